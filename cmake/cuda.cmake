@@ -1,0 +1,27 @@
+# CUDA in C++20, cuBLAS, and NCCL where it is found.
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES 75 80 90)
+endif()
+enable_language(CUDA)
+if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake before 3.26 does not know that nvcc speaks C++20
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+  list(APPEND CMAKE_CUDA_COMPILE_FEATURES cuda_std_20)
+endif()
+set(CMAKE_CUDA_STANDARD 20)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+find_package(CUDAToolkit REQUIRED)
+set(HAVE_CUDA ON)
+target_compile_options(tessera_parts INTERFACE
+    $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings --extended-lambda --compiler-options=-Wall,-Wextra,-Werror>)
+target_link_libraries(tessera_parts INTERFACE CUDA::cudart CUDA::cublas)
+string(APPEND found ", CUDA ${CUDAToolkit_VERSION}")
+
+find_library(NCCL_LIBRARY nccl HINTS ${CUDAToolkit_LIBRARY_DIR})
+find_path(NCCL_INCLUDE nccl.h HINTS ${CUDAToolkit_INCLUDE_DIRS})
+if(NCCL_LIBRARY AND NCCL_INCLUDE)
+  set(HAVE_NCCL ON)
+  target_include_directories(tessera_parts INTERFACE ${NCCL_INCLUDE})
+  target_link_libraries(tessera_parts INTERFACE ${NCCL_LIBRARY})
+  string(APPEND found ", NCCL")
+endif()

@@ -1,0 +1,60 @@
+// launch: run one function on N ranks. The same function runs as N threads on the CPU, as N threads on one
+// GPU, as one thread a GPU with NCCL, or once in each process that mpirun or srun started.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "comm/communicator.hpp"
+
+namespace tessera {
+
+enum class Transport { threads, mpi, nccl };
+const char* name(Transport transport);
+
+struct LaunchOptions {
+  int ranks = 1;
+  DeviceKind device = DeviceKind::cpu;
+  Transport transport = Transport::threads;
+  std::chrono::duration<double> timeout{60};  // of one call, before each rank says what it waits for
+  bool verify = true;                         // MPI, NCCL: compare headers before each collective
+  std::int64_t memory_per_rank = INT64_MAX;   // bytes
+};
+
+/// Where to run, and why: what the first line of every lesson says.
+struct Choice {
+  LaunchOptions options;
+  std::string reason;  // "4 ranks as threads, CPU (no GPU found)"
+};
+
+/// Fills in what the user left open (nullopt is auto). An explicit choice is honoured or refused with
+/// UsageError, never replaced. `ranks` nullopt: the launcher's processes, else `default_ranks`.
+Choice choose(std::optional<int> ranks, int default_ranks, std::optional<DeviceKind> device,
+              std::optional<Transport> transport);
+
+/// Runs body(comm) on every rank and returns when all have returned. The first rank's exception, by time, is
+/// rethrown with its type; the other ranks stop with an error that names it.
+void launch(const LaunchOptions& options, const std::function<void(Communicator&)>& body);
+
+/// True in the one process that prints: always with threads, process 0 with MPI.
+bool is_printing_process();
+
+// The transports. A build without MPI or NCCL links a stub whose is_available is false.
+void launch_threads(const LaunchOptions& options, const std::function<void(Communicator&)>& body);
+namespace mpi {
+bool built();         ///< Compiled in.
+int launched_size();  ///< Processes of the launcher (mpirun, srun), 0 outside of one. Reads the environment.
+int launched_rank();  ///< This process's rank there.
+int local_rank();     ///< On its machine: which GPU to take.
+void launch(const LaunchOptions& options, const std::function<void(Communicator&)>& body);
+}  // namespace mpi
+namespace nccl {
+bool built();
+std::string version();
+/// One thread a GPU; under mpirun one process a GPU, MPI handing out the id.
+void launch(const LaunchOptions& options, const std::function<void(Communicator&)>& body);
+}  // namespace nccl
+
+}  // namespace tessera

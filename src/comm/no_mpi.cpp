@@ -1,0 +1,15 @@
+// In the place of mpi.cpp in a build without MPI.
+#include "comm/launch.hpp"
+#include "tensor/error.hpp"
+
+namespace tessera::mpi {
+
+bool built() { return false; }
+int launched_size() { return 0; }
+int launched_rank() { return 0; }
+int local_rank() { return 0; }
+void launch(const LaunchOptions&, const std::function<void(Communicator&)>&) {
+  throw UsageError("this build has no MPI: apt-get install libopenmpi-dev openmpi-bin, then build again");
+}
+
+}  // namespace tessera::mpi

@@ -1,0 +1,169 @@
+// Ranks as threads of one process: on the CPU, or all on one GPU. What a rank sends is read by the others
+// from its own memory; see world.hpp.
+#include <algorithm>
+#include <cstdlib>
+#include <iostream>
+#include <thread>
+
+#include "comm/launch.hpp"
+#include "comm/world.hpp"
+#include "tensor/error.hpp"
+
+namespace tessera {
+
+namespace {
+
+class ThreadWork final : public Work {
+ public:
+  ThreadWork(World& world, int world_rank, std::shared_ptr<Operation> operation)
+      : world_(world), world_rank_(world_rank), operation_(std::move(operation)) {}
+
+  void wait() override {
+    world_.wait(world_rank_, operation_);
+    // On CUDA the copies may still be under way: later work on the compute stream starts after them.
+    for (const auto& seat : operation_->seats)
+      if (seat.last) Device::current()->wait(seat.last);
+  }
+  void abandon() override { world_.abandon(world_rank_, operation_); }
+
+ private:
+  World& world_;
+  int world_rank_;
+  std::shared_ptr<Operation> operation_;
+};
+
+class ThreadCommunicator final : public Communicator {
+ public:
+  /// `members`: the group's ranks in the world, in group order. `id` is the same on all of them, and no other
+  /// group's.
+  ThreadCommunicator(std::shared_ptr<World> world, std::string id, std::vector<int> members, int rank,
+                     std::string name, std::shared_ptr<Journal> journal)
+      : Communicator(rank, static_cast<int>(members.size()), std::move(name), std::move(journal)),
+        world_(std::move(world)),
+        id_(std::move(id)),
+        members_(std::move(members)),
+        transfers_(members_.size(), {0, 0}) {}
+
+  std::string transport() const override { return "threads"; }
+
+ private:
+  std::shared_ptr<Operation> meet(const Call& call, const TrafficKey& row, int steps, const Tensor& in,
+                                  const Tensor& out, int color = 0, int key = 0) {
+    Operation::Seat entry = seat(row, in, out);
+    entry.color = color;
+    entry.key = key;
+    return world_->post(str(id_, "#", collectives_++), size(), steps, rank(), call, std::move(entry));
+  }
+
+  Operation::Seat seat(const TrafficKey& row, const Tensor& in, const Tensor& out) {
+    Operation::Seat entry;
+    entry.world_rank = members_[static_cast<std::size_t>(rank())];
+    entry.in = in;
+    entry.out = out;
+    entry.journal = &journal();
+    entry.row = row;
+    if (in.defined() || out.defined()) entry.last = Device::current()->record();
+    return entry;
+  }
+
+  std::unique_ptr<Work> work(std::shared_ptr<Operation> operation) {
+    return std::make_unique<ThreadWork>(*world_, members_[static_cast<std::size_t>(rank())],
+                                        std::move(operation));
+  }
+
+  std::unique_ptr<Work> do_all_reduce(const Call& call, const TrafficKey& row, const Tensor& in,
+                                      const Tensor& out) override {
+    return work(meet(call, row, 2, in, out));  // reduce a chunk each, then copy the others' chunks
+  }
+  std::unique_ptr<Work> do_all_gather(const Call& call, const TrafficKey& row, const Tensor& in,
+                                      const Tensor& out) override {
+    return work(meet(call, row, 1, in, out));
+  }
+  std::unique_ptr<Work> do_reduce_scatter(const Call& call, const TrafficKey& row, const Tensor& in,
+                                          const Tensor& out) override {
+    return work(meet(call, row, 1, in, out));
+  }
+  std::unique_ptr<Work> do_broadcast(const Call& call, const TrafficKey& row, const Tensor& x) override {
+    return work(meet(call, row, 1, x, x));
+  }
+  std::unique_ptr<Work> do_barrier(const Call& call) override { return work(meet(call, {}, 0, {}, {})); }
+
+  std::unique_ptr<Work> do_send(const Call& call, const TrafficKey& row, const Tensor& x) override {
+    const auto number = transfers_[static_cast<std::size_t>(call.peer)].first++;
+    return work(
+        world_->post(str(id_, ":", rank(), ">", call.peer, "#", number), 2, 1, 0, call, seat(row, x, {})));
+  }
+  std::unique_ptr<Work> do_recv(const Call& call, const TrafficKey& row, const Tensor& x) override {
+    const auto number = transfers_[static_cast<std::size_t>(call.peer)].second++;
+    return work(
+        world_->post(str(id_, ":", call.peer, ">", rank(), "#", number), 2, 1, 1, call, seat(row, {}, x)));
+  }
+
+  std::unique_ptr<Communicator> do_split(const Call& call, int color, int key,
+                                         const std::string& name) override {
+    const std::string id = str(id_, "/", collectives_, ".", color);
+    const auto operation = meet(call, {}, 0, {}, {}, color, key);
+    work(operation)->wait();
+    if (color < 0) return nullptr;
+    std::vector<std::pair<int, int>> order;  // (key, rank) of this color
+    for (int i = 0; i < size(); ++i)
+      if (const auto& other = operation->seats[static_cast<std::size_t>(i)]; other.color == color)
+        order.emplace_back(other.key, i);
+    std::sort(order.begin(), order.end());
+    std::vector<int> members;
+    int mine = 0;
+    for (const auto& [_, i] : order) {
+      if (i == rank()) mine = static_cast<int>(members.size());
+      members.push_back(members_[static_cast<std::size_t>(i)]);
+    }
+    return std::make_unique<ThreadCommunicator>(world_, id, std::move(members), mine, name, shared_journal());
+  }
+
+  std::shared_ptr<World> world_;
+  std::string id_;
+  std::vector<int> members_;
+  long collectives_ = 0;
+  std::vector<std::pair<long, long>> transfers_;  // by peer: sent, received
+};
+
+}  // namespace
+
+void launch_threads(const LaunchOptions& options, const std::function<void(Communicator&)>& body) {
+  const auto world = std::make_shared<World>(options.ranks, options.timeout);
+  const auto start = std::chrono::steady_clock::now();
+  const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  std::vector<int> members;
+  for (int rank = 0; rank < options.ranks; ++rank) members.push_back(rank);
+
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < options.ranks; ++rank)
+    threads.emplace_back([&, rank] {
+      try {
+        const auto device = Device::make(options.device, 0);  // virtual ranks share GPU 0
+        device->memory.owner(rank);
+        device->memory.limit(options.memory_per_rank);
+        const Device::Scope scope(device);
+        set_math_threads(options.ranks == 1 ? cores : 1);
+        ThreadCommunicator comm(world, "world", members, rank, "world", std::make_shared<Journal>(start));
+        body(comm);
+        device->synchronize();
+        world->finished(rank);
+      } catch (...) {
+        world->failed(rank, std::current_exception());
+      }
+    });
+
+  if (!world->join()) {
+    // A rank that computes for ever cannot be stopped from outside. Say what is known, and end the process.
+    try {
+      world->rethrow_first_fault();
+    } catch (const std::exception& error) {
+      std::cerr << "error: " << error.what() << std::endl;
+    }
+    std::_Exit(3);
+  }
+  for (auto& thread : threads) thread.join();
+  world->rethrow_first_fault();
+}
+
+}  // namespace tessera

@@ -1,0 +1,51 @@
+// OpenBLAS, preferably its openmp build: the pthread build serialises calls of several threads on one lock.
+#include <cblas.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+#include "ops/blas.hpp"
+#include "ops/kernels.hpp"
+#include "tensor/error.hpp"
+
+namespace tessera {
+
+namespace blas {
+
+namespace {
+CBLAS_TRANSPOSE flag(bool transposed) { return transposed ? CblasTrans : CblasNoTrans; }
+}  // namespace
+
+void gemm(bool ta, bool tb, std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t lda,
+          const float* b, std::int64_t ldb, float beta, float* c, std::int64_t ldc) {
+  cblas_sgemm(CblasRowMajor, flag(ta), flag(tb), static_cast<int>(m), static_cast<int>(n),
+              static_cast<int>(k), 1, a, static_cast<int>(lda), b, static_cast<int>(ldb), beta, c,
+              static_cast<int>(ldc));
+}
+void gemm(bool ta, bool tb, std::int64_t m, std::int64_t n, std::int64_t k, const double* a, std::int64_t lda,
+          const double* b, std::int64_t ldb, double beta, double* c, std::int64_t ldc) {
+  cblas_dgemm(CblasRowMajor, flag(ta), flag(tb), static_cast<int>(m), static_cast<int>(n),
+              static_cast<int>(k), 1, a, static_cast<int>(lda), b, static_cast<int>(ldb), beta, c,
+              static_cast<int>(ldc));
+}
+
+void set_threads(int threads) {
+#ifdef _OPENMP
+  if (openblas_get_parallel() == 2) {
+    omp_set_num_threads(threads);  // of the calling thread alone
+    return;
+  }
+#endif
+  openblas_set_num_threads(threads);
+}
+
+}  // namespace blas
+
+std::string blas_name() {
+  static constexpr const char* builds[] = {"sequential", "pthread", "openmp"};
+  const std::string config = openblas_get_config();  // "OpenBLAS 0.3.21 ..."
+  const auto version = config.substr(0, config.find(' ', config.find(' ') + 1));
+  return str(version, " (", builds[openblas_get_parallel()], ")");
+}
+
+}  // namespace tessera

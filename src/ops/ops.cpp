@@ -1,0 +1,207 @@
+#include "ops/ops.hpp"
+
+#include <initializer_list>
+
+#include "tensor/error.hpp"
+
+namespace tessera {
+
+const Kernels& kernels_of(const Tensor& tensor) {
+  return tensor.device()->kind() == DeviceKind::cuda ? cuda_kernels() : cpu_kernels();
+}
+
+namespace {
+
+void same_place(const char* op, const Tensor& a, const Tensor& b) {
+  expect(a.device() == b.device(), str(op, ": the tensors live on different devices"));
+}
+
+void same(const char* op, const Tensor& a, const Tensor& b) {
+  same_place(op, a, b);
+  expect(a.rows() == b.rows() && a.cols() == b.cols() && a.dtype() == b.dtype(),
+         str(op, ": ", shape(a), " and ", shape(b), " are not of one shape and dtype"));
+}
+
+void row_of(const char* op, const Tensor& row, const Tensor& x) {
+  same_place(op, row, x);
+  expect(row.rows() == 1 && row.cols() == x.cols() && row.dtype() == x.dtype(),
+         str(op, ": ", shape(row), " is not a row for ", shape(x)));
+}
+
+void floating(const char* op, std::initializer_list<const Tensor*> tensors) {
+  for (const Tensor* tensor : tensors)
+    expect(tensor->dtype() != DType::i32, str(op, ": i32 is for ids, not for arithmetic"));
+}
+
+void ids_for(const char* op, const Tensor& ids, const Tensor& rows) {
+  same_place(op, ids, rows);
+  expect(ids.dtype() == DType::i32 && ids.cols() == 1 && ids.rows() == rows.rows() && ids.is_contiguous(),
+         str(op, ": ids ", shape(ids), " do not fit ", shape(rows)));
+}
+
+struct Operand {
+  const Tensor& of;
+  bool transposed;
+  std::int64_t rows() const { return transposed ? of.cols() : of.rows(); }
+  std::int64_t cols() const { return transposed ? of.rows() : of.cols(); }
+};
+
+void gemm(const Tensor& c, double beta, Operand a, Operand b) {
+  floating("matmul", {&a.of, &b.of, &c});
+  same_place("matmul", a.of, b.of);
+  same_place("matmul", a.of, c);
+  expect(a.of.dtype() == b.of.dtype() && a.of.dtype() == c.dtype() && a.cols() == b.rows() &&
+             a.rows() == c.rows() && b.cols() == c.cols(),
+         str("matmul: ", shape(a.of), a.transposed ? "^T" : "", " times ", shape(b.of),
+             b.transposed ? "^T" : "", " is not ", shape(c)));
+  kernels_of(c).gemm(c, beta, a.of, a.transposed, b.of, b.transposed);
+}
+
+Tensor product(Operand a, Operand b) {
+  Tensor c = Tensor::empty(a.rows(), b.cols(), a.of.dtype(), a.of.device());
+  gemm(c, 0, a, b);
+  return c;
+}
+
+}  // namespace
+
+Tensor matmul(const Tensor& a, const Tensor& b) { return product({a, false}, {b, false}); }
+Tensor matmul(const Transposed& a, const Tensor& b) { return product({a.of, true}, {b, false}); }
+Tensor matmul(const Tensor& a, const Transposed& b) { return product({a, false}, {b.of, true}); }
+void add_matmul(const Tensor& sum, const Tensor& a, const Tensor& b) { gemm(sum, 1, {a, false}, {b, false}); }
+void add_matmul(const Tensor& sum, const Transposed& a, const Tensor& b) {
+  gemm(sum, 1, {a.of, true}, {b, false});
+}
+
+Tensor add_bias(const Tensor& x, const Tensor& c) {
+  floating("add_bias", {&x});
+  row_of("add_bias", c, x);
+  Tensor y = empty_like(x);
+  kernels_of(x).add_bias(y, x, c);
+  return y;
+}
+
+Tensor sum_rows(const Tensor& x) {
+  floating("sum_rows", {&x});
+  Tensor out = Tensor::empty(1, x.cols(), x.dtype(), x.device());
+  kernels_of(x).sum_rows(out, 0, x);
+  return out;
+}
+
+void add_sum_rows(const Tensor& sum, const Tensor& x) {
+  floating("add_sum_rows", {&x});
+  row_of("add_sum_rows", sum, x);
+  kernels_of(x).sum_rows(sum, 1, x);
+}
+
+Tensor add(const Tensor& a, const Tensor& b) {
+  floating("add", {&a});
+  same("add", a, b);
+  Tensor y = empty_like(a);
+  kernels_of(a).add(y, a, b);
+  return y;
+}
+
+void add_to(const Tensor& sum, const Tensor& x) {
+  floating("add_to", {&x});
+  same("add_to", sum, x);
+  kernels_of(x).add(sum, sum, x);
+}
+
+Tensor scale(const Tensor& x, double factor) {
+  floating("scale", {&x});
+  Tensor y = empty_like(x);
+  kernels_of(x).scale(y, x, factor);
+  return y;
+}
+
+Tensor cast(const Tensor& x, DType dtype) {
+  expect(x.dtype() != DType::i32 && dtype != DType::i32, "cast: i32 is for ids, not for arithmetic");
+  if (x.dtype() == dtype) return x;
+  Tensor y = Tensor::empty(x.rows(), x.cols(), dtype, x.device());
+  kernels_of(x).cast(y, x);
+  return y;
+}
+
+Tensor gelu(const Tensor& x) {
+  floating("gelu", {&x});
+  Tensor y = empty_like(x);
+  kernels_of(x).gelu(y, x);
+  return y;
+}
+
+Tensor gelu_backward(const Tensor& dy, const Tensor& x) {
+  floating("gelu_backward", {&x});
+  same("gelu_backward", dy, x);
+  Tensor dx = empty_like(x);
+  kernels_of(x).gelu_backward(dx, dy, x);
+  return dx;
+}
+
+Tensor relu(const Tensor& x) {
+  floating("relu", {&x});
+  Tensor y = empty_like(x);
+  kernels_of(x).relu(y, x);
+  return y;
+}
+
+Tensor relu_backward(const Tensor& dy, const Tensor& x) {
+  floating("relu_backward", {&x});
+  same("relu_backward", dy, x);
+  Tensor dx = empty_like(x);
+  kernels_of(x).relu_backward(dx, dy, x);
+  return dx;
+}
+
+Tensor embedding(const Tensor& ids, const Tensor& table) {
+  floating("embedding", {&table});
+  Tensor y = Tensor::empty(ids.rows(), table.cols(), table.dtype(), table.device());
+  ids_for("embedding", ids, y);
+  kernels_of(table).embedding(y, ids, table);
+  return y;
+}
+
+void add_embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& ids) {
+  floating("embedding_backward", {&dtable});
+  ids_for("embedding_backward", ids, dy);
+  same_place("embedding_backward", dtable, dy);
+  expect(dtable.cols() == dy.cols() && dtable.dtype() == dy.dtype(),
+         str("embedding_backward: ", shape(dy), " does not fit the table ", shape(dtable)));
+  kernels_of(dy).embedding_backward(dtable, dy, ids);
+}
+
+CrossEntropy cross_entropy(const Tensor& logits, const Tensor& targets) {
+  floating("cross_entropy", {&logits});
+  ids_for("cross_entropy", targets, logits);
+  CrossEntropy result{Tensor::empty(logits.rows(), 1, logits.dtype(), logits.device()), empty_like(logits)};
+  kernels_of(logits).cross_entropy(result.loss, result.probabilities, logits, targets);
+  return result;
+}
+
+Tensor cross_entropy_backward(const CrossEntropy& saved, const Tensor& targets, std::int64_t tokens) {
+  ids_for("cross_entropy_backward", targets, saved.probabilities);
+  expect(tokens > 0, "cross_entropy_backward: the global number of tokens is positive");
+  Tensor dlogits = empty_like(saved.probabilities);
+  kernels_of(dlogits).cross_entropy_backward(dlogits, saved.probabilities, targets,
+                                             1.0 / static_cast<double>(tokens));
+  return dlogits;
+}
+
+void sgd(const Tensor& w, const Tensor& velocity, const Tensor& g, double lr, double momentum) {
+  floating("sgd", {&w});
+  same("sgd", w, g);
+  same("sgd", w, velocity);
+  kernels_of(w).sgd(w, velocity, g, lr, momentum);
+}
+
+void adamw(const Tensor& w, const Tensor& m, const Tensor& v, const Tensor& g, const AdamW& o,
+           std::int64_t step) {
+  floating("adamw", {&w});
+  same("adamw", w, g);
+  same("adamw", w, m);
+  same("adamw", w, v);
+  expect(step >= 1, "adamw: steps count from 1");
+  kernels_of(w).adamw(w, m, v, g, o.lr, o.beta1, o.beta2, o.epsilon, o.decay, step);
+}
+
+}  // namespace tessera

@@ -1,0 +1,60 @@
+// The mathematics of one rank. Each function checks shapes, dtypes and devices (Error names both sides),
+// makes its result with this thread's memory kind, and runs where its inputs live. Gradients stand beside
+// their function: dy is the gradient of the loss with respect to y.
+#pragma once
+
+#include "ops/kernels.hpp"
+#include "tensor/tensor.hpp"
+
+namespace tessera {
+
+/// Products. (N, K) (K, M) -> (N, M); either side may be t(...): matmul(dy, t(a)) is dY A^T.
+/// For Y = X A: dX = dY A^T and dA = X^T dY.
+Tensor matmul(const Tensor& a, const Tensor& b);
+Tensor matmul(const Transposed& a, const Tensor& b);
+Tensor matmul(const Tensor& a, const Transposed& b);
+/// sum += a b: how gradients of several microbatches come together.
+void add_matmul(const Tensor& sum, const Tensor& a, const Tensor& b);
+void add_matmul(const Tensor& sum, const Transposed& a, const Tensor& b);
+
+/// x (N, F) + c (1, F), c added to every row. Its gradient: dx = dy, dc = sum_rows(dy).
+Tensor add_bias(const Tensor& x, const Tensor& c);
+Tensor sum_rows(const Tensor& x);                       ///< (N, F) -> (1, F)
+void add_sum_rows(const Tensor& sum, const Tensor& x);  ///< sum (1, F) += sum_rows(x)
+
+Tensor add(const Tensor& a, const Tensor& b);     ///< The residual add. da = db = dy.
+void add_to(const Tensor& sum, const Tensor& x);  ///< sum += x
+Tensor scale(const Tensor& x, double factor);
+Tensor cast(const Tensor& x, DType dtype);  ///< Between f32 and f64; the same tensor for its own dtype.
+
+/// gelu(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))). Hendrycks and Gimpel, "Gaussian Error Linear
+/// Units".
+Tensor gelu(const Tensor& x);
+Tensor gelu_backward(const Tensor& dy, const Tensor& x);
+Tensor relu(const Tensor& x);
+Tensor relu_backward(const Tensor& dy, const Tensor& x);  ///< 0 where x <= 0.
+
+/// Row ids_i of table (V, F) for each of ids (N, 1) i32 -> (N, F). Ids outside [0, V) give zero rows.
+Tensor embedding(const Tensor& ids, const Tensor& table);
+void add_embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& ids);
+
+struct CrossEntropy {
+  Tensor loss;           // (N, 1)  -log p(target) of each row, in nats
+  Tensor probabilities;  // (N, V)  what the backward needs
+};
+/// Softmax cross-entropy of logits (N, V) with targets (N, 1) i32 in [0, V).
+CrossEntropy cross_entropy(const Tensor& logits, const Tensor& targets);
+/// The gradient of (sum of the losses) / tokens: (probabilities - onehot) / tokens. `tokens` is the global
+/// number.
+Tensor cross_entropy_backward(const CrossEntropy& saved, const Tensor& targets, std::int64_t tokens);
+
+/// velocity = momentum velocity + g;  w -= lr velocity. Sutskever et al. 2013 in PyTorch's form.
+void sgd(const Tensor& w, const Tensor& velocity, const Tensor& g, double lr, double momentum);
+struct AdamW {
+  double lr = 1e-3, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, decay = 0.01;
+};
+/// Adam with decoupled weight decay, step = 1, 2, ... Loshchilov and Hutter 2019, algorithm 2.
+void adamw(const Tensor& w, const Tensor& m, const Tensor& v, const Tensor& g, const AdamW& options,
+           std::int64_t step);
+
+}  // namespace tessera

@@ -1,0 +1,73 @@
+// What one rank did: the bytes it sent, and when. A Communicator and the groups split from it write one
+// Journal.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <tuple>
+#include <vector>
+
+namespace tessera {
+
+/// Bytes of one kind of call. `payload` is the full size S of the call's argument. `wire` are the bytes that
+/// crossed between ranks: counted where a transport copies another rank's buffer, else the ring model of
+/// FIELD.
+struct Traffic {
+  std::int64_t calls = 0, payload = 0, wire = 0;
+  bool counted = true;  // false: wire is a model
+};
+
+struct TrafficKey {
+  std::string phase, group, op;
+  auto operator<=>(const TrafficKey&) const = default;
+};
+
+/// One bar of a timeline, in seconds since the launch began.
+struct Span {
+  std::string name, category;
+  double begin, end;
+};
+
+class Journal {
+ public:
+  explicit Journal(std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now())
+      : start_(start) {}
+
+  /// Calls of a collective are entered by the first rank of its group, so that sums over ranks count each
+  /// once.
+  void call(const std::string& group, const std::string& op, bool first_of_group, std::int64_t payload);
+  void wire(const TrafficKey& key, std::int64_t bytes, bool counted);
+  TrafficKey key(const std::string& group, const std::string& op) const { return {phase_, group, op}; }
+  const std::map<TrafficKey, Traffic>& traffic() const { return traffic_; }
+
+  const std::string& phase() const { return phase_; }
+  double now() const;
+  void span(std::string name, std::string category, double begin);  ///< Ends now.
+  const std::vector<Span>& spans() const { return spans_; }
+  void clear();  ///< Forgets traffic and spans; the clock goes on.
+
+ private:
+  friend class Phase;
+  std::chrono::steady_clock::time_point start_;
+  std::string phase_;
+  std::map<TrafficKey, Traffic> traffic_;
+  std::vector<Span> spans_;
+};
+
+/// Calls and time of this scope belong to the phase: "fwd", "bwd", or "check", which stays out of all tables.
+class Phase {
+ public:
+  Phase(Journal& journal, std::string phase);
+  ~Phase();
+  Phase(const Phase&) = delete;
+  Phase& operator=(const Phase&) = delete;
+
+ private:
+  Journal& journal_;
+  std::string outer_;
+  double begin_;
+};
+
+}  // namespace tessera

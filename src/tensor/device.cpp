@@ -1,0 +1,105 @@
+#include "tensor/device.hpp"
+
+#include <cstdlib>
+#include <cstring>
+
+#include "tensor/error.hpp"
+
+namespace tessera {
+
+namespace {
+
+constexpr std::size_t granule = 256;
+std::size_t rounded(std::size_t bytes) {
+  return (std::max<std::size_t>(bytes, 1) + granule - 1) / granule * granule;
+}
+
+class CpuDevice final : public Device {
+ public:
+  CpuDevice() : Device(DeviceKind::cpu, 0) {}
+  ~CpuDevice() override { release_pool(); }
+  std::string description() const override { return "CPU"; }
+
+  void copy(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch, std::size_t width,
+            std::size_t rows) override {
+    if (width == 0) return;
+    if (to_pitch == width && from_pitch == width) {
+      std::memcpy(to, from, width * rows);
+      return;
+    }
+    for (std::size_t row = 0; row < rows; ++row)
+      std::memcpy(static_cast<char*>(to) + row * to_pitch, static_cast<const char*>(from) + row * from_pitch,
+                  width);
+  }
+
+  void zero(void* block, std::size_t pitch, std::size_t width, std::size_t rows) override {
+    for (std::size_t row = 0; row < rows; ++row)
+      std::memset(static_cast<char*>(block) + row * pitch, 0, width);
+  }
+
+ private:
+  void* system_allocate(std::size_t bytes) override {
+    void* block = std::aligned_alloc(granule, bytes);
+    expect(block != nullptr, str("the system has no ", bytes, " B of memory left"));
+    return block;
+  }
+  void system_release(void* block) override { std::free(block); }
+};
+
+thread_local std::shared_ptr<Device> thread_device;
+
+}  // namespace
+
+const char* name(DeviceKind kind) { return kind == DeviceKind::cpu ? "cpu" : "cuda"; }
+
+std::shared_ptr<Device> Device::make(DeviceKind kind, int ordinal) {
+  if (kind == DeviceKind::cuda) return make_cuda_device(ordinal);
+  return std::make_shared<CpuDevice>();
+}
+
+const std::shared_ptr<Device>& Device::current() {
+  static const std::shared_ptr<Device> fallback = make(DeviceKind::cpu);
+  return thread_device ? thread_device : fallback;
+}
+
+const std::shared_ptr<Device>& Device::host() {
+  static const std::shared_ptr<Device> host = make(DeviceKind::cpu);
+  return host;
+}
+
+Device::Scope::Scope(std::shared_ptr<Device> device) : outer_(std::move(thread_device)) {
+  thread_device = std::move(device);
+}
+Device::Scope::~Scope() { thread_device = std::move(outer_); }
+
+void* Device::allocate(std::size_t bytes) {
+  const std::size_t size = rounded(bytes);
+  {
+    std::lock_guard lock(mutex_);
+    if (auto blocks = free_.find(size); blocks != free_.end() && !blocks->second.empty()) {
+      void* block = blocks->second.back();
+      blocks->second.pop_back();
+      return block;
+    }
+    ++system_allocations_;
+  }
+  return system_allocate(size);
+}
+
+void Device::release(void* block, std::size_t bytes) {
+  std::lock_guard lock(mutex_);
+  free_[rounded(bytes)].push_back(block);
+}
+
+std::int64_t Device::system_allocations() const {
+  std::lock_guard lock(mutex_);
+  return system_allocations_;
+}
+
+void Device::release_pool() {
+  for (auto& [size, blocks] : free_)
+    for (void* block : blocks) system_release(block);
+  free_.clear();
+}
+
+}  // namespace tessera

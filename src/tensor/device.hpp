@@ -1,0 +1,102 @@
+// A Device is one rank's place to compute: where its memory comes from, how bytes are copied, and in which
+// order its work runs. On the CPU everything is done when the call returns, so streams and events are empty
+// there.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "tensor/memory.hpp"
+
+namespace tessera {
+
+/// A point in a stream's work. Empty on the CPU. On CUDA a recorded cudaEvent_t.
+using Event = std::shared_ptr<void>;
+enum class Stream { compute, communication };
+enum class DeviceKind { cpu, cuda };
+const char* name(DeviceKind kind);
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  static std::shared_ptr<Device> make(DeviceKind kind, int ordinal = 0);
+  /// The device of this thread: what its Scope set, else one CPU device for the process.
+  static const std::shared_ptr<Device>& current();
+  /// Host memory for copies that checks and files read. Outside the ledgers of the ranks.
+  static const std::shared_ptr<Device>& host();
+
+  class Scope {
+   public:
+    explicit Scope(std::shared_ptr<Device> device);
+    ~Scope();
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    std::shared_ptr<Device> outer_;
+  };
+
+  DeviceKind kind() const { return kind_; }
+  int ordinal() const { return ordinal_; }
+  virtual std::string description() const = 0;
+
+  /// A block of at least `bytes`, 64-byte aligned (256 on CUDA), taken from the blocks that came back if one
+  /// of that size is there. A training step in steady state therefore asks the system for nothing.
+  void* allocate(std::size_t bytes);
+  void release(void* block, std::size_t bytes);
+  std::int64_t system_allocations() const;  ///< How often the system was asked, since the start.
+
+  /// Copies `rows` rows of `width` bytes; pitches are in bytes. Either side may be on the host. Runs on the
+  /// active stream; where one side is host memory it returns when the bytes have arrived.
+  virtual void copy(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
+                    std::size_t width, std::size_t rows) = 0;
+  virtual void zero(void* block, std::size_t pitch, std::size_t width, std::size_t rows) = 0;
+  virtual void synchronize() {}               ///< Returns when all streams are empty.
+  virtual Event record() { return nullptr; }  ///< Marks the present end of the active stream.
+  virtual void wait(const Event&) {}          ///< Later work of the active stream starts after the event.
+  virtual Stream select(Stream) {
+    return Stream::compute;
+  }  ///< Makes a stream active. Returns the one before.
+
+  MemoryLedger memory;
+
+ protected:
+  Device(DeviceKind kind, int ordinal) : kind_(kind), ordinal_(ordinal) {}
+  /// The system's own calls. system_allocate throws Error where there is no memory left.
+  virtual void* system_allocate(std::size_t bytes) = 0;
+  virtual void system_release(void* block) = 0;
+  void release_pool();  ///< For destructors of derived classes: gives all free blocks back.
+
+ private:
+  DeviceKind kind_;
+  int ordinal_;
+  mutable std::mutex mutex_;
+  std::map<std::size_t, std::vector<void*>> free_;  // by rounded size
+  std::int64_t system_allocations_ = 0;
+};
+
+/// Work of this thread goes to `stream` of `device` while the scope lives.
+class StreamScope {
+ public:
+  StreamScope(Device& device, Stream stream) : device_(device), outer_(device.select(stream)) {}
+  ~StreamScope() { device_.select(outer_); }
+  StreamScope(const StreamScope&) = delete;
+  StreamScope& operator=(const StreamScope&) = delete;
+
+ private:
+  Device& device_;
+  Stream outer_;
+};
+
+int cuda_device_count();  ///< 0 without a driver, without a GPU, and in a build without CUDA.
+bool built_with_cuda();
+std::shared_ptr<Device> make_cuda_device(int ordinal);  ///< Throws UsageError where there is no such GPU.
+
+}  // namespace tessera

@@ -1,0 +1,49 @@
+// Errors: one place, one sentence each.
+#pragma once
+
+#include <source_location>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+namespace tessera {
+
+/// The command line cannot be honoured (exit code 2). The message says what can.
+struct UsageError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// The run broke: a wrong program, a failed call (exit code 3).
+struct Error : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// The parts, streamed one after the other: str("rank ", 3) is "rank 3".
+template <class... Parts>
+std::string str(const Parts&... parts) {
+  std::ostringstream out;
+  (out << ... << parts);
+  return std::move(out).str();
+}
+
+/// "file.cpp:31" without the directories, which differ from machine to machine.
+inline std::string place(const std::source_location& where) {
+  std::string_view file = where.file_name();
+  return str(file.substr(file.find_last_of('/') + 1), ":", where.line());
+}
+
+/// Throws Error with `what` unless `holds`.
+inline void expect(bool holds, std::string_view what,
+                   std::source_location where = std::source_location::current()) {
+  if (!holds) throw Error(str(place(where), ": ", what));
+}
+
+/// Throws Error that prints both values unless they are equal.
+template <class A, class B>
+void expect_eq(const A& a, const B& b, std::string_view what,
+               std::source_location where = std::source_location::current()) {
+  if (!(a == b)) throw Error(str(place(where), ": ", what, ": ", a, " is not ", b));
+}
+
+}  // namespace tessera

@@ -1,0 +1,71 @@
+#include "tensor/memory.hpp"
+
+#include <algorithm>
+
+#include "tensor/error.hpp"
+
+namespace tessera {
+
+namespace {
+thread_local MemoryKind current_kind = MemoryKind::activation;
+}
+
+const char* name(MemoryKind kind) {
+  static constexpr const char* names[] = {"weights", "gradients", "optimizer", "activations", "check"};
+  return names[static_cast<int>(kind)];
+}
+
+void MemoryLedger::add(MemoryKind kind, std::int64_t bytes) {
+  std::lock_guard lock(mutex_);
+  if (kind != MemoryKind::check) {
+    if (bytes > limit_ - total_)
+      throw UsageError(str("rank ", rank_, " is out of memory: it holds ", total_, " B and asks for ", bytes,
+                           " B of ", name(kind), ", --memory-per-rank allows ", limit_,
+                           " B. More ranks, smaller sizes or a higher limit would work."));
+    total_ += bytes;
+    peak_ = std::max(peak_, total_);
+  }
+  now_[static_cast<int>(kind)] += bytes;
+}
+
+void MemoryLedger::remove(MemoryKind kind, std::int64_t bytes) {
+  std::lock_guard lock(mutex_);
+  if (kind != MemoryKind::check) total_ -= bytes;
+  now_[static_cast<int>(kind)] -= bytes;
+}
+
+std::int64_t MemoryLedger::now(MemoryKind kind) const {
+  std::lock_guard lock(mutex_);
+  return now_[static_cast<int>(kind)];
+}
+
+std::int64_t MemoryLedger::now() const {
+  std::lock_guard lock(mutex_);
+  return total_;
+}
+
+std::int64_t MemoryLedger::peak() const {
+  std::lock_guard lock(mutex_);
+  return peak_;
+}
+
+void MemoryLedger::reset_peak() {
+  std::lock_guard lock(mutex_);
+  peak_ = total_;
+}
+
+void MemoryLedger::limit(std::int64_t bytes) {
+  std::lock_guard lock(mutex_);
+  limit_ = bytes;
+}
+
+void MemoryLedger::owner(int rank) {
+  std::lock_guard lock(mutex_);
+  rank_ = rank;
+}
+
+MemoryScope::MemoryScope(MemoryKind kind) : outer_(current_kind) { current_kind = kind; }
+MemoryScope::~MemoryScope() { current_kind = outer_; }
+MemoryKind MemoryScope::current() { return current_kind; }
+
+}  // namespace tessera

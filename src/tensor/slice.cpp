@@ -1,0 +1,95 @@
+#include "tensor/slice.hpp"
+
+#include "tensor/error.hpp"
+
+namespace tessera {
+
+namespace {
+
+std::int64_t total(const std::vector<Range>& ranges) {
+  std::int64_t sum = 0;
+  for (const Range& range : ranges) sum += range.size();
+  return sum;
+}
+
+std::int64_t index_in_whole(const std::vector<Range>& ranges, std::int64_t local) {
+  for (const Range& range : ranges) {
+    if (local < range.size()) return range.begin + local;
+    local -= range.size();
+  }
+  throw Error(str("index ", local, " lies beyond its slice"));
+}
+
+/// Calls visit(view of the whole, view of the shard) for each block that is one piece in both.
+template <class Visit>
+void for_each_block(const Slice& slice, const Tensor& whole, const Tensor& shard, const Visit& visit) {
+  expect(
+      whole.rows() == slice.whole_rows && whole.cols() == slice.whole_cols,
+      str("the slice is of (", slice.whole_rows, ", ", slice.whole_cols, "), the whole is ", shape(whole)));
+  expect(shard.rows() == slice.local_rows() && shard.cols() == slice.local_cols(),
+         str("the slice holds (", slice.local_rows(), ", ", slice.local_cols(), "), the shard is ",
+             shape(shard)));
+  std::int64_t row = 0;
+  for (const Range& r : slice.row_ranges) {
+    std::int64_t col = 0;
+    for (const Range& c : slice.col_ranges) {
+      visit(whole.row_range(r.begin, r.end).column_range(c.begin, c.end),
+            shard.row_range(row, row + r.size()).column_range(col, col + c.size()));
+      col += c.size();
+    }
+    row += r.size();
+  }
+}
+
+}  // namespace
+
+Range part(std::int64_t size, int index, int parts) {
+  if (size % parts != 0) throw UsageError(str(parts, " ranks do not divide ", size));
+  const std::int64_t each = size / parts;
+  return {index * each, (index + 1) * each};
+}
+
+Slice Slice::whole(std::int64_t rows, std::int64_t cols) { return {rows, cols, {{0, rows}}, {{0, cols}}}; }
+
+Slice Slice::rows(std::int64_t rows, std::int64_t cols, int index, int parts) {
+  return {rows, cols, {part(rows, index, parts)}, {{0, cols}}};
+}
+
+Slice Slice::columns(std::int64_t rows, std::int64_t cols, int index, int parts) {
+  return {rows, cols, {{0, rows}}, {part(cols, index, parts)}};
+}
+
+std::int64_t Slice::local_rows() const { return total(row_ranges); }
+std::int64_t Slice::local_cols() const { return total(col_ranges); }
+
+std::pair<std::int64_t, std::int64_t> Slice::locate(std::int64_t row, std::int64_t col) const {
+  return {index_in_whole(row_ranges, row), index_in_whole(col_ranges, col)};
+}
+
+Tensor Slice::extract(const Tensor& whole) const {
+  Tensor shard = Tensor::empty(local_rows(), local_cols(), whole.dtype(), whole.device());
+  for_each_block(*this, whole, shard, [](const Tensor& from, const Tensor& to) { to.copy_from(from); });
+  return shard;
+}
+
+void Slice::insert(const Tensor& whole, const Tensor& shard) const {
+  for_each_block(*this, whole, shard, [](const Tensor& to, const Tensor& from) { to.copy_from(from); });
+}
+
+Tensor generate(std::uint64_t seed, std::string_view name, const Slice& slice, DType dtype, Fill fill,
+                double scale) {
+  const Random random(seed, name);
+  std::vector<double> values;
+  values.reserve(static_cast<std::size_t>(slice.local_rows() * slice.local_cols()));
+  for (const Range& rows : slice.row_ranges)
+    for (std::int64_t row = rows.begin; row < rows.end; ++row)
+      for (const Range& cols : slice.col_ranges)
+        for (std::int64_t col = cols.begin; col < cols.end; ++col) {
+          const auto index = static_cast<std::uint64_t>(row * slice.whole_cols + col);
+          values.push_back(fill == Fill::uniform ? scale * random.uniform(index)
+                                                 : random.small_integer(index, static_cast<int>(scale)));
+        }
+  return Tensor::of(slice.local_rows(), slice.local_cols(), values, dtype);
+}
+
+}  // namespace tessera

@@ -1,0 +1,150 @@
+#include "tensor/tensor.hpp"
+
+#include "tensor/error.hpp"
+
+namespace tessera {
+
+std::size_t size_of(DType dtype) { return dtype == DType::f64 ? 8 : 4; }
+
+const char* name(DType dtype) {
+  static constexpr const char* names[] = {"f32", "f64", "i32"};
+  return names[static_cast<int>(dtype)];
+}
+
+Storage::Storage(std::shared_ptr<Device> device, std::size_t bytes, MemoryKind kind)
+    : device_(std::move(device)), bytes_(bytes), kind_(kind) {
+  device_->memory.add(kind_, static_cast<std::int64_t>(bytes_));
+  try {
+    data_ = static_cast<char*>(device_->allocate(bytes_));
+  } catch (...) {
+    device_->memory.remove(kind_, static_cast<std::int64_t>(bytes_));
+    throw;
+  }
+}
+
+Storage::~Storage() {
+  device_->memory.remove(kind_, static_cast<std::int64_t>(bytes_));
+  device_->release(data_, bytes_);
+}
+
+Tensor Tensor::empty(std::int64_t rows, std::int64_t cols, DType dtype, std::shared_ptr<Device> device) {
+  expect(rows >= 0 && cols >= 0, str("a tensor cannot be (", rows, ", ", cols, ")"));
+  Tensor tensor;
+  tensor.rows_ = rows;
+  tensor.cols_ = tensor.ld_ = cols;
+  tensor.dtype_ = dtype;
+  tensor.storage_ = std::make_shared<Storage>(std::move(device), static_cast<std::size_t>(tensor.bytes()),
+                                              MemoryScope::current());
+  return tensor;
+}
+
+Tensor Tensor::zeros(std::int64_t rows, std::int64_t cols, DType dtype) {
+  Tensor tensor = empty(rows, cols, dtype);
+  tensor.zero();
+  return tensor;
+}
+
+namespace {
+
+template <class T>
+void assign(const Tensor& host, const std::vector<double>& values) {
+  for (std::size_t i = 0; i < values.size(); ++i) host.data<T>()[i] = static_cast<T>(values[i]);
+}
+
+template <class T>
+std::vector<double> read(const Tensor& host) {
+  return {host.data<T>(), host.data<T>() + host.size()};
+}
+
+}  // namespace
+
+Tensor Tensor::of(std::int64_t rows, std::int64_t cols, const std::vector<double>& values, DType dtype) {
+  expect_eq(static_cast<std::int64_t>(values.size()), rows * cols, "values for a tensor");
+  const Tensor staged = empty(rows, cols, dtype, Device::host());
+  if (dtype == DType::f32) assign<float>(staged, values);
+  if (dtype == DType::f64) assign<double>(staged, values);
+  if (dtype == DType::i32) assign<std::int32_t>(staged, values);
+  Tensor tensor = empty(rows, cols, dtype);
+  tensor.copy_from(staged);
+  return tensor;
+}
+
+Tensor Tensor::row_range(std::int64_t begin, std::int64_t end) const {
+  expect(0 <= begin && begin <= end && end <= rows_, str("rows [", begin, ", ", end, ") of ", shape(*this)));
+  Tensor view = *this;
+  view.offset_ += begin * ld_;
+  view.rows_ = end - begin;
+  return view;
+}
+
+Tensor Tensor::column_range(std::int64_t begin, std::int64_t end) const {
+  expect(0 <= begin && begin <= end && end <= cols_,
+         str("columns [", begin, ", ", end, ") of ", shape(*this)));
+  Tensor view = *this;
+  view.offset_ += begin;
+  view.cols_ = end - begin;
+  return view;
+}
+
+Tensor Tensor::reshape(std::int64_t rows, std::int64_t cols) const {
+  expect(is_contiguous(), "reshape of a view whose rows lie apart");
+  expect_eq(rows * cols, size(), "elements after reshape");
+  Tensor view = *this;
+  view.rows_ = rows;
+  view.cols_ = view.ld_ = cols;
+  return view;
+}
+
+Tensor Tensor::copy() const {
+  Tensor result = empty(rows_, cols_, dtype_, device());
+  result.copy_from(*this);
+  return result;
+}
+
+Tensor Tensor::contiguous() const { return is_contiguous() ? *this : copy(); }
+
+Tensor Tensor::to(std::shared_ptr<Device> target) const {
+  if (target == device()) return *this;
+  Tensor result = empty(rows_, cols_, dtype_, std::move(target));
+  result.copy_from(*this);
+  return result;
+}
+
+void Tensor::copy_from(const Tensor& source) const {
+  expect(rows_ == source.rows_ && cols_ == source.cols_ && dtype_ == source.dtype_,
+         str("copy of ", shape(source), " into ", shape(*this)));
+  const std::size_t element = size_of(dtype_);
+  // The side on a GPU does the work; between two tensors of the host either may.
+  const auto& worker = device()->kind() == DeviceKind::cuda ? device() : source.device();
+  worker->copy(raw(), static_cast<std::size_t>(ld_) * element, source.raw(),
+               static_cast<std::size_t>(source.ld_) * element, static_cast<std::size_t>(cols_) * element,
+               static_cast<std::size_t>(rows_));
+}
+
+void Tensor::zero() const {
+  const std::size_t element = size_of(dtype_);
+  device()->zero(raw(), static_cast<std::size_t>(ld_) * element, static_cast<std::size_t>(cols_) * element,
+                 static_cast<std::size_t>(rows_));
+}
+
+std::vector<double> Tensor::values() const {
+  const MemoryScope scope(MemoryKind::check);
+  const Tensor host = to(Device::host()).contiguous();
+  if (dtype_ == DType::f32) return read<float>(host);
+  if (dtype_ == DType::f64) return read<double>(host);
+  return read<std::int32_t>(host);
+}
+
+void Tensor::check_dtype(DType wanted) const {
+  if (wanted != dtype_) throw Error(str("the tensor is ", shape(*this), ", not ", name(wanted)));
+}
+
+std::string shape(const Tensor& tensor) {
+  return str("(", tensor.rows(), ", ", tensor.cols(), ") ", name(tensor.dtype()));
+}
+
+Tensor empty_like(const Tensor& tensor) {
+  return Tensor::empty(tensor.rows(), tensor.cols(), tensor.dtype(), tensor.device());
+}
+
+}  // namespace tessera

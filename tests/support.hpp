@@ -1,0 +1,37 @@
+// Shared by the tests: run a lambda on N ranks, and catch what a wrong program says.
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <functional>
+#include <string>
+
+#include "comm/launch.hpp"
+#include "tensor/error.hpp"
+
+namespace tessera::test {
+
+inline LaunchOptions ranks(int n) {
+  LaunchOptions options;
+  options.ranks = n;
+  return options;
+}
+
+/// Runs body on n rank threads of the CPU.
+inline void on_ranks(int n, const std::function<void(Communicator&)>& body) { launch(ranks(n), body); }
+
+/// The message of what the launch threw, "" where it threw nothing.
+inline std::string message_of(int n, const std::function<void(Communicator&)>& body) {
+  try {
+    on_ranks(n, body);
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "";
+}
+
+inline bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+}  // namespace tessera::test
