@@ -30,6 +30,17 @@ inline std::string message_of(int n, const std::function<void(Communicator&)>& b
   return "";
 }
 
+/// The message of what the body threw, "" where it threw nothing.
+template <class Body>
+std::string message_from(const Body& body) {
+  try {
+    body();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "";
+}
+
 inline bool contains(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
 }
