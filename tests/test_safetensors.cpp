@@ -100,9 +100,7 @@ std::map<std::string, Tensor> samples() {
 TEST_CASE("what was saved comes back, from every device") {
   const Directory directory;
   const std::string path = directory.file("x.safetensors");
-  for (const DeviceKind kind : {DeviceKind::cpu, DeviceKind::cuda}) {
-    if (kind == DeviceKind::cuda && cuda_device_count() == 0) continue;
-    const Device::Scope scope(Device::make(kind));
+  on_every_device([&] {
     const auto saved = samples();
     save_safetensors(path, saved);
     const auto loaded = load_safetensors(path);
@@ -117,7 +115,7 @@ TEST_CASE("what was saved comes back, from every device") {
     }
     // Files and their checks are outside of a rank's memory.
     CHECK(Device::current()->memory.now(MemoryKind::check) == 0);
-  }
+  });
   CHECK(directory.names() == std::vector<std::string>{"x.safetensors"});
   save_safetensors(path, {});
   CHECK(load_safetensors(path).empty());
