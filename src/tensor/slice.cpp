@@ -13,6 +13,7 @@ std::int64_t total(const std::vector<Range>& ranges) {
 }
 
 std::int64_t index_in_whole(const std::vector<Range>& ranges, std::int64_t local) {
+  expect(local >= 0, str("index ", local, " lies before its slice"));
   for (const Range& range : ranges) {
     if (local < range.size()) return range.begin + local;
     local -= range.size();
