@@ -3,6 +3,7 @@
 
 #include "02_column_split/column_split.hpp"
 #include "app/proof.hpp"
+#include "tensor/error.hpp"
 
 namespace tessera::column_split {
 

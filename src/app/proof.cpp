@@ -4,6 +4,7 @@
 #include <cmath>
 #include <sstream>
 
+#include "report/table.hpp"
 #include "tensor/error.hpp"
 
 namespace tessera {

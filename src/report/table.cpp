@@ -44,7 +44,10 @@ std::string side_by_side(const std::vector<std::pair<std::string, Matrix>>& matr
   std::string text;
   for (const auto& line : lines) {
     std::string joined(static_cast<std::size_t>(indent), ' ');
-    for (const auto& block : line) joined += block + (block == "|" ? " " : "   ").substr(0, block == "|" ? 1 : 3);
+    for (std::size_t i = 0; i < line.size(); ++i) {
+      const bool by_a_line = matrices[i].first == "|" || (i + 1 < line.size() && matrices[i + 1].first == "|");
+      joined += line[i] + (by_a_line ? " " : "   ");
+    }
     text += joined.substr(0, joined.find_last_not_of(' ') + 1) + "\n";
   }
   return text;
