@@ -54,7 +54,7 @@ TEST_CASE("--no-baseline: 64 elements of each result, recomputed from the genera
   for (const Claim& claim : course()) {
     if (claim.name.starts_with("identity")) continue;
     const Outcome outcome =
-        run(4, {Tier::floating, DType::f32, 3, false}, [&](Proof& proof, Communicator& comm) {
+        run(4, {Tier::floating, DType::f32, 3, false, false}, [&](Proof& proof, Communicator& comm) {
           claim.prove(proof, comm, {24, 36, 52});
         });
     INFO(claim.name, faults(outcome));

@@ -122,8 +122,8 @@ int App::run_checked(int argc, char** argv, const LessonParts& parts) {
     std::vector<Outcome> outcomes;
     for (const Tier tier : {Tier::exact, Tier::floating}) {
       if (options_.exact && tier == Tier::floating) continue;
-      Proof proof(comm,
-                  {tier, options_.type(), static_cast<std::uint64_t>(options_.seed), !options_.no_baseline});
+      Proof proof(comm, {tier, options_.type(), static_cast<std::uint64_t>(options_.seed),
+                         !options_.dump.empty(), !options_.no_baseline});
       parts.prove(proof, comm);
       outcomes.push_back(proof.finish());
     }

@@ -24,6 +24,7 @@ struct ProofOptions {
   Tier tier = Tier::floating;
   DType dtype = DType::f32;
   std::uint64_t seed = 1;
+  bool dump = false;     // keep every tensor for --dump
   bool baseline = true;  // false: only samples of the truth, for sizes that no device could hold
 };
 
@@ -126,15 +127,14 @@ class Proof {
 
   Tensor generate_input(const std::string& name, const Input& input, const Slice& slice, DType dtype) const;
   Inputs<Tensor> whole_inputs(DType dtype) const;
-  void compare(Outcome& outcome, const std::vector<std::vector<RankResult>>& gathered);
-  void compare_samples(Outcome& outcome, const std::vector<std::vector<RankResult>>& gathered);
+  using Gathered = std::vector<std::vector<RankResult>>;  // by result or input, then by rank
+  void compare(Outcome& outcome, const Gathered& gathered);
+  void compare_samples(Outcome& outcome, const Gathered& gathered);
   void add_check(Outcome& outcome, const Result& result, const Truth& truth,
                  const std::vector<RankResult>& parts, bool diagnose);
-  void gather_dump(Outcome& outcome, const std::vector<std::vector<RankResult>>& gathered);
+  void make_dump(Outcome& outcome, const Gathered& results, const Gathered& inputs) const;
   void gather_traffic(Outcome& outcome);
   void gather_memory(Outcome& outcome);
-  void gather_spans(Outcome& outcome);
-  std::vector<RankResult> gather(const Tensor& local, const Slice& slice);
   std::string tier_name() const { return exact() ? "exact" : "float"; }
 
   Communicator& comm_;
