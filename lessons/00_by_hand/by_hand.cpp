@@ -94,7 +94,7 @@ Matrix all_reduce(Group& group, int r, const Matrix& term) {
   group.barrier.arrive_and_wait();
   Matrix sum{term.rows, term.cols};
   for (const Matrix& slot : group.slots)  // in rank order: the same sum on every rank
-    for (int i = 0; i < sum.rows * sum.cols; ++i) sum.values[i] += slot.values[i];
+    for (int i = 0; i < slot.rows * slot.cols; ++i) sum.values[i] += slot.values[i];
   group.barrier.arrive_and_wait();
   return sum;
   // end task
