@@ -199,7 +199,7 @@ class Tool {
     const fs::path folder = options_.keep.empty() ? scratch_ : options_.keep;
     const std::string stem = page_.stem().string() + "_step_" + step;
     write(folder / (stem + ".cpp"), join(found->second.lines));
-    std::string command = options_.cxx + " -std=c++20 -O1 -Wall -Wextra -Werror -pthread ";
+    std::string command = options_.cxx + " -std=c++20 -Wall -Wextra -Werror -pthread ";
     command += quoted((folder / (stem + ".cpp")).string()) + " -o " + quoted((scratch_ / stem).string());
     run_expecting(".", command, 0);
     return binary = scratch_ / stem;
