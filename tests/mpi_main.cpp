@@ -46,7 +46,7 @@ std::vector<WrongProgram> all_wrong_programs() {
          if (c.rank() == 1) std::this_thread::sleep_for(std::chrono::hours(1));
          c.barrier();
        },
-       {"rank 0 waits in barrier (call 1), no progress for 1 s", "rank 2 waits in barrier (call 1)"}});
+       {"rank 0 waits in barrier (call 1), no progress for 2 s", "rank 2 waits in barrier (call 1)"}});
   all.push_back({"dies",
                  3,
                  [](Communicator& c) {
@@ -64,21 +64,64 @@ std::vector<WrongProgram> all_wrong_programs() {
                  },
                  {"error: rank 2: rank 2 is out of memory"},
                  2});
-  all.push_back({"never_launches", 2, nullptr, {"waits in MPI_Init_thread, no progress for 1 s"}});
+  all.push_back({"never_launches", 2, nullptr, {"waits in MPI_Init_thread, no progress for 2 s"}});
   return all;
 }
 
 void run_wrong(const std::string& name) {
   for (const WrongProgram& program : all_wrong_programs()) {
     if (program.name != name) continue;
-    if (!program.run && mpi::launched_rank() == 0) std::this_thread::sleep_for(std::chrono::hours(1));
+    if (program.run)
+      launch(options(), [](Communicator&) {});  // MPI's own start is slow where cores are few
+    else if (mpi::launched_rank() == 0)
+      std::this_thread::sleep_for(std::chrono::hours(1));
     LaunchOptions each = options();
-    each.timeout = std::chrono::seconds(1);
+    each.timeout = std::chrono::seconds(2);
     each.memory_per_rank = 1 << 20;
     launch(each, program.run);
     return;
   }
   throw UsageError("no wrong program " + name);
+}
+
+/// The launchers by their environment; a shell of Slurm is none.
+void check_launchers() {
+  using Variables = std::vector<std::pair<const char*, const char*>>;
+  struct Case {
+    Variables variables;
+    int size, rank, local_rank;
+  };
+  for (const Case& each : {
+           Case{{}, 0, 0, 0},
+           {{{"OMPI_COMM_WORLD_SIZE", "4"},
+             {"OMPI_COMM_WORLD_RANK", "3"},
+             {"OMPI_COMM_WORLD_LOCAL_RANK", "1"}},
+            4,
+            3,
+            1},
+           {{{"PMI_SIZE", "1"}, {"PMI_RANK", "0"}}, 1, 0, 0},
+           {{{"PMI_SIZE", "8"}, {"PMI_RANK", "5"}, {"SLURM_STEP_ID", "0"}, {"SLURM_STEP_NUM_TASKS", "2"}},
+            8,
+            5,
+            0},
+           {{{"SLURM_NTASKS", "4"}, {"SLURM_PROCID", "0"}, {"SLURM_LOCALID", "0"}}, 0, 0, 0},
+           {{{"SLURM_NTASKS", "4"}, {"SLURM_STEP_ID", "7"}, {"SLURM_STEP_NUM_TASKS", "1"}, {"PMI_SIZE", "1"}},
+            0,
+            0,
+            0},
+           {{{"SLURM_STEP_ID", "0"},
+             {"SLURM_STEP_NUM_TASKS", "4"},
+             {"SLURM_PROCID", "2"},
+             {"SLURM_LOCALID", "1"}},
+            4,
+            2,
+            1},
+       }) {
+    for (const auto& [name, value] : each.variables) setenv(name, value, 1);
+    const std::string said = str(mpi::launched_size(), " ", mpi::launched_rank(), " ", mpi::local_rank());
+    for (const auto& [name, value] : each.variables) unsetenv(name);
+    expect_eq(said, str(each.size, " ", each.rank, " ", each.local_rank), "size, rank, local rank");
+  }
 }
 
 int lines_with(const std::string& text, const std::string& part) {
@@ -123,10 +166,11 @@ int main(int count, char** arguments) {
   try {
     if (mpi::launched_size() > 0 && count == 1) conform();
     if (mpi::launched_size() > 0 && count == 3) run_wrong(arguments[2]);
-    if (mpi::launched_size() == 0) return observe_wrong_programs(count > 1 ? arguments[1] : "mpirun") > 0;
+    if (mpi::launched_size() > 0) return 0;
+    check_launchers();
+    return observe_wrong_programs(count > 1 ? arguments[1] : "mpirun") > 0;
   } catch (const std::exception& error) {
     std::cerr << "error: " << error.what() << std::endl;
     return 3;
   }
-  return 0;
 }

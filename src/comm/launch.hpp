@@ -35,7 +35,7 @@ Choice choose(std::optional<int> ranks, int default_ranks, std::optional<DeviceK
               std::optional<Transport> transport);
 
 /// Runs body(comm) on every rank and returns when all have returned. The first rank's exception, by time, is
-/// rethrown with its type; the other ranks stop with an error that names it.
+/// rethrown with its type; the other ranks stop with an error that names it. (MPI: see mpi::launch.)
 void launch(const LaunchOptions& options, const std::function<void(Communicator&)>& body);
 
 /// True in the one process that prints: always with threads, process 0 with MPI.

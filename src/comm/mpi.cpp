@@ -201,7 +201,7 @@ void launch(const LaunchOptions& options, const std::function<void(Communicator&
     throw UsageError(str("--ranks ", options.ranks, ", but MPI was started with ", job.size(),
                          "; under srun, --mpi=pmix or pmi2 may be missing"));
   try {
-    const auto device = Device::make(options.device);
+    const auto device = Device::make(DeviceKind::cpu);
     device->memory.owner(job.rank());
     device->memory.limit(options.memory_per_rank);
     const Device::Scope scope(device);

@@ -89,7 +89,7 @@ Job::Job(const LaunchOptions& options) : timeout_(options.timeout), verify_(opti
 
 std::shared_ptr<Transfer> Job::post(const Call& call, std::shared_ptr<Group> group, Tensor in, Tensor out,
                                     Transfer::Start start) {
-  const auto transfer = std::make_shared<Transfer>();
+  auto transfer = std::make_shared<Transfer>();
   Header& mine = transfer->mine;
   call.op.copy(mine.op, sizeof mine.op - 1);
   mine.elements = call.elements;
