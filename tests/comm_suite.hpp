@@ -121,6 +121,35 @@ inline void waits_in_different_orders(Communicator& comm) {
   }
 }
 
+/// Calls are matched in the order of their posting, whatever the timing: each has a size of its own.
+inline void many_in_flight(Communicator& comm) {
+  constexpr int calls = 30;
+  const int n = comm.size(), right = (comm.rank() + 1) % n, left = (comm.rank() + n - 1) % n;
+  std::vector<Tensor> sums, received;
+  std::vector<Request> requests;
+  for (int i = 0; i < calls; ++i) {
+    sums.push_back(input(comm.rank(), i % 7 + 1, i + 1, DType::f64));
+    requests.push_back(comm.iall_reduce(sums.back()));
+    if (n == 1) continue;
+    received.push_back(Tensor::zeros(2, 40 * i + 1, DType::f64));
+    requests.push_back(comm.irecv(received.back(), left));
+    requests.push_back(comm.isend(input(comm.rank() + i, 2, 40 * i + 1, DType::f64), right));
+  }
+  const std::size_t count = requests.size();
+  for (std::size_t k = 0; k < count;
+       ++k)  // 7 divides no count: every request once, on each rank from elsewhere
+    requests[(7 * k + 5 * static_cast<std::size_t>(comm.rank())) % count].wait();
+  for (int i = 0; i < calls; ++i) {
+    const Tensor& sum = sums[static_cast<std::size_t>(i)];
+    double last = 0;
+    for (int r = 0; r < n; ++r) last += element(r, sum.size() - 1);
+    expect_eq(sum.values().back(), last, str("sum ", i));
+    if (n > 1)
+      require_equal(received[static_cast<std::size_t>(i)],
+                    input(left + i, 2, 40 * i + 1, DType::f64).values(), str("message ", i));
+  }
+}
+
 /// What is posted moves on while its rank waits in another call.
 inline void progress_in_other_calls(Communicator& comm) {
   if (comm.size() == 1) return;
@@ -176,6 +205,7 @@ struct Program {
 inline constexpr Program programs[] = {{"every collective", every_collective},
                                        {"ring", ring},
                                        {"waits in different orders", waits_in_different_orders},
+                                       {"many in flight", many_in_flight},
                                        {"progress in other calls", progress_in_other_calls},
                                        {"split", split},
                                        {"gathers for checks", gathers_for_checks}};
