@@ -48,12 +48,15 @@ bool built();         ///< Compiled in.
 int launched_size();  ///< Processes of the launcher (mpirun, srun), 0 outside of one. Reads the environment.
 int launched_rank();  ///< This process's rank there.
 int local_rank();     ///< On its machine: which GPU to take.
+/// Over all processes of the launcher; used to hand out the NCCL id.
+void broadcast_bytes(void* data, int bytes, int root);
 void launch(const LaunchOptions& options, const std::function<void(Communicator&)>& body);
 }  // namespace mpi
 namespace nccl {
 bool built();
 std::string version();
-/// One thread a GPU; under mpirun one process a GPU, MPI handing out the id.
+/// One thread a GPU; under mpirun one process a GPU, MPI handing out the id. There, where body throws, the
+/// process prints what, and ends with code 2 (UsageError) or 3; launch does not return.
 void launch(const LaunchOptions& options, const std::function<void(Communicator&)>& body);
 }  // namespace nccl
 
