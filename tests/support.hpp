@@ -34,6 +34,28 @@ inline std::string message_of(int n, const std::function<void(Communicator&)>& b
   return "";
 }
 
+/// The message of what the body threw, "" where it threw nothing.
+template <class Body>
+std::string message_from(const Body& body) {
+  try {
+    body();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "";
+}
+
+/// Runs body once on each kind of device that is there, as this thread's device.
+template <class Body>
+void on_every_device(const Body& body) {
+  for (const DeviceKind kind : {DeviceKind::cpu, DeviceKind::cuda}) {
+    if (kind == DeviceKind::cuda && cuda_device_count() == 0) continue;
+    const Device::Scope scope(Device::make(kind));
+    CAPTURE(Device::current()->description());
+    body();
+  }
+}
+
 inline bool contains(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
 }
