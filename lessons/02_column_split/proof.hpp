@@ -3,6 +3,7 @@
 
 #include "02_column_split/column_split.hpp"
 #include "app/proof.hpp"
+#include "tensor/error.hpp"
 
 namespace tessera::column_split {
 
@@ -55,10 +56,12 @@ inline void prove(Proof& proof, Communicator& comm, const Sizes& s) {
 
   proof.expect_traffic("fwd", "all_gather", "Y", 1, (p - 1) * n * f * b, str("(p-1) ", b, " N F"));
   proof.expect_traffic("bwd", "all_reduce", "dX", 1, 2 * (p - 1) * n * k * b, str("2 (p-1) ", b, " N K"));
-  proof.expect_memory(MemoryKind::weight, "A c", (k + 1) * f * b, (k + 1) * f / p * b, str(b, " (K + 1) F/p"));
-  proof.expect_memory(MemoryKind::gradient, "dA dc", (k + 1) * f * b, (k + 1) * f / p * b, str(b, " (K + 1) F/p"));
-  proof.expect_memory(MemoryKind::activation, "X dX Y dY", 2 * n * (k + f) * b, (2 * n * (k + f) + n * f / p) * b,
-                      str(b, " (2 N (K + F) + N F/p)"));
+  proof.expect_memory(MemoryKind::weight, "A c", (k + 1) * f * b, (k + 1) * f / p * b,
+                      str(b, " (K + 1) F/p"));
+  proof.expect_memory(MemoryKind::gradient, "dA dc", (k + 1) * f * b, (k + 1) * f / p * b,
+                      str(b, " (K + 1) F/p"));
+  proof.expect_memory(MemoryKind::activation, "X dX Y dY", 2 * n * (k + f) * b,
+                      (2 * n * (k + f) + n * f / p) * b, str(b, " (2 N (K + F) + N F/p)"));
 }
 
 }  // namespace tessera::column_split

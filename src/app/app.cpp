@@ -41,11 +41,12 @@ void Options::check_files() const {
 
 Choice Options::choose(const Flags& flags) const {
   const auto wanted_ranks = flags.given("--ranks") ? std::optional(static_cast<int>(ranks)) : std::nullopt;
-  const auto kind = device == "auto" ? std::nullopt
-                                     : std::optional(device == "cuda" ? DeviceKind::cuda : DeviceKind::cpu);
-  const auto way = transport == "auto"  ? std::nullopt
-                   : transport == "mpi" ? std::optional(Transport::mpi)
-                                        : std::optional(transport == "nccl" ? Transport::nccl : Transport::threads);
+  const auto kind =
+      device == "auto" ? std::nullopt : std::optional(device == "cuda" ? DeviceKind::cuda : DeviceKind::cpu);
+  const auto way = transport == "auto" ? std::nullopt
+                   : transport == "mpi"
+                       ? std::optional(Transport::mpi)
+                       : std::optional(transport == "nccl" ? Transport::nccl : Transport::threads);
   Choice choice = tessera::choose(wanted_ranks, static_cast<int>(ranks), kind, way);
   choice.options.timeout = std::chrono::seconds(timeout);
   choice.options.verify = verify == "on";
@@ -65,7 +66,9 @@ void App::choice(const std::string& name, std::string& target, const std::vector
   flags_.choice(name, target, choices, help);
 }
 
-void App::ranks_divide(const std::string& flag, const std::int64_t& size) { divided_.push_back({flag, &size}); }
+void App::ranks_divide(const std::string& flag, const std::int64_t& size) {
+  divided_.push_back({flag, &size});
+}
 
 void App::check_divisions(int ranks) const {
   for (const Divided& one : divided_) {
@@ -76,8 +79,8 @@ void App::check_divisions(int ranks) const {
       for (const Divided& other : divided_) all = all && *other.size % n == 0;
       if (all) fitting += str(fitting.empty() ? "" : ", ", n);
     }
-    throw UsageError(str("--ranks ", ranks, " does not divide ", one.flag, " ", *one.size, ": --ranks ", fitting,
-                         " would work, or a ", one.flag, " that ", ranks, " divides, such as ",
+    throw UsageError(str("--ranks ", ranks, " does not divide ", one.flag, " ", *one.size, ": --ranks ",
+                         fitting, " would work, or a ", one.flag, " that ", ranks, " divides, such as ",
                          (*one.size / ranks + 1) * ranks));
   }
 }
@@ -119,7 +122,8 @@ int App::run_checked(int argc, char** argv, const LessonParts& parts) {
     std::vector<Outcome> outcomes;
     for (const Tier tier : {Tier::exact, Tier::floating}) {
       if (options_.exact && tier == Tier::floating) continue;
-      Proof proof(comm, {tier, options_.type(), static_cast<std::uint64_t>(options_.seed), !options_.no_baseline});
+      Proof proof(comm,
+                  {tier, options_.type(), static_cast<std::uint64_t>(options_.seed), !options_.no_baseline});
       parts.prove(proof, comm);
       outcomes.push_back(proof.finish());
     }

@@ -1,6 +1,6 @@
-// App: what every lesson's executable does. It reads the flags, chooses where to run, runs the lesson in both tiers on
-// every rank, prints the screen, writes the files, and returns the exit code: 0 all checks hold, 1 a check failed,
-// 2 the command line cannot be honoured, 3 the run broke.
+// App: what every lesson's executable does. It reads the flags, chooses where to run, runs the lesson in both
+// tiers on every rank, prints the screen, writes the files, and returns the exit code: 0 all checks hold, 1 a
+// check failed, 2 the command line cannot be honoured, 3 the run broke.
 #pragma once
 
 #include <functional>
@@ -22,7 +22,8 @@ struct LessonText {
   std::string code;           // "column_split.hpp:31"
 };
 
-/// What a lesson supplies. prove runs on every rank, once a tier; the others run once, where output is printed.
+/// What a lesson supplies. prove runs on every rank, once a tier; the others run once, where output is
+/// printed.
 struct LessonParts {
   std::function<void(Proof&, Communicator&)> prove;
   std::function<std::string()> by_hand;                     // the 2 x 2 example

@@ -37,7 +37,7 @@ void note_sum(const Bounded& x, const Tensor& magnitude) {
 template <class Multiply>
 Bounded product(const Bounded& a, const Bounded& b, std::int64_t terms, const Multiply& multiply) {
   const Tensor a_abs = absolute(a.value), b_abs = absolute(b.value);
-  const Tensor a_most = add(a_abs, a.error);                       // |a| + ea
+  const Tensor a_most = add(a_abs, a.error);  // |a| + ea
   const Tensor own = multiply(a_most, b.error), other = multiply(a.error, b_abs);
   const Tensor magnitude = add(multiply(a_abs, b_abs), add(own, other));
   note_sum(a, magnitude);
@@ -79,7 +79,8 @@ Bounded matmul(const Bounded& a, const Bounded& b) {
   return product(a, b, a.value.cols(), [](const Tensor& l, const Tensor& r) { return matmul(l, r); });
 }
 Bounded matmul(const BoundedTransposed& a, const Bounded& b) {
-  return product(a.of, b, a.of.value.rows(), [](const Tensor& l, const Tensor& r) { return matmul(t(l), r); });
+  return product(a.of, b, a.of.value.rows(),
+                 [](const Tensor& l, const Tensor& r) { return matmul(t(l), r); });
 }
 Bounded matmul(const Bounded& a, const BoundedTransposed& b) {
   return product(a, b.of, a.value.cols(), [](const Tensor& l, const Tensor& r) { return matmul(l, t(r)); });
@@ -101,7 +102,8 @@ Bounded sum_rows(const Bounded& x) {
   return {sum_rows(x.value), add(scale(magnitude, g), own), x.arithmetic};
 }
 
-// |gelu'| <= 1.13. Its own rounding: x/2 (1 + tanh z) with z to 6 u and |z tanh'(z)| <= 0.45 stays below 8 u |x|.
+// |gelu'| <= 1.13. Its own rounding: x/2 (1 + tanh z) with z to 6 u and |z tanh'(z)| <= 0.45 stays below 8 u
+// |x|.
 Bounded gelu(const Bounded& x) {
   Bounded y = like(x);
   const double u = x.arithmetic->unit, *p = x.value.data<double>(), *e = x.error.data<double>();

@@ -1,13 +1,13 @@
-// Bounded: a matrix in f64 together with how far a computation in f32 or f64 may lie from it. Evaluating a lesson's
-// unsplit formula on Bounded matrices gives the truth and the bound of the floating tier at once, operation by
-// operation, for any order of summation, so that every cut of the sum is covered.
+// Bounded: a matrix in f64 together with how far a computation in f32 or f64 may lie from it. Evaluating a
+// lesson's unsplit formula on Bounded matrices gives the truth and the bound of the floating tier at once,
+// operation by operation, for any order of summation, so that every cut of the sum is covered.
 //
 // With u the unit round-off and |x' - x| <= e for every operand:
 //   a b + rounding          : u |result|
 //   sum of K terms          : gamma(K) sum |terms|; gamma(K) = min(K u / (1 - K u), 4 sqrt(K) u).
-//                             The first is Higham, Accuracy and Stability, 3.1; the second holds for independent
-//                             roundings with a probability of 1 - 2 exp(-8) a sum before its large slack counts
-//                             (Higham and Mary 2019, theorem 2.4).
+//                             The first is Higham, Accuracy and Stability, 3.1; the second holds for
+//                             independent roundings with a probability of 1 - 2 exp(-8) a sum before its
+//                             large slack counts (Higham and Mary 2019, theorem 2.4).
 //   operands' own errors    : |(a + ea)(b + eb) - a b| <= ea |b| + (|a| + ea) eb
 //   f(x), |f'| <= L         : L e + the rounding of f itself
 #pragma once

@@ -54,15 +54,18 @@ std::int64_t parse_size(const std::string& flag, const std::string& text) {
 
 void Flags::add(std::string name, std::string value, std::string help, std::string start, bool takes_value,
                 std::function<void(const std::string&)> set) {
-  flags_.push_back({std::move(name), std::move(value), std::move(help), std::move(start), std::move(set), takes_value});
+  flags_.push_back(
+      {std::move(name), std::move(value), std::move(help), std::move(start), std::move(set), takes_value});
 }
 
 void Flags::number(const std::string& name, std::int64_t& target, std::int64_t least, std::int64_t most,
                    const std::string& help) {
-  add(name, "N", help, target < least ? "" : std::to_string(target), true, [=, &target](const std::string& text) {
-    if (!to_integer(text, target) || target < least || target > most)
-      throw UsageError(str(name, " ", text, ": a whole number from ", least, " to ", most, " would work"));
-  });
+  add(name, "N", help, target < least ? "" : std::to_string(target), true,
+      [=, &target](const std::string& text) {
+        if (!to_integer(text, target) || target < least || target > most)
+          throw UsageError(
+              str(name, " ", text, ": a whole number from ", least, " to ", most, " would work"));
+      });
 }
 
 void Flags::choice(const std::string& name, std::string& target, const std::vector<std::string>& choices,
@@ -87,7 +90,8 @@ void Flags::toggle(const std::string& name, bool& target, const std::string& hel
 }
 
 void Flags::size(const std::string& name, std::int64_t& bytes, const std::string& help) {
-  add(name, "48MiB", help, "", true, [=, &bytes](const std::string& text) { bytes = parse_size(name, text); });
+  add(name, "48MiB", help, "", true,
+      [=, &bytes](const std::string& text) { bytes = parse_size(name, text); });
 }
 
 bool Flags::parse(int argc, char** argv) const {
@@ -100,7 +104,8 @@ bool Flags::parse(int argc, char** argv) const {
     const auto equals = word.find('=');
     const bool attached = word.starts_with("--") && equals != std::string::npos;
     const std::string name = attached ? word.substr(0, equals) : word;
-    const auto flag = std::find_if(flags_.begin(), flags_.end(), [&](const Flag& f) { return f.name == name; });
+    const auto flag =
+        std::find_if(flags_.begin(), flags_.end(), [&](const Flag& f) { return f.name == name; });
     if (flag == flags_.end()) {
       const auto near = std::min_element(flags_.begin(), flags_.end(), [&](const Flag& a, const Flag& b) {
         return distance(a.name, name) < distance(b.name, name);

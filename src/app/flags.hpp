@@ -13,18 +13,21 @@ class Flags {
  public:
   explicit Flags(std::string usage) : usage_(std::move(usage)) {}
 
-  /// An integer of [least, most]. Every add names the flag ("--ranks"), where the value goes, and one line of help.
+  /// An integer of [least, most]. Every add names the flag ("--ranks"), where the value goes, and one line of
+  /// help.
   void number(const std::string& name, std::int64_t& target, std::int64_t least, std::int64_t most,
               const std::string& help);
   void choice(const std::string& name, std::string& target, const std::vector<std::string>& choices,
               const std::string& help);
-  void text(const std::string& name, std::string& target, const std::string& placeholder, const std::string& help);
+  void text(const std::string& name, std::string& target, const std::string& placeholder,
+            const std::string& help);
   void toggle(const std::string& name, bool& target, const std::string& help);
   void size(const std::string& name, std::int64_t& bytes, const std::string& help);  ///< "48MiB"
 
   /// Flags added after this call stand in --help all only.
   void rest() { shown_ = flags_.size(); }
-  /// Throws UsageError that says what would work. Returns false where help was asked for and has been printed.
+  /// Throws UsageError that says what would work. Returns false where help was asked for and has been
+  /// printed.
   bool parse(int argc, char** argv) const;
   bool given(const std::string& name) const;
   std::string help(bool all) const;

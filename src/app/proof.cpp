@@ -4,6 +4,7 @@
 #include <cmath>
 #include <sstream>
 
+#include "report/table.hpp"
 #include "tensor/error.hpp"
 
 namespace tessera {
@@ -52,7 +53,8 @@ struct CheckScope {
 bool Outcome::ok() const {
   const auto holds = [](const auto& row) { return row.ok; };
   return !checks.empty() && std::all_of(checks.begin(), checks.end(), holds) &&
-         std::all_of(traffic.begin(), traffic.end(), holds) && std::all_of(memory.begin(), memory.end(), holds);
+         std::all_of(traffic.begin(), traffic.end(), holds) &&
+         std::all_of(memory.begin(), memory.end(), holds);
 }
 
 Proof::Proof(Communicator& comm, const ProofOptions& options) : comm_(comm), options_(options) {
@@ -60,7 +62,8 @@ Proof::Proof(Communicator& comm, const ProofOptions& options) : comm_(comm), opt
   Device::current()->memory.reset_peak();
 }
 
-Tensor Proof::generate_input(const std::string& name, const Input& input, const Slice& slice, DType dtype) const {
+Tensor Proof::generate_input(const std::string& name, const Input& input, const Slice& slice,
+                             DType dtype) const {
   return exact() ? generate(options_.seed, name, slice, dtype, Fill::integer, 2)
                  : generate(options_.seed, name, slice, dtype, Fill::uniform, input.scale);
 }
@@ -150,7 +153,8 @@ void Proof::add_check(Outcome& outcome, const Result& result, const Truth& truth
     for (const Mistaken& mistaken : mistakes_)
       if (mistaken.result == result.name)
         for (int rank = 0; rank < comm_.size(); ++rank)
-          mistakes.push_back({mistaken.name, Matrix::from(mistaken.formula(whole_inputs(DType::f64), rank)), rank});
+          mistakes.push_back(
+              {mistaken.name, Matrix::from(mistaken.formula(whole_inputs(DType::f64), rank)), rank});
     for (Mistake& mistake : mistakes)
       if (const auto at = mistake.name.find("{rank}"); at != std::string::npos)
         mistake.name.replace(at, 6, std::to_string(mistake.rank));
@@ -171,8 +175,9 @@ void Proof::compare(Outcome& outcome, const std::vector<std::vector<RankResult>>
   }
   const double room = exact() ? 1 / unit_roundoff(options_.dtype) : INFINITY;
   if (!(arithmetic->largest_sum < room))
-    throw UsageError(str("--exact needs sums below ", number(room), " in ", name(options_.dtype), ", and these sizes reach ",
-                         number(arithmetic->largest_sum), ": smaller sizes or --dtype f64 would work"));
+    throw UsageError(str("--exact needs sums below ", number(room), " in ", name(options_.dtype),
+                         ", and these sizes reach ", number(arithmetic->largest_sum),
+                         ": smaller sizes or --dtype f64 would work"));
   const auto in = whole_inputs(options_.dtype);
   Named<Tensor> whole = whole_tensor_(in);
   for (std::size_t i = 0; i < results_.size(); ++i) {
@@ -190,8 +195,9 @@ void Proof::compare(Outcome& outcome, const std::vector<std::vector<RankResult>>
 }
 
 void Proof::compare_samples(Outcome& outcome, const std::vector<std::vector<RankResult>>& gathered) {
-  // A result with tokens (N) needs only its own rows of X and dY; any other only its own columns of the hidden axis
-  // (F). So the formula is evaluated twice on thin slices of the inputs, and 64 elements of each result looked at.
+  // A result with tokens (N) needs only its own rows of X and dY; any other only its own columns of the
+  // hidden axis (F). So the formula is evaluated twice on thin slices of the inputs, and 64 elements of each
+  // result looked at.
   const auto arithmetic = std::make_shared<Arithmetic>();
   arithmetic->unit = exact() ? 0 : unit_roundoff(options_.dtype) + unit_roundoff(DType::f64);
   const Random random(options_.seed, "samples");
@@ -209,7 +215,8 @@ void Proof::compare_samples(Outcome& outcome, const std::vector<std::vector<Rank
         std::vector<Range>& chosen = samples[axis];
         if (chosen.empty())
           for (int i = 0; i < 8; ++i) {
-            const auto index = static_cast<std::int64_t>(random.bits(drawn++) % static_cast<std::uint64_t>(size));
+            const auto index =
+                static_cast<std::int64_t>(random.bits(drawn++) % static_cast<std::uint64_t>(size));
             chosen.push_back({index, index + 1});
           }
         ranges = chosen;
@@ -221,22 +228,27 @@ void Proof::compare_samples(Outcome& outcome, const std::vector<std::vector<Rank
       const Result& result = results_[i];
       const bool has_tokens = result.axes.find('N') != std::string::npos;
       if (has_tokens != (axis == 'N')) continue;
-      // Element (row, col) of the truth at hand is (samples[row], col) of the whole; compare 64 of them a rank.
-      const Matrix value = Matrix::from(truth.at(result.name).value), bound = Matrix::from(truth.at(result.name).error);
+      // Element (row, col) of the truth at hand is (samples[row], col) of the whole; compare 64 of them a
+      // rank.
+      const Matrix value = Matrix::from(truth.at(result.name).value),
+                   bound = Matrix::from(truth.at(result.name).error);
       const bool by_rows = result.axes[0] == axis, by_cols = result.axes[1] == axis;
       Truth expected{constant(1, 64, 0), constant(1, 64, 0)};
       std::vector<RankResult> parts(gathered[i].size());
       for (std::size_t r = 0; r < parts.size(); ++r) parts[r] = {Slice::whole(1, 64), constant(1, 64, 0)};
       for (std::int64_t k = 0; k < 64; ++k) {
-        const auto row = static_cast<std::int64_t>(random.bits(drawn++) % static_cast<std::uint64_t>(value.rows));
-        const auto col = static_cast<std::int64_t>(random.bits(drawn++) % static_cast<std::uint64_t>(value.cols));
+        const auto row =
+            static_cast<std::int64_t>(random.bits(drawn++) % static_cast<std::uint64_t>(value.rows));
+        const auto col =
+            static_cast<std::int64_t>(random.bits(drawn++) % static_cast<std::uint64_t>(value.cols));
         expected.value.at(0, k) = value.at(row, col);
         expected.bound.at(0, k) = bound.at(row, col);
         const std::int64_t whole_row = by_rows ? samples[axis][static_cast<std::size_t>(row)].begin : row;
         const std::int64_t whole_col = by_cols ? samples[axis][static_cast<std::size_t>(col)].begin : col;
         for (std::size_t r = 0; r < parts.size(); ++r) {
           const auto local = gathered[i][r].slice.find(whole_row, whole_col);
-          parts[r].local.at(0, k) = local ? gathered[i][r].local.at(local->first, local->second) : value.at(row, col);
+          parts[r].local.at(0, k) =
+              local ? gathered[i][r].local.at(local->first, local->second) : value.at(row, col);
         }
       }
       add_check(outcome, result, expected, parts, false);
@@ -250,7 +262,8 @@ void Proof::gather_dump(Outcome& outcome, const std::vector<std::vector<RankResu
     return Tensor::of(matrix.rows, matrix.cols, matrix.values, options_.dtype);
   };
   const auto add_ranks = [&](const std::string& name, const std::vector<RankResult>& parts) {
-    for (std::size_t r = 0; r < parts.size(); ++r) outcome.dump[str("rank", r, ".", name)] = tensor(parts[r].local);
+    for (std::size_t r = 0; r < parts.size(); ++r)
+      outcome.dump[str("rank", r, ".", name)] = tensor(parts[r].local);
   };
   for (const auto& [name, input] : inputs_) add_ranks(name, gather(input.local, input.slice));
   if (comm_.rank() != 0) return;
@@ -268,8 +281,8 @@ void Proof::gather_traffic(Outcome& outcome) {
   std::ostringstream mine;
   for (const auto& [key, row] : comm_.journal().traffic())
     if (key.phase != "check")
-      mine << (key.phase.empty() ? "-" : key.phase) << ' ' << key.group << ' ' << key.op << ' ' << row.calls << ' '
-           << row.payload << ' ' << row.wire << ' ' << row.counted << '\n';
+      mine << (key.phase.empty() ? "-" : key.phase) << ' ' << key.group << ' ' << key.op << ' ' << row.calls
+           << ' ' << row.payload << ' ' << row.wire << ' ' << row.counted << '\n';
   std::map<TrafficKey, Traffic> total;
   for (const std::string& text : gather_to_first(comm_, mine.str())) {
     std::istringstream lines(text);
@@ -303,8 +316,8 @@ void Proof::gather_traffic(Outcome& outcome) {
   }
   for (const auto& [key, row] : total) {
     if (row.calls == 0 && row.wire == 0) continue;
-    outcome.traffic.push_back({key.phase, key.group, key.op, "", "none expected", row.calls, row.payload, row.wire, 0,
-                               0, row.counted, false});
+    outcome.traffic.push_back({key.phase, key.group, key.op, "", "none expected", row.calls, row.payload,
+                               row.wire, 0, 0, row.counted, false});
     outcome.notes.push_back(str(key.phase, " ", key.op, ": ", row.calls, " calls that no formula expects"));
   }
 }
@@ -313,8 +326,8 @@ void Proof::gather_memory(Outcome& outcome) {
   std::vector<double> mine = {static_cast<double>(Device::current()->memory.peak())};
   for (const MemoryRow& row : memory_) mine.push_back(static_cast<double>(measured_[row.kind]));
   const MemoryScope scope(MemoryKind::check);
-  const auto all = gather_to_first(
-      comm_, Tensor::of(1, static_cast<std::int64_t>(mine.size()), mine, DType::f64));
+  const auto all =
+      gather_to_first(comm_, Tensor::of(1, static_cast<std::int64_t>(mine.size()), mine, DType::f64));
   outcome.memory = memory_;
   for (const Tensor& tensor : all) {
     const auto values = tensor.values();
@@ -327,8 +340,8 @@ void Proof::gather_memory(Outcome& outcome) {
                          [&](std::int64_t bytes) { return bytes == row.predicted; });
     for (std::size_t r = 0; r < row.measured.size(); ++r)
       if (row.measured[r] != row.predicted) {
-        outcome.notes.push_back(str("rank ", r, " holds ", row.measured[r], " B of ", row.label, "; the formula says ",
-                                    row.predicted, " B"));
+        outcome.notes.push_back(str("rank ", r, " holds ", row.measured[r], " B of ", row.label,
+                                    "; the formula says ", row.predicted, " B"));
         break;
       }
   }

@@ -1,6 +1,6 @@
-// Proof: one run of a lesson against its baseline. A lesson makes its inputs here, computes with them as the cut
-// does, and hands back each result with the slice of the whole it should be; what the whole is, it says once as a
-// formula over unsplit matrices. Everything else follows: truth, bounds, checks, dumps.
+// Proof: one run of a lesson against its baseline. A lesson makes its inputs here, computes with them as the
+// cut does, and hands back each result with the slice of the whole it should be; what the whole is, it says
+// once as a formula over unsplit matrices. Everything else follows: truth, bounds, checks, dumps.
 #pragma once
 
 #include <functional>
@@ -53,10 +53,10 @@ struct Outcome {
   std::vector<Check> checks;
   std::vector<TrafficRow> traffic;
   std::vector<MemoryRow> memory;
-  std::vector<std::int64_t> peak;         // bytes, by rank
-  std::vector<std::vector<Span>> spans;   // by rank
-  Named<Tensor> dump;                     // whole.*, split.*, rankN.*
-  std::vector<std::string> notes;         // what the tables say of a mistake in bytes or memory
+  std::vector<std::int64_t> peak;        // bytes, by rank
+  std::vector<std::vector<Span>> spans;  // by rank
+  Named<Tensor> dump;                    // whole.*, split.*, rankN.*
+  std::vector<std::string> notes;        // what the tables say of a mistake in bytes or memory
   bool ok() const;
 };
 
@@ -64,17 +64,22 @@ class Proof {
  public:
   Proof(Communicator& comm, const ProofOptions& options);
 
-  /// This rank's slice of the input `name`: uniform in [-scale, scale), or integers of [-2, 2] in the exact tier.
-  /// `axes` names both axes of the whole, "NK": equal letters are equal sizes.
+  /// This rank's slice of the input `name`: uniform in [-scale, scale), or integers of [-2, 2] in the exact
+  /// tier. `axes` names both axes of the whole, "NK": equal letters are equal sizes.
   Tensor input(const std::string& name, const std::string& axes, const Slice& slice, double scale = 1,
                MemoryKind kind = MemoryKind::activation);
   Tensor weight(const std::string& name, const std::string& axes, const Slice& slice, double scale = 1) {
     return input(name, axes, slice, scale, MemoryKind::weight);
   }
 
+  /// Another slice of an input that has been made already: the same whole, cut otherwise.
+  Tensor other_slice(const std::string& name, const Slice& slice) const {
+    return generate_input(name, inputs_.at(name), slice, options_.dtype);
+  }
+
   /// What this rank computed, and where in the whole `name` it belongs.
-  void result(const std::string& name, const std::string& axes, const std::string& identity, const Tensor& local,
-              const Slice& slice);
+  void result(const std::string& name, const std::string& axes, const std::string& identity,
+              const Tensor& local, const Slice& slice);
 
   /// The unsplit formula: a generic function from Inputs<M> to Named<M>, called with Tensor and with Bounded.
   template <class Whole>
@@ -82,13 +87,14 @@ class Proof {
     whole_tensor_ = [whole](const Inputs<Tensor>& in) -> Named<Tensor> { return whole(in); };
     whole_bounded_ = [whole](const Inputs<Bounded>& in) -> Named<Bounded> { return whole(in); };
   }
-  /// What the whole `result` would be on `rank` after the mistake that `name` describes; asked only when a check fails.
+  /// What the whole `result` would be on `rank` after the mistake that `name` describes; asked only when a
+  /// check fails.
   using MistakeFormula = std::function<Tensor(const Inputs<Tensor>&, int rank)>;
   void mistake(const std::string& result, const std::string& name, MistakeFormula formula);
 
   /// Bytes over the group from the lesson's sizes alone. A call that no row expects fails.
-  void expect_traffic(const std::string& phase, const std::string& op, const std::string& label, std::int64_t calls,
-                      std::int64_t wire, const std::string& formula);
+  void expect_traffic(const std::string& phase, const std::string& op, const std::string& label,
+                      std::int64_t calls, std::int64_t wire, const std::string& formula);
   /// Books what this rank holds now; the rows of expect_memory are compared with that.
   void measure_memory();
   void expect_memory(MemoryKind kind, const std::string& label, std::int64_t whole, std::int64_t rank,
@@ -122,8 +128,8 @@ class Proof {
   Inputs<Tensor> whole_inputs(DType dtype) const;
   void compare(Outcome& outcome, const std::vector<std::vector<RankResult>>& gathered);
   void compare_samples(Outcome& outcome, const std::vector<std::vector<RankResult>>& gathered);
-  void add_check(Outcome& outcome, const Result& result, const Truth& truth, const std::vector<RankResult>& parts,
-                 bool diagnose);
+  void add_check(Outcome& outcome, const Result& result, const Truth& truth,
+                 const std::vector<RankResult>& parts, bool diagnose);
   void gather_dump(Outcome& outcome, const std::vector<std::vector<RankResult>>& gathered);
   void gather_traffic(Outcome& outcome);
   void gather_memory(Outcome& outcome);

@@ -37,12 +37,13 @@ const Outcome& tables_of(const RunReport& report) { return report.outcomes.back(
 }  // namespace
 
 bool RunReport::ok() const {
-  return !outcomes.empty() && std::all_of(outcomes.begin(), outcomes.end(), [](const Outcome& o) { return o.ok(); });
+  return !outcomes.empty() &&
+         std::all_of(outcomes.begin(), outcomes.end(), [](const Outcome& o) { return o.ok(); });
 }
 
 std::string heading(const RunReport& report) {
-  return str(report.text.number, " ", report.text.title, ": ", report.choice.reason, ", ", report.options.dtype, "\n",
-             report.text.formula, "\n");
+  return str(report.text.number, " ", report.text.title, ": ", report.choice.reason, ", ",
+             report.options.dtype, "\n", report.text.formula, "\n");
 }
 
 std::string memory_table(const RunReport& report) {
@@ -71,8 +72,10 @@ std::string traffic_table(const RunReport& report) {
   std::vector<std::vector<std::string>> rows = {
       {"The ranks send, all together", "calls", counted ? "counted" : "ring model", "formula", ""}};
   for (const TrafficRow& row : outcome.traffic)
-    rows.push_back({str("  ", row.phase, " ", row.op, " ", row.label), std::to_string(row.calls), bytes(row.wire),
-                    row.formula, row.ok ? "" : str("<- should be ", row.predicted_calls, " calls, ", bytes(row.predicted))});
+    rows.push_back(
+        {str("  ", row.phase, " ", row.op, " ", row.label), std::to_string(row.calls), bytes(row.wire),
+         row.formula,
+         row.ok ? "" : str("<- should be ", row.predicted_calls, " calls, ", bytes(row.predicted))});
   return table(rows, "lrrll", 2);
 }
 
@@ -80,18 +83,20 @@ std::string check_table(const RunReport& report, bool colour) {
   std::vector<std::vector<std::string>> rows = {{"Cut = whole?"}};
   for (const Outcome& outcome : report.outcomes)
     rows[0].push_back(outcome.tier == Tier::exact ? "exact" : report.options.dtype + ": bound used");
-  const bool floating = tables_of(report).tier == Tier::floating && !report.options.stable && !report.options.no_baseline;
+  const bool floating =
+      tables_of(report).tier == Tier::floating && !report.options.stable && !report.options.no_baseline;
   if (floating) rows[0].push_back("unsplit " + report.options.dtype + "'s own error");
   std::string faults;
   for (std::size_t i = 0; i < tables_of(report).checks.size(); ++i) {
     rows.push_back({"  " + tables_of(report).checks[i].identity});
     for (const Outcome& outcome : report.outcomes) {
       const Check& check = outcome.checks[i];
-      rows.back().push_back(outcome.tier == Tier::exact ? number(check.error) : percent(check.used, report.options.stable));
+      rows.back().push_back(outcome.tier == Tier::exact ? number(check.error)
+                                                        : percent(check.used, report.options.stable));
       if (check.ok) continue;
-      faults += str("  ", painted(colour, "31", "FAIL"), " ", check.identity, " (", check.tier, "): rank ", check.rank,
-                    ", element (", check.row, ", ", check.col, ") is off by ", number(check.error), ", the bound is ",
-                    number(check.bound), "\n");
+      faults += str("  ", painted(colour, "31", "FAIL"), " ", check.identity, " (", check.tier, "): rank ",
+                    check.rank, ", element (", check.row, ", ", check.col, ") is off by ",
+                    number(check.error), ", the bound is ", number(check.bound), "\n");
       if (!check.diagnosis.empty()) faults += str("       ", check.diagnosis, "\n");
     }
     if (floating) rows.back().push_back(number(tables_of(report).checks[i].baseline_error));
@@ -110,7 +115,9 @@ std::string verdict(const RunReport& report, bool colour) {
   for (const auto& row : tables_of(report).memory) wrong_rows += !row.ok;
   std::string text = str(held, held == 1 ? " check holds" : " checks hold");
   if (failed > 0) text += str(", ", painted(colour, "31", str(failed, " failed")));
-  if (wrong_rows > 0) text += str(", ", painted(colour, "31", str(wrong_rows, " rows of bytes or memory do not fit their formula")));
+  if (wrong_rows > 0)
+    text += str(", ",
+                painted(colour, "31", str(wrong_rows, " rows of bytes or memory do not fit their formula")));
   return str(painted(colour, report.ok() ? "32" : "31", text), ".  Code: ", report.text.code, "\n");
 }
 
@@ -154,8 +161,8 @@ std::string to_json(const RunReport& report) {
                                 {"bytes", row.measured[r]},
                                 {"predicted_bytes", row.predicted}});
   for (std::size_t r = 0; r < tables_of(report).peak.size(); ++r)
-    json["memory"].push_back({{"rank", r}, {"kind", "peak"}, {"bytes", tables_of(report).peak[r]},
-                              {"predicted_bytes", nullptr}});
+    json["memory"].push_back(
+        {{"rank", r}, {"kind", "peak"}, {"bytes", tables_of(report).peak[r]}, {"predicted_bytes", nullptr}});
   json["timings"] = {{"total_seconds", report.seconds}};
   if (!tables_of(report).spans.empty())
     for (const Span& span : tables_of(report).spans[0])
@@ -172,11 +179,19 @@ std::string to_trace(const RunReport& report) {
   Json events = Json::array();
   const auto& spans = tables_of(report).spans;
   for (std::size_t r = 0; r < spans.size(); ++r) {
-    events.push_back({{"name", "thread_name"}, {"ph", "M"}, {"pid", 0}, {"tid", r},
+    events.push_back({{"name", "thread_name"},
+                      {"ph", "M"},
+                      {"pid", 0},
+                      {"tid", r},
                       {"args", {{"name", str("rank ", r)}}}});
     for (const Span& span : spans[r])
-      events.push_back({{"name", span.name}, {"cat", span.category}, {"ph", "X"}, {"pid", 0}, {"tid", r},
-                        {"ts", 1e6 * span.begin}, {"dur", 1e6 * (span.end - span.begin)}});
+      events.push_back({{"name", span.name},
+                        {"cat", span.category},
+                        {"ph", "X"},
+                        {"pid", 0},
+                        {"tid", r},
+                        {"ts", 1e6 * span.begin},
+                        {"dur", 1e6 * (span.end - span.begin)}});
   }
   return Json{{"traceEvents", events}}.dump() + "\n";
 }

@@ -10,8 +10,8 @@ struct RunReport {
   LessonText text;
   Choice choice;
   Options options;
-  Flags* flags = nullptr;          // for config{} in the JSON
-  std::vector<Outcome> outcomes;   // by tier, exact first
+  Flags* flags = nullptr;         // for config{} in the JSON
+  std::vector<Outcome> outcomes;  // by tier, exact first
   double seconds = 0;
   bool ok() const;
 };

@@ -11,18 +11,20 @@ namespace tessera {
 //   Shard<0>    Replicated  ->  Shard<0>     [X1; X2] A = [X1 A; X2 A]
 //   Shard<1>    Shard<0>    ->  Partial      [X1 X2] [A1; A2] = X1 A1 + X2 A2
 template <class L, class R>
-using product = std::conditional_t<is<L, Shard<1>> && is<R, Shard<0>>, Partial,
-                                   std::conditional_t<is<L, Shard<0>> && is<R, Replicated>, Shard<0>,
-                                                      std::conditional_t<is<R, Shard<1>>, Shard<1>, Replicated>>>;
+using product =
+    std::conditional_t<is<L, Shard<1>> && is<R, Shard<0>>, Partial,
+                       std::conditional_t<is<L, Shard<0>> && is<R, Replicated>, Shard<0>,
+                                          std::conditional_t<is<R, Shard<1>>, Shard<1>, Replicated>>>;
 
 /// True unless L and R are the placements `l` and `r` on one of the axes.
 template <class L, class R, class l, class r>
 inline constexpr bool avoids =
     !(is<typename L::tp, l> && is<typename R::tp, r>)&&!(is<typename L::dp, l> && is<typename R::dp, r>);
 
-/// The product of two placed matrices, either of them t(...). A pair outside of the four rules does not compile.
+/// The product of two placed matrices, either of them t(...). A pair outside of the four rules does not
+/// compile.
 template <class L, class R>
-  requires requires(const L& l, const R& r) { l.operand(), r.operand(); }
+requires requires(const L& l, const R& r) { l.operand(), r.operand(); }
 auto matmul(const L& left, const R& right) {
   // clang-format off
   static_assert(avoids<L, R, Shard<1>, Replicated>, "matmul(Shard<1>, Replicated): the left is cut by columns, the right is not cut by rows. all_gather the left, or cut the right by rows.");
@@ -45,7 +47,8 @@ auto matmul(const L& left, const R& right) {
 /// sum += l r, for gradients of several microbatches: the product must be placed as the sum is.
 template <class Tp, class Dp, class L, class R>
 void add_matmul(const Placed<Tp, Dp>& sum, const L& left, const R& right) {
-  static_assert(is<decltype(matmul(left, right)), Placed<Tp, Dp>>, "add_matmul: the sum is cut otherwise than the product.");
+  static_assert(is<decltype(matmul(left, right)), Placed<Tp, Dp>>,
+                "add_matmul: the sum is cut otherwise than the product.");
   add_matmul(sum.local(), left.operand(), right.operand());
 }
 
@@ -83,8 +86,9 @@ auto relu_backward(const Placed<Tp, Dp>& dy, const Placed<Tq, Dq>& x) {
 // Linear: sums of sums are sums.
 template <class Tp, class Dp, class Tq, class Dq>
 auto add(const Placed<Tp, Dp>& a, const Placed<Tq, Dq>& b) {
-  static_assert((is<Tp, Tq> && is<Dp, Dq>) || (no_partial<Tp, Dp> && no_partial<Tq, Dq>),
-                "add(Partial, not Partial): the sum would count the second p times. all_reduce the Partial first.");
+  static_assert(
+      (is<Tp, Tq> && is<Dp, Dq>) || (no_partial<Tp, Dp> && no_partial<Tq, Dq>),
+      "add(Partial, not Partial): the sum would count the second p times. all_reduce the Partial first.");
   static_assert((is<Tp, Tq> && is<Dp, Dq>) || !no_partial<Tp, Dp> || !no_partial<Tq, Dq>,
                 "add: the two sides are cut differently. all_gather or take_shard one of them.");
   return Placed<Tp, Dp>(add(a.local(), b.local()));
@@ -94,16 +98,19 @@ auto scale(const Placed<Tp, Dp>& x, double factor) {
   return Placed<Tp, Dp>(scale(x.local(), factor));
 }
 
-/// The placement that a (1, F) row must have to be added to the rows of x: cut with the columns, whole otherwise.
+/// The placement that a (1, F) row must have to be added to the rows of x: cut with the columns, whole
+/// otherwise.
 template <class P>
 using row_for = std::conditional_t<is<P, Shard<1>>, Shard<1>, Replicated>;
 
 template <class Tp, class Dp, class Tq, class Dq>
 auto add_bias(const Placed<Tp, Dp>& x, const Placed<Tq, Dq>& c) {
   static_assert(no_partial<Tp, Dp>,
-                "add_bias(Partial): every rank would add the bias, and the sum would count it p times. all_reduce first.");
-  static_assert(!no_partial<Tp, Dp> || (is<Tq, row_for<Tp>> && is<Dq, row_for<Dp>>),
-                "add_bias: the bias is cut as the columns of x are: Shard<1> with Shard<1>, Replicated otherwise.");
+                "add_bias(Partial): every rank would add the bias, and the sum would count it p times. "
+                "all_reduce first.");
+  static_assert(
+      !no_partial<Tp, Dp> || (is<Tq, row_for<Tp>> && is<Dq, row_for<Dp>>),
+      "add_bias: the bias is cut as the columns of x are: Shard<1> with Shard<1>, Replicated otherwise.");
   return Placed<Tp, Dp>(add_bias(x.local(), c.local()));
 }
 
@@ -118,23 +125,27 @@ auto sum_rows(const Placed<Tp, Dp>& x) {
 
 template <class Tp, class Dp, class Tq, class Dq>
 void add_sum_rows(const Placed<Tq, Dq>& sum, const Placed<Tp, Dp>& x) {
-  static_assert(is<Tq, summed_rows<Tp>> && is<Dq, summed_rows<Dp>>, "add_sum_rows: the sum is cut otherwise than x.");
+  static_assert(is<Tq, summed_rows<Tp>> && is<Dq, summed_rows<Dp>>,
+                "add_sum_rows: the sum is cut otherwise than x.");
   add_sum_rows(sum.local(), x.local());
 }
 
-/// ids (N, 1) are Replicated or Shard<0>, the table Replicated or cut by features: the rules of matmul(onehot, table).
+/// ids (N, 1) are Replicated or Shard<0>, the table Replicated or cut by features: the rules of
+/// matmul(onehot, table).
 template <class Tp, class Dp, class Tq, class Dq>
 auto embedding(const Placed<Tp, Dp>& ids, const Placed<Tq, Dq>& table) {
   static_assert(rows_whole<Tp, Dp>, "embedding: ids are Replicated or Shard<0>.");
-  static_assert(no_partial<Tq, Dq> && !is<Tq, Shard<0>> && !is<Dq, Shard<0>>,
-                "embedding: a table cut by rows lacks ids on every rank, see the vocabulary-parallel embedding.");
+  static_assert(
+      no_partial<Tq, Dq> && !is<Tq, Shard<0>> && !is<Dq, Shard<0>>,
+      "embedding: a table cut by rows lacks ids on every rank, see the vocabulary-parallel embedding.");
   return Placed<product<Tp, Tq>, product<Dp, Dq>>(embedding(ids.local(), table.local()));
 }
 
 /// A row is compared with itself: its columns must be together.
 template <class Tp, class Dp>
 CrossEntropy cross_entropy(const Placed<Tp, Dp>& logits, const Placed<Tp, Dp>& targets) {
-  static_assert(rows_whole<Tp, Dp>, "cross_entropy: a softmax needs whole rows. all_gather the columns first.");
+  static_assert(rows_whole<Tp, Dp>,
+                "cross_entropy: a softmax needs whole rows. all_gather the columns first.");
   return cross_entropy(logits.local(), targets.local());
 }
 

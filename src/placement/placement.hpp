@@ -1,6 +1,6 @@
-// A placement says where a tensor's elements are on one axis of ranks, and it is a type: a program that would add
-// up the wrong thing does not compile. Two axes: tensor parallel (tp) and data parallel (dp). A pipeline is no
-// placement, its stages own other tensors.
+// A placement says where a tensor's elements are on one axis of ranks, and it is a type: a program that would
+// add up the wrong thing does not compile. Two axes: tensor parallel (tp) and data parallel (dp). A pipeline
+// is no placement, its stages own other tensors.
 #pragma once
 
 #include <type_traits>
@@ -24,7 +24,8 @@ inline constexpr bool is = std::is_same_v<A, B>;
 
 /// What a matrix is when it is read as its transpose: rows and columns change places.
 template <class P>
-using transposed = std::conditional_t<is<P, Shard<0>>, Shard<1>, std::conditional_t<is<P, Shard<1>>, Shard<0>, P>>;
+using transposed =
+    std::conditional_t<is<P, Shard<0>>, Shard<1>, std::conditional_t<is<P, Shard<1>>, Shard<0>, P>>;
 
 /// A tensor and its placement on both axes. `local` is what this rank holds.
 template <class Tp, class Dp = Replicated>
@@ -76,8 +77,8 @@ Slice slice_of(std::int64_t rows, std::int64_t cols, const Communicator& comm) {
   return Slice::whole(rows, cols);
 }
 
-/// One axis of ranks with its collectives: the only way from one placement to another. Each changes the placement
-/// of its own axis alone.
+/// One axis of ranks with its collectives: the only way from one placement to another. Each changes the
+/// placement of its own axis alone.
 template <int Number>
 class Axis {
  public:
@@ -96,7 +97,8 @@ class Axis {
   /// Partial -> Shard<Dim>: this rank's part of the sum.
   template <int Dim, class Tp, class Dp>
   auto reduce_scatter(const Placed<Tp, Dp>& x) const {
-    static_assert(is<on<Tp, Dp>, Partial>, "reduce_scatter: not a Partial on this axis, there is no sum to take.");
+    static_assert(is<on<Tp, Dp>, Partial>,
+                  "reduce_scatter: not a Partial on this axis, there is no sum to take.");
     return replace<Shard<Dim>, Tp, Dp>(comm_.reduce_scatter(x.local(), Dim));
   }
   /// Shard<d> -> Replicated.
@@ -110,7 +112,8 @@ class Axis {
   /// Replicated -> Shard<Dim>: sends nothing.
   template <int Dim, class Tp, class Dp>
   auto take_shard(const Placed<Tp, Dp>& x) const {
-    static_assert(is<on<Tp, Dp>, Replicated>, "take_shard: not Replicated on this axis. A Partial wants reduce_scatter.");
+    static_assert(is<on<Tp, Dp>, Replicated>,
+                  "take_shard: not Replicated on this axis. A Partial wants reduce_scatter.");
     return replace<Shard<Dim>, Tp, Dp>(comm_.take_shard(x.local(), Dim));
   }
 

@@ -70,13 +70,14 @@ std::string moved_column(const RankResult& result, const Truth& truth) {
   return moved;
 }
 
-std::string diagnose(const std::string& name, const Truth& truth, const RankResult& worst, int rank, int ranks,
-                     const std::vector<Mistake>& mistakes) {
+std::string diagnose(const std::string& name, const Truth& truth, const RankResult& worst, int rank,
+                     int ranks, const std::vector<Mistake>& mistakes) {
   for (const Mistake& mistake : mistakes)
     if ((mistake.rank < 0 || mistake.rank == rank) && fits(worst, truth, mistake.value)) return mistake.name;
   if (fits(worst, truth, scaled(truth.value, 0))) return str(name, " is zero: was it ever computed?");
   if (ranks > 1 && fits(worst, truth, scaled(truth.value, ranks)))
-    return str(name, " is p = ", ranks, " times too large: was it summed twice, or summed where every rank had the whole?");
+    return str(name, " is p = ", ranks,
+               " times too large: was it summed twice, or summed where every rank had the whole?");
   if (ranks > 1 && fits(worst, truth, scaled(truth.value, 1.0 / ranks)))
     return str(name, " is p = ", ranks, " times too small: the mean in the place of the sum?");
   if (truth.value.rows == truth.value.cols && fits(worst, truth, transpose(truth.value)))

@@ -1,5 +1,5 @@
-// A check: what the ranks computed against what the whole computes, element by element within a bound, and where it
-// fails, which of the known mistakes would give just that.
+// A check: what the ranks computed against what the whole computes, element by element within a bound, and
+// where it fails, which of the known mistakes would give just that.
 #pragma once
 
 #include <string>
@@ -14,8 +14,12 @@ struct Matrix {
   std::int64_t rows = 0, cols = 0;
   std::vector<double> values;
   static Matrix from(const Tensor& tensor);
-  double at(std::int64_t row, std::int64_t col) const { return values[static_cast<std::size_t>(row * cols + col)]; }
-  double& at(std::int64_t row, std::int64_t col) { return values[static_cast<std::size_t>(row * cols + col)]; }
+  double at(std::int64_t row, std::int64_t col) const {
+    return values[static_cast<std::size_t>(row * cols + col)];
+  }
+  double& at(std::int64_t row, std::int64_t col) {
+    return values[static_cast<std::size_t>(row * cols + col)];
+  }
 };
 
 struct RankResult {
@@ -44,9 +48,9 @@ struct Check {
   double used = 0;       // error / bound
   double baseline_error = 0;
   bool ok = false;
-  int rank = 0;               // that holds the worst element
+  int rank = 0;                   // that holds the worst element
   std::int64_t row = 0, col = 0;  // its place in the whole
-  std::string diagnosis;      // empty, or the mistake that fits
+  std::string diagnosis;          // empty, or the mistake that fits
 };
 
 /// Compares every rank's part with its slice of the truth. NaN never passes.

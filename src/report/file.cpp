@@ -16,7 +16,8 @@ void check_writable(const std::string& path) {
   std::error_code ignored;
   if (!std::filesystem::is_directory(folder, ignored))
     throw UsageError(str("cannot write ", path, ": there is no folder ", folder.string()));
-  if (std::filesystem::is_directory(target, ignored)) throw UsageError(str("cannot write ", path, ": it is a folder"));
+  if (std::filesystem::is_directory(target, ignored))
+    throw UsageError(str("cannot write ", path, ": it is a folder"));
   if (access(folder.c_str(), W_OK) != 0)
     throw UsageError(str("cannot write ", path, ": the folder ", folder.string(), " is not writable"));
 }

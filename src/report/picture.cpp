@@ -39,13 +39,16 @@ double width_of(const Equation::Term& term, int ranks) {
 double height_of(const Equation& equation, int ranks) {
   double height = 0;
   for (const auto& term : equation.terms)
-    height = std::max(height, term.block.height + (term.block.cut == Block::Cut::partial ? offset * (ranks - 1) : 0));
+    height = std::max(height,
+                      term.block.height + (term.block.cut == Block::Cut::partial ? offset * (ranks - 1) : 0));
   return height;
 }
 
 void draw(std::ostream& out, const Block& b, int ranks, double x, double y) {
   switch (b.cut) {
-    case Block::Cut::replicated: out << rectangle(x, y, b.width, b.height, "#b0b0b0"); break;
+    case Block::Cut::replicated:
+      out << rectangle(x, y, b.width, b.height, "#b0b0b0");
+      break;
     case Block::Cut::columns:
       for (int r = 0; r < ranks; ++r)
         out << rectangle(x + b.width * r / ranks, y, b.width / ranks, b.height, colour(r));
@@ -55,7 +58,8 @@ void draw(std::ostream& out, const Block& b, int ranks, double x, double y) {
         out << rectangle(x, y + b.height * r / ranks, b.width, b.height / ranks, colour(r));
       break;
     case Block::Cut::partial:
-      for (int r = ranks - 1; r >= 0; --r) out << rectangle(x + offset * r, y + offset * r, b.width, b.height, colour(r));
+      for (int r = ranks - 1; r >= 0; --r)
+        out << rectangle(x + offset * r, y + offset * r, b.width, b.height, colour(r));
       break;
   }
   const double deep = b.cut == Block::Cut::partial ? offset * (ranks - 1) : 0;
@@ -108,8 +112,10 @@ std::string svg(const std::vector<Equation>& equations, int ranks, const std::st
   }
   double x = gap;
   for (int r = 0; r < ranks; ++r, x += 74)
-    out << rectangle(x, y + 4, 14, 14, colour(r)) << text(x + 20, y + 16, str("rank ", r), " text-anchor=\"start\"");
-  out << rectangle(x, y + 4, 14, 14, "#b0b0b0") << text(x + 20, y + 16, "on every rank", " text-anchor=\"start\"");
+    out << rectangle(x, y + 4, 14, 14, colour(r))
+        << text(x + 20, y + 16, str("rank ", r), " text-anchor=\"start\"");
+  out << rectangle(x, y + 4, 14, 14, "#b0b0b0")
+      << text(x + 20, y + 16, "on every rank", " text-anchor=\"start\"");
   out << "</svg>\n";
   return out.str();
 }

@@ -1,5 +1,5 @@
-// The picture of a cut, as SVG: matrices as blocks, one colour a rank, shapes written in. Legible on light and on
-// dark pages.
+// The picture of a cut, as SVG: matrices as blocks, one colour a rank, shapes written in. Legible on light
+// and on dark pages.
 #pragma once
 
 #include <string>

@@ -7,7 +7,8 @@
 
 namespace tessera {
 
-std::string table(const std::vector<std::vector<std::string>>& rows, const std::string& alignment, int indent) {
+std::string table(const std::vector<std::vector<std::string>>& rows, const std::string& alignment,
+                  int indent) {
   std::vector<std::size_t> width(alignment.size());
   for (const auto& row : rows)
     for (std::size_t i = 0; i < row.size(); ++i) width[i] = std::max(width[i], row[i].size());
@@ -35,7 +36,8 @@ std::string side_by_side(const std::vector<std::pair<std::string, Matrix>>& matr
     for (std::int64_t i = 0; i < matrix.rows; ++i)
       for (std::int64_t j = 0; j < matrix.cols; ++j) {
         const std::string digits = number(matrix.at(i, j));
-        block[static_cast<std::size_t>(i + 1)] += std::string(cell - digits.size() + (j > 0 ? 1 : 0), ' ') + digits;
+        block[static_cast<std::size_t>(i + 1)] +=
+            std::string(cell - digits.size() + (j > 0 ? 1 : 0), ' ') + digits;
       }
     for (const auto& line : block) widest = std::max(widest, line.size());
     for (std::size_t i = 0; i < block.size(); ++i)
@@ -44,7 +46,11 @@ std::string side_by_side(const std::vector<std::pair<std::string, Matrix>>& matr
   std::string text;
   for (const auto& line : lines) {
     std::string joined(static_cast<std::size_t>(indent), ' ');
-    for (const auto& block : line) joined += block + (block == "|" ? " " : "   ").substr(0, block == "|" ? 1 : 3);
+    for (std::size_t i = 0; i < line.size(); ++i) {
+      const bool by_a_line =
+          matrices[i].first == "|" || (i + 1 < line.size() && matrices[i + 1].first == "|");
+      joined += line[i] + (by_a_line ? " " : "   ");
+    }
     text += joined.substr(0, joined.find_last_not_of(' ') + 1) + "\n";
   }
   return text;

@@ -102,8 +102,9 @@ void fill(const Tensor& host, const Random& random, const Slice& slice, Fill fil
       for (const Range& cols : slice.col_ranges)
         for (std::int64_t col = cols.begin; col < cols.end; ++col) {
           const auto index = static_cast<std::uint64_t>(row * slice.whole_cols + col);
-          *element++ = static_cast<T>(fill == Fill::uniform ? scale * random.uniform(index)
-                                                            : random.small_integer(index, static_cast<int>(scale)));
+          *element++ =
+              static_cast<T>(fill == Fill::uniform ? scale * random.uniform(index)
+                                                   : random.small_integer(index, static_cast<int>(scale)));
         }
 }
 
