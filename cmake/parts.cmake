@@ -12,7 +12,8 @@ find_package(Threads REQUIRED)
 target_link_libraries(tessera_parts INTERFACE Threads::Threads)
 
 if(TESSERA_SANITIZE)
-  target_compile_options(tessera_parts INTERFACE -fsanitize=${TESSERA_SANITIZE} -fno-omit-frame-pointer -g)
+  target_compile_options(tessera_parts INTERFACE
+      -fsanitize=${TESSERA_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
   target_link_options(tessera_parts INTERFACE -fsanitize=${TESSERA_SANITIZE})
 endif()
 

@@ -17,6 +17,10 @@ inline LaunchOptions ranks(int n) {
   return options;
 }
 
+/// Says what this machine lacks for the rest of the test case, and the command that gets it: the case counts
+/// as skipped, not as passed. Return after it. The main thread only.
+void skip(const std::string& missing);
+
 /// Runs body on n rank threads of the CPU.
 inline void on_ranks(int n, const std::function<void(Communicator&)>& body) { launch(ranks(n), body); }
 
