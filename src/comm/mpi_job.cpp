@@ -40,7 +40,7 @@ void compare(const Header& mine, std::vector<Header> theirs) {
 
 }  // namespace
 
-void check(int code, const char* call, std::source_location where) {
+void check(int code, const char* call, Where where) {
   if (code == MPI_SUCCESS) return;
   char text[MPI_MAX_ERROR_STRING];
   int length = 0;
