@@ -17,6 +17,10 @@ inline LaunchOptions ranks(int n) {
   return options;
 }
 
+/// Says what this machine lacks for the rest of the test case, and the command that gets it: the case counts
+/// as skipped, not as passed. Return after it. The main thread only.
+void skip(const std::string& missing);
+
 /// Runs body on n rank threads of the CPU.
 inline void on_ranks(int n, const std::function<void(Communicator&)>& body) { launch(ranks(n), body); }
 
@@ -28,6 +32,28 @@ inline std::string message_of(int n, const std::function<void(Communicator&)>& b
     return error.what();
   }
   return "";
+}
+
+/// The message of what the body threw, "" where it threw nothing.
+template <class Body>
+std::string message_from(const Body& body) {
+  try {
+    body();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "";
+}
+
+/// Runs body once on each kind of device that is there, as this thread's device.
+template <class Body>
+void on_every_device(const Body& body) {
+  for (const DeviceKind kind : {DeviceKind::cpu, DeviceKind::cuda}) {
+    if (kind == DeviceKind::cuda && cuda_device_count() == 0) continue;
+    const Device::Scope scope(Device::make(kind));
+    CAPTURE(Device::current()->description());
+    body();
+  }
 }
 
 inline bool contains(const std::string& text, const std::string& part) {

@@ -57,7 +57,8 @@ void launch(const LaunchOptions& options, const std::function<void(Communicator&
 namespace nccl {
 bool built();
 std::string version();
-/// One thread a GPU; under mpirun one process a GPU, MPI handing out the id.
+/// One thread a GPU; under mpirun one process a GPU, MPI handing out the id. There, where body throws, the
+/// process prints what, and ends with code 2 (UsageError) or 3; launch does not return.
 void launch(const LaunchOptions& options, const std::function<void(Communicator&)>& body);
 }  // namespace nccl
 

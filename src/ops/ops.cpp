@@ -13,7 +13,7 @@ const Kernels& kernels_of(const Tensor& tensor) {
 namespace {
 
 void same_place(const char* op, const Tensor& a, const Tensor& b) {
-  expect(a.device() == b.device(), str(op, ": the tensors live on different devices"));
+  expect(a.device() == b.device(), str(op, ": ", shape(a), " and ", shape(b), " live on different devices"));
 }
 
 void same(const char* op, const Tensor& a, const Tensor& b) {
@@ -30,7 +30,8 @@ void row_of(const char* op, const Tensor& row, const Tensor& x) {
 
 void floating(const char* op, std::initializer_list<const Tensor*> tensors) {
   for (const Tensor* tensor : tensors)
-    expect(tensor->dtype() != DType::i32, str(op, ": i32 is for ids, not for arithmetic"));
+    expect(tensor->dtype() != DType::i32,
+           str(op, ": ", shape(*tensor), ": i32 is for ids, not for arithmetic"));
 }
 
 void ids_for(const char* op, const Tensor& ids, const Tensor& rows) {
@@ -116,7 +117,8 @@ Tensor scale(const Tensor& x, double factor) {
 }
 
 Tensor cast(const Tensor& x, DType dtype) {
-  expect(x.dtype() != DType::i32 && dtype != DType::i32, "cast: i32 is for ids, not for arithmetic");
+  expect(x.dtype() != DType::i32 && dtype != DType::i32,
+         str("cast: ", shape(x), " to ", name(dtype), ": i32 is for ids, not for arithmetic"));
   if (x.dtype() == dtype) return x;
   Tensor y = Tensor::empty(x.rows(), x.cols(), dtype, x.device());
   kernels_of(x).cast(y, x);

@@ -13,11 +13,21 @@ std::int64_t total(const std::vector<Range>& ranges) {
 }
 
 std::int64_t index_in_whole(const std::vector<Range>& ranges, std::int64_t local) {
+  expect(local >= 0, str("index ", local, " lies before its slice"));
   for (const Range& range : ranges) {
     if (local < range.size()) return range.begin + local;
     local -= range.size();
   }
   throw Error(str("index ", local, " lies beyond its slice"));
+}
+
+std::int64_t index_in_shard(const std::vector<Range>& ranges, std::int64_t whole) {
+  std::int64_t before = 0;
+  for (const Range& range : ranges) {
+    if (range.begin <= whole && whole < range.end) return before + whole - range.begin;
+    before += range.size();
+  }
+  return -1;
 }
 
 /// Calls visit(view of the whole, view of the shard) for each block that is one piece in both.
@@ -66,6 +76,12 @@ std::pair<std::int64_t, std::int64_t> Slice::locate(std::int64_t row, std::int64
   return {index_in_whole(row_ranges, row), index_in_whole(col_ranges, col)};
 }
 
+std::optional<std::pair<std::int64_t, std::int64_t>> Slice::find(std::int64_t row, std::int64_t col) const {
+  const std::int64_t i = index_in_shard(row_ranges, row), j = index_in_shard(col_ranges, col);
+  if (i < 0 || j < 0) return std::nullopt;
+  return std::pair{i, j};
+}
+
 Tensor Slice::extract(const Tensor& whole) const {
   Tensor shard = Tensor::empty(local_rows(), local_cols(), whole.dtype(), whole.device());
   for_each_block(*this, whole, shard, [](const Tensor& from, const Tensor& to) { to.copy_from(from); });
@@ -76,20 +92,34 @@ void Slice::insert(const Tensor& whole, const Tensor& shard) const {
   for_each_block(*this, whole, shard, [](const Tensor& to, const Tensor& from) { to.copy_from(from); });
 }
 
-Tensor generate(std::uint64_t seed, std::string_view name, const Slice& slice, DType dtype, Fill fill,
-                double scale) {
-  const Random random(seed, name);
-  std::vector<double> values;
-  values.reserve(static_cast<std::size_t>(slice.local_rows() * slice.local_cols()));
+namespace {
+
+template <class T>
+void fill(const Tensor& host, const Random& random, const Slice& slice, Fill fill, double scale) {
+  T* element = host.data<T>();
   for (const Range& rows : slice.row_ranges)
     for (std::int64_t row = rows.begin; row < rows.end; ++row)
       for (const Range& cols : slice.col_ranges)
         for (std::int64_t col = cols.begin; col < cols.end; ++col) {
           const auto index = static_cast<std::uint64_t>(row * slice.whole_cols + col);
-          values.push_back(fill == Fill::uniform ? scale * random.uniform(index)
-                                                 : random.small_integer(index, static_cast<int>(scale)));
+          *element++ =
+              static_cast<T>(fill == Fill::uniform ? scale * random.uniform(index)
+                                                   : random.small_integer(index, static_cast<int>(scale)));
         }
-  return Tensor::of(slice.local_rows(), slice.local_cols(), values, dtype);
+}
+
+}  // namespace
+
+Tensor generate(std::uint64_t seed, std::string_view name, const Slice& slice, DType dtype, Fill how,
+                double scale) {
+  const Random random(seed, name);
+  const Tensor shard = Tensor::empty(slice.local_rows(), slice.local_cols(), dtype);
+  const Tensor staged = Tensor::empty(shard.rows(), shard.cols(), dtype, Device::host());
+  if (dtype == DType::f32) fill<float>(staged, random, slice, how, scale);
+  if (dtype == DType::f64) fill<double>(staged, random, slice, how, scale);
+  if (dtype == DType::i32) fill<std::int32_t>(staged, random, slice, how, scale);
+  shard.copy_from(staged);
+  return shard;
 }
 
 }  // namespace tessera

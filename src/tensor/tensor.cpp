@@ -1,5 +1,7 @@
 #include "tensor/tensor.hpp"
 
+#include <algorithm>
+
 #include "tensor/error.hpp"
 
 namespace tessera {
@@ -28,7 +30,8 @@ Storage::~Storage() {
 }
 
 Tensor Tensor::empty(std::int64_t rows, std::int64_t cols, DType dtype, std::shared_ptr<Device> device) {
-  expect(rows >= 0 && cols >= 0, str("a tensor cannot be (", rows, ", ", cols, ")"));
+  expect(rows >= 0 && cols >= 0 && rows <= INT64_MAX / 8 / std::max<std::int64_t>(cols, 1),
+         str("a tensor cannot be (", rows, ", ", cols, ")"));
   Tensor tensor;
   tensor.rows_ = rows;
   tensor.cols_ = tensor.ld_ = cols;
@@ -69,6 +72,11 @@ Tensor Tensor::of(std::int64_t rows, std::int64_t cols, const std::vector<double
   return tensor;
 }
 
+const std::shared_ptr<Device>& Tensor::device() const {
+  expect(defined(), "the tensor is undefined: nothing was ever assigned to it");
+  return storage_->device();
+}
+
 Tensor Tensor::row_range(std::int64_t begin, std::int64_t end) const {
   expect(0 <= begin && begin <= end && end <= rows_, str("rows [", begin, ", ", end, ") of ", shape(*this)));
   Tensor view = *this;
@@ -88,6 +96,7 @@ Tensor Tensor::column_range(std::int64_t begin, std::int64_t end) const {
 
 Tensor Tensor::reshape(std::int64_t rows, std::int64_t cols) const {
   expect(is_contiguous(), "reshape of a view whose rows lie apart");
+  expect(rows >= 0 && cols >= 0, str("reshape to (", rows, ", ", cols, ")"));
   expect_eq(rows * cols, size(), "elements after reshape");
   Tensor view = *this;
   view.rows_ = rows;

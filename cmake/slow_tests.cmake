@@ -1,0 +1,23 @@
+# What `./tessera test --all` adds (ctest label slow): the same suite in other builds, and clang-tidy.
+# other_build(NAME SECONDS -DNAME=VALUE...) configures, builds and tests in build/NAME.
+function(other_build name seconds)
+  add_test(NAME ${name} COMMAND ${CMAKE_SOURCE_DIR}/tests/other_build.sh ${CMAKE_BINARY_DIR}/${name} ${ARGN}
+      -G${CMAKE_GENERATOR} -DTESSERA_HEADERS=${TESSERA_HEADERS} -DTESSERA_MARCH=${TESSERA_MARCH})
+  set_tests_properties(${name} PROPERTIES LABELS slow TIMEOUT ${seconds} SKIP_RETURN_CODE 77 PROCESSORS 2)
+endfunction()
+
+other_build(bare 600 --preset no-extras)
+other_build(asan 900 --preset asan)
+other_build(tsan 900 --preset tsan)
+other_build(cuda_compiles 600 --preset cuda)
+
+add_test(NAME clang_tidy COMMAND ${CMAKE_SOURCE_DIR}/tests/clang_tidy.sh ${CMAKE_BINARY_DIR})
+set_tests_properties(clang_tidy PROPERTIES LABELS slow TIMEOUT 900 SKIP_RETURN_CODE 77 PROCESSORS 2)
+
+# The build for TSan proves that its detector is awake: this program has a race, and must be caught.
+if(TESSERA_SANITIZE MATCHES thread)
+  add_executable(seeded_race tests/seeded_race.cpp)
+  target_link_libraries(seeded_race PRIVATE tessera_parts)
+  add_test(NAME seeded_race COMMAND seeded_race)
+  set_tests_properties(seeded_race PROPERTIES PASS_REGULAR_EXPRESSION "data race" TIMEOUT 60)
+endif()

@@ -1,0 +1,96 @@
+// The MLP of a transformer, Y = f(X A + c1) B + c2 with f = gelu or relu, cut as Megatron cuts it (Shoeybi et
+// al. 2019, section 3, figure 3a): A by columns, B by rows. What comes out of the first is cut just as the
+// second wants it, and f works on each column by itself, so nothing is sent between the two:
+//
+//   Y = f(X A1 + c1_1) B1 + f(X A2 + c1_2) B2 + c2     one all-reduce forward, one backward
+#pragma once
+
+#include "02_column_split/column_split.hpp"
+#include "03_row_split/row_split.hpp"
+
+namespace tessera::mlp_block {
+
+enum class Activation { gelu, relu };
+
+/// f and its backward, for anything that has them: Tensor, Placed, Bounded.
+template <class M>
+M activate(const M& x, Activation f) {
+  return f == Activation::gelu ? gelu(x) : relu(x);
+}
+template <class M>
+M activate_backward(const M& dy, const M& x, Activation f) {
+  return f == Activation::gelu ? gelu_backward(dy, x) : relu_backward(dy, x);
+}
+
+inline constexpr int code_line = __LINE__ + 3;
+// begin block
+/// Columns, f, rows: the sandwich with one all-reduce.
+struct MlpBlock {
+  column_split::ColumnLinear fc1;  // A (K, F/p), c1 (1, F/p)
+  row_split::RowLinear fc2;        // B (F/p, K), c2 (1, K)
+  Activation f = Activation::gelu;
+
+  struct Saved {
+    column_split::ColumnLinear::Saved fc1;
+    row_split::RowLinear::Saved fc2;  // its x is H, (N, F/p)
+    Placed<Shard<1>> pre;             // (N, F/p)  X A + c1, what f's slope depends on
+  };
+
+  // task 04.forward: (N, K) -> (N, K). Hint: three lines, and only the last one communicates.
+  Placed<Replicated> forward(const Placed<Replicated>& x, Saved& saved, const TensorParallel& tp) const {
+    saved.pre = fc1.forward(x, saved.fc1);  // Shard<1>    (N, F/p)  no bytes sent
+    const auto h = activate(saved.pre, f);  // Shard<1>    (N, F/p)  f takes each column by itself
+    return fc2.forward(h, saved.fc2, tp);   // Replicated  (N, K)    the only all-reduce
+  }
+  // end task
+
+  // task 04.backward: (N, K) -> (N, K). Hint: the mirror image of forward.
+  Placed<Replicated> backward_input(const Placed<Replicated>& dy, Saved& saved,
+                                    const TensorParallel& tp) const {
+    const auto dh = fc2.backward_input(dy, saved.fc2);      // Shard<1>    (N, F/p)  no bytes sent
+    const auto dpre = activate_backward(dh, saved.pre, f);  // Shard<1>    (N, F/p)
+    return fc1.backward_input(dpre, saved.fc1, tp);         // Replicated  (N, K)    the only all-reduce
+  }
+  // end task
+
+  void backward_weight(const Saved& saved) const {
+    fc1.backward_weight(saved.fc1);
+    fc2.backward_weight(saved.fc2);
+  }
+};
+// end block
+
+// begin plain
+/// The plain way: both matrices by columns, and a gather after each. It is right, and it sends more.
+struct PlainBlock {
+  column_split::ColumnLinear fc1, fc2;  // A (K, F/p), B (F, K/p)
+  Activation f = Activation::gelu;
+
+  struct Saved {
+    column_split::ColumnLinear::Saved fc1, fc2;
+    Placed<Shard<1>> pre;
+  };
+
+  Placed<Replicated> forward(const Placed<Replicated>& x, Saved& saved, const TensorParallel& tp) const {
+    saved.pre = fc1.forward(x, saved.fc1);                 // Shard<1>    (N, F/p)
+    const auto h = tp.all_gather(activate(saved.pre, f));  // Replicated  (N, F)    (p-1) NF
+    return tp.all_gather(fc2.forward(h, saved.fc2));       // Replicated  (N, K)    (p-1) NK
+  }
+
+  Placed<Replicated> backward_input(const Placed<Replicated>& dy, Saved& saved,
+                                    const TensorParallel& tp) const {
+    saved.fc2.dy = tp.take_shard<1>(dy);  // Shard<1>    (N, K/p)  no bytes sent
+    // dH is a sum over ranks, of which rank i needs its own columns only: half of an all-reduce.
+    const auto dh = tp.reduce_scatter<1>(matmul(saved.fc2.dy, t(fc2.a)));  // Shard<1>  (N, F/p)  (p-1) NF
+    const auto dpre = activate_backward(dh, saved.pre, f);                 // Shard<1>    (N, F/p)
+    return fc1.backward_input(dpre, saved.fc1, tp);                        // Replicated  (N, K)    2(p-1) NK
+  }
+
+  void backward_weight(const Saved& saved) const {
+    fc1.backward_weight(saved.fc1);  // dA_i = X' dPre_i, the rank's own columns
+    fc2.backward_weight(saved.fc2);  // dB_i = H' dY_i
+  }
+};
+// end plain
+
+}  // namespace tessera::mlp_block

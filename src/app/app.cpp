@@ -1,0 +1,162 @@
+#include "app/app.hpp"
+
+#include <unistd.h>
+
+#include <chrono>
+#include <iostream>
+#include <new>
+
+#include "app/screen.hpp"
+#include "report/file.hpp"
+#include "tensor/error.hpp"
+#include "tensor/safetensors.hpp"
+
+namespace tessera {
+
+void Options::add_to(Flags& flags, bool with_ranks) {
+  // The ones that matter come first; with the lesson's own sizes they are eight.
+  if (with_ranks) flags.number("--ranks", ranks, 1, 64, "ranks to cut over");
+  flags.choice("--dtype", dtype, {"f32", "f64"}, "of all numbers");
+  flags.choice("--device", device, {"auto", "cpu", "cuda"}, "where to compute");
+  flags.choice("--transport", transport, {"auto", "threads", "mpi", "nccl"}, "how ranks talk");
+  flags.toggle("--exact", exact, "small integers only: the difference must be 0");
+  flags.rest();
+  flags.number("--seed", seed, 0, INT64_MAX, "of all random numbers");
+  flags.text("--json", json, "FILE", "the results, for programs");
+  flags.text("--dump", dump, "FILE", "inputs, shards, outputs and gradients, as safetensors");
+  flags.text("--svg", svg, "FILE", "the picture of the cut");
+  flags.text("--trace", trace, "FILE", "the timeline, for Perfetto");
+  flags.size("--memory-per-rank", memory_per_rank, "an allocation beyond it fails");
+  flags.toggle("--no-baseline", no_baseline, "no unsplit run: 64 elements of each result are recomputed");
+  flags.choice("--verify", verify, {"on", "off"}, "MPI, NCCL: compare calls between ranks first");
+  flags.number("--timeout", timeout, 1, 86400, "seconds that one call may wait");
+  flags.toggle("--quiet", quiet, "print the verdict only");
+  flags.toggle("--stable", stable, "leave out what differs from machine to machine");
+}
+
+void Options::check_files() const {
+  for (const std::string& path : {json, dump, svg, trace})
+    if (!path.empty()) check_writable(path);
+}
+
+Choice Options::choose(const Flags& flags) const {
+  const auto wanted_ranks = flags.given("--ranks") ? std::optional(static_cast<int>(ranks)) : std::nullopt;
+  const auto kind =
+      device == "auto" ? std::nullopt : std::optional(device == "cuda" ? DeviceKind::cuda : DeviceKind::cpu);
+  const auto way = transport == "auto" ? std::nullopt
+                   : transport == "mpi"
+                       ? std::optional(Transport::mpi)
+                       : std::optional(transport == "nccl" ? Transport::nccl : Transport::threads);
+  Choice choice = tessera::choose(wanted_ranks, static_cast<int>(ranks), kind, way);
+  choice.options.timeout = std::chrono::seconds(timeout);
+  choice.options.verify = verify == "on";
+  choice.options.memory_per_rank = memory_per_rank;
+  return choice;
+}
+
+App::App(LessonText text)
+    : text_(std::move(text)), flags_(str(text_.number, " ", text_.title, ": ", text_.formula)) {}
+
+void App::size(const std::string& name, std::int64_t& target, const std::string& help) {
+  flags_.number(name, target, 1, 1 << 20, help);
+}
+
+void App::choice(const std::string& name, std::string& target, const std::vector<std::string>& choices,
+                 const std::string& help) {
+  flags_.choice(name, target, choices, help);
+}
+
+void App::ranks_divide(const std::string& flag, const std::int64_t& size) {
+  divided_.push_back({flag, &size});
+}
+
+void App::check_divisions(int ranks) const {
+  for (const Divided& one : divided_) {
+    if (*one.size % ranks == 0) continue;
+    std::string fitting;
+    for (int n = 1; n <= 64; ++n) {
+      bool all = true;
+      for (const Divided& other : divided_) all = all && *other.size % n == 0;
+      if (all) fitting += str(fitting.empty() ? "" : ", ", n);
+    }
+    throw UsageError(str("--ranks ", ranks, " does not divide ", one.flag, " ", *one.size, ": --ranks ",
+                         fitting, " would work, or a ", one.flag, " that ", ranks, " divides, such as ",
+                         (*one.size / ranks + 1) * ranks));
+  }
+}
+
+int guarded(const std::function<int()>& body) {
+  const auto say = [](const std::string& message) { std::cerr << "error: " << message << std::endl; };
+  try {
+    return body();
+  } catch (const UsageError& error) {
+    say(error.what());
+    return 2;
+  } catch (const std::bad_alloc&) {
+    say("this machine's memory is too small for these sizes: smaller ones would work");
+    return 2;
+  } catch (const std::exception& error) {
+    say(error.what());
+    return 3;
+  }
+}
+
+int App::run(int argc, char** argv, const LessonParts& parts) {
+  return guarded([&] { return run_checked(argc, argv, parts); });
+}
+
+int App::run_checked(int argc, char** argv, const LessonParts& parts) {
+  options_.add_to(flags_, true);
+  if (!flags_.parse(argc, argv)) return 0;
+  RunReport report{text_, options_.choose(flags_), options_, &flags_, {}, 0};
+  check_divisions(report.choice.options.ranks);
+  options_.check_files();
+
+  const bool prints = is_printing_process(), colour = isatty(STDOUT_FILENO) == 1;
+  const bool talks = prints && !options_.quiet;
+  if (talks) std::cout << heading(report) << std::endl << parts.by_hand() << std::endl;
+
+  const auto start = std::chrono::steady_clock::now();
+  int code = 0;
+  launch(report.choice.options, [&](Communicator& comm) {
+    std::vector<Outcome> outcomes;
+    for (const Tier tier : {Tier::exact, Tier::floating}) {
+      if (options_.exact && tier == Tier::floating) continue;
+      Proof proof(comm, {tier, options_.type(), static_cast<std::uint64_t>(options_.seed),
+                         !options_.dump.empty(), !options_.no_baseline});
+      parts.prove(proof, comm);
+      outcomes.push_back(proof.finish());
+    }
+    // Every process ends with rank 0's verdict.
+    const Phase phase = comm.phase("check");
+    if (comm.rank() == 0) report.outcomes = std::move(outcomes);
+    const Tensor failed = Tensor::of(1, 1, {comm.rank() == 0 && !report.ok() ? 1.0 : 0.0}, DType::i32);
+    comm.broadcast(failed, 0);
+    if (failed.values()[0] != 0 && comm.rank() == 0) code = 1;
+    if (failed.values()[0] != 0 && !prints) code = 1;
+  });
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (!prints) return code;
+
+  if (talks) {
+    for (const std::string& part : {memory_table(report), traffic_table(report)})
+      if (!part.empty()) std::cout << part << std::endl;
+  }
+  if (talks || code != 0) std::cout << check_table(report, colour);
+  if (talks) {
+    if (parts.more) std::cout << std::endl << parts.more() << std::endl;
+    std::cout << text_.why << std::endl;
+  }
+  if (options_.quiet) std::cout << text_.number << " " << text_.title << ": ";
+  std::cout << verdict(report, colour);
+
+  if (!options_.json.empty()) write_file(options_.json, to_json(report));
+  if (!options_.trace.empty()) write_file(options_.trace, to_trace(report));
+  if (!options_.svg.empty())
+    write_file(options_.svg, svg(parts.picture(report.choice.options.ranks), report.choice.options.ranks,
+                                 text_.number + " " + text_.title + ": " + text_.formula));
+  if (!options_.dump.empty()) save_safetensors(options_.dump, report.outcomes.back().dump);
+  return code;
+}
+
+}  // namespace tessera

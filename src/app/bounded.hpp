@@ -1,0 +1,49 @@
+// Bounded: a matrix in f64 together with how far a computation in f32 or f64 may lie from it. Evaluating a
+// lesson's unsplit formula on Bounded matrices gives the truth and the bound of the floating tier at once,
+// operation by operation, for any order of summation, so that every cut of the sum is covered.
+//
+// With u the unit round-off and |x' - x| <= e for every operand:
+//   a b + rounding          : u |result|
+//   sum of K terms          : gamma(K) sum |terms|; gamma(K) = min(K u / (1 - K u), 4 sqrt(K) u).
+//                             The first is Higham, Accuracy and Stability, 3.1; the second holds for
+//                             independent roundings with a probability of 1 - 2 exp(-8) a sum before its
+//                             large slack counts (Higham and Mary 2019, theorem 2.4).
+//   operands' own errors    : |(a + ea)(b + eb) - a b| <= ea |b| + (|a| + ea) eb
+//   f(x), |f'| <= L         : L e + the rounding of f itself
+#pragma once
+
+#include <memory>
+
+#include "tensor/tensor.hpp"
+
+namespace tessera {
+
+/// Of one evaluation: the unit round-off (0 in the exact tier) and the largest sum of absolute terms it met.
+struct Arithmetic {
+  double unit = 0;
+  double largest_sum = 0;
+};
+
+struct Bounded {
+  Tensor value, error;  // f64 on the host, of one shape; error is 0 for inputs
+  std::shared_ptr<Arithmetic> arithmetic;
+};
+struct BoundedTransposed {
+  Bounded of;
+};
+inline BoundedTransposed t(const Bounded& x) { return {x}; }
+
+Bounded bounded_input(const Tensor& value, std::shared_ptr<Arithmetic> arithmetic);
+
+// The functions of ops.hpp, so that one template computes with Tensor and with Bounded.
+Bounded matmul(const Bounded& a, const Bounded& b);
+Bounded matmul(const BoundedTransposed& a, const Bounded& b);
+Bounded matmul(const Bounded& a, const BoundedTransposed& b);
+Bounded add_bias(const Bounded& x, const Bounded& c);
+Bounded sum_rows(const Bounded& x);
+Bounded gelu(const Bounded& x);
+Bounded gelu_backward(const Bounded& dy, const Bounded& x);
+Bounded relu(const Bounded& x);
+Bounded relu_backward(const Bounded& dy, const Bounded& x);
+
+}  // namespace tessera

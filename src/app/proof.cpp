@@ -1,0 +1,365 @@
+#include "app/proof.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <sstream>
+
+#include "report/table.hpp"
+#include "tensor/error.hpp"
+
+namespace tessera {
+
+namespace {
+
+/// A rank's parts travel to rank 0 as one row of numbers: whole rows, whole cols, ranges, then the elements.
+void pack(std::vector<double>& row, const Slice& slice, const Tensor& local) {
+  const auto put = [&](std::int64_t value) { row.push_back(static_cast<double>(value)); };
+  put(slice.whole_rows);
+  put(slice.whole_cols);
+  for (const auto* ranges : {&slice.row_ranges, &slice.col_ranges}) {
+    put(static_cast<std::int64_t>(ranges->size()));
+    for (const Range& range : *ranges) put(range.begin), put(range.end);
+  }
+  const std::vector<double> values = local.values();
+  row.insert(row.end(), values.begin(), values.end());
+}
+
+RankResult unpack(std::vector<double>::const_iterator& at) {
+  const auto take = [&] { return static_cast<std::int64_t>(*at++); };
+  RankResult part;
+  part.slice.whole_rows = take();
+  part.slice.whole_cols = take();
+  for (auto* ranges : {&part.slice.row_ranges, &part.slice.col_ranges}) {
+    ranges->resize(static_cast<std::size_t>(take()));
+    for (Range& range : *ranges) range.begin = take(), range.end = take();
+  }
+  part.local = {part.slice.local_rows(), part.slice.local_cols(), {}};
+  part.local.values.assign(at, at + part.local.rows * part.local.cols);
+  at += part.local.rows * part.local.cols;
+  return part;
+}
+
+Matrix constant(std::int64_t rows, std::int64_t cols, double value) {
+  return {rows, cols, std::vector<double>(static_cast<std::size_t>(rows * cols), value)};
+}
+
+double unit_roundoff(DType dtype) { return dtype == DType::f32 ? std::ldexp(1, -24) : std::ldexp(1, -53); }
+
+/// Rank 0's part of a proof is no part of the run: its memory and its calls are booked as checks.
+struct CheckScope {
+  explicit CheckScope(Communicator& comm) : memory(MemoryKind::check), phase(comm.journal(), "check") {}
+  MemoryScope memory;
+  Phase phase;
+};
+
+}  // namespace
+
+bool Outcome::ok() const {
+  const auto holds = [](const auto& row) { return row.ok; };
+  return !checks.empty() && std::all_of(checks.begin(), checks.end(), holds) &&
+         std::all_of(traffic.begin(), traffic.end(), holds) &&
+         std::all_of(memory.begin(), memory.end(), holds);
+}
+
+Proof::Proof(Communicator& comm, const ProofOptions& options) : comm_(comm), options_(options) {
+  comm_.journal().clear();
+  Device::current()->memory.reset_peak();
+}
+
+Tensor Proof::generate_input(const std::string& name, const Input& input, const Slice& slice,
+                             DType dtype) const {
+  return exact() ? generate(options_.seed, name, slice, dtype, Fill::integer, 2)
+                 : generate(options_.seed, name, slice, dtype, Fill::uniform, input.scale);
+}
+
+Tensor Proof::input(const std::string& name, const std::string& axes, const Slice& slice, double scale,
+                    MemoryKind kind) {
+  const MemoryScope scope(kind);
+  Input& entry = inputs_[name] = {axes, slice, scale, {}};
+  return entry.local = generate_input(name, entry, slice, options_.dtype);
+}
+
+void Proof::result(const std::string& name, const std::string& axes, const std::string& identity,
+                   const Tensor& local, const Slice& slice) {
+  results_.push_back({name, axes, identity, local, slice});
+}
+
+void Proof::mistake(const std::string& result, const std::string& name, MistakeFormula formula) {
+  mistakes_.push_back({result, name, std::move(formula)});
+}
+
+void Proof::expect_traffic(const std::string& phase, const std::string& op, const std::string& label,
+                           std::int64_t calls, std::int64_t wire, const std::string& formula) {
+  TrafficRow row;
+  row.phase = phase;
+  row.group = comm_.name();
+  row.op = op;
+  row.label = label;
+  row.formula = formula;
+  row.predicted_calls = calls;
+  row.predicted = wire;
+  traffic_.push_back(row);
+}
+
+void Proof::measure_memory() {
+  for (int kind = 0; kind < memory_kinds; ++kind)
+    measured_[static_cast<MemoryKind>(kind)] = Device::current()->memory.now(static_cast<MemoryKind>(kind));
+}
+
+void Proof::expect_memory(MemoryKind kind, const std::string& label, std::int64_t whole, std::int64_t rank,
+                          const std::string& formula) {
+  memory_.push_back({label, formula, kind, whole, rank, {}, false});
+}
+
+Inputs<Tensor> Proof::whole_inputs(DType dtype) const {
+  return [this, dtype](const std::string& name) {
+    const Input& input = inputs_.at(name);
+    // Generated in the run's dtype: the truth starts from the same numbers.
+    return cast(generate_input(name, input, Slice::whole(input.slice.whole_rows, input.slice.whole_cols),
+                               options_.dtype),
+                dtype);
+  };
+}
+
+Outcome Proof::finish() {
+  Outcome outcome;
+  outcome.tier = options_.tier;
+  gather_traffic(outcome);
+  gather_memory(outcome);
+  const CheckScope scope(comm_);
+
+  std::vector<double> mine;
+  for (const Result& result : results_) pack(mine, result.slice, result.local);
+  if (options_.dump)
+    for (const auto& [name, input] : inputs_) pack(mine, input.slice, input.local);
+  std::vector<std::vector<RankResult>> results(results_.size()), inputs(options_.dump ? inputs_.size() : 0);
+  for (const Tensor& packed :
+       gather_to_first(comm_, Tensor::of(1, static_cast<std::int64_t>(mine.size()), mine, DType::f64))) {
+    const std::vector<double> values = packed.values();
+    auto at = values.begin();
+    for (auto* parts : {&results, &inputs})
+      for (auto& ranks : *parts) ranks.push_back(unpack(at));
+  }
+  if (comm_.rank() != 0) return {};
+  if (options_.dump) make_dump(outcome, results, inputs);
+  if (options_.baseline)
+    compare(outcome, results);
+  else
+    compare_samples(outcome, results);
+  return outcome;
+}
+
+void Proof::add_check(Outcome& outcome, const Result& result, const Truth& truth,
+                      const std::vector<RankResult>& parts, bool diagnose) {
+  Check first = check(result.name, result.identity, tier_name(), truth, parts);
+  if (!first.ok && diagnose) {
+    const Device::Scope host(Device::host());
+    std::vector<Mistake> mistakes;
+    for (const Mistaken& mistaken : mistakes_)
+      if (mistaken.result == result.name)
+        for (int rank = 0; rank < comm_.size(); ++rank)
+          mistakes.push_back(
+              {mistaken.name, Matrix::from(mistaken.formula(whole_inputs(DType::f64), rank)), rank});
+    for (Mistake& mistake : mistakes)
+      if (const auto at = mistake.name.find("{rank}"); at != std::string::npos)
+        mistake.name.replace(at, 6, std::to_string(mistake.rank));
+    first = check(result.name, result.identity, tier_name(), truth, parts, mistakes);
+  }
+  outcome.checks.push_back(std::move(first));
+}
+
+void Proof::compare(Outcome& outcome, const Gathered& gathered) {
+  // The truth carries f64's own rounding as well.
+  const auto arithmetic = std::make_shared<Arithmetic>();
+  arithmetic->unit = exact() ? 0 : unit_roundoff(options_.dtype) + unit_roundoff(DType::f64);
+  Named<Bounded> truth;
+  {
+    const Device::Scope host(Device::host());
+    const auto in = whole_inputs(DType::f64);
+    truth = whole_bounded_([&](const std::string& name) { return bounded_input(in(name), arithmetic); });
+  }
+  const double room = exact() ? 1 / unit_roundoff(options_.dtype) : INFINITY;
+  if (!(arithmetic->largest_sum < room))
+    throw UsageError(str("--exact needs sums below ", number(room), " in ", name(options_.dtype),
+                         ", and these sizes reach ", number(arithmetic->largest_sum),
+                         ": smaller sizes or --dtype f64 would work"));
+  const auto in = whole_inputs(options_.dtype);
+  Named<Tensor> whole = whole_tensor_(in);
+  for (std::size_t i = 0; i < results_.size(); ++i) {
+    const Result& result = results_[i];
+    const Bounded& reference = truth.at(result.name);
+    Truth expected{Matrix::from(reference.value), Matrix::from(reference.error)};
+    const Matrix unsplit = Matrix::from(whole.at(result.name));
+    for (std::size_t k = 0; k < unsplit.values.size(); ++k)
+      expected.baseline_error =
+          std::max(expected.baseline_error, std::abs(unsplit.values[k] - expected.value.values[k]));
+    add_check(outcome, result, expected, gathered[i], true);
+  }
+  if (!options_.dump) return;
+  for (const auto& [name, input] : inputs_) whole[name] = in(name);
+  for (const auto& [name, tensor] : whole) outcome.dump["whole." + name] = tensor.to(Device::host());
+}
+
+void Proof::compare_samples(Outcome& outcome, const Gathered& gathered) {
+  // A result with tokens (N) needs only its own rows of X and dY; any other only its own columns of the
+  // hidden axis (F). So the formula is evaluated twice on thin slices of the inputs, and 64 elements of each
+  // result looked at.
+  const auto arithmetic = std::make_shared<Arithmetic>();
+  arithmetic->unit = exact() ? 0 : unit_roundoff(options_.dtype) + unit_roundoff(DType::f64);
+  const Random random(options_.seed, "samples");
+  std::uint64_t drawn = 0;
+  const Device::Scope host(Device::host());
+  for (const char axis : {'N', 'F'}) {
+    Samples samples;
+    const auto in = [&](const std::string& name) {
+      const Input& input = inputs_.at(name);
+      Slice slice = Slice::whole(input.slice.whole_rows, input.slice.whole_cols);
+      for (const int side : {0, 1}) {
+        auto& ranges = side == 0 ? slice.row_ranges : slice.col_ranges;
+        const std::int64_t size = side == 0 ? slice.whole_rows : slice.whole_cols;
+        if (input.axes[static_cast<std::size_t>(side)] != axis) continue;
+        std::vector<Range>& chosen = samples[axis];
+        if (chosen.empty())
+          for (int i = 0; i < 8; ++i) {
+            const auto index =
+                static_cast<std::int64_t>(random.bits(drawn++) % static_cast<std::uint64_t>(size));
+            chosen.push_back({index, index + 1});
+          }
+        ranges = chosen;
+      }
+      return bounded_input(generate_input(name, input, slice, options_.dtype), arithmetic);
+    };
+    const Named<Bounded> truth = whole_bounded_(in);
+    for (std::size_t i = 0; i < results_.size(); ++i) {
+      const Result& result = results_[i];
+      const bool has_tokens = result.axes.find('N') != std::string::npos;
+      if (has_tokens != (axis == 'N')) continue;
+      // Element (row, col) of the truth at hand is (samples[row], col) of the whole; compare 64 of them a
+      // rank.
+      const Matrix value = Matrix::from(truth.at(result.name).value),
+                   bound = Matrix::from(truth.at(result.name).error);
+      const bool by_rows = result.axes[0] == axis, by_cols = result.axes[1] == axis;
+      Truth expected{constant(1, 64, 0), constant(1, 64, 0)};
+      std::vector<RankResult> parts(gathered[i].size());
+      for (std::size_t r = 0; r < parts.size(); ++r) parts[r] = {Slice::whole(1, 64), constant(1, 64, 0)};
+      for (std::int64_t k = 0; k < 64; ++k) {
+        const auto row =
+            static_cast<std::int64_t>(random.bits(drawn++) % static_cast<std::uint64_t>(value.rows));
+        const auto col =
+            static_cast<std::int64_t>(random.bits(drawn++) % static_cast<std::uint64_t>(value.cols));
+        expected.value.at(0, k) = value.at(row, col);
+        expected.bound.at(0, k) = bound.at(row, col);
+        const std::int64_t whole_row = by_rows ? samples[axis][static_cast<std::size_t>(row)].begin : row;
+        const std::int64_t whole_col = by_cols ? samples[axis][static_cast<std::size_t>(col)].begin : col;
+        for (std::size_t r = 0; r < parts.size(); ++r) {
+          const auto local = gathered[i][r].slice.find(whole_row, whole_col);
+          parts[r].local.at(0, k) =
+              local ? gathered[i][r].local.at(local->first, local->second) : value.at(row, col);
+        }
+      }
+      add_check(outcome, result, expected, parts, false);
+    }
+  }
+}
+
+void Proof::make_dump(Outcome& outcome, const Gathered& results, const Gathered& inputs) const {
+  const Device::Scope host(Device::host());
+  const auto add_ranks = [&](const std::string& name, const std::vector<RankResult>& parts) {
+    for (std::size_t r = 0; r < parts.size(); ++r)
+      outcome.dump[str("rank", r, ".", name)] =
+          Tensor::of(parts[r].local.rows, parts[r].local.cols, parts[r].local.values, options_.dtype);
+  };
+  std::size_t i = 0;
+  for (const auto& [name, input] : inputs_) add_ranks(name, inputs[i++]);
+  for (i = 0; i < results_.size(); ++i) {
+    add_ranks(results_[i].name, results[i]);
+    const Tensor whole =
+        Tensor::zeros(results_[i].slice.whole_rows, results_[i].slice.whole_cols, options_.dtype);
+    for (std::size_t r = 0; r < results[i].size(); ++r)
+      results[i][r].slice.insert(whole, outcome.dump.at(str("rank", r, ".", results_[i].name)));
+    outcome.dump["split." + results_[i].name] = whole;
+  }
+}
+
+void Proof::gather_traffic(Outcome& outcome) {
+  // One text a rank: a line a kind of call, an empty line, a line a span.
+  std::ostringstream mine;
+  for (const auto& [key, row] : comm_.journal().traffic())
+    if (key.phase != "check")
+      mine << (key.phase.empty() ? "-" : key.phase) << ' ' << key.group << ' ' << key.op << ' ' << row.calls
+           << ' ' << row.payload << ' ' << row.wire << ' ' << row.counted << '\n';
+  mine << '\n';
+  for (const Span& span : comm_.journal().spans())
+    mine << span.begin << ' ' << span.end << ' ' << span.category << ' ' << span.name << '\n';
+
+  std::map<TrafficKey, Traffic> total;
+  for (const std::string& text : gather_to_first(comm_, mine.str())) {
+    std::istringstream lines(text);
+    for (std::string line; std::getline(lines, line) && !line.empty();) {
+      TrafficKey key;
+      Traffic row;
+      std::istringstream(line) >> key.phase >> key.group >> key.op >> row.calls >> row.payload >> row.wire >>
+          row.counted;
+      Traffic& sum = total[key];
+      sum.calls += row.calls;
+      sum.payload += row.payload;
+      sum.wire += row.wire;
+      sum.counted = sum.counted && row.counted;
+    }
+    auto& spans = outcome.spans.emplace_back();
+    for (Span span;
+         lines >> span.begin >> span.end >> span.category && std::getline(lines >> std::ws, span.name);)
+      spans.push_back(span);
+  }
+  for (TrafficRow row : traffic_) {
+    const Traffic measured = total[{row.phase, row.group, row.op}];
+    total.erase({row.phase, row.group, row.op});
+    row.calls = measured.calls;
+    row.payload = measured.payload;
+    row.wire = measured.wire;
+    row.counted = measured.counted;
+    row.ok = row.calls == row.predicted_calls && (!row.counted || row.wire == row.predicted);
+    const std::string what = str(row.phase, " ", row.op, " ", row.label);
+    if (row.calls == 0)
+      outcome.notes.push_back(str(what, " was never called: the sum is still owed"));
+    else if (!row.ok && row.predicted > 0 && row.wire == 2 * row.predicted)
+      outcome.notes.push_back(str(what, " sent twice what the formula says: was everything sent twice?"));
+    else if (!row.ok)
+      outcome.notes.push_back(str(what, ": ", row.calls, " calls, ", row.wire, " B; the formula says ",
+                                  row.predicted_calls, " and ", row.predicted, " B"));
+    outcome.traffic.push_back(row);
+  }
+  for (const auto& [key, row] : total) {
+    if (row.calls == 0 && row.wire == 0) continue;
+    outcome.traffic.push_back({key.phase, key.group, key.op, "", "none expected", row.calls, row.payload,
+                               row.wire, 0, 0, row.counted, false});
+    outcome.notes.push_back(str(key.phase, " ", key.op, ": ", row.calls, " calls that no formula expects"));
+  }
+}
+
+void Proof::gather_memory(Outcome& outcome) {
+  std::vector<double> mine = {static_cast<double>(Device::current()->memory.peak())};
+  for (const MemoryRow& row : memory_) mine.push_back(static_cast<double>(measured_[row.kind]));
+  const MemoryScope scope(MemoryKind::check);
+  const auto all =
+      gather_to_first(comm_, Tensor::of(1, static_cast<std::int64_t>(mine.size()), mine, DType::f64));
+  outcome.memory = memory_;
+  for (const Tensor& tensor : all) {
+    const auto values = tensor.values();
+    outcome.peak.push_back(static_cast<std::int64_t>(values[0]));
+    for (std::size_t i = 0; i < memory_.size(); ++i)
+      outcome.memory[i].measured.push_back(static_cast<std::int64_t>(values[i + 1]));
+  }
+  for (MemoryRow& row : outcome.memory) {
+    row.ok = std::all_of(row.measured.begin(), row.measured.end(),
+                         [&](std::int64_t bytes) { return bytes == row.predicted; });
+    for (std::size_t r = 0; r < row.measured.size(); ++r)
+      if (row.measured[r] != row.predicted) {
+        outcome.notes.push_back(str("rank ", r, " holds ", row.measured[r], " B of ", row.label,
+                                    "; the formula says ", row.predicted, " B"));
+        break;
+      }
+  }
+}
+
+}  // namespace tessera

@@ -1,0 +1,152 @@
+// Proof: one run of a lesson against its baseline. A lesson makes its inputs here, computes with them as the
+// cut does, and hands back each result with the slice of the whole it should be; what the whole is, it says
+// once as a formula over unsplit matrices. Everything else follows: truth, bounds, checks, dumps.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "app/bounded.hpp"
+#include "comm/communicator.hpp"
+#include "ops/ops.hpp"
+#include "report/check.hpp"
+
+namespace tessera {
+
+enum class Tier {
+  exact,    ///< small integers: every sum is exact in any order, the difference must be 0
+  floating  ///< random numbers: the truth is f64, the bound is derived
+};
+
+struct ProofOptions {
+  Tier tier = Tier::floating;
+  DType dtype = DType::f32;
+  std::uint64_t seed = 1;
+  bool dump = false;     // keep every tensor for --dump
+  bool baseline = true;  // false: only samples of the truth, for sizes that no device could hold
+};
+
+/// Matrices by name.
+template <class M>
+using Named = std::map<std::string, M>;
+/// in("X") is the whole X (or the samples of it that --no-baseline looks at).
+template <class M>
+using Inputs = std::function<M(const std::string&)>;
+
+struct TrafficRow {
+  std::string phase, group, op, label, formula;
+  std::int64_t calls = 0, payload = 0, wire = 0, predicted_calls = 0, predicted = 0;
+  bool counted = true, ok = false;
+};
+struct MemoryRow {
+  std::string label, formula;
+  MemoryKind kind = MemoryKind::weight;
+  std::int64_t whole = 0, predicted = 0;
+  std::vector<std::int64_t> measured;  // by rank
+  bool ok = false;
+};
+
+/// What rank 0 knows at the end. Empty on the other ranks.
+struct Outcome {
+  Tier tier = Tier::floating;
+  std::vector<Check> checks;
+  std::vector<TrafficRow> traffic;
+  std::vector<MemoryRow> memory;
+  std::vector<std::int64_t> peak;        // bytes, by rank
+  std::vector<std::vector<Span>> spans;  // by rank
+  Named<Tensor> dump;                    // whole.*, split.*, rankN.*
+  std::vector<std::string> notes;        // what the tables say of a mistake in bytes or memory
+  bool ok() const;
+};
+
+class Proof {
+ public:
+  Proof(Communicator& comm, const ProofOptions& options);
+
+  /// This rank's slice of the input `name`: uniform in [-scale, scale), or integers of [-2, 2] in the exact
+  /// tier. `axes` names both axes of the whole, "NK": equal letters are equal sizes.
+  Tensor input(const std::string& name, const std::string& axes, const Slice& slice, double scale = 1,
+               MemoryKind kind = MemoryKind::activation);
+  Tensor weight(const std::string& name, const std::string& axes, const Slice& slice, double scale = 1) {
+    return input(name, axes, slice, scale, MemoryKind::weight);
+  }
+
+  /// Another slice of an input that has been made already: the same whole, cut otherwise.
+  Tensor other_slice(const std::string& name, const Slice& slice) const {
+    return generate_input(name, inputs_.at(name), slice, options_.dtype);
+  }
+
+  /// What this rank computed, and where in the whole `name` it belongs.
+  void result(const std::string& name, const std::string& axes, const std::string& identity,
+              const Tensor& local, const Slice& slice);
+
+  /// The unsplit formula: a generic function from Inputs<M> to Named<M>, called with Tensor and with Bounded.
+  template <class Whole>
+  void baseline(Whole whole) {
+    whole_tensor_ = [whole](const Inputs<Tensor>& in) -> Named<Tensor> { return whole(in); };
+    whole_bounded_ = [whole](const Inputs<Bounded>& in) -> Named<Bounded> { return whole(in); };
+  }
+  /// What the whole `result` would be on `rank` after the mistake that `name` describes; asked only when a
+  /// check fails.
+  using MistakeFormula = std::function<Tensor(const Inputs<Tensor>&, int rank)>;
+  void mistake(const std::string& result, const std::string& name, MistakeFormula formula);
+
+  /// Bytes over the group from the lesson's sizes alone. A call that no row expects fails.
+  void expect_traffic(const std::string& phase, const std::string& op, const std::string& label,
+                      std::int64_t calls, std::int64_t wire, const std::string& formula);
+  /// Books what this rank holds now; the rows of expect_memory are compared with that.
+  void measure_memory();
+  void expect_memory(MemoryKind kind, const std::string& label, std::int64_t whole, std::int64_t rank,
+                     const std::string& formula);
+
+  /// Collective. Gathers, compares, and returns rank 0's outcome.
+  Outcome finish();
+
+  bool exact() const { return options_.tier == Tier::exact; }
+  std::int64_t element_bytes() const { return static_cast<std::int64_t>(size_of(options_.dtype)); }
+
+ private:
+  struct Input {
+    std::string axes;
+    Slice slice;
+    double scale;
+    Tensor local;
+  };
+  struct Result {
+    std::string name, axes, identity;
+    Tensor local;
+    Slice slice;
+  };
+  struct Mistaken {
+    std::string result, name;
+    MistakeFormula formula;
+  };
+  using Samples = std::map<char, std::vector<Range>>;  // by axis letter: which indices to look at
+
+  Tensor generate_input(const std::string& name, const Input& input, const Slice& slice, DType dtype) const;
+  Inputs<Tensor> whole_inputs(DType dtype) const;
+  using Gathered = std::vector<std::vector<RankResult>>;  // by result or input, then by rank
+  void compare(Outcome& outcome, const Gathered& gathered);
+  void compare_samples(Outcome& outcome, const Gathered& gathered);
+  void add_check(Outcome& outcome, const Result& result, const Truth& truth,
+                 const std::vector<RankResult>& parts, bool diagnose);
+  void make_dump(Outcome& outcome, const Gathered& results, const Gathered& inputs) const;
+  void gather_traffic(Outcome& outcome);
+  void gather_memory(Outcome& outcome);
+  std::string tier_name() const { return exact() ? "exact" : "float"; }
+
+  Communicator& comm_;
+  ProofOptions options_;
+  std::map<std::string, Input> inputs_;
+  std::vector<Result> results_;
+  std::vector<Mistaken> mistakes_;
+  std::vector<TrafficRow> traffic_;
+  std::vector<MemoryRow> memory_;
+  std::map<MemoryKind, std::int64_t> measured_;
+  std::function<Named<Tensor>(const Inputs<Tensor>&)> whole_tensor_;
+  std::function<Named<Bounded>(const Inputs<Bounded>&)> whole_bounded_;
+};
+
+}  // namespace tessera

@@ -1,0 +1,199 @@
+#include "app/screen.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "report/table.hpp"
+#include "tensor/error.hpp"
+
+namespace tessera {
+
+namespace {
+
+std::string painted(bool colour, const char* code, const std::string& text) {
+  return colour ? str("\033[", code, "m", text, "\033[0m") : text;
+}
+
+std::string percent(double used, bool stable) {
+  if (stable) return used <= 1 ? "< 100%" : "over";
+  if (!(used <= 1)) return std::isinf(used) ? "over" : number(used) + " x";
+  return used > 0 && used < 0.01 ? "< 1%" : str(std::lround(100 * used), "%");
+}
+
+/// A cell for each rank where there are few, else one for all.
+std::vector<std::string> by_rank(const std::vector<std::int64_t>& values) {
+  std::vector<std::string> cells;
+  if (values.size() <= 4) {
+    for (const std::int64_t value : values) cells.push_back(bytes(value));
+    return cells;
+  }
+  const auto [least, most] = std::minmax_element(values.begin(), values.end());
+  return {*least == *most ? bytes(*least) : str(*least, " to ", bytes(*most))};
+}
+
+const Outcome& tables_of(const RunReport& report) { return report.outcomes.back(); }
+
+}  // namespace
+
+bool RunReport::ok() const {
+  return !outcomes.empty() &&
+         std::all_of(outcomes.begin(), outcomes.end(), [](const Outcome& o) { return o.ok(); });
+}
+
+std::string heading(const RunReport& report) {
+  return str(report.text.number, " ", report.text.title, ": ", report.choice.reason, ", ",
+             report.options.dtype, "\n", report.text.formula, "\n");
+}
+
+std::string memory_table(const RunReport& report) {
+  const Outcome& outcome = tables_of(report);
+  if (outcome.memory.empty()) return "";
+  const std::size_t ranks = outcome.peak.size();
+  std::vector<std::vector<std::string>> rows = {{"A rank holds", "whole"}};
+  for (std::size_t r = 0; ranks <= 4 && r < ranks; ++r) rows[0].push_back(str("rank", r));
+  if (ranks > 4) rows[0].push_back("each rank");
+  rows[0].push_back("formula for a rank");
+  for (const MemoryRow& row : outcome.memory) {
+    rows.push_back({"  " + row.label, bytes(row.whole)});
+    for (const auto& cell : by_rank(row.measured)) rows.back().push_back(cell);
+    rows.back().push_back(row.formula + (row.ok ? "" : "  <- is not"));
+  }
+  rows.push_back({"  all at their peak", ""});
+  for (const auto& cell : by_rank(outcome.peak)) rows.back().push_back(cell);
+  return table(rows, "l" + std::string(rows[0].size() - 2, 'r') + "l", 2);
+}
+
+std::string traffic_table(const RunReport& report) {
+  const Outcome& outcome = tables_of(report);
+  if (outcome.traffic.empty()) return "";
+  const bool counted = std::all_of(outcome.traffic.begin(), outcome.traffic.end(),
+                                   [](const TrafficRow& row) { return row.counted; });
+  std::vector<std::vector<std::string>> rows = {
+      {"The ranks send, all together", "calls", counted ? "counted" : "ring model", "formula", ""}};
+  for (const TrafficRow& row : outcome.traffic)
+    rows.push_back(
+        {str("  ", row.phase, " ", row.op, " ", row.label), std::to_string(row.calls), bytes(row.wire),
+         row.formula,
+         row.ok ? "" : str("<- should be ", row.predicted_calls, " calls, ", bytes(row.predicted))});
+  return table(rows, "lrrll", 2);
+}
+
+std::string check_table(const RunReport& report, bool colour) {
+  std::vector<std::vector<std::string>> rows = {{"Cut = whole?"}};
+  for (const Outcome& outcome : report.outcomes)
+    rows[0].push_back(outcome.tier == Tier::exact ? "exact" : report.options.dtype + ": bound used");
+  const bool floating =
+      tables_of(report).tier == Tier::floating && !report.options.stable && !report.options.no_baseline;
+  if (floating) rows[0].push_back("unsplit " + report.options.dtype + "'s own error");
+  std::string faults;
+  for (std::size_t i = 0; i < tables_of(report).checks.size(); ++i) {
+    rows.push_back({"  " + tables_of(report).checks[i].identity});
+    for (const Outcome& outcome : report.outcomes) {
+      const Check& check = outcome.checks[i];
+      rows.back().push_back(outcome.tier == Tier::exact ? number(check.error)
+                                                        : percent(check.used, report.options.stable));
+      if (check.ok) continue;
+      faults += str("  ", painted(colour, "31", "FAIL"), " ", check.identity, " (", check.tier, "): rank ",
+                    check.rank, ", element (", check.row, ", ", check.col, ") is off by ",
+                    number(check.error), ", the bound is ", number(check.bound), "\n");
+      if (!check.diagnosis.empty()) faults += str("       ", check.diagnosis, "\n");
+    }
+    if (floating) rows.back().push_back(number(tables_of(report).checks[i].baseline_error));
+  }
+  for (const std::string& note : tables_of(report).notes)
+    faults += str("  ", painted(colour, "31", "FAIL"), " ", note, "\n");
+  return table(rows, "l" + std::string(rows[0].size() - 1, 'r'), 2) + faults;
+}
+
+std::string verdict(const RunReport& report, bool colour) {
+  std::size_t held = 0, failed = 0;
+  for (const Outcome& outcome : report.outcomes)
+    for (const Check& check : outcome.checks) ++(check.ok ? held : failed);
+  std::size_t wrong_rows = 0;
+  for (const auto& row : tables_of(report).traffic) wrong_rows += !row.ok;
+  for (const auto& row : tables_of(report).memory) wrong_rows += !row.ok;
+  std::string text = str(held, held == 1 ? " check holds" : " checks hold");
+  if (failed > 0) text += str(", ", painted(colour, "31", str(failed, " failed")));
+  if (wrong_rows > 0)
+    text += str(", ",
+                painted(colour, "31", str(wrong_rows, " rows of bytes or memory do not fit their formula")));
+  return str(painted(colour, report.ok() ? "32" : "31", text), ".  Code: ", report.text.code, "\n");
+}
+
+std::string to_json(const RunReport& report) {
+  using Json = nlohmann::ordered_json;
+  const Options& o = report.options;
+  Json json = {{"lesson", report.text.number},
+               {"ranks", report.choice.options.ranks},
+               {"device", name(report.choice.options.device)},
+               {"transport", name(report.choice.options.transport)},
+               {"dtype", o.dtype},
+               {"seed", o.seed}};
+  json["config"] = Json::object();
+  for (const auto& [flag, value] : report.flags->values()) json["config"][flag] = value;
+  json["checks"] = Json::array();
+  for (const Outcome& outcome : report.outcomes)
+    for (const Check& check : outcome.checks)
+      json["checks"].push_back({{"identity", check.identity},
+                                {"tier", check.tier},
+                                {"error", check.error},
+                                {"bound", check.bound},
+                                {"baseline_error", check.baseline_error},
+                                {"ok", check.ok}});
+  json["communication"] = Json::array();
+  for (const TrafficRow& row : tables_of(report).traffic)
+    json["communication"].push_back({{"phase", row.phase},
+                                     {"group", row.group},
+                                     {"op", row.op},
+                                     {"calls", row.calls},
+                                     {"payload_bytes", row.payload},
+                                     {"wire_bytes", row.wire},
+                                     {"predicted_wire_bytes", row.predicted},
+                                     {"formula", row.formula},
+                                     {"counted", row.counted},
+                                     {"ok", row.ok}});
+  json["memory"] = Json::array();
+  for (const MemoryRow& row : tables_of(report).memory)
+    for (std::size_t r = 0; r < row.measured.size(); ++r)
+      json["memory"].push_back({{"rank", r},
+                                {"kind", name(row.kind)},
+                                {"bytes", row.measured[r]},
+                                {"predicted_bytes", row.predicted}});
+  for (std::size_t r = 0; r < tables_of(report).peak.size(); ++r)
+    json["memory"].push_back(
+        {{"rank", r}, {"kind", "peak"}, {"bytes", tables_of(report).peak[r]}, {"predicted_bytes", nullptr}});
+  json["timings"] = {{"total_seconds", report.seconds}};
+  if (!tables_of(report).spans.empty())
+    for (const Span& span : tables_of(report).spans[0])
+      if (span.category == "phase") {
+        const std::string key = span.name + "_seconds";
+        json["timings"][key] = json["timings"].value(key, 0.0) + span.end - span.begin;
+      }
+  json["ok"] = report.ok();
+  return json.dump(2) + "\n";
+}
+
+std::string to_trace(const RunReport& report) {
+  using Json = nlohmann::ordered_json;
+  Json events = Json::array();
+  const auto& spans = tables_of(report).spans;
+  for (std::size_t r = 0; r < spans.size(); ++r) {
+    events.push_back({{"name", "thread_name"},
+                      {"ph", "M"},
+                      {"pid", 0},
+                      {"tid", r},
+                      {"args", {{"name", str("rank ", r)}}}});
+    for (const Span& span : spans[r])
+      events.push_back({{"name", span.name},
+                        {"cat", span.category},
+                        {"ph", "X"},
+                        {"pid", 0},
+                        {"tid", r},
+                        {"ts", 1e6 * span.begin},
+                        {"dur", 1e6 * (span.end - span.begin)}});
+  }
+  return Json{{"traceEvents", events}}.dump() + "\n";
+}
+
+}  // namespace tessera

@@ -1,0 +1,30 @@
+// What people and programs read of a run: the tables on the screen, the JSON, the trace.
+#pragma once
+
+#include "app/app.hpp"
+
+namespace tessera {
+
+/// Everything that a finished run has to say.
+struct RunReport {
+  LessonText text;
+  Choice choice;
+  Options options;
+  Flags* flags = nullptr;         // for config{} in the JSON
+  std::vector<Outcome> outcomes;  // by tier, exact first
+  double seconds = 0;
+  bool ok() const;
+};
+
+std::string heading(const RunReport& report);
+std::string memory_table(const RunReport& report);
+std::string traffic_table(const RunReport& report);
+std::string check_table(const RunReport& report, bool colour);
+std::string verdict(const RunReport& report, bool colour);
+
+/// One object, as DESIGN describes it: lesson, ranks, ..., checks, communication, memory, timings, ok.
+std::string to_json(const RunReport& report);
+/// Chrome trace events, for Perfetto: one row a rank.
+std::string to_trace(const RunReport& report);
+
+}  // namespace tessera

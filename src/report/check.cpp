@@ -1,0 +1,122 @@
+#include "report/check.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "tensor/error.hpp"
+
+namespace tessera {
+
+Matrix Matrix::from(const Tensor& tensor) { return {tensor.rows(), tensor.cols(), tensor.values()}; }
+
+namespace {
+
+/// Calls visit(row, col, value) with each element's place in the whole.
+template <class Visit>
+void for_each(const RankResult& result, const Visit& visit) {
+  for (std::int64_t i = 0; i < result.local.rows; ++i)
+    for (std::int64_t j = 0; j < result.local.cols; ++j) {
+      const auto [row, col] = result.slice.locate(i, j);
+      visit(row, col, result.local.at(i, j));
+    }
+}
+
+/// The result is `wrong` up to rounding, and `wrong` is not the truth itself.
+bool fits(const RankResult& result, const Truth& truth, const Matrix& wrong) {
+  if (wrong.rows != truth.value.rows || wrong.cols != truth.value.cols) return false;
+  bool same = true, different = false;
+  double scale = 0;
+  for (const double value : wrong.values) scale = std::max(scale, std::abs(value));
+  for_each(result, [&](std::int64_t row, std::int64_t col, double value) {
+    const double slack = 8 * truth.bound.at(row, col) + 1e-6 * scale + 1e-300;
+    same = same && std::abs(value - wrong.at(row, col)) <= slack;
+    different = different || std::abs(truth.value.at(row, col) - wrong.at(row, col)) > slack;
+  });
+  return same && different;
+}
+
+Matrix scaled(const Matrix& x, double factor) {
+  Matrix y = x;
+  for (double& value : y.values) value *= factor;
+  return y;
+}
+
+Matrix transpose(const Matrix& x) {
+  Matrix y{x.cols, x.rows, std::vector<double>(x.values.size())};
+  for (std::int64_t i = 0; i < x.rows; ++i)
+    for (std::int64_t j = 0; j < x.cols; ++j) y.at(j, i) = x.at(i, j);
+  return y;
+}
+
+/// Where columns of the result are columns of the truth at other places: the first that moved, "", if not so.
+std::string moved_column(const RankResult& result, const Truth& truth) {
+  std::string moved;
+  for (std::int64_t j = 0; j < result.local.cols; ++j) {
+    const std::int64_t here = result.slice.locate(0, j).second;
+    const auto equals = [&](std::int64_t col) {
+      for (std::int64_t i = 0; i < result.local.rows; ++i) {
+        const std::int64_t row = result.slice.locate(i, j).first;
+        if (!(std::abs(result.local.at(i, j) - truth.value.at(row, col)) <= 2 * truth.bound.at(row, col)))
+          return false;
+      }
+      return true;
+    };
+    if (equals(here)) continue;
+    std::int64_t from = 0;
+    while (from < truth.value.cols && !equals(from)) ++from;
+    if (from == truth.value.cols) return "";
+    if (moved.empty()) moved = str("column ", here, " is column ", from, " of the whole");
+  }
+  return moved;
+}
+
+std::string diagnose(const std::string& name, const Truth& truth, const RankResult& worst, int rank,
+                     int ranks, const std::vector<Mistake>& mistakes) {
+  for (const Mistake& mistake : mistakes)
+    if ((mistake.rank < 0 || mistake.rank == rank) && fits(worst, truth, mistake.value)) return mistake.name;
+  if (fits(worst, truth, scaled(truth.value, 0))) return str(name, " is zero: was it ever computed?");
+  if (ranks > 1 && fits(worst, truth, scaled(truth.value, ranks)))
+    return str(name, " is p = ", ranks,
+               " times too large: was it summed twice, or summed where every rank had the whole?");
+  if (ranks > 1 && fits(worst, truth, scaled(truth.value, 1.0 / ranks)))
+    return str(name, " is p = ", ranks, " times too small: the mean in the place of the sum?");
+  if (truth.value.rows == truth.value.cols && fits(worst, truth, transpose(truth.value)))
+    return str(name, " is transposed.");
+  if (const std::string moved = moved_column(worst, truth); !moved.empty())
+    return str(name, " has its columns permuted: ", moved, ".");
+  return "";
+}
+
+}  // namespace
+
+Check check(const std::string& name, const std::string& identity, const std::string& tier, const Truth& truth,
+            const std::vector<RankResult>& results, const std::vector<Mistake>& mistakes) {
+  Check outcome{.identity = identity, .tier = tier, .baseline_error = truth.baseline_error, .ok = true};
+  double worst = -1;
+  for (std::size_t r = 0; r < results.size(); ++r) {
+    expect_eq(results[r].slice.whole_rows, truth.value.rows, str("rows of the whole ", name));
+    expect_eq(results[r].slice.whole_cols, truth.value.cols, str("columns of the whole ", name));
+    for_each(results[r], [&](std::int64_t row, std::int64_t col, double value) {
+      const double error = std::abs(value - truth.value.at(row, col)), bound = truth.bound.at(row, col);
+      const bool holds = error <= bound;  // false for NaN
+      double used = error == 0 ? 0 : error / bound;
+      if (std::isnan(used)) used = INFINITY;
+      if (!holds) outcome.ok = false;
+      if (!(used <= worst)) {
+        worst = used;
+        outcome.error = error;
+        outcome.bound = bound;
+        outcome.used = used;
+        outcome.rank = static_cast<int>(r);
+        outcome.row = row;
+        outcome.col = col;
+      }
+    });
+  }
+  if (!outcome.ok)
+    outcome.diagnosis = diagnose(name, truth, results[static_cast<std::size_t>(outcome.rank)], outcome.rank,
+                                 static_cast<int>(results.size()), mistakes);
+  return outcome;
+}
+
+}  // namespace tessera

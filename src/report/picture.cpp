@@ -1,0 +1,123 @@
+#include "report/picture.hpp"
+
+#include <algorithm>
+#include <sstream>
+
+#include "tensor/error.hpp"
+
+namespace tessera {
+
+namespace {
+
+// Okabe and Ito's colours, told apart by people who see few colours; then repeated.
+const char* colour(int rank) {
+  static constexpr const char* colours[] = {"#0072b2", "#e69f00", "#009e73", "#cc79a7",
+                                            "#56b4e9", "#d55e00", "#f0e442", "#8c6d31"};
+  return colours[rank % 8];
+}
+
+constexpr double gap = 16, top = 44, bottom = 40, offset = 6;
+
+std::string text(double x, double y, const std::string& words, const std::string& style = "") {
+  std::string escaped;
+  for (const char c : words) escaped += c == '<' ? "&lt;" : c == '&' ? "&amp;" : std::string(1, c);
+  return str("<text x=\"", x, "\" y=\"", y, "\"", style, ">", escaped, "</text>\n");
+}
+
+std::string rectangle(double x, double y, double w, double h, const char* fill) {
+  return str("<rect x=\"", x, "\" y=\"", y, "\" width=\"", w, "\" height=\"", h, "\" fill=\"", fill,
+             "\" fill-opacity=\"0.8\" stroke=\"#808080\"/>\n");
+}
+
+double word_width(const std::string& word) { return 9.0 * static_cast<double>(word.size()); }
+
+double width_of(const Equation::Term& term, int ranks) {
+  if (!term.sign.empty()) return word_width(term.sign);
+  return term.block.width + (term.block.cut == Block::Cut::partial ? offset * (ranks - 1) : 0);
+}
+
+double height_of(const Equation& equation, int ranks) {
+  double height = 0;
+  for (const auto& term : equation.terms)
+    height = std::max(height,
+                      term.block.height + (term.block.cut == Block::Cut::partial ? offset * (ranks - 1) : 0));
+  return height;
+}
+
+void draw(std::ostream& out, const Block& b, int ranks, double x, double y) {
+  switch (b.cut) {
+    case Block::Cut::replicated:
+      out << rectangle(x, y, b.width, b.height, "#b0b0b0");
+      break;
+    case Block::Cut::columns:
+      for (int r = 0; r < ranks; ++r)
+        out << rectangle(x + b.width * r / ranks, y, b.width / ranks, b.height, colour(r));
+      break;
+    case Block::Cut::rows:
+      for (int r = 0; r < ranks; ++r)
+        out << rectangle(x, y + b.height * r / ranks, b.width, b.height / ranks, colour(r));
+      break;
+    case Block::Cut::partial:
+      for (int r = ranks - 1; r >= 0; --r)
+        out << rectangle(x + offset * r, y + offset * r, b.width, b.height, colour(r));
+      break;
+  }
+  const double deep = b.cut == Block::Cut::partial ? offset * (ranks - 1) : 0;
+  out << text(x + b.width / 2, y - 8, b.name, " class=\"name\"")
+      << text(x + b.width / 2, y + b.height + deep + 16, b.rows + " x " + b.cols, " class=\"shape\"");
+}
+
+}  // namespace
+
+Equation& Equation::add(const Block& block) {
+  terms.push_back({"", block});
+  return *this;
+}
+
+Equation& Equation::say(const std::string& sign) {
+  terms.push_back({sign, {}});
+  terms.back().block.height = 0;
+  return *this;
+}
+
+std::string svg(const std::vector<Equation>& equations, int ranks, const std::string& alt) {
+  double width = 260, height = 0;
+  for (const auto& equation : equations) {
+    double line = gap;
+    for (const auto& term : equation.terms) line += width_of(term, ranks) + gap;
+    width = std::max(width, line);
+    height += top + height_of(equation, ranks) + bottom;
+  }
+  const double legend = gap + 74.0 * ranks + 130;
+  width = std::max(width, legend);
+  std::ostringstream out;
+  out << "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " << width << ' ' << height + 30
+      << "\" role=\"img\" font-family=\"sans-serif\" font-size=\"14\" text-anchor=\"middle\">\n<title>" << alt
+      << "</title>\n<style>text{fill:#1f2328}.name{font-style:italic;font-size:16px}.shape{font-size:11px}"
+         "@media(prefers-color-scheme:dark){text{fill:#e6edf3}}</style>\n";
+  double y = 0;
+  for (const auto& equation : equations) {
+    const double tall = height_of(equation, ranks);
+    out << text(gap, y + 16, equation.title, " text-anchor=\"start\" font-weight=\"bold\"");
+    double x = gap;
+    for (const auto& term : equation.terms) {
+      const double wide = width_of(term, ranks);
+      if (term.sign.empty())
+        draw(out, term.block, ranks, x, y + top + (tall - term.block.height) / 2);
+      else
+        out << text(x + wide / 2, y + top + tall / 2 + 5, term.sign);
+      x += wide + gap;
+    }
+    y += top + tall + bottom;
+  }
+  double x = gap;
+  for (int r = 0; r < ranks; ++r, x += 74)
+    out << rectangle(x, y + 4, 14, 14, colour(r))
+        << text(x + 20, y + 16, str("rank ", r), " text-anchor=\"start\"");
+  out << rectangle(x, y + 4, 14, 14, "#b0b0b0")
+      << text(x + 20, y + 16, "on every rank", " text-anchor=\"start\"");
+  out << "</svg>\n";
+  return out.str();
+}
+
+}  // namespace tessera

@@ -1,0 +1,40 @@
+// The picture of a cut, as SVG: matrices as blocks, one colour a rank, shapes written in. Legible on light
+// and on dark pages.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "tensor/slice.hpp"
+
+namespace tessera {
+
+/// One matrix of an equation: its name, its size in drawing units, and how it lies over the ranks.
+struct Block {
+  enum class Cut {
+    replicated,  ///< every rank holds it: grey
+    columns,
+    rows,
+    partial  ///< one full-size block a rank, one behind the other
+  };
+  std::string name, rows, cols;  // "A", "96", "192": written beside it
+  Cut cut = Cut::replicated;
+  double height = 60, width = 60;
+};
+
+/// A line of the picture: blocks, and words or signs between them ("=", "gelu", "all-reduce").
+struct Equation {
+  struct Term {
+    std::string sign;  // where not empty, the term is this word
+    Block block;
+  };
+  std::string title;
+  std::vector<Term> terms;
+  Equation& add(const Block& block);
+  Equation& say(const std::string& sign);
+};
+
+/// The whole picture for `ranks` ranks; `alt` is read out in its place.
+std::string svg(const std::vector<Equation>& equations, int ranks, const std::string& alt);
+
+}  // namespace tessera

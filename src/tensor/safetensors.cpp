@@ -1,0 +1,267 @@
+#include "tensor/safetensors.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "tensor/error.hpp"
+
+namespace tessera {
+
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "the data of a file is little-endian");
+
+using nlohmann::json;
+
+constexpr std::uint64_t prefix_bytes = 8;            // the length of the header
+constexpr std::uint64_t header_limit = 100'000'000;  // that of the reference implementation
+constexpr std::uint64_t axis_limit = INT32_MAX;      // a BLAS counts in int
+
+constexpr std::array dtypes{std::pair{"F32", DType::f32}, std::pair{"F64", DType::f64},
+                            std::pair{"I32", DType::i32}};
+
+const char* format_name(DType dtype) {
+  return std::ranges::find(dtypes, dtype, &std::pair<const char*, DType>::second)->first;
+}
+
+std::string system_message() { return std::strerror(errno); }
+
+/// A value of the header for a message: a broken file may hold one of any length.
+std::string quote(const json& value) {
+  const std::string text = value.dump();
+  return text.size() <= 100 ? text : text.substr(0, 100) + "...";
+}
+
+/// A file under construction beside its place. Unless finish() has run, the destructor leaves nothing behind.
+class NewFile {
+ public:
+  explicit NewFile(const std::string& path) : path_(path) {
+    static std::atomic<int> serial = 0;  // ranks are threads of one process
+    temporary_ = str(path, ".", getpid(), "-", serial++, ".tmp");
+    stream_.open(temporary_, std::ios::binary | std::ios::trunc);
+    check();
+  }
+  ~NewFile() {
+    stream_.close();
+    std::error_code ignored;
+    if (!finished_) std::filesystem::remove(temporary_, ignored);
+  }
+  NewFile(const NewFile&) = delete;
+  NewFile& operator=(const NewFile&) = delete;
+
+  void write(const void* bytes, std::uint64_t count) {
+    stream_.write(static_cast<const char*>(bytes), static_cast<std::streamsize>(count));
+    check();
+  }
+
+  void finish() {
+    stream_.close();  // a full disk may show only here, when the buffer goes out
+    check();
+    std::error_code error;
+    std::filesystem::rename(temporary_, path_, error);
+    if (error) throw UsageError(str("cannot write ", path_, ": ", error.message()));
+    finished_ = true;
+  }
+
+ private:
+  void check() const {
+    if (!stream_) throw UsageError(str("cannot write ", path_, ": ", system_message()));
+  }
+
+  std::string path_, temporary_;
+  std::ofstream stream_;
+  bool finished_ = false;
+};
+
+/// What the header says of one tensor, believed only after it has been checked against the file.
+struct Entry {
+  std::string name;
+  DType dtype;
+  std::int64_t rows, cols;
+  std::uint64_t begin, end;
+};
+
+/// Reads and checks one file. Every fault is a UsageError that starts with the file's name.
+class Reader {
+ public:
+  explicit Reader(const std::string& path) : path_(path) {
+    std::error_code error;
+    if (!std::filesystem::is_regular_file(path, error))
+      throw UsageError(str("cannot read ", path, ": ", error ? error.message() : "it is not a file"));
+    stream_.open(path, std::ios::binary | std::ios::ate);
+    if (!stream_) throw UsageError(str("cannot read ", path, ": ", system_message()));
+    size_ = static_cast<std::uint64_t>(stream_.tellg());
+    stream_.seekg(0);
+  }
+
+  std::map<std::string, Tensor> load() {
+    std::vector<Entry> entries = read_header();
+    check_layout(entries);
+    std::map<std::string, Tensor> tensors;
+    for (const Entry& entry : entries) {  // in the order of their bytes
+      Tensor tensor = Tensor::empty(entry.rows, entry.cols, entry.dtype, Device::host());
+      read(tensor.raw(), entry.end - entry.begin);
+      tensors.emplace(entry.name, std::move(tensor));
+    }
+    return tensors;
+  }
+
+ private:
+  template <class... Parts>
+  void require(bool holds, const Parts&... fault) const {
+    if (!holds) throw UsageError(str(path_, ": ", fault...));
+  }
+
+  void read(void* to, std::uint64_t count) {
+    stream_.read(static_cast<char*>(to), static_cast<std::streamsize>(count));
+    require(stream_.good(), "the file could not be read to its end");
+  }
+
+  std::vector<Entry> read_header() {
+    require(size_ >= prefix_bytes, "the file has ", size_, " B, too few for the length of a header");
+    std::uint64_t length = 0;
+    read(&length, prefix_bytes);
+    require(length <= size_ - prefix_bytes, "the header of ", length, " B goes beyond the file of ", size_,
+            " B");
+    require(length <= header_limit, "the header of ", length, " B is over ", header_limit, " B");
+    std::string text(length, '\0');
+    read(text.data(), length);
+    data_bytes_ = size_ - prefix_bytes - length;
+
+    const json header = parse(text);
+    require(header.is_object(), "the header is not a JSON object");
+    std::vector<Entry> entries;
+    for (const auto& [name, value] : header.items())
+      if (name != "__metadata__") entries.push_back(entry(name, value));
+    return entries;
+  }
+
+  json parse(const std::string& text) const {
+    // The parser alone stops at a zero byte, keeps the last of two equal names and follows any depth.
+    require(text.find('\0') == std::string::npos, "the header is not JSON: it holds a zero byte");
+    std::set<std::string> names;
+    const auto watch = [&](int depth, json::parse_event_t event, json& value) {
+      require(depth <= 4, "the header is nested too deeply");
+      if (event == json::parse_event_t::key && depth == 1)
+        require(names.insert(value.get<std::string>()).second, "the header has ", quote(value), " twice");
+      return true;
+    };
+    try {
+      return json::parse(text, watch);
+    } catch (const json::exception& error) {
+      throw UsageError(str(path_, ": the header is not JSON: ", error.what()));
+    }
+  }
+
+  Entry entry(const std::string& name, const json& value) const {
+    const auto tensor = str("tensor ", quote(name));
+    require(value.is_object(), tensor, " is not described by an object");
+    for (const char* key : {"dtype", "shape", "data_offsets"})
+      require(value.contains(key), tensor, " has no ", key);
+
+    const json &dtype = value["dtype"], &shape = value["shape"], &offsets = value["data_offsets"];
+    const auto known = std::ranges::find_if(dtypes, [&](const auto& known) { return dtype == known.first; });
+    require(known != dtypes.end(), tensor, " has the dtype ", quote(dtype), "; F32, F64 and I32 can be read");
+
+    require(shape.is_array(), tensor, " has a shape that is not a list");
+    require(shape.size() <= 2, tensor, " has ", shape.size(), " axes; at most two can be read");
+    std::array<std::uint64_t, 2> axes{1, 1};  // a vector is a row
+    for (std::size_t i = 0; i < shape.size(); ++i) {
+      // The parser keeps what is negative, broken or beyond 64 bits as another kind of number.
+      require(shape[i].is_number_unsigned() && shape[i].get<std::uint64_t>() <= axis_limit, tensor,
+              " has the shape ", quote(shape), "; an axis has 0 to ", axis_limit, " elements");
+      axes[2 - shape.size() + i] = shape[i].get<std::uint64_t>();
+    }
+
+    require(offsets.is_array() && offsets.size() == 2 && offsets[0].is_number_unsigned() &&
+                offsets[1].is_number_unsigned(),
+            tensor, " has data_offsets ", quote(offsets), ", not two byte positions");
+    const Entry entry{name,
+                      known->second,
+                      static_cast<std::int64_t>(axes[0]),
+                      static_cast<std::int64_t>(axes[1]),
+                      offsets[0].get<std::uint64_t>(),
+                      offsets[1].get<std::uint64_t>()};
+    require(entry.begin <= entry.end, tensor, " has reversed data_offsets ", quote(offsets));
+    require(entry.end <= data_bytes_, tensor, " ends at ", entry.end, " of ", data_bytes_, " B of data");
+    // Both axes are below 2^31, so the elements fit; their bytes might not.
+    const std::uint64_t elements = axes[0] * axes[1], bytes = entry.end - entry.begin;
+    require(bytes % size_of(entry.dtype) == 0 && bytes / size_of(entry.dtype) == elements, tensor,
+            " of shape ", quote(shape), " ", known->first, " cannot lie in ", bytes, " B");
+    return entry;
+  }
+
+  /// The tensors, sorted by their bytes, must cover the data once and wholly: no byte means two things.
+  void check_layout(std::vector<Entry>& entries) const {
+    std::ranges::sort(entries, {}, [](const Entry& entry) { return std::pair{entry.begin, entry.end}; });
+    std::uint64_t at = 0;
+    for (const Entry& entry : entries) {
+      const auto tensor = str("tensor ", quote(entry.name));
+      require(entry.begin >= at, tensor, " overlaps the one before it: it begins at ", entry.begin,
+              ", that ends at ", at);
+      require(entry.begin == at, "there is a hole of ", entry.begin - at, " B before ", tensor);
+      at = entry.end;
+    }
+    require(at == data_bytes_, data_bytes_ - at, " B at the end belong to no tensor");
+  }
+
+  std::string path_;
+  std::ifstream stream_;
+  std::uint64_t size_ = 0, data_bytes_ = 0;
+};
+
+}  // namespace
+
+void save_safetensors(const std::string& path, const std::map<std::string, Tensor>& tensors) {
+  const MemoryScope scope(MemoryKind::check);
+  // Wide elements first: then each tensor starts at a multiple of its element, which mapped readers need.
+  std::vector<std::pair<std::string, Tensor>> order(tensors.begin(), tensors.end());
+  std::ranges::stable_sort(order, std::greater{},
+                           [](const auto& item) { return size_of(item.second.dtype()); });
+
+  json header = json::object();  // keeps its keys sorted
+  std::int64_t at = 0;
+  for (const auto& [name, tensor] : order) {
+    expect(tensor.defined(), str("cannot write ", path, ": the tensor '", name, "' is undefined"));
+    if (name == "__metadata__")
+      throw UsageError(str("cannot write ", path, ": no tensor may be called ", name));
+    header[name] = {{"dtype", format_name(tensor.dtype())},
+                    {"shape", {tensor.rows(), tensor.cols()}},
+                    {"data_offsets", {at, at + tensor.bytes()}}};
+    at += tensor.bytes();
+  }
+  std::string text;
+  try {
+    text = header.dump();
+  } catch (const json::exception&) {
+    throw UsageError(str("cannot write ", path, ": the name of a tensor is not UTF-8"));
+  }
+  text.resize((text.size() + prefix_bytes - 1) / prefix_bytes * prefix_bytes, ' ');
+
+  NewFile file(path);
+  const std::uint64_t length = text.size();
+  file.write(&length, prefix_bytes);
+  file.write(text.data(), length);
+  for (const auto& [name, tensor] : order) {
+    const Tensor host = tensor.to(Device::host()).contiguous();
+    file.write(host.raw(), static_cast<std::uint64_t>(host.bytes()));
+  }
+  file.finish();
+}
+
+std::map<std::string, Tensor> load_safetensors(const std::string& path) {
+  const MemoryScope scope(MemoryKind::check);
+  return Reader(path).load();
+}
+
+}  // namespace tessera

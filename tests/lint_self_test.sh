@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Each rule of lint.sh must catch its violation: seeded into a small tree of its own, which is clean without it.
+set -euo pipefail
+lint=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/lint.sh
+tree=$(mktemp -d)
+trap 'rm -rf "$tree"' EXIT
+failures=0
+
+put() { mkdir -p "$(dirname "$tree/$1")" && printf '%b' "$2" >"$tree/$1"; }
+
+fresh() {
+  rm -rf "${tree:?}"/*
+  put src/tensor/tensor.hpp '#pragma once\n#include <vector>\n'
+  put src/ops/ops.hpp '#pragma once\n#include "tensor/tensor.hpp"\n'
+  put src/report/table.hpp '#pragma once\n'
+  put src/comm/comm.hpp '#pragma once\n#include "ops/ops.hpp"\n#include "report/table.hpp"\n'
+  put src/app/app.hpp '#pragma once\n#include "comm/comm.hpp"\n'
+  put lessons/00_by_hand/by_hand.cpp '#include <cstdio>\n'
+  put lessons/01_mlp/mlp.hpp '#pragma once\n#include "app/app.hpp"\n'
+  put lessons/02_cut/main.cpp '#include "01_mlp/mlp.hpp"\n#include "comm/comm.hpp"\n'
+  put lessons/06_pipeline/schedule.hpp '#pragma once\n#include "tensor/tensor.hpp"\n'
+  put run.sh '#!/bin/sh\n'
+  chmod +x "$tree/run.sh"
+}
+
+# catches WHAT MESSAGE: lint fails on the tree as it is, and says MESSAGE.
+catches() {
+  local output code=0
+  output=$("$lint" "$tree") || code=$?
+  if ((code == 0)) || [[ $output != *"$2"* ]]; then
+    printf 'not caught: %s. lint exits %d and says: %s\n' "$1" "$code" "$output"
+    failures=$((failures + 1))
+  fi
+  fresh
+}
+lines() { yes "$2" | head -n "$1" || true; }  # lines COUNT TEXT
+
+fresh
+"$lint" "$tree" >/dev/null || { echo "the clean tree is not clean"; "$lint" "$tree" || true; exit 1; }
+
+put src/tensor/up.cpp '#include "ops/ops.hpp"\n';            catches "tensor -> ops" "tensor must not include ops"
+put src/ops/side.cpp '#include "report/table.hpp"\n';        catches "ops -> report" "ops must not include report"
+put src/report/side.cpp '#  include <ops/ops.hpp>\n';        catches "report -> ops" "report must not include ops"
+put src/comm/up.cpp '#include "app/app.hpp"\n';              catches "comm -> app" "comm must not include app"
+put src/app/up.cpp '#include "01_mlp/mlp.hpp"\n';            catches "app -> lesson" "app must not include 01_mlp"
+put lessons/01_mlp/later.hpp '#pragma once\n#include "02_cut/x.hpp"\n'; catches "later lesson" "must not include 02_cut"
+put lessons/02_cut/x.cpp '#include "../01_mlp/mlp.hpp"\n';   catches "relative" "no folder of the core or lesson"
+put lessons/00_by_hand/x.cpp '#include "tensor/tensor.hpp"\n'; catches "00 includes" "00_by_hand stands alone"
+put lessons/06_pipeline/schedule.hpp '#pragma once\n#include "comm/comm.hpp"\n'; catches "schedule" "pure data"
+put src/tensor/open.hpp '// no guard\n';                     catches "guard" "no #pragma once"
+put bare.sh '#!/bin/sh\n';                                   catches "mode" "bare.sh: a script that is not executable"
+put src/tensor/a.cpp '// /'"home/me/tessera\n";              catches "home" "a path of one machine"
+put notes.md 'see /'"root/x and more\n";                     catches "root" "a path of one machine"
+put src/tensor/a.cpp '// TO'"DO: later\n";                   catches "to do" "src/tensor/a.cpp:1"
+put src/tensor/a.cpp '// FIX'"ME\n";                         catches "fix me" "src/tensor/a.cpp:1"
+put src/tensor/long.cpp "$(lines 351 //)\n";                 catches "core file" "351 lines, more than 350"
+put lessons/01_mlp/long.cpp "$(lines 151 //)\n";             catches "lesson file" "151 lines, more than 150"
+for i in {1..24}; do put "lessons/01_mlp/$i.cpp" "$(lines 130 'int x;')\n"; done
+catches "lessons outgrow" "lessons/: 3127 lines of code, more than 3000"
+for i in {1..24}; do put "src/tensor/$i.cpp" "$(lines 250 'int x;')\n"; done
+catches "core outgrows" "src/: 6010 lines of code, more than 6000"
+
+put src/tensor/quiet.cpp '// a\n\n  // b\n/* c\n d */\n/* e */\nint x;  // the one line of code\n'
+"$lint" "$tree" | grep -q ' 11 lines in src/' || { echo "comments and blanks are counted"; failures=$((failures + 1)); }
+
+if ((failures)); then exit 1; fi
+echo "lint catches each of its rules"

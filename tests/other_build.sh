@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# other_build.sh FOLDER CMAKE_OPTIONS...: configures, builds and tests there. For ctests with the label slow.
+set -euo pipefail
+folder=$1
+shift
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+if [[ $folder == */cuda_compiles ]] && ! command -v "${CUDACXX:-nvcc}" >/dev/null; then
+  echo "skipped: needs nvcc (NVIDIA's CUDA toolkit, 12.0 or newer)"
+  exit 77
+fi
+nice cmake -S . -B "$folder" "$@" >/dev/null
+target=all
+if [[ $folder == */cuda_compiles ]]; then target=tessera_core; fi
+nice cmake --build "$folder" --parallel "$(nproc)" --target $target
+if [[ $target != all ]]; then exit; fi
+
+export ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1
+export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
+run=(nice)
+# TSan's shadow memory collides with the random addresses of newer kernels.
+if [[ $folder == */tsan ]] && setarch -R true 2>/dev/null; then run+=(setarch -R); fi
+cd "$folder"
+"${run[@]}" ctest --parallel 2 --output-on-failure --label-exclude 'slow|source'

@@ -1,0 +1,128 @@
+// Our f64 results against PyTorch's (tests/fixtures/make_fixtures.py): a witness that nobody here wrote.
+#include <cmath>
+
+#include "ops/ops.hpp"
+#include "support.hpp"
+#include "tensor/safetensors.hpp"
+
+using namespace tessera;
+using namespace tessera::test;
+
+namespace {
+
+class Fixtures {
+ public:
+  explicit Fixtures(const std::string& file)
+      : tensors_(load_safetensors(std::string(TESSERA_SOURCE_DIR "/tests/fixtures/") + file)) {}
+
+  /// A copy on this thread's device: optimisers write into theirs.
+  Tensor operator[](const std::string& name) const {
+    const Tensor tensor = Tensor::empty(at(name).rows(), at(name).cols(), at(name).dtype());
+    tensor.copy_from(at(name));
+    return tensor;
+  }
+
+  /// Both sides round in f64 and sum in different orders: a relative 1e-12 for each element, and 1e-14 of the
+  /// largest for those that are small differences of large terms.
+  void check(const std::string& name, const Tensor& actual) const {
+    const Tensor& expected = at(name);
+    CAPTURE(name);
+    REQUIRE(shape(actual) == shape(expected));
+    const auto ours = actual.values(), theirs = expected.values();
+    double largest = 0;
+    for (const double value : theirs) largest = std::max(largest, std::abs(value));
+    REQUIRE(largest > 0);
+    for (std::size_t i = 0; i < ours.size(); ++i) {
+      CAPTURE(i);
+      CAPTURE(ours[i]);
+      CAPTURE(theirs[i]);
+      CHECK_FALSE(!(std::abs(ours[i] - theirs[i]) <= 1e-12 * std::abs(theirs[i]) + 1e-14 * largest));
+    }
+  }
+
+ private:
+  const Tensor& at(const std::string& name) const {
+    expect(tensors_.contains(name), "the fixtures have no " + name);
+    return tensors_.at(name);
+  }
+  std::map<std::string, Tensor> tensors_;
+};
+
+}  // namespace
+
+TEST_CASE("PyTorch: gelu, relu") {
+  const Fixtures torch("ops.safetensors");
+  on_every_device([&] {
+    torch.check("gelu.y", gelu(torch["x"]));
+    torch.check("gelu.dx", gelu_backward(torch["dy"], torch["x"]));
+    torch.check("relu.y", relu(torch["x"]));
+    torch.check("relu.dx", relu_backward(torch["dy"], torch["x"]));
+  });
+}
+
+TEST_CASE("PyTorch: a linear layer and its gradients") {
+  const Fixtures torch("ops.safetensors");
+  on_every_device([&] {
+    const Tensor x = torch["linear.x"], a = torch["linear.A"], dy = torch["linear.dy"];
+    torch.check("linear.y", add_bias(matmul(x, a), torch["linear.c"]));
+    torch.check("linear.dx", matmul(dy, t(a)));
+    torch.check("linear.dA", matmul(t(x), dy));
+    torch.check("linear.dc", sum_rows(dy));
+  });
+}
+
+TEST_CASE("PyTorch: embedding") {
+  const Fixtures torch("ops.safetensors");
+  on_every_device([&] {
+    const Tensor ids = torch["embedding.ids"], table = torch["embedding.table"];
+    torch.check("embedding.y", embedding(ids, table));
+    const Tensor dtable = Tensor::zeros(table.rows(), table.cols(), DType::f64);
+    add_embedding_backward(dtable, torch["embedding.dy"], ids);
+    torch.check("embedding.dtable", dtable);
+  });
+}
+
+TEST_CASE("PyTorch: cross-entropy") {
+  const Fixtures torch("ops.safetensors");
+  on_every_device([&] {
+    const Tensor targets = torch["ce.targets"];
+    const CrossEntropy result = cross_entropy(torch["ce.logits"], targets);
+    torch.check("ce.losses", result.loss);
+    torch.check("ce.mean", scale(sum_rows(result.loss), 1.0 / 6));
+    torch.check("ce.dlogits", cross_entropy_backward(result, targets, 6));
+  });
+}
+
+TEST_CASE("PyTorch: three steps of SGD with momentum and of AdamW") {
+  const Fixtures torch("ops.safetensors");
+  on_every_device([&] {
+    const auto zeros = [] { return Tensor::zeros(3, 4, DType::f64); };
+    const Tensor w = torch["optim.w0"], velocity = zeros();
+    const Tensor u = torch["optim.w0"], m = zeros(), v = zeros();
+    const AdamW options{.lr = 0.01, .beta1 = 0.8, .beta2 = 0.95, .epsilon = 1e-6, .decay = 0.1};
+    for (const int step : {1, 2, 3}) {
+      const Tensor g = torch[str("optim.g", step)];
+      sgd(w, velocity, g, 0.1, 0.9);
+      torch.check(str("sgd.w", step), w);
+      adamw(u, m, v, g, options, step);
+      torch.check(str("adamw.w", step), u);
+    }
+  });
+}
+
+TEST_CASE("PyTorch: the two-layer MLP of lessons 01 and 04") {
+  const Fixtures torch("mlp.safetensors");
+  on_every_device([&] {
+    const Tensor x = torch["X"], a = torch["A"], b = torch["B"], dy = torch["dY"];
+    const Tensor z = add_bias(matmul(x, a), torch["c1"]);  // (6, 8)
+    const Tensor h = gelu(z);                              // (6, 8)
+    const Tensor dz = gelu_backward(matmul(dy, t(b)), z);  // (6, 8)
+    torch.check("H", h);
+    torch.check("Y", add_bias(matmul(h, b), torch["c2"]));  // (6, 7)
+    torch.check("dB", matmul(t(h), dy));                    // (8, 7)
+    torch.check("dc2", sum_rows(dy));                       // (1, 7)
+    torch.check("dA", matmul(t(x), dz));                    // (5, 8)
+    torch.check("dc1", sum_rows(dz));                       // (1, 8)
+    torch.check("dX", matmul(dz, t(a)));                    // (6, 5)
+  });
+}

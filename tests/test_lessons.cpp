@@ -1,0 +1,221 @@
+// Lessons 02 to 04 and the identities, swept: every output and every gradient equals the whole's, every byte
+// and every buffer its formula; and broken by hand, each is caught and named.
+#include "course.hpp"
+#include "support.hpp"
+
+using namespace tessera;
+using namespace tessera::test;
+
+namespace {
+
+Outcome run(int ranks, const ProofOptions& options, const std::function<void(Proof&, Communicator&)>& prove) {
+  Outcome outcome;
+  on_ranks(ranks, [&](Communicator& comm) {
+    Proof proof(comm, options);
+    prove(proof, comm);
+    Outcome mine = proof.finish();
+    if (comm.rank() == 0) outcome = std::move(mine);
+  });
+  return outcome;
+}
+
+std::string faults(const Outcome& outcome) {
+  std::string text;
+  for (const Check& check : outcome.checks)
+    if (!check.ok)
+      text += str(check.identity, ": rank ", check.rank, " (", check.row, ", ", check.col, ") ", check.error,
+                  " > ", check.bound, ". ", check.diagnosis, "\n");
+  for (const std::string& note : outcome.notes) text += note + "\n";
+  return text;
+}
+
+}  // namespace
+
+TEST_CASE("the course holds at 1, 2, 3, 4 and 8 ranks, both tiers, both dtypes, unequal rectangular shapes") {
+  for (const Claim& claim : course())
+    for (const int ranks : {1, 2, 3, 4, 8})
+      for (const Tier tier : {Tier::exact, Tier::floating})
+        for (const DType dtype : {DType::f32, DType::f64})
+          for (int index = 0; index < 4; ++index) {
+            const auto shape = sweep_shape(index, ranks);
+            const Outcome outcome =
+                run(ranks, {tier, dtype, static_cast<std::uint64_t>(7 + index)},
+                    [&](Proof& proof, Communicator& comm) { claim.prove(proof, comm, shape); });
+            INFO(claim.name, ", ", ranks, " ranks, ", name(dtype), " (", shape.n, ", ", shape.k, ", ",
+                 shape.m, ")");
+            INFO(faults(outcome));
+            CHECK(outcome.ok());
+            for (const Check& check : outcome.checks)
+              if (tier == Tier::exact) CHECK(check.error == 0);
+          }
+}
+
+TEST_CASE("--no-baseline: 64 elements of each result, recomputed from the generator") {
+  for (const Claim& claim : course()) {
+    if (claim.name.starts_with("identity")) continue;
+    const Outcome outcome =
+        run(4, {Tier::floating, DType::f32, 3, false, false}, [&](Proof& proof, Communicator& comm) {
+          claim.prove(proof, comm, {24, 36, 52});
+        });
+    INFO(claim.name, faults(outcome));
+    CHECK(outcome.ok());
+    CHECK(outcome.checks.size() >= 4);
+  }
+}
+
+TEST_CASE("lesson 02 and 03: by hand and typed give the same bits") {
+  for (const int ranks : {1, 2, 3, 4, 8})
+    for (const DType dtype : {DType::f32, DType::f64})
+      on_ranks(ranks, [&](Communicator& comm) {
+        const TensorParallel tp(comm);
+        const std::int64_t n = 17, k = 29, f = 48;
+        const auto make = [&](const char* name, const Slice& slice) {
+          return generate(3, name, slice, dtype, Fill::uniform, 1);
+        };
+        const auto equal = [](const Tensor& a, const Tensor& b) {
+          expect(a.values() == b.values(), "other bits");
+        };
+        {
+          const Tensor x = make("X", Slice::whole(n, k)), dy = make("dY", Slice::whole(n, f));
+          column_split::ByHand hand{make("A", slice_of<Shard<1>>(k, f, comm)),
+                                    make("c", slice_of<Shard<1>>(1, f, comm))};
+          hand.forward(x, comm);
+          hand.backward(dy, x, comm);
+          const column_split::ColumnLinear typed(hand.a, hand.c);
+          column_split::ColumnLinear::Saved saved;
+          equal(tp.all_gather(typed.forward(Placed<Replicated>(x), saved)).local(), hand.y);
+          equal(typed.backward_input(tp.take_shard<1>(Placed<Replicated>(dy)), saved, tp).local(), hand.dx);
+          typed.backward_weight(saved);
+          equal(typed.da.local(), hand.da);
+          equal(typed.dc.local(), hand.dc);
+        }
+        {
+          const Tensor x = make("X", slice_of<Shard<1>>(n, f, comm)), dy = make("dY", Slice::whole(n, k));
+          row_split::ByHand hand{make("A", slice_of<Shard<0>>(f, k, comm)), make("c", Slice::whole(1, k))};
+          hand.forward(x, comm);
+          hand.backward(dy, x);
+          const row_split::RowLinear typed(hand.a, hand.c);
+          row_split::RowLinear::Saved saved;
+          equal(typed.forward(Placed<Shard<1>>(x), saved, tp).local(), hand.y);
+          equal(typed.backward_input(Placed<Replicated>(dy), saved).local(), hand.dx);
+          typed.backward_weight(saved);
+          equal(typed.da.local(), hand.da);
+          equal(typed.dc.local(), hand.dc);
+        }
+      });
+}
+
+// Broken by hand. Each must fail a check, and the message must name the mistake.
+
+namespace {
+
+/// Y of lesson 03 at p ranks, computed wrongly by `wrong` from X_i, A_i and c.
+std::string broken_row_split(
+    const std::function<Tensor(const Tensor&, const Tensor&, const Tensor&, Communicator&)>& wrong) {
+  const Outcome outcome = run(4, {}, [&](Proof& proof, Communicator& comm) {
+    const row_split::Sizes s{12, 20, 32};
+    row_split::prove(proof, comm, s);
+    const auto own = [&](const char* name, const Slice& slice) { return proof.other_slice(name, slice); };
+    const Tensor y = wrong(own("X", slice_of<Shard<1>>(12, 32, comm)),
+                           own("A", slice_of<Shard<0>>(32, 20, comm)), own("c", Slice::whole(1, 20)), comm);
+    proof.result("Y", "NK", "broken", y, Slice::whole(12, 20));
+  });
+  CHECK_FALSE(outcome.ok());
+  CHECK_FALSE(outcome.checks.back().ok);
+  return outcome.checks.back().diagnosis;
+}
+
+}  // namespace
+
+TEST_CASE("broken by hand: the check names the mistake") {
+  using T = const Tensor&;
+  CHECK(contains(broken_row_split([](T x, T a, T c, Communicator& comm) {
+                   const Phase phase = comm.phase("check");
+                   return add_bias(scale(comm.all_reduce(matmul(x, a)), 0.25), c);
+                 }),
+                 "the mean of the terms, not their sum"));
+  CHECK(contains(broken_row_split([](T x, T a, T c, Communicator& comm) {
+                   const Phase phase = comm.phase("check");
+                   return comm.all_reduce(add_bias(matmul(x, a), c));
+                 }),
+                 "the bias p times: was it added before the sum?"));
+  CHECK(contains(broken_row_split([](T x, T a, T c, Communicator&) { return add_bias(matmul(x, a), c); }),
+                 "own term plus c: was it all-reduced?"));
+  CHECK(contains(broken_row_split([](T x, T a, T, Communicator& comm) {
+                   const Phase phase = comm.phase("check");
+                   return comm.all_reduce(matmul(x, a));
+                 }),
+                 "lacks the bias"));
+  CHECK(contains(broken_row_split([](T x, T a, T c, Communicator& comm) {
+                   const Phase phase = comm.phase("check");
+                   const Tensor y = add_bias(comm.all_reduce(matmul(x, a)), c);
+                   const Tensor permuted = y.copy();
+                   permuted.column_range(3, 4).copy_from(y.column_range(7, 8));
+                   permuted.column_range(7, 8).copy_from(y.column_range(3, 4));
+                   return permuted;
+                 }),
+                 "columns permuted: column 3 is column 7 of the whole"));
+  CHECK(contains(broken_row_split([](T x, T a, T, Communicator&) { return scale(matmul(x, a), 0); }),
+                 "Y is zero"));
+}
+
+TEST_CASE("broken by hand: a backward all-reduce that is missing, in values and in bytes") {
+  const Outcome outcome = run(4, {}, [](Proof& proof, Communicator& comm) {
+    column_split::prove(proof, comm, {12, 20, 32});
+    const Tensor dy = proof.other_slice("dY", slice_of<Shard<1>>(12, 32, comm));
+    const Tensor a = proof.other_slice("A", slice_of<Shard<1>>(20, 32, comm));
+    proof.result("dX", "NK", "broken", matmul(dy, t(a)), Slice::whole(12, 20));
+    proof.expect_traffic("bwd2", "all_reduce", "dX", 1, 4, "4");
+  });
+  CHECK_FALSE(outcome.ok());
+  CHECK(contains(outcome.checks.back().diagnosis, "own term: was it all-reduced?"));
+  CHECK(contains(faults(outcome), "bwd2 all_reduce dX was never called: the sum is still owed"));
+}
+
+TEST_CASE("broken by hand: everything sent twice") {
+  const Outcome outcome = run(3, {}, [](Proof& proof, Communicator& comm) {
+    column_split::prove(proof, comm, {12, 18, 33});
+    const Phase phase = comm.phase("fwd");
+    const std::int64_t calls = comm.journal().traffic().at({"fwd", "world", "all_gather"}).calls;
+    comm.journal().wire({"fwd", "world", "all_gather"},
+                        comm.journal().traffic().at({"fwd", "world", "all_gather"}).wire, true);
+    expect_eq(calls, comm.rank() == 0 ? 1 : 0, "calls");
+  });
+  CHECK_FALSE(outcome.ok());
+  CHECK(contains(faults(outcome), "was everything sent twice?"));
+}
+
+TEST_CASE("bounds bite: one typical term left out of one dot product fails, up to K = 1024") {
+  for (const DType dtype : {DType::f32, DType::f64})
+    for (const std::int64_t k : {16, 128, 1024}) {
+      const Outcome outcome = run(2, {Tier::floating, dtype, 5}, [&](Proof& proof, Communicator& comm) {
+        const TensorParallel tp(comm);
+        const auto x = identities::placed<Replicated>(proof, comm, "X", "NK", 6, k);
+        const auto a = identities::placed<Shard<1>>(proof, comm, "A", "KM", k, 8);
+        const Tensor y = matmul(x, a).local();
+        if (comm.rank() == 1) {  // rank 1's element (2, 1) without its 3rd term; the typical |x a| is 1/4
+          std::vector<double> values = y.values();
+          values[2 * 4 + 1] -= 0.25;
+          y.copy_from(Tensor::of(6, 4, values, dtype));
+        }
+        proof.result("Y", "NM", "a term left out", y, slice_of<Shard<1>>(6, 8, comm));
+        proof.baseline(identities::product_of_whole);
+      });
+      CHECK_FALSE(outcome.ok());
+      CHECK(outcome.checks.at(0).rank == 1);
+      CHECK(outcome.checks.at(0).row == 2);
+      CHECK(outcome.checks.at(0).col == 5);  // its place in the whole
+    }
+}
+
+TEST_CASE("NaN never passes") {
+  const Outcome outcome = run(2, {}, [](Proof& proof, Communicator& comm) {
+    const auto x = identities::placed<Replicated>(proof, comm, "X", "NK", 6, 4);
+    const auto a = identities::placed<Shard<1>>(proof, comm, "A", "KM", 4, 8);
+    const Tensor y = matmul(x, a).local();
+    if (comm.rank() == 0) y.column_range(0, 1).row_range(0, 1).copy_from(Tensor::of(1, 1, {NAN}, DType::f32));
+    proof.result("Y", "NM", "NaN", y, slice_of<Shard<1>>(6, 8, comm));
+    proof.baseline(identities::product_of_whole);
+  });
+  CHECK_FALSE(outcome.ok());
+}
