@@ -43,7 +43,7 @@ endif()
 # The pages: what stands on them is regenerated from sources and programs, and compared.
 add_executable(tessera_pages tests/pages/pages.cpp)
 target_compile_options(tessera_pages PRIVATE -Wall -Wextra -Wpedantic -Werror)
-add_executable(tessera_pages_tests tests/main.cpp tests/pages/test_pages.cpp)
+add_executable(tessera_pages_tests tests/pages/main.cpp tests/pages/test_pages.cpp)
 target_compile_definitions(tessera_pages_tests PRIVATE TESSERA_PAGES="$<TARGET_FILE:tessera_pages>")
 target_link_libraries(tessera_pages_tests PRIVATE tessera_parts)
 add_dependencies(tessera_pages_tests tessera_pages)

@@ -18,8 +18,6 @@ using namespace tessera;
 
 namespace {
 
-constexpr int shapes = 20;
-
 struct Row {
   std::string claim;
   std::int64_t held = 0, failed = 0;
@@ -64,9 +62,11 @@ void enter(Row& row, const Outcome& outcome, DType dtype, int ranks, const ident
 int verify(int argc, char** argv) {
   Options options;
   std::string ranks_text = "2-8";
+  std::int64_t shapes = 20;
   Flags flags(
       "verify: every identity and gradient, both tiers, both dtypes, 20 shapes, at each number of ranks");
   flags.text("--ranks", ranks_text, "2-8", "numbers of ranks");
+  flags.number("--shapes", shapes, 1, 1000, "rectangular shapes a claim");
   options.add_to(flags, false);
   if (!flags.parse(argc, argv)) return 0;
   for (const char* fixed :

@@ -24,18 +24,23 @@ struct Training {
 constexpr std::int64_t rows_a_step = 256;
 double bits(double nats) { return nats / std::log(2.0); }
 
-/// Positions of the text that have 8 bytes before them, spread evenly.
-std::vector<std::size_t> spread(const std::string& text, std::size_t most) {
-  std::vector<std::size_t> positions;
-  const std::size_t room = text.size() - mlp::TextModel::context, count = std::min(most, room);
-  for (std::size_t i = 0; i < count; ++i) positions.push_back(mlp::TextModel::context + i * room / count);
-  return positions;
+double sum(const Tensor& losses) {
+  double total = 0;
+  for (const double loss : losses.values()) total += loss;
+  return total;
 }
 
-double mean(const Tensor& losses) {
-  double sum = 0;
-  for (const double loss : losses.values()) sum += loss;
-  return sum / static_cast<double>(losses.rows());
+/// The mean loss over 4096 positions of the text, spread evenly, or all where it is shorter.
+double evaluate(mlp::TextModel& model, const std::string& text) {
+  const std::size_t room = text.size() - mlp::TextModel::context, count = std::min<std::size_t>(4096, room);
+  double total = 0;
+  for (std::size_t begin = 0; begin < count; begin += rows_a_step) {
+    std::vector<std::size_t> positions;
+    for (std::size_t i = begin; i < std::min<std::size_t>(begin + rows_a_step, count); ++i)
+      positions.push_back(mlp::TextModel::context + i * room / count);
+    total += sum(model.step(mlp::TextModel::batch(text, positions), false, 0, 0));
+  }
+  return total / static_cast<double>(count);
 }
 
 void train(Proof& proof, Training& run, std::uint64_t seed, DType dtype, bool bar) {
@@ -51,14 +56,14 @@ void train(Proof& proof, Training& run, std::uint64_t seed, DType dtype, bool ba
                           random.bits(static_cast<std::uint64_t>(step * rows_a_step + i)) % room);
     const Tensor loss = model.step(mlp::TextModel::batch(run.text, positions), true, 3e-3, step);
     if (step == 1 || step % std::max<std::int64_t>(1, run.steps / 6) == 0)
-      run.curve.emplace_back(step, mean(loss));
+      run.curve.emplace_back(step, sum(loss) / rows_a_step);
     if (step == 3) after_warm_up = Device::current()->system_allocations();
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     if (bar && seconds > 2) std::cerr << progress_line("training", step, run.steps, seconds) << std::flush;
   }
   const std::int64_t asked = Device::current()->system_allocations() - after_warm_up;
   run.entropy = mlp::byte_entropy(run.text);
-  run.final_loss = mean(model.step(mlp::TextModel::batch(run.text, spread(run.text, 4096)), false, 0, 0));
+  run.final_loss = evaluate(model, run.text);
 
   proof.measure_memory();
   proof.expect_memory(MemoryKind::optimizer, "AdamW's moments", 2 * model.size() * proof.element_bytes(),

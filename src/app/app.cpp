@@ -5,6 +5,7 @@
 #include <chrono>
 #include <iostream>
 #include <new>
+#include <thread>
 
 #include "app/screen.hpp"
 #include "report/file.hpp"
@@ -95,7 +96,14 @@ void App::check_divisions(int ranks) const {
 }
 
 int guarded(const std::function<int()>& body) {
-  const auto say = [](const std::string& message) { std::cerr << "error: " << message << std::endl; };
+  // Of several processes that all find the same fault one prints; the others wait a moment before they end,
+  // since a launcher stops all as soon as one has failed.
+  const auto say = [](const std::string& message) {
+    if (is_printing_process())
+      std::cerr << "error: " << message << std::endl;
+    else
+      std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  };
   try {
     return body();
   } catch (const UsageError& error) {
@@ -122,7 +130,7 @@ int App::run_checked(int argc, char** argv, const LessonParts& parts) {
   options_.check_files();
   parts.check();
 
-  const bool prints = is_printing_process(), colour = isatty(STDOUT_FILENO) == 1;
+  const bool prints = is_printing_process(), colour = isatty(STDOUT_FILENO) == 1 && mpi::launched_size() == 0;
   const bool talks = prints && !options_.quiet;
   if (talks) std::cout << heading(report) << std::endl << parts.by_hand() << std::endl;
 
