@@ -33,15 +33,16 @@ Traffic traffic(const Communicator& comm, const std::string& op) {
 
 TEST_CASE("every collective, at 1 to 8 ranks, ugly sizes, each dtype") {
   for (const int n : {1, 2, 3, 4, 7, 8})
-    for (const auto& [rows, cols] : {std::pair{1, 1}, {0, 3}, {5, 3}, {2, 100}, {17, 61}})
+    for (const auto& size : {std::pair{1, 1}, {0, 3}, {5, 3}, {2, 100}, {17, 61}})
       for (const DType dtype : {DType::f32, DType::f64, DType::i32}) {
+        const int rows = size.first, cols = size.second;
         CAPTURE(n);
         CAPTURE(rows);
         CAPTURE(cols);
         std::mutex mutex;
         std::int64_t wire[4] = {};
         const std::int64_t each = rows * cols * static_cast<std::int64_t>(size_of(dtype));
-        on_ranks(n, [&, rows = rows, cols = cols](Communicator& comm) {
+        on_ranks(n, [&](Communicator& comm) {
           const auto phase = comm.phase("fwd");
           const int me = comm.rank();
           const Tensor x = input(me, rows, cols, dtype);

@@ -163,7 +163,7 @@ void World::finished(int world_rank) {
   changed_.notify_all();
 }
 
-void World::failed(int world_rank, std::exception_ptr thrown) {
+void World::failed(int world_rank, const std::exception_ptr& thrown) {
   const std::lock_guard lock(mutex_);
   Rank& me = ranks_[static_cast<std::size_t>(world_rank)];
   me.state = State::finished;

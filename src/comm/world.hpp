@@ -53,8 +53,8 @@ class World {
   void wait(int world_rank, const std::shared_ptr<Operation>& operation);
   void abandon(int world_rank, const std::shared_ptr<Operation>& operation);
 
-  void finished(int world_rank);                           ///< The rank's function returned.
-  void failed(int world_rank, std::exception_ptr thrown);  ///< The rank's function threw.
+  void finished(int world_rank);                                  ///< The rank's function returned.
+  void failed(int world_rank, const std::exception_ptr& thrown);  ///< The rank's function threw.
   /// Blocks until all ranks have ended. False: after a fault some did not stop within two seconds.
   bool join();
   void rethrow_first_fault();
