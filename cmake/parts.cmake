@@ -13,7 +13,7 @@ target_link_libraries(tessera_parts INTERFACE Threads::Threads)
 
 if(TESSERA_SANITIZE)
   target_compile_options(tessera_parts INTERFACE
-      -fsanitize=${TESSERA_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
+      -fsanitize=${TESSERA_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1)
   target_link_options(tessera_parts INTERFACE -fsanitize=${TESSERA_SANITIZE})
 endif()
 
@@ -44,7 +44,7 @@ if(TESSERA_BLAS)
       HINTS /usr/include/${CMAKE_CXX_LIBRARY_ARCHITECTURE}/openblas-openmp PATH_SUFFIXES openblas openblas-openmp)
   if(OPENBLAS_LIBRARY AND OPENBLAS_INCLUDE)
     set(HAVE_BLAS ON)
-    target_include_directories(tessera_parts INTERFACE ${OPENBLAS_INCLUDE})
+    target_include_directories(tessera_parts SYSTEM INTERFACE ${OPENBLAS_INCLUDE})
     target_link_libraries(tessera_parts INTERFACE ${OPENBLAS_LIBRARY})
     string(APPEND found ", OpenBLAS")
   endif()

@@ -5,18 +5,21 @@ folder=$1
 shift
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-if [[ $folder == */cuda_compiles ]] && ! command -v "${CUDACXX:-nvcc}" >/dev/null; then
-  echo "skipped: needs nvcc (NVIDIA's CUDA toolkit, 12.0 or newer)"
-  exit 77
-fi
+needs() { command -v "$1" >/dev/null || { echo "skipped: needs $2"; exit 77; }; }
+case $folder in
+  */cuda_compiles) needs "${CUDACXX:-nvcc}" "nvcc (NVIDIA's CUDA toolkit, 12.0 or newer)" ;;
+  */clang) needs clang++ "clang++ (apt-get install clang)" ;;
+esac
 nice cmake -S . -B "$folder" "$@" >/dev/null
 target=all
 if [[ $folder == */cuda_compiles ]]; then target=tessera_core; fi
 nice cmake --build "$folder" --parallel "$(nproc)" --target $target
 if [[ $target != all ]]; then exit; fi
 
-export ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1 UBSAN_OPTIONS=print_stacktrace=1
-export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
+# A test asks for more memory than there is: that is refused, as it is without a sanitizer.
+export ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:allocator_may_return_null=1
+export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:allocator_may_return_null=1
+export UBSAN_OPTIONS=print_stacktrace=1
 run=(nice)
 # TSan's shadow memory collides with the random addresses of newer kernels.
 if [[ $folder == */tsan ]] && setarch -R true 2>/dev/null; then run+=(setarch -R); fi

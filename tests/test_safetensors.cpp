@@ -105,7 +105,9 @@ TEST_CASE("what was saved comes back, from every device") {
     save_safetensors(path, saved);
     const auto loaded = load_safetensors(path);
     REQUIRE(loaded.size() == saved.size());
-    for (const auto& [name, tensor] : saved) {
+    for (const auto& entry : saved) {
+      const auto& name = entry.first;
+      const auto& tensor = entry.second;
       CAPTURE(name);
       REQUIRE(loaded.contains(name));
       const Tensor& other = loaded.at(name);

@@ -103,7 +103,8 @@ TEST_CASE("part cuts evenly, or says that it cannot") {
 TEST_CASE("generate makes any slice as the same elements of the whole") {
   for (const DType dtype : {DType::f32, DType::f64, DType::i32})
     for (const Fill fill : {Fill::uniform, Fill::integer})
-      for (const auto& [rows, cols] : {std::pair{1, 1}, {12, 24}, {24, 12}, {0, 12}, {12, 0}, {60, 12}}) {
+      for (const auto& size : {std::pair{1, 1}, {12, 24}, {24, 12}, {0, 12}, {12, 0}, {60, 12}}) {
+        const int rows = size.first, cols = size.second;
         CAPTURE(rows);
         CAPTURE(cols);
         const auto make = [&](const Slice& slice) { return generate(3, "w", slice, dtype, fill, 5); };

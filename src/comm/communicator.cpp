@@ -174,7 +174,7 @@ Tensor Communicator::take_shard(const Tensor& x, int axis) const {
   return (axis == 0 ? x.row_range(mine.begin, mine.end) : x.column_range(mine.begin, mine.end)).copy();
 }
 
-std::unique_ptr<Communicator> Communicator::split(int color, int key, std::string name) {
+std::unique_ptr<Communicator> Communicator::split(int color, int key, const std::string& name) {
   return do_split(Call{.op = "split"}, color, key, name);
 }
 

@@ -81,7 +81,7 @@ class Communicator {
   Request iall_reduce(const Tensor& x, Reduce reduce = Reduce::sum);  ///< In place.
 
   /// Ranks of one color form a new group, ordered by (key, rank). Collective. A negative color gives null.
-  std::unique_ptr<Communicator> split(int color, int key, std::string name);
+  std::unique_ptr<Communicator> split(int color, int key, const std::string& name);
 
   virtual std::string transport() const = 0;  ///< "threads", "mpi", "nccl"
 

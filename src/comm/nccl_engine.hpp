@@ -20,7 +20,6 @@
 #include "comm/world.hpp"
 #include "tensor/device_cuda.hpp"
 #include "tensor/error.hpp"
-#include "tensor/error.hpp"
 
 namespace tessera::nccl {
 

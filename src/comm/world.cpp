@@ -199,7 +199,7 @@ void World::check() const {
   throw_if_faulty();
 }
 
-void World::failed(int world_rank, std::exception_ptr thrown) {
+void World::failed(int world_rank, const std::exception_ptr& thrown) {
   const std::lock_guard lock(mutex_);
   if (fault_) return;
   first_thrown_ = thrown;

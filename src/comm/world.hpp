@@ -63,7 +63,7 @@ class World {
   void check() const;
 
   /// The rank's function threw: every other rank stops. `finished` follows.
-  void failed(int world_rank, std::exception_ptr thrown);
+  void failed(int world_rank, const std::exception_ptr& thrown);
   void finished(int world_rank);  ///< The rank's thread is at its end.
   /// Blocks until all threads have ended; rethrows the first fault. Ends the process with code 3 where after
   /// a fault some do not stop within two seconds.

@@ -13,16 +13,14 @@ namespace tessera {
 #define CUDA_CHECK(call) ::tessera::check_cuda((call), #call)
 #define CUBLAS_CHECK(call) ::tessera::check_cublas((call), #call)
 
-inline void check_cuda(cudaError_t result, const char* call,
-                       Where where = Where::here()) {
+inline void check_cuda(cudaError_t result, const char* call, Where where = Where::here()) {
   if (result == cudaSuccess) return;
   cudaGetLastError();  // else the next launch check would report it a second time
   throw Error(
       str(place(where), ": ", call, ": ", cudaGetErrorName(result), ", ", cudaGetErrorString(result)));
 }
 
-inline void check_cublas(cublasStatus_t result, const char* call,
-                         Where where = Where::here()) {
+inline void check_cublas(cublasStatus_t result, const char* call, Where where = Where::here()) {
   if (result == CUBLAS_STATUS_SUCCESS) return;
   throw Error(
       str(place(where), ": ", call, ": ", cublasGetStatusName(result), ", ", cublasGetStatusString(result)));

@@ -42,15 +42,13 @@ inline std::string place(const Where& where) {
 }
 
 /// Throws Error with `what` unless `holds`.
-inline void expect(bool holds, std::string_view what,
-                   Where where = Where::here()) {
+inline void expect(bool holds, std::string_view what, Where where = Where::here()) {
   if (!holds) throw Error(str(place(where), ": ", what));
 }
 
 /// Throws Error that prints both values unless they are equal.
 template <class A, class B>
-void expect_eq(const A& a, const B& b, std::string_view what,
-               Where where = Where::here()) {
+void expect_eq(const A& a, const B& b, std::string_view what, Where where = Where::here()) {
   if (!(a == b)) throw Error(str(place(where), ": ", what, ": ", a, " is not ", b));
 }
 
