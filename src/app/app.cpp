@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <iostream>
 #include <new>
@@ -81,18 +82,20 @@ void App::ranks_divide(const std::string& flag, const std::int64_t& size) {
 }
 
 void App::check_divisions(int ranks) const {
+  const auto all_divided = [&](int n) {
+    return std::all_of(divided_.begin(), divided_.end(), [n](const Divided& d) { return *d.size % n == 0; });
+  };
+  if (all_divided(ranks)) return;
+  std::string fitting, undivided, better;
+  for (int n = 1; n <= 64; ++n)
+    if (all_divided(n)) fitting += str(n == 1 ? "" : ", ", n);
   for (const Divided& one : divided_) {
     if (*one.size % ranks == 0) continue;
-    std::string fitting;
-    for (int n = 1; n <= 64; ++n) {
-      bool all = true;
-      for (const Divided& other : divided_) all = all && *other.size % n == 0;
-      if (all) fitting += str(fitting.empty() ? "" : ", ", n);
-    }
-    throw UsageError(str("--ranks ", ranks, " does not divide ", one.flag, " ", *one.size, ": --ranks ",
-                         fitting, " would work, or a ", one.flag, " that ", ranks, " divides, such as ",
-                         (*one.size / ranks + 1) * ranks));
+    undivided += str(undivided.empty() ? "" : " and ", one.flag, ' ', *one.size);
+    better += str(' ', one.flag, ' ', (*one.size / ranks + 1) * ranks);
   }
+  throw UsageError(str("--ranks ", ranks, " does not divide ", undivided, ": --ranks ", fitting,
+                       " would work, or", better));
 }
 
 int guarded(const std::function<int()>& body) {

@@ -72,10 +72,11 @@ std::string traffic_table(const RunReport& report) {
   std::vector<std::vector<std::string>> rows = {
       {"The ranks send, all together", "calls", counted ? "counted" : "ring model", "formula", ""}};
   for (const TrafficRow& row : outcome.traffic)
-    rows.push_back(
-        {str("  ", row.phase, " ", row.op, " ", row.label), std::to_string(row.calls), bytes(row.wire),
-         row.formula,
-         row.ok ? "" : str("<- should be ", row.predicted_calls, " calls, ", bytes(row.predicted))});
+    rows.push_back({str("  ", row.phase, " ", row.op, " ", row.label), std::to_string(row.calls),
+                    bytes(row.wire), row.formula,
+                    row.ok ? ""
+                           : str("<- should be ", row.predicted_calls,
+                                 row.predicted_calls == 1 ? " call, " : " calls, ", bytes(row.predicted))});
   return table(rows, "lrrll", 2);
 }
 
@@ -122,8 +123,9 @@ std::string verdict(const RunReport& report, bool colour) {
   std::string text = str(held, held == 1 ? " check holds" : " checks hold");
   if (failed > 0) text += str(", ", painted(colour, "31", str(failed, " failed")));
   if (wrong_rows > 0)
-    text += str(", ",
-                painted(colour, "31", str(wrong_rows, " rows of bytes or memory do not fit their formula")));
+    text += str(", ", painted(colour, "31",
+                              str(wrong_rows, wrong_rows == 1 ? " row" : " rows",
+                                  " of bytes or memory off the formula")));
   return str(painted(colour, report.ok() ? "32" : "31", text), ".  Code: ", report.text.code, "\n");
 }
 
