@@ -31,8 +31,13 @@ if(HAVE_MPI)
   add_test(NAME mpi_wrong COMMAND tessera_mpi_tests ${MPIEXEC_EXECUTABLE})
   list(APPEND mpi_tests mpi_wrong)
   # What Open MPI needs to run more ranks than cores, and as root; as variables, which other launchers ignore.
-  set_tests_properties(${mpi_tests} PROPERTIES TIMEOUT 300 RUN_SERIAL ON ENVIRONMENT
-      "OMPI_MCA_rmaps_base_oversubscribe=1;OMPI_MCA_hwloc_base_binding_policy=none;PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe;PRTE_MCA_hwloc_default_binding_policy=none;OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1")
+  set(mpi_environment OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
+      PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe PRTE_MCA_hwloc_default_binding_policy=none
+      OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1)
+  if(TESSERA_SANITIZE)
+    list(APPEND mpi_environment ASAN_OPTIONS=detect_leaks=0)  # Open MPI keeps blocks until the process ends
+  endif()
+  set_tests_properties(${mpi_tests} PROPERTIES TIMEOUT 300 RUN_SERIAL ON ENVIRONMENT "${mpi_environment}")
 endif()
 
 # The pages: what stands on them is regenerated from sources and programs, and compared.

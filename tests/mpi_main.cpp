@@ -46,7 +46,7 @@ std::vector<WrongProgram> all_wrong_programs() {
          if (c.rank() == 1) std::this_thread::sleep_for(std::chrono::hours(1));
          c.barrier();
        },
-       {"rank 0 waits in barrier (call 1), no progress for 2 s", "rank 2 waits in barrier (call 1)"}});
+       {"rank 0 waits in barrier (call 1)", "rank 2 waits in barrier (call 1)", "no progress for 2 s"}});
   all.push_back({"dies",
                  3,
                  [](Communicator& c) {

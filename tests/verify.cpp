@@ -61,14 +61,6 @@ void enter(Row& row, const Outcome& outcome, DType dtype, int ranks, const ident
   }
 }
 
-void progress(bool shown, int done, int all) {
-  if (!shown) return;
-  const int width = 40, filled = width * done / all;
-  std::cerr << "\r  [" << std::string(static_cast<std::size_t>(filled), '#')
-            << std::string(static_cast<std::size_t>(width - filled), ' ') << "] " << done << "/" << all
-            << (done == all ? "\r\033[K" : "") << std::flush;
-}
-
 int verify(int argc, char** argv) {
   Options options;
   std::string ranks_text = "2-8";
@@ -105,9 +97,10 @@ int verify(int argc, char** argv) {
   std::vector<Row> rows;
   const std::vector<Claim> claims = course();
   const bool bar = prints && !options.quiet && isatty(STDERR_FILENO) == 1;
-  const int total = static_cast<int>(claims.size() * choices.size());
-  for (const Choice& choice : choices)
-    launch(choice.options, [&](Communicator& comm) {
+  const auto total = static_cast<std::int64_t>(claims.size() * choices.size());
+  for (std::size_t c = 0; c < choices.size(); ++c)
+    launch(choices[c].options, [&](Communicator& comm) {
+      auto done = static_cast<std::int64_t>(c * claims.size());
       for (std::size_t i = 0; i < claims.size(); ++i) {
         for (int index = 0; index < shapes; ++index)
           for (const Tier tier : {Tier::exact, Tier::floating})
@@ -120,11 +113,11 @@ int verify(int argc, char** argv) {
               if (rows.size() <= i) rows.push_back({claims[i].name});
               enter(rows[i], outcome, dtype, comm.size(), shape);
             }
-        if (comm.rank() == 0)
-          progress(bar,
-                   static_cast<int>((&choice - choices.data()) * static_cast<std::ptrdiff_t>(claims.size()) +
-                                    static_cast<std::ptrdiff_t>(i) + 1),
-                   total);
+        ++done;
+        const double seconds =
+            std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+        if (comm.rank() == 0 && bar && seconds > 2)
+          std::cerr << progress_line("claims", done, total, seconds) << std::flush;
       }
     });
   if (!prints) return 0;

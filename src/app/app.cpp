@@ -54,8 +54,12 @@ Choice Options::choose(const Flags& flags) const {
   return choice;
 }
 
-App::App(LessonText text)
-    : text_(std::move(text)), flags_(str(text_.number, " ", text_.title, ": ", text_.formula)) {}
+App::App(LessonText text, Ranks ranks)
+    : text_(std::move(text)),
+      ranks_(ranks),
+      flags_(str(text_.number, " ", text_.title, ": ", text_.formula)) {
+  if (ranks == one_rank) options_.ranks = 1;
+}
 
 void App::size(const std::string& name, std::int64_t& target, const std::string& help) {
   flags_.number(name, target, 1, 1 << 20, help);
@@ -64,6 +68,11 @@ void App::size(const std::string& name, std::int64_t& target, const std::string&
 void App::choice(const std::string& name, std::string& target, const std::vector<std::string>& choices,
                  const std::string& help) {
   flags_.choice(name, target, choices, help);
+}
+
+void App::text(const std::string& name, std::string& target, const std::string& placeholder,
+               const std::string& help) {
+  flags_.text(name, target, placeholder, help);
 }
 
 void App::ranks_divide(const std::string& flag, const std::int64_t& size) {
@@ -106,11 +115,12 @@ int App::run(int argc, char** argv, const LessonParts& parts) {
 }
 
 int App::run_checked(int argc, char** argv, const LessonParts& parts) {
-  options_.add_to(flags_, true);
+  options_.add_to(flags_, ranks_ == many_ranks);
   if (!flags_.parse(argc, argv)) return 0;
   RunReport report{text_, options_.choose(flags_), options_, &flags_, {}, 0};
   check_divisions(report.choice.options.ranks);
   options_.check_files();
+  parts.check();
 
   const bool prints = is_printing_process(), colour = isatty(STDOUT_FILENO) == 1;
   const bool talks = prints && !options_.quiet;

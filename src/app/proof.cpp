@@ -108,7 +108,18 @@ void Proof::measure_memory() {
 
 void Proof::expect_memory(MemoryKind kind, const std::string& label, std::int64_t whole, std::int64_t rank,
                           const std::string& formula) {
-  memory_.push_back({label, formula, kind, whole, rank, {}, false});
+  memory_.push_back({label, formula, kind, whole, rank, {measured_[kind]}, false});
+}
+
+void Proof::claim(const std::string& identity, double error, double bound) {
+  Check claimed;
+  claimed.identity = identity;
+  claimed.tier = tier_name();
+  claimed.error = error;
+  claimed.bound = bound;
+  claimed.used = error == 0 ? 0 : error / bound;
+  claimed.ok = error <= bound;
+  claims_.push_back(claimed);
 }
 
 Inputs<Tensor> Proof::whole_inputs(DType dtype) const {
@@ -146,6 +157,8 @@ Outcome Proof::finish() {
     compare(outcome, results);
   else
     compare_samples(outcome, results);
+  outcome.checks.insert(outcome.checks.end(), claims_.begin(), claims_.end());
+  outcome.series = series_;
   return outcome;
 }
 
@@ -339,11 +352,12 @@ void Proof::gather_traffic(Outcome& outcome) {
 
 void Proof::gather_memory(Outcome& outcome) {
   std::vector<double> mine = {static_cast<double>(Device::current()->memory.peak())};
-  for (const MemoryRow& row : memory_) mine.push_back(static_cast<double>(measured_[row.kind]));
+  for (const MemoryRow& row : memory_) mine.push_back(static_cast<double>(row.measured.at(0)));
   const MemoryScope scope(MemoryKind::check);
   const auto all =
       gather_to_first(comm_, Tensor::of(1, static_cast<std::int64_t>(mine.size()), mine, DType::f64));
   outcome.memory = memory_;
+  for (MemoryRow& row : outcome.memory) row.measured.clear();
   for (const Tensor& tensor : all) {
     const auto values = tensor.values();
     outcome.peak.push_back(static_cast<std::int64_t>(values[0]));

@@ -87,10 +87,16 @@ std::string check_table(const RunReport& report, bool colour) {
       tables_of(report).tier == Tier::floating && !report.options.stable && !report.options.no_baseline;
   if (floating) rows[0].push_back("unsplit " + report.options.dtype + "'s own error");
   std::string faults;
-  for (std::size_t i = 0; i < tables_of(report).checks.size(); ++i) {
-    rows.push_back({"  " + tables_of(report).checks[i].identity});
+  for (const Check& shown : tables_of(report).checks) {
+    rows.push_back({"  " + shown.identity});
     for (const Outcome& outcome : report.outcomes) {
-      const Check& check = outcome.checks[i];
+      const auto found = std::find_if(outcome.checks.begin(), outcome.checks.end(),
+                                      [&](const Check& c) { return c.identity == shown.identity; });
+      if (found == outcome.checks.end()) {
+        rows.back().push_back("");  // this check has one tier only
+        continue;
+      }
+      const Check& check = *found;
       rows.back().push_back(outcome.tier == Tier::exact ? number(check.error)
                                                         : percent(check.used, report.options.stable));
       if (check.ok) continue;
@@ -99,7 +105,7 @@ std::string check_table(const RunReport& report, bool colour) {
                     number(check.error), ", the bound is ", number(check.bound), "\n");
       if (!check.diagnosis.empty()) faults += str("       ", check.diagnosis, "\n");
     }
-    if (floating) rows.back().push_back(number(tables_of(report).checks[i].baseline_error));
+    if (floating) rows.back().push_back(shown.baseline_error > 0 ? number(shown.baseline_error) : "");
   }
   for (const std::string& note : tables_of(report).notes)
     faults += str("  ", painted(colour, "31", "FAIL"), " ", note, "\n");
@@ -170,6 +176,7 @@ std::string to_json(const RunReport& report) {
         const std::string key = span.name + "_seconds";
         json["timings"][key] = json["timings"].value(key, 0.0) + span.end - span.begin;
       }
+  for (const auto& [key, values] : tables_of(report).series) json[key] = values;
   json["ok"] = report.ok();
   return json.dump(2) + "\n";
 }

@@ -42,7 +42,7 @@ void initialise(std::chrono::duration<double> timeout) {
       MPI_CHECK(
           MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));  // communicators made of it inherit
     }
-    ~Library() { MPI_Finalize(); }
+    ~Library() { MPI_Finalize(); }  // waits for all processes: each comes here, or is killed with the job
   };
   static const Library library(timeout);
 }
@@ -85,6 +85,7 @@ class MpiCommunicator final : public Communicator {
   std::string transport() const override { return "mpi"; }
 
  private:
+  /// `start` may run after this communicator has died: it captures tensors and numbers, never `this`.
   std::unique_ptr<Work> post(const Call& call, const Tensor& in, const Tensor& out, Transfer::Start start) {
     for (const Tensor& x : {in, out})
       if (x.defined() && x.size() > INT_MAX)
@@ -96,6 +97,7 @@ class MpiCommunicator final : public Communicator {
                                       const Tensor& out) override {
     model_wire(call, out.bytes());
     return post(call, in, out, [=](MPI_Comm comm, MPI_Request* request) {
+      // iall_reduce is in place, and MPI forbids two names for one buffer.
       const void* from = in.raw() == out.raw() ? MPI_IN_PLACE : in.raw();
       MPI_CHECK(MPI_Iallreduce(from, out.raw(), count(in), type(in), op(call), comm, request));
     });
@@ -205,6 +207,7 @@ void launch(const LaunchOptions& options, const std::function<void(Communicator&
     device->memory.owner(job.rank());
     device->memory.limit(options.memory_per_rank);
     const Device::Scope scope(device);
+    // Ranks share the cores of their machine; the ranks of other machines do not count.
     const int cores = static_cast<int>(std::thread::hardware_concurrency());
     set_math_threads(std::max(1, cores / ranks_on_this_machine(options.timeout)));
     {

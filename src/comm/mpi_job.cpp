@@ -17,7 +17,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using namespace std::chrono_literals;
 
-constexpr int message_tag = 0, alarm_tag = 1;
+constexpr int message_tag = 0;  // on the groups' own communicators
+constexpr int alarm_tag = 1;    // on MPI_COMM_WORLD, where no message of a program can be in its way
 constexpr auto grace = 500ms;   // for ranks that fail together to hear of each other, and for the last words
 constexpr auto patience = 10s;  // of a rank that waits for another one to end the job
 
@@ -40,7 +41,7 @@ void compare(const Header& mine, std::vector<Header> theirs) {
 
 }  // namespace
 
-void check(int code, const char* call, std::source_location where) {
+void check(int code, const char* call, Where where) {
   if (code == MPI_SUCCESS) return;
   char text[MPI_MAX_ERROR_STRING];
   int length = 0;
@@ -107,7 +108,7 @@ std::shared_ptr<Transfer> Job::post(const Call& call, std::shared_ptr<Group> gro
   transfer->start = std::move(start);
   exchange_headers(*transfer);
   pending_.push_back(transfer);
-  advance();
+  advance();  // MPI has no thread of its own: it moves data only inside our calls
   return transfer;
 }
 
@@ -200,6 +201,8 @@ void Job::abandon(const Transfer& transfer) {
 
 void Job::finish() {
   if (fault_) throw Error(*fault_);
+  // No deadline: another rank may compute for long. One that waits for this rank has its own time-out, and is
+  // heard here.
   doing_ = str("has returned after ", calls_, " calls");
   auto barrier = std::make_shared<Transfer>();
   barrier->started = true;
@@ -225,6 +228,7 @@ void Job::fail(int code, const std::string& what) {
 
 /// Of the ranks that fail within the grace, the first in order speaks and ends the job; the others wait for
 /// that.
+/// noexcept: with MPI itself broken, std::terminate still ends the process, and the launcher the job.
 void Job::stop(const Alarm& mine, const std::string& message) const noexcept {
   const auto earlier = hear();
   bool first = !earlier;
@@ -239,6 +243,7 @@ void Job::stop(const Alarm& mine, const std::string& message) const noexcept {
     if (const auto other = hear()) first = first && mine.order() < other->order();
   if (first) {
     if (!mine.timed_out) say(message);
+    // Not an exit: that runs MPI_Finalize, which waits for ranks that wait for this one.
     MPI_Abort(MPI_COMM_WORLD, mine.code);
   }
   std::this_thread::sleep_for(patience);

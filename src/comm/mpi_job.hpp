@@ -11,18 +11,18 @@
 #include <list>
 #include <memory>
 #include <optional>
-#include <source_location>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "comm/launch.hpp"
+#include "tensor/error.hpp"
 
 namespace tessera::mpi {
 
 /// Throws Error with the place, the call's text and MPI's own words unless the call succeeded.
 #define MPI_CHECK(call) ::tessera::mpi::check((call), #call)
-void check(int code, const char* call, std::source_location where = std::source_location::current());
+void check(int code, const char* call, Where where = Where::here());
 
 bool test(MPI_Request& request);  ///< Complete? Drives MPI's progress. True for MPI_REQUEST_NULL.
 

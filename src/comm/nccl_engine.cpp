@@ -6,7 +6,7 @@
 
 namespace tessera::nccl {
 
-void check(ncclResult_t result, const char* call, std::source_location where) {
+void check(ncclResult_t result, const char* call, Where where) {
   if (result == ncclSuccess || result == ncclInProgress) return;
   throw Error(
       str(place(where), ": ", call, ": ", ncclGetErrorString(result), ", ", ncclGetLastError(nullptr)));

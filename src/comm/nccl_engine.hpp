@@ -19,14 +19,15 @@
 #include "comm/launch.hpp"
 #include "comm/world.hpp"
 #include "tensor/device_cuda.hpp"
+#include "tensor/error.hpp"
+#include "tensor/error.hpp"
 
 namespace tessera::nccl {
 
 /// Throws Error unless the call succeeded or is in progress: communicators do not block, so whoever goes on
 /// polls Line::settled first.
 #define NCCL_CHECK(call) ::tessera::nccl::check((call), #call)
-void check(ncclResult_t result, const char* call,
-           std::source_location where = std::source_location::current());
+void check(ncclResult_t result, const char* call, Where where = Where::here());
 
 /// A call under way.
 struct Task {

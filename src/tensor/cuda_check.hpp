@@ -14,7 +14,7 @@ namespace tessera {
 #define CUBLAS_CHECK(call) ::tessera::check_cublas((call), #call)
 
 inline void check_cuda(cudaError_t result, const char* call,
-                       std::source_location where = std::source_location::current()) {
+                       Where where = Where::here()) {
   if (result == cudaSuccess) return;
   cudaGetLastError();  // else the next launch check would report it a second time
   throw Error(
@@ -22,7 +22,7 @@ inline void check_cuda(cudaError_t result, const char* call,
 }
 
 inline void check_cublas(cublasStatus_t result, const char* call,
-                         std::source_location where = std::source_location::current()) {
+                         Where where = Where::here()) {
   if (result == CUBLAS_STATUS_SUCCESS) return;
   throw Error(
       str(place(where), ": ", call, ": ", cublasGetStatusName(result), ", ", cublasGetStatusString(result)));

@@ -1,7 +1,6 @@
 // Errors: one place, one sentence each.
 #pragma once
 
-#include <source_location>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -27,22 +26,31 @@ std::string str(const Parts&... parts) {
   return std::move(out).str();
 }
 
+/// The caller's place, as a default argument. clang 14 with libstdc++ 12 lacks std::source_location.
+struct Where {
+  const char* file;
+  int line;
+  static constexpr Where here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    return {file, line};
+  }
+};
+
 /// "file.cpp:31" without the directories, which differ from machine to machine.
-inline std::string place(const std::source_location& where) {
-  std::string_view file = where.file_name();
-  return str(file.substr(file.find_last_of('/') + 1), ":", where.line());
+inline std::string place(const Where& where) {
+  const std::string_view file = where.file;
+  return str(file.substr(file.find_last_of('/') + 1), ":", where.line);
 }
 
 /// Throws Error with `what` unless `holds`.
 inline void expect(bool holds, std::string_view what,
-                   std::source_location where = std::source_location::current()) {
+                   Where where = Where::here()) {
   if (!holds) throw Error(str(place(where), ": ", what));
 }
 
 /// Throws Error that prints both values unless they are equal.
 template <class A, class B>
 void expect_eq(const A& a, const B& b, std::string_view what,
-               std::source_location where = std::source_location::current()) {
+               Where where = Where::here()) {
   if (!(a == b)) throw Error(str(place(where), ": ", what, ": ", a, " is not ", b));
 }
 
