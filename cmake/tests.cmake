@@ -45,13 +45,20 @@ add_executable(tessera_pages tests/pages/pages.cpp)
 target_compile_options(tessera_pages PRIVATE -Wall -Wextra -Wpedantic -Werror)
 add_executable(tessera_pages_tests tests/pages/main.cpp tests/pages/test_pages.cpp)
 target_compile_definitions(tessera_pages_tests PRIVATE TESSERA_PAGES="$<TARGET_FILE:tessera_pages>")
-target_link_libraries(tessera_pages_tests PRIVATE tessera_parts)
+target_include_directories(tessera_pages_tests PRIVATE tests)
+target_link_libraries(tessera_pages_tests PRIVATE tessera_core)
 add_dependencies(tessera_pages_tests tessera_pages)
 set(pages tessera_pages --root ${CMAKE_SOURCE_DIR} --bin ${CMAKE_BINARY_DIR}/bin --cxx ${CMAKE_CXX_COMPILER})
 add_test(NAME pages_tool COMMAND tessera_pages_tests)
 add_test(NAME pages COMMAND ${pages} --check)
 add_test(NAME by_hand_steps COMMAND ${pages} --steps notebooks_md/00_by_hand.md)
 set_tests_properties(pages_tool pages by_hand_steps PROPERTIES TIMEOUT 600)
+
+# Programs that the placements forbid, with the message of each.
+foreach(compiler g++ clang++)
+  add_test(NAME forbidden_${compiler} COMMAND ${CMAKE_SOURCE_DIR}/tests/forbidden/check.sh ${compiler})
+  set_tests_properties(forbidden_${compiler} PROPERTIES LABELS source SKIP_RETURN_CODE 77 TIMEOUT 300 PROCESSORS 2)
+endforeach()
 
 # The source itself.
 add_test(NAME lint COMMAND ${CMAKE_SOURCE_DIR}/tests/lint.sh)
