@@ -1,0 +1,180 @@
+// How the ranks' results come together on rank 0: values, bytes, memory, timelines.
+#include <algorithm>
+#include <sstream>
+
+#include "app/proof.hpp"
+#include "tensor/error.hpp"
+
+namespace tessera {
+
+namespace {
+
+/// Rank 0's part of a proof is no part of the run: its memory and its calls are booked as checks.
+struct CheckScope {
+  explicit CheckScope(Communicator& comm) : memory(MemoryKind::check), phase(comm.journal(), "check") {}
+  MemoryScope memory;
+  Phase phase;
+};
+
+/// A rank's parts travel to rank 0 as one row of numbers: whole rows, whole cols, ranges, then the elements.
+void pack(std::vector<double>& row, const Slice& slice, const Tensor& local) {
+  const auto put = [&](std::int64_t value) { row.push_back(static_cast<double>(value)); };
+  put(slice.whole_rows);
+  put(slice.whole_cols);
+  for (const auto* ranges : {&slice.row_ranges, &slice.col_ranges}) {
+    put(static_cast<std::int64_t>(ranges->size()));
+    for (const Range& range : *ranges) put(range.begin), put(range.end);
+  }
+  const std::vector<double> values = local.values();
+  row.insert(row.end(), values.begin(), values.end());
+}
+
+RankResult unpack(std::vector<double>::const_iterator& at) {
+  const auto take = [&] { return static_cast<std::int64_t>(*at++); };
+  RankResult part;
+  part.slice.whole_rows = take();
+  part.slice.whole_cols = take();
+  for (auto* ranges : {&part.slice.row_ranges, &part.slice.col_ranges}) {
+    ranges->resize(static_cast<std::size_t>(take()));
+    for (Range& range : *ranges) range.begin = take(), range.end = take();
+  }
+  part.local = {part.slice.local_rows(), part.slice.local_cols(), {}};
+  part.local.values.assign(at, at + part.local.rows * part.local.cols);
+  at += part.local.rows * part.local.cols;
+  return part;
+}
+
+}  // namespace
+
+Outcome Proof::finish() {
+  Outcome outcome;
+  outcome.tier = options_.tier;
+  gather_traffic(outcome);
+  gather_memory(outcome);
+  const CheckScope scope(comm_);
+
+  std::vector<double> mine;
+  for (const Result& result : results_) pack(mine, result.slice, result.local);
+  if (options_.dump)
+    for (const auto& [name, input] : inputs_) pack(mine, input.slice, input.local);
+  std::vector<std::vector<RankResult>> results(results_.size()), inputs(options_.dump ? inputs_.size() : 0);
+  for (const Tensor& packed :
+       gather_to_first(comm_, Tensor::of(1, static_cast<std::int64_t>(mine.size()), mine, DType::f64))) {
+    const std::vector<double> values = packed.values();
+    auto at = values.begin();
+    for (auto* parts : {&results, &inputs})
+      for (auto& ranks : *parts) ranks.push_back(unpack(at));
+  }
+  if (comm_.rank() != 0) return {};
+  if (options_.dump) make_dump(outcome, results, inputs);
+  if (options_.baseline)
+    compare(outcome, results);
+  else
+    compare_samples(outcome, results);
+  outcome.checks.insert(outcome.checks.end(), claims_.begin(), claims_.end());
+  outcome.series = series_;
+  return outcome;
+}
+
+void Proof::make_dump(Outcome& outcome, const Gathered& results, const Gathered& inputs) const {
+  const Device::Scope host(Device::host());
+  const auto add_ranks = [&](const std::string& name, const std::vector<RankResult>& parts) {
+    for (std::size_t r = 0; r < parts.size(); ++r)
+      outcome.dump[str("rank", r, ".", name)] =
+          Tensor::of(parts[r].local.rows, parts[r].local.cols, parts[r].local.values, options_.dtype);
+  };
+  std::size_t i = 0;
+  for (const auto& [name, input] : inputs_) add_ranks(name, inputs[i++]);
+  for (i = 0; i < results_.size(); ++i) {
+    add_ranks(results_[i].name, results[i]);
+    const Tensor whole =
+        Tensor::zeros(results_[i].slice.whole_rows, results_[i].slice.whole_cols, options_.dtype);
+    for (std::size_t r = 0; r < results[i].size(); ++r)
+      results[i][r].slice.insert(whole, outcome.dump.at(str("rank", r, ".", results_[i].name)));
+    outcome.dump["split." + results_[i].name] = whole;
+  }
+}
+
+void Proof::gather_traffic(Outcome& outcome) {
+  // One text a rank: a line a kind of call, an empty line, a line a span.
+  std::ostringstream mine;
+  for (const auto& [key, row] : comm_.journal().traffic())
+    if (key.phase != "check")
+      mine << (key.phase.empty() ? "-" : key.phase) << ' ' << key.group << ' ' << key.op << ' ' << row.calls
+           << ' ' << row.payload << ' ' << row.wire << ' ' << row.counted << '\n';
+  mine << '\n';
+  for (const Span& span : comm_.journal().spans())
+    mine << span.begin << ' ' << span.end << ' ' << span.category << ' ' << span.name << '\n';
+
+  std::map<TrafficKey, Traffic> total;
+  for (const std::string& text : gather_to_first(comm_, mine.str())) {
+    std::istringstream lines(text);
+    for (std::string line; std::getline(lines, line) && !line.empty();) {
+      TrafficKey key;
+      Traffic row;
+      std::istringstream(line) >> key.phase >> key.group >> key.op >> row.calls >> row.payload >> row.wire >>
+          row.counted;
+      Traffic& sum = total[key];
+      sum.calls += row.calls;
+      sum.payload += row.payload;
+      sum.wire += row.wire;
+      sum.counted = sum.counted && row.counted;
+    }
+    auto& spans = outcome.spans.emplace_back();
+    for (Span span;
+         lines >> span.begin >> span.end >> span.category && std::getline(lines >> std::ws, span.name);)
+      spans.push_back(span);
+  }
+  for (TrafficRow row : traffic_) {
+    const Traffic measured = total[{row.phase, row.group, row.op}];
+    total.erase({row.phase, row.group, row.op});
+    row.calls = measured.calls;
+    row.payload = measured.payload;
+    row.wire = measured.wire;
+    row.counted = measured.counted;
+    row.ok = row.calls == row.predicted_calls && (!row.counted || row.wire == row.predicted);
+    const std::string what = str(row.phase, " ", row.op, " ", row.label);
+    if (row.calls == 0)
+      outcome.notes.push_back(str(what, " was never called: the sum is still owed"));
+    else if (!row.ok && row.predicted > 0 && row.wire == 2 * row.predicted)
+      outcome.notes.push_back(str(what, " sent twice what the formula says: was everything sent twice?"));
+    else if (!row.ok)
+      outcome.notes.push_back(str(what, ": ", row.calls, " calls, ", row.wire, " B; the formula says ",
+                                  row.predicted_calls, " and ", row.predicted, " B"));
+    outcome.traffic.push_back(row);
+  }
+  for (const auto& [key, row] : total) {
+    if (row.calls == 0 && row.wire == 0) continue;
+    outcome.traffic.push_back({key.phase, key.group, key.op, "", "none expected", row.calls, row.payload,
+                               row.wire, 0, 0, row.counted, false});
+    outcome.notes.push_back(str(key.phase, " ", key.op, ": ", row.calls, " calls that no formula expects"));
+  }
+}
+
+void Proof::gather_memory(Outcome& outcome) {
+  std::vector<double> mine = {static_cast<double>(Device::current()->memory.peak())};
+  for (const MemoryRow& row : memory_) mine.push_back(static_cast<double>(row.measured.at(0)));
+  const MemoryScope scope(MemoryKind::check);
+  const auto all =
+      gather_to_first(comm_, Tensor::of(1, static_cast<std::int64_t>(mine.size()), mine, DType::f64));
+  outcome.memory = memory_;
+  for (MemoryRow& row : outcome.memory) row.measured.clear();
+  for (const Tensor& tensor : all) {
+    const auto values = tensor.values();
+    outcome.peak.push_back(static_cast<std::int64_t>(values[0]));
+    for (std::size_t i = 0; i < memory_.size(); ++i)
+      outcome.memory[i].measured.push_back(static_cast<std::int64_t>(values[i + 1]));
+  }
+  for (MemoryRow& row : outcome.memory) {
+    row.ok = std::all_of(row.measured.begin(), row.measured.end(),
+                         [&](std::int64_t bytes) { return bytes == row.predicted; });
+    for (std::size_t r = 0; r < row.measured.size(); ++r)
+      if (row.measured[r] != row.predicted) {
+        outcome.notes.push_back(str("rank ", r, " holds ", row.measured[r], " B of ", row.label,
+                                    "; the formula says ", row.predicted, " B"));
+        break;
+      }
+  }
+}
+
+}  // namespace tessera
