@@ -75,8 +75,10 @@ int verify(int argc, char** argv) {
       throw UsageError(str(fixed, " is for ./tessera run: verify sweeps both tiers and dtypes"));
   options.check_files();
   std::vector<int> all_ranks = parse_ranks(ranks_text);
-  if (const int launched = mpi::launched_size(); launched > 0 && !flags.given("--ranks"))
+  if (const int launched = mpi::launched_size(); launched > 0 && !flags.given("--ranks")) {
     all_ranks = {launched};
+    ranks_text = std::to_string(launched);
+  }
 
   // Refused before anything runs: the largest number of ranks is the one that may lack a GPU.
   std::vector<Choice> choices;

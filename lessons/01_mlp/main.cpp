@@ -69,7 +69,7 @@ int main(int argc, char** argv) {
     if (std::filesystem::exists(path)) run.path = path;
   App app({"01", "MLP", "Y = f(X A + c1) B + c2    X (N, K)  A (K, F)  B (F, K)",
            "Why the backward needs no tape: each layer keeps its own Saved, and hands dX to the one before.",
-           str("mlp.hpp:", mlp::code_line)},
+           str("mlp.hpp:", mlp::code_line), "Code = formula?"},
           App::one_rank);
   app.size("--tokens", sizes.tokens, "N, rows of X");
   app.size("--width", sizes.width, "K, columns of X and of Y");

@@ -165,8 +165,8 @@ int App::run_checked(int argc, char** argv, const LessonParts& parts) {
   }
   if (talks || code != 0) std::cout << check_table(report, colour);
   if (talks) {
-    if (parts.more) std::cout << std::endl << parts.more() << std::endl;
-    std::cout << text_.why << std::endl;
+    if (parts.more) std::cout << std::endl << parts.more();
+    std::cout << std::endl << text_.why << std::endl;
   }
   if (options_.quiet) std::cout << text_.number << " " << text_.title << ": ";
   std::cout << verdict(report, colour);

@@ -20,6 +20,7 @@ struct LessonText {
   std::string formula;        // one line; sizes are added by the lesson
   std::string why;            // the sentence to take home
   std::string code;           // "column_split.hpp:31"
+  std::string question = "Cut = whole?";
 };
 
 /// What a lesson supplies. prove runs on every rank, once a tier; the others run once, where output is

@@ -81,7 +81,7 @@ std::string traffic_table(const RunReport& report) {
 }
 
 std::string check_table(const RunReport& report, bool colour) {
-  std::vector<std::vector<std::string>> rows = {{"Cut = whole?"}};
+  std::vector<std::vector<std::string>> rows = {{report.text.question}};
   for (const Outcome& outcome : report.outcomes)
     rows[0].push_back(outcome.tier == Tier::exact ? "exact" : report.options.dtype + ": bound used");
   const bool floating =

@@ -1,6 +1,7 @@
 // The mathematics on the CPU: GEMM from a BLAS, everything else as plain loops over rows.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "ops/blas.hpp"
 #include "ops/kernels.hpp"
@@ -159,7 +160,10 @@ struct CpuKernels final : Kernels {
         T sum = 0;
         for (std::int64_t j = 0; j < logits.cols(); ++j) sum += p[j] = std::exp(x[j] - largest);
         for (std::int64_t j = 0; j < logits.cols(); ++j) p[j] /= sum;
-        row<T>(loss, i)[0] = std::log(sum) - (x[targets.data<std::int32_t>()[i]] - largest);
+        const std::int32_t target = targets.data<std::int32_t>()[i];
+        const bool known = 0 <= target && target < logits.cols();  // else there is no such probability
+        row<T>(loss, i)[0] =
+            known ? std::log(sum) - (x[target] - largest) : std::numeric_limits<T>::quiet_NaN();
       });
     });
   }

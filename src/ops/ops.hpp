@@ -42,7 +42,7 @@ struct CrossEntropy {
   Tensor loss;           // (N, 1)  -log p(target) of each row, in nats
   Tensor probabilities;  // (N, V)  what the backward needs
 };
-/// Softmax cross-entropy of logits (N, V) with targets (N, 1) i32 in [0, V).
+/// Softmax cross-entropy of logits (N, V) with targets (N, 1) i32 in [0, V); any other gives a NaN loss.
 CrossEntropy cross_entropy(const Tensor& logits, const Tensor& targets);
 /// The gradient of (sum of the losses) / tokens: (probabilities - onehot) / tokens. `tokens` is the global
 /// number.

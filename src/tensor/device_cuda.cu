@@ -166,6 +166,11 @@ CudaDevice& cuda_device(const std::shared_ptr<Device>& device) {
 }
 
 int cuda_device_count() {
+  // Read by the first CUDA call of the process. A kernel that is loaded at its first launch may wait for the
+  // whole GPU, and so for a collective whose other ranks wait for this kernel; and streams that share a
+  // hardware queue wait for one another.
+  setenv("CUDA_MODULE_LOADING", "EAGER", 0);
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
   int count = 0;
   if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
   cudaGetLastError();
