@@ -58,6 +58,10 @@ add_test(NAME pages COMMAND ${pages} --check)
 add_test(NAME by_hand_steps COMMAND ${pages} --steps notebooks_md/00_by_hand.md)
 set_tests_properties(pages_tool pages by_hand_steps PROPERTIES TIMEOUT 600)
 
+# What the lessons dump, redone by numpy alone.
+add_test(NAME numpy COMMAND ${CMAKE_SOURCE_DIR}/tests/numpy_check.sh ${CMAKE_BINARY_DIR}/bin)
+set_tests_properties(numpy PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 300 PROCESSORS 2)
+
 # Programs that the placements forbid, with the message of each.
 foreach(compiler g++ clang++)
   add_test(NAME forbidden_${compiler} COMMAND ${CMAKE_SOURCE_DIR}/tests/forbidden/check.sh ${compiler})
