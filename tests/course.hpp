@@ -2,6 +2,7 @@
 // it.
 #pragma once
 
+#include "01_mlp/proof.hpp"
 #include "02_column_split/proof.hpp"
 #include "03_row_split/proof.hpp"
 #include "04_mlp_block/proof.hpp"
@@ -20,6 +21,9 @@ inline std::vector<Claim> course() {
   std::vector<Claim> claims;
   for (const auto& identity : identities::all())
     claims.push_back({"identity: " + identity.name, identity.prove});
+  claims.push_back({"01 MLP, on each rank", [](Proof& proof, Communicator&, const Shape& s) {
+                      mlp::prove(proof, {s.n, s.k, s.m});
+                    }});
   claims.push_back({"02 column split", [](Proof& proof, Communicator& comm, const Shape& s) {
                       column_split::prove(proof, comm, {s.n, s.k, s.m});
                     }});

@@ -54,7 +54,7 @@ TEST_CASE("--no-baseline: 64 elements of each result, recomputed from the genera
   for (const Claim& claim : course()) {
     if (claim.name.starts_with("identity")) continue;
     const Outcome outcome =
-        run(4, {Tier::floating, DType::f32, 3, false}, [&](Proof& proof, Communicator& comm) {
+        run(4, {Tier::floating, DType::f32, 3, false, false}, [&](Proof& proof, Communicator& comm) {
           claim.prove(proof, comm, {24, 36, 52});
         });
     INFO(claim.name, faults(outcome));
@@ -103,6 +103,49 @@ TEST_CASE("lesson 02 and 03: by hand and typed give the same bits") {
           equal(typed.dc.local(), hand.dc);
         }
       });
+}
+
+TEST_CASE("gradients of several batches add up in every layer") {
+  on_ranks(2, [](Communicator& comm) {
+    const TensorParallel tp(comm);
+    const auto make = [&](const char* name, const Slice& slice) {
+      return generate(3, name, slice, DType::f64, Fill::integer, 2);
+    };
+    const Tensor x = make("X", Slice::whole(5, 6)), dy = make("dY", Slice::whole(5, 6));
+    const auto twice = [](const Tensor& once, const Tensor& gradient) {
+      expect(scale(once, 2).values() == gradient.values(), "two batches are not twice one");
+    };
+    const mlp::Mlp whole(make("A", Slice::whole(6, 8)), make("c1", Slice::whole(1, 8)),
+                         make("B", Slice::whole(8, 6)), make("c2", Slice::whole(1, 6)),
+                         mlp::Activation::relu);
+    mlp::Mlp::Saved saved;
+    whole.forward(x, saved);
+    whole.backward_input(dy, saved);
+    whole.backward_weight(saved);
+    std::vector<Tensor> once;
+    for (const Tensor& g : {whole.da, whole.dc1, whole.db, whole.dc2}) once.push_back(g.copy());
+    whole.backward_weight(saved);
+    std::size_t i = 0;
+    for (const Tensor& g : {whole.da, whole.dc1, whole.db, whole.dc2}) twice(once[i++], g);
+
+    const mlp_block::MlpBlock block{
+        {make("A", slice_of<Shard<1>>(6, 8, comm)), make("c1", slice_of<Shard<1>>(1, 8, comm))},
+        {make("B", slice_of<Shard<0>>(8, 6, comm)), make("c2", Slice::whole(1, 6))},
+        mlp::Activation::relu};
+    mlp_block::MlpBlock::Saved cut;
+    block.forward(Placed<Replicated>(x), cut, tp);
+    block.backward_input(Placed<Replicated>(dy), cut, tp);
+    block.backward_weight(cut);
+    once.clear();
+    const auto gradients = [&] {
+      return std::vector{block.fc1.da.local(), block.fc1.dc.local(), block.fc2.da.local(),
+                         block.fc2.dc.local()};
+    };
+    for (const Tensor& g : gradients()) once.push_back(g.copy());
+    block.backward_weight(cut);
+    i = 0;
+    for (const Tensor& g : gradients()) twice(once[i++], g);
+  });
 }
 
 // Broken by hand. Each must fail a check, and the message must name the mistake.

@@ -13,18 +13,27 @@ std::string by_hand() {
                a = Tensor::of(4, 2, {2, 0, 1, 3, 1, -1, 0, 2});
   const Tensor x1 = x.column_range(0, 2), x2 = x.column_range(2, 4);
   const Tensor a1 = a.row_range(0, 2), a2 = a.row_range(2, 4), c = Tensor::of(1, 2, {10, 20});
+  const Tensor dy = Tensor::of(2, 2, {1, 0, 2, -1});
   const Tensor sum = add(matmul(x1, a1), matmul(x2, a2));
-  return "  By hand (c = 10 20)\n" + side_by_side({{"X1", Matrix::from(x1)},
-                                                   {"|", {}},
-                                                   {"X2", Matrix::from(x2)},
-                                                   {"A1", Matrix::from(a1)},
-                                                   {"A2", Matrix::from(a2)},
-                                                   {"rank0", Matrix::from(matmul(x1, a1))},
-                                                   {"rank1", Matrix::from(matmul(x2, a2))},
-                                                   {"sum", Matrix::from(sum)},
-                                                   {"+ c", Matrix::from(add_bias(sum, c))},
-                                                   {"c too early", Matrix::from(add_bias(sum, scale(c, 2)))}},
-                                                  4);
+  return "  By hand (c = 10 20)\n" +
+         side_by_side({{"X1", Matrix::from(x1)},
+                       {"|", {}},
+                       {"X2", Matrix::from(x2)},
+                       {"A1", Matrix::from(a1)},
+                       {"A2", Matrix::from(a2)},
+                       {"rank0", Matrix::from(matmul(x1, a1))},
+                       {"rank1", Matrix::from(matmul(x2, a2))},
+                       {"sum", Matrix::from(sum)},
+                       {"+ c", Matrix::from(add_bias(sum, c))},
+                       {"c too early", Matrix::from(add_bias(sum, scale(c, 2)))}},
+                      4) +
+         side_by_side({{"dY", Matrix::from(dy)},
+                       {"rank0's dX1", Matrix::from(matmul(dy, t(a1)))},
+                       {"|", {}},
+                       {"rank1's dX2", Matrix::from(matmul(dy, t(a2)))},
+                       {"rank0's dA1", Matrix::from(matmul(t(x1), dy))},
+                       {"rank1's dA2", Matrix::from(matmul(t(x2), dy))}},
+                      4);
 }
 
 std::vector<Equation> picture(const row_split::Sizes& s) {
@@ -33,7 +42,7 @@ std::vector<Equation> picture(const row_split::Sizes& s) {
   Equation forward{"forward: Y = X A + c", {}}, backward{"backward: dX = dY A'", {}};
   forward.add({"X", n, f, columns, 60, 120}).add({"A", f, k, rows, 120, 80}).say("=");
   forward.add({"terms", n, k, partial, 60, 80})
-      .say("all-reduce")
+      .send("all-reduce")
       .add({"X A", n, k, replicated, 60, 80})
       .say("+");
   forward.add({"c", "1", k, replicated, 16, 80}).say("=").add({"Y", n, k, replicated, 60, 80});

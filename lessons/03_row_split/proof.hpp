@@ -49,7 +49,8 @@ inline void prove(Proof& proof, Communicator& comm, const Sizes& s) {
   proof.measure_memory();
 
   // The other way to take the sum: each rank keeps its own tokens. Backward, their gradients are gathered
-  // first.
+  // first. It runs beside the layer, and its memory is not the layer's.
+  const MemoryScope scope(MemoryKind::check);
   Placed<Shard<0>> y_scattered;
   Placed<Shard<1>> dx_scattered;
   {

@@ -13,6 +13,9 @@ std::string by_hand() {
                b = Tensor::of(2, 2, {1, 3, 2, -1});
   const Tensor h1 = relu(matmul(x, a.column_range(0, 1))), h2 = relu(matmul(x, a.column_range(1, 2)));
   const Tensor y1 = matmul(h1, b.row_range(0, 1)), y2 = matmul(h2, b.row_range(1, 2));
+  const Tensor dy = Tensor::of(2, 2, {1, 0, 2, -1}), dh = matmul(dy, t(b));
+  const Tensor dp = relu_backward(dh, matmul(x, a)), dp1 = dp.column_range(0, 1), dp2 = dp.column_range(1, 2);
+  const Tensor dx1 = matmul(dp1, t(a.column_range(0, 1))), dx2 = matmul(dp2, t(a.column_range(1, 2)));
   return "  By hand (f = relu, c1 = c2 = 0; rank 0 has A's first column and B's first row)\n" +
          side_by_side({{"X", Matrix::from(x)},
                        {"A1", Matrix::from(a.column_range(0, 1))},
@@ -24,7 +27,18 @@ std::string by_hand() {
                        {"H2", Matrix::from(h2)},
                        {"H1 B1", Matrix::from(y1)},
                        {"H2 B2", Matrix::from(y2)},
-                       {"sum", Matrix::from(add(y1, y2))}},
+                       {"Y, the sum", Matrix::from(add(y1, y2))}},
+                      4) +
+         side_by_side({{"dY", Matrix::from(dy)},
+                       {"dH1", Matrix::from(dh.column_range(0, 1))},
+                       {"|", {}},
+                       {"dH2", Matrix::from(dh.column_range(1, 2))},
+                       {"dP1", Matrix::from(dp1)},
+                       {"|", {}},
+                       {"dP2", Matrix::from(dp2)},
+                       {"dP1 A1'", Matrix::from(dx1)},
+                       {"dP2 A2'", Matrix::from(dx2)},
+                       {"dX, the sum", Matrix::from(add(dx1, dx2))}},
                       4);
 }
 
@@ -50,16 +64,13 @@ std::vector<Equation> picture(const mlp_block::Sizes& s) {
   using enum Block::Cut;
   Equation forward{"forward: Y = f(X A + c1) B + c2", {}},
       backward{"backward: dX = dP A', dP = (dY B') f'(P)", {}};
-  forward.add({"X", n, k, replicated, 50, 64}).add({"A", k, f, columns, 64, 112}).say("f").say("=");
+  forward.say("f(").add({"X", n, k, replicated, 50, 64}).add({"A", k, f, columns, 64, 112}).say("+ c1) =");
   forward.add({"H", n, f, columns, 50, 112}).add({"B", f, k, rows, 112, 64}).say("=");
-  forward.add({"terms", n, k, partial, 50, 64}).say("all-reduce").say("+ c2").say("=");
+  forward.add({"terms", n, k, partial, 50, 64}).send("all-reduce, + c2");
   forward.add({"Y", n, k, replicated, 50, 64});
-  backward.add({"dY", n, k, replicated, 50, 64}).add({"B'", k, f, columns, 64, 112}).say("f'").say("=");
+  backward.add({"dY", n, k, replicated, 50, 64}).add({"B'", k, f, columns, 64, 112}).say("f'(P) =");
   backward.add({"dP", n, f, columns, 50, 112}).add({"A'", f, k, rows, 112, 64}).say("=");
-  backward.add({"terms", n, k, partial, 50, 64})
-      .say("all-reduce")
-      .say("=")
-      .add({"dX", n, k, replicated, 50, 64});
+  backward.add({"terms", n, k, partial, 50, 64}).send("all-reduce").add({"dX", n, k, replicated, 50, 64});
   return {forward, backward};
 }
 

@@ -5,22 +5,13 @@
 //   Y = f(X A1 + c1_1) B1 + f(X A2 + c1_2) B2 + c2     one all-reduce forward, one backward
 #pragma once
 
+#include "01_mlp/mlp.hpp"
 #include "02_column_split/column_split.hpp"
 #include "03_row_split/row_split.hpp"
 
 namespace tessera::mlp_block {
 
-enum class Activation { gelu, relu };
-
-/// f and its backward, for anything that has them: Tensor, Placed, Bounded.
-template <class M>
-M activate(const M& x, Activation f) {
-  return f == Activation::gelu ? gelu(x) : relu(x);
-}
-template <class M>
-M activate_backward(const M& dy, const M& x, Activation f) {
-  return f == Activation::gelu ? gelu_backward(dy, x) : relu_backward(dy, x);
-}
+using mlp::Activation;
 
 inline constexpr int code_line = __LINE__ + 3;
 // begin block
@@ -38,18 +29,18 @@ struct MlpBlock {
 
   // task 04.forward: (N, K) -> (N, K). Hint: three lines, and only the last one communicates.
   Placed<Replicated> forward(const Placed<Replicated>& x, Saved& saved, const TensorParallel& tp) const {
-    saved.pre = fc1.forward(x, saved.fc1);  // Shard<1>    (N, F/p)  no bytes sent
-    const auto h = activate(saved.pre, f);  // Shard<1>    (N, F/p)  f takes each column by itself
-    return fc2.forward(h, saved.fc2, tp);   // Replicated  (N, K)    the only all-reduce
+    saved.pre = fc1.forward(x, saved.fc1);       // Shard<1>    (N, F/p)  no bytes sent
+    const auto h = mlp::activate(saved.pre, f);  // Shard<1>    (N, F/p)  f takes each column by itself
+    return fc2.forward(h, saved.fc2, tp);        // Replicated  (N, K)    the only all-reduce
   }
   // end task
 
   // task 04.backward: (N, K) -> (N, K). Hint: the mirror image of forward.
   Placed<Replicated> backward_input(const Placed<Replicated>& dy, Saved& saved,
                                     const TensorParallel& tp) const {
-    const auto dh = fc2.backward_input(dy, saved.fc2);      // Shard<1>    (N, F/p)  no bytes sent
-    const auto dpre = activate_backward(dh, saved.pre, f);  // Shard<1>    (N, F/p)
-    return fc1.backward_input(dpre, saved.fc1, tp);         // Replicated  (N, K)    the only all-reduce
+    const auto dh = fc2.backward_input(dy, saved.fc2);           // Shard<1>    (N, F/p)  no bytes sent
+    const auto dpre = mlp::activate_backward(dh, saved.pre, f);  // Shard<1>    (N, F/p)
+    return fc1.backward_input(dpre, saved.fc1, tp);              // Replicated  (N, K)    the only all-reduce
   }
   // end task
 
@@ -72,9 +63,9 @@ struct PlainBlock {
   };
 
   Placed<Replicated> forward(const Placed<Replicated>& x, Saved& saved, const TensorParallel& tp) const {
-    saved.pre = fc1.forward(x, saved.fc1);                 // Shard<1>    (N, F/p)
-    const auto h = tp.all_gather(activate(saved.pre, f));  // Replicated  (N, F)    (p-1) NF
-    return tp.all_gather(fc2.forward(h, saved.fc2));       // Replicated  (N, K)    (p-1) NK
+    saved.pre = fc1.forward(x, saved.fc1);                      // Shard<1>    (N, F/p)
+    const auto h = tp.all_gather(mlp::activate(saved.pre, f));  // Replicated  (N, F)    (p-1) NF
+    return tp.all_gather(fc2.forward(h, saved.fc2));            // Replicated  (N, K)    (p-1) NK
   }
 
   Placed<Replicated> backward_input(const Placed<Replicated>& dy, Saved& saved,
@@ -82,7 +73,7 @@ struct PlainBlock {
     saved.fc2.dy = tp.take_shard<1>(dy);  // Shard<1>    (N, K/p)  no bytes sent
     // dH is a sum over ranks, of which rank i needs its own columns only: half of an all-reduce.
     const auto dh = tp.reduce_scatter<1>(matmul(saved.fc2.dy, t(fc2.a)));  // Shard<1>  (N, F/p)  (p-1) NF
-    const auto dpre = activate_backward(dh, saved.pre, f);                 // Shard<1>    (N, F/p)
+    const auto dpre = mlp::activate_backward(dh, saved.pre, f);            // Shard<1>    (N, F/p)
     return fc1.backward_input(dpre, saved.fc1, tp);                        // Replicated  (N, K)    2(p-1) NK
   }
 

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "01_mlp/proof.hpp"
 #include "04_mlp_block/mlp_block.hpp"
 #include "app/proof.hpp"
 #include "tensor/error.hpp"
@@ -17,20 +18,13 @@ struct Sizes {
   std::int64_t activations(std::int64_t p) const { return tokens * (4 * width + 3 * ffn / p); }
 };
 
-/// The block, unsplit, for Tensor and for Bounded.
-inline auto whole(Activation f) {
+/// The block, unsplit: lesson 01's formula. The plain way computes the same.
+inline auto unsplit(Activation f) {
   return [f](const auto& in) {
-    const auto x = in("X"), a = in("A"), c1 = in("c1"), b = in("B"), c2 = in("c2"), dy = in("dY");
-    const auto pre = add_bias(matmul(x, a), c1);
-    const auto h = activate(pre, f);
-    const auto y = add_bias(matmul(h, b), c2);
-    const auto dpre = activate_backward(matmul(dy, t(b)), pre, f);
-    const auto dx = matmul(dpre, t(a)), da = matmul(t(x), dpre), db = matmul(t(h), dy);
-    const auto dc1 = sum_rows(dpre), dc2 = sum_rows(dy);
-    return Named<std::decay_t<decltype(x)>>{
-        {"H", h},           {"Y", y},         {"dX", dx},        {"dA", da},       {"dc1", dc1},
-        {"dB", db},         {"dc2", dc2},     {"Y_plain", y},    {"dX_plain", dx}, {"dA_plain", da},
-        {"dc1_plain", dc1}, {"dB_plain", db}, {"dc2_plain", dc2}};
+    auto results = mlp::whole(f)(in);
+    for (const std::string name : {"Y", "dX", "dA", "dc1", "dB", "dc2"})
+      results[name + "_plain"] = results.at(name);
+    return results;
   };
 }
 
@@ -106,25 +100,25 @@ inline void prove(Proof& proof, Communicator& comm, const Sizes& s, Activation w
   proof.result("dc1", "1F", "dc1 = [sum dP1, sum dP2]", block.fc1.dc.local(), c1_slice);
   proof.result("dB", "FK", "dB = [H1' dY; H2' dY]", block.fc2.da.local(), b_slice);
   proof.result("dc2", "1K", "dc2 = sum dY", block.fc2.dc.local(), row);
-  proof.baseline(whole(activation));
+  proof.baseline(unsplit(activation));
   const auto own = [=](int rank) { return part(f, rank, static_cast<int>(p)); };
   proof.mistake("Y", "Y equals rank {rank}'s own term plus c2: was it all-reduced?",
                 [=](const auto& in, int rank) {
                   const Range r = own(rank);
-                  const Tensor h = whole(activation)(in).at("H").column_range(r.begin, r.end);
+                  const Tensor h = unsplit(activation)(in).at("H").column_range(r.begin, r.end);
                   return add_bias(matmul(h, in("B").row_range(r.begin, r.end)), in("c2"));
                 });
   proof.mistake("Y", "Y holds the bias c2 p times: was it added before the sum?", [=](const auto& in, int) {
-    return add_bias(whole(activation)(in).at("Y"), scale(in("c2"), static_cast<double>(p - 1)));
+    return add_bias(unsplit(activation)(in).at("Y"), scale(in("c2"), static_cast<double>(p - 1)));
   });
   proof.mistake("Y", "Y holds the mean of the terms, not their sum.", [=](const auto& in, int) {
-    return add_bias(scale(matmul(whole(activation)(in).at("H"), in("B")), 1.0 / static_cast<double>(p)),
+    return add_bias(scale(matmul(unsplit(activation)(in).at("H"), in("B")), 1.0 / static_cast<double>(p)),
                     in("c2"));
   });
   proof.mistake("dX", "dX equals rank {rank}'s own term: was it all-reduced?", [=](const auto& in, int rank) {
     const Range r = own(rank);
     const Tensor pre = add_bias(matmul(in("X"), in("A")), in("c1"));
-    const Tensor dpre = activate_backward(matmul(in("dY"), t(in("B"))), pre, activation);
+    const Tensor dpre = mlp::activate_backward(matmul(in("dY"), t(in("B"))), pre, activation);
     return matmul(dpre.column_range(r.begin, r.end), t(in("A").column_range(r.begin, r.end)));
   });
 

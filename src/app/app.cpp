@@ -2,9 +2,11 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <iostream>
 #include <new>
+#include <thread>
 
 #include "app/screen.hpp"
 #include "report/file.hpp"
@@ -54,8 +56,12 @@ Choice Options::choose(const Flags& flags) const {
   return choice;
 }
 
-App::App(LessonText text)
-    : text_(std::move(text)), flags_(str(text_.number, " ", text_.title, ": ", text_.formula)) {}
+App::App(LessonText text, Ranks ranks)
+    : text_(std::move(text)),
+      ranks_(ranks),
+      flags_(str(text_.number, " ", text_.title, ": ", text_.formula)) {
+  if (ranks == one_rank) options_.ranks = 1;
+}
 
 void App::size(const std::string& name, std::int64_t& target, const std::string& help) {
   flags_.number(name, target, 1, 1 << 20, help);
@@ -66,27 +72,41 @@ void App::choice(const std::string& name, std::string& target, const std::vector
   flags_.choice(name, target, choices, help);
 }
 
+void App::text(const std::string& name, std::string& target, const std::string& placeholder,
+               const std::string& help) {
+  flags_.text(name, target, placeholder, help);
+}
+
 void App::ranks_divide(const std::string& flag, const std::int64_t& size) {
   divided_.push_back({flag, &size});
 }
 
 void App::check_divisions(int ranks) const {
+  const auto all_divided = [&](int n) {
+    return std::all_of(divided_.begin(), divided_.end(), [n](const Divided& d) { return *d.size % n == 0; });
+  };
+  if (all_divided(ranks)) return;
+  std::string fitting, undivided, better;
+  for (int n = 1; n <= 64; ++n)
+    if (all_divided(n)) fitting += str(n == 1 ? "" : ", ", n);
   for (const Divided& one : divided_) {
     if (*one.size % ranks == 0) continue;
-    std::string fitting;
-    for (int n = 1; n <= 64; ++n) {
-      bool all = true;
-      for (const Divided& other : divided_) all = all && *other.size % n == 0;
-      if (all) fitting += str(fitting.empty() ? "" : ", ", n);
-    }
-    throw UsageError(str("--ranks ", ranks, " does not divide ", one.flag, " ", *one.size, ": --ranks ",
-                         fitting, " would work, or a ", one.flag, " that ", ranks, " divides, such as ",
-                         (*one.size / ranks + 1) * ranks));
+    undivided += str(undivided.empty() ? "" : " and ", one.flag, ' ', *one.size);
+    better += str(' ', one.flag, ' ', (*one.size / ranks + 1) * ranks);
   }
+  throw UsageError(str("--ranks ", ranks, " does not divide ", undivided, ": --ranks ", fitting,
+                       " would work, or", better));
 }
 
 int guarded(const std::function<int()>& body) {
-  const auto say = [](const std::string& message) { std::cerr << "error: " << message << std::endl; };
+  // Of several processes that all find the same fault one prints; the others wait a moment before they end,
+  // since a launcher stops all as soon as one has failed.
+  const auto say = [](const std::string& message) {
+    if (is_printing_process())
+      std::cerr << "error: " << message << std::endl;
+    else
+      std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  };
   try {
     return body();
   } catch (const UsageError& error) {
@@ -106,13 +126,14 @@ int App::run(int argc, char** argv, const LessonParts& parts) {
 }
 
 int App::run_checked(int argc, char** argv, const LessonParts& parts) {
-  options_.add_to(flags_, true);
+  options_.add_to(flags_, ranks_ == many_ranks);
   if (!flags_.parse(argc, argv)) return 0;
   RunReport report{text_, options_.choose(flags_), options_, &flags_, {}, 0};
   check_divisions(report.choice.options.ranks);
   options_.check_files();
+  parts.check();
 
-  const bool prints = is_printing_process(), colour = isatty(STDOUT_FILENO) == 1;
+  const bool prints = is_printing_process(), colour = isatty(STDOUT_FILENO) == 1 && mpi::launched_size() == 0;
   const bool talks = prints && !options_.quiet;
   if (talks) std::cout << heading(report) << std::endl << parts.by_hand() << std::endl;
 
@@ -122,8 +143,8 @@ int App::run_checked(int argc, char** argv, const LessonParts& parts) {
     std::vector<Outcome> outcomes;
     for (const Tier tier : {Tier::exact, Tier::floating}) {
       if (options_.exact && tier == Tier::floating) continue;
-      Proof proof(comm,
-                  {tier, options_.type(), static_cast<std::uint64_t>(options_.seed), !options_.no_baseline});
+      Proof proof(comm, {tier, options_.type(), static_cast<std::uint64_t>(options_.seed),
+                         !options_.dump.empty(), !options_.no_baseline});
       parts.prove(proof, comm);
       outcomes.push_back(proof.finish());
     }

@@ -25,6 +25,7 @@ struct LessonText {
 /// What a lesson supplies. prove runs on every rank, once a tier; the others run once, where output is
 /// printed.
 struct LessonParts {
+  std::function<void()> check = [] {};  // after parsing, before anything runs: throws UsageError
   std::function<void(Proof&, Communicator&)> prove;
   std::function<std::string()> by_hand;                     // the 2 x 2 example
   std::function<std::vector<Equation>(int ranks)> picture;  // for --svg
@@ -46,16 +47,20 @@ struct Options {
 
 class App {
  public:
-  explicit App(LessonText text);
+  enum Ranks { one_rank, many_ranks };
+  explicit App(LessonText text, Ranks ranks = many_ranks);
 
   /// A size of the lesson: a flag of its own, at least 1.
   void size(const std::string& name, std::int64_t& target, const std::string& help);
   void choice(const std::string& name, std::string& target, const std::vector<std::string>& choices,
               const std::string& help);
+  void text(const std::string& name, std::string& target, const std::string& placeholder,
+            const std::string& help);
   /// The ranks must divide this size: refused by exit code 2, with the --ranks that do.
   void ranks_divide(const std::string& flag, const std::int64_t& size);
 
   int run(int argc, char** argv, const LessonParts& parts);
+  const Options& options() const { return options_; }
 
  private:
   struct Divided {
@@ -66,6 +71,7 @@ class App {
   int run_checked(int argc, char** argv, const LessonParts& parts);
 
   LessonText text_;
+  Ranks ranks_;
   Flags flags_;
   Options options_;
   std::vector<Divided> divided_;

@@ -11,28 +11,32 @@ namespace tessera {
 
 namespace {
 
-/// Slices travel between ranks as text: "rows cols n b e b e ... m b e ..."
-std::string to_text(const Slice& slice) {
-  std::ostringstream text;
-  text << slice.whole_rows << ' ' << slice.whole_cols;
+/// A rank's parts travel to rank 0 as one row of numbers: whole rows, whole cols, ranges, then the elements.
+void pack(std::vector<double>& row, const Slice& slice, const Tensor& local) {
+  const auto put = [&](std::int64_t value) { row.push_back(static_cast<double>(value)); };
+  put(slice.whole_rows);
+  put(slice.whole_cols);
   for (const auto* ranges : {&slice.row_ranges, &slice.col_ranges}) {
-    text << ' ' << ranges->size();
-    for (const Range& range : *ranges) text << ' ' << range.begin << ' ' << range.end;
+    put(static_cast<std::int64_t>(ranges->size()));
+    for (const Range& range : *ranges) put(range.begin), put(range.end);
   }
-  return text.str();
+  const std::vector<double> values = local.values();
+  row.insert(row.end(), values.begin(), values.end());
 }
 
-Slice slice_from(const std::string& text) {
-  std::istringstream in(text);
-  Slice slice;
-  in >> slice.whole_rows >> slice.whole_cols;
-  for (auto* ranges : {&slice.row_ranges, &slice.col_ranges}) {
-    std::size_t count = 0;
-    in >> count;
-    ranges->resize(count);
-    for (Range& range : *ranges) in >> range.begin >> range.end;
+RankResult unpack(std::vector<double>::const_iterator& at) {
+  const auto take = [&] { return static_cast<std::int64_t>(*at++); };
+  RankResult part;
+  part.slice.whole_rows = take();
+  part.slice.whole_cols = take();
+  for (auto* ranges : {&part.slice.row_ranges, &part.slice.col_ranges}) {
+    ranges->resize(static_cast<std::size_t>(take()));
+    for (Range& range : *ranges) range.begin = take(), range.end = take();
   }
-  return slice;
+  part.local = {part.slice.local_rows(), part.slice.local_cols(), {}};
+  part.local.values.assign(at, at + part.local.rows * part.local.cols);
+  at += part.local.rows * part.local.cols;
+  return part;
 }
 
 Matrix constant(std::int64_t rows, std::int64_t cols, double value) {
@@ -104,7 +108,18 @@ void Proof::measure_memory() {
 
 void Proof::expect_memory(MemoryKind kind, const std::string& label, std::int64_t whole, std::int64_t rank,
                           const std::string& formula) {
-  memory_.push_back({label, formula, kind, whole, rank, {}, false});
+  memory_.push_back({label, formula, kind, whole, rank, {measured_[kind]}, false});
+}
+
+void Proof::claim(const std::string& identity, double error, double bound) {
+  Check claimed;
+  claimed.identity = identity;
+  claimed.tier = tier_name();
+  claimed.error = error;
+  claimed.bound = bound;
+  claimed.used = error == 0 ? 0 : error / bound;
+  claimed.ok = error <= bound;
+  claims_.push_back(claimed);
 }
 
 Inputs<Tensor> Proof::whole_inputs(DType dtype) const {
@@ -117,30 +132,33 @@ Inputs<Tensor> Proof::whole_inputs(DType dtype) const {
   };
 }
 
-std::vector<RankResult> Proof::gather(const Tensor& local, const Slice& slice) {
-  const auto tensors = gather_to_first(comm_, local.contiguous());
-  const auto slices = gather_to_first(comm_, to_text(slice));
-  std::vector<RankResult> parts;
-  for (std::size_t r = 0; r < tensors.size(); ++r)
-    parts.push_back({slice_from(slices[r]), Matrix::from(tensors[r])});
-  return parts;
-}
-
 Outcome Proof::finish() {
   Outcome outcome;
   outcome.tier = options_.tier;
   gather_traffic(outcome);
   gather_memory(outcome);
-  gather_spans(outcome);
   const CheckScope scope(comm_);
-  std::vector<std::vector<RankResult>> gathered;
-  for (const Result& result : results_) gathered.push_back(gather(result.local, result.slice));
-  gather_dump(outcome, gathered);
+
+  std::vector<double> mine;
+  for (const Result& result : results_) pack(mine, result.slice, result.local);
+  if (options_.dump)
+    for (const auto& [name, input] : inputs_) pack(mine, input.slice, input.local);
+  std::vector<std::vector<RankResult>> results(results_.size()), inputs(options_.dump ? inputs_.size() : 0);
+  for (const Tensor& packed :
+       gather_to_first(comm_, Tensor::of(1, static_cast<std::int64_t>(mine.size()), mine, DType::f64))) {
+    const std::vector<double> values = packed.values();
+    auto at = values.begin();
+    for (auto* parts : {&results, &inputs})
+      for (auto& ranks : *parts) ranks.push_back(unpack(at));
+  }
   if (comm_.rank() != 0) return {};
+  if (options_.dump) make_dump(outcome, results, inputs);
   if (options_.baseline)
-    compare(outcome, gathered);
+    compare(outcome, results);
   else
-    compare_samples(outcome, gathered);
+    compare_samples(outcome, results);
+  outcome.checks.insert(outcome.checks.end(), claims_.begin(), claims_.end());
+  outcome.series = series_;
   return outcome;
 }
 
@@ -163,7 +181,7 @@ void Proof::add_check(Outcome& outcome, const Result& result, const Truth& truth
   outcome.checks.push_back(std::move(first));
 }
 
-void Proof::compare(Outcome& outcome, const std::vector<std::vector<RankResult>>& gathered) {
+void Proof::compare(Outcome& outcome, const Gathered& gathered) {
   // The truth carries f64's own rounding as well.
   const auto arithmetic = std::make_shared<Arithmetic>();
   arithmetic->unit = exact() ? 0 : unit_roundoff(options_.dtype) + unit_roundoff(DType::f64);
@@ -190,11 +208,12 @@ void Proof::compare(Outcome& outcome, const std::vector<std::vector<RankResult>>
           std::max(expected.baseline_error, std::abs(unsplit.values[k] - expected.value.values[k]));
     add_check(outcome, result, expected, gathered[i], true);
   }
+  if (!options_.dump) return;
   for (const auto& [name, input] : inputs_) whole[name] = in(name);
   for (const auto& [name, tensor] : whole) outcome.dump["whole." + name] = tensor.to(Device::host());
 }
 
-void Proof::compare_samples(Outcome& outcome, const std::vector<std::vector<RankResult>>& gathered) {
+void Proof::compare_samples(Outcome& outcome, const Gathered& gathered) {
   // A result with tokens (N) needs only its own rows of X and dY; any other only its own columns of the
   // hidden axis (F). So the formula is evaluated twice on thin slices of the inputs, and 64 elements of each
   // result looked at.
@@ -256,45 +275,54 @@ void Proof::compare_samples(Outcome& outcome, const std::vector<std::vector<Rank
   }
 }
 
-void Proof::gather_dump(Outcome& outcome, const std::vector<std::vector<RankResult>>& gathered) {
-  const auto tensor = [&](const Matrix& matrix) {
-    const Device::Scope host(Device::host());
-    return Tensor::of(matrix.rows, matrix.cols, matrix.values, options_.dtype);
-  };
+void Proof::make_dump(Outcome& outcome, const Gathered& results, const Gathered& inputs) const {
+  const Device::Scope host(Device::host());
   const auto add_ranks = [&](const std::string& name, const std::vector<RankResult>& parts) {
     for (std::size_t r = 0; r < parts.size(); ++r)
-      outcome.dump[str("rank", r, ".", name)] = tensor(parts[r].local);
+      outcome.dump[str("rank", r, ".", name)] =
+          Tensor::of(parts[r].local.rows, parts[r].local.cols, parts[r].local.values, options_.dtype);
   };
-  for (const auto& [name, input] : inputs_) add_ranks(name, gather(input.local, input.slice));
-  if (comm_.rank() != 0) return;
-  for (std::size_t i = 0; i < results_.size(); ++i) {
-    add_ranks(results_[i].name, gathered[i]);
-    const Slice& slice = results_[i].slice;
-    const Tensor whole = tensor(constant(slice.whole_rows, slice.whole_cols, 0));
-    for (std::size_t r = 0; r < gathered[i].size(); ++r)
-      gathered[i][r].slice.insert(whole, outcome.dump.at(str("rank", r, ".", results_[i].name)));
+  std::size_t i = 0;
+  for (const auto& [name, input] : inputs_) add_ranks(name, inputs[i++]);
+  for (i = 0; i < results_.size(); ++i) {
+    add_ranks(results_[i].name, results[i]);
+    const Tensor whole =
+        Tensor::zeros(results_[i].slice.whole_rows, results_[i].slice.whole_cols, options_.dtype);
+    for (std::size_t r = 0; r < results[i].size(); ++r)
+      results[i][r].slice.insert(whole, outcome.dump.at(str("rank", r, ".", results_[i].name)));
     outcome.dump["split." + results_[i].name] = whole;
   }
 }
 
 void Proof::gather_traffic(Outcome& outcome) {
+  // One text a rank: a line a kind of call, an empty line, a line a span.
   std::ostringstream mine;
   for (const auto& [key, row] : comm_.journal().traffic())
     if (key.phase != "check")
       mine << (key.phase.empty() ? "-" : key.phase) << ' ' << key.group << ' ' << key.op << ' ' << row.calls
            << ' ' << row.payload << ' ' << row.wire << ' ' << row.counted << '\n';
+  mine << '\n';
+  for (const Span& span : comm_.journal().spans())
+    mine << span.begin << ' ' << span.end << ' ' << span.category << ' ' << span.name << '\n';
+
   std::map<TrafficKey, Traffic> total;
   for (const std::string& text : gather_to_first(comm_, mine.str())) {
     std::istringstream lines(text);
-    TrafficKey key;
-    Traffic row;
-    while (lines >> key.phase >> key.group >> key.op >> row.calls >> row.payload >> row.wire >> row.counted) {
+    for (std::string line; std::getline(lines, line) && !line.empty();) {
+      TrafficKey key;
+      Traffic row;
+      std::istringstream(line) >> key.phase >> key.group >> key.op >> row.calls >> row.payload >> row.wire >>
+          row.counted;
       Traffic& sum = total[key];
       sum.calls += row.calls;
       sum.payload += row.payload;
       sum.wire += row.wire;
       sum.counted = sum.counted && row.counted;
     }
+    auto& spans = outcome.spans.emplace_back();
+    for (Span span;
+         lines >> span.begin >> span.end >> span.category && std::getline(lines >> std::ws, span.name);)
+      spans.push_back(span);
   }
   for (TrafficRow row : traffic_) {
     const Traffic measured = total[{row.phase, row.group, row.op}];
@@ -324,11 +352,12 @@ void Proof::gather_traffic(Outcome& outcome) {
 
 void Proof::gather_memory(Outcome& outcome) {
   std::vector<double> mine = {static_cast<double>(Device::current()->memory.peak())};
-  for (const MemoryRow& row : memory_) mine.push_back(static_cast<double>(measured_[row.kind]));
+  for (const MemoryRow& row : memory_) mine.push_back(static_cast<double>(row.measured.at(0)));
   const MemoryScope scope(MemoryKind::check);
   const auto all =
       gather_to_first(comm_, Tensor::of(1, static_cast<std::int64_t>(mine.size()), mine, DType::f64));
   outcome.memory = memory_;
+  for (MemoryRow& row : outcome.memory) row.measured.clear();
   for (const Tensor& tensor : all) {
     const auto values = tensor.values();
     outcome.peak.push_back(static_cast<std::int64_t>(values[0]));
@@ -344,19 +373,6 @@ void Proof::gather_memory(Outcome& outcome) {
                                     "; the formula says ", row.predicted, " B"));
         break;
       }
-  }
-}
-
-void Proof::gather_spans(Outcome& outcome) {
-  std::ostringstream mine;
-  for (const Span& span : comm_.journal().spans())
-    mine << span.begin << '\t' << span.end << '\t' << span.category << '\t' << span.name << '\n';
-  for (const std::string& text : gather_to_first(comm_, mine.str())) {
-    auto& spans = outcome.spans.emplace_back();
-    std::istringstream lines(text);
-    Span span;
-    while (lines >> span.begin >> span.end >> span.category && std::getline(lines >> std::ws, span.name))
-      spans.push_back(span);
   }
 }
 

@@ -24,6 +24,7 @@ struct ProofOptions {
   Tier tier = Tier::floating;
   DType dtype = DType::f32;
   std::uint64_t seed = 1;
+  bool dump = false;     // keep every tensor for --dump
   bool baseline = true;  // false: only samples of the truth, for sizes that no device could hold
 };
 
@@ -53,10 +54,11 @@ struct Outcome {
   std::vector<Check> checks;
   std::vector<TrafficRow> traffic;
   std::vector<MemoryRow> memory;
-  std::vector<std::int64_t> peak;        // bytes, by rank
-  std::vector<std::vector<Span>> spans;  // by rank
-  Named<Tensor> dump;                    // whole.*, split.*, rankN.*
-  std::vector<std::string> notes;        // what the tables say of a mistake in bytes or memory
+  std::vector<std::int64_t> peak;                     // bytes, by rank
+  std::vector<std::vector<Span>> spans;               // by rank
+  Named<Tensor> dump;                                 // whole.*, split.*, rankN.*
+  std::map<std::string, std::vector<double>> series;  // a lesson's own keys of the JSON
+  std::vector<std::string> notes;                     // what the tables say of a mistake in bytes or memory
   bool ok() const;
 };
 
@@ -92,10 +94,14 @@ class Proof {
   using MistakeFormula = std::function<Tensor(const Inputs<Tensor>&, int rank)>;
   void mistake(const std::string& result, const std::string& name, MistakeFormula formula);
 
+  /// A check that is no comparison with the whole: error <= bound must hold, so NaN fails. Rank 0's counts.
+  void claim(const std::string& identity, double error, double bound);
+  void record(const std::string& key, const std::vector<double>& values) { series_[key] = values; }
+
   /// Bytes over the group from the lesson's sizes alone. A call that no row expects fails.
   void expect_traffic(const std::string& phase, const std::string& op, const std::string& label,
                       std::int64_t calls, std::int64_t wire, const std::string& formula);
-  /// Books what this rank holds now; the rows of expect_memory are compared with that.
+  /// Books what this rank holds now; the rows of expect_memory that follow are compared with that.
   void measure_memory();
   void expect_memory(MemoryKind kind, const std::string& label, std::int64_t whole, std::int64_t rank,
                      const std::string& formula);
@@ -104,6 +110,8 @@ class Proof {
   Outcome finish();
 
   bool exact() const { return options_.tier == Tier::exact; }
+  DType dtype() const { return options_.dtype; }
+  std::uint64_t seed() const { return options_.seed; }
   std::int64_t element_bytes() const { return static_cast<std::int64_t>(size_of(options_.dtype)); }
 
  private:
@@ -126,15 +134,14 @@ class Proof {
 
   Tensor generate_input(const std::string& name, const Input& input, const Slice& slice, DType dtype) const;
   Inputs<Tensor> whole_inputs(DType dtype) const;
-  void compare(Outcome& outcome, const std::vector<std::vector<RankResult>>& gathered);
-  void compare_samples(Outcome& outcome, const std::vector<std::vector<RankResult>>& gathered);
+  using Gathered = std::vector<std::vector<RankResult>>;  // by result or input, then by rank
+  void compare(Outcome& outcome, const Gathered& gathered);
+  void compare_samples(Outcome& outcome, const Gathered& gathered);
   void add_check(Outcome& outcome, const Result& result, const Truth& truth,
                  const std::vector<RankResult>& parts, bool diagnose);
-  void gather_dump(Outcome& outcome, const std::vector<std::vector<RankResult>>& gathered);
+  void make_dump(Outcome& outcome, const Gathered& results, const Gathered& inputs) const;
   void gather_traffic(Outcome& outcome);
   void gather_memory(Outcome& outcome);
-  void gather_spans(Outcome& outcome);
-  std::vector<RankResult> gather(const Tensor& local, const Slice& slice);
   std::string tier_name() const { return exact() ? "exact" : "float"; }
 
   Communicator& comm_;
@@ -145,6 +152,8 @@ class Proof {
   std::vector<TrafficRow> traffic_;
   std::vector<MemoryRow> memory_;
   std::map<MemoryKind, std::int64_t> measured_;
+  std::vector<Check> claims_;
+  std::map<std::string, std::vector<double>> series_;
   std::function<Named<Tensor>(const Inputs<Tensor>&)> whole_tensor_;
   std::function<Named<Bounded>(const Inputs<Bounded>&)> whole_bounded_;
 };

@@ -72,10 +72,11 @@ std::string traffic_table(const RunReport& report) {
   std::vector<std::vector<std::string>> rows = {
       {"The ranks send, all together", "calls", counted ? "counted" : "ring model", "formula", ""}};
   for (const TrafficRow& row : outcome.traffic)
-    rows.push_back(
-        {str("  ", row.phase, " ", row.op, " ", row.label), std::to_string(row.calls), bytes(row.wire),
-         row.formula,
-         row.ok ? "" : str("<- should be ", row.predicted_calls, " calls, ", bytes(row.predicted))});
+    rows.push_back({str("  ", row.phase, " ", row.op, " ", row.label), std::to_string(row.calls),
+                    bytes(row.wire), row.formula,
+                    row.ok ? ""
+                           : str("<- should be ", row.predicted_calls,
+                                 row.predicted_calls == 1 ? " call, " : " calls, ", bytes(row.predicted))});
   return table(rows, "lrrll", 2);
 }
 
@@ -87,10 +88,16 @@ std::string check_table(const RunReport& report, bool colour) {
       tables_of(report).tier == Tier::floating && !report.options.stable && !report.options.no_baseline;
   if (floating) rows[0].push_back("unsplit " + report.options.dtype + "'s own error");
   std::string faults;
-  for (std::size_t i = 0; i < tables_of(report).checks.size(); ++i) {
-    rows.push_back({"  " + tables_of(report).checks[i].identity});
+  for (const Check& shown : tables_of(report).checks) {
+    rows.push_back({"  " + shown.identity});
     for (const Outcome& outcome : report.outcomes) {
-      const Check& check = outcome.checks[i];
+      const auto found = std::find_if(outcome.checks.begin(), outcome.checks.end(),
+                                      [&](const Check& c) { return c.identity == shown.identity; });
+      if (found == outcome.checks.end()) {
+        rows.back().push_back("");  // this check has one tier only
+        continue;
+      }
+      const Check& check = *found;
       rows.back().push_back(outcome.tier == Tier::exact ? number(check.error)
                                                         : percent(check.used, report.options.stable));
       if (check.ok) continue;
@@ -99,7 +106,7 @@ std::string check_table(const RunReport& report, bool colour) {
                     number(check.error), ", the bound is ", number(check.bound), "\n");
       if (!check.diagnosis.empty()) faults += str("       ", check.diagnosis, "\n");
     }
-    if (floating) rows.back().push_back(number(tables_of(report).checks[i].baseline_error));
+    if (floating) rows.back().push_back(shown.baseline_error > 0 ? number(shown.baseline_error) : "");
   }
   for (const std::string& note : tables_of(report).notes)
     faults += str("  ", painted(colour, "31", "FAIL"), " ", note, "\n");
@@ -116,8 +123,9 @@ std::string verdict(const RunReport& report, bool colour) {
   std::string text = str(held, held == 1 ? " check holds" : " checks hold");
   if (failed > 0) text += str(", ", painted(colour, "31", str(failed, " failed")));
   if (wrong_rows > 0)
-    text += str(", ",
-                painted(colour, "31", str(wrong_rows, " rows of bytes or memory do not fit their formula")));
+    text += str(", ", painted(colour, "31",
+                              str(wrong_rows, wrong_rows == 1 ? " row" : " rows",
+                                  " of bytes or memory off the formula")));
   return str(painted(colour, report.ok() ? "32" : "31", text), ".  Code: ", report.text.code, "\n");
 }
 
@@ -170,6 +178,7 @@ std::string to_json(const RunReport& report) {
         const std::string key = span.name + "_seconds";
         json["timings"][key] = json["timings"].value(key, 0.0) + span.end - span.begin;
       }
+  for (const auto& [key, values] : tables_of(report).series) json[key] = values;
   json["ok"] = report.ok();
   return json.dump(2) + "\n";
 }

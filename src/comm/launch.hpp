@@ -35,7 +35,7 @@ Choice choose(std::optional<int> ranks, int default_ranks, std::optional<DeviceK
               std::optional<Transport> transport);
 
 /// Runs body(comm) on every rank and returns when all have returned. The first rank's exception, by time, is
-/// rethrown with its type; the other ranks stop with an error that names it.
+/// rethrown with its type; the other ranks stop with an error that names it. (MPI: see mpi::launch.)
 void launch(const LaunchOptions& options, const std::function<void(Communicator&)>& body);
 
 /// True in the one process that prints: always with threads, process 0 with MPI.
@@ -48,12 +48,17 @@ bool built();         ///< Compiled in.
 int launched_size();  ///< Processes of the launcher (mpirun, srun), 0 outside of one. Reads the environment.
 int launched_rank();  ///< This process's rank there.
 int local_rank();     ///< On its machine: which GPU to take.
+/// Over all processes of the launcher; used to hand out the NCCL id.
+void broadcast_bytes(void* data, int bytes, int root);
+/// Runs body once, in this process. Where it throws, on any rank, the job ends and launch does not return:
+/// one message on stderr, and 2 (UsageError) or 3 as the exit code of all.
 void launch(const LaunchOptions& options, const std::function<void(Communicator&)>& body);
 }  // namespace mpi
 namespace nccl {
 bool built();
 std::string version();
-/// One thread a GPU; under mpirun one process a GPU, MPI handing out the id.
+/// One thread a GPU; under mpirun one process a GPU, MPI handing out the id. There, where body throws, the
+/// process prints what, and ends with code 2 (UsageError) or 3; launch does not return.
 void launch(const LaunchOptions& options, const std::function<void(Communicator&)>& body);
 }  // namespace nccl
 

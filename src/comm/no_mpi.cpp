@@ -8,8 +8,14 @@ bool built() { return false; }
 int launched_size() { return 0; }
 int launched_rank() { return 0; }
 int local_rank() { return 0; }
-void launch(const LaunchOptions&, const std::function<void(Communicator&)>&) {
+
+namespace {
+[[noreturn]] void refuse() {
   throw UsageError("this build has no MPI: apt-get install libopenmpi-dev openmpi-bin, then build again");
 }
+}  // namespace
+
+void broadcast_bytes(void*, int, int) { refuse(); }
+void launch(const LaunchOptions&, const std::function<void(Communicator&)>&) { refuse(); }
 
 }  // namespace tessera::mpi

@@ -1,8 +1,6 @@
 // Ranks as threads of one process: on the CPU, or all on one GPU. What a rank sends is read by the others
 // from its own memory; see world.hpp.
 #include <algorithm>
-#include <cstdlib>
-#include <iostream>
 #include <thread>
 
 #include "comm/launch.hpp"
@@ -147,23 +145,12 @@ void launch_threads(const LaunchOptions& options, const std::function<void(Commu
         ThreadCommunicator comm(world, "world", members, rank, "world", std::make_shared<Journal>(start));
         body(comm);
         device->synchronize();
-        world->finished(rank);
       } catch (...) {
         world->failed(rank, std::current_exception());
       }
+      world->finished(rank);
     });
-
-  if (!world->join()) {
-    // A rank that computes for ever cannot be stopped from outside. Say what is known, and end the process.
-    try {
-      world->rethrow_first_fault();
-    } catch (const std::exception& error) {
-      std::cerr << "error: " << error.what() << std::endl;
-    }
-    std::_Exit(3);
-  }
-  for (auto& thread : threads) thread.join();
-  world->rethrow_first_fault();
+  world->join(threads);
 }
 
 }  // namespace tessera

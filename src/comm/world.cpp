@@ -1,6 +1,8 @@
 #include "comm/world.hpp"
 
 #include <algorithm>
+#include <cstdlib>
+#include <iostream>
 
 #include "tensor/error.hpp"
 
@@ -163,31 +165,75 @@ void World::finished(int world_rank) {
   changed_.notify_all();
 }
 
-void World::failed(int world_rank, const std::exception_ptr& thrown) {
+void World::only(int world_rank) {
   const std::lock_guard lock(mutex_);
-  Rank& me = ranks_[static_cast<std::size_t>(world_rank)];
-  me.state = State::finished;
-  if (!fault_) {
-    first_thrown_ = thrown;
-    try {
-      std::rethrow_exception(thrown);
-    } catch (const std::exception& error) {
-      fault(str("stopped, because rank ", world_rank, " threw: ", error.what()));
-    } catch (...) {
-      fault(str("stopped, because rank ", world_rank, " threw"));
-    }
-  }
-  changed_.notify_all();
+  for (std::size_t i = 0; i < ranks_.size(); ++i)
+    if (static_cast<int>(i) != world_rank) ranks_[i].state = State::elsewhere;
 }
 
-bool World::join() {
+std::string World::enter(int world_rank, const Call& call) {
+  const std::lock_guard lock(mutex_);
+  Rank& me = ranks_[static_cast<std::size_t>(world_rank)];
+  me.doing = str(call.text(), " (call ", ++me.calls, ")");
+  throw_if_faulty();
+  return me.doing;
+}
+
+void World::back_at(int world_rank, const std::string& doing) {
+  const std::lock_guard lock(mutex_);
+  ranks_[static_cast<std::size_t>(world_rank)].doing = doing;
+}
+
+void World::report(const std::string& message) {
+  const std::lock_guard lock(mutex_);
+  fault(message);
+}
+
+void World::report_stall() {
+  const std::lock_guard lock(mutex_);
+  fault(str("no progress for ", timeout_.count(), " s: ", everyone()));
+}
+
+void World::check() const {
+  const std::lock_guard lock(mutex_);
+  throw_if_faulty();
+}
+
+void World::failed(int world_rank, const std::exception_ptr& thrown) {
+  const std::lock_guard lock(mutex_);
+  if (fault_) return;
+  first_thrown_ = thrown;
+  try {
+    std::rethrow_exception(thrown);
+  } catch (const std::exception& error) {
+    fault(str("stopped, because rank ", world_rank, " threw: ", error.what()));
+  } catch (...) {
+    fault(str("stopped, because rank ", world_rank, " threw"));
+  }
+}
+
+bool World::all_ended() const {
+  return std::none_of(ranks_.begin(), ranks_.end(), [](const Rank& rank) {
+    return rank.state == State::running || rank.state == State::waiting;
+  });
+}
+
+void World::join(std::vector<std::thread>& threads) {
   std::unique_lock lock(mutex_);
-  const auto ended = [&] {
-    return std::all_of(ranks_.begin(), ranks_.end(),
-                       [](const Rank& rank) { return rank.state == State::finished; });
-  };
-  changed_.wait(lock, [&] { return fault_ || ended(); });
-  return changed_.wait_for(lock, std::chrono::seconds(2), ended);
+  changed_.wait(lock, [&] { return fault_ || all_ended(); });
+  const bool stopped = changed_.wait_for(lock, std::chrono::seconds(2), [&] { return all_ended(); });
+  lock.unlock();
+  if (!stopped) {
+    // A rank that computes for ever cannot be stopped from outside. Say what is known, and end the process.
+    try {
+      rethrow_first_fault();
+    } catch (const std::exception& error) {
+      std::cerr << "error: " << error.what() << std::endl;
+    }
+    std::_Exit(3);
+  }
+  for (auto& thread : threads) thread.join();
+  rethrow_first_fault();
 }
 
 void World::rethrow_first_fault() {
@@ -212,6 +258,7 @@ std::string World::everyone() const {
   std::string text;
   for (std::size_t i = 0; i < ranks_.size(); ++i) {
     const Rank& rank = ranks_[i];
+    if (rank.state == State::elsewhere) continue;
     const char* verb = rank.state == State::waiting   ? "waits in "
                        : rank.state == State::running ? "is at "
                                                       : "";
@@ -237,7 +284,7 @@ void World::check_for_deadlock() {
   bool someone_waits = false;
   for (std::size_t i = 0; i < ranks_.size(); ++i) {
     const Rank& rank = ranks_[i];
-    if (rank.state == State::finished) continue;
+    if (rank.state == State::finished || rank.state == State::elsewhere) continue;
     if (rank.state == State::running || rank.awaited->complete() || steppable(static_cast<int>(i))) return;
     someone_waits = true;
   }

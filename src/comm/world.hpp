@@ -12,6 +12,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "comm/communicator.hpp"
@@ -53,14 +54,24 @@ class World {
   void wait(int world_rank, const std::shared_ptr<Operation>& operation);
   void abandon(int world_rank, const std::shared_ptr<Operation>& operation);
 
-  void finished(int world_rank);                                  ///< The rank's function returned.
-  void failed(int world_rank, const std::exception_ptr& thrown);  ///< The rank's function threw.
-  /// Blocks until all ranks have ended. False: after a fault some did not stop within two seconds.
-  bool join();
+  // For a transport whose ranks meet elsewhere: World keeps what each is doing, and the first fault.
+  void only(int world_rank);                            ///< The other ranks are in other processes.
+  std::string enter(int world_rank, const Call& call);  ///< Logs a call before it is made. Returns its text.
+  void back_at(int world_rank, const std::string& doing);  ///< Now waits for this earlier call.
+  void report(const std::string& message);                 ///< A fault: check throws on every rank.
+  void report_stall();                                     ///< A fault: no progress for the time-out.
+  void check() const;
+
+  /// The rank's function threw: every other rank stops. `finished` follows.
+  void failed(int world_rank, const std::exception_ptr& thrown);
+  void finished(int world_rank);  ///< The rank's thread is at its end.
+  /// Blocks until all threads have ended; rethrows the first fault. Ends the process with code 3 where after
+  /// a fault some do not stop within two seconds.
+  void join(std::vector<std::thread>& threads);
   void rethrow_first_fault();
 
  private:
-  enum class State { running, waiting, finished };
+  enum class State { running, waiting, finished, elsewhere };
   struct Rank {
     State state = State::running;
     long calls = 0;
@@ -76,6 +87,7 @@ class World {
   void fault(const std::string& message);
   void throw_if_faulty() const;
   void check_for_deadlock();
+  bool all_ended() const;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;

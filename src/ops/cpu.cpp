@@ -189,15 +189,16 @@ struct CpuKernels final : Kernels {
     const double n = static_cast<double>(step);
     const double unbias1 = 1 - std::pow(beta1, n), unbias2 = 1 - std::pow(beta2, n);
     dispatch(w.dtype(), [&]<class T>(T) {
-      const T b1 = T(beta1), b2 = T(beta2), rate = T(lr / unbias1), root = T(1 / std::sqrt(unbias2)),
-              eps = T(epsilon);
+      // In double: 1 - 0.999f would be wrong by 1e-5 of itself.
+      const T b1 = T(beta1), b2 = T(beta2), c1 = T(1 - beta1), c2 = T(1 - beta2), rate = T(lr / unbias1),
+              root = T(1 / std::sqrt(unbias2)), eps = T(epsilon);
       const T keep = T(1 - lr * decay);
       for_rows(w.rows(), w.cols(), [&](std::int64_t i) {
         T *wi = row<T>(w, i), *mi = row<T>(m, i), *vi = row<T>(v, i);
         const T* gi = row<T>(g, i);
         for (std::int64_t j = 0; j < w.cols(); ++j) {
-          mi[j] = b1 * mi[j] + (1 - b1) * gi[j];
-          vi[j] = b2 * vi[j] + (1 - b2) * gi[j] * gi[j];
+          mi[j] = b1 * mi[j] + c1 * gi[j];
+          vi[j] = b2 * vi[j] + c2 * gi[j] * gi[j];
           wi[j] = keep * wi[j] - rate * mi[j] / (std::sqrt(vi[j]) * root + eps);
         }
       });
@@ -217,7 +218,7 @@ struct CpuKernels final : Kernels {
           if (how == Reduce::sum)
             for (std::int64_t j = 0; j < n; ++j) sum[j] += x[j];
           else
-            for (std::int64_t j = 0; j < n; ++j) sum[j] = std::max(sum[j], x[j]);
+            for (std::int64_t j = 0; j < n; ++j) sum[j] = sum[j] >= x[j] || sum[j] != sum[j] ? sum[j] : x[j];
         }
         std::copy_n(sum, n, out.data<T>() + begin);
       }

@@ -41,7 +41,8 @@ struct Kernels {
   virtual void adamw(const Tensor& w, const Tensor& m, const Tensor& v, const Tensor& g, double lr,
                      double beta1, double beta2, double epsilon, double decay, std::int64_t step) const = 0;
   /// out = inputs[0] (+) inputs[1] (+) ..., in that order, so that the bits do not depend on timing. The
-  /// inputs may be other ranks' memory; out may be one of them. Contiguous, f32, f64, i32.
+  /// inputs may be other ranks' memory; out may be one of them. Contiguous, f32, f64, i32. A NaN of any input
+  /// stays a NaN, under max as well.
   virtual void reduce(const Tensor& out, const std::vector<Tensor>& inputs, Reduce how) const = 0;
 };
 

@@ -1,27 +1,53 @@
 // The algebra: what each function makes of the placements it gets. The rules hold for each axis by itself.
+// A rule is a static_assert in the function's own body, no deeper and in this header: then a mistake takes 8
+// lines of a compiler's output at most.
 #pragma once
 
+#include "comm/communicator.hpp"
 #include "placement/placement.hpp"
+#include "tensor/slice.hpp"
 
 namespace tessera {
 
-// Y = L R, one axis:
-//   Replicated  Replicated  ->  Replicated   X A
-//   Replicated  Shard<1>    ->  Shard<1>     X [A1 A2] = [X A1, X A2]
-//   Shard<0>    Replicated  ->  Shard<0>     [X1; X2] A = [X1 A; X2 A]
-//   Shard<1>    Shard<0>    ->  Partial      [X1 X2] [A1; A2] = X1 A1 + X2 A2
-template <class L, class R>
-using product =
-    std::conditional_t<is<L, Shard<1>> && is<R, Shard<0>>, Partial,
-                       std::conditional_t<is<L, Shard<0>> && is<R, Replicated>, Shard<0>,
-                                          std::conditional_t<is<R, Shard<1>>, Shard<1>, Replicated>>>;
+/// Neither axis is a Partial.
+template <class Tp, class Dp>
+inline constexpr bool no_partial = !is<Tp, Partial> && !is<Dp, Partial>;
+/// Neither axis cuts the columns, and neither is a Partial: rows are whole.
+template <class Tp, class Dp>
+inline constexpr bool rows_whole = no_partial<Tp, Dp> && !is<Tp, Shard<1>> && !is<Dp, Shard<1>>;
+/// Both axes agree.
+template <class Tp, class Dp, class Tq, class Dq>
+inline constexpr bool alike = agree<Tp, Tq>&& agree<Dp, Dq>;
+/// Placed<Tp, Dp> where the call was allowed.
+template <bool Allowed, class Tp, class Dp>
+using Checked = std::conditional_t<Allowed, Placed<Tp, Dp>, Placed<Mistaken, Mistaken>>;
+
+// clang-format off
+template <class Tp, class Dp>
+template <class Tq, class Dq>
+Placed<Tp, Dp>::Placed(const Placed<Tq, Dq>& other) : local_(other.local()) {
+  constexpr bool owed = (is<Tq, Partial> && !agree<Tp, Tq>) || (is<Dq, Partial> && !agree<Dp, Dq>);
+  static_assert(!owed, "Partial is given where another placement is wanted: the sum is still owed. all_reduce or reduce_scatter it.");
+  static_assert(owed || alike<Tp, Dp, Tq, Dq>, "another placement is given than is wanted. all_gather makes a Shard Replicated, take_shard the reverse.");
+}
+// clang-format on
+
+// clang-format off
+// Y = L R on one axis: the four block-matrix identities. No other pair has a product.
+template <class L, class R> struct Product { using type = Mistaken; };
+template <> struct Product<Replicated, Replicated> { using type = Replicated; };  // X A
+template <> struct Product<Replicated, Shard<1>> { using type = Shard<1>; };      // X [A1 A2] = [X A1, X A2]
+template <> struct Product<Shard<0>, Replicated> { using type = Shard<0>; };      // [X1; X2] A = [X1 A; X2 A]
+template <> struct Product<Shard<1>, Shard<0>> { using type = Partial; };         // [X1 X2] [A1; A2] = X1 A1 + X2 A2
+template <class L, class R> using product = typename Product<L, R>::type;
+// clang-format on
 
 /// True unless L and R are the placements `l` and `r` on one of the axes.
 template <class L, class R, class l, class r>
 inline constexpr bool avoids =
     !(is<typename L::tp, l> && is<typename R::tp, r>)&&!(is<typename L::dp, l> && is<typename R::dp, r>);
 
-/// The product of two placed matrices, either of them t(...). A pair outside of the four rules does not
+/// The product of two placed matrices, one of them may be t(...). A pair outside of the four rules does not
 /// compile.
 template <class L, class R>
 requires requires(const L& l, const R& r) { l.operand(), r.operand(); }
@@ -44,54 +70,50 @@ auto matmul(const L& left, const R& right) {
       matmul(left.operand(), right.operand()));
 }
 
+// clang-format off
 /// sum += l r, for gradients of several microbatches: the product must be placed as the sum is.
 template <class Tp, class Dp, class L, class R>
 void add_matmul(const Placed<Tp, Dp>& sum, const L& left, const R& right) {
-  static_assert(is<decltype(matmul(left, right)), Placed<Tp, Dp>>,
-                "add_matmul: the sum is cut otherwise than the product.");
+  using tp = product<typename L::tp, typename R::tp>;
+  using dp = product<typename L::dp, typename R::dp>;
+  static_assert(!is<tp, Mistaken> && !is<dp, Mistaken>, "add_matmul: these two have no product. matmul(left, right) alone says why.");
+  static_assert(alike<Tp, Dp, tp, dp>, "add_matmul: the sum is placed otherwise than the product. Declare it as the product is placed, and make one of the other by a collective at the end.");
   add_matmul(sum.local(), left.operand(), right.operand());
 }
-
-/// Neither axis is a Partial.
-template <class Tp, class Dp>
-inline constexpr bool no_partial = !is<Tp, Partial> && !is<Dp, Partial>;
-/// Neither axis cuts the columns, and neither is a Partial: rows are whole.
-template <class Tp, class Dp>
-inline constexpr bool rows_whole = no_partial<Tp, Dp> && !is<Tp, Shard<1>> && !is<Dp, Shard<1>>;
 
 // Element-wise, not linear: the shards may stay apart, the terms of a sum may not.
 template <class Tp, class Dp>
 auto gelu(const Placed<Tp, Dp>& x) {
   static_assert(no_partial<Tp, Dp>, "gelu(Partial): gelu(a + b) is not gelu(a) + gelu(b). all_reduce first.");
-  return Placed<Tp, Dp>(gelu(x.local()));
+  return Checked<no_partial<Tp, Dp>, Tp, Dp>(gelu(x.local()));
 }
 template <class Tp, class Dp>
 auto relu(const Placed<Tp, Dp>& x) {
   static_assert(no_partial<Tp, Dp>, "relu(Partial): relu(a + b) is not relu(a) + relu(b). all_reduce first.");
-  return Placed<Tp, Dp>(relu(x.local()));
+  return Checked<no_partial<Tp, Dp>, Tp, Dp>(relu(x.local()));
 }
 template <class Tp, class Dp, class Tq, class Dq>
 auto gelu_backward(const Placed<Tp, Dp>& dy, const Placed<Tq, Dq>& x) {
-  static_assert(no_partial<Tp, Dp> && no_partial<Tq, Dq>, "gelu_backward(Partial): all_reduce first.");
-  static_assert(is<Tp, Tq> && is<Dp, Dq>, "gelu_backward: dy and x are cut differently.");
-  return Placed<Tp, Dp>(gelu_backward(dy.local(), x.local()));
+  constexpr bool whole = no_partial<Tp, Dp> && no_partial<Tq, Dq>, same = alike<Tp, Dp, Tq, Dq>;
+  static_assert(whole, "gelu_backward(Partial): the slope at a term is not the slope at the sum. all_reduce first.");
+  static_assert(!whole || same, "gelu_backward: dy and x are cut differently. all_gather or take_shard one of them.");
+  return Checked<whole && same, Tp, Dp>(gelu_backward(dy.local(), x.local()));
 }
 template <class Tp, class Dp, class Tq, class Dq>
 auto relu_backward(const Placed<Tp, Dp>& dy, const Placed<Tq, Dq>& x) {
-  static_assert(no_partial<Tp, Dp> && no_partial<Tq, Dq>, "relu_backward(Partial): all_reduce first.");
-  static_assert(is<Tp, Tq> && is<Dp, Dq>, "relu_backward: dy and x are cut differently.");
-  return Placed<Tp, Dp>(relu_backward(dy.local(), x.local()));
+  constexpr bool whole = no_partial<Tp, Dp> && no_partial<Tq, Dq>, same = alike<Tp, Dp, Tq, Dq>;
+  static_assert(whole, "relu_backward(Partial): the slope at a term is not the slope at the sum. all_reduce first.");
+  static_assert(!whole || same, "relu_backward: dy and x are cut differently. all_gather or take_shard one of them.");
+  return Checked<whole && same, Tp, Dp>(relu_backward(dy.local(), x.local()));
 }
 
 // Linear: sums of sums are sums.
 template <class Tp, class Dp, class Tq, class Dq>
 auto add(const Placed<Tp, Dp>& a, const Placed<Tq, Dq>& b) {
-  static_assert(
-      (is<Tp, Tq> && is<Dp, Dq>) || (no_partial<Tp, Dp> && no_partial<Tq, Dq>),
-      "add(Partial, not Partial): the sum would count the second p times. all_reduce the Partial first.");
-  static_assert((is<Tp, Tq> && is<Dp, Dq>) || !no_partial<Tp, Dp> || !no_partial<Tq, Dq>,
-                "add: the two sides are cut differently. all_gather or take_shard one of them.");
-  return Placed<Tp, Dp>(add(a.local(), b.local()));
+  constexpr bool same = alike<Tp, Dp, Tq, Dq>, whole = no_partial<Tp, Dp> && no_partial<Tq, Dq>;
+  static_assert(same || whole, "add(Partial, not Partial): the sum would count the second p times. all_reduce the Partial first.");
+  static_assert(same || !whole, "add: the two sides are cut differently. all_gather or take_shard one of them.");
+  return Checked<same, Tp, Dp>(add(a.local(), b.local()));
 }
 template <class Tp, class Dp>
 auto scale(const Placed<Tp, Dp>& x, double factor) {
@@ -101,17 +123,14 @@ auto scale(const Placed<Tp, Dp>& x, double factor) {
 /// The placement that a (1, F) row must have to be added to the rows of x: cut with the columns, whole
 /// otherwise.
 template <class P>
-using row_for = std::conditional_t<is<P, Shard<1>>, Shard<1>, Replicated>;
+using row_for = std::conditional_t<is<P, Shard<1>> || is<P, Mistaken>, P, Replicated>;
 
 template <class Tp, class Dp, class Tq, class Dq>
 auto add_bias(const Placed<Tp, Dp>& x, const Placed<Tq, Dq>& c) {
-  static_assert(no_partial<Tp, Dp>,
-                "add_bias(Partial): every rank would add the bias, and the sum would count it p times. "
-                "all_reduce first.");
-  static_assert(
-      !no_partial<Tp, Dp> || (is<Tq, row_for<Tp>> && is<Dq, row_for<Dp>>),
-      "add_bias: the bias is cut as the columns of x are: Shard<1> with Shard<1>, Replicated otherwise.");
-  return Placed<Tp, Dp>(add_bias(x.local(), c.local()));
+  constexpr bool whole = no_partial<Tp, Dp>, fits = alike<row_for<Tp>, row_for<Dp>, Tq, Dq>;
+  static_assert(whole, "add_bias(Partial): every rank would add the bias, and the sum would count it p times. all_reduce first.");
+  static_assert(!whole || fits, "add_bias: the bias is not cut as the columns of x are. It is Shard<1> where x is Shard<1>, Replicated otherwise.");
+  return Checked<whole && fits, Tp, Dp>(add_bias(x.local(), c.local()));
 }
 
 /// The sum over tokens. Where the tokens are cut, each rank has a term of it.
@@ -125,8 +144,7 @@ auto sum_rows(const Placed<Tp, Dp>& x) {
 
 template <class Tp, class Dp, class Tq, class Dq>
 void add_sum_rows(const Placed<Tq, Dq>& sum, const Placed<Tp, Dp>& x) {
-  static_assert(is<Tq, summed_rows<Tp>> && is<Dq, summed_rows<Dp>>,
-                "add_sum_rows: the sum is cut otherwise than x.");
+  static_assert(alike<Tq, Dq, summed_rows<Tp>, summed_rows<Dp>>, "add_sum_rows: the sum is placed otherwise than sum_rows(x). It is Partial where x is Shard<0>, as x is otherwise.");
   add_sum_rows(sum.local(), x.local());
 }
 
@@ -134,19 +152,80 @@ void add_sum_rows(const Placed<Tq, Dq>& sum, const Placed<Tp, Dp>& x) {
 /// matmul(onehot, table).
 template <class Tp, class Dp, class Tq, class Dq>
 auto embedding(const Placed<Tp, Dp>& ids, const Placed<Tq, Dq>& table) {
-  static_assert(rows_whole<Tp, Dp>, "embedding: ids are Replicated or Shard<0>.");
-  static_assert(
-      no_partial<Tq, Dq> && !is<Tq, Shard<0>> && !is<Dq, Shard<0>>,
-      "embedding: a table cut by rows lacks ids on every rank, see the vocabulary-parallel embedding.");
+  static_assert(rows_whole<Tp, Dp>, "embedding: ids are Replicated or Shard<0>. all_gather or all_reduce them.");
+  static_assert(no_partial<Tq, Dq> && !is<Tq, Shard<0>> && !is<Dq, Shard<0>>, "embedding: a table cut by rows lacks ids on every rank. all_gather it, or cut it by columns.");
+  static_assert(avoids<Placed<Tp, Dp>, Placed<Tq, Dq>, Shard<0>, Shard<1>>, "embedding(Shard<0>, Shard<1>): a rank would hold one block of a grid, no rows and no columns. all_gather one of them.");
   return Placed<product<Tp, Tq>, product<Dp, Dq>>(embedding(ids.local(), table.local()));
 }
 
 /// A row is compared with itself: its columns must be together.
-template <class Tp, class Dp>
-CrossEntropy cross_entropy(const Placed<Tp, Dp>& logits, const Placed<Tp, Dp>& targets) {
-  static_assert(rows_whole<Tp, Dp>,
-                "cross_entropy: a softmax needs whole rows. all_gather the columns first.");
+template <class Tp, class Dp, class Tq, class Dq>
+CrossEntropy cross_entropy(const Placed<Tp, Dp>& logits, const Placed<Tq, Dq>& targets) {
+  static_assert(rows_whole<Tp, Dp>, "cross_entropy: a softmax needs whole rows. all_gather a Shard<1>, all_reduce a Partial first.");
+  static_assert(!rows_whole<Tp, Dp> || alike<Tp, Dp, Tq, Dq>, "cross_entropy: the targets are not cut as the logits are. take_shard<0> or all_gather one of them.");
   return cross_entropy(logits.local(), targets.local());
 }
+
+/// The part of a (rows, cols) whole that this rank holds under placement P.
+template <class P>
+Slice slice_of(std::int64_t rows, std::int64_t cols, const Communicator& comm) {
+  static_assert(!is<P, Partial>, "slice_of(Partial): a term of a sum is no part of the whole. Reduce it, and ask for what it becomes.");
+  if constexpr (is<P, Shard<0>>) return Slice::rows(rows, cols, comm.rank(), comm.size());
+  if constexpr (is<P, Shard<1>>) return Slice::columns(rows, cols, comm.rank(), comm.size());
+  return Slice::whole(rows, cols);
+}
+
+/// One axis of ranks with its collectives: the only way from one placement to another. Each changes the
+/// placement of its own axis alone.
+template <int Number>
+class Axis {
+ public:
+  explicit Axis(Communicator& comm) : comm_(comm) {}
+  int rank() const { return comm_.rank(); }
+  int size() const { return comm_.size(); }
+  Communicator& comm() const { return comm_; }
+
+  /// Partial -> Replicated: the sum, on every rank.
+  template <class Tp, class Dp>
+  auto all_reduce(const Placed<Tp, Dp>& x) const {
+    static_assert(!is<on<Tp, Dp>, Replicated>, "all_reduce(Replicated): every rank has the whole on this axis. The sum of p copies is p times too large: leave it out.");
+    static_assert(is<on<Tp, Dp>, Replicated> || agree<on<Tp, Dp>, Partial>, "all_reduce(Shard): on this axis the ranks hold parts, not terms of a sum. all_gather puts them together.");
+    return replace<Replicated, Tp, Dp>(comm_.all_reduce(x.local()));
+  }
+  /// Partial -> Shard<Dim>: this rank's part of the sum.
+  template <int Dim, class Tp, class Dp>
+  auto reduce_scatter(const Placed<Tp, Dp>& x) const {
+    static_assert(agree<on<Tp, Dp>, Partial>, "reduce_scatter: not a Partial on this axis, there is no sum to take. take_shard cuts a Replicated.");
+    return replace<Shard<Dim>, Tp, Dp>(comm_.reduce_scatter(x.local(), Dim));
+  }
+  /// Shard<d> -> Replicated.
+  template <class Tp, class Dp>
+  auto all_gather(const Placed<Tp, Dp>& x) const {
+    using From = on<Tp, Dp>;
+    static_assert(!is<From, Partial>, "all_gather(Partial): on this axis the ranks hold terms of a sum, not parts. all_reduce adds them.");
+    static_assert(!is<From, Replicated>, "all_gather(Replicated): every rank has the whole on this axis. Leave it out.");
+    return replace<Replicated, Tp, Dp>(comm_.all_gather(x.local(), is<From, Shard<1>> ? 1 : 0));
+  }
+  /// Replicated -> Shard<Dim>: sends nothing.
+  template <int Dim, class Tp, class Dp>
+  auto take_shard(const Placed<Tp, Dp>& x) const {
+    static_assert(!is<on<Tp, Dp>, Partial>, "take_shard(Partial): on this axis x is a term of a sum. reduce_scatter adds and cuts.");
+    static_assert(is<on<Tp, Dp>, Partial> || agree<on<Tp, Dp>, Replicated>, "take_shard(Shard): x is cut on this axis already. To cut it otherwise, all_gather it first.");
+    return replace<Shard<Dim>, Tp, Dp>(comm_.take_shard(x.local(), Dim));
+  }
+
+ private:
+  template <class Tp, class Dp>
+  using on = std::conditional_t<Number == 0, Tp, Dp>;
+  template <class New, class Tp, class Dp>
+  static auto replace(Tensor local) {
+    return Placed<std::conditional_t<Number == 0, New, Tp>, std::conditional_t<Number == 1, New, Dp>>(std::move(local));
+  }
+  Communicator& comm_;
+};
+// clang-format on
+
+using TensorParallel = Axis<0>;
+using DataParallel = Axis<1>;
 
 }  // namespace tessera

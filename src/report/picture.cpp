@@ -16,7 +16,7 @@ const char* colour(int rank) {
   return colours[rank % 8];
 }
 
-constexpr double gap = 16, top = 44, bottom = 40, offset = 6;
+constexpr double gap = 16, top = 52, bottom = 40, offset = 6;
 
 std::string text(double x, double y, const std::string& words, const std::string& style = "") {
   std::string escaped;
@@ -26,13 +26,14 @@ std::string text(double x, double y, const std::string& words, const std::string
 
 std::string rectangle(double x, double y, double w, double h, const char* fill) {
   return str("<rect x=\"", x, "\" y=\"", y, "\" width=\"", w, "\" height=\"", h, "\" fill=\"", fill,
-             "\" fill-opacity=\"0.8\" stroke=\"#808080\"/>\n");
+             "\" stroke=\"#808080\"/>\n");
 }
 
-double word_width(const std::string& word) { return 9.0 * static_cast<double>(word.size()); }
+/// Rather too wide than too narrow: the reader's font is not known here.
+double word_width(const std::string& word) { return 8.0 * static_cast<double>(word.size()); }
 
 double width_of(const Equation::Term& term, int ranks) {
-  if (!term.sign.empty()) return word_width(term.sign);
+  if (!term.sign.empty()) return word_width(term.sign) + (term.arrow ? gap : 0);
   return term.block.width + (term.block.cut == Block::Cut::partial ? offset * (ranks - 1) : 0);
 }
 
@@ -42,6 +43,10 @@ double height_of(const Equation& equation, int ranks) {
     height = std::max(height,
                       term.block.height + (term.block.cut == Block::Cut::partial ? offset * (ranks - 1) : 0));
   return height;
+}
+
+std::string arrow(double x, double y, double width) {
+  return str("<path d=\"M", x, ' ', y, 'h', width, "m-7-4l7 4l-7 4\" fill=\"none\" class=\"arrow\"/>\n");
 }
 
 void draw(std::ostream& out, const Block& b, int ranks, double x, double y) {
@@ -70,13 +75,18 @@ void draw(std::ostream& out, const Block& b, int ranks, double x, double y) {
 }  // namespace
 
 Equation& Equation::add(const Block& block) {
-  terms.push_back({"", block});
+  terms.push_back({"", block, false});
   return *this;
 }
 
 Equation& Equation::say(const std::string& sign) {
-  terms.push_back({sign, {}});
+  terms.push_back({sign, {}, false});
   terms.back().block.height = 0;
+  return *this;
+}
+
+Equation& Equation::send(const std::string& collective) {
+  say(collective).terms.back().arrow = true;
   return *this;
 }
 
@@ -85,7 +95,7 @@ std::string svg(const std::vector<Equation>& equations, int ranks, const std::st
   for (const auto& equation : equations) {
     double line = gap;
     for (const auto& term : equation.terms) line += width_of(term, ranks) + gap;
-    width = std::max(width, line);
+    width = std::max({width, line, 2 * gap + 1.2 * word_width(equation.title)});
     height += top + height_of(equation, ranks) + bottom;
   }
   const double legend = gap + 74.0 * ranks + 130;
@@ -94,18 +104,22 @@ std::string svg(const std::vector<Equation>& equations, int ranks, const std::st
   out << "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " << width << ' ' << height + 30
       << "\" role=\"img\" font-family=\"sans-serif\" font-size=\"14\" text-anchor=\"middle\">\n<title>" << alt
       << "</title>\n<style>text{fill:#1f2328}.name{font-style:italic;font-size:16px}.shape{font-size:11px}"
-         "@media(prefers-color-scheme:dark){text{fill:#e6edf3}}</style>\n";
+         ".page{fill:#fff}.arrow{stroke:#1f2328}@media(prefers-color-scheme:dark){text{fill:#e6edf3}"
+         ".page{fill:#0d1117}.arrow{stroke:#e6edf3}}</style>\n"
+         "<rect width=\"100%\" height=\"100%\" rx=\"6\" class=\"page\"/>\n";
   double y = 0;
   for (const auto& equation : equations) {
     const double tall = height_of(equation, ranks);
-    out << text(gap, y + 16, equation.title, " text-anchor=\"start\" font-weight=\"bold\"");
+    out << text(gap, y + 20, equation.title, " text-anchor=\"start\" font-weight=\"bold\"");
     double x = gap;
     for (const auto& term : equation.terms) {
       const double wide = width_of(term, ranks);
+      const double middle = y + top + tall / 2;
       if (term.sign.empty())
-        draw(out, term.block, ranks, x, y + top + (tall - term.block.height) / 2);
+        draw(out, term.block, ranks, x, middle - term.block.height / 2);
       else
-        out << text(x + wide / 2, y + top + tall / 2 + 5, term.sign);
+        out << text(x + wide / 2, middle + (term.arrow ? -7 : 5), term.sign);
+      if (term.arrow) out << arrow(x, middle, wide);
       x += wide + gap;
     }
     y += top + tall + bottom;

@@ -22,16 +22,18 @@ struct Block {
   double height = 60, width = 60;
 };
 
-/// A line of the picture: blocks, and words or signs between them ("=", "gelu", "all-reduce").
+/// A line of the picture: blocks, and between them signs ("=") and arrows for what is sent ("all-reduce").
 struct Equation {
   struct Term {
     std::string sign;  // where not empty, the term is this word
     Block block;
+    bool arrow = false;
   };
   std::string title;
   std::vector<Term> terms;
   Equation& add(const Block& block);
   Equation& say(const std::string& sign);
+  Equation& send(const std::string& collective);
 };
 
 /// The whole picture for `ranks` ranks; `alt` is read out in its place.

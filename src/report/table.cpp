@@ -56,6 +56,14 @@ std::string side_by_side(const std::vector<std::pair<std::string, Matrix>>& matr
   return text;
 }
 
+std::string progress_line(const std::string& what, std::int64_t done, std::int64_t all, double seconds) {
+  if (done >= all) return "\r\033[K";
+  const auto filled = static_cast<std::size_t>(30 * done / all);
+  const double left = seconds * static_cast<double>(all - done) / static_cast<double>(done);
+  return str("\r  ", what, " [", std::string(filled, '#'), std::string(30 - filled, ' '), "] ", done, "/",
+             all, ", ", static_cast<std::int64_t>(left + 1), " s left\033[K");
+}
+
 std::string bytes(std::int64_t count) { return str(count, " B"); }
 
 std::string number(double value) {

@@ -26,28 +26,29 @@ std::string str(const Parts&... parts) {
   return std::move(out).str();
 }
 
-/// std::source_location, which clang knows from version 16 on: as a default argument, the caller's place.
+/// The caller's place, as a default argument. clang 14 with libstdc++ 12 lacks std::source_location.
 struct Where {
-  std::string_view file;
+  const char* file;
   int line;
-  static constexpr Where current(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  static constexpr Where here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
     return {file, line};
   }
 };
 
 /// "file.cpp:31" without the directories, which differ from machine to machine.
 inline std::string place(const Where& where) {
-  return str(where.file.substr(where.file.find_last_of('/') + 1), ":", where.line);
+  const std::string_view file = where.file;
+  return str(file.substr(file.find_last_of('/') + 1), ":", where.line);
 }
 
 /// Throws Error with `what` unless `holds`.
-inline void expect(bool holds, std::string_view what, Where where = Where::current()) {
+inline void expect(bool holds, std::string_view what, Where where = Where::here()) {
   if (!holds) throw Error(str(place(where), ": ", what));
 }
 
 /// Throws Error that prints both values unless they are equal.
 template <class A, class B>
-void expect_eq(const A& a, const B& b, std::string_view what, Where where = Where::current()) {
+void expect_eq(const A& a, const B& b, std::string_view what, Where where = Where::here()) {
   if (!(a == b)) throw Error(str(place(where), ": ", what, ": ", a, " is not ", b));
 }
 

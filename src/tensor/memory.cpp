@@ -64,7 +64,9 @@ void MemoryLedger::owner(int rank) {
   rank_ = rank;
 }
 
-MemoryScope::MemoryScope(MemoryKind kind) : outer_(current_kind) { current_kind = kind; }
+MemoryScope::MemoryScope(MemoryKind kind) : outer_(current_kind) {
+  if (outer_ != MemoryKind::check) current_kind = kind;  // a check's gradients are no part of the run
+}
 MemoryScope::~MemoryScope() { current_kind = outer_; }
 MemoryKind MemoryScope::current() { return current_kind; }
 

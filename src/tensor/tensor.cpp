@@ -72,6 +72,11 @@ Tensor Tensor::of(std::int64_t rows, std::int64_t cols, const std::vector<double
   return tensor;
 }
 
+const std::shared_ptr<Device>& Tensor::device() const {
+  expect(defined(), "the tensor is undefined: nothing was ever assigned to it");
+  return storage_->device();
+}
+
 Tensor Tensor::row_range(std::int64_t begin, std::int64_t end) const {
   expect(0 <= begin && begin <= end && end <= rows_, str("rows [", begin, ", ", end, ") of ", shape(*this)));
   Tensor view = *this;

@@ -57,7 +57,7 @@ class Tensor {
   std::int64_t size() const { return rows_ * cols_; }
   std::int64_t bytes() const { return size() * static_cast<std::int64_t>(size_of(dtype_)); }
   DType dtype() const { return dtype_; }
-  const std::shared_ptr<Device>& device() const { return storage_->device(); }
+  const std::shared_ptr<Device>& device() const;  ///< Throws Error where the tensor is undefined.
   bool defined() const { return storage_ != nullptr; }
   bool is_contiguous() const { return ld_ == cols_ || rows_ <= 1; }
 

@@ -1,0 +1,69 @@
+# The tests that ./tessera test runs. The slow ones, for --all, stand in slow_tests.cmake.
+
+# Each lesson's run with its defaults holds.
+foreach(lesson IN LISTS lessons)
+  add_test(NAME ${lesson} COMMAND ${lesson})
+  set_tests_properties(${lesson} PROPERTIES TIMEOUT 300)
+endforeach()
+
+# The suite: one executable, a file a subject, a ctest for each test case.
+file(GLOB suite CONFIGURE_DEPENDS tests/test_*.cpp)
+add_executable(tessera_tests tests/main.cpp ${suite})
+target_compile_definitions(tessera_tests PRIVATE TESSERA_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+target_include_directories(tessera_tests PRIVATE tests)
+target_link_libraries(tessera_tests PRIVATE tessera_core)
+include(cmake/cases.cmake)
+discover_cases(tessera_tests)
+
+# ./tessera verify
+add_executable(tessera_verify tests/verify.cpp)
+target_include_directories(tessera_verify PRIVATE tests)
+target_link_libraries(tessera_verify PRIVATE tessera_core)
+add_test(NAME verify COMMAND tessera_verify --ranks 2-3)
+set_tests_properties(verify PROPERTIES TIMEOUT 300)
+
+# The same conformance cases, and the wrong programs, as processes.
+if(HAVE_MPI)
+  add_executable(tessera_mpi_tests tests/mpi_main.cpp)
+  target_link_libraries(tessera_mpi_tests PRIVATE tessera_core)
+  foreach(n 1 2 3 4 8)
+    add_test(NAME mpi_${n} COMMAND ${MPIEXEC_EXECUTABLE} -n ${n} $<TARGET_FILE:tessera_mpi_tests>)
+    list(APPEND mpi_tests mpi_${n})
+  endforeach()
+  add_test(NAME mpi_wrong COMMAND tessera_mpi_tests ${MPIEXEC_EXECUTABLE})
+  list(APPEND mpi_tests mpi_wrong)
+  # What Open MPI needs to run more ranks than cores, and as root; as variables, which other launchers ignore.
+  set(mpi_environment OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
+      PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe PRTE_MCA_hwloc_default_binding_policy=none
+      OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1)
+  if(TESSERA_SANITIZE)
+    list(APPEND mpi_environment ASAN_OPTIONS=detect_leaks=0)  # Open MPI keeps blocks until the process ends
+  endif()
+  set_tests_properties(${mpi_tests} PROPERTIES TIMEOUT 300 RUN_SERIAL ON ENVIRONMENT "${mpi_environment}")
+endif()
+
+# The pages: what stands on them is regenerated from sources and programs, and compared.
+add_executable(tessera_pages tests/pages/pages.cpp)
+target_compile_options(tessera_pages PRIVATE -Wall -Wextra -Wpedantic -Werror)
+add_executable(tessera_pages_tests tests/pages/main.cpp tests/pages/test_pages.cpp)
+target_compile_definitions(tessera_pages_tests PRIVATE TESSERA_PAGES="$<TARGET_FILE:tessera_pages>")
+target_include_directories(tessera_pages_tests PRIVATE tests)
+target_link_libraries(tessera_pages_tests PRIVATE tessera_core)
+add_dependencies(tessera_pages_tests tessera_pages)
+set(pages tessera_pages --root ${CMAKE_SOURCE_DIR} --bin ${CMAKE_BINARY_DIR}/bin --cxx ${CMAKE_CXX_COMPILER})
+add_test(NAME pages_tool COMMAND tessera_pages_tests)
+add_test(NAME pages COMMAND ${pages} --check)
+add_test(NAME by_hand_steps COMMAND ${pages} --steps notebooks_md/00_by_hand.md)
+set_tests_properties(pages_tool pages by_hand_steps PROPERTIES LABELS source TIMEOUT 600)
+
+# Programs that the placements forbid, with the message of each.
+foreach(compiler g++ clang++)
+  add_test(NAME forbidden_${compiler} COMMAND ${CMAKE_SOURCE_DIR}/tests/forbidden/check.sh ${compiler})
+  set_tests_properties(forbidden_${compiler} PROPERTIES LABELS source SKIP_RETURN_CODE 77 TIMEOUT 300 PROCESSORS 2)
+endforeach()
+
+# The source itself.
+add_test(NAME lint COMMAND ${CMAKE_SOURCE_DIR}/tests/lint.sh)
+add_test(NAME lint_format COMMAND ${CMAKE_SOURCE_DIR}/tests/lint.sh format)
+add_test(NAME lint_self_test COMMAND ${CMAKE_SOURCE_DIR}/tests/lint_self_test.sh)
+set_tests_properties(lint lint_format lint_self_test PROPERTIES LABELS source SKIP_RETURN_CODE 77 TIMEOUT 120)

@@ -1,0 +1,228 @@
+// Ranks as processes of mpirun or srun, on one machine or many: MPI's own non-blocking collectives, each
+// behind a header that says what the rank is about to do (mpi_job.hpp).
+#include <algorithm>
+#include <climits>
+#include <cstdlib>
+
+#include "comm/mpi_job.hpp"
+#include "tensor/error.hpp"
+
+namespace tessera::mpi {
+
+namespace {
+
+int variable(const char* name) {
+  const char* value = std::getenv(name);
+  return value ? std::atoi(value) : 0;
+}
+
+struct Launcher {
+  int size, rank;
+};
+
+/// What started this process. Open MPI's mpirun speaks for itself; PMI is MPICH's and Intel's mpiexec, and
+/// srun. The shell that sbatch or salloc gives is no launcher, though it has SLURM_NTASKS, and may be a step
+/// of one task with a PMI of its own: alone, a process of Slurm counts as not launched.
+Launcher launcher() {
+  if (const int size = variable("OMPI_COMM_WORLD_SIZE")) return {size, variable("OMPI_COMM_WORLD_RANK")};
+  const bool step = std::getenv("SLURM_STEP_ID") != nullptr;
+  if (const int size = variable("PMI_SIZE"); size > (step ? 1 : 0)) return {size, variable("PMI_RANK")};
+  if (const int size = variable("SLURM_STEP_NUM_TASKS"); step && size > 1)
+    return {size, variable("SLURM_PROCID")};
+  return {0, 0};
+}
+
+/// MPI from first use to the end of the process.
+void initialise(std::chrono::duration<double> timeout) {
+  struct Library {
+    explicit Library(std::chrono::duration<double> timeout) {
+      const Watchdog watchdog("MPI_Init_thread", timeout);
+      int provided = 0;
+      MPI_CHECK(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided));
+      MPI_CHECK(
+          MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));  // communicators made of it inherit
+    }
+    ~Library() { MPI_Finalize(); }  // waits for all processes: each comes here, or is killed with the job
+  };
+  static const Library library(timeout);
+}
+
+class MpiWork final : public Work {
+ public:
+  MpiWork(Job& job, std::shared_ptr<Transfer> transfer) : job_(job), transfer_(std::move(transfer)) {}
+  void wait() override { job_.wait(transfer_); }
+  void abandon() override { job_.abandon(*transfer_); }
+
+ private:
+  Job& job_;
+  std::shared_ptr<Transfer> transfer_;
+};
+
+MPI_Datatype type(const Tensor& x) {
+  return x.dtype() == DType::f32 ? MPI_FLOAT : x.dtype() == DType::f64 ? MPI_DOUBLE : MPI_INT32_T;
+}
+int count(const Tensor& x) { return static_cast<int>(x.size()); }
+MPI_Op op(const Call& call) { return call.reduce == Reduce::sum ? MPI_SUM : MPI_MAX; }
+
+int rank_in(MPI_Comm comm) {
+  int rank = 0;
+  MPI_CHECK(MPI_Comm_rank(comm, &rank));
+  return rank;
+}
+int size_of(MPI_Comm comm) {
+  int size = 0;
+  MPI_CHECK(MPI_Comm_size(comm, &size));
+  return size;
+}
+
+class MpiCommunicator final : public Communicator {
+ public:
+  MpiCommunicator(Job& job, std::shared_ptr<Group> group, std::string name, std::shared_ptr<Journal> journal)
+      : Communicator(rank_in(group->data), size_of(group->data), std::move(name), std::move(journal)),
+        job_(job),
+        group_(std::move(group)) {}
+
+  std::string transport() const override { return "mpi"; }
+
+ private:
+  /// `start` may run after this communicator has died: it captures tensors and numbers, never `this`.
+  std::unique_ptr<Work> post(const Call& call, const Tensor& in, const Tensor& out, Transfer::Start start) {
+    for (const Tensor& x : {in, out})
+      if (x.defined() && x.size() > INT_MAX)
+        throw Error(str(call.text(), ": ", x.size(), " elements, and MPI counts no further than ", INT_MAX));
+    return std::make_unique<MpiWork>(job_, job_.post(call, group_, in, out, std::move(start)));
+  }
+
+  std::unique_ptr<Work> do_all_reduce(const Call& call, const TrafficKey&, const Tensor& in,
+                                      const Tensor& out) override {
+    model_wire(call, out.bytes());
+    return post(call, in, out, [=](MPI_Comm comm, MPI_Request* request) {
+      // iall_reduce is in place, and MPI forbids two names for one buffer.
+      const void* from = in.raw() == out.raw() ? MPI_IN_PLACE : in.raw();
+      MPI_CHECK(MPI_Iallreduce(from, out.raw(), count(in), type(in), op(call), comm, request));
+    });
+  }
+  std::unique_ptr<Work> do_all_gather(const Call& call, const TrafficKey&, const Tensor& in,
+                                      const Tensor& out) override {
+    model_wire(call, out.bytes());
+    return post(call, in, out, [=](MPI_Comm comm, MPI_Request* request) {
+      MPI_CHECK(MPI_Iallgather(in.raw(), count(in), type(in), out.raw(), count(in), type(in), comm, request));
+    });
+  }
+  std::unique_ptr<Work> do_reduce_scatter(const Call& call, const TrafficKey&, const Tensor& in,
+                                          const Tensor& out) override {
+    model_wire(call, in.bytes());
+    return post(call, in, out, [=](MPI_Comm comm, MPI_Request* request) {
+      MPI_CHECK(
+          MPI_Ireduce_scatter_block(in.raw(), out.raw(), count(out), type(in), op(call), comm, request));
+    });
+  }
+  std::unique_ptr<Work> do_broadcast(const Call& call, const TrafficKey&, const Tensor& x) override {
+    model_wire(call, x.bytes());
+    return post(call, x, x, [=](MPI_Comm comm, MPI_Request* request) {
+      MPI_CHECK(MPI_Ibcast(x.raw(), count(x), type(x), call.peer, comm, request));
+    });
+  }
+  std::unique_ptr<Work> do_send(const Call& call, const TrafficKey&, const Tensor& x) override {
+    model_wire(call, x.bytes());
+    return post(call, x, {}, [=](MPI_Comm comm, MPI_Request* request) {
+      MPI_CHECK(MPI_Issend(x.raw(), count(x), type(x), call.peer, 0, comm, request));
+    });
+  }
+  std::unique_ptr<Work> do_recv(const Call& call, const TrafficKey&, const Tensor& x) override {
+    model_wire(call, x.bytes());
+    return post(call, {}, x, [=](MPI_Comm comm, MPI_Request* request) {
+      MPI_CHECK(MPI_Irecv(x.raw(), count(x), type(x), call.peer, 0, comm, request));
+    });
+  }
+  std::unique_ptr<Work> do_barrier(const Call& call) override {
+    return post(call, {}, {},
+                [](MPI_Comm comm, MPI_Request* request) { MPI_CHECK(MPI_Ibarrier(comm, request)); });
+  }
+
+  std::unique_ptr<Communicator> do_split(const Call& call, int color, int key,
+                                         const std::string& name) override {
+    const auto made = std::make_shared<std::shared_ptr<Group>>();
+    const auto timeout = job_.timeout();
+    post(call, {}, {}, [=](MPI_Comm comm, MPI_Request*) {
+      const Watchdog watchdog("MPI_Comm_split", timeout);  // blocks, but every rank of the group is here
+      MPI_Comm part = MPI_COMM_NULL;
+      MPI_CHECK(MPI_Comm_split(comm, color < 0 ? MPI_UNDEFINED : color, key, &part));
+      if (part != MPI_COMM_NULL) *made = std::make_shared<Group>(part);
+    })->wait();
+    if (!*made) return nullptr;
+    return std::make_unique<MpiCommunicator>(job_, *made, name, shared_journal());
+  }
+
+  Job& job_;
+  std::shared_ptr<Group> group_;
+};
+
+std::shared_ptr<Group> world(std::chrono::duration<double> timeout) {
+  const Watchdog watchdog("MPI_Comm_dup", timeout);
+  MPI_Comm copy = MPI_COMM_NULL;
+  MPI_CHECK(MPI_Comm_dup(MPI_COMM_WORLD, &copy));
+  return std::make_shared<Group>(copy);
+}
+
+int ranks_on_this_machine(std::chrono::duration<double> timeout) {
+  const Watchdog watchdog("MPI_Comm_split_type", timeout);
+  MPI_Comm machine = MPI_COMM_NULL;
+  MPI_CHECK(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &machine));
+  const int ranks = size_of(machine);
+  MPI_CHECK(MPI_Comm_free(&machine));
+  return ranks;
+}
+
+}  // namespace
+
+bool built() { return true; }
+int launched_size() { return launcher().size; }
+int launched_rank() { return launcher().rank; }
+int local_rank() {
+  for (const char* name : {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"})
+    if (std::getenv(name)) return variable(name);
+  return 0;
+}
+
+void broadcast_bytes(void* data, int bytes, int root) {
+  const auto timeout = LaunchOptions{}.timeout;
+  initialise(timeout);
+  MPI_Request request = MPI_REQUEST_NULL;
+  MPI_CHECK(MPI_Ibcast(data, bytes, MPI_BYTE, root, MPI_COMM_WORLD, &request));
+  const auto start = std::chrono::steady_clock::now();
+  for (Backoff backoff; !test(request); backoff.pause())
+    expect(std::chrono::steady_clock::now() - start < timeout,
+           str("broadcast_bytes from process ", root, ": no progress for ", timeout.count(), " s"));
+}
+
+void launch(const LaunchOptions& options, const std::function<void(Communicator&)>& body) {
+  initialise(options.timeout);
+  Job job(options);
+  if (job.size() != options.ranks)
+    throw UsageError(str("--ranks ", options.ranks, ", but MPI was started with ", job.size(),
+                         "; under srun, --mpi=pmix or pmi2 may be missing"));
+  try {
+    const auto device = Device::make(DeviceKind::cpu);
+    device->memory.owner(job.rank());
+    device->memory.limit(options.memory_per_rank);
+    const Device::Scope scope(device);
+    // Ranks share the cores of their machine; the ranks of other machines do not count.
+    const int cores = static_cast<int>(std::thread::hardware_concurrency());
+    set_math_threads(std::max(1, cores / ranks_on_this_machine(options.timeout)));
+    {
+      MpiCommunicator comm(job, world(options.timeout), "world", std::make_shared<Journal>());
+      body(comm);
+    }
+    device->synchronize();
+    job.finish();
+  } catch (const UsageError& error) {
+    job.fail(2, error.what());
+  } catch (const std::exception& error) {
+    job.fail(3, error.what());
+  } catch (...) {
+    job.fail(3, "threw what is no std::exception");
+  }
+}
+
+}  // namespace tessera::mpi

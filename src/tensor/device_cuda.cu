@@ -1,0 +1,189 @@
+#include <cstdlib>
+#include <string_view>
+#include <thread>
+#include <utility>
+
+#include "tensor/device_cuda.hpp"
+
+namespace tessera {
+
+// An event may be recorded again while a stream still waits for its earlier mark: a wait keeps the mark it
+// was given. So an event goes back as soon as its last holder drops it, and steady state creates none.
+struct CudaDevice::Events {
+  ~Events() {
+    for (cudaEvent_t event : unused) cudaEventDestroy(event);
+  }
+  std::mutex mutex;
+  std::vector<cudaEvent_t> unused;
+};
+
+namespace {
+
+constexpr std::size_t workspace_bytes = std::size_t{32}
+                                        << 20;  // what cuBLAS recommends for sm_90; ample below
+
+bool is_host(const void* address) {
+  cudaPointerAttributes attributes{};
+  CUDA_CHECK(cudaPointerGetAttributes(&attributes, address));
+  return attributes.type == cudaMemoryTypeHost || attributes.type == cudaMemoryTypeUnregistered;
+}
+
+/// Not ready is an answer, yet it would come back from the next cudaGetLastError.
+bool is_done(cudaError_t state, const char* call) {
+  if (state == cudaErrorNotReady) {
+    cudaGetLastError();
+    return false;
+  }
+  check_cuda(state, call);
+  return true;
+}
+
+}  // namespace
+
+CudaDevice::CudaDevice(int ordinal) : Device(DeviceKind::cuda, ordinal), events_(std::make_shared<Events>()) {
+  activate();
+  // Non-blocking: work of other libraries on the legacy default stream does not wait for ours, nor ours for
+  // it.
+  for (cudaStream_t& stream : streams_) CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  CUBLAS_CHECK(cublasCreate(&blas_));
+  CUDA_CHECK(cudaMalloc(&workspace_, workspace_bytes));
+  CUBLAS_CHECK(cublasSetStream(blas_, stream(Stream::compute)));
+  CUBLAS_CHECK(cublasSetWorkspace(blas_, workspace_, workspace_bytes));  // after the stream, which resets it
+  CUBLAS_CHECK(cublasSetMathMode(blas_, CUBLAS_PEDANTIC_MATH));          // f32 is f32: no TF32, no split
+}
+
+CudaDevice::~CudaDevice() {
+  // cudaFree waits for the whole GPU, so kernels of other ranks that read this memory end first. Nothing here
+  // may throw, and after the driver's own shutdown every call just fails.
+  cudaSetDevice(ordinal());
+  release_pool();
+  cudaFree(workspace_);
+  cublasDestroy(blas_);
+  for (cudaStream_t stream : streams_) cudaStreamDestroy(stream);
+}
+
+std::string CudaDevice::description() const {
+  cudaDeviceProp gpu{};
+  CUDA_CHECK(cudaGetDeviceProperties(&gpu, ordinal()));
+  return str(gpu.name, " (GPU ", ordinal(), ", sm_", gpu.major, gpu.minor, ", ", gpu.totalGlobalMem >> 30,
+             " GiB)");
+}
+
+void CudaDevice::activate() const { CUDA_CHECK(cudaSetDevice(ordinal())); }
+
+Stream CudaDevice::select(Stream stream) { return std::exchange(active_, stream); }
+
+void CudaDevice::copy(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
+                      std::size_t width, std::size_t rows) {
+  if (width == 0 || rows == 0) return;
+  activate();
+  const bool host = is_host(to) || is_host(from);
+  // With pageable memory CUDA waits for the stream inside of the call, out of reach of while_waiting.
+  if (host) drain(stream());
+  // A pitch is limited to 2 GiB and must not be below the width, which one row does not care about.
+  if (rows == 1 || (to_pitch == width && from_pitch == width))
+    CUDA_CHECK(cudaMemcpyAsync(to, from, width * rows, cudaMemcpyDefault, stream()));
+  else
+    CUDA_CHECK(cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, width, rows, cudaMemcpyDefault, stream()));
+  if (host) CUDA_CHECK(cudaStreamSynchronize(stream()));
+}
+
+void CudaDevice::zero(void* block, std::size_t pitch, std::size_t width, std::size_t rows) {
+  if (width == 0 || rows == 0) return;
+  activate();
+  if (rows == 1 || pitch == width)
+    CUDA_CHECK(cudaMemsetAsync(block, 0, width * rows, stream()));
+  else
+    CUDA_CHECK(cudaMemset2DAsync(block, pitch, 0, width, rows, stream()));
+}
+
+void CudaDevice::synchronize() {
+  activate();
+  for (cudaStream_t stream : streams_) drain(stream);
+}
+
+void CudaDevice::drain(cudaStream_t stream) {
+  if (!while_waiting) {
+    CUDA_CHECK(cudaStreamSynchronize(stream));
+    return;
+  }
+  const auto began = std::chrono::steady_clock::now();
+  while (!is_done(cudaStreamQuery(stream), "cudaStreamQuery(stream)")) {
+    while_waiting(began);
+    std::this_thread::yield();
+  }
+}
+
+Event CudaDevice::record(cudaStream_t stream) {
+  activate();
+  cudaEvent_t event = nullptr;
+  {
+    const std::lock_guard lock(events_->mutex);
+    if (!events_->unused.empty()) {
+      event = events_->unused.back();
+      events_->unused.pop_back();
+    }
+  }
+  if (!event) CUDA_CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  Event recorded(event, [events = events_](void* used) {
+    const std::lock_guard lock(events->mutex);
+    events->unused.push_back(static_cast<cudaEvent_t>(used));
+  });
+  CUDA_CHECK(cudaEventRecord(event, stream));
+  return recorded;
+}
+
+void CudaDevice::wait(cudaStream_t stream, const Event& event) {
+  if (!event) return;
+  activate();
+  CUDA_CHECK(cudaStreamWaitEvent(stream, static_cast<cudaEvent_t>(event.get()), 0));
+}
+
+bool CudaDevice::reached(const Event& event) {
+  if (!event) return true;
+  activate();
+  return is_done(cudaEventQuery(static_cast<cudaEvent_t>(event.get())), "cudaEventQuery(event)");
+}
+
+void* CudaDevice::system_allocate(std::size_t bytes) {
+  activate();
+  void* block = nullptr;
+  const cudaError_t result = cudaMalloc(&block, bytes);
+  if (result == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    throw Error(str("GPU ", ordinal(), " has no ", bytes, " B of memory left for ", description()));
+  }
+  CUDA_CHECK(result);
+  return block;
+}
+
+void CudaDevice::system_release(void* block) { cudaFree(block); }
+
+CudaDevice& cuda_device(const std::shared_ptr<Device>& device) {
+  auto& cuda = static_cast<CudaDevice&>(*device);
+  cuda.activate();
+  return cuda;
+}
+
+int cuda_device_count() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  cudaGetLastError();
+  return 0;  // no driver: the argument was left as it was, or worse
+}
+
+bool built_with_cuda() { return true; }
+
+std::shared_ptr<Device> make_cuda_device(int ordinal) {
+  const int count = cuda_device_count();
+  if (count == 0) throw UsageError("no GPU found: --device cpu would work");
+  if (ordinal < 0 || ordinal >= count)
+    throw UsageError(str("there is no GPU ", ordinal, ": this machine has ", count, "; --ranks ", count,
+                         " or --transport threads (ranks sharing GPU 0) would work"));
+  // It turns f32 products into TF32 behind every check; what it computes could not be compared.
+  if (const char* tf32 = std::getenv("NVIDIA_TF32_OVERRIDE"); tf32 && std::string_view(tf32) != "0")
+    throw UsageError(str("NVIDIA_TF32_OVERRIDE=", tf32, " changes f32 products: unset it, or set it to 0"));
+  return std::make_shared<CudaDevice>(ordinal);
+}
+
+}  // namespace tessera

@@ -1,0 +1,320 @@
+// One conformance suite for every transport: programs that must run, and wrong programs with what must be
+// said of them. They throw where something is wrong, so that rank threads and processes can run them alike.
+#pragma once
+
+#include <chrono>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "comm/communicator.hpp"
+#include "tensor/error.hpp"
+
+namespace tessera::test {
+
+/// Element i of rank r's tensor: small integers, so that every sum is exact in any order.
+inline double element(int rank, std::int64_t i) { return static_cast<double>((i * 7 + rank * 13) % 31 - 15); }
+
+inline Tensor input(int rank, std::int64_t rows, std::int64_t cols, DType dtype) {
+  std::vector<double> values;
+  for (std::int64_t i = 0; i < rows * cols; ++i) values.push_back(element(rank, i));
+  return Tensor::of(rows, cols, values, dtype);
+}
+
+inline void require_equal(const Tensor& tensor, const std::vector<double>& expected,
+                          const std::string& what) {
+  expect(tensor.values() == expected, what);
+}
+
+/// The wire bytes of one kind of call, summed over the group.
+inline double wire_of_group(Communicator& comm, const std::string& phase, const std::string& op) {
+  const Traffic row = comm.journal().traffic().at({phase, comm.name(), op});
+  expect_eq(row.counted, comm.transport() == "threads", "counted or modelled");
+  const auto check = comm.phase("check");
+  return comm.all_reduce(Tensor::of(1, 1, {static_cast<double>(row.wire)})).values()[0];
+}
+
+inline void collectives_of(Communicator& comm, std::int64_t rows, std::int64_t cols, DType dtype) {
+  const std::string at = str(rows, " x ", cols, " ", name(dtype));
+  const auto phase = comm.phase(at);
+  const int me = comm.rank(), n = comm.size();
+  const Tensor x = input(me, rows, cols, dtype);
+
+  std::vector<double> sum, largest, stacked, times_n;
+  for (std::int64_t i = 0; i < x.size(); ++i) {
+    double s = 0, l = -1e9;
+    for (int r = 0; r < n; ++r) s += element(r, i), l = std::max(l, element(r, i));
+    sum.push_back(s);
+    largest.push_back(l);
+    times_n.push_back(n * element(me, i));
+  }
+  for (int r = 0; r < n; ++r)
+    for (std::int64_t i = 0; i < x.size(); ++i) stacked.push_back(element(r, i));
+
+  require_equal(comm.all_reduce(x), sum, "all_reduce of " + at);
+  require_equal(x, input(me, rows, cols, dtype).values(), "all_reduce keeps its input, " + at);
+  const Tensor gathered = comm.all_gather(x, 0);
+  require_equal(gathered, stacked, "all_gather of rows, " + at);
+  // Row block r of every rank's (n rows, cols) tensor is rank r's input: the sum is n times that.
+  require_equal(comm.reduce_scatter(gathered, 0), times_n, "reduce_scatter of rows, " + at);
+  const Tensor copy = x.copy();
+  comm.broadcast(copy, n - 1);
+  require_equal(copy, input(n - 1, rows, cols, dtype).values(), "broadcast of " + at);
+
+  const double each = static_cast<double>(x.bytes());
+  expect_eq(comm.journal().traffic().at({at, comm.name(), "all_reduce"}).calls, me == 0 ? 1 : 0, "calls");
+  expect_eq(wire_of_group(comm, at, "all_reduce"), 2 * (n - 1) * each, "bytes of all_reduce, " + at);
+  expect_eq(wire_of_group(comm, at, "all_gather"), (n - 1) * n * each, "bytes of all_gather, " + at);
+  expect_eq(wire_of_group(comm, at, "reduce_scatter"), (n - 1) * n * each, "bytes of reduce_scatter, " + at);
+  expect_eq(wire_of_group(comm, at, "broadcast"), (n - 1) * each, "bytes of broadcast, " + at);
+
+  const auto second = comm.phase("second");
+  require_equal(comm.all_reduce(x, Reduce::max), largest, "maximum of " + at);
+  const Tensor side_by_side = comm.all_gather(x, 1);
+  require_equal(comm.take_shard(side_by_side, 1), x.values(), "all_gather of columns, my shard back, " + at);
+  require_equal(side_by_side.column_range((n - 1) * cols, n * cols), input(n - 1, rows, cols, dtype).values(),
+                "all_gather of columns, the last rank's, " + at);
+  require_equal(comm.reduce_scatter(side_by_side, 1), times_n, "reduce_scatter of columns, " + at);
+  const Tensor inplace = x.copy();
+  comm.iall_reduce(inplace).wait();
+  require_equal(inplace, sum, "iall_reduce of " + at);
+  comm.barrier();
+}
+
+inline void every_collective(Communicator& comm) {
+  for (const auto& [rows, cols] : {std::pair{1, 1}, {0, 3}, {5, 3}, {2, 100}, {17, 61}})
+    for (const DType dtype : {DType::f32, DType::f64, DType::i32}) collectives_of(comm, rows, cols, dtype);
+}
+
+/// Posted receives, requests waited for in any order, and messages beyond any eager limit.
+inline void ring(Communicator& comm) {
+  if (comm.size() == 1) return;
+  const auto phase = comm.phase("ring");
+  const int n = comm.size(), right = (comm.rank() + 1) % n, left = (comm.rank() + n - 1) % n;
+  const Tensor a = input(comm.rank(), 300, 500, DType::f32), b = input(comm.rank() + 100, 4, 5, DType::f32);
+  const Tensor first = empty_like(a), second = empty_like(b);
+  Request receive = comm.irecv(first, left), again = comm.irecv(second, left);
+  Request send = comm.isend(a, right), resend = comm.isend(b, right);
+  resend.wait();
+  again.wait();
+  send.wait();
+  receive.wait();
+  require_equal(first, input(left, 300, 500, DType::f32).values(), "first message");
+  require_equal(second, input(left + 100, 4, 5, DType::f32).values(), "second message");
+  expect_eq(wire_of_group(comm, "ring", "send"), static_cast<double>(n * (a.bytes() + b.bytes())), "bytes");
+}
+
+/// Two all-reduces in flight may be waited for in different orders on different ranks, in two groups as well.
+inline void waits_in_different_orders(Communicator& comm) {
+  const auto other = comm.split(0, -comm.rank(), "reversed");
+  for (Communicator* second : {&comm, other.get()}) {
+    const Tensor a = input(comm.rank(), 3, 3, DType::f64), b = input(comm.rank() + 5, 3, 3, DType::f64);
+    double sum_a = 0, sum_b = 0;
+    for (int r = 0; r < comm.size(); ++r) sum_a += element(r, 1), sum_b += element(r + 5, 1);
+    Request ra = comm.iall_reduce(a), rb = second->iall_reduce(b);
+    if (comm.rank() % 2 == 0)
+      ra.wait(), rb.wait();
+    else
+      rb.wait(), ra.wait();
+    expect_eq(a.values()[1], sum_a, "a");
+    expect_eq(b.values()[1], sum_b, "b");
+  }
+}
+
+/// Calls are matched in the order of their posting, whatever the timing: each has a size of its own.
+inline void many_in_flight(Communicator& comm) {
+  constexpr int calls = 30;
+  const int n = comm.size(), right = (comm.rank() + 1) % n, left = (comm.rank() + n - 1) % n;
+  std::vector<Tensor> sums, received;
+  std::vector<Request> requests;
+  for (int i = 0; i < calls; ++i) {
+    sums.push_back(input(comm.rank(), i % 7 + 1, i + 1, DType::f64));
+    requests.push_back(comm.iall_reduce(sums.back()));
+    if (n == 1) continue;
+    received.push_back(Tensor::zeros(2, 40 * i + 1, DType::f64));
+    requests.push_back(comm.irecv(received.back(), left));
+    requests.push_back(comm.isend(input(comm.rank() + i, 2, 40 * i + 1, DType::f64), right));
+  }
+  const std::size_t count = requests.size();
+  for (std::size_t k = 0; k < count;
+       ++k)  // 7 divides no count: every request once, on each rank from elsewhere
+    requests[(7 * k + 5 * static_cast<std::size_t>(comm.rank())) % count].wait();
+  for (int i = 0; i < calls; ++i) {
+    const Tensor& sum = sums[static_cast<std::size_t>(i)];
+    double last = 0;
+    for (int r = 0; r < n; ++r) last += element(r, sum.size() - 1);
+    expect_eq(sum.values().back(), last, str("sum ", i));
+    if (n > 1)
+      require_equal(received[static_cast<std::size_t>(i)],
+                    input(left + i, 2, 40 * i + 1, DType::f64).values(), str("message ", i));
+  }
+}
+
+/// What is posted moves on while its rank waits in another call.
+inline void progress_in_other_calls(Communicator& comm) {
+  if (comm.size() == 1) return;
+  const Tensor x = input(comm.rank(), 64, 64, DType::f32), y = empty_like(x), total = x.copy();
+  const std::vector<double> sum = comm.all_reduce(x).values();
+  if (comm.rank() == 0) {
+    Request reduce = comm.iall_reduce(total), receive = comm.irecv(y, 1);
+    comm.barrier();  // rank 1 gets here when its send, and with it our receive, is done
+    receive.wait();
+    require_equal(y, input(1, 64, 64, DType::f32).values(), "the message");
+    reduce.wait();
+  } else {
+    Request reduce = comm.iall_reduce(total);
+    if (comm.rank() == 1) comm.send(x, 0);
+    reduce.wait();
+    comm.barrier();
+  }
+  require_equal(total, sum, "the sum");
+}
+
+/// Groups by color, ordered by key; a color of -1 takes no part; a split of a split.
+inline void split(Communicator& comm) {
+  const int n = comm.size(), me = comm.rank(), half = (n + 1) / 2;
+  const auto row = comm.split(me / half, -me, "row");
+  const int begin = me / half * half, size = std::min(half, n - begin);
+  expect_eq(row->size(), size, "size");
+  expect_eq(row->rank(), size - 1 - (me - begin), "key reverses the order");
+  double sum = 0;
+  for (int r = begin; r < begin + size; ++r) sum += r;
+  expect_eq(row->all_reduce(Tensor::of(1, 1, {static_cast<double>(me)})).values()[0], sum,
+            "sum over the row");
+  const auto pair = row->split(row->rank() < 2 ? 0 : -1, 0, "pair");
+  expect_eq(pair != nullptr, row->rank() < 2, "color -1 gives none");
+  if (pair) expect_eq(pair->size(), std::min(2, size), "pair");
+}
+
+inline void gathers_for_checks(Communicator& comm) {
+  const std::string text(static_cast<std::size_t>(comm.rank()), 'a');
+  const auto tensors = gather_to_first(comm, input(comm.rank(), comm.rank(), 3, DType::f64));
+  const auto texts = gather_to_first(comm, text);
+  expect_eq(static_cast<int>(texts.size()), comm.rank() == 0 ? comm.size() : 0, "texts");
+  for (std::size_t r = 0; r < texts.size(); ++r) {
+    expect_eq(texts[r], std::string(r, 'a'), "text");
+    const auto rank = static_cast<int>(r);
+    require_equal(tensors[r], input(rank, rank, 3, DType::f64).values(), "tensor");
+  }
+}
+
+struct Program {
+  const char* name;
+  void (*run)(Communicator&);
+};
+inline constexpr Program programs[] = {{"every collective", every_collective},
+                                       {"ring", ring},
+                                       {"waits in different orders", waits_in_different_orders},
+                                       {"many in flight", many_in_flight},
+                                       {"progress in other calls", progress_in_other_calls},
+                                       {"split", split},
+                                       {"gathers for checks", gathers_for_checks}};
+
+/// A program that must end, soon, with an error that contains each of `says`.
+struct WrongProgram {
+  std::string name;
+  int ranks;
+  void (*run)(Communicator&);
+  std::vector<std::string> says;
+  int code = 3;
+};
+
+inline Tensor zeros(std::int64_t n, DType dtype = DType::f32) { return Tensor::zeros(1, n, dtype); }
+
+inline const std::vector<WrongProgram> wrong_programs = {
+    {"size",
+     3,
+     [](Communicator& c) { c.all_reduce(zeros(c.rank() == 2 ? 8 : 9)); },
+     {"the calls do not match: ", "all_reduce of 8 f32 (call 1)", "all_reduce of 9 f32 (call 1)"}},
+    {"dtype",
+     2,
+     [](Communicator& c) { c.all_reduce(zeros(4, c.rank() == 0 ? DType::f32 : DType::f64)); },
+     {"the calls do not match: ", "all_reduce of 4 f64 (call 1)"}},
+    {"reduce",
+     2,
+     [](Communicator& c) { c.all_reduce(zeros(4), c.rank() == 0 ? Reduce::sum : Reduce::max); },
+     {"the calls do not match: ", "all_reduce of 4 f32 (max) (call 1)"}},
+    {"root",
+     2,
+     [](Communicator& c) { c.broadcast(zeros(4), c.rank()); },
+     {"the calls do not match: ", "from root 1"}},
+    {"op",
+     2,
+     [](Communicator& c) {
+       c.barrier();
+       if (c.rank() == 0)
+         c.all_gather(zeros(4), 0);
+       else
+         c.all_reduce(zeros(4));
+     },
+     {"the calls do not match: ", "all_gather of 4 f32 (call 2)", "all_reduce of 4 f32 (call 2)"}},
+    {"split_or_barrier",
+     2,
+     [](Communicator& c) {
+       if (c.rank() == 0)
+         c.split(0, 0, "half");
+       else
+         c.barrier();
+     },
+     {"the calls do not match: ", "split (call 1)", "barrier (call 1)"}},
+    {"message_size",
+     2,
+     [](Communicator& c) {
+       if (c.rank() == 0)
+         c.send(zeros(4), 1);
+       else
+         c.recv(zeros(5), 0);
+     },
+     {"the calls do not match: ", "send to 1 of 4 f32 (call 1)", "recv from 0 of 5 f32 (call 1)"}},
+    {"message_dtype",  // as many bytes
+     2,
+     [](Communicator& c) {
+       if (c.rank() == 0)
+         c.send(zeros(4, DType::i32), 1);
+       else
+         c.recv(zeros(4), 0);
+     },
+     {"the calls do not match: ", "send to 1 of 4 i32 (call 1)", "recv from 0 of 4 f32 (call 1)"}},
+    {"circle_of_sends",
+     3,
+     [](Communicator& c) { c.send(zeros(8), (c.rank() + 1) % 3); },  // small enough for any eager buffer
+     {"rank 0 waits in send to 1 of 8 f32 (call 1)", "rank 1 waits in send to 2",
+      "rank 2 waits in send to 0"}},
+    {"recv_or_all_reduce",
+     2,
+     [](Communicator& c) {
+       if (c.rank() == 0)
+         c.recv(zeros(4096), 1);
+       else
+         c.all_reduce(zeros(4096));
+     },
+     {"rank 0 waits in recv from 1 of 4096 f32 (call 1)", "rank 1 waits in all_reduce of 4096 f32 (call 1)"}},
+    {"throws",
+     4,
+     [](Communicator& c) {
+       if (c.rank() == 2) throw Error("rank 2 is unwell");
+       const auto half = c.split(c.rank() % 2, 0, "half");
+       half->all_reduce(zeros(8));
+     },
+     {"rank 2 is unwell"}},
+    {"throws_everywhere", 4, [](Communicator& c) { c.reduce_scatter(zeros(7), 1); }, {"7", "4"}, 2},
+    {"returns_early",
+     3,
+     [](Communicator& c) {
+       if (c.rank() != 1) c.all_reduce(zeros(8));
+     },
+     {"rank 0 waits in all_reduce of 8 f32 (call 1)", "rank 1 has returned after 0 calls"}},
+    {"forgets_to_wait",
+     2,
+     [](Communicator& c) {
+       if (c.rank() == 0)
+         c.isend(zeros(8), 1);
+       else
+         c.recv(zeros(8), 0);
+     },
+     {"rank 0 never waited for its send to 1"}},
+    {"to_itself", 2, [](Communicator& c) { c.send(zeros(8), c.rank()); }, {"itself"}},
+    {"to_nobody", 2, [](Communicator& c) { c.send(zeros(8), 5); }, {"ranks 0 to 1"}},
+};
+
+}  // namespace tessera::test

@@ -1,0 +1,70 @@
+// Commands as a page shows them.
+#pragma once
+
+#include <sys/wait.h>
+
+#include <cstdio>
+#include <regex>
+
+#include "text.hpp"
+
+namespace pages {
+
+struct Result {
+  int exit = 0;
+  Lines output;
+};
+
+inline std::string quoted(const std::string& text) {
+  std::string word = "'";
+  for (const char c : text) word += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return word.append("'");
+}
+
+/// Runs under bash in `root`, standard error with standard output. A page shows what the CPU gives.
+inline Result run(const fs::path& root, const std::string& command) {
+  const std::string line = "cd " + quoted(root.string()) +
+                           " && LC_ALL=C CUDA_VISIBLE_DEVICES= timeout 300 bash -o pipefail -c " +
+                           quoted(command) + " 2>&1";
+  std::fflush(stdout);
+  std::FILE* pipe = popen(line.c_str(), "r");
+  if (pipe == nullptr) throw Fault("cannot start bash");
+  std::string text;
+  char buffer[4096];
+  while (const std::size_t n = std::fread(buffer, 1, sizeof buffer, pipe)) text.append(buffer, n);
+  const int status = pclose(pipe);
+  Result result{WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), split(text)};
+  for (std::string& out : result.output) out = without_trailing_space(out);
+  while (!result.output.empty() && result.output.back().empty()) result.output.pop_back();
+  return result;
+}
+
+inline Result run_expecting(const fs::path& root, const std::string& command, int exit) {
+  Result result = run(root, command);
+  if (result.exit == exit) return result;
+  Lines tail = result.output;
+  if (tail.size() > 6) tail.erase(tail.begin(), tail.end() - 6);
+  for (std::string& line : tail) line = "    | " + line;
+  throw Fault("`" + command + "` exits " + std::to_string(result.exit) + ", not " + std::to_string(exit) +
+              "\n" + join(tail));
+}
+
+/// `./tessera run 02 ...` becomes the program in `bin` whose name starts with 02_.
+inline std::string resolve(const std::string& command, const fs::path& bin) {
+  static const std::regex lesson(R"(\./tessera run (\d\d)(?=\s|$))");
+  std::string out, rest = command;
+  for (std::smatch match; std::regex_search(rest, match, lesson); rest = match.suffix()) {
+    std::vector<std::string> found;
+    if (fs::is_directory(bin))
+      for (const auto& entry : fs::directory_iterator(bin))
+        if (entry.path().filename().string().rfind(match[1].str() + "_", 0) == 0)
+          found.push_back(entry.path().string());
+    if (found.size() != 1)
+      throw Fault(std::to_string(found.size()) + " programs " + match[1].str() + "_* in " + bin.string() +
+                  ": it takes one");
+    out += match.prefix().str() + found[0];
+  }
+  return out + rest;
+}
+
+}  // namespace pages

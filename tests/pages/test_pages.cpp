@@ -1,0 +1,184 @@
+// The page tool on a small tree of its own: it writes what is right, and names each fault.
+#include <doctest/doctest.h>
+#include <unistd.h>
+
+#include "command.hpp"
+
+using namespace pages;
+
+namespace {
+
+std::string contents(const fs::path& path) { return read(path); }
+
+/// A tree with one source, one lesson's program, and one page; every test starts from a page without faults.
+struct Tree {
+  fs::path root = fs::temp_directory_path() / ("tessera_test_pages_" + std::to_string(getpid()));
+
+  Tree() {
+    fs::remove_all(root);
+    write(root / "src/twice.hpp",
+          "#pragma once\n"
+          "namespace demo {\n"
+          "  // begin twice\n"
+          "  int twice(int x) {\n"
+          "    // task 09.twice: double x. Shapes: none.\n"
+          "    // Hint: add.\n"
+          "    return x + x;\n"
+          "    // end task\n"
+          "  }\n"
+          "  // end twice, begin thrice\n"
+          "  int thrice(int x) { return 3 * x; }\n"
+          "  // end thrice\n"
+          "}\n");
+    program("echo \"lesson with $*\"");
+    page(
+        "<!-- excerpt src/twice.hpp twice -->\n"
+        "<!-- end -->\n"
+        "<!-- run ./tessera run 09 --ranks 2 --stable -->\n"
+        "<!-- end -->\n"
+        "<!-- picture echo '<svg/>' > OUT -> pictures/nine.svg -->\n"
+        "![nine ranks](nowhere.svg)\n"
+        "<!-- end -->\n"
+        "A [link](../src/twice.hpp#twice), `a [code](span.md)`, and [outside](https://example.org).\n");
+    REQUIRE(tool("").exit == 0);
+    REQUIRE(tool("--check").exit == 0);
+  }
+  ~Tree() { fs::remove_all(root); }
+
+  void page(const std::string& text) const { write(root / "notebooks_md/09.md", text); }
+  std::string page() const { return contents(root / "notebooks_md/09.md"); }
+  void program(const std::string& body) const {
+    write(root / "bin/09_demo", "#!/bin/sh\n" + body + "\n");
+    fs::permissions(root / "bin/09_demo", fs::perms::owner_all);
+  }
+  Result tool(const std::string& flags) const {
+    return run(root, std::string(TESSERA_PAGES) + " --bin bin " + flags);
+  }
+  /// --check fails, and its output has every one of these.
+  void faulty(const std::vector<std::string>& parts) const {
+    const std::string before = page();
+    const Result result = tool("--check");
+    const std::string said = join(result.output);
+    CHECK(result.exit == 1);
+    for (const std::string& part : parts) {
+      INFO(said);
+      CHECK(said.find(part) != std::string::npos);
+    }
+    CHECK(page() == before);
+  }
+  void replace(const fs::path& file, const std::string& from, const std::string& to) const {
+    std::string text = contents(root / file);
+    REQUIRE(text.find(from) != std::string::npos);
+    write(root / file, text.replace(text.find(from), from.size(), to));
+  }
+};
+
+}  // namespace
+
+TEST_CASE("pages: blocks are written from their sources") {
+  const Tree tree;
+  CHECK(tree.page() ==
+        "<!-- excerpt src/twice.hpp twice -->\n"
+        "```cpp\n"
+        "int twice(int x) {\n"
+        "  return x + x;\n"
+        "}\n"
+        "```\n"
+        "<!-- end -->\n"
+        "<!-- run ./tessera run 09 --ranks 2 --stable -->\n"
+        "```bash\n"
+        "./tessera run 09 --ranks 2\n"
+        "```\n"
+        "\n"
+        "```text\n"
+        "lesson with --ranks 2 --stable\n"
+        "```\n"
+        "<!-- end -->\n"
+        "<!-- picture echo '<svg/>' > OUT -> pictures/nine.svg -->\n"
+        "![nine ranks](pictures/nine.svg)\n"
+        "<!-- end -->\n"
+        "A [link](../src/twice.hpp#twice), `a [code](span.md)`, and [outside](https://example.org).\n");
+  CHECK(contents(tree.root / "notebooks_md/pictures/nine.svg") == "<svg/>\n");
+}
+
+TEST_CASE("pages: a changed excerpt is shown, then rewritten") {
+  const Tree tree;
+  tree.replace("src/twice.hpp", "x + x", "2 * x");
+  tree.faulty({"09.md:1: `src/twice.hpp twice` gives something else", "    -   return x + x;",
+               "    +   return 2 * x;"});
+  CHECK(tree.tool("").exit == 0);
+  CHECK(tree.tool("--check").exit == 0);
+}
+
+TEST_CASE("pages: a missing or doubled anchor") {
+  const Tree tree;
+  tree.replace("src/twice.hpp", "end twice, begin thrice", "begin thrice");
+  tree.faulty({"09.md:1: ", "0 lines `// end twice`"});
+  tree.replace("src/twice.hpp", "begin thrice", "end twice, begin thrice");
+  tree.replace("src/twice.hpp", "#pragma once", "// begin twice");
+  tree.faulty({"2 lines `// begin twice`"});
+}
+
+TEST_CASE("pages: a failing command, another output, no program") {
+  const Tree tree;
+  tree.program("echo broken; exit 3");
+  tree.faulty({"09.md:8: `", "exits 3, not 0", "    | broken"});
+  const std::string before = tree.page();
+  CHECK(tree.tool("").exit == 1);
+  CHECK(tree.page() == before);  // what cannot be made again stays
+  tree.program("echo other");
+  tree.faulty({"    - lesson with --ranks 2 --stable", "    + other"});
+  fs::remove(tree.root / "bin/09_demo");
+  tree.faulty({"0 programs 09_*"});
+}
+
+TEST_CASE("pages: a failure that is meant to be shown") {
+  const Tree tree;
+  tree.page("<!-- run exit=2 ./tessera run 09 -->\n<!-- end -->\n");
+  tree.program("echo no >&2; exit 2");
+  CHECK(tree.tool("").exit == 0);
+  CHECK(tree.page().find("```text\nno\n```") != std::string::npos);
+  tree.program("echo no >&2; exit 0");
+  tree.faulty({"exits 0, not 2"});
+  tree.page("<!-- run false | cat -->\n<!-- end -->\n");
+  tree.faulty({"exits 1, not 0"});
+}
+
+TEST_CASE("pages: a changed picture, a dead link, a marker that is not closed: all named in one run") {
+  const Tree tree;
+  write(tree.root / "notebooks_md/pictures/nine.svg", "<svg>old</svg>\n");
+  tree.page(tree.page() + "[gone](gone.md) [in a fence]\n```text\n[not](a-link.md)\n```\n" +
+            "<!-- excerpt src/twice.hpp thrice -->\n");
+  tree.faulty({"pictures/nine.svg is not what the command draws", "dead link to gone.md",
+               "no `<!-- end -->` after this marker", ": 3 faults"});
+  tree.page("<!-- exerpt src/twice.hpp twice -->\n<!-- end -->\n");
+  tree.faulty({"closes nothing"});
+}
+
+TEST_CASE("pages: a program in steps is assembled, compiled, run, and ends as its source") {
+  const Tree tree;
+  write(tree.root / "src/all.cpp",
+        "// The head is not part of any step.\n"
+        "// begin one\n#include <cstdio>\nint one() { return 1; }\n"
+        "// end one, begin main\nint main() { std::printf(\"%d\\n\", one()); }\n// end main\n");
+  const std::string steps =
+      "<!-- excerpt step=1 src/all.cpp one -->\n<!-- end -->\n"
+      "```cpp step=1\nint main() { return one() - 1; }\n```\n"
+      "```cpp step=1b exit=1\nint main() { return one(); }\n```\n"
+      "<!-- excerpt step=2 src/all.cpp main -->\n<!-- end -->\n"
+      "<!-- run step=2 ./all -->\n<!-- end -->\n";
+  tree.page(steps);
+  CHECK(tree.tool("").exit == 0);
+  CHECK(tree.page().find("```text\n$ ./all\n1\n```") != std::string::npos);
+  CHECK(tree.tool("--steps notebooks_md/09.md").exit == 0);
+
+  tree.page(steps + "```cpp step=3\nint main() { int unused; }\n```\n");
+  const Result broken = tree.tool("--steps notebooks_md/09.md");
+  CHECK(broken.exit == 1);
+  CHECK(join(broken.output).find("step 3: ") != std::string::npos);
+
+  tree.page(steps);
+  tree.replace("src/all.cpp", "// begin one", "// begin zero\nint zero = 0;\n// end zero, begin one");
+  CHECK(join(tree.tool("--steps notebooks_md/09.md").output).find("the last step is not src/all.cpp") !=
+        std::string::npos);
+}

@@ -1,0 +1,154 @@
+// Shared by the tests of the mathematics: matrices of doubles, operands of every dtype and layout, and
+// results compared element by element with a value and its bound.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "support.hpp"
+#include "tensor/random.hpp"
+#include "tensor/tensor.hpp"
+
+namespace tessera::test {
+
+using Index = std::int64_t;
+inline constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
+inline constexpr double sentinel = 777;
+
+/// u: half the distance from 1 to the next number.
+inline double unit_roundoff(DType dtype) { return dtype == DType::f32 ? 0x1p-24 : 0x1p-53; }
+
+/// A matrix of doubles in host memory: what the reference loops read.
+struct Matrix {
+  Index rows = 0, cols = 0;
+  std::vector<double> data;
+  double operator()(Index i, Index j) const { return data[static_cast<std::size_t>(i * cols + j)]; }
+  double& operator()(Index i, Index j) { return data[static_cast<std::size_t>(i * cols + j)]; }
+};
+
+inline Matrix elements_of(const Tensor& tensor) { return {tensor.rows(), tensor.cols(), tensor.values()}; }
+
+inline Matrix filled(Index rows, Index cols, double value) {
+  return {rows, cols, std::vector<double>(static_cast<std::size_t>(rows * cols), value)};
+}
+
+/// Uniform in [-size, size). Another name gives other numbers.
+inline Matrix uniform(const char* name, Index rows, Index cols, double size = 1) {
+  Matrix matrix = filled(rows, cols, 0);
+  const Random random(1, name);
+  for (std::size_t i = 0; i < matrix.data.size(); ++i) matrix.data[i] = size * random.uniform(i);
+  return matrix;
+}
+
+inline Tensor tensor_of(const Matrix& matrix, DType dtype = DType::f64) {
+  return Tensor::of(matrix.rows, matrix.cols, matrix.data, dtype);
+}
+
+inline Tensor ids_of(const std::vector<double>& ids) {
+  return Tensor::of(static_cast<Index>(ids.size()), 1, ids, DType::i32);
+}
+
+struct Case {
+  DType dtype;
+  bool view;  // operands are parts of larger tensors
+  double u() const { return unit_roundoff(dtype); }
+};
+
+/// An operand, alone or in the middle of sentinels that no function may touch. `values` holds its elements as
+/// the dtype rounded them.
+class Operand {
+ public:
+  Operand(const Matrix& matrix, const Case& c) : frame_(tensor_of(matrix, c.dtype)), tensor_(frame_) {
+    if (c.view) {
+      frame_ = tensor_of(filled(matrix.rows + 3, matrix.cols + 5, sentinel), c.dtype);
+      const Tensor alone = tensor_;
+      tensor_ = frame_.row_range(1, 1 + matrix.rows).column_range(2, 2 + matrix.cols);
+      tensor_.copy_from(alone);
+    }
+    values = elements_of(tensor_);
+  }
+  operator const Tensor&() const { return tensor_; }  // NOLINT: stands for the tensor
+  bool frame_intact() const {
+    if (frame_.rows() == tensor_.rows()) return true;
+    const Matrix all = elements_of(frame_);
+    for (Index i = 0; i < all.rows; ++i)
+      for (Index j = 0; j < all.cols; ++j) {
+        const bool inside = i >= 1 && i < 1 + values.rows && j >= 2 && j < 2 + values.cols;
+        if (!inside && all(i, j) != sentinel) return false;
+      }
+    return true;
+  }
+
+  Matrix values;
+
+ private:
+  Tensor frame_, tensor_;
+};
+
+template <class Body>
+void on_every_case(const Body& body) {
+  on_every_device([&] {
+    for (const DType dtype : {DType::f32, DType::f64})
+      for (const bool view : {false, true}) {
+        CAPTURE(std::string(name(dtype)));
+        CAPTURE(view);
+        body(Case{dtype, view});
+      }
+  });
+}
+
+/// The same, for each ugly shape.
+template <class Body>
+void on_every_shape(const Body& body) {
+  on_every_case([&](const Case& c) {
+    for (const auto& [rows, cols] :
+         {std::pair{1, 1}, {1, 9}, {9, 1}, {0, 5}, {5, 0}, {3, 4}, {17, 61}, {128, 257}}) {
+      CAPTURE(rows);
+      CAPTURE(cols);
+      body(c, Index{rows}, Index{cols});
+    }
+  });
+}
+
+/// The next tensor of this size finds NaN in its memory: a function that reads its output shows it.
+inline void poison(Index rows, Index cols, DType dtype) {
+  (void)tensor_of(filled(rows, cols, not_a_number), dtype);
+}
+
+struct Bounded {
+  double value, bound;
+};
+
+/// "" where each element lies within its bound of truth(i, j), else the first that does not.
+template <class Truth>
+std::string wrong(const Tensor& actual, Index rows, Index cols, const Truth& truth) {
+  if (actual.rows() != rows || actual.cols() != cols) return str("it is ", shape(actual));
+  const Matrix found = elements_of(actual);
+  for (Index i = 0; i < rows; ++i)
+    for (Index j = 0; j < cols; ++j) {
+      const Bounded expected = truth(i, j);
+      if (!(std::abs(found(i, j) - expected.value) <= expected.bound))
+        return str("(", i, ", ", j, ") is ", found(i, j), ", not ", expected.value, " +- ", expected.bound);
+    }
+  return "";
+}
+
+/// sum over i of left(i) right(i), and a bound on the error of any order of summation in a dtype of unit
+/// round-off u: n u sum |left||right| (Higham, "Accuracy and Stability", 3.1), doubled for our own sum in
+/// double.
+template <class Left, class Right>
+Bounded dot(Index n, double u, double start, const Left& left, const Right& right) {
+  double sum = start, absolute = std::abs(start);
+  for (Index i = 0; i < n; ++i) {
+    sum += left(i) * right(i);
+    absolute += std::abs(left(i) * right(i));
+  }
+  return {sum, 2 * static_cast<double>(n + 2) * u * absolute};
+}
+
+inline constexpr auto one = [](Index) { return 1.0; };
+
+}  // namespace tessera::test

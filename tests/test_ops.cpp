@@ -1,0 +1,452 @@
+// One suite for the mathematics of every device: each function against a plain loop in double, on ugly shapes
+// and on views. Only ops.hpp is used, and the same lines run on the CPU and on a GPU.
+#include "ops/ops.hpp"
+#include "reference.hpp"
+
+using namespace tessera;
+using namespace tessera::test;
+
+namespace {
+
+double gelu_inner(double x) { return std::sqrt(2 / std::acos(-1.0)) * (x + 0.044715 * x * x * x); }
+double gelu_reference(double x) { return x / 2 * (1 + std::tanh(gelu_inner(x))); }
+double gelu_slope_reference(double x) {
+  const double inner = gelu_inner(x), sech = 1 / std::cosh(std::min(std::abs(inner), 300.0));
+  const double inner_slope = std::sqrt(2 / std::acos(-1.0)) * (1 + 3 * 0.044715 * x * x);
+  return (1 + std::tanh(inner)) / 2 + x / 2 * sech * sech * inner_slope;
+}
+
+}  // namespace
+
+TEST_CASE("matmul: all transposes, sums and views") {
+  struct Shape {
+    Index n, k, m;
+  };
+  on_every_case([](const Case& c) {
+    for (const auto& [n, k, m] : {Shape{1, 1, 1},
+                                  {1, 7, 1},
+                                  {7, 1, 5},
+                                  {1, 5, 9},
+                                  {0, 3, 4},
+                                  {3, 4, 0},
+                                  {3, 0, 4},
+                                  {2, 3, 4},
+                                  {17, 61, 23},
+                                  {65, 257, 33}})
+      for (const bool exact : {false, true}) {
+        CAPTURE(n);
+        CAPTURE(k);
+        CAPTURE(m);
+        CAPTURE(exact);
+        // Integers up to 8 make every sum exact in any order: then the difference is 0.
+        const auto make = [&](const char* name, Index rows, Index cols) {
+          Matrix matrix = uniform(name, rows, cols, exact ? 8 : 1);
+          for (double& value : matrix.data) value = exact ? std::round(value) : value;
+          return Operand(matrix, c);
+        };
+        const Operand a = make("a", n, k), at = make("at", k, n), b = make("b", k, m), bt = make("bt", m, k);
+        const auto product = [&](const Matrix& start, bool ta, bool tb) {
+          return [&, ta, tb](Index i, Index j) {
+            Bounded result = dot(
+                k, c.u(), start(i, j), [&](Index p) { return ta ? at.values(p, i) : a.values(i, p); },
+                [&](Index p) { return tb ? bt.values(j, p) : b.values(p, j); });
+            if (exact) result.bound = 0;
+            return result;
+          };
+        };
+        const Matrix zero = filled(n, m, 0);
+        poison(n, m, c.dtype);
+        CHECK(wrong(matmul(a, b), n, m, product(zero, false, false)) == "");
+        poison(n, m, c.dtype);
+        CHECK(wrong(matmul(t(at), b), n, m, product(zero, true, false)) == "");
+        poison(n, m, c.dtype);
+        CHECK(wrong(matmul(a, t(bt)), n, m, product(zero, false, true)) == "");
+
+        const Operand sum = make("sum", n, m), other = make("other", n, m);
+        add_matmul(sum, a, b);
+        CHECK(wrong(sum, n, m, product(sum.values, false, false)) == "");
+        CHECK(sum.frame_intact());
+        add_matmul(other, t(at), b);
+        CHECK(wrong(other, n, m, product(other.values, true, false)) == "");
+        CHECK(other.frame_intact());
+      }
+  });
+}
+
+TEST_CASE("add, scale, add_bias and their sums") {
+  on_every_shape([](const Case& c, Index rows, Index cols) {
+    const Operand x(uniform("x", rows, cols), c), y(uniform("y", rows, cols), c),
+        row(uniform("c", 1, cols), c);
+    const auto near = [&](double value) { return Bounded{value, 2 * c.u() * std::abs(value)}; };
+    const auto sum = [&](Index i, Index j) { return near(x.values(i, j) + y.values(i, j)); };
+    CHECK(wrong(add(x, y), rows, cols, sum) == "");
+    CHECK(wrong(scale(x, -0.3), rows, cols, [&](Index i, Index j) { return near(-0.3 * x.values(i, j)); }) ==
+          "");
+    CHECK(wrong(add_bias(x, row), rows, cols,
+                [&](Index i, Index j) { return near(x.values(i, j) + row.values(0, j)); }) == "");
+    add_to(y, x);
+    CHECK(wrong(y, rows, cols, sum) == "");
+    CHECK(y.frame_intact());
+  });
+}
+
+TEST_CASE("sum_rows") {
+  on_every_shape([](const Case& c, Index rows, Index cols) {
+    const Operand x(uniform("x", rows, cols), c), sum(uniform("sum", 1, cols), c);
+    const auto column = [&](double start, Index j) {
+      return dot(
+          rows, c.u(), start, [&](Index i) { return x.values(i, j); }, one);
+    };
+    poison(1, cols, c.dtype);
+    CHECK(wrong(sum_rows(x), 1, cols, [&](Index, Index j) { return column(0, j); }) == "");
+    add_sum_rows(sum, x);
+    CHECK(wrong(sum, 1, cols, [&](Index, Index j) { return column(sum.values(0, j), j); }) == "");
+    CHECK(sum.frame_intact());
+  });
+}
+
+TEST_CASE("cast") {
+  on_every_device([] {
+    for (const bool view : {false, true})
+      for (const auto& [rows, cols] : {std::pair{1, 1}, {0, 5}, {5, 0}, {17, 61}, {128, 257}}) {
+        const Operand wide(uniform("x", rows, cols), {DType::f64, view});
+        const Tensor narrow = cast(wide, DType::f32);
+        CHECK(narrow.dtype() == DType::f32);
+        CHECK(wrong(narrow, rows, cols, [&](Index i, Index j) {
+                return Bounded{static_cast<double>(static_cast<float>(wide.values(i, j))), 0};
+              }) == "");
+        const Operand single(uniform("x", rows, cols), {DType::f32, view});
+        const Tensor back = cast(single, DType::f64);
+        CHECK(back.dtype() == DType::f64);
+        CHECK(back.values() == single.values.data);
+        CHECK(cast(wide, DType::f64).raw() == static_cast<const Tensor&>(wide).raw());
+      }
+  });
+}
+
+TEST_CASE("gelu and relu, with their gradients") {
+  on_every_shape([](const Case& c, Index rows, Index cols) {
+    Matrix values = uniform("x", rows, cols, 12);
+    if (rows * cols > 100) {
+      const double special[] = {0, -0.0, 1, -1, 1e-20, -1e-20, 30, -30, 1e10, -1e10};
+      std::copy(std::begin(special), std::end(special), values.data.begin());
+    }
+    const Operand x(values, c), dy(uniform("dy", rows, cols), c);
+    // 1 + tanh cancels in the left tail, 1 - tanh^2 in both: what is left has an error of some u times the
+    // factors that stand before them.
+    CHECK(wrong(gelu(x), rows, cols, [&](Index i, Index j) {
+            return Bounded{gelu_reference(x.values(i, j)), 8 * c.u() * std::abs(x.values(i, j))};
+          }) == "");
+    CHECK(wrong(gelu_backward(dy, x), rows, cols, [&](Index i, Index j) {
+            const double p = x.values(i, j), g = dy.values(i, j),
+                         factor = std::abs(p) * (1 + 3 * 0.044715 * p * p);
+            return Bounded{g * gelu_slope_reference(p),
+                           8 * c.u() * std::abs(g) * (1 + (std::abs(p) < 20 ? factor : 0))};
+          }) == "");
+    CHECK(wrong(relu(x), rows, cols, [&](Index i, Index j) {
+            return Bounded{std::max(0.0, x.values(i, j)), 0};
+          }) == "");
+    CHECK(wrong(relu_backward(dy, x), rows, cols, [&](Index i, Index j) {
+            return Bounded{x.values(i, j) > 0 ? dy.values(i, j) : 0, 0};
+          }) == "");
+  });
+}
+
+TEST_CASE("NaN goes through every function") {
+  on_every_device([] {
+    for (const DType dtype : {DType::f32, DType::f64}) {
+      CAPTURE(std::string(name(dtype)));
+      const Tensor bad = tensor_of({2, 2, {1, not_a_number, -1, 2}}, dtype);
+      const Tensor good = tensor_of({2, 2, {1, 2, 3, 4}}, dtype), row = tensor_of({1, 2, {1, 2}}, dtype);
+      for (const Tensor& y : {gelu(bad), relu(bad), add(good, bad), scale(bad, 0), add_bias(bad, row),
+                              gelu_backward(bad, good), gelu_backward(good, bad), relu_backward(bad, good),
+                              cast(bad, DType::f32), cast(bad, DType::f64)}) {
+        const auto values = y.values();
+        CHECK(std::isnan(values[1]));
+        CHECK_FALSE(std::isnan(values[0] + values[2] + values[3]));
+      }
+      CHECK(std::isnan(sum_rows(bad).values()[1]));
+      CHECK_FALSE(std::isnan(sum_rows(bad).values()[0]));
+      CHECK(std::isnan(matmul(bad, good).values()[0]));
+      CHECK(std::isnan(matmul(good, t(bad)).values()[0]));
+      const auto kept = matmul(bad, good).values();
+      CHECK_FALSE(std::isnan(kept[2] + kept[3]));
+    }
+  });
+}
+
+TEST_CASE("embedding: repeated ids sum up, ids outside give zeros and no gradient") {
+  on_every_case([](const Case& c) {
+    for (const Index width : {1, 5, 257}) {
+      CAPTURE(width);
+      const Index vocabulary = 7;
+      std::vector<double> ids{3, 0, 3, -1, 6, 7, 3, 2147483647, -2147483648.0, 0};
+      for (int i = 0; i < 100; ++i) ids.push_back((i * i) % 9 - 1);
+      const auto n = static_cast<Index>(ids.size());
+      const auto id = [&](Index i) { return static_cast<Index>(ids[static_cast<std::size_t>(i)]); };
+      const Operand table(uniform("table", vocabulary, width), c), dy(uniform("dy", n, width), c);
+      poison(n, width, c.dtype);
+      CHECK(wrong(embedding(ids_of(ids), table), n, width, [&](Index i, Index j) {
+              return Bounded{id(i) >= 0 && id(i) < vocabulary ? table.values(id(i), j) : 0, 0};
+            }) == "");
+      const Operand dtable(uniform("dtable", vocabulary, width), c);
+      add_embedding_backward(dtable, dy, ids_of(ids));
+      CHECK(wrong(dtable, vocabulary, width, [&](Index row, Index j) {
+              return dot(
+                  n, c.u(), dtable.values(row, j), [&](Index i) { return dy.values(i, j); },
+                  [&](Index i) { return id(i) == row ? 1.0 : 0.0; });
+            }) == "");
+      CHECK(dtable.frame_intact());
+      CHECK(embedding(ids_of({}), table).rows() == 0);
+      const Operand untouched(uniform("dtable", vocabulary, width), c);
+      add_embedding_backward(untouched, Tensor::empty(0, width, c.dtype), ids_of({}));
+      CHECK(static_cast<const Tensor&>(untouched).values() == untouched.values.data);
+    }
+  });
+}
+
+TEST_CASE("cross-entropy and its gradient") {
+  on_every_case([](const Case& c) {
+    for (const auto& [rows, cols] : {std::pair{1, 1}, {1, 9}, {9, 1}, {0, 5}, {17, 61}, {128, 257}})
+      for (const double size : {1.0, 30.0}) {
+        CAPTURE(rows);
+        CAPTURE(cols);
+        CAPTURE(size);
+        const Operand logits(uniform("logits", rows, cols, size), c);
+        std::vector<double> targets;
+        for (Index i = 0; i < rows; ++i) targets.push_back(static_cast<double>((i * 7 + 3) % cols));
+        const auto target = [&](Index i) { return static_cast<Index>(targets[static_cast<std::size_t>(i)]); };
+        Matrix largest = filled(rows, 1, -1e9), sum = filled(rows, 1, 0);
+        for (Index i = 0; i < rows; ++i) {
+          for (Index j = 0; j < cols; ++j) largest(i, 0) = std::max(largest(i, 0), logits.values(i, j));
+          for (Index j = 0; j < cols; ++j) sum(i, 0) += std::exp(logits.values(i, j) - largest(i, 0));
+        }
+        const CrossEntropy result = cross_entropy(logits, ids_of(targets));
+        // exp turns the error u |x - max| of its argument into a relative one; the sum adds at most cols u.
+        const double base = static_cast<double>(cols) + 8;
+        CHECK(wrong(result.loss, rows, 1, [&](Index i, Index) {
+                const double depth = largest(i, 0) - logits.values(i, target(i)),
+                             loss = std::log(sum(i, 0)) + depth;
+                return Bounded{loss, 2 * c.u() * (base + size * 2 + depth + loss)};
+              }) == "");
+        CHECK(wrong(result.probabilities, rows, cols, [&](Index i, Index j) {
+                const double p = std::exp(logits.values(i, j) - largest(i, 0)) / sum(i, 0);
+                return Bounded{p, 2 * c.u() * p * (base + size * 2)};
+              }) == "");
+
+        // The gradient from the probabilities as they are: their own errors were bounded above.
+        const Matrix p = elements_of(result.probabilities);
+        CHECK(wrong(cross_entropy_backward(result, ids_of(targets), 3 * rows + 1), rows, cols,
+                    [&](Index i, Index j) {
+                      const double value = (p(i, j) - (j == target(i) ? 1 : 0)) / (3.0 * rows + 1);
+                      return Bounded{value, 4 * c.u() * std::abs(value)};
+                    }) == "");
+      }
+  });
+}
+
+TEST_CASE("cross-entropy: huge logits do not overflow, NaN is not hidden") {
+  on_every_device([] {
+    for (const DType dtype : {DType::f32, DType::f64}) {
+      CAPTURE(std::string(name(dtype)));
+      const Tensor logits =
+          tensor_of({4, 3, {1e4, 0, -1e4, 1e4, 0, -1e4, 1e30, 1e30, -1e30, -1e4, -1e4, -1e4}}, dtype);
+      const CrossEntropy result = cross_entropy(logits, ids_of({0, 2, 1, 0}));
+      const auto loss = result.loss.values(), p = result.probabilities.values();
+      CHECK(loss[0] == 0);
+      CHECK(loss[1] == 2e4);
+      CHECK(std::abs(loss[2] - std::log(2.0)) <= 4 * unit_roundoff(dtype));
+      CHECK(std::abs(loss[3] - std::log(3.0)) <= 4 * unit_roundoff(dtype));
+      CHECK(p[0] == 1);
+      CHECK(p[2] == 0);
+      CHECK(p[6] == 0.5);
+      for (const double g : cross_entropy_backward(result, ids_of({0, 2, 1, 0}), 4).values())
+        CHECK(std::abs(g) <= 0.25);
+
+      for (const Index bad : {0, 1, 2}) {  // a comparison with NaN is false: the place matters
+        CAPTURE(bad);
+        Matrix values = filled(3, 3, 1);
+        values(1, bad) = not_a_number;
+        const CrossEntropy broken = cross_entropy(tensor_of(values, dtype), ids_of({0, 0, 0}));
+        const auto losses = broken.loss.values();
+        CHECK(std::isnan(losses[1]));
+        CHECK_FALSE(std::isnan(losses[0] + losses[2]));
+        const Matrix q = elements_of(broken.probabilities);
+        for (const Index j : {0, 1, 2}) {
+          CHECK(std::isnan(q(1, j)));
+          CHECK_FALSE(std::isnan(q(0, j) + q(2, j)));
+        }
+        CHECK(std::isnan(cross_entropy_backward(broken, ids_of({0, 0, 0}), 3).values()[4]));
+      }
+    }
+  });
+}
+
+TEST_CASE("SGD with momentum against its formula, five steps") {
+  on_every_shape([](const Case& c, Index rows, Index cols) {
+    const double lr = 0.1, momentum = 0.9;
+    const Operand w(uniform("w", rows, cols), c), velocity(uniform("v", rows, cols), c);
+    Matrix p = w.values, v = velocity.values;
+    for (int step = 1; step <= 5; ++step) {
+      const Operand g(uniform(str("g", step).c_str(), rows, cols), c);
+      sgd(w, velocity, g, lr, momentum);
+      for (std::size_t i = 0; i < p.data.size(); ++i) {
+        v.data[i] = momentum * v.data[i] + g.values.data[i];
+        p.data[i] -= lr * v.data[i];
+      }
+      // Values stay below 5, and each step rounds a handful of times.
+      const double bound = 40 * step * c.u();
+      CHECK(wrong(velocity, rows, cols, [&](Index i, Index j) { return Bounded{v(i, j), bound}; }) == "");
+      CHECK(wrong(w, rows, cols, [&](Index i, Index j) { return Bounded{p(i, j), bound}; }) == "");
+      CHECK(static_cast<const Tensor&>(g).values() == g.values.data);
+    }
+    CHECK(w.frame_intact());
+    CHECK(velocity.frame_intact());
+  });
+}
+
+TEST_CASE("AdamW against its formula, five steps") {
+  for (const AdamW& o :
+       {AdamW{}, AdamW{.lr = 0.05, .beta1 = 0.8, .beta2 = 0.95, .epsilon = 0.1, .decay = 0.3}})
+    on_every_shape([&](const Case& c, Index rows, Index cols) {
+      const Operand w(uniform("w", rows, cols), c), m(filled(rows, cols, 0), c), v(filled(rows, cols, 0), c);
+      Matrix p = w.values, first = m.values, second = v.values;
+      for (int step = 1; step <= 5; ++step) {
+        const Operand g(uniform(str("g", step).c_str(), rows, cols), c);
+        adamw(w, m, v, g, o, step);
+        for (std::size_t i = 0; i < p.data.size(); ++i) {
+          const double d = g.values.data[i];
+          first.data[i] = o.beta1 * first.data[i] + (1 - o.beta1) * d;
+          second.data[i] = o.beta2 * second.data[i] + (1 - o.beta2) * d * d;
+          const double m_hat = first.data[i] / (1 - std::pow(o.beta1, step));
+          const double v_hat = second.data[i] / (1 - std::pow(o.beta2, step));
+          p.data[i] -= o.lr * (m_hat / (std::sqrt(v_hat) + o.epsilon) + o.decay * p.data[i]);
+        }
+        // m is below 1, v a sum of positive terms, so its bound may be relative: 1 - beta2 must be right to
+        // the last digits even where it is 0.001. w moves by some lr a step.
+        CHECK(wrong(m, rows, cols, [&](Index i, Index j) {
+                return Bounded{first(i, j), 8 * step * c.u()};
+              }) == "");
+        CHECK(wrong(v, rows, cols, [&](Index i, Index j) {
+                return Bounded{second(i, j), 8 * step * c.u() * second(i, j)};
+              }) == "");
+        CHECK(wrong(w, rows, cols, [&](Index i, Index j) {
+                return Bounded{p(i, j), 8 * step * c.u()};
+              }) == "");
+        CHECK(static_cast<const Tensor&>(g).values() == g.values.data);
+      }
+      CHECK(w.frame_intact());
+      CHECK(m.frame_intact());
+      CHECK(v.frame_intact());
+    });
+}
+
+TEST_CASE("reduce: in the order of its inputs, into any of them, and a NaN stays") {
+  on_every_device([] {
+    for (const DType dtype : {DType::f32, DType::f64, DType::i32})
+      for (const Index n : {1, 5, 5000})
+        for (const Index ranks : {1, 2, 3, 7}) {
+          CAPTURE(std::string(name(dtype)));
+          CAPTURE(n);
+          CAPTURE(ranks);
+          for (const Reduce how : {Reduce::sum, Reduce::max}) {
+            std::vector<Tensor> inputs;
+            for (Index r = 0; r < ranks; ++r)
+              inputs.push_back(tensor_of(uniform(str("x", r).c_str(), 1, n, 100), dtype));
+            std::vector<double> expected = inputs[0].values();
+            for (std::size_t r = 1; r < inputs.size(); ++r) {
+              const std::vector<double> x = inputs[r].values();
+              for (std::size_t i = 0; i < expected.size(); ++i) {
+                expected[i] = how == Reduce::sum ? expected[i] + x[i] : std::max(expected[i], x[i]);
+                if (dtype == DType::f32) expected[i] = static_cast<float>(expected[i]);
+              }
+            }
+            const Tensor out = Tensor::empty(1, n, dtype);
+            kernels_of(out).reduce(out, inputs, how);
+            CHECK(out.values() == expected);
+            kernels_of(out).reduce(inputs.back(), inputs, how);
+            CHECK(inputs.back().values() == expected);
+          }
+        }
+    for (const Reduce how : {Reduce::sum, Reduce::max})
+      for (const std::size_t bad : {0, 1, 2}) {
+        CAPTURE(bad);
+        std::vector<Tensor> inputs(3, Tensor::zeros(1, 1, DType::f32));
+        inputs[bad] = tensor_of({1, 1, {not_a_number}}, DType::f32);
+        const Tensor out = Tensor::empty(1, 1, DType::f32);
+        kernels_of(out).reduce(out, inputs, how);
+        CHECK(std::isnan(out.values()[0]));
+      }
+  });
+}
+
+TEST_CASE("operands that do not fit are refused, and the message names both") {
+  on_every_device([] {
+    const auto zeros = [](Index rows, Index cols, DType dtype = DType::f32) {
+      return Tensor::zeros(rows, cols, dtype);
+    };
+    const Tensor x = zeros(5, 3), wide = zeros(5, 3, DType::f64), turned = zeros(3, 5), row = zeros(1, 3);
+    const Tensor ids = zeros(5, 1, DType::i32), few = zeros(4, 1, DType::i32);
+    const auto refuses = [](const auto& body, const std::string& one, const std::string& other) {
+      CHECK_THROWS_AS(body(), Error);
+      const std::string found = message_from(body);
+      CHECK_MESSAGE(contains(found, one), "expected ", one, " in: ", found);
+      CHECK_MESSAGE(contains(found, other), "expected ", other, " in: ", found);
+    };
+    const std::string mine = "(5, 3) f32";
+
+    refuses([&] { matmul(x, x); }, "matmul: (5, 3) f32 times (5, 3) f32", "");
+    refuses([&] { matmul(t(x), turned); }, "matmul: (5, 3) f32^T times (3, 5) f32", "");
+    refuses([&] { matmul(x, t(turned)); }, "matmul: (5, 3) f32 times (3, 5) f32^T", "");
+    refuses([&] { matmul(x, zeros(3, 5, DType::f64)); }, mine, "(3, 5) f64");
+    refuses([&] { matmul(ids, t(ids)); }, "matmul", "i32");
+    refuses([&] { add_matmul(row, x, turned); }, "(3, 5) f32", "is not (1, 3) f32");
+    refuses([&] { add_matmul(turned, t(x), turned); }, "(5, 3) f32^T", "is not (3, 5) f32");
+    refuses([&] { add(x, turned); }, "add: (5, 3) f32", "(3, 5) f32");
+    refuses([&] { add(x, row); }, mine, "(1, 3) f32");
+    refuses([&] { add(x, wide); }, mine, "(5, 3) f64");
+    refuses([&] { add(ids, ids); }, "add: (5, 1) i32", "not for arithmetic");
+    refuses([&] { add_to(x, turned); }, "add_to: (5, 3) f32", "(3, 5) f32");
+    refuses([&] { scale(ids, 2); }, "scale: (5, 1) i32", "");
+    refuses([&] { add_bias(x, turned); }, "add_bias: (3, 5) f32", mine);
+    refuses([&] { add_bias(x, zeros(1, 5)); }, "(1, 5) f32", mine);
+    refuses([&] { add_bias(x, zeros(1, 3, DType::f64)); }, "(1, 3) f64", mine);
+    refuses([&] { sum_rows(ids); }, "sum_rows: (5, 1) i32", "");
+    refuses([&] { add_sum_rows(zeros(1, 5), x); }, "add_sum_rows: (1, 5) f32", mine);
+    refuses([&] { cast(ids, DType::f32); }, "cast: (5, 1) i32 to f32", "");
+    refuses([&] { cast(x, DType::i32); }, "cast: (5, 3) f32 to i32", "");
+    refuses([&] { gelu(ids); }, "gelu: (5, 1) i32", "");
+    refuses([&] { relu(ids); }, "relu: (5, 1) i32", "");
+    refuses([&] { gelu_backward(x, turned); }, "gelu_backward: (5, 3) f32", "(3, 5) f32");
+    refuses([&] { relu_backward(wide, x); }, "relu_backward: (5, 3) f64", mine);
+    refuses([&] { embedding(x, x); }, "embedding: ids (5, 3) f32", "");
+    refuses([&] { embedding(zeros(5, 2, DType::i32), x); }, "embedding: ids (5, 2) i32", mine);
+    refuses([&] { embedding(ids, ids); }, "embedding: (5, 1) i32", "");
+    refuses([&] { add_embedding_backward(turned, x, ids); }, mine, "the table (3, 5) f32");
+    refuses([&] { add_embedding_backward(wide, x, ids); }, mine, "the table (5, 3) f64");
+    refuses([&] { add_embedding_backward(x, x, few); }, "ids (4, 1) i32", mine);
+    refuses([&] { cross_entropy(x, few); }, "cross_entropy: ids (4, 1) i32", mine);
+    refuses([&] { cross_entropy(ids, ids); }, "cross_entropy: (5, 1) i32", "");
+    const CrossEntropy saved = cross_entropy(x, ids);
+    refuses([&] { cross_entropy_backward(saved, few, 5); }, "ids (4, 1) i32", mine);
+    refuses([&] { cross_entropy_backward(saved, ids, 0); }, "number of tokens", "");
+    refuses([&] { sgd(x, turned, x, 0.1, 0.9); }, "sgd: (5, 3) f32", "(3, 5) f32");
+    refuses([&] { sgd(x, x, wide, 0.1, 0.9); }, "sgd: (5, 3) f32", "(5, 3) f64");
+    refuses([&] { adamw(x, turned, x, x, {}, 1); }, "adamw: (5, 3) f32", "(3, 5) f32");
+    refuses([&] { adamw(x, x, turned, x, {}, 1); }, "adamw: (5, 3) f32", "(3, 5) f32");
+    refuses([&] { adamw(x, x, x, turned, {}, 1); }, "adamw: (5, 3) f32", "(3, 5) f32");
+    refuses([&] { adamw(x, x, x, x, {}, 0); }, "steps count from 1", "");
+    refuses([&] { gelu(Tensor()); }, "the tensor is undefined", "");
+    refuses([&] { matmul(x, Tensor()); }, "the tensor is undefined", "");
+
+    const Device::Scope elsewhere(Device::make(DeviceKind::cpu));
+    const Tensor far = zeros(5, 3), far_ids = zeros(5, 1, DType::i32);
+    refuses([&] { matmul(t(x), far); }, "matmul: (5, 3) f32 and (5, 3) f32", "different devices");
+    refuses([&] { add_matmul(zeros(3, 3), t(x), x); }, "(5, 3) f32 and (3, 3) f32", "different devices");
+    refuses([&] { add(x, far); }, "add: (5, 3) f32 and", "different devices");
+    refuses([&] { add_bias(x, zeros(1, 3)); }, "(1, 3) f32 and (5, 3) f32", "different devices");
+    refuses([&] { embedding(far_ids, x); }, "(5, 1) i32 and (5, 3) f32", "different devices");
+    refuses([&] { cross_entropy(x, far_ids); }, "(5, 1) i32 and (5, 3) f32", "different devices");
+    refuses([&] { sgd(x, x, far, 0.1, 0); }, "sgd:", "different devices");
+  });
+}

@@ -1,0 +1,162 @@
+// ./tessera verify: every identity and every lesson, both tiers, both dtypes, 20 shapes, at each number of
+// ranks. It runs on what was asked for and never falls back.
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "app/app.hpp"
+#include "comm/launch.hpp"
+#include "course.hpp"
+#include "report/file.hpp"
+#include "report/table.hpp"
+#include "tensor/error.hpp"
+
+using namespace tessera;
+
+namespace {
+
+struct Row {
+  std::string claim;
+  std::int64_t held = 0, failed = 0;
+  double exact_error = 0, used[2] = {0, 0};  // worst of f32, f64
+  std::string fault;
+};
+
+std::vector<int> parse_ranks(const std::string& text) {
+  const auto dash = text.find('-');
+  std::int64_t first = 0, last = 0;
+  Flags numbers("");
+  numbers.number("--ranks", first, 1, 64, "");
+  numbers.number("--to", last, 1, 64, "");
+  std::string words[] = {"verify", "--ranks", text.substr(0, dash), "--to",
+                         dash == std::string::npos ? text : text.substr(dash + 1)};
+  char* argv[] = {words[0].data(), words[1].data(), words[2].data(), words[3].data(), words[4].data()};
+  numbers.parse(5, argv);
+  if (first > last) throw UsageError(str("--ranks ", text, ": write 4, or 2-8"));
+  std::vector<int> ranks;
+  for (auto n = static_cast<int>(first); n <= last; ++n) ranks.push_back(n);
+  return ranks;
+}
+
+void enter(Row& row, const Outcome& outcome, DType dtype, int ranks, const identities::Shape& s) {
+  for (const Check& check : outcome.checks) {
+    ++(check.ok ? row.held : row.failed);
+    if (outcome.tier == Tier::exact)
+      row.exact_error = std::max(row.exact_error, check.error);
+    else
+      row.used[dtype == DType::f64] = std::max(row.used[dtype == DType::f64], check.used);
+    if (!check.ok && row.fault.empty())
+      row.fault = str(row.claim, " at ", ranks, " ranks, ", name(dtype), ", (", s.n, ", ", s.k, ", ", s.m,
+                      "): ", check.identity, ", rank ", check.rank, ", element (", check.row, ", ", check.col,
+                      ") off by ", number(check.error), ". ", check.diagnosis);
+  }
+  for (const std::string& note : outcome.notes) {
+    ++row.failed;
+    if (row.fault.empty()) row.fault = str(row.claim, " at ", ranks, " ranks: ", note);
+  }
+}
+
+int verify(int argc, char** argv) {
+  Options options;
+  std::string ranks_text = "2-8";
+  std::int64_t shapes = 20;
+  Flags flags(
+      "verify: every identity and gradient, both tiers, both dtypes, 20 shapes, at each number of ranks");
+  flags.text("--ranks", ranks_text, "2-8", "numbers of ranks");
+  flags.number("--shapes", shapes, 1, 1000, "rectangular shapes a claim");
+  options.add_to(flags, false);
+  if (!flags.parse(argc, argv)) return 0;
+  for (const char* fixed :
+       {"--dtype", "--exact", "--dump", "--svg", "--trace", "--no-baseline", "--memory-per-rank"})
+    if (flags.given(fixed))
+      throw UsageError(str(fixed, " is for ./tessera run: verify sweeps both tiers and dtypes"));
+  options.check_files();
+  std::vector<int> all_ranks = parse_ranks(ranks_text);
+  if (const int launched = mpi::launched_size(); launched > 0 && !flags.given("--ranks"))
+    all_ranks = {launched};
+
+  // Refused before anything runs: the largest number of ranks is the one that may lack a GPU.
+  std::vector<Choice> choices;
+  for (const int ranks : all_ranks) {
+    Options with = options;
+    with.ranks = ranks;
+    choices.push_back(with.choose(flags));
+    choices.back().options.ranks = ranks;
+  }
+  const bool prints = is_printing_process();
+  if (prints && !options.quiet)
+    std::cout << "verify: ranks " << ranks_text << ", " << name(choices.back().options.transport) << ", "
+              << name(choices.back().options.device) << "\n  CPU math " << blas_name() << "; NCCL "
+              << nccl::version() << "; " << cuda_device_count() << " GPUs; " << sysconf(_SC_NPROCESSORS_ONLN)
+              << " cores" << std::endl;
+
+  const auto start = std::chrono::steady_clock::now();
+  std::vector<Row> rows;
+  const std::vector<Claim> claims = course();
+  const bool bar = prints && !options.quiet && isatty(STDERR_FILENO) == 1;
+  const auto total = static_cast<std::int64_t>(claims.size() * choices.size());
+  for (std::size_t c = 0; c < choices.size(); ++c)
+    launch(choices[c].options, [&](Communicator& comm) {
+      auto done = static_cast<std::int64_t>(c * claims.size());
+      for (std::size_t i = 0; i < claims.size(); ++i) {
+        for (int index = 0; index < shapes; ++index)
+          for (const Tier tier : {Tier::exact, Tier::floating})
+            for (const DType dtype : {DType::f32, DType::f64}) {
+              const auto shape = sweep_shape(index, comm.size());
+              Proof proof(comm, {tier, dtype, static_cast<std::uint64_t>(options.seed + index)});
+              claims[i].prove(proof, comm, shape);
+              const Outcome outcome = proof.finish();
+              if (comm.rank() != 0) continue;
+              if (rows.size() <= i) rows.push_back({claims[i].name});
+              enter(rows[i], outcome, dtype, comm.size(), shape);
+            }
+        ++done;
+        const double seconds =
+            std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+        if (comm.rank() == 0 && bar && seconds > 2)
+          std::cerr << progress_line("claims", done, total, seconds) << std::flush;
+      }
+    });
+  if (!prints) return 0;
+
+  std::int64_t held = 0, failed = 0;
+  std::vector<std::vector<std::string>> cells = {
+      {"", "checks", "exact", "f32: bound used", "f64: bound used"}};
+  nlohmann::ordered_json json = {
+      {"ranks", all_ranks}, {"shapes", shapes}, {"claims", nlohmann::ordered_json::array()}};
+  const auto percent = [&](double used) {
+    return options.stable ? std::string(used <= 1 ? "< 100%" : "over") : str(std::lround(100 * used), "%");
+  };
+  for (const Row& row : rows) {
+    held += row.held;
+    failed += row.failed;
+    cells.push_back({row.claim, std::to_string(row.held + row.failed), number(row.exact_error),
+                     percent(row.used[0]),
+                     percent(row.used[1]) + (row.failed > 0 ? str("  FAIL: ", row.failed) : "")});
+    json["claims"].push_back({{"name", row.claim},
+                              {"held", row.held},
+                              {"failed", row.failed},
+                              {"exact_error", row.exact_error},
+                              {"f32_bound_used", row.used[0]},
+                              {"f64_bound_used", row.used[1]},
+                              {"fault", row.fault}});
+  }
+  json["ok"] = failed == 0;
+  if (!options.quiet) std::cout << table(cells, "lrrrr", 2);
+  for (const Row& row : rows)
+    if (!row.fault.empty()) std::cout << "  FAIL " << row.fault << "\n";
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  std::cout << held << " checks hold" << (failed > 0 ? str(", ", failed, " failed") : "")
+            << (options.stable ? "" : str(", in ", number(seconds), " s")) << std::endl;
+  if (!options.json.empty()) write_file(options.json, json.dump(2) + "\n");
+  return failed == 0 ? 0 : 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return guarded([&] { return verify(argc, argv); });
+}
