@@ -22,6 +22,6 @@ set(text "")
 foreach(case IN LISTS cases)
   string(REGEX REPLACE "[,\\]" "?" filter "${case}")  # a comma would begin a second filter; ? matches one character
   string(APPEND text "add_test([==[${case}]==] [==[${SUITE}]==] [==[--test-case=${filter}]==] --exit-77-if-skipped)\n"
-      "set_tests_properties([==[${case}]==] PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 120)\n")
+      "set_tests_properties([==[${case}]==] PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 600)\n")
 endforeach()
 file(WRITE ${LIST} "${text}")

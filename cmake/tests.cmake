@@ -3,6 +3,7 @@
 # Each lesson's run with its defaults holds.
 foreach(lesson IN LISTS lessons)
   add_test(NAME ${lesson} COMMAND ${lesson})
+  set_tests_properties(${lesson} PROPERTIES TIMEOUT 300)
 endforeach()
 
 # The suite: one executable, a file a subject, a ctest for each test case.
@@ -19,6 +20,7 @@ add_executable(tessera_verify tests/verify.cpp)
 target_include_directories(tessera_verify PRIVATE tests)
 target_link_libraries(tessera_verify PRIVATE tessera_core)
 add_test(NAME verify COMMAND tessera_verify --ranks 2-3)
+set_tests_properties(verify PROPERTIES TIMEOUT 300)
 
 # The same conformance cases, and the wrong programs, as processes.
 if(HAVE_MPI)
@@ -56,7 +58,7 @@ set(pages tessera_pages --root ${CMAKE_SOURCE_DIR} --bin ${CMAKE_BINARY_DIR}/bin
 add_test(NAME pages_tool COMMAND tessera_pages_tests)
 add_test(NAME pages COMMAND ${pages} --check)
 add_test(NAME by_hand_steps COMMAND ${pages} --steps notebooks_md/00_by_hand.md)
-set_tests_properties(pages_tool pages by_hand_steps PROPERTIES TIMEOUT 600)
+set_tests_properties(pages_tool pages by_hand_steps PROPERTIES LABELS source TIMEOUT 600)
 
 # What the lessons dump, redone by numpy alone.
 add_test(NAME numpy COMMAND ${CMAKE_SOURCE_DIR}/tests/numpy_check.sh ${CMAKE_BINARY_DIR}/bin)
