@@ -13,8 +13,8 @@ namespace {
 double bits(double nats) { return nats / std::log(2.0); }
 
 std::string trained(const mlp::Training& run, bool stable) {
-  std::string text =
-      str("  It reads 8 bytes and guesses the next one: ", run.text.size(), " bytes of ", run.path, "\n");
+  std::string text = str("  It reads 8 bytes and guesses the next one, trained on ", run.path,
+                         stable ? "" : str(", ", run.text.size(), " bytes"), "\n");
   std::vector<std::vector<std::string>> rows = {{"step", "loss", "bits a byte"}};
   for (const auto& [step, loss] : run.curve)
     rows.push_back({std::to_string(step), number(loss), number(bits(loss))});
@@ -47,16 +47,10 @@ std::string by_hand() {
 std::vector<Equation> picture(const mlp::Sizes& s) {
   const std::string n = std::to_string(s.tokens), k = std::to_string(s.width), f = std::to_string(s.ffn);
   Equation forward{"forward: Y = f(X A + c1) B + c2", {}};
-  forward.add({"X", n, k})
-      .say("x")
-      .add({"A", k, f})
-      .say("f")
-      .say("=")
-      .add({"H", n, f})
-      .say("x")
-      .add({"B", f, k})
-      .say("=")
-      .add({"Y", n, k});
+  using enum Block::Cut;
+  forward.say("f(").add({"X", n, k, replicated, 50, 64}).add({"A", k, f, replicated, 64, 112}).say("+ c1) =");
+  forward.add({"H", n, f, replicated, 50, 112}).add({"B", f, k, replicated, 112, 64}).say("+ c2 =");
+  forward.add({"Y", n, k, replicated, 50, 64});
   return {forward};
 }
 

@@ -125,11 +125,11 @@ std::string svg(const std::vector<Equation>& equations, int ranks, const std::st
     y += top + tall + bottom;
   }
   double x = gap;
-  for (int r = 0; r < ranks; ++r, x += 74)
+  for (int r = 0; ranks > 1 && r < ranks; ++r, x += 74)  // one rank: nothing is cut, all is grey
     out << rectangle(x, y + 4, 14, 14, colour(r))
         << text(x + 20, y + 16, str("rank ", r), " text-anchor=\"start\"");
   out << rectangle(x, y + 4, 14, 14, "#b0b0b0")
-      << text(x + 20, y + 16, "on every rank", " text-anchor=\"start\"");
+      << text(x + 20, y + 16, ranks > 1 ? "on every rank" : "whole", " text-anchor=\"start\"");
   out << "</svg>\n";
   return out.str();
 }
