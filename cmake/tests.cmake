@@ -61,9 +61,12 @@ add_test(NAME pages COMMAND ${pages} --check)
 add_test(NAME by_hand_steps COMMAND ${pages} --steps notebooks_md/00_by_hand.md)
 set_tests_properties(pages_tool pages by_hand_steps PROPERTIES LABELS source TIMEOUT 600)
 
-# What the lessons dump, redone by numpy alone.
-add_test(NAME numpy COMMAND ${CMAKE_SOURCE_DIR}/tests/numpy_check.sh ${CMAKE_BINARY_DIR}/bin)
-set_tests_properties(numpy PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 300 PROCESSORS 2)
+# What the lessons write for programs: dumps that numpy alone redoes, JSON, traces, pictures; and what they refuse.
+set(python ${CMAKE_SOURCE_DIR}/tests/with_python.sh)
+add_test(NAME numpy COMMAND ${python} numpy ${CMAKE_SOURCE_DIR}/tests/numpy_check.py ${CMAKE_BINARY_DIR}/bin)
+add_test(NAME output_files COMMAND ${python} json ${CMAKE_SOURCE_DIR}/tests/output_check.py ${CMAKE_BINARY_DIR}/bin)
+add_test(NAME bad_input COMMAND ${CMAKE_SOURCE_DIR}/tests/bad_input.sh ${CMAKE_BINARY_DIR}/bin)
+set_tests_properties(numpy output_files bad_input PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 300 PROCESSORS 2)
 
 # Programs that the placements forbid, with the message of each.
 foreach(compiler g++ clang++)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""numpy alone redoes each lesson from its --dump: tests/numpy_check.sh build/bin
+"""numpy alone redoes each lesson from its --dump: tests/with_python.sh numpy tests/numpy_check.py build/bin
 
 From whole.X, whole.A, ... and whole.dY, the random gradient that comes from above, every output and gradient is
 computed again and compared with whole.*, with split.*, with the ranks' parts put together, and with each part's

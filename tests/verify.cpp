@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -28,14 +29,13 @@ struct Row {
 std::vector<int> parse_ranks(const std::string& text) {
   const auto dash = text.find('-');
   std::int64_t first = 0, last = 0;
-  Flags numbers("");
-  numbers.number("--ranks", first, 1, 64, "");
-  numbers.number("--to", last, 1, 64, "");
-  std::string words[] = {"verify", "--ranks", text.substr(0, dash), "--to",
-                         dash == std::string::npos ? text : text.substr(dash + 1)};
-  char* argv[] = {words[0].data(), words[1].data(), words[2].data(), words[3].data(), words[4].data()};
-  numbers.parse(5, argv);
-  if (first > last) throw UsageError(str("--ranks ", text, ": write 4, or 2-8"));
+  const auto number = [](const std::string& digits, std::int64_t& value) {
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+    return error == std::errc{} && end == digits.data() + digits.size() && value >= 1 && value <= 64;
+  };
+  if (!number(text.substr(0, dash), first) ||
+      !number(dash == std::string::npos ? text : text.substr(dash + 1), last) || first > last)
+    throw UsageError(str("--ranks ", text, ": 4, or 2-8, would work, of 1 to 64"));
   std::vector<int> ranks;
   for (auto n = static_cast<int>(first); n <= last; ++n) ranks.push_back(n);
   return ranks;

@@ -47,7 +47,8 @@ std::int64_t parse_size(const std::string& flag, const std::string& text) {
   const std::vector<std::string> units = {"B", "KiB", "MiB", "GiB", "TiB"};
   const auto found = std::find(units.begin(), units.end(), unit);
   std::int64_t value = 0;
-  if (found == units.end() || !to_integer(text.substr(0, digits), value) || value <= 0 || value > (1 << 22))
+  if (found == units.end() || !to_integer(text.substr(0, digits), value) || value <= 0 ||
+      value > INT64_MAX >> (10 * (found - units.begin())))
     throw UsageError(str(flag, " ", text, " is no size: write 48MiB, 512KiB, 2GiB or 4096B"));
   return value << (10 * (found - units.begin()));
 }
@@ -133,11 +134,11 @@ bool Flags::given(const std::string& name) const {
   return std::any_of(flags_.begin(), flags_.end(), [&](const Flag& f) { return f.name == name && f.given; });
 }
 
-std::vector<std::pair<std::string, std::string>> Flags::values() const {
-  std::vector<std::pair<std::string, std::string>> values;
+std::vector<Flags::Value> Flags::values() const {
+  std::vector<Value> values;
   for (const Flag& flag : flags_)
     if (flag.given || !flag.start.empty())
-      values.emplace_back(flag.name.substr(2), flag.given ? flag.text : flag.start);
+      values.push_back({flag.name.substr(2), flag.given ? flag.text : flag.start, flag.value == "N"});
   return values;
 }
 

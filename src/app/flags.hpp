@@ -32,7 +32,11 @@ class Flags {
   bool given(const std::string& name) const;
   std::string help(bool all) const;
   /// Every flag that takes a value or was given, with its value as text: config{} of the JSON.
-  std::vector<std::pair<std::string, std::string>> values() const;
+  struct Value {
+    std::string name, text;
+    bool is_number;
+  };
+  std::vector<Value> values() const;
 
  private:
   struct Flag {

@@ -139,7 +139,8 @@ std::string to_json(const RunReport& report) {
                {"dtype", o.dtype},
                {"seed", o.seed}};
   json["config"] = Json::object();
-  for (const auto& [flag, value] : report.flags->values()) json["config"][flag] = value;
+  for (const auto& [flag, text, is_number] : report.flags->values())
+    json["config"][flag] = is_number ? Json(std::stoll(text)) : Json(text);
   json["checks"] = Json::array();
   for (const Outcome& outcome : report.outcomes)
     for (const Check& check : outcome.checks)

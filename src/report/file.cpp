@@ -18,6 +18,10 @@ void check_writable(const std::string& path) {
     throw UsageError(str("cannot write ", path, ": there is no folder ", folder.string()));
   if (std::filesystem::is_directory(target, ignored))
     throw UsageError(str("cannot write ", path, ": it is a folder"));
+  // The file is renamed into its place, and must replace no device: root could lose /dev/null.
+  const auto there = std::filesystem::symlink_status(target, ignored).type();
+  if (there != std::filesystem::file_type::not_found && there != std::filesystem::file_type::regular)
+    throw UsageError(str("cannot write ", path, ": it is a device or a link, no file"));
   if (access(folder.c_str(), W_OK) != 0)
     throw UsageError(str("cannot write ", path, ": the folder ", folder.string(), " is not writable"));
 }

@@ -1,7 +1,11 @@
 #include "tensor/device.hpp"
 
+#include <unistd.h>
+
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 
 #include "tensor/error.hpp"
 
@@ -12,6 +16,14 @@ namespace {
 constexpr std::size_t granule = 256;
 std::size_t rounded(std::size_t bytes) {
   return (std::max<std::size_t>(bytes, 1) + granule - 1) / granule * granule;
+}
+
+/// What this process may use: the machine's memory, or less where a batch system's control group says so.
+std::int64_t physical_memory() {
+  std::int64_t most = sysconf(_SC_PHYS_PAGES) * static_cast<std::int64_t>(sysconf(_SC_PAGESIZE)), group = 0;
+  for (const char* file : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"})
+    if (std::ifstream(file) >> group) most = std::min(most, group);
+  return most;
 }
 
 class CpuDevice final : public Device {
@@ -39,11 +51,21 @@ class CpuDevice final : public Device {
 
  private:
   void* system_allocate(std::size_t bytes) override {
-    void* block = std::aligned_alloc(granule, bytes);
-    expect(block != nullptr, str("the system has no ", bytes, " B of memory left"));
-    return block;
+    // Asked beforehand: Linux grants more than there is, and kills the process that then writes to it.
+    static const std::int64_t most = physical_memory();
+    const auto wanted = static_cast<std::int64_t>(bytes);
+    const std::int64_t held = taken_.fetch_add(wanted);
+    void* block = wanted <= most - held ? std::aligned_alloc(granule, bytes) : nullptr;
+    if (block != nullptr) return block;
+    taken_.fetch_sub(wanted);
+    throw UsageError(str("the system has no ", bytes, " B of memory left: this machine has ", most,
+                         " B, and its ranks hold ", held, " B. Smaller sizes or fewer ranks would work."));
   }
-  void system_release(void* block) override { std::free(block); }
+  void system_release(void* block, std::size_t bytes) override {
+    std::free(block);
+    taken_.fetch_sub(static_cast<std::int64_t>(bytes));
+  }
+  static inline std::atomic<std::int64_t> taken_ = 0;  // by all ranks of the process
 };
 
 thread_local std::shared_ptr<Device> thread_device;
@@ -98,7 +120,7 @@ std::int64_t Device::system_allocations() const {
 
 void Device::release_pool() {
   for (auto& [size, blocks] : free_)
-    for (void* block : blocks) system_release(block);
+    for (void* block : blocks) system_release(block, size);
   free_.clear();
 }
 

@@ -69,9 +69,9 @@ class Device {
 
  protected:
   Device(DeviceKind kind, int ordinal) : kind_(kind), ordinal_(ordinal) {}
-  /// The system's own calls. system_allocate throws Error where there is no memory left.
+  /// The system's own calls. system_allocate throws UsageError where there is no memory left.
   virtual void* system_allocate(std::size_t bytes) = 0;
-  virtual void system_release(void* block) = 0;
+  virtual void system_release(void* block, std::size_t bytes) = 0;
   void release_pool();  ///< For destructors of derived classes: gives all free blocks back.
 
  private:

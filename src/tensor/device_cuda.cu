@@ -151,13 +151,14 @@ void* CudaDevice::system_allocate(std::size_t bytes) {
   const cudaError_t result = cudaMalloc(&block, bytes);
   if (result == cudaErrorMemoryAllocation) {
     cudaGetLastError();
-    throw Error(str("GPU ", ordinal(), " has no ", bytes, " B of memory left for ", description()));
+    throw UsageError(str("GPU ", ordinal(), " has no ", bytes, " B of memory left for ", description(),
+                         ". Smaller sizes, or ranks on more GPUs, would work."));
   }
   CUDA_CHECK(result);
   return block;
 }
 
-void CudaDevice::system_release(void* block) { cudaFree(block); }
+void CudaDevice::system_release(void* block, std::size_t) { cudaFree(block); }
 
 CudaDevice& cuda_device(const std::shared_ptr<Device>& device) {
   auto& cuda = static_cast<CudaDevice&>(*device);

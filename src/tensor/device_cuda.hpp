@@ -43,7 +43,7 @@ class CudaDevice final : public Device {
   struct Events;  // unused events; outlives the device where an Event does
 
   void* system_allocate(std::size_t bytes) override;
-  void system_release(void* block) override;
+  void system_release(void* block, std::size_t bytes) override;
   void drain(cudaStream_t stream);
 
   cudaStream_t streams_[2] = {};

@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""What a lesson writes for programs: python3 tests/output_check.py build/bin
+
+--json has the keys and types that every lesson promises, --trace is Chrome's trace format, --svg is well-formed."""
+import glob
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as xml
+
+NUMBER = (int, float)
+TOP = {"lesson": str, "ranks": int, "device": str, "transport": str, "dtype": str, "seed": int, "config": dict,
+       "checks": list, "communication": list, "memory": list, "timings": dict, "ok": bool}
+ROWS = {
+    "checks": {"identity": str, "tier": str, "error": NUMBER, "bound": NUMBER, "baseline_error": NUMBER,
+               "ok": bool},
+    "communication": {"phase": str, "group": str, "op": str, "calls": int, "payload_bytes": int,
+                      "wire_bytes": int, "predicted_wire_bytes": int, "formula": str, "counted": bool,
+                      "ok": bool},
+    "memory": {"rank": int, "kind": str, "bytes": int, "predicted_bytes": (int, type(None))},
+}
+
+
+def typed(value, wanted):
+    return isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))
+
+
+def check_types(entry, keys, where, faults):
+    for key, wanted in keys.items():
+        if key not in entry:
+            faults.append(f"{where} lacks {key}")
+        elif not typed(entry[key], wanted):
+            faults.append(f"{where}.{key} is {entry[key]!r}")
+
+
+def not_json(constant):
+    raise ValueError(f"{constant} is no JSON")  # python takes NaN, other readers do not
+
+
+def check_json(path, asked, faults):
+    with open(path) as file:
+        report = json.load(file, parse_constant=not_json)
+    check_types(report, TOP, "json", faults)
+    if faults:
+        return
+    for name, keys in ROWS.items():
+        for i, row in enumerate(report[name]):
+            check_types(row, keys, f"{name}[{i}]", faults)
+    for name, value in asked.items():
+        if report["config"].get(name) != value or type(report["config"].get(name)) is not type(value):
+            faults.append(f"config.{name} is {report['config'].get(name)!r}, asked for {value!r}")
+        if name in report and report[name] != value:
+            faults.append(f"{name} is {report[name]!r}, asked for {value!r}")
+    if not report["checks"] or {row.get("tier") for row in report["checks"]} != {"exact", "float"}:
+        faults.append("the checks are not of both tiers")
+    if {row.get("rank") for row in report["memory"]} != set(range(report["ranks"])):
+        faults.append("memory is not of every rank")
+    if not all(typed(seconds, NUMBER) and seconds >= 0 for seconds in report["timings"].values()):
+        faults.append("timings are no seconds")
+    if report["ranks"] > 1 and not report["communication"]:
+        faults.append("no communication")
+    parts = [row["ok"] for name in ("checks", "communication") for row in report[name]]
+    if report["ok"] is not True or not all(parts):
+        faults.append("not ok, and the exit code is 0")
+
+
+def check_trace(path, ranks, faults):
+    with open(path) as file:
+        events = json.load(file, parse_constant=not_json)["traceEvents"]
+    names = {event["tid"]: event["args"]["name"] for event in events if event["ph"] == "M"}
+    if names != {rank: f"rank {rank}" for rank in range(ranks)}:
+        faults.append(f"the trace names its rows {names}")
+    for event in events:
+        if event["ph"] == "X" and not (event["ts"] >= 0 and event["dur"] >= 0 and event["tid"] in names
+                                       and event["name"] and event["cat"]):
+            faults.append(f"the trace has {event}")
+
+
+def check_svg(path, faults):
+    root = xml.parse(path).getroot()
+    space = "{http://www.w3.org/2000/svg}"
+    if root.tag != space + "svg" or not root.findtext(space + "title") or not root.findall(f".//{space}rect"):
+        faults.append("the picture lacks its root, its title or its blocks")
+
+
+def main():
+    held = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        for program in sorted(glob.glob(os.path.join(sys.argv[1], "0[1-9]_*"))):
+            asked = {"tokens": 12, "width": 24, "ffn": 36, "seed": 5, "dtype": "f64"}
+            ranks = 1
+            if "01_mlp" in program:
+                asked.update({"steps": 60, "text": __file__})
+            else:
+                ranks = asked["ranks"] = 3
+            files = {flag: f"{scratch}/{held}.{flag}" for flag in ("json", "trace", "svg")}
+            line = [program] + [word for name, value in {**asked, **files}.items() for word in (f"--{name}", str(value))]
+            run = subprocess.run(line, capture_output=True, text=True)
+            if run.returncode != 0:
+                sys.exit(f"{' '.join(line)}\nends with {run.returncode}\n{run.stdout}{run.stderr}")
+            faults = []
+            check_json(files["json"], asked, faults)
+            check_trace(files["trace"], ranks, faults)
+            check_svg(files["svg"], faults)
+            if sorted(os.listdir(scratch)) != sorted(f"{i}.{flag}" for i in range(held + 1) for flag in files):
+                faults.append(f"it leaves {os.listdir(scratch)}")
+            if faults:
+                sys.exit("\n  ".join([" ".join(line), *faults]))
+            held += 1
+    if held < 4:
+        sys.exit(f"only {held} lessons in {sys.argv[1]}")
+    print(f"the JSON, traces and pictures of {held} lessons are in order")
+
+
+if __name__ == "__main__":
+    main()
