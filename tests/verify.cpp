@@ -11,9 +11,9 @@
 #include "app/app.hpp"
 #include "comm/launch.hpp"
 #include "course.hpp"
-#include "report/file.hpp"
 #include "report/table.hpp"
 #include "tensor/error.hpp"
+#include "tensor/file.hpp"
 
 using namespace tessera;
 

@@ -9,8 +9,8 @@
 #include <thread>
 
 #include "app/screen.hpp"
-#include "report/file.hpp"
 #include "tensor/error.hpp"
+#include "tensor/file.hpp"
 #include "tensor/safetensors.hpp"
 
 namespace tessera {

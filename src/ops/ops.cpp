@@ -64,6 +64,25 @@ Tensor product(Operand a, Operand b) {
   return c;
 }
 
+/// y = f(x) and dx = f'(dy, x), element by element.
+using Unary = void (Kernels::*)(const Tensor&, const Tensor&) const;
+using Binary = void (Kernels::*)(const Tensor&, const Tensor&, const Tensor&) const;
+
+Tensor element_wise(const char* op, Unary f, const Tensor& x) {
+  floating(op, {&x});
+  Tensor y = empty_like(x);
+  (kernels_of(x).*f)(y, x);
+  return y;
+}
+
+Tensor element_wise(const char* op, Binary f, const Tensor& a, const Tensor& b) {
+  floating(op, {&a});
+  same(op, a, b);
+  Tensor y = empty_like(a);
+  (kernels_of(a).*f)(y, a, b);
+  return y;
+}
+
 }  // namespace
 
 Tensor matmul(const Tensor& a, const Tensor& b) { return product({a, false}, {b, false}); }
@@ -95,13 +114,7 @@ void add_sum_rows(const Tensor& sum, const Tensor& x) {
   kernels_of(x).sum_rows(sum, 1, x);
 }
 
-Tensor add(const Tensor& a, const Tensor& b) {
-  floating("add", {&a});
-  same("add", a, b);
-  Tensor y = empty_like(a);
-  kernels_of(a).add(y, a, b);
-  return y;
-}
+Tensor add(const Tensor& a, const Tensor& b) { return element_wise("add", &Kernels::add, a, b); }
 
 void add_to(const Tensor& sum, const Tensor& x) {
   floating("add_to", {&x});
@@ -125,34 +138,13 @@ Tensor cast(const Tensor& x, DType dtype) {
   return y;
 }
 
-Tensor gelu(const Tensor& x) {
-  floating("gelu", {&x});
-  Tensor y = empty_like(x);
-  kernels_of(x).gelu(y, x);
-  return y;
-}
-
+Tensor gelu(const Tensor& x) { return element_wise("gelu", &Kernels::gelu, x); }
 Tensor gelu_backward(const Tensor& dy, const Tensor& x) {
-  floating("gelu_backward", {&x});
-  same("gelu_backward", dy, x);
-  Tensor dx = empty_like(x);
-  kernels_of(x).gelu_backward(dx, dy, x);
-  return dx;
+  return element_wise("gelu_backward", &Kernels::gelu_backward, dy, x);
 }
-
-Tensor relu(const Tensor& x) {
-  floating("relu", {&x});
-  Tensor y = empty_like(x);
-  kernels_of(x).relu(y, x);
-  return y;
-}
-
+Tensor relu(const Tensor& x) { return element_wise("relu", &Kernels::relu, x); }
 Tensor relu_backward(const Tensor& dy, const Tensor& x) {
-  floating("relu_backward", {&x});
-  same("relu_backward", dy, x);
-  Tensor dx = empty_like(x);
-  kernels_of(x).relu_backward(dx, dy, x);
-  return dx;
+  return element_wise("relu_backward", &Kernels::relu_backward, dy, x);
 }
 
 Tensor embedding(const Tensor& ids, const Tensor& table) {

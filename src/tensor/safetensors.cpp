@@ -1,10 +1,7 @@
 #include "tensor/safetensors.hpp"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <bit>
 #include <cerrno>
 #include <cstring>
@@ -14,6 +11,7 @@
 #include <set>
 
 #include "tensor/error.hpp"
+#include "tensor/file.hpp"
 
 namespace tessera {
 
@@ -41,47 +39,6 @@ std::string quote(const json& value) {
   const std::string text = value.dump();
   return text.size() <= 100 ? text : text.substr(0, 100) + "...";
 }
-
-/// A file under construction beside its place. Unless finish() has run, the destructor leaves nothing behind.
-class NewFile {
- public:
-  explicit NewFile(const std::string& path) : path_(path) {
-    static std::atomic<int> serial = 0;  // ranks are threads of one process
-    temporary_ = str(path, ".", getpid(), "-", serial++, ".tmp");
-    stream_.open(temporary_, std::ios::binary | std::ios::trunc);
-    check();
-  }
-  ~NewFile() {
-    stream_.close();
-    std::error_code ignored;
-    if (!finished_) std::filesystem::remove(temporary_, ignored);
-  }
-  NewFile(const NewFile&) = delete;
-  NewFile& operator=(const NewFile&) = delete;
-
-  void write(const void* bytes, std::uint64_t count) {
-    stream_.write(static_cast<const char*>(bytes), static_cast<std::streamsize>(count));
-    check();
-  }
-
-  void finish() {
-    stream_.close();  // a full disk may show only here, when the buffer goes out
-    check();
-    std::error_code error;
-    std::filesystem::rename(temporary_, path_, error);
-    if (error) throw UsageError(str("cannot write ", path_, ": ", error.message()));
-    finished_ = true;
-  }
-
- private:
-  void check() const {
-    if (!stream_) throw UsageError(str("cannot write ", path_, ": ", system_message()));
-  }
-
-  std::string path_, temporary_;
-  std::ofstream stream_;
-  bool finished_ = false;
-};
 
 /// What the header says of one tensor, believed only after it has been checked against the file.
 struct Entry {

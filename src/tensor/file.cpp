@@ -1,10 +1,11 @@
-#include "report/file.hpp"
+#include "tensor/file.hpp"
 
 #include <unistd.h>
 
-#include <cstdio>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
-#include <fstream>
 
 #include "tensor/error.hpp"
 
@@ -26,16 +27,42 @@ void check_writable(const std::string& path) {
     throw UsageError(str("cannot write ", path, ": the folder ", folder.string(), " is not writable"));
 }
 
+NewFile::NewFile(const std::string& path) : path_(path) {
+  static std::atomic<int> serial = 0;  // ranks are threads of one process
+  temporary_ = str(path, ".", getpid(), "-", serial++, ".tmp");
+  stream_.open(temporary_, std::ios::binary | std::ios::trunc);
+  check();
+}
+
+NewFile::~NewFile() {
+  stream_.close();
+  std::error_code ignored;
+  if (!finished_) std::filesystem::remove(temporary_, ignored);
+}
+
+void NewFile::write(const void* bytes, std::uint64_t count) {
+  stream_.write(static_cast<const char*>(bytes), static_cast<std::streamsize>(count));
+  check();
+}
+
+void NewFile::finish() {
+  stream_.close();  // a full disk may show only here, when the buffer goes out
+  check();
+  std::error_code error;
+  std::filesystem::rename(temporary_, path_, error);
+  if (error) throw UsageError(str("cannot write ", path_, ": ", error.message()));
+  finished_ = true;
+}
+
+void NewFile::check() const {
+  if (!stream_) throw UsageError(str("cannot write ", path_, ": ", std::strerror(errno)));
+}
+
 void write_file(const std::string& path, const std::string& content) {
   check_writable(path);
-  const std::string beside = str(path, ".", getpid(), ".part");
-  std::ofstream out(beside, std::ios::binary);
-  out.write(content.data(), static_cast<std::streamsize>(content.size()));
-  out.close();
-  if (!out || std::rename(beside.c_str(), path.c_str()) != 0) {
-    std::remove(beside.c_str());
-    throw UsageError(str("cannot write ", path, ": is the disk full?"));
-  }
+  NewFile file(path);
+  file.write(content.data(), content.size());
+  file.finish();
 }
 
 }  // namespace tessera
