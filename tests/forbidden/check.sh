@@ -3,7 +3,8 @@
 # lines in all. Their legal twins compile, silently.
 set -euo pipefail
 
-readonly compiler=$1 most=8
+readonly compiler=$1
+most=8
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if ! command -v "$compiler" >/dev/null; then
   echo "skipped: needs $compiler (apt-get install ${compiler/clang++/clang})"
@@ -33,6 +34,8 @@ if [[ $("$compiler" --version) == *clang* ]]; then
 else
   "${precompile[@]}" -w -o "$folder/$header.gch"
   flags=(-I"$folder" "${flags[@]}") hidden=1
+  version=$("$compiler" -dumpversion)
+  if ((${version%%.*} >= 14)); then most=10; fi  # it quotes the line of the call as well
 fi
 
 check() {  # NUMBER WRONG MESSAGE: prints a complaint, or nothing
