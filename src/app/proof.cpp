@@ -75,7 +75,7 @@ void Proof::expect_memory(MemoryKind kind, const std::string& label, std::int64_
   memory_.push_back({label, formula, kind, whole, rank, {measured_[kind]}, false});
 }
 
-void Proof::claim(const std::string& identity, double error, double bound) {
+void Proof::claim(const std::string& identity, double error, double bound, const std::string& advice) {
   Check claimed;
   claimed.identity = identity;
   claimed.tier = tier_name();
@@ -83,6 +83,7 @@ void Proof::claim(const std::string& identity, double error, double bound) {
   claimed.bound = bound;
   claimed.used = error == 0 ? 0 : error / bound;
   claimed.ok = error <= bound;
+  if (!claimed.ok) claimed.diagnosis = advice;
   claims_.push_back(claimed);
 }
 

@@ -95,7 +95,8 @@ class Proof {
   void mistake(const std::string& result, const std::string& name, MistakeFormula formula);
 
   /// A check that is no comparison with the whole: error <= bound must hold, so NaN fails. Rank 0's counts.
-  void claim(const std::string& identity, double error, double bound);
+  /// `advice`: printed where it fails.
+  void claim(const std::string& identity, double error, double bound, const std::string& advice = "");
   void record(const std::string& key, const std::vector<double>& values) { series_[key] = values; }
 
   /// Bytes over the group from the lesson's sizes alone. A call that no row expects fails.
