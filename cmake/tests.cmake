@@ -1,4 +1,5 @@
-# The tests that ./tessera test runs. The slow ones, for --all, stand in slow_tests.cmake.
+# The tests that ./tessera test runs. The slow ones, for --all, stand in slow_tests.cmake. The label `once` is for
+# those that look at files or whole programs: other builds (sanitizers, other compilers) leave them out.
 
 # Each lesson's run with its defaults holds.
 foreach(lesson IN LISTS lessons)
@@ -15,13 +16,14 @@ target_compile_options(tessera_tests PRIVATE -O1)  # what is tested is in tesser
 target_link_libraries(tessera_tests PRIVATE tessera_core)
 include(cmake/cases.cmake)
 discover_cases(tessera_tests)
+add_custom_target(suite DEPENDS tessera_tests ${lessons})  # what other builds need
 
 # ./tessera verify
 add_executable(tessera_verify tests/verify.cpp)
 target_include_directories(tessera_verify PRIVATE tests)
 target_link_libraries(tessera_verify PRIVATE tessera_core)
 add_test(NAME verify COMMAND tessera_verify --ranks 2-3)
-set_tests_properties(verify PROPERTIES TIMEOUT 300)
+set_tests_properties(verify PROPERTIES LABELS once TIMEOUT 300)
 
 # The same conformance cases, and the wrong programs, as processes.
 if(HAVE_MPI)
@@ -59,23 +61,23 @@ set(pages tessera_pages --root ${CMAKE_SOURCE_DIR} --bin ${CMAKE_BINARY_DIR}/bin
 add_test(NAME pages_tool COMMAND tessera_pages_tests)
 add_test(NAME pages COMMAND ${pages} --check)
 add_test(NAME by_hand_steps COMMAND ${pages} --steps notebooks_md/00_by_hand.md)
-set_tests_properties(pages_tool pages by_hand_steps PROPERTIES LABELS source TIMEOUT 600)
+set_tests_properties(pages_tool pages by_hand_steps PROPERTIES LABELS once TIMEOUT 600)
 
 # What the lessons write for programs: dumps that numpy alone redoes, JSON, traces, pictures; and what they refuse.
 set(python ${CMAKE_SOURCE_DIR}/tests/with_python.sh)
 add_test(NAME numpy COMMAND ${python} numpy ${CMAKE_SOURCE_DIR}/tests/numpy_check.py ${CMAKE_BINARY_DIR}/bin)
 add_test(NAME output_files COMMAND ${python} json ${CMAKE_SOURCE_DIR}/tests/output_check.py ${CMAKE_BINARY_DIR}/bin)
 add_test(NAME bad_input COMMAND ${CMAKE_SOURCE_DIR}/tests/bad_input.sh ${CMAKE_BINARY_DIR}/bin)
-set_tests_properties(numpy output_files bad_input PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 300 PROCESSORS 2)
+set_tests_properties(numpy output_files bad_input PROPERTIES LABELS once SKIP_RETURN_CODE 77 TIMEOUT 300 PROCESSORS 2)
 
 # Programs that the placements forbid, with the message of each.
 foreach(compiler g++ clang++)
   add_test(NAME forbidden_${compiler} COMMAND ${CMAKE_SOURCE_DIR}/tests/forbidden/check.sh ${compiler})
-  set_tests_properties(forbidden_${compiler} PROPERTIES LABELS source SKIP_RETURN_CODE 77 TIMEOUT 300 PROCESSORS 2)
+  set_tests_properties(forbidden_${compiler} PROPERTIES LABELS once SKIP_RETURN_CODE 77 TIMEOUT 300 PROCESSORS 2)
 endforeach()
 
 # The source itself.
 add_test(NAME lint COMMAND ${CMAKE_SOURCE_DIR}/tests/lint.sh)
 add_test(NAME lint_format COMMAND ${CMAKE_SOURCE_DIR}/tests/lint.sh format)
 add_test(NAME lint_self_test COMMAND ${CMAKE_SOURCE_DIR}/tests/lint_self_test.sh)
-set_tests_properties(lint lint_format lint_self_test PROPERTIES LABELS source SKIP_RETURN_CODE 77 TIMEOUT 120)
+set_tests_properties(lint lint_format lint_self_test PROPERTIES LABELS once SKIP_RETURN_CODE 77 TIMEOUT 120)
