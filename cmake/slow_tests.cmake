@@ -7,7 +7,6 @@ function(other_build name seconds)
 endfunction()
 
 other_build(bare 900 --preset no-extras)
-other_build(clang 900 --preset clang)
 other_build(asan 1200 --preset asan)
 other_build(tsan 1200 --preset tsan)
 if(NOT HAVE_CUDA)  # else this very build compiles it, for every generation and with warnings as errors

@@ -8,7 +8,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 needs() { command -v "$1" >/dev/null || { echo "skipped: needs $2"; exit 77; }; }
 case $folder in
   */cuda_compiles) needs "${CUDACXX:-nvcc}" "nvcc (NVIDIA's CUDA toolkit, 12.0 or newer)" ;;
-  */clang) needs clang++ "clang++ (apt-get install clang)" ;;
 esac
 nice cmake -S . -B "$folder" "$@" >/dev/null
 target=suite

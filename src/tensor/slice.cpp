@@ -13,7 +13,8 @@ std::int64_t total(const std::vector<Range>& ranges) {
 }
 
 std::int64_t index_in_whole(const std::vector<Range>& ranges, std::int64_t local) {
-  expect(local >= 0, str("index ", local, " lies before its slice"));
+  if (local < 0)
+    throw Error(str("index ", local, " lies before its slice"));  // expect would build the text each time
   for (const Range& range : ranges) {
     if (local < range.size()) return range.begin + local;
     local -= range.size();
