@@ -10,7 +10,7 @@
 
 struct Matrix {  // row-major
   int rows = 0, cols = 0;
-  std::vector<int> values = std::vector<int>(rows * cols);
+  std::vector<int> values = std::vector<int>(std::size_t(rows) * cols);
   int& operator()(int i, int j) { return values[i * cols + j]; }
   int operator()(int i, int j) const { return values[i * cols + j]; }
 };

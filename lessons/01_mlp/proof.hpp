@@ -57,12 +57,13 @@ inline std::pair<double, double> central_differences(std::uint64_t seed) {
     return sum;
   };
   constexpr double h = 1e-5;
-  for (const auto& [w, dw] : {std::pair{x, dx},
-                              {model.a, model.da},
-                              {model.c1, model.dc1},
-                              {model.b, model.db},
-                              {model.c2, model.dc2}}) {
-    const std::vector<double> start = w.values(), gradient = dw.values();
+  for (const auto& pair : {std::pair{x, dx},
+                           {model.a, model.da},
+                           {model.c1, model.dc1},
+                           {model.b, model.db},
+                           {model.c2, model.dc2}}) {
+    const Tensor& w = pair.first;
+    const std::vector<double> start = w.values(), gradient = pair.second.values();
     for (std::size_t i = 0; i < start.size(); ++i) {
       const auto loss_at = [&](double value) {
         std::vector<double> moved = start;

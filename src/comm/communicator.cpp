@@ -90,7 +90,7 @@ Request Communicator::start(const Call& call, std::int64_t payload, const Tensor
 void Communicator::model_wire(const Call& call, std::int64_t full_bytes) const {
   // Ring algorithms: an all-reduce is a reduce-scatter and an all-gather, each (n-1)/n of S a rank. Where n
   // does not divide that, some ranks take a byte more: the group's total is exact.
-  const std::int64_t group = (call.op == "all_reduce" ? 2 : 1) * (size_ - 1) * full_bytes;
+  const std::int64_t times = call.op == "all_reduce" ? 2 : 1, group = times * (size_ - 1) * full_bytes;
   std::int64_t bytes = group * (rank_ + 1) / size_ - group * rank_ / size_;
   if (call.op == "broadcast") bytes = rank_ == call.peer ? 0 : full_bytes;
   if (call.op == "send") bytes = full_bytes;

@@ -229,6 +229,7 @@ void Job::fail(int code, const std::string& what) {
 /// Of the ranks that fail within the grace, the first in order speaks and ends the job; the others wait for
 /// that.
 /// noexcept: with MPI itself broken, std::terminate still ends the process, and the launcher the job.
+// NOLINTNEXTLINE(bugprone-exception-escape)
 void Job::stop(const Alarm& mine, const std::string& message) const noexcept {
   const auto earlier = hear();
   bool first = !earlier;

@@ -110,6 +110,7 @@ class Job {
   bool advance();
   void poll(const bool& done, std::optional<std::chrono::steady_clock::time_point> deadline);
   std::optional<Alarm> hear() const;
+  // NOLINTNEXTLINE(bugprone-exception-escape): an exception here is std::terminate, as meant
   [[noreturn]] void stop(const Alarm& mine, const std::string& message) const noexcept;
 
   int rank_ = 0, size_ = 0;
