@@ -24,13 +24,8 @@ Tensor fill(Tensor y, const F& f) {
   return y;
 }
 
-Tensor absolute(const Tensor& x) {
-  return fill(empty_like(x), [p = x.data<double>()](std::int64_t i) { return std::abs(p[i]); });
-}
-
 void note_sum(const Bounded& x, const Tensor& magnitude) {
-  for (std::int64_t i = 0; i < magnitude.size(); ++i)
-    x.arithmetic->largest_sum = std::max(x.arithmetic->largest_sum, magnitude.data<double>()[i]);
+  x.arithmetic->largest_sum = std::max(x.arithmetic->largest_sum, largest(magnitude));
 }
 
 /// left and right multiply matrices as the product at hand does, transposed or not.
@@ -68,6 +63,18 @@ double gelu_slope(double x) {
 }
 
 }  // namespace
+
+Tensor absolute(const Tensor& x) {
+  const Device::Scope scope(Device::host());
+  const Tensor host = cast(x.to(Device::host()).contiguous(), DType::f64);
+  return fill(empty_like(host), [p = host.data<double>()](std::int64_t i) { return std::abs(p[i]); });
+}
+
+double largest(const Tensor& x) {
+  double most = 0;
+  for (const double value : x.values()) most = std::max(most, std::abs(value));
+  return most;
+}
 
 Bounded bounded_input(const Tensor& value, std::shared_ptr<Arithmetic> arithmetic) {
   const Device::Scope scope(Device::host());

@@ -33,6 +33,11 @@ struct BoundedTransposed {
 };
 inline BoundedTransposed t(const Bounded& x) { return {x}; }
 
+/// |x| and its largest element, on the host in f64.
+Tensor absolute(const Tensor& x);
+inline Transposed absolute(const Transposed& x) { return {absolute(x.of)}; }
+double largest(const Tensor& x);
+
 Bounded bounded_input(const Tensor& value, std::shared_ptr<Arithmetic> arithmetic);
 
 // The functions of ops.hpp, so that one template computes with Tensor and with Bounded.

@@ -16,6 +16,18 @@ Matrix constant(std::int64_t rows, std::int64_t cols, double value) {
 
 double unit_roundoff(DType dtype) { return dtype == DType::f32 ? std::ldexp(1, -24) : std::ldexp(1, -53); }
 
+/// The largest distance of an element; NaN where an element is NaN.
+double distance(const Tensor& x, const Matrix& truth) {
+  const std::vector<double> values = x.values();
+  double most = 0;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const double error = std::abs(values[i] - truth.values[i]);
+    if (std::isnan(error)) return error;
+    most = std::max(most, error);
+  }
+  return most;
+}
+
 }  // namespace
 
 bool Outcome::ok() const {
@@ -116,39 +128,63 @@ void Proof::add_check(Outcome& outcome, const Result& result, const Truth& truth
   outcome.checks.push_back(std::move(first));
 }
 
-void Proof::compare(Outcome& outcome, const Gathered& gathered) {
+void Proof::expect_exact(double largest_sum) const {
+  const double room = exact() ? 1 / unit_roundoff(options_.dtype) : INFINITY;
+  if (!(largest_sum < room))
+    throw UsageError(str("--exact needs sums below ", number(room), " in ", name(options_.dtype),
+                         ", and these sizes reach ", number(largest_sum),
+                         ": smaller sizes or --dtype f64 would work"));
+}
+
+Named<Truth> Proof::bounded_truth(Named<Tensor>& unsplit) const {
   // The truth carries f64's own rounding as well.
   const auto arithmetic = std::make_shared<Arithmetic>();
   arithmetic->unit = exact() ? 0 : unit_roundoff(options_.dtype) + unit_roundoff(DType::f64);
-  Named<Bounded> truth;
+  Named<Truth> truth;
   {
     const Device::Scope host(Device::host());
     const auto in = whole_inputs(DType::f64);
-    truth = whole_bounded_([&](const std::string& name) { return bounded_input(in(name), arithmetic); });
+    for (const auto& [name, m] :
+         whole_bounded_([&](const std::string& input) { return bounded_input(in(input), arithmetic); }))
+      truth[name] = {Matrix::from(m.value), Matrix::from(m.error)};
   }
-  const double room = exact() ? 1 / unit_roundoff(options_.dtype) : INFINITY;
-  if (!(arithmetic->largest_sum < room))
-    throw UsageError(str("--exact needs sums below ", number(room), " in ", name(options_.dtype),
-                         ", and these sizes reach ", number(arithmetic->largest_sum),
-                         ": smaller sizes or --dtype f64 would work"));
-  const auto in = whole_inputs(options_.dtype);
-  Named<Tensor> whole = whole_tensor_(in);
-  for (std::size_t i = 0; i < results_.size(); ++i) {
-    const Result& result = results_[i];
-    const Bounded& reference = truth.at(result.name);
-    Truth expected{Matrix::from(reference.value), Matrix::from(reference.error)};
-    const Matrix unsplit = Matrix::from(whole.at(result.name));
-    for (std::size_t k = 0; k < unsplit.values.size(); ++k)
-      expected.baseline_error =
-          std::max(expected.baseline_error, std::abs(unsplit.values[k] - expected.value.values[k]));
-    add_check(outcome, result, expected, gathered[i], true);
+  expect_exact(arithmetic->largest_sum);
+  unsplit = whole_tensor_(whole_inputs(options_.dtype));
+  for (auto& [name, one] : truth) one.baseline_error = distance(unsplit.at(name), one.value);
+  return truth;
+}
+
+Named<Truth> Proof::measured_truth(Named<Tensor>& unsplit) const {
+  MeasuredWhole reference;
+  {
+    const Device::Scope host(Device::host());
+    reference = whole_measured_(whole_inputs(DType::f64));
   }
+  for (const auto& [name, sum] : reference.largest_sum) expect_exact(sum);
+  unsplit = whole_measured_(whole_inputs(options_.dtype)).results;
+  Named<Truth> truth;
+  for (const auto& [name, value] : reference.results) {
+    const double error = distance(unsplit.at(name), Matrix::from(value));
+    const double bound =
+        exact() ? 0 : 8 * error + 64 * unit_roundoff(options_.dtype) * reference.largest_sum.at(name);
+    truth[name] = {Matrix::from(value), constant(value.rows(), value.cols(), bound), error};
+  }
+  return truth;
+}
+
+void Proof::compare(Outcome& outcome, const Gathered& gathered) {
+  Named<Tensor> whole;
+  const Named<Truth> truth = whole_measured_ ? measured_truth(whole) : bounded_truth(whole);
+  for (std::size_t i = 0; i < results_.size(); ++i)
+    add_check(outcome, results_[i], truth.at(results_[i].name), gathered[i], true);
   if (!options_.dump) return;
-  for (const auto& [name, input] : inputs_) whole[name] = in(name);
+  for (const auto& [name, input] : inputs_) whole[name] = whole_inputs(options_.dtype)(name);
   for (const auto& [name, tensor] : whole) outcome.dump["whole." + name] = tensor.to(Device::host());
 }
 
 void Proof::compare_samples(Outcome& outcome, const Gathered& gathered) {
+  if (whole_measured_)
+    throw UsageError("--no-baseline is for lessons 01 to 04: without it this lesson would work");
   // A result with tokens (N) needs only its own rows of X and dY; any other only its own columns of the
   // hidden axis (F). So the formula is evaluated twice on thin slices of the inputs, and 64 elements of each
   // result looked at.

@@ -48,6 +48,18 @@ struct MemoryRow {
   bool ok = false;
 };
 
+/// An unsplit run whose rounding no formula bounds: beside each result the largest sum of absolute terms in
+/// its last reduction, which scales what another order of summation may change.
+struct MeasuredWhole {
+  Named<Tensor> results;
+  std::map<std::string, double> largest_sum;  // every result's, and of whatever else --exact must know exact
+};
+/// The largest sum of absolute terms |a_i1 b_1j| + |a_i2 b_2j| + ... of the product.
+template <class A, class B>
+double largest_terms(const A& a, const B& b) {
+  return largest(matmul(absolute(a), absolute(b)));
+}
+
 /// What rank 0 knows at the end. Empty on the other ranks.
 struct Outcome {
   Tier tier = Tier::floating;
@@ -88,6 +100,11 @@ class Proof {
   void baseline(Whole whole) {
     whole_tensor_ = [whole](const Inputs<Tensor>& in) -> Named<Tensor> { return whole(in); };
     whole_bounded_ = [whole](const Inputs<Bounded>& in) -> Named<Bounded> { return whole(in); };
+  }
+  /// From lesson 05 on: an element may be off by 8 times the unsplit run's own largest error in the same
+  /// dtype plus 64 u largest_sum, u the unit round-off.
+  void measured_baseline(std::function<MeasuredWhole(const Inputs<Tensor>&)> whole) {
+    whole_measured_ = std::move(whole);
   }
   /// What the whole `result` would be on `rank` after the mistake that `name` describes; asked only when a
   /// check fails.
@@ -136,6 +153,9 @@ class Proof {
   Tensor generate_input(const std::string& name, const Input& input, const Slice& slice, DType dtype) const;
   Inputs<Tensor> whole_inputs(DType dtype) const;
   using Gathered = std::vector<std::vector<RankResult>>;  // by result or input, then by rank
+  Named<Truth> bounded_truth(Named<Tensor>& unsplit) const;
+  Named<Truth> measured_truth(Named<Tensor>& unsplit) const;
+  void expect_exact(double largest_sum) const;
   void compare(Outcome& outcome, const Gathered& gathered);
   void compare_samples(Outcome& outcome, const Gathered& gathered);
   void add_check(Outcome& outcome, const Result& result, const Truth& truth,
@@ -157,6 +177,7 @@ class Proof {
   std::map<std::string, std::vector<double>> series_;
   std::function<Named<Tensor>(const Inputs<Tensor>&)> whole_tensor_;
   std::function<Named<Bounded>(const Inputs<Bounded>&)> whole_bounded_;
+  std::function<MeasuredWhole(const Inputs<Tensor>&)> whole_measured_;
 };
 
 }  // namespace tessera
