@@ -1,12 +1,13 @@
 // OpenBLAS, preferably its openmp build: the pthread build serialises calls of several threads on one lock.
 #include <cblas.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
 #include "ops/blas.hpp"
 #include "ops/kernels.hpp"
 #include "tensor/error.hpp"
+
+#ifdef _OPENMP
+extern "C" void omp_set_num_threads(int);  // of omp.h, which clang has no copy of where g++'s libgomp is used
+#endif
 
 namespace tessera {
 
