@@ -68,10 +68,10 @@ int main(int argc, char** argv) {
   app.size("--tokens", sizes.tokens, "N, rows of X");
   app.size("--width", sizes.width, "K, columns of X and of Y");
   app.size("--ffn", sizes.ffn, "F, columns of A and rows of B");
-  app.text("--text", run.path, "FILE", "what to train on");
+  app.flags().text("--text", run.path, "FILE", "what to train on");
   app.size("--steps", run.steps, "steps of training");
   return app.run(argc, argv,
-                 {.check = [&] { run.text = mlp::read_text(run.path); },
+                 {.check = [&](int) { run.text = mlp::read_text(run.path); },
                   .prove =
                       [&](Proof& proof, Communicator&) {
                         mlp::prove(proof, sizes);

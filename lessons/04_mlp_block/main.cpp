@@ -97,7 +97,7 @@ int main(int argc, char** argv) {
   app.size("--tokens", sizes.tokens, "N, rows of X");
   app.size("--width", sizes.width, "K, columns of X and of Y");
   app.size("--ffn", sizes.ffn, "F, columns of A and rows of B");
-  app.choice("--activation", activation, {"gelu", "relu"}, "f; the exact tier takes relu");
+  app.flags().choice("--activation", activation, {"gelu", "relu"}, "f; the exact tier takes relu");
   app.ranks_divide("--ffn", sizes.ffn);
   app.ranks_divide("--width", sizes.width);  // the plain way cuts B by columns
   const auto f = [&] {

@@ -67,16 +67,6 @@ void App::size(const std::string& name, std::int64_t& target, const std::string&
   flags_.number(name, target, 1, 1 << 20, help);
 }
 
-void App::choice(const std::string& name, std::string& target, const std::vector<std::string>& choices,
-                 const std::string& help) {
-  flags_.choice(name, target, choices, help);
-}
-
-void App::text(const std::string& name, std::string& target, const std::string& placeholder,
-               const std::string& help) {
-  flags_.text(name, target, placeholder, help);
-}
-
 void App::ranks_divide(const std::string& flag, const std::int64_t& size) {
   divided_.push_back({flag, &size});
 }
@@ -131,7 +121,9 @@ int App::run_checked(int argc, char** argv, const LessonParts& parts) {
   RunReport report{text_, options_.choose(flags_), options_, &flags_, {}, 0};
   check_divisions(report.choice.options.ranks);
   options_.check_files();
-  parts.check();
+  parts.check(report.choice.options.ranks);
+  const std::string inexact = parts.inexact();
+  if (options_.exact && !inexact.empty()) throw UsageError("--exact: " + inexact);
 
   const bool prints = is_printing_process(), colour = isatty(STDOUT_FILENO) == 1 && mpi::launched_size() == 0;
   const bool talks = prints && !options_.quiet;
@@ -142,7 +134,7 @@ int App::run_checked(int argc, char** argv, const LessonParts& parts) {
   launch(report.choice.options, [&](Communicator& comm) {
     std::vector<Outcome> outcomes;
     for (const Tier tier : {Tier::exact, Tier::floating}) {
-      if (options_.exact && tier == Tier::floating) continue;
+      if (tier == Tier::exact ? !inexact.empty() : options_.exact) continue;
       Proof proof(comm, {tier, options_.type(), static_cast<std::uint64_t>(options_.seed),
                          !options_.dump.empty(), !options_.no_baseline});
       parts.prove(proof, comm);

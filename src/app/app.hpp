@@ -26,11 +26,15 @@ struct LessonText {
 /// What a lesson supplies. prove runs on every rank, once a tier; the others run once, where output is
 /// printed.
 struct LessonParts {
-  std::function<void()> check = [] {};  // after parsing, before anything runs: throws UsageError
+  std::function<void(int ranks)> check = [](int) {
+  };  // after parsing, before anything runs: throws UsageError
   std::function<void(Proof&, Communicator&)> prove;
   std::function<std::string()> by_hand;                     // the 2 x 2 example
   std::function<std::vector<Equation>(int ranks)> picture;  // for --svg
   std::function<std::string()> more;                        // further tables of this lesson; may be empty
+  std::function<std::string()> inexact = [] {
+    return "";
+  };  // why there is no exact tier, where there is none
 };
 
 /// The flags that mean the same in every lesson.
@@ -53,10 +57,7 @@ class App {
 
   /// A size of the lesson: a flag of its own, at least 1.
   void size(const std::string& name, std::int64_t& target, const std::string& help);
-  void choice(const std::string& name, std::string& target, const std::vector<std::string>& choices,
-              const std::string& help);
-  void text(const std::string& name, std::string& target, const std::string& placeholder,
-            const std::string& help);
+  Flags& flags() { return flags_; }  ///< For the lesson's flags that are no sizes.
   /// The ranks must divide this size: refused by exit code 2, with the --ranks that do.
   void ranks_divide(const std::string& flag, const std::int64_t& size);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <iostream>
 
 #include "report/table.hpp"
@@ -12,7 +13,8 @@ namespace tessera {
 namespace {
 
 /// The whole of `text` as a number, or false.
-bool to_integer(const std::string& text, std::int64_t& value) {
+template <class Number>
+bool to_number(const std::string& text, Number& value) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   return error == std::errc{} && end == text.data() + text.size();
 }
@@ -47,7 +49,7 @@ std::int64_t parse_size(const std::string& flag, const std::string& text) {
   const std::vector<std::string> units = {"B", "KiB", "MiB", "GiB", "TiB"};
   const auto found = std::find(units.begin(), units.end(), unit);
   std::int64_t value = 0;
-  if (found == units.end() || !to_integer(text.substr(0, digits), value) || value <= 0 ||
+  if (found == units.end() || !to_number(text.substr(0, digits), value) || value <= 0 ||
       value > INT64_MAX >> (10 * (found - units.begin())))
     throw UsageError(str(flag, " ", text, " is no size: write 48MiB, 512KiB, 2GiB or 4096B"));
   return value << (10 * (found - units.begin()));
@@ -63,10 +65,20 @@ void Flags::number(const std::string& name, std::int64_t& target, std::int64_t l
                    const std::string& help) {
   add(name, "N", help, target < least ? "" : std::to_string(target), true,
       [=, &target](const std::string& text) {
-        if (!to_integer(text, target) || target < least || target > most)
+        if (!to_number(text, target) || target < least || target > most)
           throw UsageError(
               str(name, " ", text, ": a whole number from ", least, " to ", most, " would work"));
       });
+}
+
+void Flags::real(const std::string& name, double& target, double least, double most,
+                 const std::string& help) {
+  add(name, "X", help, tessera::number(target), true, [=, &target](const std::string& text) {
+    double value = NAN;
+    if (!to_number(text, value) || !(least <= value && value <= most))
+      throw UsageError(str(name, " ", text, ": a number from ", least, " to ", most, " would work"));
+    target = value;
+  });
 }
 
 void Flags::choice(const std::string& name, std::string& target, const std::vector<std::string>& choices,
@@ -138,7 +150,8 @@ std::vector<Flags::Value> Flags::values() const {
   std::vector<Value> values;
   for (const Flag& flag : flags_)
     if (flag.given || !flag.start.empty())
-      values.push_back({flag.name.substr(2), flag.given ? flag.text : flag.start, flag.value == "N"});
+      values.push_back(
+          {flag.name.substr(2), flag.given ? flag.text : flag.start, flag.value == "N" || flag.value == "X"});
   return values;
 }
 

@@ -17,6 +17,7 @@ class Flags {
   /// help.
   void number(const std::string& name, std::int64_t& target, std::int64_t least, std::int64_t most,
               const std::string& help);
+  void real(const std::string& name, double& target, double least, double most, const std::string& help);
   void choice(const std::string& name, std::string& target, const std::vector<std::string>& choices,
               const std::string& help);
   void text(const std::string& name, std::string& target, const std::string& placeholder,

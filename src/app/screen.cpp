@@ -140,7 +140,9 @@ std::string to_json(const RunReport& report) {
                {"seed", o.seed}};
   json["config"] = Json::object();
   for (const auto& [flag, text, is_number] : report.flags->values())
-    json["config"][flag] = is_number ? Json(std::stoll(text)) : Json(text);
+    json["config"][flag] = !is_number                                      ? Json(text)
+                           : text.find_first_of(".e") == std::string::npos ? Json(std::stoll(text))
+                                                                           : Json(std::stod(text));
   json["checks"] = Json::array();
   for (const Outcome& outcome : report.outcomes)
     for (const Check& check : outcome.checks)
