@@ -10,6 +10,15 @@ namespace tessera {
 
 enum class Reduce { sum, max };
 
+/// Where a local matrix stands in the whole. Its rows may be those of heads of sequences, row
+/// (b heads + h) seq + i: then they are rows (b all_heads + first_head + h) seq + i of the whole. By default
+/// the local matrix is the whole.
+struct Position {
+  std::int64_t first_row = 0, first_col = 0;
+  std::int64_t cols = 0;  // of the whole; 0: as many as the local matrix has
+  std::int64_t seq = 1, heads = 1, all_heads = 1, first_head = 0;
+};
+
 struct Kernels {
   virtual ~Kernels() = default;
 
