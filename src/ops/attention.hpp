@@ -6,9 +6,6 @@
 
 namespace tessera {
 
-/// Which keys a query sees: those up to itself; all; those before its sequence's length.
-enum class Mask { causal, none, padding };
-
 struct AttentionOptions {
   std::int64_t batch = 1, seq = 1;
   std::int64_t heads = 1,

@@ -72,9 +72,6 @@ Tensor cross_entropy_backward(const CrossEntropy& saved, const Tensor& targets, 
 
 /// velocity = momentum velocity + g;  w -= lr velocity. Sutskever et al. 2013 in PyTorch's form.
 void sgd(const Tensor& w, const Tensor& velocity, const Tensor& g, double lr, double momentum);
-struct AdamW {
-  double lr = 1e-3, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, decay = 0.01;
-};
 /// Adam with decoupled weight decay, step = 1, 2, ... Loshchilov and Hutter 2019, algorithm 2.
 void adamw(const Tensor& w, const Tensor& m, const Tensor& v, const Tensor& g, const AdamW& options,
            std::int64_t step);
