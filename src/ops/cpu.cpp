@@ -1,11 +1,8 @@
-// The mathematics on the CPU: GEMM from a BLAS, everything else as plain loops over rows.
+// How the mathematics runs on the CPU: GEMM from a BLAS, everything else as loops over rows.
 #include <algorithm>
-#include <cmath>
-#include <limits>
 
 #include "ops/blas.hpp"
-#include "ops/kernels.hpp"
-#include "tensor/error.hpp"
+#include "ops/mathematics.hpp"
 
 namespace tessera {
 
@@ -21,212 +18,120 @@ void for_rows(std::int64_t n, std::int64_t work_per_row, const Body& body) {
   for (std::int64_t i = 0; i < n; ++i) body(i);
 }
 
-/// Calls f<T>(a float or a double that tells the type).
-template <class F>
-void dispatch(DType dtype, const F& f) {
-  if (dtype == DType::f32)
-    f(float{});
-  else if (dtype == DType::f64)
-    f(double{});
-  else
-    f(std::int32_t{});
-}
-
-template <class T>
-T* row(const Tensor& tensor, std::int64_t i) {
-  return tensor.data<T>() + i * tensor.ld();
-}
-
-/// y_ij = f(x_ij...) for tensors of one shape.
-template <class T, class F, class... In>
-void map(const F& f, const Tensor& y, const In&... in) {
-  for_rows(y.rows(), y.cols(), [&](std::int64_t i) {
-    T* out = row<T>(y, i);
-    [&](const auto*... x) {
-      for (std::int64_t j = 0; j < y.cols(); ++j) out[j] = f(x[j]...);
-    }(row<T>(in, i)...);
-  });
-}
-
-// gelu(x) = x/2 (1 + tanh(k (x + c x^3))), k = sqrt(2/pi).
-constexpr double gelu_k = 0.7978845608028654, gelu_c = 0.044715;
-
-template <class T>
-T gelu_value(T x) {
-  return T(0.5) * x * (1 + std::tanh(T(gelu_k) * (x + T(gelu_c) * x * x * x)));
-}
-
-template <class T>
-T gelu_slope(T x) {
-  const T th = std::tanh(T(gelu_k) * (x + T(gelu_c) * x * x * x));
-  return T(0.5) * (1 + th) + T(0.5) * x * (1 - th * th) * T(gelu_k) * (1 + 3 * T(gelu_c) * x * x);
-}
-
-struct CpuKernels final : Kernels {
-  void gemm(const Tensor& c, double beta, const Tensor& a, bool ta, const Tensor& b, bool tb) const override {
-    const std::int64_t k = ta ? a.rows() : a.cols();
-    if (c.size() == 0) return;
-    if (c.dtype() == DType::f32)
-      blas::gemm(ta, tb, c.rows(), c.cols(), k, a.data<float>(), a.ld(), b.data<float>(), b.ld(),
-                 static_cast<float>(beta), c.data<float>(), c.ld());
-    else
-      blas::gemm(ta, tb, c.rows(), c.cols(), k, a.data<double>(), a.ld(), b.data<double>(), b.ld(), beta,
-                 c.data<double>(), c.ld());
+/// A team of one (row_functions.hpp). simd: no step of a loop needs another, and a sum may be folded from
+/// several, as many as the build's vectors hold.
+struct OneLane {
+  template <class F>
+  void each(std::int64_t n, const F& f) const {
+#pragma omp simd
+    for (std::int64_t j = 0; j < n; ++j) f(j);
   }
+  template <class T, class F>
+  T sum(std::int64_t n, const F& f) const {
+    T total = 0;
+#pragma omp simd reduction(+ : total)
+    for (std::int64_t j = 0; j < n; ++j) total += f(j);
+    return total;
+  }
+  template <class T, class F>
+  T largest(std::int64_t n, const F& f) const {
+    T most = -T(INFINITY);
+#pragma omp simd reduction(max : most)
+    for (std::int64_t j = 0; j < n; ++j) {
+      const T value = f(j);
+      most = most < value ? value : most;
+    }
+    return most;
+  }
+  static constexpr bool first() { return true; }
+};
 
-  void add(const Tensor& y, const Tensor& a, const Tensor& b) const override {
-    dispatch(y.dtype(), [&]<class T>(T) { map<T>([](T p, T q) { return p + q; }, y, a, b); });
-  }
-
-  void scale(const Tensor& y, const Tensor& x, double factor) const override {
-    dispatch(y.dtype(), [&]<class T>(T) { map<T>([f = T(factor)](T p) { return f * p; }, y, x); });
-  }
-
-  void add_bias(const Tensor& y, const Tensor& x, const Tensor& c) const override {
-    dispatch(y.dtype(), [&]<class T>(T) {
-      for_rows(y.rows(), y.cols(), [&](std::int64_t i) {
-        for (std::int64_t j = 0; j < y.cols(); ++j) row<T>(y, i)[j] = row<T>(x, i)[j] + c.data<T>()[j];
-      });
-    });
-  }
-
-  void sum_rows(const Tensor& out, double beta, const Tensor& x) const override {
-    // Each thread owns columns, so that the order of the sum is always that of the rows.
-    constexpr std::int64_t width = 64;
-    dispatch(out.dtype(), [&]<class T>(T) {
-      for_rows((x.cols() + width - 1) / width, width * x.rows(), [&](std::int64_t block) {
-        const std::int64_t begin = block * width, end = std::min(begin + width, x.cols());
-        T* sum = out.data<T>();
-        for (std::int64_t j = begin; j < end; ++j) sum[j] = beta == 0 ? T(0) : T(beta) * sum[j];
-        for (std::int64_t i = 0; i < x.rows(); ++i)
-          for (std::int64_t j = begin; j < end; ++j) sum[j] += row<T>(x, i)[j];
-      });
-    });
-  }
-
-  void gelu(const Tensor& y, const Tensor& x) const override {
-    dispatch(y.dtype(), [&]<class T>(T) { map<T>([](T p) { return T(gelu_value<double>(p)); }, y, x); });
-  }
-  void gelu_backward(const Tensor& dx, const Tensor& dy, const Tensor& x) const override {
-    dispatch(dx.dtype(),
-             [&]<class T>(T) { map<T>([](T g, T p) { return T(g * gelu_slope<double>(p)); }, dx, dy, x); });
-  }
-  void relu(const Tensor& y, const Tensor& x) const override {
-    dispatch(y.dtype(), [&]<class T>(T) { map<T>([](T p) { return p <= 0 ? T(0) : p; }, y, x); });
-  }
-  void relu_backward(const Tensor& dx, const Tensor& dy, const Tensor& x) const override {
-    dispatch(dx.dtype(), [&]<class T>(T) { map<T>([](T g, T p) { return p <= 0 ? T(0) : g; }, dx, dy, x); });
-  }
-
-  void cast(const Tensor& y, const Tensor& x) const override {
+struct Cpu {
+  template <class F, class... T>
+  static void each(const Tensor& y, const F& f, const View<T>&... x) {
     for_rows(y.rows(), y.cols(), [&](std::int64_t i) {
-      if (y.dtype() == DType::f32)
-        std::transform(row<double>(x, i), row<double>(x, i) + x.cols(), row<float>(y, i),
-                       [](double v) { return static_cast<float>(v); });
-      else
-        std::copy_n(row<float>(x, i), x.cols(), row<double>(y, i));
+      [&](T* const... row) {
+#pragma omp simd
+        for (std::int64_t j = 0; j < y.cols(); ++j) f(row[j]...);
+      }(x.row(i)...);
     });
   }
 
-  void embedding(const Tensor& y, const Tensor& ids, const Tensor& table) const override {
-    dispatch(y.dtype(), [&]<class T>(T) {
-      for_rows(y.rows(), y.cols(), [&](std::int64_t i) {
-        const std::int32_t id = ids.data<std::int32_t>()[i];
-        if (0 <= id && id < table.rows())
-          std::copy_n(row<T>(table, id), y.cols(), row<T>(y, i));
-        else
-          std::fill_n(row<T>(y, i), y.cols(), T(0));
-      });
+  template <class F>
+  static void rows(const Tensor&, std::int64_t n, std::int64_t cols, const F& f) {
+    for_rows(n, cols, [&](std::int64_t i) { f(OneLane{}, i); });
+  }
+
+  /// Each thread owns columns, so that the order of the sum is always that of the rows.
+  template <class T, class F>
+  static void columns(const Tensor& out, T beta, std::int64_t n, const F& term) {
+    constexpr std::int64_t width = 64;
+    for_rows((out.cols() + width - 1) / width, width * n, [&](std::int64_t block) {
+      const std::int64_t begin = block * width, end = std::min(begin + width, out.cols());
+      T* sum = out.data<T>();
+      for (std::int64_t j = begin; j < end; ++j) sum[j] = beta == 0 ? T(0) : beta * sum[j];
+      for (std::int64_t i = 0; i < n; ++i)
+#pragma omp simd
+        for (std::int64_t j = begin; j < end; ++j) sum[j] += term(i, j);
+    });
+  }
+};
+
+struct CpuKernels final : Mathematics<Cpu> {
+  /// One product may use all threads; of several, each runs on one, so that their bits do not depend on the
+  /// threads. A BLAS on OpenMP does so by itself in a parallel loop.
+  void gemm(const Stack& c, double beta, const Stack& a, bool ta, const Stack& b, bool tb, std::int64_t outer,
+            std::int64_t inner) const override {
+    const std::int64_t k = ta ? a.rows : a.cols;
+    if (c.rows * c.cols == 0) return;
+    floating(c.of.dtype(), [&]<class T>(T) {
+      const auto one = [&](std::int64_t i) {
+        const auto at = [o = i / inner, n = i % inner](const Stack& s) {
+          return s.of.data<T>() + s.first + o * s.outer + n * s.inner;
+        };
+        blas::gemm(ta, tb, c.rows, c.cols, k, at(a), a.of.ld(), at(b), b.of.ld(), T(beta), at(c), c.of.ld());
+      };
+      if (outer * inner == 1)
+        one(0);
+      else
+        for_rows(outer * inner, c.rows * c.cols * k, one);
     });
   }
 
   void embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& ids) const override {
-    dispatch(dy.dtype(), [&]<class T>(T) {
+    floating(dy.dtype(), [&]<class T>(T) {
+      const View<T> table(dtable), from(dy);
       for (std::int64_t i = 0; i < dy.rows(); ++i) {
         const std::int32_t id = ids.data<std::int32_t>()[i];
         if (id < 0 || id >= dtable.rows()) continue;
-        for (std::int64_t j = 0; j < dy.cols(); ++j) row<T>(dtable, id)[j] += row<T>(dy, i)[j];
+        for (std::int64_t j = 0; j < dy.cols(); ++j) table.row(id)[j] += from.row(i)[j];
       }
-    });
-  }
-
-  void cross_entropy(const Tensor& loss, const Tensor& probabilities, const Tensor& logits,
-                     const Tensor& targets) const override {
-    dispatch(logits.dtype(), [&]<class T>(T) {
-      for_rows(logits.rows(), logits.cols(), [&](std::int64_t i) {
-        const T* x = row<T>(logits, i);
-        T* p = row<T>(probabilities, i);
-        const T largest = *std::max_element(x, x + logits.cols());  // keeps exp from overflowing
-        T sum = 0;
-        for (std::int64_t j = 0; j < logits.cols(); ++j) sum += p[j] = std::exp(x[j] - largest);
-        for (std::int64_t j = 0; j < logits.cols(); ++j) p[j] /= sum;
-        const std::int32_t target = targets.data<std::int32_t>()[i];
-        const bool known = 0 <= target && target < logits.cols();  // else there is no such probability
-        row<T>(loss, i)[0] =
-            known ? std::log(sum) - (x[target] - largest) : std::numeric_limits<T>::quiet_NaN();
-      });
-    });
-  }
-
-  void cross_entropy_backward(const Tensor& dlogits, const Tensor& probabilities, const Tensor& targets,
-                              double factor) const override {
-    dispatch(dlogits.dtype(), [&]<class T>(T) {
-      for_rows(dlogits.rows(), dlogits.cols(), [&](std::int64_t i) {
-        const T *p = row<T>(probabilities, i), f = T(factor);
-        T* out = row<T>(dlogits, i);
-        const std::int32_t target = targets.data<std::int32_t>()[i];
-        for (std::int64_t j = 0; j < dlogits.cols(); ++j) out[j] = f * (p[j] - (j == target ? T(1) : T(0)));
-      });
-    });
-  }
-
-  void sgd(const Tensor& w, const Tensor& velocity, const Tensor& g, double lr,
-           double momentum) const override {
-    dispatch(w.dtype(), [&]<class T>(T) {
-      map<T>([mu = T(momentum)](T v, T d) { return mu * v + d; }, velocity, velocity, g);
-      map<T>([step = T(lr)](T p, T v) { return p - step * v; }, w, w, velocity);
-    });
-  }
-
-  void adamw(const Tensor& w, const Tensor& m, const Tensor& v, const Tensor& g, double lr, double beta1,
-             double beta2, double epsilon, double decay, std::int64_t step) const override {
-    const double n = static_cast<double>(step);
-    const double unbias1 = 1 - std::pow(beta1, n), unbias2 = 1 - std::pow(beta2, n);
-    dispatch(w.dtype(), [&]<class T>(T) {
-      // In double: 1 - 0.999f would be wrong by 1e-5 of itself.
-      const T b1 = T(beta1), b2 = T(beta2), c1 = T(1 - beta1), c2 = T(1 - beta2), rate = T(lr / unbias1),
-              root = T(1 / std::sqrt(unbias2)), eps = T(epsilon);
-      const T keep = T(1 - lr * decay);
-      for_rows(w.rows(), w.cols(), [&](std::int64_t i) {
-        T *wi = row<T>(w, i), *mi = row<T>(m, i), *vi = row<T>(v, i);
-        const T* gi = row<T>(g, i);
-        for (std::int64_t j = 0; j < w.cols(); ++j) {
-          mi[j] = b1 * mi[j] + c1 * gi[j];
-          vi[j] = b2 * vi[j] + c2 * gi[j] * gi[j];
-          wi[j] = keep * wi[j] - rate * mi[j] / (std::sqrt(vi[j]) * root + eps);
-        }
-      });
     });
   }
 
   void reduce(const Tensor& out, const std::vector<Tensor>& inputs, Reduce how) const override {
-    // Blocks that stay in the first-level cache, each summed over all inputs before the next one is touched.
+    if (out.dtype() == DType::i32) return reduce_typed<std::int32_t>(out, inputs, how);
+    floating(out.dtype(), [&]<class T>(T) { reduce_typed<T>(out, inputs, how); });
+  }
+
+ private:
+  /// Blocks that stay in the first-level cache, each summed over all inputs before the next one is touched.
+  template <class T>
+  static void reduce_typed(const Tensor& out, const std::vector<Tensor>& inputs, Reduce how) {
     constexpr std::int64_t block = 2048;
-    dispatch(out.dtype(), [&]<class T>(T) {
-      T sum[block];
-      for (std::int64_t begin = 0; begin < out.size(); begin += block) {
-        const std::int64_t n = std::min(block, out.size() - begin);
-        std::copy_n(inputs[0].data<T>() + begin, n, sum);
-        for (std::size_t k = 1; k < inputs.size(); ++k) {
-          const T* x = inputs[k].data<T>() + begin;
-          if (how == Reduce::sum)
-            for (std::int64_t j = 0; j < n; ++j) sum[j] += x[j];
-          else
-            for (std::int64_t j = 0; j < n; ++j) sum[j] = sum[j] >= x[j] || sum[j] != sum[j] ? sum[j] : x[j];
-        }
-        std::copy_n(sum, n, out.data<T>() + begin);
+    T sum[block];
+    for (std::int64_t begin = 0; begin < out.size(); begin += block) {
+      const std::int64_t n = std::min(block, out.size() - begin);
+      std::copy_n(inputs[0].data<T>() + begin, n, sum);
+      for (std::size_t k = 1; k < inputs.size(); ++k) {
+        const T* x = inputs[k].data<T>() + begin;
+        if (how == Reduce::sum)
+          for (std::int64_t j = 0; j < n; ++j) sum[j] += x[j];
+        else
+          for (std::int64_t j = 0; j < n; ++j) sum[j] = sum[j] >= x[j] || sum[j] != sum[j] ? sum[j] : x[j];
       }
-    });
+      std::copy_n(sum, n, out.data<T>() + begin);
+    }
   }
 };
 

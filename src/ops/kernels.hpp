@@ -4,18 +4,75 @@
 
 #include <vector>
 
+#include "tensor/random.hpp"
 #include "tensor/tensor.hpp"
 
 namespace tessera {
 
 enum class Reduce { sum, max };
+/// Which keys a query sees: those up to itself; all; those before its sequence's length.
+enum class Mask { causal, none, padding };
+
+struct AdamW {
+  double lr = 1e-3, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, decay = 0.01;
+};
+
+/// Where a local matrix stands in the whole. Its rows may be those of heads of sequences, row
+/// (b heads + h) seq + i: then they are rows (b all_heads + first_head + h) seq + i of the whole. By default
+/// the local matrix is the whole.
+struct Position {
+  std::int64_t first_row = 0, first_col = 0;
+  std::int64_t cols = 0;  // of the whole; 0: as many as the local matrix has
+  std::int64_t seq = 1, heads = 1, all_heads = 1, first_head = 0;
+};
+
+/// What an element is multiplied by: 0, or 1 / (1 - rate). A function of its place in the whole.
+struct Dropout {
+  Position where;  // with its cols
+  Random random{0, "dropout"};
+  std::uint32_t threshold = 0;  // 0: nothing is dropped
+  double scale = 1;
+  Dropout() = default;
+  Dropout(double rate, std::uint64_t seed, const Position& position)
+      : where(position),
+        random(seed, "dropout"),
+        threshold(static_cast<std::uint32_t>(rate * 0x1p32)),
+        scale(1 / (1 - rate)) {}
+  /// Of the first element of a local row.
+  TESSERA_BOTH std::uint64_t index(std::int64_t row) const {
+    const std::int64_t head = row / where.seq, b = head / where.heads, h = head % where.heads;
+    row = where.first_row + (b * where.all_heads + where.first_head + h) * where.seq + row % where.seq;
+    return static_cast<std::uint64_t>(row * where.cols + where.first_col);
+  }
+  template <class T>
+  TESSERA_BOTH T factor(std::uint64_t first, std::int64_t j) const {
+    return random.bits(first + static_cast<std::uint64_t>(j)) < threshold ? T(0) : T(scale);
+  }
+};
+
+/// Matrices inside one tensor, as gemm takes them: that of the pair (o, n) begins at element
+/// first + o outer + n inner, and its rows lie as far apart as the tensor's.
+struct Stack {
+  Tensor of;
+  std::int64_t rows, cols, first = 0, outer = 0, inner = 0;
+};
+
+/// A tile of attention's scores, keys [first_key, first_key + keys) by queries [first_query, seq) of all
+/// heads.
+struct AttentionTile {
+  Mask mask = Mask::causal;
+  std::int64_t seq = 1, heads = 1, first_query = 0, first_key = 0, keys = 1;
+  const std::int32_t* lengths = nullptr;  // for Mask::padding
+  double scale = 1;                       // of the scores: 1 / sqrt(d)
+  Dropout dropout;
+};
 
 struct Kernels {
   virtual ~Kernels() = default;
 
-  /// c = beta c + op(a) op(b), op(a) = a^T where transpose_a. f32, f64.
-  virtual void gemm(const Tensor& c, double beta, const Tensor& a, bool transpose_a, const Tensor& b,
-                    bool transpose_b) const = 0;
+  /// c = beta c + op(a) op(b) for each pair of [0, outer) x [0, inner); op(a) = a^T where transpose_a.
+  virtual void gemm(const Stack& c, double beta, const Stack& a, bool transpose_a, const Stack& b,
+                    bool transpose_b, std::int64_t outer = 1, std::int64_t inner = 1) const = 0;
   virtual void add(const Tensor& y, const Tensor& a, const Tensor& b) const = 0;  // y = a + b; y may be a
   virtual void scale(const Tensor& y, const Tensor& x, double factor) const = 0;  // y = factor x
   virtual void add_bias(const Tensor& y, const Tensor& x, const Tensor& c) const = 0;  // y_ij = x_ij + c_j
@@ -25,11 +82,33 @@ struct Kernels {
   virtual void gelu_backward(const Tensor& dx, const Tensor& dy, const Tensor& x) const = 0;
   virtual void relu(const Tensor& y, const Tensor& x) const = 0;
   virtual void relu_backward(const Tensor& dx, const Tensor& dy, const Tensor& x) const = 0;
-  virtual void cast(const Tensor& y, const Tensor& x) const = 0;  // f32 <-> f64
+  virtual void cast(const Tensor& y, const Tensor& x) const = 0;                             // f32 <-> f64
+  virtual void dropout(const Tensor& y, const Tensor& x, const Dropout& dropout) const = 0;  // y may be x
   /// y_i = table[ids_i]; an id outside the table gives a row of zeros.
   virtual void embedding(const Tensor& y, const Tensor& ids, const Tensor& table) const = 0;
   /// dtable[v] += sum of dy_i over the i with ids_i = v, in the order of i.
   virtual void embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& ids) const = 0;
+  virtual void layer_norm(const Tensor& y, const Tensor& mean, const Tensor& inverse_deviation,
+                          const Tensor& x, const Tensor& gamma, const Tensor& beta, double epsilon) const = 0;
+  virtual void layer_norm_backward(const Tensor& dx, const Tensor& dy, const Tensor& x, const Tensor& mean,
+                                   const Tensor& inverse_deviation, const Tensor& gamma) const = 0;
+  /// dgamma_j += sum_i dy_ij (x_ij - mean_i) inverse_deviation_i
+  virtual void layer_norm_gamma(const Tensor& dgamma, const Tensor& dy, const Tensor& x, const Tensor& mean,
+                                const Tensor& inverse_deviation) const = 0;
+  /// p = softmax(scale x) over the keys that each row sees, 0 elsewhere. The tile is all there is; p may be
+  /// x.
+  virtual void softmax(const Tensor& p, const Tensor& x, const AttentionTile& tile) const = 0;
+  /// dx = factor p (dp - sum_k dp_k p_k), row by row; dx may be dp.
+  virtual void softmax_backward(const Tensor& dx, const Tensor& dp, const Tensor& p, double factor) const = 0;
+  // The steps of streaming attention: attention_functions.hpp has their formulas.
+  virtual void online_softmax(const Tensor& scores, const Tensor& o, const Tensor& largest, const Tensor& sum,
+                              const AttentionTile& tile) const = 0;
+  virtual void online_softmax_end(const Tensor& o, const Tensor& largest, const Tensor& sum,
+                                  const AttentionTile& tile) const = 0;
+  virtual void attention_delta(const Tensor& delta, const Tensor& dy, const Tensor& o,
+                               const AttentionTile& tile) const = 0;
+  virtual void attention_backward(const Tensor& scores, const Tensor& dp, const Tensor& log_sum,
+                                  const Tensor& delta, const AttentionTile& tile) const = 0;
   /// probabilities = softmax of each row, loss_i = -log probabilities[i, target_i].
   virtual void cross_entropy(const Tensor& loss, const Tensor& probabilities, const Tensor& logits,
                              const Tensor& targets) const = 0;
@@ -38,8 +117,8 @@ struct Kernels {
                                       const Tensor& targets, double factor) const = 0;
   virtual void sgd(const Tensor& w, const Tensor& velocity, const Tensor& g, double lr,
                    double momentum) const = 0;
-  virtual void adamw(const Tensor& w, const Tensor& m, const Tensor& v, const Tensor& g, double lr,
-                     double beta1, double beta2, double epsilon, double decay, std::int64_t step) const = 0;
+  virtual void adamw(const Tensor& w, const Tensor& m, const Tensor& v, const Tensor& g, const AdamW& options,
+                     std::int64_t step) const = 0;
   /// out = inputs[0] (+) inputs[1] (+) ..., in that order, so that the bits do not depend on timing. The
   /// inputs may be other ranks' memory; out may be one of them. Contiguous, f32, f64, i32. A NaN of any input
   /// stays a NaN, under max as well.

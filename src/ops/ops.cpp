@@ -13,31 +13,32 @@ const Kernels& kernels_of(const Tensor& tensor) {
 namespace {
 
 void same_place(const char* op, const Tensor& a, const Tensor& b) {
-  expect(a.device() == b.device(), str(op, ": ", shape(a), " and ", shape(b), " live on different devices"));
+  expect(a.device() == b.device(),
+         [&] { return str(op, ": ", shape(a), " and ", shape(b), " live on different devices"); });
 }
 
 void same(const char* op, const Tensor& a, const Tensor& b) {
   same_place(op, a, b);
   expect(a.rows() == b.rows() && a.cols() == b.cols() && a.dtype() == b.dtype(),
-         str(op, ": ", shape(a), " and ", shape(b), " are not of one shape and dtype"));
+         [&] { return str(op, ": ", shape(a), " and ", shape(b), " are not of one shape and dtype"); });
 }
 
 void row_of(const char* op, const Tensor& row, const Tensor& x) {
   same_place(op, row, x);
   expect(row.rows() == 1 && row.cols() == x.cols() && row.dtype() == x.dtype(),
-         str(op, ": ", shape(row), " is not a row for ", shape(x)));
+         [&] { return str(op, ": ", shape(row), " is not a row for ", shape(x)); });
 }
 
 void floating(const char* op, std::initializer_list<const Tensor*> tensors) {
   for (const Tensor* tensor : tensors)
     expect(tensor->dtype() != DType::i32,
-           str(op, ": ", shape(*tensor), ": i32 is for ids, not for arithmetic"));
+           [&] { return str(op, ": ", shape(*tensor), ": i32 is for ids, not for arithmetic"); });
 }
 
 void ids_for(const char* op, const Tensor& ids, const Tensor& rows) {
   same_place(op, ids, rows);
   expect(ids.dtype() == DType::i32 && ids.cols() == 1 && ids.rows() == rows.rows() && ids.is_contiguous(),
-         str(op, ": ids ", shape(ids), " do not fit ", shape(rows)));
+         [&] { return str(op, ": ids ", shape(ids), " do not fit ", shape(rows)); });
 }
 
 struct Operand {
@@ -53,9 +54,12 @@ void gemm(const Tensor& c, double beta, Operand a, Operand b) {
   same_place("matmul", a.of, c);
   expect(a.of.dtype() == b.of.dtype() && a.of.dtype() == c.dtype() && a.cols() == b.rows() &&
              a.rows() == c.rows() && b.cols() == c.cols(),
-         str("matmul: ", shape(a.of), a.transposed ? "^T" : "", " times ", shape(b.of),
-             b.transposed ? "^T" : "", " is not ", shape(c)));
-  kernels_of(c).gemm(c, beta, a.of, a.transposed, b.of, b.transposed);
+         [&] {
+           return str("matmul: ", shape(a.of), a.transposed ? "^T" : "", " times ", shape(b.of),
+                      b.transposed ? "^T" : "", " is not ", shape(c));
+         });
+  const auto whole = [](const Tensor& x) { return Stack{x, x.rows(), x.cols()}; };
+  kernels_of(c).gemm(whole(c), beta, whole(a.of), a.transposed, whole(b.of), b.transposed);
 }
 
 Tensor product(Operand a, Operand b) {
@@ -130,8 +134,9 @@ Tensor scale(const Tensor& x, double factor) {
 }
 
 Tensor cast(const Tensor& x, DType dtype) {
-  expect(x.dtype() != DType::i32 && dtype != DType::i32,
-         str("cast: ", shape(x), " to ", name(dtype), ": i32 is for ids, not for arithmetic"));
+  expect(x.dtype() != DType::i32 && dtype != DType::i32, [&] {
+    return str("cast: ", shape(x), " to ", name(dtype), ": i32 is for ids, not for arithmetic");
+  });
   if (x.dtype() == dtype) return x;
   Tensor y = Tensor::empty(x.rows(), x.cols(), dtype, x.device());
   kernels_of(x).cast(y, x);
@@ -160,8 +165,64 @@ void add_embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor
   ids_for("embedding_backward", ids, dy);
   same_place("embedding_backward", dtable, dy);
   expect(dtable.cols() == dy.cols() && dtable.dtype() == dy.dtype(),
-         str("embedding_backward: ", shape(dy), " does not fit the table ", shape(dtable)));
+         [&] { return str("embedding_backward: ", shape(dy), " does not fit the table ", shape(dtable)); });
   kernels_of(dy).embedding_backward(dtable, dy, ids);
+}
+
+LayerNorm layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, double epsilon) {
+  floating("layer_norm", {&x});
+  row_of("layer_norm", gamma, x);
+  row_of("layer_norm", beta, x);
+  const auto column = [&] { return Tensor::empty(x.rows(), 1, x.dtype(), x.device()); };
+  LayerNorm result{empty_like(x), x, column(), column()};
+  kernels_of(x).layer_norm(result.y, result.mean, result.inverse_deviation, x, gamma, beta, epsilon);
+  return result;
+}
+
+Tensor layer_norm_backward(const Tensor& dy, const LayerNorm& saved, const Tensor& gamma) {
+  same("layer_norm_backward", dy, saved.x);
+  row_of("layer_norm_backward", gamma, dy);
+  Tensor dx = empty_like(dy);
+  kernels_of(dy).layer_norm_backward(dx, dy, saved.x, saved.mean, saved.inverse_deviation, gamma);
+  return dx;
+}
+
+void add_layer_norm_weights(const Tensor& dgamma, const Tensor& dbeta, const Tensor& dy,
+                            const LayerNorm& saved) {
+  same("layer_norm_weights", dy, saved.x);
+  row_of("layer_norm_weights", dgamma, dy);
+  row_of("layer_norm_weights", dbeta, dy);
+  kernels_of(dy).layer_norm_gamma(dgamma, dy, saved.x, saved.mean, saved.inverse_deviation);
+  kernels_of(dy).sum_rows(dbeta, 1, dy);
+}
+
+Tensor softmax(const Tensor& x) {
+  floating("softmax", {&x});
+  Tensor p = empty_like(x);
+  kernels_of(x).softmax(p, x, {.mask = Mask::none, .keys = x.cols()});
+  return p;
+}
+
+Tensor softmax_backward(const Tensor& dp, const Tensor& p) {
+  floating("softmax_backward", {&p});
+  same("softmax_backward", dp, p);
+  Tensor dx = empty_like(p);
+  kernels_of(p).softmax_backward(dx, dp, p, 1);
+  return dx;
+}
+
+Tensor dropout(const Tensor& x, double rate, std::uint64_t seed, const Position& where) {
+  floating("dropout", {&x});
+  expect(rate >= 0 && rate < 1, [&] { return str("dropout: a rate of ", rate, " is not in [0, 1)"); });
+  expect(where.seq > 0 && where.heads > 0 && x.rows() % (where.seq * where.heads) == 0, [&] {
+    return str("dropout: ", shape(x), " does not hold sequences of ", where.seq, " for ", where.heads,
+               " heads");
+  });
+  Position place = where;
+  if (place.cols == 0) place.cols = x.cols();
+  Tensor y = empty_like(x);
+  kernels_of(x).dropout(y, x, {rate, seed, place});
+  return y;
 }
 
 CrossEntropy cross_entropy(const Tensor& logits, const Tensor& targets) {
@@ -188,14 +249,14 @@ void sgd(const Tensor& w, const Tensor& velocity, const Tensor& g, double lr, do
   kernels_of(w).sgd(w, velocity, g, lr, momentum);
 }
 
-void adamw(const Tensor& w, const Tensor& m, const Tensor& v, const Tensor& g, const AdamW& o,
+void adamw(const Tensor& w, const Tensor& m, const Tensor& v, const Tensor& g, const AdamW& options,
            std::int64_t step) {
   floating("adamw", {&w});
   same("adamw", w, g);
   same("adamw", w, m);
   same("adamw", w, v);
   expect(step >= 1, "adamw: steps count from 1");
-  kernels_of(w).adamw(w, m, v, g, o.lr, o.beta1, o.beta2, o.epsilon, o.decay, step);
+  kernels_of(w).adamw(w, m, v, g, options, step);
 }
 
 }  // namespace tessera

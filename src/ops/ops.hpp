@@ -38,6 +38,28 @@ Tensor relu_backward(const Tensor& dy, const Tensor& x);  ///< 0 where x <= 0.
 Tensor embedding(const Tensor& ids, const Tensor& table);
 void add_embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& ids);
 
+struct LayerNorm {
+  Tensor y;                           // (N, F)
+  Tensor x, mean, inverse_deviation;  // (N, F), (N, 1), (N, 1)  what the backward needs
+};
+/// y = (x - mean) / sqrt(variance + epsilon) gamma + beta, with the mean and the variance (1/F) of each row
+/// of x (N, F); gamma and beta are (1, F). Ba, Kiros and Hinton 2016, "Layer Normalization".
+LayerNorm layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, double epsilon = 1e-5);
+Tensor layer_norm_backward(const Tensor& dy, const LayerNorm& saved, const Tensor& gamma);
+/// dgamma (1, F) += the sum over rows of dy (x - mean) inverse_deviation, dbeta (1, F) += sum_rows(dy).
+void add_layer_norm_weights(const Tensor& dgamma, const Tensor& dbeta, const Tensor& dy,
+                            const LayerNorm& saved);
+
+/// p_ij = exp(x_ij) / sum_k exp(x_ik), (N, F) -> (N, F).
+Tensor softmax(const Tensor& x);
+/// dx = p (dp - sum_k dp_k p_k), row by row.
+Tensor softmax_backward(const Tensor& dp, const Tensor& p);
+
+/// y = x / (1 - rate) where the element is kept, else 0. Philox under `seed`, at the element's index in the
+/// whole, keeps it with probability 1 - rate: each cut drops what the whole would. dx is the same function of
+/// dy. Srivastava et al. 2014, "Dropout", scaled at training.
+Tensor dropout(const Tensor& x, double rate, std::uint64_t seed, const Position& where = {});
+
 struct CrossEntropy {
   Tensor loss;           // (N, 1)  -log p(target) of each row, in nats
   Tensor probabilities;  // (N, V)  what the backward needs
@@ -50,9 +72,6 @@ Tensor cross_entropy_backward(const CrossEntropy& saved, const Tensor& targets, 
 
 /// velocity = momentum velocity + g;  w -= lr velocity. Sutskever et al. 2013 in PyTorch's form.
 void sgd(const Tensor& w, const Tensor& velocity, const Tensor& g, double lr, double momentum);
-struct AdamW {
-  double lr = 1e-3, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, decay = 0.01;
-};
 /// Adam with decoupled weight decay, step = 1, 2, ... Loshchilov and Hutter 2019, algorithm 2.
 void adamw(const Tensor& w, const Tensor& m, const Tensor& v, const Tensor& g, const AdamW& options,
            std::int64_t step);

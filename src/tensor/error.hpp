@@ -1,6 +1,7 @@
 // Errors: one place, one sentence each.
 #pragma once
 
+#include <concepts>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -44,6 +45,12 @@ inline std::string place(const Where& where) {
 /// Throws Error with `what` unless `holds`.
 inline void expect(bool holds, std::string_view what, Where where = Where::here()) {
   if (!holds) throw Error(str(place(where), ": ", what));
+}
+
+/// The same, with a message that is made only where it is needed: for checks that every call makes.
+template <std::invocable Say>
+void expect(bool holds, const Say& say, Where where = Where::here()) {
+  if (!holds) throw Error(str(place(where), ": ", say()));
 }
 
 /// Throws Error that prints both values unless they are equal.

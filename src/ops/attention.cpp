@@ -1,0 +1,187 @@
+#include "ops/attention.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "tensor/error.hpp"
+
+namespace tessera {
+
+namespace {
+
+/// Keys of one tile: its scores and exponentials pass through the cache between two products.
+constexpr std::int64_t tile_keys = 128;
+
+/// The sizes of one call, and its products over all heads. Query head h = n group + g uses kv head n: for
+/// each g the kv heads are the inner stack of a product, and those that sum over g do so in its order.
+struct Heads {
+  const AttentionOptions& options;
+  std::int64_t group, d;  // query heads for each kv head; columns of a head
+
+  Heads(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& o)
+      : options(o),
+        group(o.kv_heads > 0 ? o.heads / o.kv_heads : 0),
+        d(o.heads > 0 ? q.cols() / o.heads : 0) {
+    const auto fits = [&](const Tensor& x, std::int64_t heads) {
+      return x.rows() == o.batch * o.seq && x.cols() == heads * d && x.dtype() == q.dtype() &&
+             x.dtype() != DType::i32 && x.device() == q.device();
+    };
+    expect(o.seq > 0 && d > 0 && group > 0 && group * o.kv_heads == o.heads && fits(q, o.heads) &&
+               fits(k, o.kv_heads) && fits(v, o.kv_heads),
+           [&] {
+             return str("attention: q ", shape(q), ", k ", shape(k), " and v ", shape(v), " are not ",
+                        o.batch, " sequences of ", o.seq, " with ", o.heads, " heads of queries and ",
+                        o.kv_heads, " of keys on one device");
+           });
+    expect(o.mask != Mask::padding ||
+               (o.lengths.dtype() == DType::i32 && o.lengths.rows() == o.batch && o.lengths.cols() == 1 &&
+                o.lengths.device() == q.device() && o.lengths.is_contiguous()),
+           [&] { return str("attention: lengths ", shape(o.lengths), " are not (", o.batch, ", 1) i32"); });
+    expect(o.dropout >= 0 && o.dropout < 1,
+           [&] { return str("attention: a dropout of ", o.dropout, " is not in [0, 1)"); });
+  }
+
+  bool streams() const {
+    using Form = AttentionOptions::Form;
+    return options.form == Form::streaming || (options.form == Form::automatic && options.seq >= 256);
+  }
+
+  /// Keys [first, first + keys) and the queries that see any of them: with a causal mask those from `first`.
+  AttentionTile tile(std::int64_t first, std::int64_t keys) const {
+    const AttentionOptions& o = options;
+    const std::int64_t all = o.all_heads > 0 ? o.all_heads : o.heads;
+    const Position where{.first_row = o.first_batch * all * o.seq,
+                         .first_col = first,
+                         .cols = o.seq,
+                         .seq = o.seq,
+                         .heads = o.heads,
+                         .all_heads = all,
+                         .first_head = o.first_head};
+    return {.mask = o.mask,
+            .seq = o.seq,
+            .heads = o.heads,
+            .first_query = o.mask == Mask::causal ? first : 0,
+            .first_key = first,
+            .keys = keys,
+            .lengths = o.mask == Mask::padding ? o.lengths.data<std::int32_t>() : nullptr,
+            .scale = 1 / std::sqrt(static_cast<double>(d)),
+            .dropout = {o.dropout, o.seed, where}};
+  }
+
+  /// (batch heads seq, cols), one row for each query of each head.
+  Tensor rows(std::int64_t cols, const Tensor& like) const {
+    return Tensor::empty(options.batch * options.heads * options.seq, cols, like.dtype(), like.device());
+  }
+
+  /// The g-th query heads of x (batch seq, heads d), its tokens from `first`.
+  Stack queries(const Tensor& x, std::int64_t g, std::int64_t first) const {
+    return {x, options.seq - first, d, first * x.ld() + g * d, options.seq * x.ld(), group * d};
+  }
+  /// The kv heads of x (batch seq, kv_heads d), the tile's tokens.
+  Stack keys(const Tensor& x, const AttentionTile& t) const {
+    return {x, t.keys, d, t.first_key * x.ld(), options.seq * x.ld(), d};
+  }
+  /// The scores of the g-th query heads in a tile's tensor.
+  Stack scores(const Tensor& x, std::int64_t g, const AttentionTile& t) const {
+    const std::int64_t head = options.seq * x.ld();
+    return {x,
+            options.seq - t.first_query,
+            t.keys,
+            g * head + t.first_query * x.ld(),
+            options.heads * head,
+            group * head};
+  }
+
+  /// s = a k^T: scores from q, or the gradient of the probabilities from dy and v.
+  void score(const Tensor& s, const Tensor& a, const Tensor& k, const AttentionTile& t) const {
+    for (std::int64_t g = 0; g < group; ++g)
+      gemm(scores(s, g, t), 0, queries(a, g, t.first_query), false, keys(k, t), true);
+  }
+  /// o = beta o + p v: the output, or dq from ds and k.
+  void mix(const Tensor& o, double beta, const Tensor& p, const Tensor& v, const AttentionTile& t) const {
+    for (std::int64_t g = 0; g < group; ++g)
+      gemm(queries(o, g, t.first_query), beta, scores(p, g, t), false, keys(v, t), false);
+  }
+  /// dv = p^T dy: the gradient of v, or dk from ds and q. The tile's keys get nothing from elsewhere.
+  void collect(const Tensor& dv, const Tensor& p, const Tensor& dy, const AttentionTile& t) const {
+    for (std::int64_t g = 0; g < group; ++g)
+      gemm(keys(dv, t), g > 0, scores(p, g, t), true, queries(dy, g, t.first_query), false);
+  }
+
+ private:
+  void gemm(const Stack& c, double beta, const Stack& a, bool ta, const Stack& b, bool tb) const {
+    kernels_of(c.of).gemm(c, beta, a, ta, b, tb, options.batch, options.kv_heads);
+  }
+};
+
+/// body(tile) for each tile of keys, from the first.
+/// uses.
+template <class Body>
+void for_tiles(const Heads& heads, const Body& body) {
+  const std::int64_t seq = heads.options.seq;
+  for (std::int64_t first = 0; first < seq; first += tile_keys)
+    body(heads.tile(first, std::min(tile_keys, seq - first)));
+}
+
+}  // namespace
+
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options,
+                 AttentionSaved& saved) {
+  const Heads heads(q, k, v, options);
+  const Kernels& kernels = kernels_of(q);
+  const std::int64_t seq = options.seq;
+  Tensor o = empty_like(q);
+  saved = {q, k, v, o, {}, {}};
+  if (heads.streams()) {
+    const Tensor scores = heads.rows(std::min(tile_keys, seq), q), sum = heads.rows(1, q);
+    saved.log_sum = heads.rows(1, q);  // the largest score so far, until the end
+    for_tiles(heads, [&](const AttentionTile& tile) {
+      heads.score(scores, q, k, tile);
+      kernels.online_softmax(scores, o, saved.log_sum, sum, tile);
+      heads.mix(o, tile.first_key > 0, scores, v, tile);
+    });
+    kernels.online_softmax_end(o, saved.log_sum, sum, heads.tile(0, seq));
+  } else {
+    const AttentionTile all = heads.tile(0, seq);
+    saved.p = heads.rows(seq, q);
+    heads.score(saved.p, q, k, all);
+    kernels.softmax(saved.p, saved.p, all);
+    const Tensor kept = options.dropout > 0 ? empty_like(saved.p) : saved.p;
+    if (options.dropout > 0) kernels.dropout(kept, saved.p, all.dropout);
+    heads.mix(o, 0, kept, v, all);
+  }
+  return o;
+}
+
+void attention_backward(const Tensor& dy, const AttentionSaved& saved, const AttentionOptions& options,
+                        const Tensor& dq, const Tensor& dk, const Tensor& dv) {
+  const Heads heads(saved.q, saved.k, saved.v, options), shapes(dq, dk, dv, options),
+      given(dy, dk, dv, options);
+  const Kernels& kernels = kernels_of(dy);
+  const std::int64_t seq = options.seq;
+  if (heads.streams()) {
+    const std::int64_t width = std::min(tile_keys, seq);
+    const Tensor scores = heads.rows(width, dy), dp = heads.rows(width, dy), delta = heads.rows(1, dy);
+    kernels.attention_delta(delta, dy, saved.o, heads.tile(0, seq));
+    for_tiles(heads, [&](const AttentionTile& tile) {
+      heads.score(scores, saved.q, saved.k, tile);
+      heads.score(dp, dy, saved.v, tile);
+      kernels.attention_backward(scores, dp, saved.log_sum, delta, tile);  // p and ds
+      heads.collect(dv, scores, dy, tile);
+      heads.collect(dk, dp, saved.q, tile);
+      heads.mix(dq, tile.first_key > 0, dp, saved.k, tile);
+    });
+  } else {
+    const AttentionTile all = heads.tile(0, seq);
+    const Tensor ds = heads.rows(seq, dy);
+    if (options.dropout > 0) kernels.dropout(ds, saved.p, all.dropout);
+    heads.collect(dv, options.dropout > 0 ? ds : saved.p, dy, all);
+    heads.score(ds, dy, saved.v, all);  // the gradient of the dropped probabilities
+    if (options.dropout > 0) kernels.dropout(ds, ds, all.dropout);
+    kernels.softmax_backward(ds, ds, saved.p, all.scale);
+    heads.collect(dk, ds, saved.q, all);
+    heads.mix(dq, 0, ds, saved.k, all);
+  }
+}
+
+}  // namespace tessera

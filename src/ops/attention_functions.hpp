@@ -1,0 +1,132 @@
+// The rows of attention, written once for a team (row_functions.hpp). A tile holds the scores q k^T of some
+// keys: its row (b heads + h) seq + i belongs to query i of head h. A row of q, k, v and o is a token, and
+// holds its heads side by side.
+#pragma once
+
+#include "ops/row_functions.hpp"
+
+namespace tessera {
+
+/// Row r of those that a tile works on: where it stands, and how many of the tile's keys its query sees.
+struct TileRow {
+  std::int64_t row, token, head, visible;
+  TESSERA_BOTH TileRow(const AttentionTile& t, std::int64_t r) {
+    const std::int64_t queries = t.seq - t.first_query, i = t.first_query + r % queries;
+    const std::int64_t b = r / queries / t.heads;
+    row = r / queries * t.seq + i;
+    token = b * t.seq + i;
+    head = r / queries % t.heads;
+    std::int64_t end = t.first_key + t.keys;
+    if (t.mask == Mask::causal) end = i + 1;
+    if (t.mask == Mask::padding && t.lengths[b] < end) end = t.lengths[b];
+    visible = end - t.first_key;
+    visible = visible < 0 ? 0 : visible > t.keys ? t.keys : visible;
+  }
+};
+
+/// p = softmax(scale x) over the keys that are seen, 0 elsewhere; p may be x. NaN where no key is seen.
+template <class T>
+struct SoftmaxRow {
+  AttentionTile tile;
+  View<T> probabilities, x;
+  template <class Team>
+  TESSERA_KERNEL void operator()(const Team& team, std::int64_t r) const {
+    const TileRow at(tile, r);
+    T* p = probabilities.row(at.row);
+    const Exponentials<T> e(team, p, x.row(at.row), at.visible, T(tile.scale));
+    team.each(tile.keys, [&](std::int64_t j) { p[j] = (j < at.visible ? p[j] : T(0)) / e.sum; });
+  }
+};
+
+/// One step of the online softmax (Milakov and Gimelshein, algorithm 3). With m the largest score up to this
+/// tile: p = exp(scale (scores - m)), sum = sum exp(scale (old m - m)) + sum of p, and o follows the change
+/// of m. Nothing is old at the first tile. Dropout goes into p, not into the sum.
+template <class T>
+struct OnlineSoftmaxRow {
+  AttentionTile tile;
+  View<T> scores, o, largest, sum;
+  std::int64_t width;  // of a head
+  template <class Team>
+  TESSERA_KERNEL void operator()(const Team& team, std::int64_t r) const {
+    const TileRow at(tile, r);
+    const bool first = tile.first_key == 0;
+    const T scale = T(tile.scale);
+    T* p = scores.row(at.row);
+    const T old = first ? -T(INFINITY) : *largest.row(at.row);
+    const T old_sum = first ? T(0) : *sum.row(at.row);
+    const T here = team.template largest<T>(at.visible, [&](std::int64_t j) { return p[j]; });
+    const T m = here > old ? here : old, kept = first ? T(0) : exponential(scale * (old - m));
+    const T added = team.template sum<T>(
+        at.visible, [&](std::int64_t j) { return p[j] = exponential(scale * (p[j] - m)); });
+    team.each(tile.keys - at.visible, [&](std::int64_t j) { p[at.visible + j] = 0; });
+    if (tile.dropout.threshold > 0) {
+      const std::uint64_t index = tile.dropout.index(at.row);
+      team.each(at.visible, [&](std::int64_t j) { p[j] *= tile.dropout.factor<T>(index, j); });
+    }
+    if (kept != 1 && !first) {
+      T* out = o.row(at.token) + at.head * width;
+      team.each(width, [&](std::int64_t j) { out[j] *= kept; });
+    }
+    if (!team.first()) return;  // the folds lie between the others' reading and this writing
+    *largest.row(at.row) = m;
+    *sum.row(at.row) = old_sum * kept + added;
+  }
+};
+
+/// o /= sum; log_sum = scale m + log sum, in the place of m.
+template <class T>
+struct OnlineSoftmaxEndRow {
+  AttentionTile tile;
+  View<T> o, largest, sum;
+  std::int64_t width;
+  template <class Team>
+  TESSERA_KERNEL void operator()(const Team& team, std::int64_t r) const {
+    const TileRow at(tile, r);
+    const T total = *sum.row(at.row);
+    T* out = o.row(at.token) + at.head * width;
+    team.each(width, [&](std::int64_t j) { out[j] /= total; });
+    if (team.first()) *largest.row(at.row) = T(tile.scale) * *largest.row(at.row) + std::log(total);
+  }
+};
+
+/// delta = sum over a head's columns of dy o, which is sum_k dp_k p_k: o = sum_k p_k v_k and dp_k = dy v_k.
+template <class T>
+struct DeltaRow {
+  AttentionTile tile;
+  View<T> delta, dy, o;
+  std::int64_t width;
+  template <class Team>
+  TESSERA_KERNEL void operator()(const Team& team, std::int64_t r) const {
+    const TileRow at(tile, r);
+    const T *g = dy.row(at.token) + at.head * width, *y = o.row(at.token) + at.head * width;
+    const T value = team.template sum<T>(width, [&](std::int64_t j) { return g[j] * y[j]; });
+    if (team.first()) *delta.row(at.row) = value;
+  }
+};
+
+/// From scores and dp = dy v^T: p = exp(scale scores - log_sum) again, ds = scale p (dp - delta) in the place
+/// of dp, and what multiplied v, p after dropout, in the place of the scores.
+template <class T>
+struct AttentionBackwardRow {
+  AttentionTile tile;
+  View<T> scores, dp, log_sum, delta;
+  template <class Team>
+  TESSERA_KERNEL void operator()(const Team& team, std::int64_t r) const {
+    const TileRow at(tile, r);
+    const T scale = T(tile.scale), shift = *log_sum.row(at.row), mean = *delta.row(at.row);
+    T *s = scores.row(at.row), *g = dp.row(at.row);
+    const auto both = [&](std::int64_t j, T factor) {
+      const T p = exponential(scale * s[j] - shift);
+      g[j] = scale * p * (factor * g[j] - mean);
+      s[j] = factor * p;
+    };
+    const std::uint64_t index = tile.dropout.index(at.row);
+    if (tile.dropout.threshold > 0)
+      team.each(at.visible, [&](std::int64_t j) { both(j, tile.dropout.factor<T>(index, j)); });
+    else
+      team.each(at.visible, [&](std::int64_t j) { both(j, T(1)); });
+    team.each(tile.keys - at.visible, [&](std::int64_t j) { s[at.visible + j] = g[at.visible + j] = 0; });
+  }
+};
+
+}  // namespace tessera

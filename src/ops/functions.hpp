@@ -1,0 +1,154 @@
+// Each element-wise function, written once for the CPU and the GPU: y = f(x...) as f(y, x...). What the tests
+// prove of one holds for the other, up to fused multiply-adds.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "ops/kernels.hpp"
+#include "tensor/portable.hpp"
+
+namespace tessera {
+
+/// A matrix as a loop or a kernel sees it. Passed by value, so nothing is copied to a GPU beforehand.
+template <class T>
+struct View {
+  T* data;
+  std::int64_t ld;
+  View(const Tensor& tensor) : data(tensor.data<T>()), ld(tensor.ld()) {}  // NOLINT: stands for the tensor
+  View(T* first, std::int64_t rows_apart) : data(first), ld(rows_apart) {}
+  TESSERA_BOTH T* row(std::int64_t i) const { return data + i * ld; }
+};
+
+/// Calls f with a float or a double that tells the type.
+template <class F>
+void floating(DType dtype, const F& f) {
+  if (dtype == DType::f32)
+    f(float{});
+  else
+    f(double{});
+}
+
+/// e^x for x <= 87, to 2 units in the last place; 0 where the result is no normal number, NaN for NaN.
+/// x = n ln 2 + r with |r| <= ln(2) / 2, e^x = 2^n e^r, and Taylor's series for e^r: its rest is below u / 8.
+/// Without a call or a branch, so that loops over it vectorise.
+template <class T>
+TESSERA_BOTH T exponential(T x) {
+  constexpr bool single = sizeof(T) == 4;
+  using Bits = std::conditional_t<single, std::uint32_t, std::uint64_t>;
+  constexpr int mantissa = single ? 23 : 52, terms = single ? 7 : 13;
+  constexpr T inverse_factorial[] = {1,
+                                     1,
+                                     T(1. / 2),
+                                     T(1. / 6),
+                                     T(1. / 24),
+                                     T(1. / 120),
+                                     T(1. / 720),
+                                     T(1. / 5040),
+                                     T(1. / 40320),
+                                     T(1. / 362880),
+                                     T(1. / 3628800),
+                                     T(1. / 39916800),
+                                     T(1. / 479001600),
+                                     T(1. / 6227020800)};
+  // ln 2 in two parts; the first has so few digits that n times it is exact.
+  constexpr T ln2_high = single ? T(0.693359375) : T(6.93147180369123816490e-01);
+  constexpr T ln2_low = single ? T(-2.12194440054690583e-4) : T(1.90821492927058770002e-10);
+  constexpr T round = T(1.5) * T(Bits{1} << mantissa);  // adding it leaves n in the last bits
+  const T shifted = x * T(1.44269504088896341) + round, n = shifted - round;
+  const T r = (x - n * ln2_high) - n * ln2_low;
+  T series = inverse_factorial[terms];
+  for (int k = terms - 1; k >= 0; --k) series = series * r + inverse_factorial[k];
+  Bits bits;
+  std::memcpy(&bits, &shifted, sizeof(T));
+  bits = (bits << mantissa) + (Bits{single ? 127 : 1023} << mantissa);  // those of 2^n
+  T power;
+  std::memcpy(&power, &bits, sizeof(T));
+  return x < (single ? T(-87) : T(-708)) ? T(0) : series * power;
+}
+
+struct Plus {
+  template <class T>
+  TESSERA_BOTH void operator()(T& y, T a, T b) const {
+    y = a + b;
+  }
+};
+template <class T>
+struct Times {
+  T factor;
+  TESSERA_BOTH void operator()(T& y, T x) const { y = factor * x; }
+};
+struct Cast {
+  template <class To, class From>
+  TESSERA_BOTH void operator()(To& y, From x) const {
+    y = static_cast<To>(x);
+  }
+};
+struct Relu {  // NaN passes
+  template <class T>
+  TESSERA_BOTH void operator()(T& y, T x) const {
+    y = x <= 0 ? T(0) : x;
+  }
+  template <class T>
+  TESSERA_BOTH void operator()(T& dx, T dy, T x) const {
+    dx = x <= 0 ? T(0) : dy;
+  }
+};
+
+// gelu(x) = x/2 (1 + tanh(z/2)) with z = 2 sqrt(2/pi) (x + 0.044715 x^3), which is x s(z) with the logistic
+// s(z) = 1 / (1 + exp(-z)): without the cancellation of 1 + tanh in the negative tail, so that f32 will do.
+// Error, u the unit round-off: z has a relative error of at most 7 u, exp adds 4 u (2 ulp), the rest 3 u. As
+// z s(z) (1 - s(z)) <= 0.23, |error of gelu| <= 6 u |x|; likewise |error of the slope| <= 25 u.
+struct Gelu {
+  template <class T>
+  struct Logistic {
+    T small, s;  // exp(-|z|), s(z)
+    TESSERA_BOTH explicit Logistic(T x) {
+      const T z = T(2 * 0.7978845608028654) * (x + T(0.044715) * x * x * x);
+      small = exponential(z < 0 ? z : -z);
+      s = (z < 0 ? small : T(1)) / (1 + small);
+    }
+  };
+  template <class T>
+  TESSERA_BOTH void operator()(T& y, T x) const {
+    y = x * Logistic<T>(x).s;
+  }
+  template <class T>
+  TESSERA_BOTH void operator()(T& dx, T dy, T x) const {
+    const Logistic<T> at(x);
+    const T bend = at.small / ((1 + at.small) * (1 + at.small));  // s (1 - s), without cancellation
+    const T inner = T(2 * 0.7978845608028654) * (1 + T(3 * 0.044715) * x * x);
+    dx = dy * (bend == 0 ? at.s : at.s + x * bend * inner);  // where bend is 0, x^2 may be infinite
+  }
+};
+
+template <class T>
+struct Sgd {
+  T lr, momentum;
+  TESSERA_BOTH void operator()(T& w, T& velocity, T g) const {
+    velocity = momentum * velocity + g;
+    w -= lr * velocity;
+  }
+};
+
+template <class T>
+struct AdamWStep {  // constants made in f64: 1 - 0.999f would be wrong by 1e-5 of itself
+  T b1, b2, c1, c2, rate, root, epsilon, keep;
+  AdamWStep(const AdamW& o, std::int64_t step)
+      : b1(T(o.beta1)),
+        b2(T(o.beta2)),
+        c1(T(1 - o.beta1)),
+        c2(T(1 - o.beta2)),
+        rate(T(o.lr / (1 - std::pow(o.beta1, static_cast<double>(step))))),
+        root(T(1 / std::sqrt(1 - std::pow(o.beta2, static_cast<double>(step))))),
+        epsilon(T(o.epsilon)),
+        keep(T(1 - o.lr * o.decay)) {}
+  TESSERA_BOTH void operator()(T& w, T& m, T& v, T g) const {
+    m = b1 * m + c1 * g;
+    v = b2 * v + c2 * g * g;
+    w = keep * w - rate * m / (std::sqrt(v) * root + epsilon);
+  }
+};
+
+}  // namespace tessera

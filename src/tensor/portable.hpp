@@ -1,0 +1,11 @@
+// Functions that are written once and run on both sides: plain C++ for g++, for the host and the GPU under
+// nvcc.
+#pragma once
+
+#ifdef __CUDACC__
+#define TESSERA_BOTH __host__ __device__
+#define TESSERA_KERNEL __device__  // what calls a block's own functions
+#else
+#define TESSERA_BOTH
+#define TESSERA_KERNEL
+#endif
