@@ -6,6 +6,7 @@
 #include "02_column_split/proof.hpp"
 #include "03_row_split/proof.hpp"
 #include "04_mlp_block/proof.hpp"
+#include "05_attention_heads/block_proof.hpp"
 #include "identities/identities.hpp"
 
 namespace tessera {
@@ -14,6 +15,23 @@ struct Claim {
   std::string name;  // "02 column split"
   std::function<void(Proof&, Communicator&, const identities::Shape&)> prove;
 };
+
+/// Attention of a size that depends on a sweep's shape: up to 3 p groups of heads of up to 5 columns.
+inline attention_heads::Sizes attention_sizes(const identities::Shape& s, int p, attention_heads::Part part,
+                                              const std::string& mask, int group, double dropout) {
+  attention_heads::Sizes sizes;
+  AttentionOptions& o = sizes.shape.options;
+  const std::int64_t keys = p * (1 + s.n / p % 3);
+  sizes.shape.heads = keys * std::max(group, 1);
+  sizes.shape.kv_heads = group == 0 ? 1 : keys;
+  sizes.shape.width = sizes.shape.heads * (1 + s.k / p % 5);
+  o.batch = 1 + s.m / p % 3;
+  o.seq = 1 + (s.n + s.k) % 13;
+  o.dropout = dropout;
+  o.seed = 11;
+  attention_heads::choose(sizes, mask, part == attention_heads::Part::block ? "block" : "attention", "auto");
+  return sizes;
+}
 
 /// Shapes are (tokens, width, ffn), and the ranks divide each.
 inline std::vector<Claim> course() {
@@ -34,6 +52,24 @@ inline std::vector<Claim> course() {
                                 {"04 MLP block, relu", mlp_block::Activation::relu}})
     claims.push_back({name, [f = f](Proof& proof, Communicator& comm, const Shape& s) {
                         mlp_block::prove(proof, comm, {s.n, s.k, s.m}, f);
+                      }});
+  using attention_heads::Part;
+  struct Variant {
+    const char* name;
+    Part part;
+    const char* mask;
+    int group;  // query heads that share a key and a value; 0: all do
+    double dropout;
+  };
+  for (const Variant& v : {Variant{"05 attention by head, causal", Part::attention, "causal", 1, 0},
+                           {"05 attention, padding, dropout", Part::attention, "padding", 1, 0.2},
+                           {"05 grouped-query attention, no mask", Part::attention, "none", 2, 0},
+                           {"05 multi-query attention", Part::attention, "causal", 0, 0},
+                           {"05 transformer block", Part::block, "causal", 1, 0},
+                           {"05 block, multi-query, padding, dropout", Part::block, "padding", 0, 0.1}})
+    claims.push_back({v.name, [v](Proof& proof, Communicator& comm, const Shape& s) {
+                        attention_heads::prove(
+                            proof, comm, attention_sizes(s, comm.size(), v.part, v.mask, v.group, v.dropout));
                       }});
   return claims;
 }

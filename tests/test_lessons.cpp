@@ -52,7 +52,7 @@ TEST_CASE("the course holds at 1, 2, 3, 4 and 8 ranks, both tiers, both dtypes, 
 
 TEST_CASE("--no-baseline: 64 elements of each result, recomputed from the generator") {
   for (const Claim& claim : course()) {
-    if (claim.name.starts_with("identity")) continue;
+    if (claim.name.starts_with("identity") || claim.name.starts_with("05")) continue;
     const Outcome outcome =
         run(4, {Tier::floating, DType::f32, 3, false, false}, [&](Proof& proof, Communicator& comm) {
           claim.prove(proof, comm, {24, 36, 52});

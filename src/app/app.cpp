@@ -157,7 +157,8 @@ int App::run_checked(int argc, char** argv, const LessonParts& parts) {
   }
   if (talks || code != 0) std::cout << check_table(report, colour);
   if (talks) {
-    if (parts.more) std::cout << std::endl << parts.more();
+    if (const std::string more = parts.more ? parts.more() : ""; !more.empty())
+      std::cout << std::endl << more;
     std::cout << std::endl << text_.why << std::endl;
   }
   if (options_.quiet) std::cout << text_.number << " " << text_.title << ": ";

@@ -19,6 +19,7 @@ struct AttentionOptions {
   /// plain keeps all probabilities, seq^2 a head. streaming walks over tiles of keys and keeps seq numbers.
   enum class Form { automatic, plain, streaming };
   Form form = Form::automatic;  // streaming from seq 256 up
+  bool streams() const { return form == Form::streaming || (form == Form::automatic && seq >= 256); }
 };
 
 struct AttentionSaved {

@@ -166,6 +166,26 @@ CrossEntropy cross_entropy(const Placed<Tp, Dp>& logits, const Placed<Tq, Dq>& t
   return cross_entropy(logits.local(), targets.local());
 }
 
+/// A row's mean and deviation need the whole row.
+template <class Tp, class Dp, class Tq, class Dq>
+auto layer_norm(const Placed<Tp, Dp>& x, const Placed<Tq, Dq>& gamma, const Placed<Tq, Dq>& beta, LayerNorm& saved) {
+  constexpr bool rows = rows_whole<Tp, Dp>, fits = alike<Tq, Dq, Replicated, Replicated>;
+  static_assert(rows, "layer_norm: a row's mean needs the whole row. all_gather a Shard<1>, all_reduce a Partial first.");
+  static_assert(!rows || fits, "layer_norm: gamma and beta are Replicated, as every rank's rows are whole. all_gather them.");
+  saved = layer_norm(x.local(), gamma.local(), beta.local());
+  return Checked<rows && fits, Tp, Dp>(saved.y);
+}
+template <class Tp, class Dp, class Tq, class Dq>
+auto layer_norm_backward(const Placed<Tp, Dp>& dy, const LayerNorm& saved, const Placed<Tq, Dq>& gamma) {
+  static_assert(rows_whole<Tp, Dp>, "layer_norm_backward: a row's gradient needs the whole row. all_gather a Shard<1>, all_reduce a Partial first.");
+  return Checked<rows_whole<Tp, Dp>, Tp, Dp>(layer_norm_backward(dy.local(), saved, gamma.local()));
+}
+template <class Tp, class Dp, class Tq, class Dq>
+void add_layer_norm_weights(const Placed<Tq, Dq>& dgamma, const Placed<Tq, Dq>& dbeta, const Placed<Tp, Dp>& dy, const LayerNorm& saved) {
+  static_assert(alike<Tq, Dq, summed_rows<Tp>, summed_rows<Dp>>, "add_layer_norm_weights: the gradients are placed otherwise than sum_rows(dy). They are Partial where dy is Shard<0>, as dy is otherwise.");
+  add_layer_norm_weights(dgamma.local(), dbeta.local(), dy.local(), saved);
+}
+
 /// The part of a (rows, cols) whole that this rank holds under placement P.
 template <class P>
 Slice slice_of(std::int64_t rows, std::int64_t cols, const Communicator& comm) {

@@ -1,0 +1,130 @@
+// Self-attention cut by heads (Shoeybi et al. 2019, section 3, figure 3b). A head is to attention what a
+// column was to the MLP: it needs its own columns of Q, K and V and nobody else's. So the sandwich of lesson
+// 04 stands, with the heads as the columns:
+//
+//   Y = sum over ranks of  heads_i(X Wqkv_i + b_i) Wproj_i  + c       one all-reduce forward, one backward
+//   head(q, k, v) = softmax(q k' / sqrt(d)) v                         ops/attention.hpp
+//
+// N = batch seq tokens, W = width, a heads of d = W / a columns, of which kv share each a / kv keys and
+// values.
+#pragma once
+
+#include <array>
+#include <utility>
+
+#include "02_column_split/column_split.hpp"
+#include "03_row_split/row_split.hpp"
+#include "ops/attention.hpp"
+
+namespace tessera::attention_heads {
+
+/// The whole attention, whatever the ranks.
+struct Shape {
+  std::int64_t width = 96, heads = 12, kv_heads = 12;
+  AttentionOptions options;  // batch, seq, mask, dropout; the heads are filled in by own_heads
+
+  std::int64_t head_width() const { return width / heads; }
+  std::int64_t kv_width() const { return kv_heads * head_width(); }
+  std::int64_t tokens() const { return options.batch * options.seq; }
+};
+
+// begin slices
+/// The columns of a rank in c_attn = [Q | K | V], GPT-2's fused matrix: its heads' in Q, in K and in V. One
+/// contiguous p-th of the whole would be somebody's Q alone. (rows, W + 2 kv d)
+// task 05.qkv_slice: three column ranges. Hint: each of Q, K and V is cut as lesson 02 cuts, then moved to
+// where it begins in the fused matrix.
+inline Slice qkv_slice(std::int64_t rows, const Shape& s, int rank, int ranks) {
+  Slice slice = Slice::whole(rows, s.width + 2 * s.kv_width());
+  const Range q = part(s.width, rank, ranks), kv = part(s.kv_width(), rank, ranks);
+  const std::int64_t k_begin = s.width, v_begin = s.width + s.kv_width();
+  slice.col_ranges = {q, {k_begin + kv.begin, k_begin + kv.end}, {v_begin + kv.begin, v_begin + kv.end}};
+  return slice;
+}
+// end task
+// end slices
+
+/// The rank's heads, and where they stand among all: dropout's masks are drawn by the place in the whole.
+inline AttentionOptions own_heads(const Shape& s, int rank, int ranks) {
+  AttentionOptions own = s.options;
+  own.heads = s.heads / ranks;
+  own.kv_heads = s.kv_heads % ranks == 0 ? s.kv_heads / ranks : s.kv_heads;
+  own.first_head = rank * own.heads;
+  own.all_heads = s.heads;
+  const MemoryScope data(MemoryKind::check);  // the batch's lengths are no part of the model
+  if (own.lengths.defined()) own.lengths = own.lengths.to(Device::current());
+  return own;
+}
+
+/// Dropout of a sub-layer's output, drawn by the token's place in the whole batch; `which` tells a block's
+/// apart.
+inline Tensor dropout_of(const Tensor& x, const AttentionOptions& o, std::uint64_t which) {
+  return o.dropout > 0 ? dropout(x, o.dropout, o.seed + which, {.first_row = o.first_batch * o.seq}) : x;
+}
+
+/// What happens inside a head, as f was a parameter of lesson 04: attention, or a stand-in that is linear and
+/// therefore exact on integers.
+struct Core {
+  Tensor (*forward)(const Tensor&, const Tensor&, const Tensor&, const AttentionOptions&,
+                    AttentionSaved&) = attention;
+  void (*backward)(const Tensor&, const AttentionSaved&, const AttentionOptions&, const Tensor&,
+                   const Tensor&, const Tensor&) = attention_backward;
+};
+
+inline constexpr int code_line = __LINE__ + 3;
+// begin heads
+/// Attention whose kv heads are cut too.
+struct HeadAttention {
+  column_split::ColumnLinear c_attn;  // (W, (W + 2 kv d)/p), its qkv_slice
+  row_split::RowLinear c_proj;        // (W/p, W)
+  AttentionOptions heads;             // this rank's
+  Core core;
+
+  HeadAttention(const Tensor& qkv, const Tensor& c_qkv, const Tensor& proj, const Tensor& c,
+                AttentionOptions own, Core core_ = {})
+      : c_attn(qkv, c_qkv), c_proj(proj, c), heads(std::move(own)), core(core_) {}
+
+  struct Saved {
+    column_split::ColumnLinear::Saved c_attn;
+    AttentionSaved heads;
+    row_split::RowLinear::Saved c_proj;  // its x is O, (N, W/p)
+  };
+
+  // task 05.forward: (N, W) -> (N, W). Hint: lesson 04 with the core in the place of f.
+  Placed<Replicated> forward(const Placed<Replicated>& x, Saved& saved, const TensorParallel& tp) const {
+    const Placed<Shard<1>> qkv = c_attn.forward(x, saved.c_attn);  // (N, (W + 2 kv d)/p)  no bytes sent
+    const auto [q, k, v] = thirds(qkv.local());
+    const Placed<Shard<1>> o(core.forward(q, k, v, heads, saved.heads));  // (N, W/p)  each head by itself
+    return c_proj.forward(o, saved.c_proj, tp);                           // (N, W)    the only all-reduce
+  }
+  // end task
+
+  // task 05.backward: (N, W) -> (N, W). Hint: the mirror image; dQ, dK and dV lie side by side in one tensor.
+  Placed<Replicated> backward_input(const Placed<Replicated>& dy, Saved& saved,
+                                    const TensorParallel& tp) const {
+    const Placed<Shard<1>> d_o = c_proj.backward_input(dy, saved.c_proj);  // (N, W/p)  no bytes sent
+    const Placed<Shard<1>> dqkv(
+        Tensor::empty(d_o.local().rows(), c_attn.a.local().cols(), d_o.local().dtype()));
+    const auto [dq, dk, dv] = thirds(dqkv.local());
+    core.backward(d_o.local(), saved.heads, heads, dq, dk, dv);  // (N, (W + 2 kv d)/p)
+    return c_attn.backward_input(dqkv, saved.c_attn, tp);        // (N, W)    the only all-reduce
+  }
+  // end task
+
+  void backward_weight(const Saved& saved) const {
+    c_attn.backward_weight(saved.c_attn);
+    c_proj.backward_weight(saved.c_proj);
+  }
+
+  Tensor dqkv() const { return c_attn.da.local(); }
+  Tensor dc_qkv() const { return c_attn.dc.local(); }
+
+  /// Q, K and V, as views of their columns.
+  std::array<Tensor, 3> thirds(const Tensor& qkv) const {
+    const std::int64_t d = qkv.cols() / (heads.heads + 2 * heads.kv_heads);
+    const std::int64_t q = heads.heads * d, kv = heads.kv_heads * d;
+    return {qkv.column_range(0, q), qkv.column_range(q, q + kv), qkv.column_range(q + kv, q + 2 * kv)};
+  }
+};
+// end heads
+
+}  // namespace tessera::attention_heads

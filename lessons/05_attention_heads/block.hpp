@@ -1,0 +1,81 @@
+// The transformer block, pre-layer-norm as in GPT-2: X + attention(ln_1(X)), then + mlp(ln_2(...)). Each half
+// is a sandwich with one all-reduce each way, so the block sends two (N, W) sums forward and two backward.
+// Between the sandwiches everything is Replicated: each rank does the norms and the residual adds alike, and
+// gets the same bits.
+#pragma once
+
+#include "04_mlp_block/mlp_block.hpp"
+#include "05_attention_heads/multi_query.hpp"
+
+namespace tessera::attention_heads {
+
+/// Layer norm with its weights. A row's mean needs the whole row: on Shard<1> this does not compile.
+struct Norm {
+  Placed<Replicated> weight, bias;  // (1, W)
+  Placed<Replicated> dweight = zero_gradient(weight), dbias = zero_gradient(bias);
+
+  struct Saved {
+    LayerNorm norm;
+    Placed<Replicated> dy;
+  };
+
+  Placed<Replicated> forward(const Placed<Replicated>& x, Saved& saved) const {
+    return layer_norm(x, weight, bias, saved.norm);
+  }
+  Placed<Replicated> backward_input(const Placed<Replicated>& dy, Saved& saved) const {
+    saved.dy = dy;
+    return layer_norm_backward(dy, saved.norm, weight);
+  }
+  /// dY is whole on every rank, and so are these: nothing is owed. (Were dY a Partial, they would be too.)
+  void backward_weight(const Saved& saved) const {
+    add_layer_norm_weights(dweight, dbias, saved.dy, saved.norm);
+  }
+};
+
+// begin block
+template <class Attention = HeadAttention>
+struct Block {
+  Norm ln_1;
+  Attention attn;
+  Norm ln_2;
+  mlp_block::MlpBlock mlp;
+
+  struct Saved {
+    typename Norm::Saved ln_1, ln_2;
+    typename Attention::Saved attn;
+    mlp_block::MlpBlock::Saved mlp;
+  };
+
+  // task 05.block: (N, W) -> (N, W). Hint: two residual adds, and drop() on what is added.
+  Placed<Replicated> forward(const Placed<Replicated>& x, Saved& saved, const TensorParallel& tp) const {
+    const auto a = attn.forward(ln_1.forward(x, saved.ln_1), saved.attn, tp);  // the first all-reduce
+    const auto h = add(x, drop(a, 1));
+    const auto m = mlp.forward(ln_2.forward(h, saved.ln_2), saved.mlp, tp);  // the second
+    return add(h, drop(m, 2));
+  }
+  // end task
+
+  Placed<Replicated> backward_input(const Placed<Replicated>& dy, Saved& saved,
+                                    const TensorParallel& tp) const {
+    const auto dm = mlp.backward_input(drop(dy, 2), saved.mlp, tp);  // the first all-reduce
+    const auto dh = add(dy, ln_2.backward_input(dm, saved.ln_2));    // two ways led to Y: their gradients add
+    const auto da = attn.backward_input(drop(dh, 1), saved.attn, tp);  // the second
+    return add(dh, ln_1.backward_input(da, saved.ln_1));
+  }
+
+  void backward_weight(const Saved& saved) const {
+    ln_1.backward_weight(saved.ln_1);
+    attn.backward_weight(saved.attn);
+    ln_2.backward_weight(saved.ln_2);
+    mlp.backward_weight(saved.mlp);
+  }
+
+  /// Dropout number `which` of the block. x is whole on every rank, and the mask is drawn by the place in the
+  /// whole: every rank drops the same elements without a word.
+  Placed<Replicated> drop(const Placed<Replicated>& x, std::uint64_t which) const {
+    return Placed<Replicated>(dropout_of(x.local(), attn.heads, which));
+  }
+};
+// end block
+
+}  // namespace tessera::attention_heads

@@ -1,0 +1,82 @@
+// Multi-query attention: all heads share one key and one value (Shazeer 2019), which no cut can share out. So
+// every rank computes them whole, K and V are Replicated, and since every rank's heads used them, dK and dV
+// are Partial: one more all-reduce is owed, of the thin (N, 2 d).
+#pragma once
+
+#include "05_attention_heads/attention_heads.hpp"
+
+namespace tessera::attention_heads {
+
+// begin multi_query
+struct MultiQueryAttention {
+  column_split::ColumnLinear q;  // (W, W/p), this rank's columns of c_attn's Q
+  Placed<Replicated> kv, c_kv;   // (W, 2 d), (1, 2 d)  its K and V
+  row_split::RowLinear c_proj;   // (W/p, W)
+  AttentionOptions heads;        // this rank's heads, one key and one value
+  Core core;
+  Placed<Replicated> dkv = zero_gradient(kv), dc_kv = zero_gradient(c_kv);
+
+  /// qkv = [Q_i | K | V] (W, W/p + 2 d): of Q this rank's heads, of K and V all there is.
+  MultiQueryAttention(const Tensor& qkv, const Tensor& c_qkv, const Tensor& proj, const Tensor& c,
+                      AttentionOptions own, Core core_ = {})
+      : q(qkv.column_range(0, proj.rows()), c_qkv.column_range(0, proj.rows())),
+        kv(qkv.column_range(proj.rows(), qkv.cols())),
+        c_kv(c_qkv.column_range(proj.rows(), qkv.cols())),
+        c_proj(proj, c),
+        heads(std::move(own)),
+        core(core_) {}
+
+  struct Saved {
+    column_split::ColumnLinear::Saved q;
+    Placed<Replicated> dkeys;  // (N, 2 d)  [dK | dV]
+    AttentionSaved heads;
+    row_split::RowLinear::Saved c_proj;
+  };
+
+  Placed<Replicated> forward(const Placed<Replicated>& x, Saved& saved, const TensorParallel& tp) const {
+    const Placed<Shard<1>> queries = q.forward(x, saved.q);         // (N, W/p)  no bytes sent
+    const Placed<Replicated> keys = add_bias(matmul(x, kv), c_kv);  // (N, 2 d)  the same on every rank
+    const auto [k, v] = halves(keys.local());
+    const Placed<Shard<1>> o(core.forward(queries.local(), k, v, heads, saved.heads));
+    return c_proj.forward(o, saved.c_proj, tp);  // (N, W)    the only all-reduce
+  }
+
+  // task 05.multi_query: (N, W) -> (N, W). Hint: who used K and V? And of which terms is dX the sum, of which
+  // are whole on every rank already?
+  Placed<Replicated> backward_input(const Placed<Replicated>& dy, Saved& saved,
+                                    const TensorParallel& tp) const {
+    const Placed<Shard<1>> d_o = c_proj.backward_input(dy, saved.c_proj);
+    const Placed<Shard<1>> dq(empty_like(d_o.local()));
+    const Placed<Partial> terms(Tensor::empty(d_o.local().rows(), kv.local().cols(), d_o.local().dtype()));
+    const auto [dk, dv] = halves(terms.local());
+    core.backward(d_o.local(), saved.heads, heads, dq.local(), dk, dv);
+    saved.dkeys = tp.all_reduce(terms);  // (N, 2 d)  every rank's heads used them
+    return add(q.backward_input(dq, saved.q, tp),
+               matmul(saved.dkeys, t(kv)));  // (N, W)  the second all-reduce
+  }
+  // end task
+
+  void backward_weight(const Saved& saved) const {
+    q.backward_weight(saved.q);
+    add_matmul(dkv, t(saved.q.x), saved.dkeys);  // Replicated x Replicated: whole on every rank
+    add_sum_rows(dc_kv, saved.dkeys);
+    c_proj.backward_weight(saved.c_proj);
+  }
+
+  Tensor dqkv() const { return side_by_side(q.da.local(), dkv.local()); }
+  Tensor dc_qkv() const { return side_by_side(q.dc.local(), dc_kv.local()); }
+
+  static Tensor side_by_side(const Tensor& left, const Tensor& right) {
+    const Tensor both = Tensor::empty(left.rows(), left.cols() + right.cols(), left.dtype(), left.device());
+    both.column_range(0, left.cols()).copy_from(left);
+    both.column_range(left.cols(), both.cols()).copy_from(right);
+    return both;
+  }
+  static std::pair<Tensor, Tensor> halves(const Tensor& keys) {
+    const std::int64_t d = keys.cols() / 2;
+    return {keys.column_range(0, d), keys.column_range(d, 2 * d)};
+  }
+};
+// end multi_query
+
+}  // namespace tessera::attention_heads

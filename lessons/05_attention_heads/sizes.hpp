@@ -1,0 +1,75 @@
+// The sizes of lesson 05, and what a rank of p holds of them.
+#pragma once
+
+#include <cmath>
+
+#include "05_attention_heads/attention_heads.hpp"
+
+namespace tessera::attention_heads {
+
+enum class Part { attention, block };
+
+struct Sizes {
+  Shape shape;
+  Part part = Part::attention;
+  bool trap_qkv = false;  // cut [Q | K | V] as if it were one matrix
+
+  std::int64_t n() const { return shape.tokens(); }
+  std::int64_t w() const { return shape.width; }
+  std::int64_t qkv() const { return shape.width + 2 * shape.kv_width(); }
+  bool shares_keys(std::int64_t p) const {
+    return shape.kv_heads % p != 0;
+  }  // multi-query, whole on every rank
+};
+
+/// Sets what the command line says in words. Padding: sequence b ends after seq - b seq / (2 batch) tokens.
+inline void choose(Sizes& s, const std::string& mask, const std::string& part, const std::string& form) {
+  AttentionOptions& o = s.shape.options;
+  if (s.shape.kv_heads == 0) s.shape.kv_heads = s.shape.heads;
+  s.part = part == "block" ? Part::block : Part::attention;
+  o.mask = mask == "none" ? Mask::none : mask == "padding" ? Mask::padding : Mask::causal;
+  if (form != "auto")
+    o.form = form == "plain" ? AttentionOptions::Form::plain : AttentionOptions::Form::streaming;
+  std::vector<double> lengths;
+  for (std::int64_t b = 0; b < o.batch; ++b)
+    lengths.push_back(static_cast<double>(o.seq - b * o.seq / (2 * o.batch)));
+  const Device::Scope host(Device::host());
+  if (o.mask == Mask::padding) o.lengths = Tensor::of(o.batch, 1, lengths, DType::i32);
+}
+
+/// Which of the whole's columns the rank has of [Q | K | V].
+inline Slice own_columns(std::int64_t rows, const Sizes& s, int rank, int p) {
+  if (s.trap_qkv) return Slice::columns(rows, s.qkv(), rank, p);
+  if (!s.shares_keys(p)) return qkv_slice(rows, s.shape, rank, p);
+  Slice slice = Slice::columns(rows, s.w(), rank, p);  // Q's, and all of K and V
+  slice.whole_cols = s.qkv();
+  slice.col_ranges.push_back({s.w(), s.qkv()});
+  return slice;
+}
+
+/// Elements of a rank: of c_attn's columns, of all weights, and of what the core keeps.
+inline std::int64_t own_qkv(const Sizes& s, int p) {
+  return s.w() / p + 2 * (s.shares_keys(p) ? s.shape.kv_width() : s.shape.kv_width() / p);
+}
+inline std::int64_t attention_weights(const Sizes& s, int p) {
+  return (s.w() + 1) * own_qkv(s, p) + s.w() * s.w() / p + s.w();
+}
+inline std::int64_t core_saved(const Sizes& s, int p, bool exact) {
+  const AttentionOptions& o = s.shape.options;
+  return exact ? 0 : o.batch * s.shape.heads / p * o.seq * (o.streams() ? 1 : o.seq);
+}
+
+/// The largest difference between the ranks' copies of x, which should be none; NaN counts as infinite.
+inline double ranks_apart(Communicator& comm, const Tensor& x) {
+  const MemoryScope scope(MemoryKind::check);
+  const Phase phase = comm.phase("check");
+  const std::vector<double> all = comm.all_gather(x.reshape(1, x.size()), 0).values();
+  double apart = 0;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const double difference = std::abs(all[i] - all[i % static_cast<std::size_t>(x.size())]);
+    apart = std::isnan(difference) ? INFINITY : std::max(apart, difference);
+  }
+  return apart;
+}
+
+}  // namespace tessera::attention_heads
