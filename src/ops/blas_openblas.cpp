@@ -1,7 +1,8 @@
 // OpenBLAS, preferably its openmp build: the pthread build serialises calls of several threads on one lock.
+#include "ops/blas.hpp"
+
 #include <cblas.h>
 
-#include "ops/blas.hpp"
 #include "ops/kernels.hpp"
 #include "tensor/error.hpp"
 
