@@ -60,23 +60,27 @@ inline std::string axis(double y, double end, double scale, const std::string& u
 
 inline std::string rows(const Timeline& timeline, double y, double scale) {
   const int chunks = timeline.chunks();
-  const double height = lane * chunks, begin = timeline.begin();
+  const double height = lane * chunks, begin = timeline.begin(), makespan = timeline.makespan();
   std::string out;
-  for (std::size_t stage = 0; stage < timeline.stages.size(); ++stage) {
-    const double top = y + static_cast<double>(stage) * (height + gap);
-    out += svg_text(gap, top + height / 2 + 5, str("stage ", stage), start);
-    out += svg_rectangle(left, top, timeline.makespan() * scale, height, "url(#idle)");
-    double idle_from = begin;
+  for (std::size_t stage = 0; stage < timeline.stages.size(); ++stage, y += height + gap) {
+    out += svg_text(gap, y + height / 2 + 5, str("stage ", stage), start);
+    out += svg_rectangle(left, y, makespan * scale, height, "url(#idle)");
+    double free = begin;
+    const auto name_gap = [&](double until) {  // where there is room for the word
+      const double w = (until - free) * scale, middle = left + (free - begin) * scale + w / 2;
+      if (w > 80)
+        out += svg_rectangle(middle - 28, y + height / 2 - 10, 56, 20, "none", " class=\"page\"") +
+               svg_text(middle, y + height / 2 + 5, "bubble");
+    };
     for (const Step& step : timeline.stages[stage]) {
       if (!computes(step.op)) continue;
-      if (const double wide = (step.begin - idle_from) * scale; wide > 70)
-        out += svg_text(left + (idle_from - begin) * scale + wide / 2, top + height / 2 + 5, "idle",
-                        " class=\"gap\"");
-      idle_from = step.end;
+      name_gap(step.begin);
+      free = step.end;
       const double x = left + (step.begin - begin) * scale, w = (step.end - step.begin) * scale;
-      if (chunks > 1) out += svg_rectangle(x, top, w + .5, height, "none", " class=\"other\"");
-      out += cell(x, top + lane * step.chunk, w, lane, step);
+      if (chunks > 1) out += svg_rectangle(x, y, w + .5, height, "none", " class=\"page\"");
+      out += cell(x, y + lane * step.chunk, w, lane, step);
     }
+    name_gap(begin + makespan);
   }
   return out;
 }
@@ -115,8 +119,7 @@ inline std::string picture(const std::string& subject, const std::vector<Panel>&
   std::string out =
       svg_open(width, height + 40,
                title + ". A row is a stage, a colour and number a microbatch; hatched time is idle.",
-               ".cell{stroke:#808080}.other{fill:#fff}.idle{stroke:#808080;stroke-width:2}"
-               "@media(prefers-color-scheme:dark){.other{fill:#0d1117}}");
+               ".cell{stroke:#808080}.idle{stroke:#808080;stroke-width:2}");
   out +=
       "<defs><pattern id=\"idle\" width=\"8\" height=\"8\" patternUnits=\"userSpaceOnUse\" "
       "patternTransform=\"rotate(45)\"><path d=\"M0 0v8\" class=\"idle\"/></pattern></defs>\n";
