@@ -129,7 +129,7 @@ TEST_CASE("timeline: the SVG shows every computation, the bubble, and says it") 
   CHECK(contains(one, ">time, in forwards</text>"));
   const std::string two =
       picture("zb-h1", {{"predicted", predicted}, {"measured", measured(predicted, 1)}}, "ms");
-  CHECK(contains(two, "bubble 11.1% predicted, 15.0% measured"));
+  CHECK(contains(two, "bubble 11.1% predicted, 14.9% measured"));
   CHECK(count(two, " class=\"cell\"") == 2 * 4 * 8 * 3 + 3);
   CHECK(two.find("predicted: 11.1%") < two.find("measured: 1"));
 }
