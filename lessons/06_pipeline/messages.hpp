@@ -16,16 +16,9 @@
 namespace tessera::pipeline {
 
 inline std::string_view name(Op op) {
-  constexpr std::string_view names[] = {"receive",
-                                        "forward",
-                                        "send",
-                                        "receive_gradient",
-                                        "backward",
-                                        "backward_input",
-                                        "backward_weight",
-                                        "send_gradient",
-                                        "wait",
-                                        "reduce"};
+  constexpr std::string_view names[] = {"receive",         "forward",        "send", "receive_gradient",
+                                        "backward",        "backward_input",  // as in Op
+                                        "backward_weight", "send_gradient",  "wait", "reduce"};
   return names[static_cast<int>(op)];
 }
 
@@ -37,15 +30,17 @@ inline std::string text(const Instruction& i) {
 inline bool is_send(Op op) { return op == Op::send || op == Op::send_gradient; }
 inline bool is_receive(Op op) { return op == Op::receive || op == Op::receive_gradient; }
 
-/// The stage at the other end of a message. Stages stand in a ring: the last one's next is the first one's
-/// next chunk.
+/// The stage at the other end of a message. They stand in a ring: after the last comes the first's next
+/// chunk.
 inline int peer(Op op, int stage, int stages) {
   const bool next = op == Op::send || op == Op::receive_gradient;
   return (stage + (next ? 1 : stages - 1)) % stages;
 }
 
 // begin blocking
-/// The plan as a beginner would write it: each send is waited for at once.
+/// The plan as a beginner would write it: each send is waited for at once. In 1F1B two neighbours then give
+/// each other an activation and a gradient, and neither receives. GPipe sends all forward first, then all
+/// back.
 inline Plan with_blocking_sends(const Plan& plan) {
   Plan blocking;
   for (const Instructions& list : plan) {
