@@ -1,8 +1,10 @@
 // The laws of lesson 06's schedules, and that an illegal plan is refused with its reason.
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <map>
 
+#include "06_pipeline/sends.hpp"
 #include "06_pipeline/simulate.hpp"
 #include "06_pipeline/validate.hpp"
 #include "support.hpp"
@@ -290,4 +292,21 @@ TEST_CASE("schedules: each kind of illegal plan is refused with its reason") {
   refused(moved(good, 1, {receive_gradient, 0}, {send, 0}),
           "circular wait: stage 1 waits for stage 2 in its receive_gradient of microbatch 1, chunk 0; "
           "stage 2 waits for stage 1 in its receive of microbatch 1, chunk 0");
+}
+
+TEST_CASE("schedules: every send is waited for once, which costs no time and blocks nobody") {
+  sweep([](const Case& c) {
+    const Plan plan = c.plan(), posted = with_posted_sends(plan);
+    CHECK(check(posted, c.m, c.v) == check(plan, c.m, c.v));
+    for (const auto& [f, b, w] : {std::array{1.0, 1.0, 1.0}, {1.0, 0.5, 0.5}, {3.0, 1.0, 2.0}}) {
+      const Costs costs = Costs::equal(c.p * c.v, f, b, w);
+      CHECK(near(simulate(posted, costs).makespan(), simulate(plan, costs).makespan()));
+    }
+    for (const Instructions& list : posted) {
+      const auto count = [&](Op op) {
+        return std::count_if(list.begin(), list.end(), [op](const Instruction& i) { return i.op == op; });
+      };
+      CHECK(count(Op::wait) == count(Op::send) + count(Op::send_gradient));
+    }
+  });
 }

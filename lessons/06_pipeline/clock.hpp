@@ -1,4 +1,5 @@
-// When did which instruction run? And, so that eight stages on two cores show the true shape of a pipeline: the pace.
+// When did which instruction run? And, so that eight stages on two cores show the true shape of a pipeline:
+// the pace.
 #pragma once
 
 #include <algorithm>

@@ -37,23 +37,6 @@ inline int peer(Op op, int stage, int stages) {
   return (stage + (next ? 1 : stages - 1)) % stages;
 }
 
-// begin blocking
-/// The plan as a beginner would write it: each send is waited for at once. In 1F1B two neighbours then give
-/// each other an activation and a gradient, and neither receives. GPipe sends all forward first, then all
-/// back.
-inline Plan with_blocking_sends(const Plan& plan) {
-  Plan blocking;
-  for (const Instructions& list : plan) {
-    Instructions& out = blocking.emplace_back();
-    for (const Instruction& i : list) {
-      out.push_back(i);
-      if (is_send(i.op)) out.push_back({Op::wait, i.microbatch, i.chunk});
-    }
-  }
-  return blocking;
-}
-// end blocking
-
 /// The place of an instruction in a plan.
 struct Place {
   int stage = -1;  // -1: none
@@ -97,9 +80,15 @@ inline Partners match(const Plan& plan) {
   }
   for (int stage = 0; stage < stages; ++stage)
     for (std::size_t n = 0; n < plan[stage].size(); ++n) {
-      if (plan[stage][n].op != Op::wait) continue;
-      if (n == 0 || !is_send(plan[stage][n - 1].op)) throw Error(str("stage ", stage, " waits for no send"));
-      partners[stage][n] = partners[stage][n - 1];
+      const Instruction& wait = plan[stage][n];
+      if (wait.op != Op::wait) continue;
+      std::size_t send = n;  // the last one of this microbatch and chunk
+      const auto posts = [&](const Instruction& i) {
+        return is_send(i.op) && i.microbatch == wait.microbatch && i.chunk == wait.chunk;
+      };
+      while (send > 0 && !posts(plan[stage][send])) --send;
+      if (!posts(plan[stage][send])) throw Error(str("stage ", stage, " waits for no send"));
+      partners[stage][n] = partners[stage][send];
     }
   return partners;
 }
@@ -133,9 +122,13 @@ void execute(const Plan& plan, const Partners& partners, const Visit& visit) {
   std::string circle = "circular wait";
   const std::size_t begin = stuck;
   do {
-    const std::size_t wait = plan[stuck][next[stuck]].op == Op::wait ? 1 : 0;  // for the send before it
-    circle += str(stuck == begin ? ": " : "; ", "stage ", stuck, " waits for stage ", waits_for(stuck),
-                  " in its ", text(plan[stuck][next[stuck] - wait]));
+    const Place other = partners[stuck][next[stuck]];
+    const Instruction at =
+        plan[stuck][next[stuck]].op == Op::wait
+            ? plan[partners[other.stage][other.index].stage][partners[other.stage][other.index].index]
+            : plan[stuck][next[stuck]];  // a wait is named by its send
+    circle += str(stuck == begin ? ": " : "; ", "stage ", stuck, " waits for stage ", other.stage, " in its ",
+                  text(at));
     stuck = waits_for(stuck);
   } while (stuck != begin);
   throw Error(circle);

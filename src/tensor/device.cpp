@@ -121,13 +121,6 @@ double Device::seconds_between(const Event& from, const Event& to) {
   return std::chrono::duration<double>(at(to) - at(from)).count();
 }
 
-using Clock = std::chrono::steady_clock;
-Event Device::mark() { return std::make_shared<Clock::time_point>(Clock::now()); }
-double Device::seconds_between(const Event& from, const Event& to) {
-  const auto at = [](const Event& event) { return *static_cast<const Clock::time_point*>(event.get()); };
-  return std::chrono::duration<double>(at(to) - at(from)).count();
-}
-
 std::int64_t Device::system_allocations() const {
   std::lock_guard lock(mutex_);
   return system_allocations_;
