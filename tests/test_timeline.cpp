@@ -129,9 +129,10 @@ TEST_CASE("timeline: the SVG shows every computation, the bubble, and says it") 
   CHECK(contains(one, "role=\"img\""));
   CHECK(contains(one, "<title>zb-h1, 4 stages: bubble 11.1% predicted. A row is a stage"));
   CHECK(contains(one, ">zb-h1, 4 stages: bubble 11.1% predicted</text>"));
-  CHECK(count(one, " class=\"cell\"") == 4 * 8 * 3 + 3);  // and the legend's
-  CHECK(count(one, "stroke-width=\"3\"") == 4 * 8 + 1);   // dW
-  CHECK(count(one, "fill-opacity") == 4 * 8 + 1);         // dX
+  CHECK(count(one, " class=\"cell\"") == 4 * 8 * 3 + 3);                   // and the legend's
+  CHECK(count(one, "stroke-width=\"3\"") == 4 * 8 + 1);                    // dW
+  CHECK(count(one, "fill-opacity") == 4 * 8 + 1);                          // dX
+  CHECK(count(one, "fill=\"#0072b2\" class=\"cell\"/>\n<text") == 4 + 1);  // microbatch 1's forward, full
   CHECK(count(one, "url(#idle)") == 4 + 1);
   CHECK(count(one, ">bubble</text>") == 4);
   for (int stage = 0; stage < 4; ++stage) CHECK(contains(one, str(">stage ", stage, "</text>")));
