@@ -280,6 +280,11 @@ TEST_CASE("schedules: each kind of illegal plan is refused with its reason") {
   refused(moved(moved(good, 0, {forward, 1}, {forward, 0}), 0, {send, 1}, {send, 0}),
           "message 1 from stage 0 to stage 1: the send of microbatch 2, chunk 0, meets the receive of "
           "microbatch 1");
+  const Plan chunks = make_plan(Schedule::interleaved, 2, 2, 2);
+  CHECK(contains(
+      reason(moved(moved(chunks, 0, {send, 0, 0}, {send, 1, 1}), 0, {send, 1, 0}, {send, 0, 0}), 2, 2),
+      "message 1 from stage 0 to stage 1: the send of microbatch 1, chunk 1, meets the receive of "
+      "microbatch 1, chunk 0"));
   refused(replaced(good, 0, {send, 1}, {}), "2 sends from stage 0 to stage 1, but 3 receives");
   refused(replaced(good, 0, {forward, 0}, {{receive, 0}, {forward, 0}}), "nobody is at the other end");
   refused(replaced(good, 2, {forward, 0}, {{forward, 0}, {send, 0}}), "nobody is at the other end");

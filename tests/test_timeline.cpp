@@ -63,6 +63,10 @@ TEST_CASE("simulator: each virtual stage has its own costs") {
   CHECK(timeline.bubble() == doctest::Approx(12.0 / 30));
   // With dW apart the gradient leaves earlier: stage 1: F 1-4, dX 4-5, F 5-8, dX 8-9, then its dW.
   CHECK(simulate(make_plan(Schedule::zb_h1, 2, 2), costs).makespan() == 13);
+  const Timeline chunks =
+      simulate(make_plan(Schedule::interleaved, 2, 2, 2), {{1, 2, 4, 8}, {0, 0, 0, 0}, {0, 0, 0, 0}});
+  CHECK(chunks.makespan() - chunks.idle(0) == 2 * (1 + 4));  // stage 0 holds virtual stages 0 and 2
+  CHECK(chunks.makespan() - chunks.idle(1) == 2 * (2 + 8));
 }
 
 TEST_CASE("timeline: the picture of 1F1B, as predicted and as measured") {
@@ -110,6 +114,12 @@ TEST_CASE("timeline: every line fits, and the idle column is what is drawn") {
         CHECK(longest <= 100);
         if (unit == 0) CHECK(longest == 100);
       }
+  // A character shows what takes most of its time.
+  const auto forward = [](int microbatch, double begin, double end) {
+    return Step{{Op::forward, microbatch}, begin, end};
+  };
+  const Timeline odd{{{forward(0, 0, 1.3), forward(1, 2, 3.2), forward(2, 3.2, 3.9), forward(3, 3.9, 5)}}};
+  CHECK(contains(draw(odd, "measured", 1), "|1.234|      1/5\n"));
   const std::string scaled = draw(equal(Schedule::gpipe, 2, 60), "predicted", 1);
   CHECK(contains(scaled, "predicted (2.15 units a character)"));
 }
@@ -120,9 +130,10 @@ TEST_CASE("timeline: the SVG shows every computation, the bubble, and says it") 
   CHECK(contains(one, "role=\"img\""));
   CHECK(contains(one, "<title>zb-h1, 4 stages: bubble 11.1% predicted. A row is a stage"));
   CHECK(contains(one, ">zb-h1, 4 stages: bubble 11.1% predicted</text>"));
-  CHECK(count(one, " class=\"cell\"") == 4 * 8 * 3 + 3);  // and the legend's
-  CHECK(count(one, "stroke-width=\"3\"") == 4 * 8 + 1);   // dW
-  CHECK(count(one, "fill-opacity") == 4 * 8 + 1);         // dX
+  CHECK(count(one, " class=\"cell\"") == 4 * 8 * 3 + 3);                   // and the legend's
+  CHECK(count(one, "stroke-width=\"3\"") == 4 * 8 + 1);                    // dW
+  CHECK(count(one, "fill-opacity") == 4 * 8 + 1);                          // dX
+  CHECK(count(one, "fill=\"#0072b2\" class=\"cell\"/>\n<text") == 4 + 1);  // microbatch 1's forward, full
   CHECK(count(one, "url(#idle)") == 4 + 1);
   CHECK(count(one, ">bubble</text>") == 4);
   for (int stage = 0; stage < 4; ++stage) CHECK(contains(one, str(">stage ", stage, "</text>")));

@@ -71,8 +71,8 @@ inline Partners match(const Plan& plan) {
       throw Error(str(sends.size(), " sends ", between, ", but ", receives.size(), " receives"));
     for (std::size_t n = 0; n < sends.size(); ++n) {
       const Instruction out = at(sends[n]), in = at(receives[n]);
-      if ((out.op == Op::send) != (in.op == Op::receive) || out.microbatch != in.microbatch ||
-          boundary(sends[n]) != boundary(receives[n]))
+      // Who sends across the boundary tells an activation from a gradient.
+      if (out.microbatch != in.microbatch || boundary(sends[n]) != boundary(receives[n]))
         throw Error(str("message ", n + 1, ' ', between, ": the ", text(out), ", meets the ", text(in)));
       partners[sends[n].stage][sends[n].index] = receives[n];
       partners[receives[n].stage][receives[n].index] = sends[n];
