@@ -4,8 +4,39 @@
 #include <cmath>
 
 #include "06_pipeline/model.hpp"
+#include "tensor/error.hpp"
 
 namespace tessera::pipeline {
+
+/// Every weight of the whole model, in its order, and the scale that suits its fan-in.
+struct WeightInfo {
+  std::string name;
+  std::int64_t rows, cols;
+  double scale;
+};
+
+inline std::vector<WeightInfo> weights_of(const Model& m) {
+  const std::int64_t w = m.width(), f = m.ffn(), qkv = w + 2 * m.attention.kv_width();
+  const double scale = 1 / std::sqrt(static_cast<double>(w));
+  std::vector<WeightInfo> all = {{"wte.weight", m.vocabulary, w, 1},
+                                 {"wpe.weight", m.attention.options.seq, w, 1}};
+  const auto linear = [&](const std::string& name, std::int64_t rows, std::int64_t cols, double of) {
+    all.push_back({name + ".weight", rows, cols, of});
+    all.push_back({name + ".bias", 1, cols, 1});
+  };
+  for (std::int64_t l = 0; l < m.layers; ++l) {
+    const std::string h = str("h.", l, ".");
+    linear(h + "ln_1", 1, w, 1);
+    linear(h + "attn.c_attn", w, qkv, 3 * scale);
+    linear(h + "attn.c_proj", w, w, scale);
+    linear(h + "ln_2", 1, w, 1);
+    linear(h + "mlp.c_fc", w, f, scale);
+    linear(h + "mlp.c_proj", f, w, scale / 2);
+  }
+  linear("ln_f", 1, w, 1);
+  all.push_back({"lm_head.weight", m.vocabulary, w, scale});
+  return all;
+}
 
 class Builder {
  public:
@@ -27,8 +58,8 @@ class Builder {
 
   Norm norm(const std::string& name) {
     const Slice row = Slice::whole(1, model_.width());
-    const Norm made{Placed<Replicated>(make_(name + ".weight", row, 1)),
-                    Placed<Replicated>(make_(name + ".bias", row, 1))};
+    const Norm made{Placed<Replicated>(make_(name + ".weight", row)),
+                    Placed<Replicated>(make_(name + ".bias", row))};
     list(name + ".weight", row, made.weight.local(), made.dweight.local());
     list(name + ".bias", row, made.bias.local(), made.dbias.local());
     return made;
@@ -36,9 +67,8 @@ class Builder {
 
   Block<> block(const std::string& h) {
     const std::int64_t w = model_.width(), f = model_.ffn();
-    const double scale = 1 / std::sqrt(static_cast<double>(w));
-    const auto linear = [&](const std::string& name, const Slice& a, const Slice& c, double of) {
-      return std::pair{make_(h + name + ".weight", a, of), make_(h + name + ".bias", c, 1)};
+    const auto linear = [&](const std::string& name, const Slice& a, const Slice& c) {
+      return std::pair{make_(h + name + ".weight", a), make_(h + name + ".bias", c)};
     };
     const auto columns = [&](std::int64_t rows) { return Slice::columns(rows, f, rank_, ranks_); };
     const auto qkv = [&](std::int64_t rows) {
@@ -47,16 +77,16 @@ class Builder {
     const auto rows = [&](std::int64_t of) { return Slice::rows(of, w, rank_, ranks_); };
     const Slice row = Slice::whole(1, w);
     const Norm ln_1 = norm(h + "ln_1");
-    const auto [a, ca] = linear("attn.c_attn", qkv(w), qkv(1), 3 * scale);
-    const auto [o, co] = linear("attn.c_proj", rows(w), row, scale);
+    const auto [a, ca] = linear("attn.c_attn", qkv(w), qkv(1));
+    const auto [o, co] = linear("attn.c_proj", rows(w), row);
     const HeadAttention attn(a, ca, o, co, attention_heads::own_heads(model_.attention, rank_, ranks_));
     list(h + "attn.c_attn.weight", qkv(w), a, attn.dqkv());
     list(h + "attn.c_attn.bias", qkv(1), ca, attn.dc_qkv());
     list(h + "attn.c_proj.weight", rows(w), o, attn.c_proj.da.local());
     list(h + "attn.c_proj.bias", row, co, attn.c_proj.dc.local());
     const Norm ln_2 = norm(h + "ln_2");
-    const auto [u, cu] = linear("mlp.c_fc", columns(w), columns(1), scale);
-    const auto [v, cv] = linear("mlp.c_proj", rows(f), row, scale / 2);
+    const auto [u, cu] = linear("mlp.c_fc", columns(w), columns(1));
+    const auto [v, cv] = linear("mlp.c_proj", rows(f), row);
     const mlp_block::MlpBlock mlp{{u, cu}, {v, cv}};
     list(h + "mlp.c_fc.weight", columns(w), u, mlp.fc1.da.local());
     list(h + "mlp.c_fc.bias", columns(1), cu, mlp.fc1.dc.local());
@@ -68,8 +98,8 @@ class Builder {
   Embedding embedding() {
     const Slice wte = Slice::whole(model_.vocabulary, model_.width()),
                 wpe = Slice::whole(model_.attention.options.seq, model_.width());
-    const Embedding made{Placed<Replicated>(make_("wte.weight", wte, 1)),
-                         Placed<Replicated>(make_("wpe.weight", wpe, 1))};
+    const Embedding made{Placed<Replicated>(make_("wte.weight", wte)),
+                         Placed<Replicated>(make_("wpe.weight", wpe))};
     list("wte.weight", wte, made.wte.local(), made.dwte.local());
     list("wpe.weight", wpe, made.wpe.local(), made.dwpe.local());
     return made;
@@ -78,8 +108,7 @@ class Builder {
   Head head() {
     const Slice slice = Slice::whole(model_.vocabulary, model_.width());
     const Norm ln_f = norm("ln_f");
-    const Head made{ln_f, Placed<Replicated>(make_("lm_head.weight", slice,
-                                                   1 / std::sqrt(static_cast<double>(model_.width()))))};
+    const Head made{ln_f, Placed<Replicated>(make_("lm_head.weight", slice))};
     list("lm_head.weight", slice, made.w.local(), made.dw.local());
     return made;
   }

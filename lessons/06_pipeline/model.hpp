@@ -33,8 +33,8 @@ struct Parameter {
   Tensor value, gradient;
 };
 
-/// Makes a rank's slice of a weight; `scale` suits its fan-in.
-using MakeWeight = std::function<Tensor(const std::string& name, const Slice& slice, double scale)>;
+/// Makes a rank's slice of a weight.
+using MakeWeight = std::function<Tensor(const std::string& name, const Slice& slice)>;
 
 /// One microbatch at an end of the pipeline: ids on the first stage, targets on the last. (n, 1) i32
 struct Tokens {

@@ -36,6 +36,8 @@ class Worker {
     for (const Instruction& i : list) {
       const Key key{i.microbatch, i.chunk};
       const auto chunk = static_cast<std::size_t>(i.chunk);
+      const bool forward = i.op == Op::receive || i.op == Op::forward || i.op == Op::send;
+      const Phase phase = pp_.phase(forward ? "fwd" : "bwd");
       clock.begin(i);
       switch (i.op) {
         case Op::receive:
@@ -45,14 +47,12 @@ class Worker {
           break;
         }
         case Op::forward: {
-          const Phase phase = pp_.phase("fwd");
           leaving_[key] = chunks_[chunk].forward(take(arrived_, key), batch[i.microbatch], saved_[key], tp_);
           if (chunks_[chunk].head) add_sum_rows(loss, take(leaving_, key).local());
           break;
         }
         case Op::send:
         case Op::send_gradient: {
-          const Phase phase = pp_.phase(i.op == Op::send ? "fwd" : "bwd");
           posted_[key] = pp_.isend(take(leaving_, key).local(), peer(i.op, pp_.rank(), pp_.size()));
           break;
         }
@@ -62,7 +62,6 @@ class Worker {
           break;
         case Op::backward:
         case Op::backward_input: {
-          const Phase phase = pp_.phase("bwd");
           leaving_[key] = chunks_[chunk].backward_input(take(arrived_, key), saved_.at(key), tp_);
           if (chunks_[chunk].embedding) leaving_.erase(key);  // nobody is before it
           if (i.op == Op::backward) finish(chunk, key);
@@ -90,7 +89,6 @@ class Worker {
   using Key = std::pair<int, int>;  // microbatch, chunk
 
   void finish(std::size_t chunk, const Key& key) {
-    const Phase phase = pp_.phase("bwd");
     chunks_[chunk].backward_weight(saved_.at(key));
     saved_.erase(key);
   }
