@@ -22,19 +22,19 @@ void for_rows(std::int64_t n, std::int64_t work_per_row, const Body& body) {
 /// several, as many as the build's vectors hold.
 struct OneLane {
   template <class F>
-  void each(std::int64_t n, const F& f) const {
+  TESSERA_BOTH void each(std::int64_t n, const F& f) const {
 #pragma omp simd
     for (std::int64_t j = 0; j < n; ++j) f(j);
   }
   template <class T, class F>
-  T sum(std::int64_t n, const F& f) const {
+  TESSERA_BOTH T sum(std::int64_t n, const F& f) const {
     T total = 0;
 #pragma omp simd reduction(+ : total)
     for (std::int64_t j = 0; j < n; ++j) total += f(j);
     return total;
   }
   template <class T, class F>
-  T largest(std::int64_t n, const F& f) const {
+  TESSERA_BOTH T largest(std::int64_t n, const F& f) const {
     T most = -T(INFINITY);
 #pragma omp simd reduction(max : most)
     for (std::int64_t j = 0; j < n; ++j) {
