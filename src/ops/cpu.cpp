@@ -26,19 +26,19 @@ struct OneLane {
 #pragma omp simd
     for (std::int64_t j = 0; j < n; ++j) f(j);
   }
-  template <class T, class F>
-  TESSERA_BOTH T sum(std::int64_t n, const F& f) const {
-    T total = 0;
+  template <class F>
+  TESSERA_BOTH auto sum(std::int64_t n, const F& f) const {
+    decltype(f(n)) total = 0;
 #pragma omp simd reduction(+ : total)
     for (std::int64_t j = 0; j < n; ++j) total += f(j);
     return total;
   }
-  template <class T, class F>
-  TESSERA_BOTH T largest(std::int64_t n, const F& f) const {
-    T most = -T(INFINITY);
+  template <class F>
+  TESSERA_BOTH auto largest(std::int64_t n, const F& f) const {
+    decltype(f(n)) most = -INFINITY;
 #pragma omp simd reduction(max : most)
     for (std::int64_t j = 0; j < n; ++j) {
-      const T value = f(j);
+      const auto value = f(j);
       most = most < value ? value : most;
     }
     return most;

@@ -40,14 +40,16 @@ struct Block {
   __device__ void each(std::int64_t n, const F& f) const {
     for (std::int64_t j = threadIdx.x; j < n; j += blockDim.x) f(j);
   }
-  template <class T, class F>
-  __device__ T sum(std::int64_t n, const F& f) const {
+  template <class F>
+  __device__ auto sum(std::int64_t n, const F& f) const {
+    using T = decltype(f(n));
     T total = 0;
     each(n, [&](std::int64_t j) { total += f(j); });
     return fold(total, [](T a, T b) { return a + b; });
   }
-  template <class T, class F>
-  __device__ T largest(std::int64_t n, const F& f) const {
+  template <class F>
+  __device__ auto largest(std::int64_t n, const F& f) const {
+    using T = decltype(f(n));
     T most = -T(INFINITY);
     each(n, [&](std::int64_t j) { most = max(most, f(j)); });
     return fold(most, [](T a, T b) { return max(a, b); });
