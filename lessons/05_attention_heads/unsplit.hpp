@@ -58,7 +58,7 @@ class Unsplit {
   }
   Tensor norm_backward(const std::string& name, const Tensor& dy) {
     const LayerNorm& saved = norms_.at(name);
-    const Tensor w = in_(name + ".weight"), dw = mlp::zero_gradient(w), db = mlp::zero_gradient(w);
+    const Tensor w = in_(name + ".weight"), dw = zero_gradient(w), db = zero_gradient(w);
     add_layer_norm_weights(dw, db, dy, saved);
     const double sum = largest(sum_rows(absolute(dy)));
     // |x - mean| inverse_deviation of a row of W elements is at most sqrt(W).

@@ -38,6 +38,12 @@ inline std::vector<WeightInfo> weights_of(const Model& m) {
   return all;
 }
 
+inline std::int64_t elements_of(const Model& model) {
+  std::int64_t all = 0;
+  for (const WeightInfo& info : weights_of(model)) all += info.rows * info.cols;
+  return all;
+}
+
 class Builder {
  public:
   Builder(const Model& model, const TensorParallel& tp, MakeWeight make)

@@ -1,6 +1,7 @@
 #include "ops/ops.hpp"
 
 #include <initializer_list>
+#include <utility>
 
 #include "tensor/error.hpp"
 
@@ -240,6 +241,28 @@ Tensor cross_entropy_backward(const CrossEntropy& saved, const Tensor& targets, 
   kernels_of(dlogits).cross_entropy_backward(dlogits, saved.probabilities, targets,
                                              1.0 / static_cast<double>(tokens));
   return dlogits;
+}
+
+namespace {
+thread_local GradientArena* arena = nullptr;
+}  // namespace
+
+Tensor zero_gradient(const Tensor& x) {
+  if (arena != nullptr) return arena->take(x);
+  const MemoryScope scope(MemoryKind::gradient);
+  return Tensor::zeros(x.rows(), x.cols(), x.dtype());
+}
+
+GradientArena::GradientArena(std::int64_t elements, DType dtype) : outer_(std::exchange(arena, this)) {
+  const MemoryScope scope(MemoryKind::gradient);
+  all_ = Tensor::zeros(1, elements, dtype);
+}
+GradientArena::~GradientArena() { arena = outer_; }
+
+Tensor GradientArena::take(const Tensor& like) {
+  const std::int64_t begin = taken_;
+  taken_ += like.size();
+  return all_.column_range(begin, taken_).reshape(like.rows(), like.cols());
 }
 
 void sgd(const Tensor& w, const Tensor& velocity, const Tensor& g, double lr, double momentum) {

@@ -70,6 +70,25 @@ CrossEntropy cross_entropy(const Tensor& logits, const Tensor& targets);
 /// number.
 Tensor cross_entropy_backward(const CrossEntropy& saved, const Tensor& targets, std::int64_t tokens);
 
+/// Zeros of x's shape, booked as gradients: what a layer's backward_weight adds to.
+Tensor zero_gradient(const Tensor& x);
+/// While it lives, this thread's zero_gradient takes its tensors from here, one behind the other: so the gradients of
+/// a model are one contiguous row, and any range of them one message.
+class GradientArena {
+ public:
+  GradientArena(std::int64_t elements, DType dtype);
+  ~GradientArena();
+  GradientArena(const GradientArena&) = delete;
+  GradientArena& operator=(const GradientArena&) = delete;
+  const Tensor& all() const { return all_; }  ///< (1, elements)
+  Tensor take(const Tensor& like);            ///< Throws Error where there is no room left.
+
+ private:
+  Tensor all_;
+  std::int64_t taken_ = 0;
+  GradientArena* outer_;
+};
+
 /// velocity = momentum velocity + g;  w -= lr velocity. Sutskever et al. 2013 in PyTorch's form.
 void sgd(const Tensor& w, const Tensor& velocity, const Tensor& g, double lr, double momentum);
 /// Adam with decoupled weight decay, step = 1, 2, ... Loshchilov and Hutter 2019, algorithm 2.
