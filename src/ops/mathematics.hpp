@@ -72,6 +72,14 @@ struct Mathematics : Kernels {
                               double factor) const override {
     rows<CrossEntropyBackwardRow>(dlogits, dlogits, probabilities, targets, factor);
   }
+  void row_largest(const Tensor& largest, const Tensor& x) const override { rows<LargestRow>(x, largest, x); }
+  void cross_entropy_terms(const CrossEntropyTerms& terms, const Tensor& logits, const Tensor& largest,
+                           const Tensor& targets) const override {
+    rows<CrossEntropyTermsRow>(logits, terms.exponentials, terms.sum, terms.target, logits, largest, targets);
+  }
+  void cross_entropy_of(const Tensor& loss, const CrossEntropyTerms& terms) const override {
+    rows<CrossEntropyOfRow>(terms.exponentials, loss, terms.exponentials, terms.sum, terms.target);
+  }
   void layer_norm(const Tensor& y, const Tensor& mean, const Tensor& inverse_deviation, const Tensor& x,
                   const Tensor& gamma, const Tensor& beta, double epsilon) const override {
     rows<LayerNormRow>(y, y, mean, inverse_deviation, x, gamma, beta, epsilon);

@@ -234,6 +234,29 @@ CrossEntropy cross_entropy(const Tensor& logits, const Tensor& targets) {
   return result;
 }
 
+Tensor row_largest(const Tensor& x) {
+  floating("row_largest", {&x});
+  Tensor largest = Tensor::empty(x.rows(), 1, x.dtype(), x.device());
+  kernels_of(x).row_largest(largest, x);
+  return largest;
+}
+
+CrossEntropyTerms cross_entropy_terms(const Tensor& logits, const Tensor& largest, const Tensor& targets) {
+  floating("cross_entropy_terms", {&logits});
+  ids_for("cross_entropy_terms", targets, logits);
+  CrossEntropyTerms terms{empty_like(logits), empty_like(largest), empty_like(largest)};
+  same("cross_entropy_terms", largest, Tensor(logits.column_range(0, 1)));
+  kernels_of(logits).cross_entropy_terms(terms, logits, largest, targets);
+  return terms;
+}
+
+CrossEntropy cross_entropy_of(const CrossEntropyTerms& terms) {
+  same("cross_entropy_of", terms.sum, terms.target);
+  const CrossEntropy result{empty_like(terms.sum), terms.exponentials};
+  kernels_of(terms.sum).cross_entropy_of(result.loss, terms);
+  return result;
+}
+
 Tensor cross_entropy_backward(const CrossEntropy& saved, const Tensor& targets, std::int64_t tokens) {
   ids_for("cross_entropy_backward", targets, saved.probabilities);
   expect(tokens > 0, "cross_entropy_backward: the global number of tokens is positive");

@@ -47,6 +47,41 @@ struct CrossEntropyRow {
   }
 };
 
+/// The same in three steps, for logits whose columns are cut: between them the ranks reduce.
+template <class T>
+struct LargestRow {
+  View<T> largest, x;
+  TESSERA_KERNEL void operator()(const auto& team, std::int64_t i) const {
+    const T* xi = x.row(i);
+    const T most = team.largest(x.cols, [&](std::int64_t j) { return xi[j]; });
+    if (team.first()) *largest.row(i) = most;
+  }
+};
+template <class T>
+struct CrossEntropyTermsRow {
+  View<T> exponentials, sum, target, logits, largest;
+  View<std::int32_t> targets;
+  TESSERA_KERNEL void operator()(const auto& team, std::int64_t i) const {
+    const T *x = logits.row(i), most = *largest.row(i);
+    T* p = exponentials.row(i);
+    const T total = team.sum(logits.cols, [&](std::int64_t j) { return p[j] = exponential(x[j] - most); });
+    if (!team.first()) return;
+    const std::int32_t at = targets.data[i];
+    *sum.row(i) = total;
+    *target.row(i) = 0 <= at && at < logits.cols ? x[at] - most : T(0);
+  }
+};
+template <class T>
+struct CrossEntropyOfRow {
+  View<T> loss, exponentials, sum, target;
+  TESSERA_KERNEL void operator()(const auto& team, std::int64_t i) const {
+    T* p = exponentials.row(i);
+    const T total = *sum.row(i);
+    team.each(exponentials.cols, [&](std::int64_t j) { p[j] /= total; });
+    if (team.first()) *loss.row(i) = std::log(total) - *target.row(i);
+  }
+};
+
 template <class T>
 struct CrossEntropyBackwardRow {
   View<T> dlogits, probabilities;
