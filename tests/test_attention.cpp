@@ -333,7 +333,7 @@ TEST_CASE("attention in steady state asks the system for no memory") {
   });
 }
 
-TEST_CASE("streaming attention over 4,096 tokens takes 8 MiB beside its results, and plain 64 or more") {
+TEST_CASE("streaming attention over 4,096 tokens takes at most 8 MiB beside its results") {
   on_every_device([] {
     const Index seq = 4096, d = 64;
     Problem problem({.seq = seq}, d, DType::f32);
@@ -362,8 +362,9 @@ TEST_CASE("streaming attention over 4,096 tokens takes 8 MiB beside its results,
   });
 }
 
-TEST_CASE("streaming attention is not slower than plain") {
+TEST_CASE("streaming attention under a causal mask takes no more than twice plain's time") {
   const Device::Scope scope(Device::make(DeviceKind::cpu));
+  set_math_threads(1);  // more would measure how long they wait for each other where the machine is busy
   Problem problem({.seq = 1024}, 64, DType::f32);
   const auto seconds = [&](Form form) {
     double best = 1e9;
