@@ -26,19 +26,10 @@ void prove_block(Proof& proof, Communicator& comm, const Sizes& s) {
       {{proof.weight("mlp.c_fc.weight", "WF", fc, w_scale), proof.weight("mlp.c_fc.bias", "1F", c_fc)},
        {proof.weight("mlp.c_proj.weight", "FW", proj, f_scale), proof.weight("mlp.c_proj.bias", "1W", row)}}};
   typename Block<Attention>::Saved saved;
-  Placed<Replicated> y, dx;
-  {
-    const auto phase = comm.phase("fwd");
-    y = block.forward(Placed<Replicated>(x), saved, tp);
-  }
-  {
-    const auto phase = comm.phase("bwd");
-    dx = block.backward_input(Placed<Replicated>(dy), saved, tp);
-    block.backward_weight(saved);
-  }
+  const auto [y, dx] = both_passes(block, saved, x, dy, tp);
   proof.measure_memory();
-  proof.result("Y", "NW", "Y  = H + mlp(ln_2 H), H = X + attn(ln_1 X)", y.local(), all);
-  proof.result("dX", "NW", "dX = dH + ln_1' attn' dH", dx.local(), all);
+  proof.result("Y", "NW", "Y  = H + mlp(ln_2 H), H = X + attn(ln_1 X)", y, all);
+  proof.result("dX", "NW", "dX = dH + ln_1' attn' dH", dx, all);
   attention_results(proof, s, rank, p, block.attn);
   proof.result("dmlp.c_fc.weight", "WF", "dA    = ln_2(H)' [dP1, dP2]", block.mlp.fc1.da.local(), fc);
   proof.result("dmlp.c_fc.bias", "1F", "dc1   = [sum dP1, sum dP2]", block.mlp.fc1.dc.local(), c_fc);

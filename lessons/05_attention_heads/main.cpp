@@ -1,5 +1,6 @@
 // Lesson 05: attention cut by heads, and the transformer block.
 #include "05_attention_heads/block_proof.hpp"
+#include "05_attention_heads/picture.hpp"
 #include "app/app.hpp"
 #include "report/table.hpp"
 
@@ -8,47 +9,37 @@ using attention_heads::Sizes;
 
 namespace {
 
-/// Two heads of one column over three tokens, a rank each; causal, no biases, Wq = Wk = Wv = I.
+/// Two heads of one column (d = 1) over three tokens, a rank each; causal, no biases.
 std::string by_hand() {
   const Tensor x = Tensor::of(3, 2, {1, 0, 0, 1, 1, 2}), wo = Tensor::of(2, 2, {1, 2, 3, -1});
+  const Tensor wqkv = Tensor::of(2, 6, {1, 0, 1, 1, 2, -1, 0, 1, -1, 0, 1, 1}), qkv = matmul(x, wqkv);
+  std::string text =
+      "  By hand (causal; two heads of one column each: rank 0 has columns 0, 2, 4, rank 1 has 1, 3, 5)\n" +
+      side_by_side({{"X", Matrix::from(x)},
+                    {"Wqkv = [Wq | Wk | Wv]", Matrix::from(wqkv)},
+                    {"X Wqkv = [Q | K | V]", Matrix::from(qkv)}},
+                   4);
   AttentionOptions one_head;
   one_head.seq = 3;
-  std::string text = "  By hand (causal; two heads of one column, a rank each; Q = K = V = X)\n";
   std::vector<Tensor> terms;
   for (const int head : {0, 1}) {
-    const Tensor q = x.column_range(head, head + 1);
+    const Tensor q = qkv.column_range(head, head + 1), k = qkv.column_range(2 + head, 3 + head),
+                 v = qkv.column_range(4 + head, 5 + head), rows = wo.row_range(head, head + 1);
     AttentionSaved saved;
-    const Tensor o = attention(q, q, q, one_head, saved);
-    terms.push_back(matmul(o, wo.row_range(head, head + 1)));
+    const Tensor o = attention(q, k, v, one_head, saved);
+    terms.push_back(matmul(o, rows));
     const std::string i = std::to_string(head + 1);
-    text += side_by_side({{"q" + i + "=k" + i + "=v" + i, Matrix::from(q)},
-                          {"q k'", Matrix::from(matmul(q, t(q)))},
-                          {"P = softmax, no later token", Matrix::from(saved.p)},
-                          {"o" + i + " = P v", Matrix::from(o)},
-                          {"Wo" + i, Matrix::from(wo.row_range(head, head + 1))},
-                          {"o" + i + " Wo" + i, Matrix::from(terms.back())}},
+    text += side_by_side({{"q" + i, Matrix::from(q)},
+                          {"k" + i, Matrix::from(k)},
+                          {"v" + i, Matrix::from(v)},
+                          {str("q", i, " k", i, "'"), Matrix::from(matmul(q, t(k)))},
+                          {str("P", i, ", no later token"), Matrix::from(saved.p)},
+                          {str("o", i, " = P", i, " v", i), Matrix::from(o)},
+                          {"Wo" + i, Matrix::from(rows)},
+                          {str("o", i, " Wo", i), Matrix::from(terms.back())}},
                          4);
   }
   return text + side_by_side({{"Y, the sum", Matrix::from(add(terms[0], terms[1]))}}, 4);
-}
-
-std::vector<Equation> picture(const Sizes& s, int ranks) {
-  using enum Block::Cut;
-  const std::string n = std::to_string(s.n()), w = std::to_string(s.w()),
-                    kv = std::to_string(s.shape.kv_width());
-  const std::string d = std::to_string(s.shape.head_width());
-  const auto keys = s.shares_keys(ranks) ? replicated : columns;
-  const double thin = s.shares_keys(ranks) ? 20 : 64;
-  Equation project{"Q, K and V: the columns of each rank's heads, " + d + " a head", {}},
-      heads{"each head by itself, then the rows of Wo: one all-reduce", {}};
-  project.add({"X", n, w, replicated, 50, 64})
-      .add({"Wq", w, w, columns, 64, 64})
-      .add({"Wk", w, kv, keys, 64, thin});
-  project.add({"Wv", w, kv, keys, 64, thin}).say("=").add({"Q", n, w, columns, 50, 64});
-  project.add({"K", n, kv, keys, 50, thin}).add({"V", n, kv, keys, 50, thin});
-  heads.say("softmax(Q K') V =").add({"O", n, w, columns, 50, 64}).add({"Wo", w, w, rows, 64, 64}).say("=");
-  heads.add({"terms", n, w, partial, 50, 64}).send("all-reduce").add({"Y", n, w, replicated, 50, 64});
-  return {project, heads};
 }
 
 /// Columns [begin, end) of [Q | K | V] in words: "Q 72..95, K 0..23".
@@ -83,8 +74,9 @@ void check_heads(const Sizes& s, int p) {
   if (w % a != 0)
     throw UsageError(
         str("--heads ", a, " does not divide --width ", w, ": --width ", (w / a + 1) * a, " would work"));
-  if (s.trap_qkv && s.shares_keys(p))
-    throw UsageError("--trap qkv needs kv heads that are cut: leave --kv-heads out");
+  if (s.trap_qkv && (p == 1 || s.shares_keys(p) || s.part == attention_heads::Part::block))
+    throw UsageError(
+        "--trap qkv cuts K and V over several ranks: --part attention --kv-heads 0 --ranks 4 would work");
   if (a % kv == 0 && (kv == 1 || kv % p == 0)) return;
   std::string fitting;
   for (std::int64_t n = 1; n <= a; ++n)
@@ -119,23 +111,21 @@ int main(int argc, char** argv) {
                      "attention in tiles of keys: auto from seq 256 up");
   app.ranks_divide("--heads", s.shape.heads);
   int ranks = 1;
+  const auto check = [&](int p) {
+    ranks = p;
+    attention_heads::choose(s, mask, part, form);
+    o.seed = static_cast<std::uint64_t>(app.options().seed);
+    s.trap_qkv = trap == "qkv";
+    check_heads(s, p);
+    if (app.options().no_baseline)
+      throw UsageError("--no-baseline is for lessons 01 to 04: without it this lesson would work");
+  };
+  const char* const inexact = "a layer norm is exact nowhere; --part attention covers the projections";
   return app.run(argc, argv,
-                 {.check =
-                      [&](int p) {
-                        ranks = p;
-                        attention_heads::choose(s, mask, part, form);
-                        o.seed = static_cast<std::uint64_t>(app.options().seed);
-                        s.trap_qkv = trap == "qkv";
-                        check_heads(s, p);
-                      },
+                 {.check = check,
                   .prove = [&](Proof& proof, Communicator& comm) { attention_heads::prove(proof, comm, s); },
                   .by_hand = by_hand,
-                  .picture = [&](int p) { return picture(s, p); },
+                  .picture = [&](int p) { return attention_heads::picture(s, p); },
                   .more = [&] { return s.trap_qkv ? trap_table(s, ranks) : ""; },
-                  .inexact =
-                      [&] {
-                        return part == "block"
-                                   ? "a layer norm is exact nowhere; --part attention covers the projections"
-                                   : "";
-                      }});
+                  .inexact = [&] { return part == "block" ? inexact : ""; }});
 }

@@ -37,12 +37,10 @@ inline Tensor contiguous_heads(const Inputs<Tensor>& in, const Sizes& s, const C
   const Tensor o = Tensor::empty(s.n(), s.w(), qkv.dtype(), qkv.device());
   for (int r = 0; r < p; ++r) {
     const Range wrong = part(s.qkv(), r, p), own = part(s.w(), r, p);
-    const std::int64_t q = s.w() / p, kv = s.shape.kv_width() / p;
-    const Tensor x = qkv.column_range(wrong.begin, wrong.end);
+    const AttentionOptions heads = own_heads(s.shape, r, p);
+    const auto [q, k, v] = q_k_v(qkv.column_range(wrong.begin, wrong.end), heads);
     AttentionSaved ignored;
-    o.column_range(own.begin, own.end)
-        .copy_from(core.forward(x.column_range(0, q), x.column_range(q, q + kv),
-                                x.column_range(q + kv, q + 2 * kv), own_heads(s.shape, r, p), ignored));
+    o.column_range(own.begin, own.end).copy_from(core.forward(q, k, v, heads, ignored));
   }
   return o;
 }
@@ -71,14 +69,33 @@ Attention make_attention(Proof& proof, const Sizes& s, int rank, int p, const Co
 
 /// Sends of `halves` sandwiches, one of them attention's.
 inline void expect_sums(Proof& proof, const Sizes& s, int p, int halves) {
-  const std::int64_t e = proof.element_bytes(), nw = s.n() * s.w() * halves, d = s.shape.head_width();
-  const std::string times = halves == 1 ? "" : str(" ", halves), more = s.shares_keys(p) ? " + N 2 d" : "";
-  proof.expect_traffic("fwd", "all_reduce", halves == 1 ? "Y" : "attention, MLP", halves,
-                       2 * (p - 1) * nw * e, str("2 (p-1) ", e, times, " N W"));
-  proof.expect_traffic(
-      "bwd", "all_reduce", s.shares_keys(p) ? "dX, [dK dV]" : "dX", halves + s.shares_keys(p),
-      2 * (p - 1) * (nw + (s.shares_keys(p) ? s.n() * 2 * d : 0)) * e,
-      str("2 (p-1) ", e, more.empty() ? str(times, " N W") : str(" (", halves, " N W", more, ")")));
+  const std::int64_t e = proof.element_bytes(), nw = s.n() * s.w() * halves,
+                     keys = s.n() * 2 * s.shape.kv_width();
+  const std::string sums = halves == 1 ? "N W" : str(halves, " N W");
+  const char* const forward = halves == 1 ? "Y" : "attention, MLP";
+  proof.expect_traffic("fwd", "all_reduce", forward, halves, 2 * (p - 1) * nw * e,
+                       str("2 (p-1) ", e, " ", sums));
+  if (s.shares_keys(p))
+    proof.expect_traffic("bwd", "all_reduce", "dX, [dK dV]", halves + 1, 2 * (p - 1) * (nw + keys) * e,
+                         str("2 (p-1) ", e, " (", sums, " + 2 N d)"));
+  else
+    proof.expect_traffic("bwd", "all_reduce", "dX", halves, 2 * (p - 1) * nw * e,
+                         str("2 (p-1) ", e, " ", sums));
+}
+
+/// Y and dX, each pass in its phase of the ledger.
+template <class Layer>
+std::array<Tensor, 2> both_passes(const Layer& layer, typename Layer::Saved& saved, const Tensor& x,
+                                  const Tensor& dy, const TensorParallel& tp) {
+  Placed<Replicated> y, dx;
+  {
+    const Phase phase = tp.comm().phase("fwd");
+    y = layer.forward(Placed<Replicated>(x), saved, tp);
+  }
+  const Phase phase = tp.comm().phase("bwd");
+  dx = layer.backward_input(Placed<Replicated>(dy), saved, tp);
+  layer.backward_weight(saved);
+  return {y.local(), dx.local()};
 }
 
 template <class Attention>
@@ -91,21 +108,12 @@ void prove_attention(Proof& proof, Communicator& comm, const Sizes& s) {
   const Tensor x = proof.input("X", "NW", all), dy = proof.input("dY", "NW", all);
   const auto layer = make_attention<Attention>(proof, s, rank, p, core);
   typename Attention::Saved saved;
-  Placed<Replicated> y, dx;
-  {
-    const auto phase = comm.phase("fwd");
-    y = layer.forward(Placed<Replicated>(x), saved, tp);
-  }
-  {
-    const auto phase = comm.phase("bwd");
-    dx = layer.backward_input(Placed<Replicated>(dy), saved, tp);
-    layer.backward_weight(saved);
-  }
+  const auto [y, dx] = both_passes(layer, saved, x, dy, tp);
   proof.measure_memory();
   proof.result("O", "NW", "O  = [heads_1, heads_2]", saved.c_proj.x.local(),
                slice_of<Shard<1>>(s.n(), s.w(), comm));
-  proof.result("Y", "NW", "Y  = O1 Wo1 + O2 Wo2 + c", y.local(), all);
-  proof.result("dX", "NW", "dX = dQKV1 Wqkv1' + dQKV2 Wqkv2'", dx.local(), all);
+  proof.result("Y", "NW", "Y  = O1 Wo1 + O2 Wo2 + c", y, all);
+  proof.result("dX", "NW", "dX = dQKV1 Wqkv1' + dQKV2 Wqkv2'", dx, all);
   attention_results(proof, s, rank, p, layer);
   const Core reference = proof.exact() ? linear_core : reference_core;
   proof.measured_baseline([=](const auto& in) { return unsplit(in, s, reference); });

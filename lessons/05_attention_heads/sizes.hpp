@@ -17,9 +17,8 @@ struct Sizes {
   std::int64_t n() const { return shape.tokens(); }
   std::int64_t w() const { return shape.width; }
   std::int64_t qkv() const { return shape.width + 2 * shape.kv_width(); }
-  bool shares_keys(std::int64_t p) const {
-    return shape.kv_heads % p != 0;
-  }  // multi-query, whole on every rank
+  /// Multi-query over several ranks: K and V are whole on every one.
+  bool shares_keys(std::int64_t p) const { return shape.kv_heads % p != 0; }
 };
 
 /// Sets what the command line says in words. Padding: sequence b ends after seq - b seq / (2 batch) tokens.
