@@ -71,6 +71,9 @@ std::string trap_table(const Sizes& s, int p) {
 
 void check_heads(const Sizes& s, int p) {
   const std::int64_t w = s.w(), a = s.shape.heads, kv = s.shape.kv_heads;
+  if (s.n() > 1 << 20)
+    throw UsageError(str("--batch ", s.shape.options.batch, " and --seq ", s.shape.options.seq, " make ",
+                         s.n(), " tokens: up to 1048576 would work"));
   if (w % a != 0)
     throw UsageError(
         str("--heads ", a, " does not divide --width ", w, ": --width ", (w / a + 1) * a, " would work"));
@@ -81,7 +84,7 @@ void check_heads(const Sizes& s, int p) {
   std::string fitting;
   for (std::int64_t n = 1; n <= a; ++n)
     if (a % n == 0 && (n == 1 || n % p == 0)) fitting += str(fitting.empty() ? "" : ", ", n);
-  throw UsageError(str("--kv-heads ", kv, " on ", p, " ranks: 1, or a number that ", p,
+  throw UsageError(str("--kv-heads ", kv, " on ", p, p == 1 ? " rank" : " ranks", ": 1, or a number that ", p,
                        " divides and that divides the ", a, " heads: --kv-heads ", fitting, " would work"));
 }
 

@@ -40,7 +40,7 @@ inline std::vector<Equation> picture(const Sizes& s, int ranks) {
   mix.say("softmax(Q K') V =").add(block("O", n, w, columns)).add(block("Wo", w, w, rows)).say("=");
   mix.add(terms).send("all-reduce").add(block("Y", n, w, replicated));
   back.add(block("dY", n, w, replicated)).add(block("Wo'", w, w, columns)).say("=");
-  back.add(block("dO", n, w, columns)).say(", head by head").add(block("dQ", n, w, columns));
+  back.add(block("dO", n, w, columns)).say("then head by head:").add(block("dQ", n, w, columns));
   for (const char* name : {"dK", "dV"}) back.add(block(name, n, k, shared ? partial : columns));
   if (shared) {
     back.send("all-reduce").add(block("dK", n, k, replicated)).add(block("dV", n, k, replicated));
