@@ -53,7 +53,7 @@ void attention_results(Proof& proof, const Sizes& s, int rank, int p, const Atte
                own_columns(s.w(), s, rank, p));
   proof.result("dattn.c_attn.bias", "1Q", "db    = sum [dQ dK dV]_i", layer.dc_qkv(),
                own_columns(1, s, rank, p));
-  proof.result("dattn.c_proj.weight", "WW", "dWproj = O_i' dY", layer.c_proj.da.local(), proj);
+  proof.result("dattn.c_proj.weight", "WW", "dWo   = O_i' dY", layer.c_proj.da.local(), proj);
   proof.result("dattn.c_proj.bias", "1W", "dc    = sum dY", layer.c_proj.dc.local(), row);
 }
 
@@ -131,9 +131,9 @@ void prove_attention(Proof& proof, Communicator& comm, const Sizes& s) {
   };
   const std::string weights =
       str(e, s.shares_keys(p) ? " ((W+1)(W/p + 2 d) + W W/p + W)" : " ((W+1)(W + 2 KV)/p + W W/p + W)");
-  proof.expect_memory(MemoryKind::weight, "c_attn c_proj", attention_weights(s, 1) * e,
+  proof.expect_memory(MemoryKind::weight, "Wqkv b Wo c", attention_weights(s, 1) * e,
                       attention_weights(s, p) * e, weights);
-  proof.expect_memory(MemoryKind::gradient, "their gradients", attention_weights(s, 1) * e,
+  proof.expect_memory(MemoryKind::gradient, "dWqkv db dWo dc", attention_weights(s, 1) * e,
                       attention_weights(s, p) * e, weights);
   proof.expect_memory(MemoryKind::activation, "X dX Y dY QKV dQKV O P", activations(1) * e,
                       activations(p) * e, str(e, " (N (4 W + 2 QKV_i + W/p) + P_i)"));
