@@ -35,12 +35,12 @@ void prove_block(Proof& proof, Communicator& comm, const Sizes& s) {
   proof.result("dmlp.c_fc.bias", "1F", "dc1   = [sum dP1, sum dP2]", block.mlp.fc1.dc.local(), c_fc);
   proof.result("dmlp.c_proj.weight", "FW", "dB    = [H1' dY; H2' dY]", block.mlp.fc2.da.local(), proj);
   proof.result("dmlp.c_proj.bias", "1W", "dc2   = sum dY", block.mlp.fc2.dc.local(), row);
-  double apart = 0;  // the norms' gradients, over the ranks
+  double apart = 0;
   for (const auto& [name, norms] : {std::pair{"ln_1", &block.ln_1}, {"ln_2", &block.ln_2}})
     for (const auto& [what, gradient] :
          {std::pair{".weight", norms->dweight.local()}, {".bias", norms->dbias.local()}}) {
       proof.result(str("d", name, what), "1W", str("d", name, what, ", whole on every rank"), gradient, row);
-      apart = std::max(apart, ranks_apart(comm, gradient));
+      apart += ranks_apart(comm, gradient);
     }
   proof.claim("layer-norm gradients: equal bits on all ranks", apart, 0,
               "a norm's gradient differs between ranks: was dX all-reduced before it?");

@@ -42,35 +42,28 @@ std::string by_hand() {
   return text + side_by_side({{"Y, the sum", Matrix::from(add(terms[0], terms[1]))}}, 4);
 }
 
-/// Columns [begin, end) of [Q | K | V] in words: "Q 72..95, K 0..23".
-std::string names_of(const Sizes& s, Range range) {
-  std::string text;
-  const std::int64_t w = s.w(), kv = s.shape.kv_width();
-  for (const auto& [name, own] :
-       {std::pair{"Q", Range{0, w}}, {"K", {w, w + kv}}, {"V", {w + kv, w + 2 * kv}}}) {
-    const std::int64_t begin = std::max(range.begin, own.begin), end = std::min(range.end, own.end);
-    if (begin >= end) continue;
-    text += str(text.empty() ? "" : ", ", name, " ", begin - own.begin, "..", end - 1 - own.begin);
-  }
-  return text;
-}
-
+/// Which columns of [Q | K | V] each rank takes for its q, k and v, and which are its heads'.
 std::string trap_table(const Sizes& s, int p) {
+  const std::int64_t w = s.w(), kv = s.shape.kv_width(), q_own = w / p, kv_own = kv / p;
+  const auto name = [&](std::int64_t col) {
+    return col < w ? str("Q ", col) : col < w + kv ? str("K ", col - w) : str("V ", col - w - kv);
+  };
+  const auto words = [&](Range r) { return str(name(r.begin), "..", name(r.end - 1)); };
   std::vector<std::vector<std::string>> rows = {
       {"The trap: a rank's", "q are", "k are", "v are", "instead of"}};
-  const std::int64_t q = s.w() / p, kv = s.shape.kv_width() / p;
   for (int r = 0; r < p; ++r) {
-    const std::int64_t at = part(s.qkv(), r, p).begin;
+    const std::int64_t q = part(s.qkv(), r, p).begin, k = q + q_own, v = k + kv_own;
     const auto own = attention_heads::qkv_slice(1, s.shape, r, p).col_ranges;
-    rows.push_back({str("  rank ", r), names_of(s, {at, at + q}), names_of(s, {at + q, at + q + kv}),
-                    names_of(s, {at + q + kv, at + q + 2 * kv}),
-                    str(names_of(s, own[0]), "; ", names_of(s, own[1]), "; ", names_of(s, own[2]))});
+    rows.push_back({str("  rank ", r), words({q, k}), words({k, v}), words({v, v + kv_own}),
+                    str(words(own[0]), ", ", words(own[1]), ", ", words(own[2]))});
   }
   return table(rows, "lllll", 2);
 }
 
-void check_heads(const Sizes& s, int p) {
+void check_heads(const Sizes& s, int p, const Options& options) {
   const std::int64_t w = s.w(), a = s.shape.heads, kv = s.shape.kv_heads;
+  if (options.no_baseline)
+    throw UsageError("--no-baseline is for lessons 01 to 04: without it this lesson would work");
   if (s.n() > 1 << 20)
     throw UsageError(str("--batch ", s.shape.options.batch, " and --seq ", s.shape.options.seq, " make ",
                          s.n(), " tokens: up to 1048576 would work"));
@@ -119,9 +112,7 @@ int main(int argc, char** argv) {
     attention_heads::choose(s, mask, part, form);
     o.seed = static_cast<std::uint64_t>(app.options().seed);
     s.trap_qkv = trap == "qkv";
-    check_heads(s, p);
-    if (app.options().no_baseline)
-      throw UsageError("--no-baseline is for lessons 01 to 04: without it this lesson would work");
+    check_heads(s, p, app.options());
   };
   const char* const inexact = "a layer norm is exact nowhere; --part attention covers the projections";
   return app.run(argc, argv,

@@ -68,19 +68,14 @@ Attention make_attention(Proof& proof, const Sizes& s, int rank, int p, const Co
 }
 
 /// Sends of `halves` sandwiches, one of them attention's.
-inline void expect_sums(Proof& proof, const Sizes& s, int p, int halves) {
+inline void expect_sums(Proof& proof, const Sizes& s, std::int64_t p, int halves) {
   const std::int64_t e = proof.element_bytes(), nw = s.n() * s.w() * halves,
-                     keys = s.n() * 2 * s.shape.kv_width();
-  const std::string sums = halves == 1 ? "N W" : str(halves, " N W");
-  const char* const forward = halves == 1 ? "Y" : "attention, MLP";
-  proof.expect_traffic("fwd", "all_reduce", forward, halves, 2 * (p - 1) * nw * e,
-                       str("2 (p-1) ", e, " ", sums));
-  if (s.shares_keys(p))
-    proof.expect_traffic("bwd", "all_reduce", "dX, [dK dV]", halves + 1, 2 * (p - 1) * (nw + keys) * e,
-                         str("2 (p-1) ", e, " (", sums, " + 2 N d)"));
-  else
-    proof.expect_traffic("bwd", "all_reduce", "dX", halves, 2 * (p - 1) * nw * e,
-                         str("2 (p-1) ", e, " ", sums));
+                     more = s.shares_keys(p) ? 2 * s.n() * s.shape.kv_width() : 0;  // [dK dV]
+  const std::string sums = halves == 1 ? "N W" : str(halves, " N W"), cost = str("2 (p-1) ", e, " ");
+  proof.expect_traffic("fwd", "all_reduce", halves == 1 ? "Y" : "attention, MLP", halves,
+                       2 * (p - 1) * nw * e, cost + sums);
+  proof.expect_traffic("bwd", "all_reduce", more > 0 ? "dX, [dK dV]" : "dX", halves + (more > 0),
+                       2 * (p - 1) * (nw + more) * e, cost + (more > 0 ? "(" + sums + " + 2 N d)" : sums));
 }
 
 /// Y and dX, each pass in its phase of the ledger.
