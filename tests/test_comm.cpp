@@ -55,3 +55,20 @@ TEST_CASE("a call that never completes ends at the time-out") {
   CHECK_THROWS_WITH_AS(launch(options, late),
                        doctest::Contains("no progress for 0.2 s: rank 0 waits in barrier"), Error);
 }
+
+TEST_CASE("a posted send is taken while its sender does something else") {
+  on_ranks(2, [](Communicator& comm) {
+    const Tensor x = Tensor::of(1, 3, {1, 2, 3});
+    if (comm.rank() == 0) {
+      Request sent = comm.isend(x, 1);
+      std::this_thread::sleep_for(std::chrono::milliseconds(400));
+      sent.wait();
+    } else {
+      const Tensor y = Tensor::zeros(1, 3, DType::f64);
+      const double begin = comm.journal().now();
+      comm.recv(y, 0);
+      expect(comm.journal().now() - begin < 0.3, "the receiver waited for the sender to be idle");
+      expect(y.values() == x.values(), "other values");
+    }
+  });
+}

@@ -77,8 +77,8 @@ inline void train(Proof& proof, Training& run, bool bar) {
   std::vector<double> losses;
   for (const auto& [step, loss] : run.curve) losses.push_back(loss);
   proof.record("loss", losses);
-  proof.record("final_loss", {run.final_loss});
-  proof.record("byte_entropy", {run.entropy});
+  proof.record("final_loss", std::vector{run.final_loss});
+  proof.record("byte_entropy", std::vector{run.entropy});
 }
 
 }  // namespace tessera::mlp

@@ -1,4 +1,6 @@
 // Lesson 05: attention cut by heads, and the transformer block.
+#include <functional>
+
 #include "05_attention_heads/block_proof.hpp"
 #include "05_attention_heads/picture.hpp"
 #include "app/app.hpp"
@@ -8,6 +10,12 @@ using namespace tessera;
 using attention_heads::Sizes;
 
 namespace {
+
+/// What the command line says in words.
+struct Words {
+  std::string mask = "causal", part = "attention", trap, form = "auto";
+  int ranks = 1;
+};
 
 /// Two heads of one column (d = 1) over three tokens, a rank each; causal, no biases.
 std::string by_hand() {
@@ -81,13 +89,21 @@ void check_heads(const Sizes& s, int p, const Options& options) {
                        " divides and that divides the ", a, " heads: --kv-heads ", fitting, " would work"));
 }
 
+void set_sizes(Sizes& s, Words& words, const Options& options, int ranks) {
+  words.ranks = ranks;
+  attention_heads::choose(s, words.mask, words.part, words.form);
+  s.shape.options.seed = static_cast<std::uint64_t>(options.seed);
+  s.trap_qkv = words.trap == "qkv";
+  check_heads(s, ranks, options);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   Sizes s;
   AttentionOptions& o = s.shape.options;
   o.batch = 2, o.seq = 24, s.shape.kv_heads = 0;
-  std::string mask = "causal", part = "attention", trap, form = "auto";
+  Words words;
   App app({"05", "attention by head",
            "Y = [head_1 head_2 ...] Wo + c    head = softmax(q k' / sqrt(d)) v    [Q K V] = X Wqkv + b",
            "Why heads: a head needs its own columns of Q, K and V only, as f needed one column. The rest is "
@@ -98,28 +114,21 @@ int main(int argc, char** argv) {
   app.size("--width", s.shape.width, "W, columns of X");
   app.size("--heads", s.shape.heads, "heads, of W / heads columns each");
   app.flags().number("--kv-heads", s.shape.kv_heads, 0, 1 << 20, "heads of K and V; 0: as many as heads");
-  app.flags().choice("--mask", mask, {"causal", "none", "padding"},
+  app.flags().choice("--mask", words.mask, {"causal", "none", "padding"},
                      "padding: sequence b ends after seq - b seq/(2 batch)");
   app.flags().real("--dropout", o.dropout, 0, 0.99, "of the probabilities, and of a block's two halves");
-  app.flags().choice("--part", part, {"attention", "block"}, "attention alone, or the transformer block");
-  app.flags().choice("--trap", trap, {"qkv"}, "cut [Q|K|V] as if it were one matrix, and see");
-  app.flags().choice("--form", form, {"auto", "plain", "streaming"},
+  app.flags().choice("--part", words.part, {"attention", "block"},
+                     "attention alone, or the transformer block");
+  app.flags().choice("--trap", words.trap, {"qkv"}, "cut [Q|K|V] as if it were one matrix, and see");
+  app.flags().choice("--form", words.form, {"auto", "plain", "streaming"},
                      "attention in tiles of keys: auto from seq 256 up");
   app.ranks_divide("--heads", s.shape.heads);
-  int ranks = 1;
-  const auto check = [&](int p) {
-    ranks = p;
-    attention_heads::choose(s, mask, part, form);
-    o.seed = static_cast<std::uint64_t>(app.options().seed);
-    s.trap_qkv = trap == "qkv";
-    check_heads(s, p, app.options());
-  };
   const char* const inexact = "a layer norm is exact nowhere; --part attention covers the projections";
   return app.run(argc, argv,
-                 {.check = check,
+                 {.check = std::bind_front(set_sizes, std::ref(s), std::ref(words), std::cref(app.options())),
                   .prove = [&](Proof& proof, Communicator& comm) { attention_heads::prove(proof, comm, s); },
                   .by_hand = by_hand,
                   .picture = [&](int p) { return attention_heads::picture(s, p); },
-                  .more = [&] { return s.trap_qkv ? trap_table(s, ranks) : ""; },
-                  .inexact = [&] { return part == "block" ? inexact : ""; }});
+                  .more = [&] { return s.trap_qkv ? trap_table(s, words.ranks) : ""; },
+                  .inexact = [&] { return words.part == "block" ? inexact : ""; }});
 }

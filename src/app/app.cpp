@@ -167,8 +167,10 @@ int App::run_checked(int argc, char** argv, const LessonParts& parts) {
   if (!options_.json.empty()) write_file(options_.json, to_json(report));
   if (!options_.trace.empty()) write_file(options_.trace, to_trace(report));
   if (!options_.svg.empty())
-    write_file(options_.svg, svg(parts.picture(report.choice.options.ranks), report.choice.options.ranks,
-                                 text_.number + " " + text_.title + ": " + text_.formula));
+    write_file(options_.svg,
+               parts.drawing ? parts.drawing()
+                             : svg(parts.picture(report.choice.options.ranks), report.choice.options.ranks,
+                                   text_.number + " " + text_.title + ": " + text_.formula));
   if (!options_.dump.empty()) save_safetensors(options_.dump, report.outcomes.back().dump);
   return code;
 }

@@ -72,7 +72,7 @@ Outcome Proof::finish() {
   else
     compare_samples(outcome, results);
   outcome.checks.insert(outcome.checks.end(), claims_.begin(), claims_.end());
-  outcome.series = series_;
+  outcome.extra = extra_;
   return outcome;
 }
 
@@ -80,8 +80,9 @@ void Proof::make_dump(Outcome& outcome, const Gathered& results, const Gathered&
   const Device::Scope host(Device::host());
   const auto add_ranks = [&](const std::string& name, const std::vector<RankResult>& parts) {
     for (std::size_t r = 0; r < parts.size(); ++r)
-      outcome.dump[str("rank", r, ".", name)] =
-          Tensor::of(parts[r].local.rows, parts[r].local.cols, parts[r].local.values, options_.dtype);
+      if (!parts[r].local.values.empty())
+        outcome.dump[str("rank", r, ".", name)] =
+            Tensor::of(parts[r].local.rows, parts[r].local.cols, parts[r].local.values, options_.dtype);
   };
   std::size_t i = 0;
   for (const auto& [name, input] : inputs_) add_ranks(name, inputs[i++]);
@@ -90,7 +91,8 @@ void Proof::make_dump(Outcome& outcome, const Gathered& results, const Gathered&
     const Tensor whole =
         Tensor::zeros(results_[i].slice.whole_rows, results_[i].slice.whole_cols, options_.dtype);
     for (std::size_t r = 0; r < results[i].size(); ++r)
-      results[i][r].slice.insert(whole, outcome.dump.at(str("rank", r, ".", results_[i].name)));
+      if (!results[i][r].local.values.empty())
+        results[i][r].slice.insert(whole, outcome.dump.at(str("rank", r, ".", results_[i].name)));
     outcome.dump["split." + results_[i].name] = whole;
   }
 }
@@ -104,7 +106,8 @@ void Proof::gather_traffic(Outcome& outcome) {
            << ' ' << row.payload << ' ' << row.wire << ' ' << row.counted << '\n';
   mine << '\n';
   for (const Span& span : comm_.journal().spans())
-    mine << span.begin << ' ' << span.end << ' ' << span.category << ' ' << span.name << '\n';
+    mine << span.begin << ' ' << span.end << ' ' << span.category << ' '
+         << (span.flow.empty() ? "-" : span.flow) << ' ' << span.name << '\n';
 
   std::map<TrafficKey, Traffic> total;
   for (const std::string& text : gather_to_first(comm_, mine.str())) {
@@ -121,8 +124,8 @@ void Proof::gather_traffic(Outcome& outcome) {
       sum.counted = sum.counted && row.counted;
     }
     auto& spans = outcome.spans.emplace_back();
-    for (Span span;
-         lines >> span.begin >> span.end >> span.category && std::getline(lines >> std::ws, span.name);)
+    for (Span span; lines >> span.begin >> span.end >> span.category >> span.flow &&
+                    std::getline(lines >> std::ws, span.name);)
       spans.push_back(span);
   }
   for (TrafficRow row : traffic_) {
@@ -144,7 +147,7 @@ void Proof::gather_traffic(Outcome& outcome) {
     outcome.traffic.push_back(row);
   }
   for (const auto& [key, row] : total) {
-    if (row.calls == 0 && row.wire == 0) continue;
+    if (row.wire == 0) continue;  // a group of one rank, a barrier
     outcome.traffic.push_back({key.phase, key.group, key.op, "", "none expected", row.calls, row.payload,
                                row.wire, 0, 0, row.counted, false});
     outcome.notes.push_back(str(key.phase, " ", key.op, ": ", row.calls, " calls that no formula expects"));
@@ -153,25 +156,28 @@ void Proof::gather_traffic(Outcome& outcome) {
 
 void Proof::gather_memory(Outcome& outcome) {
   std::vector<double> mine = {static_cast<double>(Device::current()->memory.peak())};
-  for (const MemoryRow& row : memory_) mine.push_back(static_cast<double>(row.measured.at(0)));
+  for (const MemoryRow& row : memory_)
+    for (const std::int64_t bytes : {row.predicted.at(0), row.measured.at(0)})
+      mine.push_back(static_cast<double>(bytes));
   const MemoryScope scope(MemoryKind::check);
   const auto all =
       gather_to_first(comm_, Tensor::of(1, static_cast<std::int64_t>(mine.size()), mine, DType::f64));
   outcome.memory = memory_;
-  for (MemoryRow& row : outcome.memory) row.measured.clear();
+  for (MemoryRow& row : outcome.memory) row.predicted.clear(), row.measured.clear();
   for (const Tensor& tensor : all) {
     const auto values = tensor.values();
     outcome.peak.push_back(static_cast<std::int64_t>(values[0]));
-    for (std::size_t i = 0; i < memory_.size(); ++i)
-      outcome.memory[i].measured.push_back(static_cast<std::int64_t>(values[i + 1]));
+    for (std::size_t i = 0; i < memory_.size(); ++i) {
+      outcome.memory[i].predicted.push_back(static_cast<std::int64_t>(values[2 * i + 1]));
+      outcome.memory[i].measured.push_back(static_cast<std::int64_t>(values[2 * i + 2]));
+    }
   }
   for (MemoryRow& row : outcome.memory) {
-    row.ok = std::all_of(row.measured.begin(), row.measured.end(),
-                         [&](std::int64_t bytes) { return bytes == row.predicted; });
+    row.ok = row.measured == row.predicted;
     for (std::size_t r = 0; r < row.measured.size(); ++r)
-      if (row.measured[r] != row.predicted) {
+      if (row.measured[r] != row.predicted[r]) {
         outcome.notes.push_back(str("rank ", r, " holds ", row.measured[r], " B of ", row.label,
-                                    "; the formula says ", row.predicted, " B"));
+                                    "; the formula says ", row.predicted[r], " B"));
         break;
       }
   }

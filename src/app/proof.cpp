@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <sstream>
 
 #include "report/table.hpp"
 #include "tensor/error.hpp"
@@ -56,8 +57,8 @@ Tensor Proof::input(const std::string& name, const std::string& axes, const Slic
 }
 
 void Proof::result(const std::string& name, const std::string& axes, const std::string& identity,
-                   const Tensor& local, const Slice& slice) {
-  results_.push_back({name, axes, identity, local, slice});
+                   const Tensor& local, const Slice& slice, const std::string& group) {
+  results_.push_back({name, axes, identity, local, slice, group});
 }
 
 void Proof::mistake(const std::string& result, const std::string& name, MistakeFormula formula) {
@@ -84,7 +85,7 @@ void Proof::measure_memory() {
 
 void Proof::expect_memory(MemoryKind kind, const std::string& label, std::int64_t whole, std::int64_t rank,
                           const std::string& formula) {
-  memory_.push_back({label, formula, kind, whole, rank, {measured_[kind]}, false});
+  memory_.push_back({label, formula, kind, whole, {rank}, {measured_[kind]}, false});
 }
 
 void Proof::claim(const std::string& identity, double error, double bound, const std::string& advice) {
@@ -97,6 +98,16 @@ void Proof::claim(const std::string& identity, double error, double bound, const
   claimed.ok = error <= bound;
   if (!claimed.ok) claimed.diagnosis = advice;
   claims_.push_back(claimed);
+}
+
+void Proof::record(const std::string& key, const std::vector<double>& values) {
+  std::ostringstream json;
+  json.precision(17);
+  for (const double value : values) {
+    json << (json.tellp() == 0 ? "[" : ",");
+    std::isfinite(value) ? json << value : json << "null";
+  }
+  record(key, values.empty() ? "[]" : json.str() + "]");
 }
 
 Inputs<Tensor> Proof::whole_inputs(DType dtype) const {
@@ -125,6 +136,7 @@ void Proof::add_check(Outcome& outcome, const Result& result, const Truth& truth
         mistake.name.replace(at, 6, std::to_string(mistake.rank));
     first = check(result.name, result.identity, tier_name(), truth, parts, mistakes);
   }
+  first.group = result.group;
   outcome.checks.push_back(std::move(first));
 }
 

@@ -43,8 +43,8 @@ struct TrafficRow {
 struct MemoryRow {
   std::string label, formula;
   MemoryKind kind = MemoryKind::weight;
-  std::int64_t whole = 0, predicted = 0;
-  std::vector<std::int64_t> measured;  // by rank
+  std::int64_t whole = 0;
+  std::vector<std::int64_t> predicted, measured;  // by rank
   bool ok = false;
 };
 
@@ -66,11 +66,11 @@ struct Outcome {
   std::vector<Check> checks;
   std::vector<TrafficRow> traffic;
   std::vector<MemoryRow> memory;
-  std::vector<std::int64_t> peak;                     // bytes, by rank
-  std::vector<std::vector<Span>> spans;               // by rank
-  Named<Tensor> dump;                                 // whole.*, split.*, rankN.*
-  std::map<std::string, std::vector<double>> series;  // a lesson's own keys of the JSON
-  std::vector<std::string> notes;                     // what the tables say of a mistake in bytes or memory
+  std::vector<std::int64_t> peak;            // bytes, by rank
+  std::vector<std::vector<Span>> spans;      // by rank
+  Named<Tensor> dump;                        // whole.*, split.*, rankN.*
+  std::map<std::string, std::string> extra;  // a lesson's own keys of the JSON, as JSON
+  std::vector<std::string> notes;            // what the tables say of a mistake in bytes or memory
   bool ok() const;
 };
 
@@ -91,9 +91,11 @@ class Proof {
     return generate_input(name, inputs_.at(name), slice, options_.dtype);
   }
 
-  /// What this rank computed, and where in the whole `name` it belongs.
+  /// What this rank computed, and where in the whole `name` it belongs: nothing_of(rows, cols) where other
+  /// ranks have it all. Results of one `group` share a line on the screen. Every rank names the same results
+  /// in one order.
   void result(const std::string& name, const std::string& axes, const std::string& identity,
-              const Tensor& local, const Slice& slice);
+              const Tensor& local, const Slice& slice, const std::string& group = "");
 
   /// The unsplit formula: a generic function from Inputs<M> to Named<M>, called with Tensor and with Bounded.
   template <class Whole>
@@ -114,7 +116,9 @@ class Proof {
   /// A check that is no comparison with the whole: error <= bound must hold, so NaN fails. Rank 0's counts.
   /// `advice`: printed where it fails.
   void claim(const std::string& identity, double error, double bound, const std::string& advice = "");
-  void record(const std::string& key, const std::vector<double>& values) { series_[key] = values; }
+  /// A key of the lesson's own in the JSON, its value as JSON text. Rank 0's counts.
+  void record(const std::string& key, const std::string& json) { extra_[key] = json; }
+  void record(const std::string& key, const std::vector<double>& values);
 
   /// Bytes over the group from the lesson's sizes alone. A call that no row expects fails.
   void expect_traffic(const std::string& phase, const std::string& op, const std::string& label,
@@ -143,6 +147,7 @@ class Proof {
     std::string name, axes, identity;
     Tensor local;
     Slice slice;
+    std::string group;
   };
   struct Mistaken {
     std::string result, name;
@@ -174,7 +179,7 @@ class Proof {
   std::vector<MemoryRow> memory_;
   std::map<MemoryKind, std::int64_t> measured_;
   std::vector<Check> claims_;
-  std::map<std::string, std::vector<double>> series_;
+  std::map<std::string, std::string> extra_;
   std::function<Named<Tensor>(const Inputs<Tensor>&)> whole_tensor_;
   std::function<Named<Bounded>(const Inputs<Bounded>&)> whole_bounded_;
   std::function<MeasuredWhole(const Inputs<Tensor>&)> whole_measured_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "report/table.hpp"
 #include "tensor/error.hpp"
@@ -33,6 +34,28 @@ std::vector<std::string> by_rank(const std::vector<std::int64_t>& values) {
 }
 
 const Outcome& tables_of(const RunReport& report) { return report.outcomes.back(); }
+
+/// What failed, the first ones: where one thing is wrong, all that follows is.
+std::string faults(const RunReport& report, bool colour) {
+  constexpr int most = 12;
+  int count = 0;
+  std::string text;
+  const auto fail = [&](const std::string& what, const std::string& advice) {
+    if (++count > most) return;
+    text += str("  ", painted(colour, "31", "FAIL"), " ", what, "\n");
+    if (!advice.empty()) text += str("       ", advice, "\n");
+  };
+  for (const Check& shown : tables_of(report).checks)
+    for (const Outcome& outcome : report.outcomes)
+      for (const Check& check : outcome.checks)
+        if (check.identity == shown.identity && !check.ok)
+          fail(str(check.identity, " (", check.tier, "): rank ", check.rank, ", element (", check.row, ", ",
+                   check.col, ") is off by ", number(check.error), ", the bound is ", number(check.bound)),
+               check.diagnosis);
+  for (const std::string& note : tables_of(report).notes) fail(note, "");
+  if (count > most) text += str("       ... and ", count - most, " more\n");
+  return text;
+}
 
 }  // namespace
 
@@ -87,30 +110,35 @@ std::string check_table(const RunReport& report, bool colour) {
   const bool floating =
       tables_of(report).tier == Tier::floating && !report.options.stable && !report.options.no_baseline;
   if (floating) rows[0].push_back("unsplit " + report.options.dtype + "'s own error");
-  std::string faults;
+  // Of a group the worst; a check may have one tier only.
+  const auto worst = [](const Outcome& outcome, const auto& belongs) {
+    const Check* found = nullptr;
+    for (const Check& check : outcome.checks)
+      if (belongs(check) && (found == nullptr || !(check.used <= found->used))) found = &check;
+    return found;
+  };
+  std::set<std::string> groups;
   for (const Check& shown : tables_of(report).checks) {
-    rows.push_back({"  " + shown.identity});
+    if (!shown.group.empty() && !groups.insert(shown.group).second) continue;
+    const auto belongs = [&](const Check& c) {
+      return shown.group.empty() ? c.identity == shown.identity : c.group == shown.group;
+    };
+    const auto& all = tables_of(report).checks;
+    const auto count = std::count_if(all.begin(), all.end(), belongs);
+    rows.push_back({"  " + (shown.group.empty() ? shown.identity : str(count, " ", shown.group))});
     for (const Outcome& outcome : report.outcomes) {
-      const auto found = std::find_if(outcome.checks.begin(), outcome.checks.end(),
-                                      [&](const Check& c) { return c.identity == shown.identity; });
-      if (found == outcome.checks.end()) {
-        rows.back().push_back("");  // this check has one tier only
-        continue;
-      }
-      const Check& check = *found;
-      rows.back().push_back(outcome.tier == Tier::exact ? number(check.error)
-                                                        : percent(check.used, report.options.stable));
-      if (check.ok) continue;
-      faults += str("  ", painted(colour, "31", "FAIL"), " ", check.identity, " (", check.tier, "): rank ",
-                    check.rank, ", element (", check.row, ", ", check.col, ") is off by ",
-                    number(check.error), ", the bound is ", number(check.bound), "\n");
-      if (!check.diagnosis.empty()) faults += str("       ", check.diagnosis, "\n");
+      const Check* check = worst(outcome, belongs);
+      rows.back().push_back(check == nullptr              ? ""
+                            : outcome.tier == Tier::exact ? number(check->error)
+                                                          : percent(check->used, report.options.stable));
     }
-    if (floating) rows.back().push_back(shown.baseline_error > 0 ? number(shown.baseline_error) : "");
+    if (floating) {
+      double error = 0;
+      for (const Check& check : all) error = belongs(check) ? std::max(error, check.baseline_error) : error;
+      rows.back().push_back(error > 0 ? number(error) : "");
+    }
   }
-  for (const std::string& note : tables_of(report).notes)
-    faults += str("  ", painted(colour, "31", "FAIL"), " ", note, "\n");
-  return table(rows, "l" + std::string(rows[0].size() - 1, 'r'), 2) + faults;
+  return table(rows, "l" + std::string(rows[0].size() - 1, 'r'), 2) + faults(report, colour);
 }
 
 std::string verdict(const RunReport& report, bool colour) {
@@ -170,7 +198,7 @@ std::string to_json(const RunReport& report) {
       json["memory"].push_back({{"rank", r},
                                 {"kind", name(row.kind)},
                                 {"bytes", row.measured[r]},
-                                {"predicted_bytes", row.predicted}});
+                                {"predicted_bytes", row.predicted[r]}});
   for (std::size_t r = 0; r < tables_of(report).peak.size(); ++r)
     json["memory"].push_back(
         {{"rank", r}, {"kind", "peak"}, {"bytes", tables_of(report).peak[r]}, {"predicted_bytes", nullptr}});
@@ -181,7 +209,7 @@ std::string to_json(const RunReport& report) {
         const std::string key = span.name + "_seconds";
         json["timings"][key] = json["timings"].value(key, 0.0) + span.end - span.begin;
       }
-  for (const auto& [key, values] : tables_of(report).series) json[key] = values;
+  for (const auto& [key, text] : tables_of(report).extra) json[key] = Json::parse(text);
   json["ok"] = report.ok();
   return json.dump(2) + "\n";
 }
@@ -204,6 +232,18 @@ std::string to_trace(const RunReport& report) {
                         {"tid", r},
                         {"ts", 1e6 * span.begin},
                         {"dur", 1e6 * (span.end - span.begin)}});
+    for (const Span& span : spans[r])
+      if (const auto colon = span.flow.find(':'); colon != std::string::npos) {  // an arrow from rank to rank
+        const bool out = span.flow.starts_with("out");
+        events.push_back({{"name", "message"},
+                          {"cat", "message"},
+                          {"ph", out ? "s" : "f"},
+                          {"bp", "e"},
+                          {"id", span.flow.substr(colon + 1)},
+                          {"pid", 0},
+                          {"tid", r},
+                          {"ts", 1e6 * (out ? span.begin : span.end)}});
+      }
   }
   return Json{{"traceEvents", events}}.dump() + "\n";
 }

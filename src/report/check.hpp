@@ -51,6 +51,7 @@ struct Check {
   int rank = 0;                   // that holds the worst element
   std::int64_t row = 0, col = 0;  // its place in the whole
   std::string diagnosis;          // empty, or the mistake that fits
+  std::string group;              // checks of one group share a line of the table: "gradients"
 };
 
 /// Compares every rank's part with its slice of the truth. NaN never passes.

@@ -28,6 +28,7 @@ struct TrafficKey {
 struct Span {
   std::string name, category;
   double begin, end;
+  std::string flow = {};  // "out:ID" and "in:ID", the ends of an arrow, one word
 };
 
 class Journal {
@@ -45,6 +46,7 @@ class Journal {
   const std::string& phase() const { return phase_; }
   double now() const;
   void span(std::string name, std::string category, double begin);  ///< Ends now.
+  void span(Span whole) { spans_.push_back(std::move(whole)); }
   const std::vector<Span>& spans() const { return spans_; }
   void clear();  ///< Forgets traffic and spans; the clock goes on.
 

@@ -7,26 +7,23 @@
 
 namespace tessera {
 
-namespace {
-
-// Okabe and Ito's colours, told apart by people who see few colours; then repeated.
-const char* colour(int rank) {
+// Okabe and Ito's colours, told apart by people who see few colours.
+const char* colour(int number) {
   static constexpr const char* colours[] = {"#0072b2", "#e69f00", "#009e73", "#cc79a7",
                                             "#56b4e9", "#d55e00", "#f0e442", "#8c6d31"};
-  return colours[rank % 8];
+  return colours[number % 8];
 }
+
+const char* ink(int number) { return number % 8 == 0 || number % 8 == 7 ? "#fff" : "#1f2328"; }
+
+namespace {
 
 constexpr double gap = 16, top = 52, bottom = 40, offset = 6;
 
-std::string text(double x, double y, const std::string& words, const std::string& style = "") {
-  std::string escaped;
-  for (const char c : words) escaped += c == '<' ? "&lt;" : c == '&' ? "&amp;" : std::string(1, c);
-  return str("<text x=\"", x, "\" y=\"", y, "\"", style, ">", escaped, "</text>\n");
-}
-
-std::string rectangle(double x, double y, double w, double h, const char* fill) {
-  return str("<rect x=\"", x, "\" y=\"", y, "\" width=\"", w, "\" height=\"", h, "\" fill=\"", fill,
-             "\" stroke=\"#808080\"/>\n");
+std::string escaped(const std::string& words) {
+  std::string out;
+  for (const char c : words) out += c == '<' ? "&lt;" : c == '&' ? "&amp;" : std::string(1, c);
+  return out;
 }
 
 /// Rather too wide than too narrow: the reader's font is not known here.
@@ -53,27 +50,48 @@ void draw(std::ostream& out, const Block& b, int ranks, double x, double y) {
   const int parts = ranks * b.strips;
   switch (b.cut) {
     case Block::Cut::replicated:
-      out << rectangle(x, y, b.width, b.height, "#b0b0b0");
+      out << svg_rectangle(x, y, b.width, b.height, "#b0b0b0");
       break;
     case Block::Cut::columns:
       for (int i = 0; i < parts; ++i)
-        out << rectangle(x + b.width * i / parts, y, b.width / parts, b.height, colour(i / b.strips));
+        out << svg_rectangle(x + b.width * i / parts, y, b.width / parts, b.height, colour(i / b.strips));
       break;
     case Block::Cut::rows:
       for (int i = 0; i < parts; ++i)
-        out << rectangle(x, y + b.height * i / parts, b.width, b.height / parts, colour(i / b.strips));
+        out << svg_rectangle(x, y + b.height * i / parts, b.width, b.height / parts, colour(i / b.strips));
       break;
     case Block::Cut::partial:
       for (int r = ranks - 1; r >= 0; --r)
-        out << rectangle(x + offset * r, y + offset * r, b.width, b.height, colour(r));
+        out << svg_rectangle(x + offset * r, y + offset * r, b.width, b.height, colour(r));
       break;
   }
   const double deep = b.cut == Block::Cut::partial ? offset * (ranks - 1) : 0;
-  out << text(x + b.width / 2, y - 8, b.name, " class=\"name\"")
-      << text(x + b.width / 2, y + b.height + deep + 16, b.rows + " x " + b.cols, " class=\"shape\"");
+  out << svg_text(x + b.width / 2, y - 8, b.name, " class=\"name\"")
+      << svg_text(x + b.width / 2, y + b.height + deep + 16, b.rows + " x " + b.cols, " class=\"shape\"");
 }
 
 }  // namespace
+
+std::string svg_text(double x, double y, const std::string& words, const std::string& style) {
+  return str("<text x=\"", x, "\" y=\"", y, "\"", style, ">", escaped(words), "</text>\n");
+}
+
+std::string svg_rectangle(double x, double y, double w, double h, const std::string& fill,
+                          const std::string& style) {
+  return str("<rect x=\"", x, "\" y=\"", y, "\" width=\"", w, "\" height=\"", h, "\" fill=\"", fill, '"',
+             style, "/>\n");
+}
+
+std::string svg_open(double width, double height, const std::string& alt, const std::string& style) {
+  return str(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 ", width, ' ', height,
+      "\" role=\"img\" font-family=\"sans-serif\" font-size=\"14\" text-anchor=\"middle\">\n<title>",
+      escaped(alt),
+      "</title>\n<style>text{fill:#1f2328}.name{font-style:italic;font-size:16px}.shape{font-size:11px}"
+      ".page{fill:#fff}.arrow{stroke:#1f2328}@media(prefers-color-scheme:dark){text{fill:#e6edf3}"
+      ".page{fill:#0d1117}.arrow{stroke:#e6edf3}}",
+      style, "</style>\n<rect width=\"100%\" height=\"100%\" rx=\"6\" class=\"page\"/>\n");
+}
 
 Equation& Equation::add(const Block& block) {
   terms.push_back({"", block, false});
@@ -102,16 +120,11 @@ std::string svg(const std::vector<Equation>& equations, int ranks, const std::st
   const double legend = gap + 74.0 * ranks + 130;
   width = std::max(width, legend);
   std::ostringstream out;
-  out << "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 " << width << ' ' << height + 30
-      << "\" role=\"img\" font-family=\"sans-serif\" font-size=\"14\" text-anchor=\"middle\">\n<title>" << alt
-      << "</title>\n<style>text{fill:#1f2328}.name{font-style:italic;font-size:16px}.shape{font-size:11px}"
-         ".page{fill:#fff}.arrow{stroke:#1f2328}@media(prefers-color-scheme:dark){text{fill:#e6edf3}"
-         ".page{fill:#0d1117}.arrow{stroke:#e6edf3}}</style>\n"
-         "<rect width=\"100%\" height=\"100%\" rx=\"6\" class=\"page\"/>\n";
+  out << svg_open(width, height + 30, alt);
   double y = 0;
   for (const auto& equation : equations) {
     const double tall = height_of(equation, ranks);
-    out << text(gap, y + 20, equation.title, " text-anchor=\"start\" font-weight=\"bold\"");
+    out << svg_text(gap, y + 20, equation.title, " text-anchor=\"start\" font-weight=\"bold\"");
     double x = gap;
     for (const auto& term : equation.terms) {
       const double wide = width_of(term, ranks);
@@ -119,7 +132,7 @@ std::string svg(const std::vector<Equation>& equations, int ranks, const std::st
       if (term.sign.empty())
         draw(out, term.block, ranks, x, middle - term.block.height / 2);
       else
-        out << text(x + wide / 2, middle + (term.arrow ? -7 : 5), term.sign);
+        out << svg_text(x + wide / 2, middle + (term.arrow ? -7 : 5), term.sign);
       if (term.arrow) out << arrow(x, middle, wide);
       x += wide + gap;
     }
@@ -127,10 +140,10 @@ std::string svg(const std::vector<Equation>& equations, int ranks, const std::st
   }
   double x = gap;
   for (int r = 0; ranks > 1 && r < ranks; ++r, x += 74)  // one rank: nothing is cut, all is grey
-    out << rectangle(x, y + 4, 14, 14, colour(r))
-        << text(x + 20, y + 16, str("rank ", r), " text-anchor=\"start\"");
-  out << rectangle(x, y + 4, 14, 14, "#b0b0b0")
-      << text(x + 20, y + 16, ranks > 1 ? "on every rank" : "whole", " text-anchor=\"start\"");
+    out << svg_rectangle(x, y + 4, 14, 14, colour(r))
+        << svg_text(x + 20, y + 16, str("rank ", r), " text-anchor=\"start\"");
+  out << svg_rectangle(x, y + 4, 14, 14, "#b0b0b0")
+      << svg_text(x + 20, y + 16, ranks > 1 ? "on every rank" : "whole", " text-anchor=\"start\"");
   out << "</svg>\n";
   return out.str();
 }

@@ -40,4 +40,14 @@ struct Equation {
 /// The whole picture for `ranks` ranks; `alt` is read out in its place.
 std::string svg(const std::vector<Equation>& equations, int ranks, const std::string& alt);
 
+/// What other pictures take from this one. A colour for each number, then repeated, and what is legible on
+/// it.
+const char* colour(int number);
+const char* ink(int number);
+/// The beginning of a picture, which is read out as `alt`. `style`: more CSS.
+std::string svg_open(double width, double height, const std::string& alt, const std::string& style = "");
+std::string svg_text(double x, double y, const std::string& words, const std::string& style = "");
+std::string svg_rectangle(double x, double y, double w, double h, const std::string& fill,
+                          const std::string& style = " stroke=\"#808080\"");
+
 }  // namespace tessera

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -111,6 +112,13 @@ void* Device::allocate(std::size_t bytes) {
 void Device::release(void* block, std::size_t bytes) {
   std::lock_guard lock(mutex_);
   free_[rounded(bytes)].push_back(block);
+}
+
+using Clock = std::chrono::steady_clock;
+Event Device::mark() { return std::make_shared<Clock::time_point>(Clock::now()); }
+double Device::seconds_between(const Event& from, const Event& to) {
+  const auto at = [](const Event& event) { return *static_cast<const Clock::time_point*>(event.get()); };
+  return std::chrono::duration<double>(at(to) - at(from)).count();
 }
 
 std::int64_t Device::system_allocations() const {

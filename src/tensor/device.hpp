@@ -61,6 +61,9 @@ class Device {
   virtual void synchronize() {}               ///< Returns when all streams are empty.
   virtual Event record() { return nullptr; }  ///< Marks the present end of the active stream.
   virtual void wait(const Event&) {}          ///< Later work of the active stream starts after the event.
+  /// A mark that knows its time, and the seconds from one to another of this device. Waits for the streams.
+  virtual Event mark();
+  virtual double seconds_between(const Event& from, const Event& to);
   virtual Stream select(Stream) {
     return Stream::compute;
   }  ///< Makes a stream active. Returns the one before.

@@ -139,6 +139,23 @@ void CudaDevice::wait(cudaStream_t stream, const Event& event) {
   CUDA_CHECK(cudaStreamWaitEvent(stream, static_cast<cudaEvent_t>(event.get()), 0));
 }
 
+Event CudaDevice::mark() {
+  activate();
+  cudaEvent_t event = nullptr;
+  CUDA_CHECK(cudaEventCreate(&event));
+  Event marked(event, [](void* used) { cudaEventDestroy(static_cast<cudaEvent_t>(used)); });
+  CUDA_CHECK(cudaEventRecord(event, stream()));
+  return marked;
+}
+
+double CudaDevice::seconds_between(const Event& from, const Event& to) {
+  synchronize();
+  float milliseconds = 0;
+  CUDA_CHECK(cudaEventElapsedTime(&milliseconds, static_cast<cudaEvent_t>(from.get()),
+                                  static_cast<cudaEvent_t>(to.get())));
+  return 1e-3 * milliseconds;
+}
+
 bool CudaDevice::reached(const Event& event) {
   if (!event) return true;
   activate();

@@ -23,6 +23,8 @@ class CudaDevice final : public Device {
   void synchronize() override;
   Event record() override { return record(stream()); }
   void wait(const Event& event) override { wait(stream(), event); }
+  Event mark() override;
+  double seconds_between(const Event& from, const Event& to) override;
   Stream select(Stream stream) override;
 
   void activate() const;  ///< Makes this GPU the calling thread's. Before every call of CUDA.

@@ -17,7 +17,7 @@ struct PhiloxBlock {
 
 /// Philox 4x32-10: ten rounds over a 128-bit counter under a 64-bit key. Salmon, Moraes, Dror, Shaw,
 /// "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011.
-TESSERA_BOTH inline PhiloxBlock philox(PhiloxBlock counter, std::uint64_t key) {
+TESSERA_BOTH PhiloxBlock philox(PhiloxBlock counter, std::uint64_t key) {
   std::uint32_t(&c)[4] = counter.word;
   std::uint32_t key0 = static_cast<std::uint32_t>(key), key1 = static_cast<std::uint32_t>(key >> 32);
   for (int round = 0; round < 10; ++round) {

@@ -26,6 +26,7 @@ struct Slice {
   std::vector<Range> row_ranges, col_ranges;  // in the shard's own order
 
   static Slice whole(std::int64_t rows, std::int64_t cols);
+  static Slice nothing_of(std::int64_t rows, std::int64_t cols) { return {rows, cols, {}, {}}; }
   static Slice rows(std::int64_t rows, std::int64_t cols, int index, int parts);     ///< Shard<0>
   static Slice columns(std::int64_t rows, std::int64_t cols, int index, int parts);  ///< Shard<1>
 

@@ -1,0 +1,68 @@
+// From the command line to a Setup, or to a message that says what would work.
+#pragma once
+
+#include "06_pipeline/proof.hpp"
+
+namespace tessera::pipeline {
+
+struct Words {  // as on the command line
+  std::string schedule = "1f1b", partition, pace;
+  std::int64_t microbatches = 8, batch = 16, chunks = 0;
+  bool compare = false;
+};
+
+/// "5ms" in seconds; "" is none.
+inline double seconds(const std::string& pace) {
+  if (pace.empty()) return 0;
+  std::size_t end = 0;
+  double value = 0;
+  try {
+    value = std::stod(pace, &end);
+  } catch (const std::exception&) {
+  }
+  const std::string unit = pace.substr(end);
+  const double factor = unit == "ms" ? 1e-3 : unit == "us" ? 1e-6 : unit == "s" ? 1 : 0;
+  if (!(value * factor > 0 && value * factor <= 10))
+    throw UsageError("--pace " + pace + ": a time up to 10s like 5ms or 0.5ms would work");
+  return value * factor;
+}
+
+/// Everything that can be wrong with the command line, before anything runs.
+inline void choose(Setup& s, const Words& words, int ranks) {
+  Model& m = s.model;
+  if (m.width() % m.attention.heads != 0)
+    throw UsageError(str("--heads ", m.attention.heads, " does not divide --width ", m.width(), ": --width ",
+                         (m.width() / m.attention.heads + 1) * m.attention.heads, " would work"));
+  if (words.batch % words.microbatches != 0) {
+    std::string fitting;
+    for (std::int64_t n = 1; n <= words.batch; ++n)
+      if (words.batch % n == 0) fitting += str(fitting.empty() ? "" : ", ", n);
+    throw UsageError(str("--microbatches ", words.microbatches, " does not divide --batch ", words.batch,
+                         ": --microbatches ", fitting, " would work"));
+  }
+  for (const auto& [schedule, name] : schedule_names)
+    if (name == words.schedule) s.schedule = schedule;
+  s.microbatches = static_cast<int>(words.microbatches);
+  s.chunks = words.chunks > 0                                   ? static_cast<int>(words.chunks)
+             : s.schedule == Schedule::interleaved && ranks > 1 ? 2
+                                                                : 1;
+  refuse_impossible(s.schedule, ranks, s.microbatches, s.chunks);
+  const int parts = ranks * s.chunks;
+  if (m.layers < parts)
+    throw UsageError(str("--layers ", m.layers, " cannot fill ", ranks, " stages",
+                         s.chunks > 1 ? str(" of ", s.chunks, " chunks") : "", ": --layers ", parts,
+                         " or more, or --ranks ", std::max<std::int64_t>(1, m.layers / s.chunks),
+                         " would work"));
+  s.pace = seconds(words.pace);
+  if (s.pace > 0 && words.partition == "balance")
+    throw UsageError("--partition balance evens out what layers really cost: leave --pace out");
+  s.partition = words.partition.empty() || words.partition == "balance"
+                    ? even_partition(m.layers, parts)
+                    : parse_partition(words.partition, m.layers, parts);
+  s.steps = s.pace > 0 ? 5 : 3;
+  m.attention.kv_heads = m.attention.heads;
+  m.attention.options.batch = words.batch / words.microbatches;
+  m.tokens = words.batch * m.attention.options.seq;
+}
+
+}  // namespace tessera::pipeline

@@ -1,0 +1,79 @@
+// Lesson 06: the pipeline and its bubbles, predicted, drawn and measured.
+#include <thread>
+
+#include "06_pipeline/command_line.hpp"
+#include "06_pipeline/compare.hpp"
+#include "app/app.hpp"
+
+using namespace tessera;
+using namespace tessera::pipeline;
+
+namespace {
+
+std::string by_hand() {
+  return "  By hand: two stages, two microbatches, a backward as long as two forwards\n" +
+         draw(simulate(make_plan(Schedule::gpipe, 2, 2), Costs::equal(2, 1, 1, 1)), "    gpipe", 1) +
+         "  Stage 1 waits for the first activation, stage 0 for the first gradient: 3 of 9 each.\n";
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Setup setup;
+  Words words;
+  Model& m = setup.model;
+  m.attention = {32, 4, 4, {}};
+  m.attention.options.seq = 16;
+  App app(
+      {"06", "pipeline",
+       "layers cut into stages; a batch cut into m microbatches, n tokens each, that follow one another",
+       "Why a bubble: the last stage waits for the first activation, the first stage for the last gradient.",
+       "schedule.hpp:104"});
+  app.size("--microbatches", words.microbatches, "m, parts of the batch");
+  app.size("--batch", words.batch, "sequences of a step");
+  app.size("--layers", m.layers, "blocks of the whole model");
+  app.flags().choice("--schedule", words.schedule, {"gpipe", "1f1b", "interleaved", "zb-h1"},
+                     "who does what when");
+  app.flags().text("--pace", words.pace, "5ms", "a stage's forward takes this long, dX and dW as well");
+  app.flags().toggle("--compare", words.compare, "all schedules in one table");
+  app.flags().number("--chunks", words.chunks, 0, 64, "of a stage, for interleaved; 0: two there, else one");
+  app.flags().text("--partition", words.partition, "3,2,2,1", "layers of each stage, or balance");
+  app.flags().toggle("--recompute", setup.recompute, "keep a stage's input alone, run its forward again");
+  app.flags().toggle("--blocking", setup.blocking, "wait for each send at once, as a beginner would");
+  app.size("--seq", m.attention.options.seq, "tokens of a sequence");
+  app.size("--width", m.attention.width, "W");
+  app.size("--heads", m.attention.heads, "heads of W / heads columns");
+  app.size("--vocab", m.vocabulary, "ids");
+  int stages = 1;
+  Run main_run;
+  std::vector<Run> others;
+  std::vector<std::string> left_out;
+  std::string balance;
+  const int cores = static_cast<int>(std::thread::hardware_concurrency());
+  const auto prove_all = [&](Proof& proof, Communicator& comm) {
+    Run run{setup, {}};
+    std::vector<Run> all;
+    std::vector<std::string> missing;
+    if (words.compare) all = run_all(proof, comm, setup, missing);
+    const std::string table = words.partition == "balance" ? balance_stages(proof, comm, run.setup) : "";
+    run.measured = prove(proof, comm, run.setup);
+    if (comm.rank() != 0) return;
+    proof.claim("in flight = the formula", in_flight_excess(run), 0,
+                "a stage holds more microbatches than its schedule says");
+    proof.record("pipeline", to_json(run));
+    main_run = run, others = all, left_out = missing, balance = table;
+  };
+  const auto more = [&] {
+    const bool stable = app.options().stable;
+    return report(main_run, cores, stable) + balance +
+           (words.compare ? "\n" + compare(others, left_out, stable) : "");
+  };
+  return app.run(
+      argc, argv,
+      {.check = [&](int ranks) { choose(setup, words, ranks), stages = ranks; },
+       .prove = prove_all,
+       .by_hand = [&] { return by_hand() + (setup.blocking ? warning(setup, stages) : ""); },
+       .drawing = [&] { return drawing(main_run, app.options().stable); },
+       .more = more,
+       .inexact = [] { return "a transformer block is exact nowhere: lessons 01 to 05 have it"; }});
+}

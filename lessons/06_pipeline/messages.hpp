@@ -1,0 +1,138 @@
+// The messages of a plan: which receive takes which send, and in which order the stages can go on.
+//
+// Nothing is buffered: a send completes when its receive has taken it. Between two stages messages carry no
+// name: the n-th receive takes the n-th send, so both sides must agree on the order.
+#pragma once
+
+#include <map>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "06_pipeline/schedule.hpp"
+
+namespace tessera::pipeline {
+
+inline std::string_view name(Op op) {
+  constexpr std::string_view names[] = {"receive",         "forward",        "send", "receive_gradient",
+                                        "backward",        "backward_input",  // as in Op
+                                        "backward_weight", "send_gradient",  "wait", "reduce"};
+  return names[static_cast<int>(op)];
+}
+
+/// "forward of microbatch 3, chunk 0": microbatches count from 1, as in the pictures.
+inline std::string text(const Instruction& i) {
+  return str(name(i.op), " of microbatch ", i.microbatch + 1, ", chunk ", i.chunk);
+}
+
+inline bool is_send(Op op) { return op == Op::send || op == Op::send_gradient; }
+inline bool is_receive(Op op) { return op == Op::receive || op == Op::receive_gradient; }
+
+/// The stage at the other end of a message. They stand in a ring: after the last comes the first's next
+/// chunk.
+inline int peer(Op op, int stage, int stages) {
+  const bool next = op == Op::send || op == Op::receive_gradient;
+  return (stage + (next ? 1 : stages - 1)) % stages;
+}
+
+/// The place of an instruction in a plan.
+struct Place {
+  int stage = -1;  // -1: none
+  std::size_t index = 0;
+};
+using Partners = std::vector<std::vector<Place>>;  // shaped as the plan
+
+/// Of each send its receive, of each receive its send, of each wait the receive that ends it. Throws Error
+/// where the two sides of a pair of stages disagree.
+inline Partners match(const Plan& plan) {
+  const int stages = static_cast<int>(plan.size());
+  using Places = std::vector<Place>;
+  std::map<std::pair<int, int>, std::pair<Places, Places>> pairs;  // (from, to): sends and receives
+  Partners partners;
+  for (int stage = 0; stage < stages; ++stage) {
+    partners.emplace_back(plan[stage].size());
+    for (std::size_t n = 0; n < plan[stage].size(); ++n) {
+      const Op op = plan[stage][n].op;
+      if (is_send(op)) pairs[{stage, peer(op, stage, stages)}].first.push_back({stage, n});
+      if (is_receive(op)) pairs[{peer(op, stage, stages), stage}].second.push_back({stage, n});
+    }
+  }
+  const auto at = [&](const Place& place) { return plan[place.stage][place.index]; };
+  const auto boundary = [&](const Place& place) {  // b, between virtual stages b and b + 1
+    const auto [op, microbatch, chunk] = at(place);
+    return virtual_stage(chunk, place.stage, stages) - (op == Op::receive || op == Op::send_gradient ? 1 : 0);
+  };
+  for (const auto& [pair, ends] : pairs) {
+    const auto& [sends, receives] = ends;
+    const std::string between = str("from stage ", pair.first, " to stage ", pair.second);
+    if (sends.size() != receives.size())
+      throw Error(str(sends.size(), " sends ", between, ", but ", receives.size(), " receives"));
+    for (std::size_t n = 0; n < sends.size(); ++n) {
+      const Instruction out = at(sends[n]), in = at(receives[n]);
+      // Who sends across the boundary tells an activation from a gradient.
+      if (out.microbatch != in.microbatch || boundary(sends[n]) != boundary(receives[n]))
+        throw Error(str("message ", n + 1, ' ', between, ": the ", text(out), ", meets the ", text(in)));
+      partners[sends[n].stage][sends[n].index] = receives[n];
+      partners[receives[n].stage][receives[n].index] = sends[n];
+    }
+  }
+  for (int stage = 0; stage < stages; ++stage)
+    for (std::size_t n = 0; n < plan[stage].size(); ++n) {
+      const Instruction& wait = plan[stage][n];
+      if (wait.op != Op::wait) continue;
+      std::size_t send = n;  // the last one of this microbatch and chunk
+      const auto posts = [&](const Instruction& i) {
+        return is_send(i.op) && i.microbatch == wait.microbatch && i.chunk == wait.chunk;
+      };
+      while (send > 0 && !posts(plan[stage][send])) --send;
+      if (!posts(plan[stage][send])) throw Error(str("stage ", stage, " waits for no send"));
+      partners[stage][n] = partners[stage][send];
+    }
+  return partners;
+}
+
+// begin execute
+/// Calls visit(stage, index) for every instruction of the plan, in an order in which the stages can execute
+/// them: a receive after its send, a wait after the receive that it waits for. Throws Error that names the
+/// circle where stages wait for one another for ever.
+template <class Visit>
+void execute(const Plan& plan, const Partners& partners, const Visit& visit) {
+  std::vector<std::size_t> next(plan.size());  // of each stage: its first instruction not yet executed
+  const auto done = [&](std::size_t stage) { return next[stage] == plan[stage].size(); };
+  const auto ready = [&](std::size_t stage) {
+    const Op op = plan[stage][next[stage]].op;
+    const Place& other = partners[stage][next[stage]];
+    return !(is_receive(op) || op == Op::wait) || next[other.stage] > other.index;
+  };
+  for (bool moved = true; moved;) {
+    moved = false;
+    for (std::size_t stage = 0; stage < plan.size(); ++stage)
+      for (; !done(stage) && ready(stage); ++next[stage], moved = true)
+        visit(static_cast<int>(stage), next[stage]);
+  }
+  std::size_t stuck = 0;
+  while (stuck < plan.size() && done(stuck)) ++stuck;
+  if (stuck == plan.size()) return;
+  // A stage that is stuck waits for one that is stuck: follow them until one comes again.
+  const auto waits_for = [&](std::size_t stage) { return partners[stage][next[stage]].stage; };
+  std::set<std::size_t> seen;
+  while (seen.insert(stuck).second) stuck = waits_for(stuck);
+  std::string circle = "circular wait";
+  const std::size_t begin = stuck;
+  do {
+    const Place other = partners[stuck][next[stuck]];
+    const Instruction at =
+        plan[stuck][next[stuck]].op == Op::wait
+            ? plan[partners[other.stage][other.index].stage][partners[other.stage][other.index].index]
+            : plan[stuck][next[stuck]];  // a wait is named by its send
+    circle += str(stuck == begin ? ": " : "; ", "stage ", stuck, " waits for stage ", other.stage, " in its ",
+                  text(at));
+    stuck = waits_for(stuck);
+  } while (stuck != begin);
+  throw Error(circle);
+}
+// end execute
+
+}  // namespace tessera::pipeline

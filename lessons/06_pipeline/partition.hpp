@@ -1,0 +1,85 @@
+// Which layers does each virtual stage hold? In order, none twice and none left out.
+#pragma once
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "tensor/error.hpp"
+#include "tensor/slice.hpp"
+
+namespace tessera::pipeline {
+
+using Partition = std::vector<std::int64_t>;  // layers of each virtual stage
+
+/// As even as it goes, the first ones longer.
+inline Partition even_partition(std::int64_t layers, int parts) {
+  Partition partition(static_cast<std::size_t>(parts), layers / parts);
+  for (std::int64_t i = 0; i < layers % parts; ++i) ++partition[static_cast<std::size_t>(i)];
+  return partition;
+}
+
+/// Seconds of a forward and backward of one microbatch.
+struct LayerCosts {
+  double embedding = 0, block = 0, head = 0;
+  double of(const Partition& partition, std::size_t stage) const {
+    return static_cast<double>(partition[stage]) * block + (stage == 0 ? embedding : 0) +
+           (stage + 1 == partition.size() ? head : 0);
+  }
+  double slowest(const Partition& partition) const {
+    double most = 0;
+    for (std::size_t stage = 0; stage < partition.size(); ++stage)
+      most = std::max(most, of(partition, stage));
+    return most;
+  }
+};
+
+// begin balance
+/// The partition whose slowest stage is fastest: a pipeline runs at the pace of that one. Blocks are equal,
+/// so only the ends can differ.
+// task 06.balance: layers, parts, costs -> partition. Hint: try every length of the first and of the last
+// stage.
+inline Partition balanced_partition(std::int64_t layers, int parts, const LayerCosts& costs) {
+  Partition best = even_partition(layers, parts);
+  if (parts < 2) return best;
+  for (std::int64_t first = 1; first < layers; ++first)
+    for (std::int64_t last = 1; first + last <= layers; ++last) {
+      const std::int64_t middle = layers - first - last;
+      if (middle < parts - 2 || (parts == 2 && middle > 0)) continue;
+      Partition tried = {first};
+      if (parts > 2) tried = even_partition(middle, parts - 2), tried.insert(tried.begin(), first);
+      tried.push_back(last);
+      if (costs.slowest(tried) < costs.slowest(best)) best = tried;
+    }
+  return best;
+}
+// end task
+// end balance
+
+inline std::string text(const Partition& partition) {
+  std::string out;
+  for (const std::int64_t n : partition) out += str(out.empty() ? "" : ",", n);
+  return out;
+}
+
+/// "3,2,2,1". Throws UsageError that says what would work.
+inline Partition parse_partition(const std::string& words, std::int64_t layers, int parts) {
+  Partition partition;
+  std::int64_t sum = 0;
+  for (std::size_t at = 0; at <= words.size();) {
+    const std::size_t comma = std::min(words.find(',', at), words.size());
+    const std::string word = words.substr(at, comma - at);
+    const bool number =
+        !word.empty() && word.size() < 7 && word.find_first_not_of("0123456789") == std::string::npos;
+    partition.push_back(number ? std::stoll(word) : 0);
+    sum += partition.back();
+    at = comma + 1;
+  }
+  const bool positive = std::all_of(partition.begin(), partition.end(), [](std::int64_t n) { return n > 0; });
+  if (!positive || sum != layers || partition.size() != static_cast<std::size_t>(parts))
+    throw UsageError(str("--partition ", words, ": ", parts, " numbers of at least 1, of sum ", layers,
+                         ", or balance: --partition ", text(even_partition(layers, parts)), " would work"));
+  return partition;
+}
+
+}  // namespace tessera::pipeline

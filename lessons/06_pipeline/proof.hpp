@@ -1,0 +1,107 @@
+// What lesson 06 claims, and how it is checked and measured: used by its main, by the tests and by ./tessera
+// verify.
+#pragma once
+
+#include "06_pipeline/build.hpp"
+#include "06_pipeline/measure.hpp"
+#include "06_pipeline/partition.hpp"
+#include "06_pipeline/sends.hpp"
+#include "06_pipeline/simulate.hpp"
+#include "06_pipeline/unsplit.hpp"
+#include "06_pipeline/validate.hpp"
+#include "06_pipeline/worker.hpp"
+#include "app/proof.hpp"
+
+namespace tessera::pipeline {
+
+struct Setup {
+  Model model;
+  Schedule schedule = Schedule::one_f_one_b;
+  int microbatches = 8, chunks = 1, steps = 1;
+  Partition partition;  // of the virtual stages
+  bool recompute = false, blocking = false;
+  double pace = 0;  // seconds for a stage's forward of a microbatch
+
+  Plan plan(int stages) const {
+    const Plan plan = make_plan(schedule, stages, microbatches, chunks);
+    return blocking ? with_blocking_sends(plan) : with_posted_sends(plan);
+  }
+  Range layers(std::size_t at) const {
+    std::int64_t begin = 0;
+    for (std::size_t i = 0; i < at; ++i) begin += partition[i];
+    return {begin, begin + partition[at]};
+  }
+};
+
+/// Runs `steps` steps, checks the last one's loss and gradients against the whole model's, and returns what
+/// was measured.
+inline Measured prove(Proof& proof, Communicator& comm, const Setup& s) {
+  const int p = comm.size(), r = comm.rank(), virtual_stages = p * s.chunks;
+  const Plan plan = s.plan(p);
+  if (!s.blocking) check(plan, s.microbatches, s.chunks);
+  const auto alone = comm.split(r, 0, "tp");  // a tensor-parallel group of one
+  const TensorParallel tp(*alone);
+  std::map<std::string, double> scales;
+  const std::vector<WeightInfo> infos = weights_of(s.model);
+  for (const WeightInfo& info : infos) scales[info.name] = info.scale;
+  Builder builder(s.model, tp, [&](const std::string& name, const Slice& slice) {
+    return proof.weight(name, "??", slice, scales.at(name));
+  });
+  std::vector<Chunk<>> chunks;
+  for (int c = 0; c < s.chunks; ++c) {
+    const int at = virtual_stage(c, r, p);
+    chunks.push_back(
+        builder.chunk(s.layers(static_cast<std::size_t>(at)), at == 0, at == virtual_stages - 1));
+    chunks.back().recompute = s.recompute;
+  }
+  const Tokens batch = make_tokens(s.model, proof.seed());
+  const std::vector<Tokens> microbatches = cut_tokens(batch, s.microbatches);
+  Worker<Chunk<>> worker(comm, tp, chunks, s.model, proof.dtype());
+  std::vector<Measured> runs;
+  Trace trace;
+  for (int step = 0; step < s.steps; ++step) {
+    for (const Parameter& parameter : builder.parameters) parameter.gradient.zero();
+    comm.barrier();
+    trace = worker.run(plan[static_cast<std::size_t>(r)], microbatches, {s.pace / s.chunks});
+    runs.push_back(gather(comm, trace));
+  }
+  journal_steps(comm.journal(), trace, r, p);
+  proof.measure_memory();
+
+  std::map<std::string, const Parameter*> own;
+  for (const Parameter& parameter : builder.parameters) own[parameter.name] = &parameter;
+  const bool last = chunks.back().head.has_value();
+  const double loss = trace.loss / static_cast<double>(s.model.tokens);
+  proof.result("loss", "11", "loss",
+               last ? Tensor::of(1, 1, {loss}, DType::f64) : Tensor::empty(0, 0, DType::f64),
+               last ? Slice::whole(1, 1) : Slice::nothing_of(1, 1));
+  std::int64_t whole = 0, mine = 0;
+  for (const auto& [name, rows, cols, scale] : infos) {
+    const Slice nothing = Slice::nothing_of(rows, cols);
+    whole += rows * cols;
+    if (const auto found = own.find(name); found != own.end()) {
+      mine += found->second->value.size();
+      proof.result("d" + name, "??", "d" + name, found->second->gradient, found->second->slice, "gradients");
+    } else {
+      proof.weight(name, "??", nothing, scale);  // rank 0 must know of it
+      proof.result("d" + name, "??", "d" + name, Tensor::empty(0, 0, proof.dtype()), nothing, "gradients");
+    }
+  }
+  proof.measured_baseline([=, model = s.model](const auto& in) { return unsplit_step(in, model, batch); });
+  const std::int64_t e = proof.element_bytes(), boundaries = virtual_stages - 1;
+  for (const auto& [phase, what] : {std::pair{"fwd", "activations"}, {"bwd", "gradients"}})
+    if (boundaries > 0)
+      proof.expect_traffic(
+          phase, "send", what, s.steps * s.microbatches * boundaries,
+          s.steps * boundaries * s.model.tokens * s.model.width() * e,
+          str(s.steps > 1 ? str(s.steps, " x ") : "", "(", s.chunks > 1 ? "v " : "", "p-1) ", e, " m n W"));
+  for (const auto& [kind, label] :
+       {std::pair{MemoryKind::weight, "its layers' weights"}, {MemoryKind::gradient, "their gradients"}})
+    proof.expect_memory(kind, label, whole * e, mine * e, str(e, " x (layers (12 W W + 13 W) + ends)"));
+  if (r != 0) return {};
+  std::sort(runs.begin(), runs.end(),
+            [](const Measured& a, const Measured& b) { return a.timeline.bubble() < b.timeline.bubble(); });
+  return runs[runs.size() / 2];
+}
+
+}  // namespace tessera::pipeline

@@ -1,0 +1,141 @@
+// Who does what, and in which order: the schedule of a pipeline as data. Nothing here computes or sends. The
+// worker executes these lists, the simulator times them, the check reads them: all three see the same list.
+//
+// A pipeline has p stages, a step m microbatches. Stage r holds v chunks of layers, the virtual stages r, r +
+// p, r + 2p, ...: a microbatch passes virtual stages 0, 1, ..., v p - 1 forward, and back in the other
+// direction.
+#pragma once
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tensor/error.hpp"
+
+namespace tessera::pipeline {
+
+/// GPipe: Huang et al. 2019. 1F1B and its interleaved form: Narayanan et al. 2021 (PTD-P), section 2.2.
+/// ZB-H1: Qi et al. 2024 (Zero Bubble), section 2.
+enum class Schedule { gpipe, one_f_one_b, interleaved, zb_h1 };
+
+inline const std::vector<std::pair<Schedule, std::string>> schedule_names = {
+    {Schedule::gpipe, "gpipe"},
+    {Schedule::one_f_one_b, "1f1b"},
+    {Schedule::interleaved, "interleaved"},
+    {Schedule::zb_h1, "zb-h1"}};
+
+// begin instruction
+enum class Op {
+  receive,           // the input of a forward, from the virtual stage before
+  forward,           // keeps its activations until the last half of its backward
+  send,              // posts the output to the virtual stage after, and does not wait
+  receive_gradient,  // of the output, from the virtual stage after
+  backward,          // both halves:
+  backward_input,    //   dX, which the stage before waits for
+  backward_weight,   //   dW, which nobody waits for; frees the activations
+  send_gradient,     // posts dX to the virtual stage before, and does not wait
+  wait,              // until this stage's last send has been taken
+  reduce             // once, at the end: sums the gradients over the data-parallel ranks
+};
+
+/// `chunk` counts this stage's own chunks. Both numbers begin at 0.
+struct Instruction {
+  Op op;
+  int microbatch = 0, chunk = 0;
+  bool operator==(const Instruction&) const = default;
+};
+
+using Instructions = std::vector<Instruction>;  // of one stage, in the order in which it executes them
+using Plan = std::vector<Instructions>;         // of all stages
+// end instruction
+
+inline int virtual_stage(int chunk, int stage, int stages) { return chunk * stages + stage; }
+
+// begin shape
+/// All schedules are one pattern: `warm_up` forwards, then a forward and a backward in turn, then the
+/// backwards that are left. These numbers are all that tells them apart.
+struct Shape {
+  int warm_up;
+  bool split = false;  // dX and dW as two instructions,
+  int delay = 0;       // each dW so many microbatches behind its dX
+};
+
+// task 06.shape: p stages, m microbatches, v chunks -> what stage r does. Hint: how many forwards does stage
+// r start before its first gradient can be back? Stage p-1 has it at once, each earlier stage one forward
+// later.
+inline Shape shape(Schedule schedule, int r, int p, int m, int v) {
+  switch (schedule) {
+    case Schedule::gpipe:
+      return {m};  // every forward before any backward
+    case Schedule::one_f_one_b:
+      return {p - r - 1};  // the forwards of the stages behind it fill the pipeline
+    case Schedule::interleaved:
+      return {2 * (p - r - 1) + (v - 1) * p};  // v-1 rounds of p, and twice the way to the last stage
+    case Schedule::zb_h1:
+      break;
+  }
+  return {p - r - 1, true, r};  // the late stages hurry with dX, and keep r dW for when they would idle
+}
+// end task
+// end shape
+
+/// Throws UsageError, which says what would work.
+inline void refuse_impossible(Schedule schedule, int stages, int microbatches, int chunks) {
+  const int p = stages, m = microbatches;
+  if (p < 1 || m < 1 || chunks < 1)
+    throw UsageError(
+        str("a pipeline needs at least one stage, microbatch and chunk, not ", p, ", ", m, " and ", chunks));
+  if (schedule != Schedule::interleaved && chunks > 1)
+    throw UsageError(str(chunks, " chunks a stage: only interleaved has them; 1 chunk would work"));
+  if (p == 1 && chunks > 1)
+    throw UsageError(
+        str(chunks, " chunks on a single stage have nobody to interleave with; 1 chunk would work"));
+  if (const int below = m / p * p; schedule == Schedule::interleaved && below != m)
+    throw UsageError(str("interleaved takes microbatches in groups of one a stage: ", m,
+                         " cannot be divided by ", p, " stages; ", below > 0 ? str(below, " or ") : "",
+                         below + p, " would work"));
+}
+
+// begin plan
+// task 06.plan: p stages, m microbatches, v chunks -> a list a stage. Hint: write forward and backward with
+// their messages first; then one loop, in which a backward follows `warm_up` steps after its forward.
+inline Plan make_plan(Schedule schedule, int stages, int microbatches, int chunks = 1) {
+  refuse_impossible(schedule, stages, microbatches, chunks);
+  const int p = stages, v = chunks, units = microbatches * v;
+  Plan plan;
+  for (int r = 0; r < p; ++r) {
+    Instructions list;
+    // Unit k is one microbatch in one chunk. With one chunk it is microbatch k; with more, p microbatches
+    // pass the first chunk, then the same p the next one, ... (backward from the last chunk), then the next
+    // p.
+    const auto microbatch = [&](int k) { return k / (p * v) * p + k % p; };
+    const auto forward = [&](int k) {
+      const int i = microbatch(k), chunk = k / p % v, at = virtual_stage(chunk, r, p);
+      if (at > 0) list.push_back({Op::receive, i, chunk});
+      list.push_back({Op::forward, i, chunk});
+      if (at < v * p - 1) list.push_back({Op::send, i, chunk});
+    };
+    const auto backward = [&](Op half_or_whole, int k) {
+      const int i = microbatch(k), chunk = v - 1 - k / p % v, at = virtual_stage(chunk, r, p);
+      const bool dx = half_or_whole != Op::backward_weight;  // what its neighbours see
+      if (dx && at < v * p - 1) list.push_back({Op::receive_gradient, i, chunk});
+      list.push_back({half_or_whole, i, chunk});
+      if (dx && at > 0) list.push_back({Op::send_gradient, i, chunk});
+    };
+    const auto [warm_up, split, delay] = shape(schedule, r, p, microbatches, v);
+    for (int k = 0; k < units + warm_up + delay; ++k) {
+      const int b = k - warm_up, w = b - delay;
+      if (k < units) forward(k);
+      if (b >= 0 && b < units) backward(split ? Op::backward_input : Op::backward, b);
+      if (split && w >= 0) backward(Op::backward_weight, w);
+    }
+    list.push_back({Op::reduce});
+    plan.push_back(list);
+  }
+  return plan;
+}
+// end task
+// end plan
+
+}  // namespace tessera::pipeline

@@ -1,0 +1,97 @@
+// When does who do what? The plan on a clock, for any costs, and the closed forms that it must reach.
+#pragma once
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "06_pipeline/messages.hpp"
+#include "06_pipeline/timeline.hpp"
+
+namespace tessera::pipeline {
+
+/// Times in any unit: of each virtual stage (uneven layers cost unevenly), and of a message.
+struct Costs {
+  std::vector<double> forward, backward_input, backward_weight;  // a whole backward is the sum of the two
+  double message = 0;
+
+  static Costs equal(int virtual_stages, double forward, double backward_input, double backward_weight,
+                     double message = 0) {
+    const auto all = [&](double cost) { return std::vector<double>(virtual_stages, cost); };
+    return {all(forward), all(backward_input), all(backward_weight), message};
+  }
+
+  /// Of an instruction of virtual stage `at`. A send is posted and costs nothing; its receive takes the time.
+  double of(Op op, int at) const {
+    switch (op) {
+      case Op::forward:
+        return forward.at(at);
+      case Op::backward:
+        return backward_input.at(at) + backward_weight.at(at);
+      case Op::backward_input:
+        return backward_input.at(at);
+      case Op::backward_weight:
+        return backward_weight.at(at);
+      case Op::receive:
+      case Op::receive_gradient:
+        return message;
+      default:
+        return 0;
+    }
+  }
+};
+
+// begin simulate
+/// The predicted timeline. A stage does one thing after the other. A receive begins when both sides are
+/// there, and holds up the receiver only. Throws Error where the stages wait in a circle.
+// task 06.simulate: a plan and its costs -> begin and end of every instruction. Hint: it begins when its
+// stage is free, and not before what it waits for: of a receive its send, of a wait the end of the receive.
+inline Timeline simulate(const Plan& plan, const Costs& costs) {
+  const Partners partners = match(plan);
+  const int stages = static_cast<int>(plan.size());
+  Timeline timeline;
+  timeline.stages.resize(plan.size());
+  execute(plan, partners, [&](int stage, std::size_t n) {
+    const Instruction& i = plan[stage][n];
+    std::vector<Step>& steps = timeline.stages[stage];
+    double begin = steps.empty() ? 0 : steps.back().end;
+    if (is_receive(i.op) || i.op == Op::wait) {
+      const auto [other, index] = partners[stage][n];
+      begin = std::max(begin, timeline.stages[other][index].end);
+    }
+    const double cost = costs.of(i.op, virtual_stage(i.chunk, stage, stages));
+    steps.push_back({i, begin, begin + cost});
+  });
+  return timeline;
+}
+// end task
+// end simulate
+
+// begin closed
+/// Idle time of a stage, in forwards of one chunk, where TF = TB = TW: a whole backward is two forwards. It
+/// is the same on each stage, as each does the same work in the same time. GPipe, 1F1B, interleaved:
+/// Narayanan et al. 2021, section 2.2; ZB-H1: Qi et al. 2024, table 1.
+///
+/// Look at stage 0. Its first gradient is back after a forward and a backward on the p-1 stages behind it: it
+/// waits 3 (p-1). ZB-H1 waits for the dX only, 2 (p-1), and forwards the next microbatches meanwhile, as long
+/// as there are some and it may hold them: p-1 at most. In 1F1B those forwards come back as gaps at the end.
+inline int idle_predicted(Schedule schedule, int p, int m) {
+  return schedule == Schedule::zb_h1 ? 2 * (p - 1) - std::min(m - 1, p - 1) : 3 * (p - 1);
+}
+
+/// The bubble as a share of the whole run: idle / (work + idle). Without ZB-H1 it is (p-1) / (v m + p-1), for
+/// every ratio of forward to backward.
+inline double bubble_predicted(Schedule schedule, int p, int m, int v) {
+  const int idle = idle_predicted(schedule, p, m);
+  return static_cast<double>(idle) / (3 * v * m + idle);
+}
+// end closed
+
+/// The most activations that stage r holds, in chunks: from the forward to the dW. The warm-up, the forward
+/// of the first pair, and the dW that are put off; but never more than there are.
+inline int in_flight_predicted(Schedule schedule, int stages, int microbatches, int chunks, int r) {
+  const Shape s = shape(schedule, r, stages, microbatches, chunks);
+  return std::min(microbatches * chunks, s.warm_up + 1 + s.delay);
+}
+
+}  // namespace tessera::pipeline
