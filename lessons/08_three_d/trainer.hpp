@@ -18,8 +18,8 @@ struct Training {
   pipeline::Schedule schedule = pipeline::Schedule::one_f_one_b;
   int chunks = 1, microbatches = 1;  // microbatches of one replica
   bool adamw = false;
-  double lr = 0.1, clip = 0;  // clip 0: the gradient's norm is left alone
-  std::int64_t bucket = 1 << 20;
+  double lr = 0.1, clip = 0;                    // clip 0: the gradient's norm is left alone
+  std::int64_t bucket = std::int64_t{1} << 40;  // one for all, unless told otherwise
 };
 
 class Trainer {

@@ -26,6 +26,7 @@ struct LessonText {
 /// What a lesson supplies. prove runs on every rank, once a tier; the others run once, where output is
 /// printed.
 struct LessonParts {
+  std::function<int()> ranks = {};  // where the lesson's own flags say how many, and there is no --ranks
   std::function<void(int ranks)> check = [](int) {
   };  // after parsing, before anything runs: throws UsageError
   std::function<void(Proof&, Communicator&)> prove;
@@ -48,12 +49,12 @@ struct Options {
   DType type() const { return dtype == "f64" ? DType::f64 : DType::f32; }
   void add_to(Flags& flags, bool with_ranks);
   void check_files() const;  ///< Throws UsageError where one of the files could not be written.
-  Choice choose(const Flags& flags) const;
+  Choice choose(bool ranks_given) const;
 };
 
 class App {
  public:
-  enum Ranks { one_rank, many_ranks };
+  enum Ranks { one_rank, many_ranks, own_ranks };
   explicit App(LessonText text, Ranks ranks = many_ranks);
 
   /// A size of the lesson: a flag of its own, at least 1.
