@@ -90,6 +90,9 @@ int main(int argc, char** argv) {
   app.size("--seq", m.attention.options.seq, "tokens of a sequence");
   app.flags().number("--chunks", words.chunks, 0, 64, "of a stage, for interleaved; 0: two there, else one");
   app.flags().choice("--optimizer", words.optimizer, {"sgd", "adamw"}, "sgd has momentum 0.9");
+  app.flags().text("--save", s.save, "DIR", "write checkpoints there: whole tensors, GPT-2's names");
+  app.flags().number("--every", s.every, 0, 1 << 20, "steps between checkpoints; 0: one at the end");
+  app.flags().text("--resume", s.resume, "DIR", "go on from the checkpoint there, under any cut");
   app.flags().real("--lr", s.training.lr, 0, 1e3, "learning rate");
   app.flags().real("--clip", s.training.clip, 0, 1e9, "largest norm of the gradients; 0: any");
   Grid grid;
@@ -98,7 +101,7 @@ int main(int argc, char** argv) {
   const auto prove_all = [&](Proof& proof, Communicator& world) {
     const Grid groups = gather_groups(world, s.sizes);
     const double began = world.journal().now();
-    const Trained mine = prove(proof, world, s, [&](std::int64_t step, double) {
+    const Trained mine = prove(proof, world, s, [&](std::int64_t step) {
       const double seconds = world.journal().now() - began;
       if (bar && seconds > 2)
         std::cerr << progress_line("training", step + 1, s.steps, seconds) << std::flush;

@@ -10,7 +10,8 @@ namespace tessera::three_d {
 /// What rank 0 knows at the end.
 struct Trained {
   std::vector<double> losses, unsplit,
-      truth;  // of the cut model, the whole one in the same dtype, and in f64
+      truth;                    // of the cut model, the whole one in the same dtype, and in f64
+  std::int64_t first_step = 0;  // not 0 where a checkpoint was resumed
   double seconds = 0, tokens_per_second = 0;
 };
 
@@ -51,7 +52,7 @@ inline void expect_traffic_by_axis(Proof& proof, const Setup& s, std::int64_t st
 /// One step's loss and gradients against the whole model's; then `steps` steps against the unsplit run's
 /// losses.
 inline Trained prove(Proof& proof, Communicator& world, const Setup& s,
-                     const std::function<void(std::int64_t step, double loss)>& tell) {
+                     const std::function<void(std::int64_t step)>& tell) {
   const Model& model = s.training.model;
   Mesh mesh(world, s.sizes);
   const auto alone = world.split(world.rank(), 0, "alone");
@@ -99,15 +100,15 @@ inline Trained prove(Proof& proof, Communicator& world, const Setup& s,
   for (const Parameter& one : trainer.parameters())
     one.value.copy_from(weight_in(proof.dtype())(one.name, one.slice));
   const double began = world.journal().now();
-  for (std::int64_t step = 0; step < s.steps; ++step) {
-    trained.losses.push_back(
-        mean_loss(trainer.gradients(own_microbatches(batch_of(s, proof.seed(), step), s, mesh)), s, mesh));
-    trainer.step();
-    if (world.rank() == 0) tell(step, trained.losses.back());
-  }
+  if (!s.resume.empty()) resume(trainer, s.training, s.resume);
+  trained.first_step = trainer.steps();
+  trained.losses = train(world, mesh, trainer, s, proof.seed(), [&](std::int64_t step) {
+    if (world.rank() == 0) tell(step);
+  });
+  const auto steps = static_cast<std::int64_t>(trained.losses.size());
   trained.seconds = world.journal().now() - began;
-  trained.tokens_per_second = static_cast<double>(s.steps * model.tokens) / trained.seconds;
-  expect_traffic_by_axis(proof, s, s.steps + 1);
+  trained.tokens_per_second = static_cast<double>(steps * model.tokens) / trained.seconds;
+  expect_traffic_by_axis(proof, s, steps + 1);
   for (const Parameter& one : trainer.parameters())
     one.value.copy_from(proof.other_slice(one.name, one.slice));  // for the dump
   if (world.rank() != 0) return {};
@@ -121,7 +122,7 @@ inline Trained prove(Proof& proof, Communicator& world, const Setup& s,
     const double off = std::abs(trained.losses[i] - trained.truth[i]);
     error = std::isnan(off) ? INFINITY : std::max(error, off);
   }
-  proof.claim(str("loss of each of ", s.steps, " steps = the unsplit run's"), error,
+  proof.claim(str("loss of each of ", steps, " steps = the unsplit run's"), error,
               proof.dtype() == DType::f64 ? 1e-10 : 3 * own_error + 1e-5,
               "the cut model learns something else: run with --tp, --pp or --dp alone to see which axis");
   return trained;

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "01_mlp/text_model.hpp"
-#include "08_three_d/trainer.hpp"
+#include "08_three_d/checkpoint.hpp"
 
 namespace tessera::three_d {
 
@@ -12,6 +12,8 @@ struct Setup {
   Training training;
   std::int64_t batch = 16, steps = 20;  // sequences of a step
   std::string text;                     // bytes as tokens
+  std::string save, resume;             // folders, "" for none
+  std::int64_t every = 0;               // steps between checkpoints; 0: one at the end
 
   std::int64_t seq() const { return training.model.attention.options.seq; }
 };
@@ -70,22 +72,40 @@ inline double mean_loss(double own, const Setup& s, const Mesh& mesh) {
   return loss;
 }
 
-/// Losses of `steps` steps of a model of one's own: the unsplit run in some dtype. Nothing of it is booked.
+/// Steps from where the trainer is up to `steps`: the losses, each before its step. Saves where the setup
+/// says so.
+inline std::vector<double> train(
+    Communicator& world, const Mesh& mesh, Trainer& trainer, const Setup& s, std::uint64_t seed,
+    const std::function<void(std::int64_t step)>& tell = [](std::int64_t) {}) {
+  std::vector<double> losses;
+  while (trainer.steps() < s.steps) {
+    const std::int64_t step = trainer.steps();
+    losses.push_back(
+        mean_loss(trainer.gradients(own_microbatches(batch_of(s, seed, step), s, mesh)), s, mesh));
+    if (!std::isfinite(losses.back()))
+      throw Error(str("the loss of step ", step + 1, " is ", losses.back(),
+                      ": a smaller --lr, or --clip 1, would help",
+                      s.save.empty() ? "" : "; the last checkpoint in " + s.save + " stays"));
+    trainer.step();
+    const bool due = s.every > 0 ? trainer.steps() % s.every == 0 : trainer.steps() == s.steps;
+    if (!s.save.empty() && due) save(world, mesh, trainer, s.training, s.save);
+    tell(step);
+  }
+  return losses;
+}
+
+/// Losses of the same steps of a model of one's own: the unsplit run in some dtype. Nothing of it is booked.
 inline std::vector<double> unsplit_losses(Communicator& alone, Setup s, DType dtype, std::uint64_t seed,
                                           const pipeline::MakeWeight& make) {
   const MemoryScope scope(MemoryKind::check);
   s.training.microbatches *= s.sizes.dp;
   s.training.chunks = 1;
   s.training.schedule = pipeline::Schedule::one_f_one_b;
+  s.save.clear();
   Mesh mesh(alone, {1, 1, 1}, "unsplit-");
   Trainer trainer(mesh, s.training, dtype, make);
-  std::vector<double> losses;
-  for (std::int64_t step = 0; step < s.steps; ++step) {
-    losses.push_back(
-        mean_loss(trainer.gradients(own_microbatches(batch_of(s, seed, step), s, mesh)), s, mesh));
-    trainer.step();
-  }
-  return losses;
+  if (!s.resume.empty()) resume(trainer, s.training, s.resume);
+  return train(alone, mesh, trainer, s, seed);
 }
 
 }  // namespace tessera::three_d
