@@ -1,4 +1,5 @@
 // Ranks as threads: the conformance suite, and what this transport alone promises.
+#include <atomic>
 #include <chrono>
 #include <thread>
 
@@ -54,4 +55,23 @@ TEST_CASE("a call that never completes ends at the time-out") {
   };
   CHECK_THROWS_WITH_AS(launch(options, late),
                        doctest::Contains("no progress for 0.2 s: rank 0 waits in barrier"), Error);
+}
+
+TEST_CASE("a posted send is taken while its sender computes, and does not wait") {
+  std::atomic<bool> taken = false;
+  on_ranks(2, [&](Communicator& comm) {
+    const Tensor x = Tensor::zeros(8, 8, DType::f32);
+    if (comm.rank() == 1) {
+      comm.recv(x, 0);
+      taken = true;
+      return;
+    }
+    Request sent = comm.isend(x, 1);
+    const auto start = std::chrono::steady_clock::now();
+    while (!taken && std::chrono::steady_clock::now() - start < std::chrono::seconds(10))
+      std::this_thread::yield();
+    expect(taken, "the receive waits for the sender's wait");
+    sent.wait();
+  });
+  CHECK(taken);
 }
