@@ -27,8 +27,7 @@ int main(int argc, char** argv) {
   m.attention.options.seq = 16;
   App app(
       {"06", "pipeline",
-       "the layers cut into p stages, the batch into m microbatches of n tokens, width W, which follow one "
-       "another",
+       "the layers in p stages, a batch in m microbatches of n tokens of width W that follow one another",
        "Why a bubble: the last stage waits for the first activation, the first stage for the last gradient.",
        str("schedule.hpp:", code_line)});
   app.flags().number("--microbatches", words.microbatches, 1, 1024, "m, parts of the batch");

@@ -90,9 +90,9 @@ inline std::string report(const Run& run, int cores, std::size_t element_bytes, 
              "   (gpipe: ", s.microbatches * s.chunks, " everywhere)\n");
   out += str("activations ", stages, ": ", joined(run.measured.activation_bytes), " B at most\n");
   if (p > 1)
-    out += str("a boundary  of two ", s.chunks > 1 ? "chunks" : "stages", " passes m times n W = ",
+    out += str("a boundary  of two ", s.chunks > 1 ? "chunks" : "stages", ": m times n W = ",
                bytes(s.model.rows() * s.model.width() * static_cast<std::int64_t>(element_bytes)),
-               " forward, and as much back\n");
+               " forward, and as many back\n");
   if (!stable && s.pace == 0 && p > cores)
     out += str(p, " ranks share ", cores,
                " cores: stages wait for a core as well as for each other. Try --pace 5ms\n");
