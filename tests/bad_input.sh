@@ -40,14 +40,16 @@ refused() {
 lessons=$(cd "$bin" && echo 0[1-9]_*)
 for lesson in $lessons; do
   # 01 is one device's: it has no ranks, and reads a text.
-  ranks=(--ranks 2) text=()
+  ranks=(--ranks 2) text=() one=()
   if [[ $lesson == 01_* ]]; then ranks=() text=(--text "$scratch/file"); fi
+  sizes=(--tokens --width --ffn)
+  if [[ $lesson == 05_* ]]; then sizes=(--seq --width --heads) one=(--batch 1); fi
 
-  refused 'no flag --tokenz, did you mean --tokens' "$lesson" --tokenz 4
+  refused "no flag ${sizes[0]}z, did you mean ${sizes[0]}" "$lesson" "${sizes[0]}z" 4
   refused 'no flag --wdith, did you mean --width' "$lesson" --wdith=4
   refused 'no flag stray' "$lesson" stray
   refused '--exact takes no value' "$lesson" --exact=yes
-  for flag in --tokens --width --ffn; do
+  for flag in "${sizes[@]}"; do
     for value in -4 0 99999999999999999999 1048577 ten 4.5 '' ' 4' 0x10; do
       refused "$flag $value: a whole number from 1 to 1048576" "$lesson" $flag "$value"
     done
@@ -77,20 +79,45 @@ for lesson in $lessons; do
   done
   refused 'out of memory.*allows 1024 B.*would work' "$lesson" --memory-per-rank 1KiB --json x "${text[@]}"
   # Beyond any machine: refused, not killed.
-  refused 'no [0-9]+ B of memory left.* would work' "$lesson" --tokens 1048576 --width 1048576 --ffn 1048576 \
+  refused 'no [0-9]+ B of memory left.* would work' "$lesson" "${sizes[@]/%/=1048576}" "${one[@]}" \
     --json x --dump y --svg z --trace w "${text[@]}"
 
   if [[ $lesson == 01_* ]]; then continue; fi
   for value in -1 0 65 two 99999999999999999999; do
     refused "--ranks $value: a whole number from 1 to 64 would work" "$lesson" --ranks $value
   done
-  refused '--ranks 5 does not divide --ffn 12.*: --ranks 1, 2, 3, 4, 6, 12 would work' "$lesson" --ranks 5 \
-    --tokens 12 --width 12 --ffn 12 --json x --dump y
+  refused "--ranks 5 does not divide ${sizes[-1]} 12.*: --ranks 1, 2, 3, 4, 6, 12 would work" "$lesson" --ranks 5 \
+    "${sizes[@]/%/=12}" --json x --dump y
 done
 
 # The ranks that a lesson names do work, and no others.
 for ranks in 1 2 3 6; do "$bin/03_row_split" --ranks $ranks --tokens 18 --ffn 12 --quiet >/dev/null; done
 refused '--ranks 1, 2, 3, 6 would work' 03_row_split --ranks 4 --tokens 18 --ffn 12
+
+# Heads: they divide the width, the ranks divide them, and of keys there are as many as divide, or one.
+five=(05_attention_heads --json x --dump y)
+refused '--heads 7 does not divide --width 96: --width 98 would work' "${five[@]}" --heads 7 --ranks 7
+refused '--ranks 8 does not divide --heads 12: --ranks 1, 2, 3, 4, 6, 12 would work, or --heads 16' "${five[@]}" --ranks 8
+refused '--kv-heads 4 on 3 ranks: .*--kv-heads 1, 3, 6, 12 would work' "${five[@]}" --ranks 3 --kv-heads 4
+refused '--kv-heads 5 on 1 rank: .*--kv-heads 1, 2, 3, 4, 6, 12 would work' "${five[@]}" --ranks 1 --kv-heads 5
+refused '--kv-heads 24 on 4 ranks: .*--kv-heads 1, 4, 12 would work' "${five[@]}" --ranks 4 --kv-heads 24
+refused '--batch 2 and --seq 1048576 make 2097152 tokens: up to 1048576 would work' "${five[@]}" --seq 1048576
+refused '--batch 0: a whole number from 1' "${five[@]}" --batch 0
+refused '--kv-heads -1: a whole number from 0' "${five[@]}" --kv-heads -1
+for value in 1 -0.1 nan inf half; do
+  refused "--dropout $value: a number from 0 to 0.99 would work" "${five[@]}" --dropout $value
+done
+refused '--mask causual: causal\|none\|padding would work' "${five[@]}" --mask causual
+refused '--part mlp: attention\|block would work' "${five[@]}" --part mlp
+refused '--form tiled: auto\|plain\|streaming would work' "${five[@]}" --form tiled
+refused '--exact: a layer norm is exact nowhere; --part attention covers' "${five[@]}" --part block --exact
+refused '--no-baseline is for lessons 01 to 04: without it' "${five[@]}" --no-baseline
+refused '--trap all: qkv would work' "${five[@]}" --trap all
+for alone in '--ranks 1' '--ranks 4 --kv-heads 1' '--part block'; do
+  refused '--trap qkv cuts K and V .*--part attention --kv-heads 0 --ranks 4 would work' "${five[@]}" --trap qkv $alone
+done
+for heads in 1 3 6 12; do "$bin/05_attention_heads" --ranks 3 --kv-heads $heads --quiet >/dev/null; done
+"$bin/05_attention_heads" --heads 7 --ranks 7 --width 98 --quiet >/dev/null
 
 refused '--exact is for ./tessera run' tessera_verify --exact
 for value in 0-3 8-2 x 2- -2 2-65 1-2-3; do

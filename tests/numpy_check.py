@@ -12,6 +12,8 @@ import tempfile
 
 import numpy as np
 
+from numpy_attention import Attention
+
 
 def read_safetensors(path):
     """8 bytes little-endian length of the header, the header as JSON, the data."""
@@ -53,11 +55,13 @@ def mlp(w, f):
 
 
 # The lessons: executable, flags, formula, f; the names whose second word is another way to the same matrix; what
-# is cut by rows (0) and by columns (1), all else being whole on every rank; the numbers of ranks.
+# is cut by rows (0), by columns (1) or into the columns that a function of the rank names, all else being whole on
+# every rank; the numbers of ranks.
 MLP_CUTS = {"A": 1, "c1": 1, "B": 0, "H": 1, "dA": 1, "dc1": 1, "dB": 0}
 PLAIN = {"dA_plain": 1, "dc1_plain": 1, "dB_plain": 1, "dc2_plain": 1}
 PLAIN_NAMES = ["Y_plain", "dX_plain", *PLAIN]
 ONE = ["--steps", "60", "--text", __file__]
+SIZES = ["--tokens", "12", "--width", "20", "--ffn", "32"]  # unequal: equal ones would hide a transposed operand
 LESSONS = [
     ("01_mlp", ONE, mlp, gelu, [], {}, [None]),
     ("02_column_split", [], linear, None, [], {"A": 1, "c": 1, "dA": 1, "dc": 1}, [1, 2, 4]),
@@ -66,14 +70,19 @@ LESSONS = [
     ("04_mlp_block", [], mlp, gelu, PLAIN_NAMES, {**MLP_CUTS, **PLAIN}, [1, 2, 4]),
     ("04_mlp_block", ["--activation", "relu"], mlp, relu, PLAIN_NAMES, {**MLP_CUTS, **PLAIN}, [1, 2, 4]),
 ]
-SIZES = ["--tokens", "12", "--width", "20", "--ffn", "32"]  # unequal: equal ones would hide a transposed operand
+LESSONS = [(name, SIZES + flags, *rest) for name, flags, *rest in LESSONS]
+for mask, kv_heads, block in [("causal", 6, False), ("none", 3, False), ("padding", 1, False), ("causal", 6, True),
+                              ("padding", 3, True), ("none", 1, True)]:
+    formula = Attention(mask, 6, kv_heads, block)
+    LESSONS.append(("05_attention_heads", formula.flags, formula, gelu if block else None, [], formula.cuts,
+                    [1, 2, 3, 6] if kv_heads in (1, 6) else [1, 3]))
 
 
 def check(dump, formula, f, others, cuts, ranks, tolerance):
     """What does not hold, as a list of sentences."""
     ranks = ranks or 1
-    inputs = ["X", "dY", "A", "c"] if formula is linear else ["X", "dY", "A", "c1", "B", "c2"]
-    whole = {name: dump["whole." + name].astype(float) for name in inputs}
+    weights = {linear: ["A", "c"], mlp: ["A", "c1", "B", "c2"]}.get(formula) or formula.weights
+    whole = {name: dump["whole." + name].astype(float) for name in ["X", "dY", *weights]}
     results = formula(whole, f)
     results.update({name: results[name.split("_")[0]] for name in others})
     truth = {**whole, **results}
@@ -90,12 +99,16 @@ def check(dump, formula, f, others, cuts, ranks, tolerance):
             faults.append(f"{name} is off by {error:.3g}, {tolerance * scale:.3g} is allowed")
 
     for name in sorted(expected & dump.keys()):
-        place, matrix = name.split(".")
+        place, matrix = name.split(".", 1)
         reference = truth[matrix]
-        if place.startswith("rank") and matrix in cuts:
+        if place.startswith("rank") and callable(cuts.get(matrix)):
+            reference = reference[:, cuts[matrix](int(place[4:]), ranks)]
+        elif place.startswith("rank") and matrix in cuts:
             reference = np.split(reference, ranks, axis=cuts[matrix])[int(place[4:])]
         compare(name, dump[name], reference)
     for matrix, axis in cuts.items():
+        if callable(axis) or matrix not in truth:
+            continue
         parts = [dump[f"rank{r}.{matrix}"] for r in range(ranks) if f"rank{r}.{matrix}" in dump]
         compare(f"rank*.{matrix} put together", np.concatenate(parts, axis), truth[matrix])
     return faults
@@ -109,13 +122,17 @@ def main():
             for ranks in all_ranks:
                 for dtype, tolerance in (("f32", 1e-5), ("f64", 1e-12)):
                     for exact in (False, True):
-                        line = [f"{folder}/{name}", *SIZES, *flags, "--dtype", dtype, "--dump", file, "--quiet"]
+                        if exact and isinstance(formula, Attention) and formula.block:
+                            continue  # a layer norm is exact nowhere
+                        line = [f"{folder}/{name}", *flags, "--dtype", dtype, "--dump", file, "--quiet"]
                         line += ["--ranks", str(ranks)] if ranks else []
                         line += ["--exact"] if exact else []
                         run = subprocess.run(line, capture_output=True, text=True)
                         if run.returncode != 0:
                             sys.exit(f"{' '.join(line)}\nends with {run.returncode}\n{run.stdout}{run.stderr}")
                         # The exact tier takes relu, and integers: no rounding anywhere.
+                        if isinstance(formula, Attention):
+                            formula.exact = exact
                         faults = check(read_safetensors(file), formula, relu if exact else f, others, cuts, ranks,
                                        0 if exact else tolerance)
                         if faults:

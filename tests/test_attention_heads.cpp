@@ -104,3 +104,95 @@ TEST_CASE("the sandwich's own layers, one all-reduce each way, whatever the numb
     CHECK(two.traffic[1].calls == 3);  // and [dK dV]
   }
 }
+
+namespace {
+
+/// The fixture's block, or its attention alone, by the definition and by ops/attention.
+Sizes fixture_sizes(const std::string& mask) {
+  Sizes s;
+  s.shape = {12, 4, 4, {}};
+  s.shape.options.batch = 2;
+  s.shape.options.seq = 5;
+  choose(s, mask, "block", "auto");
+  return s;
+}
+
+double largest_difference(const Tensor& a, const Tensor& b) {
+  const auto x = a.values(), y = b.values();
+  REQUIRE(x.size() == y.size());
+  double most = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double difference = std::abs(x[i] - y[i]);
+    if (!(difference <= most)) most = difference;
+  }
+  return most;
+}
+
+}  // namespace
+
+TEST_CASE("the unsplit block equals PyTorch: output and every gradient, for each mask") {
+  const Device::Scope host(Device::host());  // where files are read to
+  const auto fixture = load_safetensors(TESSERA_SOURCE_DIR "/tests/fixtures/attention.safetensors");
+  for (const char* mask : {"causal", "none", "padding"})
+    for (const Core& core : {Core{}, reference_core}) {
+      Sizes s = fixture_sizes(mask);
+      s.shape.options.lengths = fixture.at("lengths");
+      const Inputs<Tensor> in = [&](const std::string& name) { return fixture.at("block." + name); };
+      int compared = 0;
+      for (const auto& [name, result] : unsplit(in, s, core).results) {
+        CAPTURE(mask);
+        CAPTURE(name);
+        const bool gradient = name != "Y" && name != "dX";
+        const Tensor& expected =
+            fixture.at(str("block.", mask, gradient ? ".d." + name.substr(1) : "." + name));
+        CHECK(largest_difference(result, expected) <= 1e-12 * (1 + largest(expected)));
+        ++compared;
+      }
+      CHECK(compared == 14);
+    }
+}
+
+TEST_CASE("the unsplit block equals central differences, with grouped queries and dropout") {
+  for (const char* mask : {"causal", "padding"}) {
+    Sizes s = fixture_sizes(mask);
+    s.shape.kv_heads = 2;
+    s.shape.options.dropout = 0.3;
+    std::map<std::string, Tensor> tensors;
+    const Inputs<Tensor> in = [&](const std::string& name) {
+      if (const auto found = tensors.find(name); found != tensors.end()) return found->second;
+      const std::int64_t w = s.w(), rows = name == "X" || name == "dY"                         ? s.n()
+                                           : name.ends_with("bias") || name.starts_with("ln_") ? 1
+                                           : name == "mlp.c_proj.weight"                       ? 4 * w
+                                                                                               : w;
+      const std::int64_t cols = name.starts_with("attn.c_attn") ? s.qkv()
+                                : name.starts_with("mlp.c_fc")  ? 4 * w
+                                                                : w;
+      return tensors[name] = generate(3, name, Slice::whole(rows, cols), DType::f64, Fill::uniform, 0.5);
+    };
+    const MeasuredWhole whole = unsplit(in, s, Core{});
+    const auto loss = [&] {
+      const auto y = unsplit(in, s, Core{}).results.at("Y").values(), dy = in("dY").values();
+      double sum = 0;
+      for (std::size_t i = 0; i < y.size(); ++i) sum += y[i] * dy[i];
+      return sum;
+    };
+    for (const auto& [name, result] : whole.results) {
+      if (name == "Y") continue;
+      const Tensor w = in(name == "dX" ? "X" : name.substr(1));
+      const std::vector<double> start = w.values(), gradient = result.values();
+      for (std::size_t i = 0; i < start.size(); i += 1 + start.size() / 7) {
+        const auto at = [&](double value) {
+          std::vector<double> moved = start;
+          moved[i] = value;
+          w.copy_from(Tensor::of(w.rows(), w.cols(), moved));
+          return loss();
+        };
+        constexpr double h = 1e-5;
+        const double slope = (at(start[i] + h) - at(start[i] - h)) / (2 * h);
+        CAPTURE(name);
+        CHECK(std::abs(slope - gradient[i]) <= 1e-7 * (1 + std::abs(slope)));
+      }
+      w.copy_from(Tensor::of(w.rows(), w.cols(), start));
+    }
+  }
+}

@@ -1,7 +1,7 @@
 // Our f64 results against PyTorch's (tests/fixtures/make_fixtures.py): a witness that nobody here wrote.
 #include <cmath>
 
-#include "ops/ops.hpp"
+#include "ops/attention.hpp"
 #include "support.hpp"
 #include "tensor/safetensors.hpp"
 
@@ -90,6 +90,50 @@ TEST_CASE("PyTorch: cross-entropy") {
     torch.check("ce.losses", result.loss);
     torch.check("ce.mean", scale(sum_rows(result.loss), 1.0 / 6));
     torch.check("ce.dlogits", cross_entropy_backward(result, targets, 6));
+  });
+}
+
+TEST_CASE("PyTorch: layer norm, softmax") {
+  const Fixtures torch("ops.safetensors");
+  on_every_device([&] {
+    const Tensor gamma = torch["ln.gamma"], dy = torch["ln.dy"];
+    const LayerNorm norm = layer_norm(torch["ln.x"], gamma, torch["ln.beta"]);
+    const Tensor dgamma = Tensor::zeros(1, 7, DType::f64), dbeta = Tensor::zeros(1, 7, DType::f64);
+    add_layer_norm_weights(dgamma, dbeta, dy, norm);
+    torch.check("ln.y", norm.y);
+    torch.check("ln.dx", layer_norm_backward(dy, norm, gamma));
+    torch.check("ln.dgamma", dgamma);
+    torch.check("ln.dbeta", dbeta);
+    torch.check("softmax.p", softmax(torch["softmax.x"]));
+    torch.check("softmax.dx", softmax_backward(torch["softmax.dp"], torch["softmax.p"]));
+  });
+}
+
+TEST_CASE("PyTorch: attention under every mask, with all and with grouped kv heads") {
+  const Fixtures torch("attention.safetensors");
+  const std::pair<const char*, Mask> masks[] = {
+      {"causal", Mask::causal}, {"none", Mask::none}, {"padding", Mask::padding}};
+  on_every_device([&] {
+    for (const auto& [name, mask] : masks)
+      for (const int kv_heads : {1, 2, 4})
+        for (const auto form : {AttentionOptions::Form::plain, AttentionOptions::Form::streaming}) {
+          const std::string prefix = str(name, ".kv", kv_heads, ".");
+          const Tensor q = torch[prefix + "q"], k = torch[prefix + "k"], v = torch[prefix + "v"];
+          const AttentionOptions options{.batch = 2,
+                                         .seq = 5,
+                                         .heads = 4,
+                                         .kv_heads = kv_heads,
+                                         .mask = mask,
+                                         .lengths = torch["lengths"],
+                                         .form = form};
+          AttentionSaved saved;
+          torch.check(prefix + "o", attention(q, k, v, options, saved));
+          const Tensor dq = empty_like(q), dk = empty_like(k), dv = empty_like(v);
+          attention_backward(torch[prefix + "do"], saved, options, dq, dk, dv);
+          torch.check(prefix + "dq", dq);
+          torch.check(prefix + "dk", dk);
+          torch.check(prefix + "dv", dv);
+        }
   });
 }
 

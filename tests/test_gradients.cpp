@@ -9,38 +9,6 @@ using namespace tessera::test;
 
 namespace {
 
-// A central difference (f(x + h) - f(x - h)) / 2h is off by h^2/6 |f'''|, and by r/h where f is computed with
-// an error r. Here f sums up to 100 terms of size 1 in f64, so r is about 1e-14. With h = 2^-14 that is 6e-10
-// |f'''| and 2e-10: a gradient is right to 1e-8 of its largest element, or of 1.
-constexpr double step_width = 0x1p-14;
-constexpr double gradient_bound = 1e-8;
-
-/// "" where `gradient` is that of loss() with respect to the elements of x, which loss() reads.
-template <class Loss>
-std::string wrong_gradient(const Tensor& gradient, const Tensor& x, const Loss& loss) {
-  const Matrix here = elements_of(x);
-  const auto loss_at = [&](Index i, Index j, double value) {
-    Matrix moved = here;
-    moved(i, j) = value;
-    x.copy_from(tensor_of(moved, x.dtype()));
-    return loss();
-  };
-  double largest = 1;
-  for (const double g : gradient.values()) largest = std::max(largest, std::abs(g));
-  const std::string fault = wrong(gradient, here.rows, here.cols, [&](Index i, Index j) {
-    const double up = loss_at(i, j, here(i, j) + step_width), down = loss_at(i, j, here(i, j) - step_width);
-    return Bounded{(up - down) / (2 * step_width), gradient_bound * largest};
-  });
-  x.copy_from(tensor_of(here, x.dtype()));
-  return fault;
-}
-
-/// sum of y dy: the loss whose gradient with respect to y is dy.
-double weighted(const Tensor& y, const Tensor& dy) {
-  const auto a = y.values(), b = dy.values();
-  return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
-}
-
 /// The two-layer network of the lessons with a loss: the smallest program that uses most functions.
 struct Network {
   Tensor x, a, c1, b, c2, targets;
@@ -94,6 +62,18 @@ TEST_CASE("gradients against central differences: each function") {
       const Operand z(wide, c);
       CHECK(wrong_gradient(gelu_backward(dx, z), z, [&] { return weighted(gelu(z), dx); }) == "");
       CHECK(wrong_gradient(relu_backward(dx, z), z, [&] { return weighted(relu(z), dx); }) == "");
+
+      const Operand gamma(uniform("gamma", 1, 5), c), beta(uniform("beta", 1, 5), c);
+      const Tensor dgamma = Tensor::zeros(1, 5, DType::f64), dbeta = Tensor::zeros(1, 5, DType::f64);
+      const LayerNorm norm = layer_norm(z, gamma, beta, 0.1);
+      const auto normed = [&] { return weighted(layer_norm(z, gamma, beta, 0.1).y, dx); };
+      add_layer_norm_weights(dgamma, dbeta, dx, norm);
+      CHECK(wrong_gradient(layer_norm_backward(dx, norm, gamma), z, normed) == "");
+      CHECK(wrong_gradient(dgamma, gamma, normed) == "");
+      CHECK(wrong_gradient(dbeta, beta, normed) == "");
+      CHECK(wrong_gradient(softmax_backward(dx, softmax(z)), z, [&] { return weighted(softmax(z), dx); }) ==
+            "");
+      CHECK(wrong_gradient(dropout(dx, 0.4, 3), z, [&] { return weighted(dropout(z, 0.4, 3), dx); }) == "");
 
       const Tensor ids = ids_of({2, 0, 2, -1});
       const Tensor dtable = Tensor::zeros(3, 5, DType::f64);
@@ -165,6 +145,9 @@ TEST_CASE("one thread and two give the same bits, in everything but products") {
       sgd(w, v, y, 0.1, 0.9);
       adamw(w2, m, relu(x), y, {}, 3);
       const CrossEntropy result = cross_entropy(x, targets);
+      const LayerNorm norm = layer_norm(x, row, row);
+      const Tensor dgamma = row.copy(), dbeta = row.copy();
+      add_layer_norm_weights(dgamma, dbeta, y, norm);
       std::vector<std::vector<double>> values;
       for (const Tensor& tensor : {sum,
                                    total,
@@ -184,6 +167,15 @@ TEST_CASE("one thread and two give the same bits, in everything but products") {
                                    cast(x, DType::f32),
                                    cast(x, DType::f64),
                                    embedding(targets, y),
+                                   norm.y,
+                                   norm.mean,
+                                   norm.inverse_deviation,
+                                   layer_norm_backward(y, norm, row),
+                                   dgamma,
+                                   dbeta,
+                                   softmax(x),
+                                   softmax_backward(y, result.probabilities),
+                                   dropout(x, 0.3, 1),
                                    result.loss,
                                    result.probabilities,
                                    cross_entropy_backward(result, targets, rows)})

@@ -1,5 +1,6 @@
 // One suite for the mathematics of every device: each function against a plain loop in double, on ugly shapes
-// and on views. Only ops.hpp is used, and the same lines run on the CPU and on a GPU.
+// and on views. The same lines run on the CPU and on a GPU.
+#include "ops/functions.hpp"
 #include "ops/ops.hpp"
 #include "reference.hpp"
 
@@ -152,6 +153,163 @@ TEST_CASE("gelu and relu, with their gradients") {
   });
 }
 
+TEST_CASE("exponential: two units in the last place, 0 below, NaN for NaN") {
+  const auto check = [](auto type, double from, double to) {
+    using T = decltype(type);
+    const Random random(1, "exponents");
+    for (std::uint64_t i = 0; i < 20000; ++i) {
+      const T x = static_cast<T>(from + (to - from) * (random.uniform(i) + 1) / 2);
+      const long double truth = std::exp(static_cast<long double>(x));
+      CAPTURE(x);
+      CHECK_FALSE(!(std::abs(static_cast<long double>(exponential(x)) - truth) <=
+                    4 * unit_roundoff(dtype_of<T>) * truth));
+    }
+    const T infinity = std::numeric_limits<T>::infinity();
+    CHECK(exponential(T(0)) == 1);
+    CHECK(exponential(-infinity) == 0);
+    CHECK(exponential(std::numeric_limits<T>::lowest()) == 0);
+    CHECK(std::isnan(exponential(T(not_a_number))));
+  };
+  check(float{}, -86.9, 87);
+  check(double{}, -707.9, 700);
+  check(double{}, -1, 1);
+}
+
+TEST_CASE("layer norm, with the gradients of its weights") {
+  on_every_case([](const Case& c) {
+    for (const auto& [rows, cols] : {std::pair{1, 1}, {1, 9}, {9, 1}, {0, 5}, {17, 61}, {128, 257}})
+      for (const double offset : {0.0, 10.0}) {
+        CAPTURE(rows);
+        CAPTURE(cols);
+        CAPTURE(offset);
+        Matrix values = uniform("x", rows, cols);
+        for (double& value : values.data) value += offset;
+        const Operand x(values, c), gamma(uniform("gamma", 1, cols), c), beta(uniform("beta", 1, cols), c);
+        const Operand dy(uniform("dy", rows, cols), c);
+        const double epsilon = 1e-3, n = static_cast<double>(cols);
+        Matrix mean = filled(rows, 1, 0), inverse = mean, g = mean, gh = mean, g_size = mean, gh_size = mean;
+        for (Index i = 0; i < rows; ++i) {
+          double variance = 0;
+          for (Index j = 0; j < cols; ++j) mean(i, 0) += x.values(i, j) / n;
+          for (Index j = 0; j < cols; ++j) variance += std::pow(x.values(i, j) - mean(i, 0), 2) / n;
+          inverse(i, 0) = 1 / std::sqrt(variance + epsilon);
+          for (Index j = 0; j < cols; ++j) {
+            const double t = dy.values(i, j) * gamma.values(0, j);
+            g(i, 0) += t / n;
+            g_size(i, 0) += std::abs(t) / n;
+            gh(i, 0) += t * (x.values(i, j) - mean(i, 0)) * inverse(i, 0) / n;
+            gh_size(i, 0) += std::abs(t * (x.values(i, j) - mean(i, 0)) * inverse(i, 0)) / n;
+          }
+        }
+        const auto h = [&](Index i, Index j) { return (x.values(i, j) - mean(i, 0)) * inverse(i, 0); };
+        // The mean is off by terms u max|x|, which x - mean inherits; the variance and its root add terms u.
+        const double terms = std::min(n, 4 * std::sqrt(n)) + 8, u = terms * c.u();
+        const auto h_error = [&](Index i, Index j) {
+          const double shift = (offset + 1) * inverse(i, 0);
+          return u * (shift + std::abs(h(i, j)) * (2 + shift));
+        };
+        poison(rows, cols, c.dtype);
+        const LayerNorm norm = layer_norm(x, gamma, beta, epsilon);
+        CHECK(wrong(norm.y, rows, cols, [&](Index i, Index j) {
+                const double weight = gamma.values(0, j), shift = beta.values(0, j);
+                return Bounded{h(i, j) * weight + shift,
+                               std::abs(weight) * h_error(i, j) + 4 * c.u() * (1 + std::abs(h(i, j)))};
+              }) == "");
+        CHECK(wrong(layer_norm_backward(dy, norm, gamma), rows, cols, [&](Index i, Index j) {
+                const double t = dy.values(i, j) * gamma.values(0, j), s = inverse(i, 0);
+                const double size = std::abs(t) + g_size(i, 0) + (1 + std::abs(h(i, j))) * gh_size(i, 0);
+                return Bounded{s * (t - g(i, 0) - h(i, j) * gh(i, 0)),
+                               s * size * (4 * u * (1 + (offset + 1) * s) + 4 * h_error(i, j))};
+              }) == "");
+        const Operand dgamma(uniform("dgamma", 1, cols), c), dbeta(uniform("dbeta", 1, cols), c);
+        add_layer_norm_weights(dgamma, dbeta, dy, norm);
+        CHECK(wrong(dgamma, 1, cols, [&](Index, Index j) {
+                Bounded sum = dot(
+                    rows, c.u(), dgamma.values(0, j), [&](Index i) { return dy.values(i, j); },
+                    [&](Index i) { return h(i, j); });
+                for (Index i = 0; i < rows; ++i) sum.bound += std::abs(dy.values(i, j)) * h_error(i, j);
+                return sum;
+              }) == "");
+        CHECK(wrong(dbeta, 1, cols, [&](Index, Index j) {
+                return dot(
+                    rows, c.u(), dbeta.values(0, j), [&](Index i) { return dy.values(i, j); }, one);
+              }) == "");
+        CHECK(dgamma.frame_intact());
+        CHECK(dbeta.frame_intact());
+      }
+  });
+}
+
+TEST_CASE("softmax and its gradient") {
+  on_every_case([](const Case& c) {
+    for (const auto& [rows, cols] : {std::pair{1, 1}, {1, 9}, {9, 1}, {0, 5}, {17, 61}, {128, 257}}) {
+      CAPTURE(rows);
+      CAPTURE(cols);
+      const Operand x(uniform("x", rows, cols, 30), c), dp(uniform("dp", rows, cols), c);
+      const double terms = static_cast<double>(cols) + 8;
+      Matrix sum = filled(rows, 1, 0);
+      for (Index i = 0; i < rows; ++i)
+        for (Index j = 0; j < cols; ++j) sum(i, 0) += std::exp(x.values(i, j));
+      const Tensor p = softmax(x);
+      CHECK(wrong(p, rows, cols, [&](Index i, Index j) {
+              const double value = std::exp(x.values(i, j)) / sum(i, 0);
+              return Bounded{value, 2 * c.u() * value * (terms + 60)};  // the argument of exp is off by 60 u
+            }) == "");
+      const Matrix q = elements_of(p);
+      CHECK(wrong(softmax_backward(dp, p), rows, cols, [&](Index i, Index j) {
+              const Bounded mean = dot(
+                  cols, c.u(), 0, [&](Index k) { return q(i, k); }, [&](Index k) { return dp.values(i, k); });
+              const double g = dp.values(i, j);
+              return Bounded{q(i, j) * (g - mean.value),
+                             q(i, j) * (mean.bound + 4 * c.u() * (std::abs(g) + std::abs(mean.value)))};
+            }) == "");
+    }
+  });
+}
+
+TEST_CASE("dropout: its rate, its scale, its seed, and one mask under any cut") {
+  on_every_case([](const Case& c) {
+    const Index batch = 2, heads = 4, seq = 6, cols = 46, rows = batch * heads * seq;
+    const Operand x(uniform("x", rows, cols), c);
+    for (const double rate : {0.0, 0.1, 0.7}) {
+      CAPTURE(rate);
+      const Matrix whole = elements_of(dropout(x, rate, 5));
+      Index kept = 0;
+      for (Index i = 0; i < rows; ++i)
+        for (Index j = 0; j < cols; ++j) {
+          const double value = x.values(i, j) / (1 - rate);
+          if (whole(i, j) == 0) continue;
+          ++kept;
+          CHECK_FALSE(!(std::abs(whole(i, j) - value) <= 2 * c.u() * std::abs(value)));
+        }
+      const double n = static_cast<double>(rows * cols);  // 5 standard deviations of a binomial
+      CHECK(std::abs(static_cast<double>(kept) - n * (1 - rate)) <= 5 * std::sqrt(n * rate * (1 - rate)));
+      if (rate > 0) {
+        CHECK(dropout(x, rate, 6).values() != whole.data);
+        CHECK(dropout(x, rate, 5).values() == whole.data);
+      }
+
+      const Tensor& all = x;
+      const Matrix part = elements_of(dropout(all.row_range(7, 20).column_range(3, 33), rate, 5,
+                                              {.first_row = 7, .first_col = 3, .cols = cols}));
+      for (Index i = 0; i < part.rows; ++i)
+        for (Index j = 0; j < part.cols; ++j) CHECK(part(i, j) == whole(7 + i, 3 + j));
+      for (const Index mine : {1, 2}) {  // heads [1, 1 + mine) of each sequence
+        const Tensor local = Tensor::empty(batch * mine * seq, cols, c.dtype);
+        const auto block = [&](const Tensor& t, Index b, Index n, Index first) {
+          return t.row_range((b * n + first) * seq, (b * n + first) * seq + mine * seq);
+        };
+        for (Index b = 0; b < batch; ++b) block(local, b, mine, 0).copy_from(block(all, b, heads, 1));
+        const Tensor y =
+            dropout(local, rate, 5, {.seq = seq, .heads = mine, .all_heads = heads, .first_head = 1});
+        const Tensor expected = tensor_of(whole, c.dtype);
+        for (Index b = 0; b < batch; ++b)
+          CHECK(block(y, b, mine, 0).values() == block(expected, b, heads, 1).values());
+      }
+    }
+  });
+}
+
 TEST_CASE("NaN goes through every function") {
   on_every_device([] {
     for (const DType dtype : {DType::f32, DType::f64}) {
@@ -160,12 +318,20 @@ TEST_CASE("NaN goes through every function") {
       const Tensor good = tensor_of({2, 2, {1, 2, 3, 4}}, dtype), row = tensor_of({1, 2, {1, 2}}, dtype);
       for (const Tensor& y : {gelu(bad), relu(bad), add(good, bad), scale(bad, 0), add_bias(bad, row),
                               gelu_backward(bad, good), gelu_backward(good, bad), relu_backward(bad, good),
-                              cast(bad, DType::f32), cast(bad, DType::f64)}) {
+                              dropout(bad, 0.0, 1), cast(bad, DType::f32), cast(bad, DType::f64)}) {
         const auto values = y.values();
         CHECK(std::isnan(values[1]));
         CHECK_FALSE(std::isnan(values[0] + values[2] + values[3]));
       }
       CHECK(std::isnan(sum_rows(bad).values()[1]));
+      const LayerNorm norm = layer_norm(bad, row, row), fine = layer_norm(good, row, row);
+      for (const Tensor& y : {norm.y, softmax(bad), layer_norm_backward(bad, fine, row),
+                              layer_norm_backward(good, norm, row), softmax_backward(bad, good)}) {
+        const auto values = y.values();
+        CHECK(std::isnan(values[0]));
+        CHECK(std::isnan(values[1]));
+        CHECK_FALSE(std::isnan(values[2] + values[3]));
+      }
       CHECK_FALSE(std::isnan(sum_rows(bad).values()[0]));
       CHECK(std::isnan(matmul(bad, good).values()[0]));
       CHECK(std::isnan(matmul(good, t(bad)).values()[0]));

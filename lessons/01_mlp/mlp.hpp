@@ -18,12 +18,6 @@ M activate_backward(const M& dy, const M& x, Activation f) {
   return f == Activation::gelu ? gelu_backward(dy, x) : relu_backward(dy, x);
 }
 
-/// Zeros of x's shape, booked as gradients: what backward_weight adds to.
-inline Tensor zero_gradient(const Tensor& x) {
-  const MemoryScope scope(MemoryKind::gradient);
-  return Tensor::zeros(x.rows(), x.cols(), x.dtype());
-}
-
 inline constexpr int code_line = __LINE__ + 3;
 // begin mlp
 /// Layers keep no tape: what the backward needs of one batch is its Saved.

@@ -55,6 +55,13 @@ inline AttentionOptions own_heads(const Shape& s, int rank, int ranks) {
   return own;
 }
 
+/// Q, K and V as views of their columns in [Q | K | V]; `own` says how many heads these are.
+inline std::array<Tensor, 3> q_k_v(const Tensor& qkv, const AttentionOptions& own) {
+  const std::int64_t d = qkv.cols() / (own.heads + 2 * own.kv_heads);
+  const std::int64_t q = own.heads * d, kv = own.kv_heads * d;
+  return {qkv.column_range(0, q), qkv.column_range(q, q + kv), qkv.column_range(q + kv, q + 2 * kv)};
+}
+
 /// Dropout of a sub-layer's output, drawn by the token's place in the whole batch; `which` tells a block's
 /// apart.
 inline Tensor dropout_of(const Tensor& x, const AttentionOptions& o, std::uint64_t which) {
@@ -92,7 +99,7 @@ struct HeadAttention {
   // task 05.forward: (N, W) -> (N, W). Hint: lesson 04 with the core in the place of f.
   Placed<Replicated> forward(const Placed<Replicated>& x, Saved& saved, const TensorParallel& tp) const {
     const Placed<Shard<1>> qkv = c_attn.forward(x, saved.c_attn);  // (N, (W + 2 kv d)/p)  no bytes sent
-    const auto [q, k, v] = thirds(qkv.local());
+    const auto [q, k, v] = q_k_v(qkv.local(), heads);
     const Placed<Shard<1>> o(core.forward(q, k, v, heads, saved.heads));  // (N, W/p)  each head by itself
     return c_proj.forward(o, saved.c_proj, tp);                           // (N, W)    the only all-reduce
   }
@@ -104,7 +111,7 @@ struct HeadAttention {
     const Placed<Shard<1>> d_o = c_proj.backward_input(dy, saved.c_proj);  // (N, W/p)  no bytes sent
     const Placed<Shard<1>> dqkv(
         Tensor::empty(d_o.local().rows(), c_attn.a.local().cols(), d_o.local().dtype()));
-    const auto [dq, dk, dv] = thirds(dqkv.local());
+    const auto [dq, dk, dv] = q_k_v(dqkv.local(), heads);
     core.backward(d_o.local(), saved.heads, heads, dq, dk, dv);  // (N, (W + 2 kv d)/p)
     return c_attn.backward_input(dqkv, saved.c_attn, tp);        // (N, W)    the only all-reduce
   }
@@ -117,13 +124,6 @@ struct HeadAttention {
 
   Tensor dqkv() const { return c_attn.da.local(); }
   Tensor dc_qkv() const { return c_attn.dc.local(); }
-
-  /// Q, K and V, as views of their columns.
-  std::array<Tensor, 3> thirds(const Tensor& qkv) const {
-    const std::int64_t d = qkv.cols() / (heads.heads + 2 * heads.kv_heads);
-    const std::int64_t q = heads.heads * d, kv = heads.kv_heads * d;
-    return {qkv.column_range(0, q), qkv.column_range(q, q + kv), qkv.column_range(q + kv, q + 2 * kv)};
-  }
 };
 // end heads
 

@@ -26,30 +26,21 @@ void prove_block(Proof& proof, Communicator& comm, const Sizes& s) {
       {{proof.weight("mlp.c_fc.weight", "WF", fc, w_scale), proof.weight("mlp.c_fc.bias", "1F", c_fc)},
        {proof.weight("mlp.c_proj.weight", "FW", proj, f_scale), proof.weight("mlp.c_proj.bias", "1W", row)}}};
   typename Block<Attention>::Saved saved;
-  Placed<Replicated> y, dx;
-  {
-    const auto phase = comm.phase("fwd");
-    y = block.forward(Placed<Replicated>(x), saved, tp);
-  }
-  {
-    const auto phase = comm.phase("bwd");
-    dx = block.backward_input(Placed<Replicated>(dy), saved, tp);
-    block.backward_weight(saved);
-  }
+  const auto [y, dx] = both_passes(block, saved, x, dy, tp);
   proof.measure_memory();
-  proof.result("Y", "NW", "Y  = H + mlp(ln_2 H), H = X + attn(ln_1 X)", y.local(), all);
-  proof.result("dX", "NW", "dX = dH + ln_1' attn' dH", dx.local(), all);
+  proof.result("Y", "NW", "Y  = H + mlp(ln_2 H), H = X + attn(ln_1 X)", y, all);
+  proof.result("dX", "NW", "dX = dH + ln_1' attn' dH", dx, all);
   attention_results(proof, s, rank, p, block.attn);
   proof.result("dmlp.c_fc.weight", "WF", "dA    = ln_2(H)' [dP1, dP2]", block.mlp.fc1.da.local(), fc);
   proof.result("dmlp.c_fc.bias", "1F", "dc1   = [sum dP1, sum dP2]", block.mlp.fc1.dc.local(), c_fc);
   proof.result("dmlp.c_proj.weight", "FW", "dB    = [H1' dY; H2' dY]", block.mlp.fc2.da.local(), proj);
   proof.result("dmlp.c_proj.bias", "1W", "dc2   = sum dY", block.mlp.fc2.dc.local(), row);
-  double apart = 0;  // the norms' gradients, over the ranks
+  double apart = 0;
   for (const auto& [name, norms] : {std::pair{"ln_1", &block.ln_1}, {"ln_2", &block.ln_2}})
     for (const auto& [what, gradient] :
          {std::pair{".weight", norms->dweight.local()}, {".bias", norms->dbias.local()}}) {
       proof.result(str("d", name, what), "1W", str("d", name, what, ", whole on every rank"), gradient, row);
-      apart = std::max(apart, ranks_apart(comm, gradient));
+      apart += ranks_apart(comm, gradient);
     }
   proof.claim("layer-norm gradients: equal bits on all ranks", apart, 0,
               "a norm's gradient differs between ranks: was dX all-reduced before it?");

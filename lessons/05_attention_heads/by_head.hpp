@@ -15,24 +15,21 @@ struct Wrong {
 };
 
 // begin by_head
-/// One head of one sequence. P = softmax(Q K' / sqrt(d) + mask), dropped where dropout says so; O = P V.
+/// One head of one sequence: P = softmax(Q K' / sqrt(d) + mask), dropped where dropout says so; O = P V.
 class Head {
  public:
   Head(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& o, std::int64_t batch,
        std::int64_t head, Wrong wrong)
-      : q_(q), k_(k), v_(v), factor_(1 / (wrong.by_d ? q.cols() : std::sqrt(static_cast<double>(q.cols())))) {
+      : q_(q), k_(k), v_(v), factor_(std::pow(q.cols(), wrong.by_d ? -1 : -0.5)) {
     const Tensor scores = scale(matmul(q, t(k)), factor_);   // (S, S)  how much token i wants of token j
     p_ = softmax(add(scores, mask(o, batch, wrong.later)));  // (S, S)  each row sums to 1
-    const Tensor ones = add_bias(Tensor::zeros(o.seq, o.seq, q.dtype()), row_of(o.seq, 1, q.dtype()));
-    const std::int64_t heads = o.all_heads > 0 ? o.all_heads : o.heads, first = o.first_batch + batch;
-    kept_ = o.dropout > 0 ? dropout(ones, o.dropout, o.seed,
-                                    {.first_row = (first * heads + o.first_head + head) * o.seq})
-                          : ones;
+    const std::int64_t first_row = ((o.first_batch + batch) * o.all_heads + o.first_head + head) * o.seq;
+    const std::vector<double> ones(static_cast<std::size_t>(o.seq * o.seq), 1);
+    kept_ = dropout(Tensor::of(o.seq, o.seq, ones, q.dtype()), o.dropout, o.seed, {.first_row = first_row});
   }
 
-  Tensor forward() const {
-    return matmul(times(p_, kept_), v_);
-  }  // (S, d)  a mean of the values, weighted by P
+  /// (S, d)  a mean of the values, weighted by P
+  Tensor forward() const { return matmul(times(p_, kept_), v_); }
 
   /// dP = dO V', dS = P (dP - sum_k dP_k P_k), dQ = dS K, dK = dS' Q, dV = P' dO.
   void backward(const Tensor& d_o, const Tensor& dq, const Tensor& dk, const Tensor& dv) const {
@@ -47,17 +44,13 @@ class Head {
  private:
   /// 0 where query i may look at key j, minus infinity where not.
   Tensor mask(const AttentionOptions& o, std::int64_t batch, int later) const {
-    std::int64_t length = o.seq;
-    if (o.mask == Mask::padding)
-      length = static_cast<std::int64_t>(o.lengths.values()[static_cast<std::size_t>(batch)]);
+    const auto length = o.mask == Mask::padding ? o.lengths.row_range(batch, batch + 1).values()[0]
+                                                : static_cast<double>(o.seq);
     std::vector<double> values;
     for (std::int64_t i = 0; i < o.seq; ++i)
       for (std::int64_t j = 0; j < o.seq; ++j)
-        values.push_back((o.mask == Mask::causal && j > i + later) || j >= length ? -INFINITY : 0);
+        values.push_back((o.mask == Mask::causal && j > i + later) || !(j < length) ? -INFINITY : 0);
     return Tensor::of(o.seq, o.seq, values, q_.dtype());
-  }
-  static Tensor row_of(std::int64_t cols, double value, DType dtype) {
-    return Tensor::of(1, cols, std::vector<double>(static_cast<std::size_t>(cols), value), dtype);
   }
   /// Element by element, by way of the host: this is the baseline, nobody waits for it.
   static Tensor times(const Tensor& a, const Tensor& b) {
@@ -78,12 +71,12 @@ void for_each_head(const Tensor& q, const Tensor& k, const Tensor& v, const Atte
   const std::int64_t d = q.cols() / o.heads, group = o.heads / o.kv_heads;
   for (std::int64_t b = 0; b < o.batch; ++b)
     for (std::int64_t h = 0; h < o.heads; ++h) {
-      const auto of_head = [&](const Tensor& x) {
-        return x.row_range(b * o.seq, (b + 1) * o.seq).column_range(h * d, (h + 1) * d);
+      const auto head_of = [&](std::int64_t head) {
+        return [=, &o](const Tensor& x) {
+          return x.row_range(b * o.seq, (b + 1) * o.seq).column_range(head * d, (head + 1) * d);
+        };
       };
-      const auto of_key = [&](const Tensor& x) {
-        return x.row_range(b * o.seq, (b + 1) * o.seq).column_range(h / group * d, (h / group + 1) * d);
-      };
+      const auto of_head = head_of(h), of_key = head_of(h / group);
       visit(Head(of_head(q), of_key(k), of_key(v), o, b, h, wrong), of_head, of_key);
     }
 }

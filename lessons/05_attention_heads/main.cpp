@@ -1,5 +1,8 @@
 // Lesson 05: attention cut by heads, and the transformer block.
+#include <functional>
+
 #include "05_attention_heads/block_proof.hpp"
+#include "05_attention_heads/picture.hpp"
 #include "app/app.hpp"
 #include "report/table.hpp"
 
@@ -8,89 +11,90 @@ using attention_heads::Sizes;
 
 namespace {
 
-/// Two heads of one column over three tokens, a rank each; causal, no biases, Wq = Wk = Wv = I.
+/// What the command line says in words.
+struct Words {
+  std::string mask = "causal", part = "attention", trap, form = "auto";
+  int ranks = 1;
+};
+
+/// Two heads of one column (d = 1) over three tokens, a rank each; causal, no biases.
 std::string by_hand() {
   const Tensor x = Tensor::of(3, 2, {1, 0, 0, 1, 1, 2}), wo = Tensor::of(2, 2, {1, 2, 3, -1});
+  const Tensor wqkv = Tensor::of(2, 6, {1, 0, 1, 1, 2, -1, 0, 1, -1, 0, 1, 1}), qkv = matmul(x, wqkv);
+  std::string text =
+      "  By hand (causal; two heads of one column each: rank 0 has columns 0, 2, 4, rank 1 has 1, 3, 5)\n" +
+      side_by_side({{"X", Matrix::from(x)},
+                    {"Wqkv = [Wq | Wk | Wv]", Matrix::from(wqkv)},
+                    {"X Wqkv = [Q | K | V]", Matrix::from(qkv)}},
+                   4);
   AttentionOptions one_head;
   one_head.seq = 3;
-  std::string text = "  By hand (causal; two heads of one column, a rank each; Q = K = V = X)\n";
   std::vector<Tensor> terms;
   for (const int head : {0, 1}) {
-    const Tensor q = x.column_range(head, head + 1);
+    const Tensor q = qkv.column_range(head, head + 1), k = qkv.column_range(2 + head, 3 + head),
+                 v = qkv.column_range(4 + head, 5 + head), rows = wo.row_range(head, head + 1);
     AttentionSaved saved;
-    const Tensor o = attention(q, q, q, one_head, saved);
-    terms.push_back(matmul(o, wo.row_range(head, head + 1)));
+    const Tensor o = attention(q, k, v, one_head, saved);
+    terms.push_back(matmul(o, rows));
     const std::string i = std::to_string(head + 1);
-    text += side_by_side({{"q" + i + "=k" + i + "=v" + i, Matrix::from(q)},
-                          {"q k'", Matrix::from(matmul(q, t(q)))},
-                          {"P = softmax, no later token", Matrix::from(saved.p)},
-                          {"o" + i + " = P v", Matrix::from(o)},
-                          {"Wo" + i, Matrix::from(wo.row_range(head, head + 1))},
-                          {"o" + i + " Wo" + i, Matrix::from(terms.back())}},
+    text += side_by_side({{"q" + i, Matrix::from(q)},
+                          {"k" + i, Matrix::from(k)},
+                          {"v" + i, Matrix::from(v)},
+                          {str("q", i, " k", i, "'"), Matrix::from(matmul(q, t(k)))},
+                          {str("P", i, ", no later token"), Matrix::from(saved.p)},
+                          {str("o", i, " = P", i, " v", i), Matrix::from(o)},
+                          {"Wo" + i, Matrix::from(rows)},
+                          {str("o", i, " Wo", i), Matrix::from(terms.back())}},
                          4);
   }
   return text + side_by_side({{"Y, the sum", Matrix::from(add(terms[0], terms[1]))}}, 4);
 }
 
-std::vector<Equation> picture(const Sizes& s, int ranks) {
-  using enum Block::Cut;
-  const std::string n = std::to_string(s.n()), w = std::to_string(s.w()),
-                    kv = std::to_string(s.shape.kv_width());
-  const std::string d = std::to_string(s.shape.head_width());
-  const auto keys = s.shares_keys(ranks) ? replicated : columns;
-  const double thin = s.shares_keys(ranks) ? 20 : 64;
-  Equation project{"Q, K and V: the columns of each rank's heads, " + d + " a head", {}},
-      heads{"each head by itself, then the rows of Wo: one all-reduce", {}};
-  project.add({"X", n, w, replicated, 50, 64})
-      .add({"Wq", w, w, columns, 64, 64})
-      .add({"Wk", w, kv, keys, 64, thin});
-  project.add({"Wv", w, kv, keys, 64, thin}).say("=").add({"Q", n, w, columns, 50, 64});
-  project.add({"K", n, kv, keys, 50, thin}).add({"V", n, kv, keys, 50, thin});
-  heads.say("softmax(Q K') V =").add({"O", n, w, columns, 50, 64}).add({"Wo", w, w, rows, 64, 64}).say("=");
-  heads.add({"terms", n, w, partial, 50, 64}).send("all-reduce").add({"Y", n, w, replicated, 50, 64});
-  return {project, heads};
-}
-
-/// Columns [begin, end) of [Q | K | V] in words: "Q 72..95, K 0..23".
-std::string names_of(const Sizes& s, Range range) {
-  std::string text;
-  const std::int64_t w = s.w(), kv = s.shape.kv_width();
-  for (const auto& [name, own] :
-       {std::pair{"Q", Range{0, w}}, {"K", {w, w + kv}}, {"V", {w + kv, w + 2 * kv}}}) {
-    const std::int64_t begin = std::max(range.begin, own.begin), end = std::min(range.end, own.end);
-    if (begin >= end) continue;
-    text += str(text.empty() ? "" : ", ", name, " ", begin - own.begin, "..", end - 1 - own.begin);
-  }
-  return text;
-}
-
+/// Which columns of [Q | K | V] each rank takes for its q, k and v, and which are its heads'.
 std::string trap_table(const Sizes& s, int p) {
+  const std::int64_t w = s.w(), kv = s.shape.kv_width(), q_own = w / p, kv_own = kv / p;
+  const auto name = [&](std::int64_t col) {
+    return col < w ? str("Q ", col) : col < w + kv ? str("K ", col - w) : str("V ", col - w - kv);
+  };
+  const auto words = [&](Range r) { return str(name(r.begin), "..", name(r.end - 1)); };
   std::vector<std::vector<std::string>> rows = {
       {"The trap: a rank's", "q are", "k are", "v are", "instead of"}};
-  const std::int64_t q = s.w() / p, kv = s.shape.kv_width() / p;
   for (int r = 0; r < p; ++r) {
-    const std::int64_t at = part(s.qkv(), r, p).begin;
+    const std::int64_t q = part(s.qkv(), r, p).begin, k = q + q_own, v = k + kv_own;
     const auto own = attention_heads::qkv_slice(1, s.shape, r, p).col_ranges;
-    rows.push_back({str("  rank ", r), names_of(s, {at, at + q}), names_of(s, {at + q, at + q + kv}),
-                    names_of(s, {at + q + kv, at + q + 2 * kv}),
-                    str(names_of(s, own[0]), "; ", names_of(s, own[1]), "; ", names_of(s, own[2]))});
+    rows.push_back({str("  rank ", r), words({q, k}), words({k, v}), words({v, v + kv_own}),
+                    str(words(own[0]), ", ", words(own[1]), ", ", words(own[2]))});
   }
   return table(rows, "lllll", 2);
 }
 
-void check_heads(const Sizes& s, int p) {
+void check_heads(const Sizes& s, int p, const Options& options) {
   const std::int64_t w = s.w(), a = s.shape.heads, kv = s.shape.kv_heads;
+  if (options.no_baseline)
+    throw UsageError("--no-baseline is for lessons 01 to 04: without it this lesson would work");
+  if (s.n() > 1 << 20)
+    throw UsageError(str("--batch ", s.shape.options.batch, " and --seq ", s.shape.options.seq, " make ",
+                         s.n(), " tokens: up to 1048576 would work"));
   if (w % a != 0)
     throw UsageError(
         str("--heads ", a, " does not divide --width ", w, ": --width ", (w / a + 1) * a, " would work"));
-  if (s.trap_qkv && s.shares_keys(p))
-    throw UsageError("--trap qkv needs kv heads that are cut: leave --kv-heads out");
+  if (s.trap_qkv && (p == 1 || s.shares_keys(p) || s.part == attention_heads::Part::block))
+    throw UsageError(
+        "--trap qkv cuts K and V over several ranks: --part attention --kv-heads 0 --ranks 4 would work");
   if (a % kv == 0 && (kv == 1 || kv % p == 0)) return;
   std::string fitting;
   for (std::int64_t n = 1; n <= a; ++n)
     if (a % n == 0 && (n == 1 || n % p == 0)) fitting += str(fitting.empty() ? "" : ", ", n);
-  throw UsageError(str("--kv-heads ", kv, " on ", p, " ranks: 1, or a number that ", p,
+  throw UsageError(str("--kv-heads ", kv, " on ", p, p == 1 ? " rank" : " ranks", ": 1, or a number that ", p,
                        " divides and that divides the ", a, " heads: --kv-heads ", fitting, " would work"));
+}
+
+void set_sizes(Sizes& s, Words& words, const Options& options, int ranks) {
+  words.ranks = ranks;
+  attention_heads::choose(s, words.mask, words.part, words.form);
+  s.shape.options.seed = static_cast<std::uint64_t>(options.seed);
+  s.trap_qkv = words.trap == "qkv";
+  check_heads(s, ranks, options);
 }
 
 }  // namespace
@@ -99,7 +103,7 @@ int main(int argc, char** argv) {
   Sizes s;
   AttentionOptions& o = s.shape.options;
   o.batch = 2, o.seq = 24, s.shape.kv_heads = 0;
-  std::string mask = "causal", part = "attention", trap, form = "auto";
+  Words words;
   App app({"05", "attention by head",
            "Y = [head_1 head_2 ...] Wo + c    head = softmax(q k' / sqrt(d)) v    [Q K V] = X Wqkv + b",
            "Why heads: a head needs its own columns of Q, K and V only, as f needed one column. The rest is "
@@ -110,32 +114,21 @@ int main(int argc, char** argv) {
   app.size("--width", s.shape.width, "W, columns of X");
   app.size("--heads", s.shape.heads, "heads, of W / heads columns each");
   app.flags().number("--kv-heads", s.shape.kv_heads, 0, 1 << 20, "heads of K and V; 0: as many as heads");
-  app.flags().choice("--mask", mask, {"causal", "none", "padding"},
+  app.flags().choice("--mask", words.mask, {"causal", "none", "padding"},
                      "padding: sequence b ends after seq - b seq/(2 batch)");
   app.flags().real("--dropout", o.dropout, 0, 0.99, "of the probabilities, and of a block's two halves");
-  app.flags().choice("--part", part, {"attention", "block"}, "attention alone, or the transformer block");
-  app.flags().choice("--trap", trap, {"qkv"}, "cut [Q|K|V] as if it were one matrix, and see");
-  app.flags().choice("--form", form, {"auto", "plain", "streaming"},
+  app.flags().choice("--part", words.part, {"attention", "block"},
+                     "attention alone, or the transformer block");
+  app.flags().choice("--trap", words.trap, {"qkv"}, "cut [Q|K|V] as if it were one matrix, and see");
+  app.flags().choice("--form", words.form, {"auto", "plain", "streaming"},
                      "attention in tiles of keys: auto from seq 256 up");
   app.ranks_divide("--heads", s.shape.heads);
-  int ranks = 1;
+  const char* const inexact = "a layer norm is exact nowhere; --part attention covers the projections";
   return app.run(argc, argv,
-                 {.check =
-                      [&](int p) {
-                        ranks = p;
-                        attention_heads::choose(s, mask, part, form);
-                        o.seed = static_cast<std::uint64_t>(app.options().seed);
-                        s.trap_qkv = trap == "qkv";
-                        check_heads(s, p);
-                      },
+                 {.check = std::bind_front(set_sizes, std::ref(s), std::ref(words), std::cref(app.options())),
                   .prove = [&](Proof& proof, Communicator& comm) { attention_heads::prove(proof, comm, s); },
                   .by_hand = by_hand,
-                  .picture = [&](int p) { return picture(s, p); },
-                  .more = [&] { return s.trap_qkv ? trap_table(s, ranks) : ""; },
-                  .inexact =
-                      [&] {
-                        return part == "block"
-                                   ? "a layer norm is exact nowhere; --part attention covers the projections"
-                                   : "";
-                      }});
+                  .picture = [&](int p) { return attention_heads::picture(s, p); },
+                  .more = [&] { return s.trap_qkv ? trap_table(s, words.ranks) : ""; },
+                  .inexact = [&] { return words.part == "block" ? inexact : ""; }});
 }

@@ -63,10 +63,10 @@ struct MultiQueryAttention {
     c_proj.backward_weight(saved.c_proj);
   }
 
-  Tensor dqkv() const { return side_by_side(q.da.local(), dkv.local()); }
-  Tensor dc_qkv() const { return side_by_side(q.dc.local(), dc_kv.local()); }
+  Tensor dqkv() const { return beside(q.da.local(), dkv.local()); }
+  Tensor dc_qkv() const { return beside(q.dc.local(), dc_kv.local()); }
 
-  static Tensor side_by_side(const Tensor& left, const Tensor& right) {
+  static Tensor beside(const Tensor& left, const Tensor& right) {
     const Tensor both = Tensor::empty(left.rows(), left.cols() + right.cols(), left.dtype(), left.device());
     both.column_range(0, left.cols()).copy_from(left);
     both.column_range(left.cols(), both.cols()).copy_from(right);

@@ -37,12 +37,10 @@ inline Tensor contiguous_heads(const Inputs<Tensor>& in, const Sizes& s, const C
   const Tensor o = Tensor::empty(s.n(), s.w(), qkv.dtype(), qkv.device());
   for (int r = 0; r < p; ++r) {
     const Range wrong = part(s.qkv(), r, p), own = part(s.w(), r, p);
-    const std::int64_t q = s.w() / p, kv = s.shape.kv_width() / p;
-    const Tensor x = qkv.column_range(wrong.begin, wrong.end);
+    const AttentionOptions heads = own_heads(s.shape, r, p);
+    const auto [q, k, v] = q_k_v(qkv.column_range(wrong.begin, wrong.end), heads);
     AttentionSaved ignored;
-    o.column_range(own.begin, own.end)
-        .copy_from(core.forward(x.column_range(0, q), x.column_range(q, q + kv),
-                                x.column_range(q + kv, q + 2 * kv), own_heads(s.shape, r, p), ignored));
+    o.column_range(own.begin, own.end).copy_from(core.forward(q, k, v, heads, ignored));
   }
   return o;
 }
@@ -55,7 +53,7 @@ void attention_results(Proof& proof, const Sizes& s, int rank, int p, const Atte
                own_columns(s.w(), s, rank, p));
   proof.result("dattn.c_attn.bias", "1Q", "db    = sum [dQ dK dV]_i", layer.dc_qkv(),
                own_columns(1, s, rank, p));
-  proof.result("dattn.c_proj.weight", "WW", "dWproj = O_i' dY", layer.c_proj.da.local(), proj);
+  proof.result("dattn.c_proj.weight", "WW", "dWo   = O_i' dY", layer.c_proj.da.local(), proj);
   proof.result("dattn.c_proj.bias", "1W", "dc    = sum dY", layer.c_proj.dc.local(), row);
 }
 
@@ -70,15 +68,29 @@ Attention make_attention(Proof& proof, const Sizes& s, int rank, int p, const Co
 }
 
 /// Sends of `halves` sandwiches, one of them attention's.
-inline void expect_sums(Proof& proof, const Sizes& s, int p, int halves) {
-  const std::int64_t e = proof.element_bytes(), nw = s.n() * s.w() * halves, d = s.shape.head_width();
-  const std::string times = halves == 1 ? "" : str(" ", halves), more = s.shares_keys(p) ? " + N 2 d" : "";
+inline void expect_sums(Proof& proof, const Sizes& s, std::int64_t p, int halves) {
+  const std::int64_t e = proof.element_bytes(), nw = s.n() * s.w() * halves,
+                     more = s.shares_keys(p) ? 2 * s.n() * s.shape.kv_width() : 0;  // [dK dV]
+  const std::string sums = halves == 1 ? "N W" : str(halves, " N W"), cost = str("2 (p-1) ", e, " ");
   proof.expect_traffic("fwd", "all_reduce", halves == 1 ? "Y" : "attention, MLP", halves,
-                       2 * (p - 1) * nw * e, str("2 (p-1) ", e, times, " N W"));
-  proof.expect_traffic(
-      "bwd", "all_reduce", s.shares_keys(p) ? "dX, [dK dV]" : "dX", halves + s.shares_keys(p),
-      2 * (p - 1) * (nw + (s.shares_keys(p) ? s.n() * 2 * d : 0)) * e,
-      str("2 (p-1) ", e, more.empty() ? str(times, " N W") : str(" (", halves, " N W", more, ")")));
+                       2 * (p - 1) * nw * e, cost + sums);
+  proof.expect_traffic("bwd", "all_reduce", more > 0 ? "dX, [dK dV]" : "dX", halves + (more > 0),
+                       2 * (p - 1) * (nw + more) * e, cost + (more > 0 ? "(" + sums + " + 2 N d)" : sums));
+}
+
+/// Y and dX, each pass in its phase of the ledger.
+template <class Layer>
+std::array<Tensor, 2> both_passes(const Layer& layer, typename Layer::Saved& saved, const Tensor& x,
+                                  const Tensor& dy, const TensorParallel& tp) {
+  Placed<Replicated> y, dx;
+  {
+    const Phase phase = tp.comm().phase("fwd");
+    y = layer.forward(Placed<Replicated>(x), saved, tp);
+  }
+  const Phase phase = tp.comm().phase("bwd");
+  dx = layer.backward_input(Placed<Replicated>(dy), saved, tp);
+  layer.backward_weight(saved);
+  return {y.local(), dx.local()};
 }
 
 template <class Attention>
@@ -91,21 +103,12 @@ void prove_attention(Proof& proof, Communicator& comm, const Sizes& s) {
   const Tensor x = proof.input("X", "NW", all), dy = proof.input("dY", "NW", all);
   const auto layer = make_attention<Attention>(proof, s, rank, p, core);
   typename Attention::Saved saved;
-  Placed<Replicated> y, dx;
-  {
-    const auto phase = comm.phase("fwd");
-    y = layer.forward(Placed<Replicated>(x), saved, tp);
-  }
-  {
-    const auto phase = comm.phase("bwd");
-    dx = layer.backward_input(Placed<Replicated>(dy), saved, tp);
-    layer.backward_weight(saved);
-  }
+  const auto [y, dx] = both_passes(layer, saved, x, dy, tp);
   proof.measure_memory();
   proof.result("O", "NW", "O  = [heads_1, heads_2]", saved.c_proj.x.local(),
                slice_of<Shard<1>>(s.n(), s.w(), comm));
-  proof.result("Y", "NW", "Y  = O1 Wo1 + O2 Wo2 + c", y.local(), all);
-  proof.result("dX", "NW", "dX = dQKV1 Wqkv1' + dQKV2 Wqkv2'", dx.local(), all);
+  proof.result("Y", "NW", "Y  = O1 Wo1 + O2 Wo2 + c", y, all);
+  proof.result("dX", "NW", "dX = dQKV1 Wqkv1' + dQKV2 Wqkv2'", dx, all);
   attention_results(proof, s, rank, p, layer);
   const Core reference = proof.exact() ? linear_core : reference_core;
   proof.measured_baseline([=](const auto& in) { return unsplit(in, s, reference); });
@@ -123,9 +126,9 @@ void prove_attention(Proof& proof, Communicator& comm, const Sizes& s) {
   };
   const std::string weights =
       str(e, s.shares_keys(p) ? " ((W+1)(W/p + 2 d) + W W/p + W)" : " ((W+1)(W + 2 KV)/p + W W/p + W)");
-  proof.expect_memory(MemoryKind::weight, "c_attn c_proj", attention_weights(s, 1) * e,
+  proof.expect_memory(MemoryKind::weight, "Wqkv b Wo c", attention_weights(s, 1) * e,
                       attention_weights(s, p) * e, weights);
-  proof.expect_memory(MemoryKind::gradient, "their gradients", attention_weights(s, 1) * e,
+  proof.expect_memory(MemoryKind::gradient, "dWqkv db dWo dc", attention_weights(s, 1) * e,
                       attention_weights(s, p) * e, weights);
   proof.expect_memory(MemoryKind::activation, "X dX Y dY QKV dQKV O P", activations(1) * e,
                       activations(p) * e, str(e, " (N (4 W + 2 QKV_i + W/p) + P_i)"));

@@ -17,9 +17,8 @@ struct Sizes {
   std::int64_t n() const { return shape.tokens(); }
   std::int64_t w() const { return shape.width; }
   std::int64_t qkv() const { return shape.width + 2 * shape.kv_width(); }
-  bool shares_keys(std::int64_t p) const {
-    return shape.kv_heads % p != 0;
-  }  // multi-query, whole on every rank
+  /// Multi-query over several ranks: K and V are whole on every one.
+  bool shares_keys(std::int64_t p) const { return shape.kv_heads % p != 0; }
 };
 
 /// Sets what the command line says in words. Padding: sequence b ends after seq - b seq / (2 batch) tokens.
@@ -31,8 +30,10 @@ inline void choose(Sizes& s, const std::string& mask, const std::string& part, c
   if (form != "auto")
     o.form = form == "plain" ? AttentionOptions::Form::plain : AttentionOptions::Form::streaming;
   std::vector<double> lengths;
-  for (std::int64_t b = 0; b < o.batch; ++b)
-    lengths.push_back(static_cast<double>(o.seq - b * o.seq / (2 * o.batch)));
+  for (std::int64_t b = 0; b < o.batch; ++b) {
+    const std::int64_t cut = b * o.seq / (2 * o.batch);
+    lengths.push_back(static_cast<double>(o.seq - cut));
+  }
   const Device::Scope host(Device::host());
   if (o.mask == Mask::padding) o.lengths = Tensor::of(o.batch, 1, lengths, DType::i32);
 }
@@ -59,16 +60,14 @@ inline std::int64_t core_saved(const Sizes& s, int p, bool exact) {
   return exact ? 0 : o.batch * s.shape.heads / p * o.seq * (o.streams() ? 1 : o.seq);
 }
 
-/// The largest difference between the ranks' copies of x, which should be none; NaN counts as infinite.
+/// How many elements of x differ from rank 0's on some rank; a NaN does.
 inline double ranks_apart(Communicator& comm, const Tensor& x) {
   const MemoryScope scope(MemoryKind::check);
   const Phase phase = comm.phase("check");
   const std::vector<double> all = comm.all_gather(x.reshape(1, x.size()), 0).values();
+  const auto size = static_cast<std::size_t>(x.size());
   double apart = 0;
-  for (std::size_t i = 0; i < all.size(); ++i) {
-    const double difference = std::abs(all[i] - all[i % static_cast<std::size_t>(x.size())]);
-    apart = std::isnan(difference) ? INFINITY : std::max(apart, difference);
-  }
+  for (std::size_t i = 0; i < all.size(); ++i) apart += !(all[i] == all[i % size]);
   return apart;
 }
 

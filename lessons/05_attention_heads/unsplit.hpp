@@ -35,8 +35,6 @@ class Unsplit {
       : in_(in), shape_(std::move(shape)), core_(core) {}
   MeasuredWhole whole;  // filled as the backward goes along: "d" + name
 
-  Tensor input(const std::string& name) const { return in_(name); }
-
   Tensor linear(const std::string& name, const Tensor& x) {
     inputs_[name] = x;
     const Tensor w = in_(name + ".weight");
@@ -58,7 +56,7 @@ class Unsplit {
   }
   Tensor norm_backward(const std::string& name, const Tensor& dy) {
     const LayerNorm& saved = norms_.at(name);
-    const Tensor w = in_(name + ".weight"), dw = mlp::zero_gradient(w), db = mlp::zero_gradient(w);
+    const Tensor w = in_(name + ".weight"), dw = zero_gradient(w), db = zero_gradient(w);
     add_layer_norm_weights(dw, db, dy, saved);
     const double sum = largest(sum_rows(absolute(dy)));
     // |x - mean| inverse_deviation of a row of W elements is at most sqrt(W).
@@ -69,13 +67,13 @@ class Unsplit {
 
   Tensor attention(const std::string& name, const Tensor& x) {
     const Tensor qkv = linear(name + ".c_attn", x);
-    const auto [q, k, v] = thirds(qkv);
+    const auto [q, k, v] = q_k_v(qkv, options());
     return linear(name + ".c_proj", core_.forward(q, k, v, options(), heads_[name]));
   }
   Tensor attention_backward(const std::string& name, const Tensor& dy) {
     const Tensor d_o = linear_backward(name + ".c_proj", dy);
     const Tensor dqkv = Tensor::empty(dy.rows(), shape_.width + 2 * shape_.kv_width(), dy.dtype());
-    const auto [dq, dk, dv] = thirds(dqkv);
+    const auto [dq, dk, dv] = q_k_v(dqkv, options());
     core_.backward(d_o, heads_.at(name), options(), dq, dk, dv);
     return linear_backward(name + ".c_attn", dqkv);
   }
@@ -103,10 +101,6 @@ class Unsplit {
 
  private:
   AttentionOptions options() const { return own_heads(shape_, 0, 1); }
-  std::array<Tensor, 3> thirds(const Tensor& qkv) const {
-    const std::int64_t w = shape_.width, kv = shape_.kv_width();
-    return {qkv.column_range(0, w), qkv.column_range(w, w + kv), qkv.column_range(w + kv, w + 2 * kv)};
-  }
 
   const Inputs<Tensor>& in_;
   Shape shape_;

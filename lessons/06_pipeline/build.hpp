@@ -34,7 +34,13 @@ inline std::vector<WeightInfo> weights_of(const Model& m) {
     linear(h + "mlp.c_proj", f, w, scale / 2);
   }
   linear("ln_f", 1, w, 1);
-  all.push_back({"lm_head.weight", m.vocabulary, w, scale});
+  if (!m.tied) all.push_back({"lm_head.weight", m.vocabulary, w, scale});
+  return all;
+}
+
+inline std::int64_t elements_of(const Model& model) {
+  std::int64_t all = 0;
+  for (const WeightInfo& info : weights_of(model)) all += info.rows * info.cols;
   return all;
 }
 
@@ -126,7 +132,7 @@ class Builder {
     return Tensor::of(model.rows(), 1, at, DType::i32);
   }
 
- private:
+ protected:
   Model model_;
   int rank_, ranks_;
   MakeWeight make_;

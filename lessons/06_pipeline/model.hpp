@@ -19,6 +19,7 @@ struct Model {
   attention_heads::Shape attention;  // width W, heads
   std::int64_t layers = 8, vocabulary = 64;
   std::int64_t tokens = 1;  // of the whole batch, over which the loss is the mean
+  bool tied = false;        // the head's weight is wte itself, as in GPT-2
 
   std::int64_t width() const { return attention.width; }
   std::int64_t ffn() const { return 4 * attention.width; }

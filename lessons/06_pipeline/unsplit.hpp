@@ -4,6 +4,7 @@
 #include "05_attention_heads/by_head.hpp"
 #include "05_attention_heads/unsplit.hpp"
 #include "06_pipeline/model.hpp"
+#include "tensor/error.hpp"
 
 namespace tessera::pipeline {
 
@@ -35,7 +36,7 @@ inline MeasuredWhole unsplit_step(const Inputs<Tensor>& in, const Model& model, 
   Tensor dx = u.norm_backward("ln_f", matmul(dlogits, w));
   for (std::int64_t l = model.layers; l-- > 0;) dx = u.block_backward(str("h.", l, "."), dx);
   const double sum = largest(sum_rows(absolute(dx)));
-  const Tensor dwte = mlp::zero_gradient(wte), dwpe = mlp::zero_gradient(wpe);
+  const Tensor dwte = zero_gradient(wte), dwpe = zero_gradient(wpe);
   add_embedding_backward(dwte, dx, ids);
   add_embedding_backward(dwpe, dx, positions);
   if (head_name == "wte.weight") add_to(dwte, dw);

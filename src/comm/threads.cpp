@@ -88,10 +88,8 @@ class ThreadCommunicator final : public Communicator {
 
   std::unique_ptr<Work> do_send(const Call& call, const TrafficKey& row, const Tensor& x) override {
     const auto number = transfers_[static_cast<std::size_t>(call.peer)].first++;
-    Operation::Seat sender = seat(row, x, {});
-    sender.steps_done = 1;  // the receiver alone copies: it needs nothing of a sender that goes on computing
     return work(
-        world_->post(str(id_, ":", rank(), ">", call.peer, "#", number), 2, 1, 0, call, std::move(sender)));
+        world_->post(str(id_, ":", rank(), ">", call.peer, "#", number), 2, 1, 0, call, seat(row, x, {})));
   }
   std::unique_ptr<Work> do_recv(const Call& call, const TrafficKey& row, const Tensor& x) override {
     const auto number = transfers_[static_cast<std::size_t>(call.peer)].second++;

@@ -106,6 +106,7 @@ std::shared_ptr<Operation> World::post(const std::string& id, int seats, int ste
     throw_if_faulty();
   }
   entry.posted = true;
+  if (call.op == "send") entry.steps_done = steps;  // the receiver copies: the sender may be busy elsewhere
   operation->seats[static_cast<std::size_t>(seat)] = std::move(entry);
   me.pending.push_back(operation);
   if (operation->all_posted()) {  // before that nobody can go on

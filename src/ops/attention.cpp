@@ -10,7 +10,7 @@ namespace tessera {
 namespace {
 
 /// Keys of one tile: its scores and exponentials pass through the cache between two products.
-constexpr std::int64_t tile_keys = 128;
+constexpr std::int64_t tile_keys = 192;
 
 /// The sizes of one call, and its products over all heads. Query head h = n group + g uses kv head n: for
 /// each g the kv heads are the inner stack of a product, and those that sum over g do so in its order.
@@ -115,7 +115,6 @@ struct Heads {
 };
 
 /// body(tile) for each tile of keys, from the first.
-/// uses.
 template <class Body>
 void for_tiles(const Heads& heads, const Body& body) {
   const std::int64_t seq = heads.options.seq;

@@ -9,18 +9,24 @@ namespace tessera {
 
 /// Row r of those that a tile works on: where it stands, and how many of the tile's keys its query sees.
 struct TileRow {
-  std::int64_t row, token, head, visible;
+  std::int64_t row, token, head, heads, visible;
   TESSERA_BOTH TileRow(const AttentionTile& t, std::int64_t r) {
     const std::int64_t queries = t.seq - t.first_query, i = t.first_query + r % queries;
     const std::int64_t b = r / queries / t.heads;
     row = r / queries * t.seq + i;
     token = b * t.seq + i;
     head = r / queries % t.heads;
+    heads = t.heads;
     std::int64_t end = t.first_key + t.keys;
     if (t.mask == Mask::causal) end = i + 1;
     if (t.mask == Mask::padding && t.lengths[b] < end) end = t.lengths[b];
     visible = end - t.first_key;
     visible = visible < 0 ? 0 : visible > t.keys ? t.keys : visible;
+  }
+  /// The head's columns of the token's row.
+  template <class T>
+  TESSERA_BOTH T* part(const View<T>& x) const {
+    return x.row(token) + head * (x.cols / heads);
   }
 };
 
@@ -29,8 +35,7 @@ template <class T>
 struct SoftmaxRow {
   AttentionTile tile;
   View<T> probabilities, x;
-  template <class Team>
-  TESSERA_KERNEL void operator()(const Team& team, std::int64_t r) const {
+  TESSERA_KERNEL void operator()(const auto& team, std::int64_t r) const {
     const TileRow at(tile, r);
     T* p = probabilities.row(at.row);
     const Exponentials<T> e(team, p, x.row(at.row), at.visible, T(tile.scale));
@@ -45,27 +50,25 @@ template <class T>
 struct OnlineSoftmaxRow {
   AttentionTile tile;
   View<T> scores, o, largest, sum;
-  std::int64_t width;  // of a head
-  template <class Team>
-  TESSERA_KERNEL void operator()(const Team& team, std::int64_t r) const {
+  TESSERA_KERNEL void operator()(const auto& team, std::int64_t r) const {
     const TileRow at(tile, r);
     const bool first = tile.first_key == 0;
     const T scale = T(tile.scale);
     T* p = scores.row(at.row);
     const T old = first ? -T(INFINITY) : *largest.row(at.row);
     const T old_sum = first ? T(0) : *sum.row(at.row);
-    const T here = team.template largest<T>(at.visible, [&](std::int64_t j) { return p[j]; });
+    const T here = team.largest(at.visible, [&](std::int64_t j) { return p[j]; });
     const T m = here > old ? here : old, kept = first ? T(0) : exponential(scale * (old - m));
-    const T added = team.template sum<T>(
-        at.visible, [&](std::int64_t j) { return p[j] = exponential(scale * (p[j] - m)); });
+    const T added =
+        team.sum(at.visible, [&](std::int64_t j) { return p[j] = exponential(scale * (p[j] - m)); });
     team.each(tile.keys - at.visible, [&](std::int64_t j) { p[at.visible + j] = 0; });
     if (tile.dropout.threshold > 0) {
       const std::uint64_t index = tile.dropout.index(at.row);
       team.each(at.visible, [&](std::int64_t j) { p[j] *= tile.dropout.factor<T>(index, j); });
     }
     if (kept != 1 && !first) {
-      T* out = o.row(at.token) + at.head * width;
-      team.each(width, [&](std::int64_t j) { out[j] *= kept; });
+      T* out = at.part(o);
+      team.each(o.cols / tile.heads, [&](std::int64_t j) { out[j] *= kept; });
     }
     if (!team.first()) return;  // the folds lie between the others' reading and this writing
     *largest.row(at.row) = m;
@@ -78,13 +81,11 @@ template <class T>
 struct OnlineSoftmaxEndRow {
   AttentionTile tile;
   View<T> o, largest, sum;
-  std::int64_t width;
-  template <class Team>
-  TESSERA_KERNEL void operator()(const Team& team, std::int64_t r) const {
+  TESSERA_KERNEL void operator()(const auto& team, std::int64_t r) const {
     const TileRow at(tile, r);
     const T total = *sum.row(at.row);
-    T* out = o.row(at.token) + at.head * width;
-    team.each(width, [&](std::int64_t j) { out[j] /= total; });
+    T* out = at.part(o);
+    team.each(o.cols / tile.heads, [&](std::int64_t j) { out[j] /= total; });
     if (team.first()) *largest.row(at.row) = T(tile.scale) * *largest.row(at.row) + std::log(total);
   }
 };
@@ -94,12 +95,10 @@ template <class T>
 struct DeltaRow {
   AttentionTile tile;
   View<T> delta, dy, o;
-  std::int64_t width;
-  template <class Team>
-  TESSERA_KERNEL void operator()(const Team& team, std::int64_t r) const {
+  TESSERA_KERNEL void operator()(const auto& team, std::int64_t r) const {
     const TileRow at(tile, r);
-    const T *g = dy.row(at.token) + at.head * width, *y = o.row(at.token) + at.head * width;
-    const T value = team.template sum<T>(width, [&](std::int64_t j) { return g[j] * y[j]; });
+    const T *g = at.part(dy), *y = at.part(o);
+    const T value = team.sum(o.cols / tile.heads, [&](std::int64_t j) { return g[j] * y[j]; });
     if (team.first()) *delta.row(at.row) = value;
   }
 };
@@ -110,8 +109,7 @@ template <class T>
 struct AttentionBackwardRow {
   AttentionTile tile;
   View<T> scores, dp, log_sum, delta;
-  template <class Team>
-  TESSERA_KERNEL void operator()(const Team& team, std::int64_t r) const {
+  TESSERA_KERNEL void operator()(const auto& team, std::int64_t r) const {
     const TileRow at(tile, r);
     const T scale = T(tile.scale), shift = *log_sum.row(at.row), mean = *delta.row(at.row);
     T *s = scores.row(at.row), *g = dp.row(at.row);

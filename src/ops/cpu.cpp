@@ -22,23 +22,23 @@ void for_rows(std::int64_t n, std::int64_t work_per_row, const Body& body) {
 /// several, as many as the build's vectors hold.
 struct OneLane {
   template <class F>
-  void each(std::int64_t n, const F& f) const {
+  TESSERA_BOTH void each(std::int64_t n, const F& f) const {
 #pragma omp simd
     for (std::int64_t j = 0; j < n; ++j) f(j);
   }
-  template <class T, class F>
-  T sum(std::int64_t n, const F& f) const {
-    T total = 0;
+  template <class F>
+  TESSERA_BOTH auto sum(std::int64_t n, const F& f) const {
+    decltype(f(n)) total = 0;
 #pragma omp simd reduction(+ : total)
     for (std::int64_t j = 0; j < n; ++j) total += f(j);
     return total;
   }
-  template <class T, class F>
-  T largest(std::int64_t n, const F& f) const {
-    T most = -T(INFINITY);
+  template <class F>
+  TESSERA_BOTH auto largest(std::int64_t n, const F& f) const {
+    decltype(f(n)) most = -INFINITY;
 #pragma omp simd reduction(max : most)
     for (std::int64_t j = 0; j < n; ++j) {
-      const T value = f(j);
+      const auto value = f(j);
       most = most < value ? value : most;
     }
     return most;

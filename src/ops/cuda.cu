@@ -1,110 +1,135 @@
-// The mathematics on a GPU: GEMM from cuBLAS, element-wise kernels here, row-wise ones in cuda_rows.cu. Every
-// sum has a fixed order and no atomics, so a run repeats bit by bit.
+// How the mathematics runs on a GPU: GEMM from cuBLAS, elements by threads, rows by blocks. Every sum has a
+// fixed order and no atomics, so a run repeats bit by bit.
+#include <algorithm>
 #include <climits>
-#include <cmath>
 
-#include "ops/cuda_launch.hpp"
-#include "ops/kernels.hpp"
+#include "ops/mathematics.hpp"
+#include "tensor/device_cuda.hpp"
 
 namespace tessera {
 
 namespace {
 
-using gpu::blocks_for;
-using gpu::floating;
-using gpu::for_each_element;
-using gpu::launch;
-using gpu::View;
+constexpr int block_size = 256;  // threads
 
-/// y_ij = f(x_ij...) for matrices of one shape, each with its own leading dimension.
-template <class T, class F, class... In>
-__global__ void map_kernel(std::int64_t size, std::int64_t cols, F f, View<T> y, View<const In>... x) {
-  for_each_element(size, [&](std::int64_t e) {
-    const std::int64_t i = e / cols, j = e % cols;
-    y.row(i)[j] = f(x.row(i)[j]...);
-  });
+/// kernel<<<blocks>>>(arguments) on the active stream of the tensor's device. Nothing is launched where
+/// there is no work: a grid of 0 blocks is an error in CUDA.
+template <class... Parameters, class... Arguments>
+void launch(const Tensor& where, std::int64_t blocks, void (*kernel)(Parameters...), Arguments... arguments) {
+  if (blocks == 0) return;
+  const CudaDevice& device = cuda_device(where.device());
+  kernel<<<static_cast<unsigned>(blocks), block_size, 0, device.stream()>>>(Parameters(arguments)...);
+  CUDA_CHECK(cudaGetLastError());
 }
 
-template <class T, class... In, class F, class... Inputs>
-void map(const F& f, const Tensor& y, const Inputs&... x) {
-  launch(y, blocks_for(y.size()), map_kernel<T, F, In...>, y.size(), y.cols(), f, View<T>(y),
-         View<const In>(x)...);
+/// Blocks for n independent elements; beyond 2^16 a thread takes several, a grid apart.
+std::int64_t blocks_for(std::int64_t n) {
+  return std::min<std::int64_t>((n + block_size - 1) / block_size, 65536);
 }
 
-template <class T>
-struct Plus {
-  __device__ T operator()(T a, T b) const { return a + b; }
-};
-template <class T>
-struct Times {
-  T factor;
-  __device__ T operator()(T x) const { return factor * x; }
-};
-template <class To, class From>
-struct Cast {
-  __device__ To operator()(From x) const { return static_cast<To>(x); }
-};
-template <class T>
-struct Relu {
-  __device__ T operator()(T x) const { return x <= 0 ? T(0) : x; }  // NaN passes
-  __device__ T operator()(T dy, T x) const { return x <= 0 ? T(0) : dy; }
-};
+/// Calls body(i) for this thread's share of [0, n).
+template <class Body>
+__device__ void for_each_element(std::int64_t n, const Body& body) {
+  const std::int64_t stride = std::int64_t{gridDim.x} * blockDim.x;
+  for (std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < n; i += stride) body(i);
+}
 
-// gelu(x) = x/2 (1 + tanh(z/2)) with z = 2 sqrt(2/pi) (x + 0.044715 x^3), which is x s(z) with the logistic
-// s(z) = 1 / (1 + exp(-z)): without the cancellation of 1 + tanh in the negative tail, so that f32 will do.
-// Error, u the unit round-off: z has a relative error of at most 7 u, exp adds 4 u (2 ulp), the rest 3 u. As
-// z s(z) (1 - s(z)) <= 0.23, |error of gelu| <= 6 u |x|; likewise |error of the slope| <= 25 u.
-template <class T>
-struct Gelu {
-  static constexpr T k = T(2 * 0.7978845608028654), c = T(0.044715);
+/// The team of a row (row_functions.hpp): thread t of the block takes j = t, t + 256, ...
+struct Block {
+  template <class F>
+  __device__ void each(std::int64_t n, const F& f) const {
+    for (std::int64_t j = threadIdx.x; j < n; j += blockDim.x) f(j);
+  }
+  template <class F>
+  __device__ auto sum(std::int64_t n, const F& f) const {
+    using T = decltype(f(n));
+    T total = 0;
+    each(n, [&](std::int64_t j) { total += f(j); });
+    return fold(total, [](T a, T b) { return a + b; });
+  }
+  template <class F>
+  __device__ auto largest(std::int64_t n, const F& f) const {
+    using T = decltype(f(n));
+    T most = -T(INFINITY);
+    each(n, [&](std::int64_t j) { most = max(most, f(j)); });
+    return fold(most, [](T a, T b) { return max(a, b); });
+  }
+  __device__ bool first() const { return threadIdx.x == 0; }
 
-  __device__ static T logistic(T z) { return 1 / (1 + exp(-z)); }
-  __device__ static T argument(T x) { return k * (x + c * x * x * x); }
-  __device__ T operator()(T x) const { return x * logistic(argument(x)); }
-  __device__ T operator()(T dy, T x) const {
-    const T z = argument(x), s = logistic(z), bend = s * logistic(-z);  // s (1 - s), without cancellation
-    // Where bend is 0, x^2 may be infinite.
-    return dy * (bend == 0 ? s : s + x * bend * k * (1 + 3 * c * x * x));
+ private:
+  /// All threads get fold(..., fold(v0, v128)...), a tree that does not depend on timing.
+  template <class T, class Fold>
+  __device__ static T fold(T value, const Fold& fold) {
+    __shared__ T values[block_size];
+    values[threadIdx.x] = value;
+    for (int half = block_size / 2; half > 0; half /= 2) {
+      __syncthreads();
+      if (threadIdx.x < half) values[threadIdx.x] = fold(values[threadIdx.x], values[threadIdx.x + half]);
+    }
+    __syncthreads();
+    const T result = values[0];
+    __syncthreads();  // the next fold may write
+    return result;
   }
 };
 
-template <class T>
-__global__ void add_bias_kernel(std::int64_t size, std::int64_t cols, View<T> y, View<const T> x,
-                                View<const T> c) {
+template <class F, class... T>
+__global__ void each_kernel(std::int64_t size, std::int64_t cols, F f, View<T>... x) {
   for_each_element(size, [&](std::int64_t e) {
     const std::int64_t i = e / cols, j = e % cols;
-    y.row(i)[j] = x.row(i)[j] + c.data[j];
+    f(x.row(i)[j]...);
   });
 }
 
-template <class T>
-__global__ void sgd_kernel(std::int64_t size, std::int64_t cols, View<T> w, View<T> velocity, View<const T> g,
-                           T lr, T momentum) {
-  for_each_element(size, [&](std::int64_t e) {
-    const std::int64_t i = e / cols, j = e % cols;
-    T& v = velocity.row(i)[j];
-    v = momentum * v + g.row(i)[j];
-    w.row(i)[j] -= lr * v;
-  });
+template <class F>
+__global__ void rows_kernel(F f) {
+  f(Block{}, blockIdx.x);
 }
 
-/// The step's constants, made in f64 on the host.
-template <class T>
-struct AdamWStep {
-  T b1, b2, rate, root, epsilon, keep;
-};
+/// A warp's 32 columns lie side by side in memory; the block's 8 warps take every eighth row, and their sums
+/// are added in the order of the warps.
+template <class T, class F>
+__global__ void columns_kernel(std::int64_t rows, std::int64_t cols, T* out, T beta, F term) {
+  __shared__ T sums[block_size];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const std::int64_t j = std::int64_t{blockIdx.x} * 32 + lane;
+  T sum = 0;
+  if (j < cols)
+    for (std::int64_t i = warp; i < rows; i += block_size / 32) sum += term(i, j);
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  if (warp != 0 || j >= cols) return;
+  T total = beta == 0 ? T(0) : beta * out[j];  // what stands there may be NaN when beta is 0
+  for (int w = 0; w < block_size / 32; ++w) total += sums[w * 32 + lane];
+  out[j] = total;
+}
 
+/// Block i belongs to token i. If no earlier token has its id, the block adds the gradients of all tokens of
+/// that id to the table's row, in their order; else it has nothing to do. One writer a row, so no atomics.
 template <class T>
-__global__ void adamw_kernel(std::int64_t size, std::int64_t cols, View<T> w, View<T> m, View<T> v,
-                             View<const T> g, AdamWStep<T> o) {
-  for_each_element(size, [&](std::int64_t e) {
-    const std::int64_t i = e / cols, j = e % cols;
-    T &mi = m.row(i)[j], &vi = v.row(i)[j], &wi = w.row(i)[j];
-    const T gi = g.row(i)[j];
-    mi = o.b1 * mi + (1 - o.b1) * gi;
-    vi = o.b2 * vi + (1 - o.b2) * gi * gi;
-    wi = o.keep * wi - o.rate * mi / (sqrt(vi) * o.root + o.epsilon);
-  });
+__global__ void embedding_backward_kernel(std::int64_t tokens, std::int64_t cols, View<T> dtable,
+                                          std::int64_t vocabulary, View<T> dy, View<std::int32_t> ids) {
+  const std::int64_t mine = blockIdx.x;
+  const std::int32_t id = ids.data[mine];
+  if (id < 0 || id >= vocabulary) return;
+  bool seen = false;
+  for (std::int64_t i = threadIdx.x; i < mine && !seen; i += blockDim.x) seen = ids.data[i] == id;
+  if (__syncthreads_or(seen)) return;
+
+  __shared__ std::int32_t next[block_size];  // the ids of the tokens [begin, begin + block_size)
+  for (std::int64_t column = 0; column < cols; column += blockDim.x) {
+    const std::int64_t j = column + threadIdx.x;
+    T sum = j < cols ? dtable.row(id)[j] : T(0);
+    for (std::int64_t begin = mine; begin < tokens; begin += block_size) {
+      __syncthreads();  // all have read the ids before
+      if (begin + threadIdx.x < tokens) next[threadIdx.x] = ids.data[begin + threadIdx.x];
+      __syncthreads();
+      const int count = static_cast<int>(min(std::int64_t{block_size}, tokens - begin));
+      for (int i = 0; i < count; ++i)
+        if (next[i] == id && j < cols) sum += dy.row(begin + i)[j];
+    }
+    if (j < cols) dtable.row(id)[j] = sum;
+  }
 }
 
 constexpr std::size_t most_inputs = 64;
@@ -123,7 +148,7 @@ __global__ void reduce_kernel(std::int64_t size, T* out, Inputs<T> inputs) {
     for (int k = 1; k < inputs.count; ++k) {
       const T x = inputs.of[k][e];
       if constexpr (largest)
-        result = result < x ? x : result;
+        result = result >= x || result != result ? result : x;
       else
         result += x;
     }
@@ -139,111 +164,73 @@ void reduce_typed(const Tensor& out, const std::vector<Tensor>& tensors, Reduce 
   launch(out, blocks_for(out.size()), kernel, out.size(), out.data<T>(), inputs);
 }
 
+struct Gpu {
+  template <class F, class... T>
+  static void each(const Tensor& y, const F& f, const View<T>&... x) {
+    launch(y, blocks_for(y.size()), each_kernel<F, T...>, y.size(), y.cols(), f, x...);
+  }
+  template <class F>
+  static void rows(const Tensor& y, std::int64_t n, std::int64_t, const F& f) {
+    launch(y, n, rows_kernel<F>, f);
+  }
+  template <class T, class F>
+  static void columns(const Tensor& out, T beta, std::int64_t n, const F& term) {
+    launch(out, (out.cols() + 31) / 32, columns_kernel<T, F>, n, out.cols(), out.data<T>(), beta, term);
+  }
+};
+
 int blas_size(std::int64_t n) {
-  expect(n <= INT_MAX, str("matmul: cuBLAS counts to ", INT_MAX, ", this matrix has a side of ", n));
+  expect(n <= INT_MAX,
+         [&] { return str("matmul: cuBLAS counts to ", INT_MAX, ", this matrix has a side of ", n); });
   return static_cast<int>(n);
 }
 
-struct CudaKernels final : Kernels {
+struct CudaKernels final : Mathematics<Gpu> {
   /// cuBLAS reads column-major. A row-major matrix, read so, is its own transpose, with the same leading
   /// dimension; and the row-major C = op(A) op(B) is, read so, C^T = op(B)^T op(A)^T. So: the operands change
   /// places, the sizes m and n with them, and the flags of transposition stay as they are.
-  void gemm(const Tensor& c, double beta, const Tensor& a, bool ta, const Tensor& b, bool tb) const override {
-    const std::int64_t terms = ta ? a.rows() : a.cols();
-    if (c.size() == 0) return;
-    if (terms == 0) {  // a leading dimension may be 0 here, which cuBLAS refuses
+  void gemm(const Stack& c, double beta, const Stack& a, bool ta, const Stack& b, bool tb, std::int64_t outer,
+            std::int64_t inner) const override {
+    const std::int64_t terms = ta ? a.rows : a.cols;
+    if (c.rows * c.cols == 0) return;
+    if (terms == 0) {  // one product: a head has columns. A leading dimension of 0 is refused by cuBLAS
       if (beta == 0)
-        c.zero();
+        c.of.zero();
       else
-        scale(c, c, beta);
+        scale(c.of, c.of, beta);
       return;
     }
-    const CudaDevice& device = cuda_device(c.device());
+    const CudaDevice& device = cuda_device(c.of.device());
     const auto flag = [](bool transposed) { return transposed ? CUBLAS_OP_T : CUBLAS_OP_N; };
-    const int m = blas_size(c.cols()), n = blas_size(c.rows()), k = blas_size(terms);
-    const int lda = blas_size(a.ld()), ldb = blas_size(b.ld()), ldc = blas_size(c.ld());
-    if (c.dtype() == DType::f32) {
-      const float one = 1, keep = static_cast<float>(beta);
-      CUBLAS_CHECK(cublasSgemm(device.blas(), flag(tb), flag(ta), m, n, k, &one, b.data<float>(), ldb,
-                               a.data<float>(), lda, &keep, c.data<float>(), ldc));
-    } else {
-      const double one = 1;
-      CUBLAS_CHECK(cublasDgemm(device.blas(), flag(tb), flag(ta), m, n, k, &one, b.data<double>(), ldb,
-                               a.data<double>(), lda, &beta, c.data<double>(), ldc));
-    }
-  }
-
-  void add(const Tensor& y, const Tensor& a, const Tensor& b) const override {
-    floating(y.dtype(), [&]<class T>(T) { map<T, T, T>(Plus<T>{}, y, a, b); });
-  }
-  void scale(const Tensor& y, const Tensor& x, double factor) const override {
-    floating(y.dtype(), [&]<class T>(T) { map<T, T>(Times<T>{static_cast<T>(factor)}, y, x); });
-  }
-  void add_bias(const Tensor& y, const Tensor& x, const Tensor& c) const override {
-    floating(y.dtype(), [&]<class T>(T) {
-      launch(y, blocks_for(y.size()), add_bias_kernel<T>, y.size(), y.cols(), View<T>(y), View<const T>(x),
-             View<const T>(c));
+    const int m = blas_size(c.cols), n = blas_size(c.rows), k = blas_size(terms), count = blas_size(inner);
+    const int lda = blas_size(a.of.ld()), ldb = blas_size(b.of.ld()), ldc = blas_size(c.of.ld());
+    floating(c.of.dtype(), [&]<class T>(T) {
+      const T one = 1, keep = static_cast<T>(beta);
+      for (std::int64_t o = 0; o < outer; ++o) {
+        const auto at = [o](const Stack& s) { return s.of.data<T>() + s.first + o * s.outer; };
+        if constexpr (sizeof(T) == 4)
+          CUBLAS_CHECK(cublasSgemmStridedBatched(device.blas(), flag(tb), flag(ta), m, n, k, &one, at(b), ldb,
+                                                 b.inner, at(a), lda, a.inner, &keep, at(c), ldc, c.inner,
+                                                 count));
+        else
+          CUBLAS_CHECK(cublasDgemmStridedBatched(device.blas(), flag(tb), flag(ta), m, n, k, &one, at(b), ldb,
+                                                 b.inner, at(a), lda, a.inner, &keep, at(c), ldc, c.inner,
+                                                 count));
+      }
     });
   }
-  void gelu(const Tensor& y, const Tensor& x) const override {
-    floating(y.dtype(), [&]<class T>(T) { map<T, T>(Gelu<T>{}, y, x); });
-  }
-  void gelu_backward(const Tensor& dx, const Tensor& dy, const Tensor& x) const override {
-    floating(dx.dtype(), [&]<class T>(T) { map<T, T, T>(Gelu<T>{}, dx, dy, x); });
-  }
-  void relu(const Tensor& y, const Tensor& x) const override {
-    floating(y.dtype(), [&]<class T>(T) { map<T, T>(Relu<T>{}, y, x); });
-  }
-  void relu_backward(const Tensor& dx, const Tensor& dy, const Tensor& x) const override {
-    floating(dx.dtype(), [&]<class T>(T) { map<T, T, T>(Relu<T>{}, dx, dy, x); });
-  }
-  void cast(const Tensor& y, const Tensor& x) const override {
-    if (y.dtype() == DType::f32)
-      map<float, double>(Cast<float, double>{}, y, x);
-    else
-      map<double, float>(Cast<double, float>{}, y, x);
-  }
 
-  void sum_rows(const Tensor& out, double beta, const Tensor& x) const override {
-    gpu::sum_rows(out, beta, x);
-  }
-  void embedding(const Tensor& y, const Tensor& ids, const Tensor& table) const override {
-    gpu::embedding(y, ids, table);
-  }
   void embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& ids) const override {
-    gpu::embedding_backward(dtable, dy, ids);
-  }
-  void cross_entropy(const Tensor& loss, const Tensor& probabilities, const Tensor& logits,
-                     const Tensor& targets) const override {
-    gpu::cross_entropy(loss, probabilities, logits, targets);
-  }
-  void cross_entropy_backward(const Tensor& dlogits, const Tensor& probabilities, const Tensor& targets,
-                              double factor) const override {
-    gpu::cross_entropy_backward(dlogits, probabilities, targets, factor);
-  }
-
-  void sgd(const Tensor& w, const Tensor& velocity, const Tensor& g, double lr,
-           double momentum) const override {
-    floating(w.dtype(), [&]<class T>(T) {
-      launch(w, blocks_for(w.size()), sgd_kernel<T>, w.size(), w.cols(), View<T>(w), View<T>(velocity),
-             View<const T>(g), static_cast<T>(lr), static_cast<T>(momentum));
-    });
-  }
-  void adamw(const Tensor& w, const Tensor& m, const Tensor& v, const Tensor& g, double lr, double beta1,
-             double beta2, double epsilon, double decay, std::int64_t step) const override {
-    const double n = static_cast<double>(step);
-    const double unbias1 = 1 - std::pow(beta1, n), unbias2 = 1 - std::pow(beta2, n);
-    floating(w.dtype(), [&]<class T>(T) {
-      const AdamWStep<T> constants{T(beta1),   T(beta2),         T(lr / unbias1), T(1 / std::sqrt(unbias2)),
-                                   T(epsilon), T(1 - lr * decay)};
-      launch(w, blocks_for(w.size()), adamw_kernel<T>, w.size(), w.cols(), View<T>(w), View<T>(m), View<T>(v),
-             View<const T>(g), constants);
+    floating(dy.dtype(), [&]<class T>(T) {
+      launch(dtable, dy.rows(), embedding_backward_kernel<T>, dy.rows(), dy.cols(), View<T>(dtable),
+             dtable.rows(), View<T>(dy), View<std::int32_t>(ids));
     });
   }
 
   void reduce(const Tensor& out, const std::vector<Tensor>& inputs, Reduce how) const override {
-    expect(inputs.size() <= most_inputs,
-           str("reduce: ", inputs.size(), " ranks share this GPU, ", most_inputs, " are the most"));
+    expect(inputs.size() <= most_inputs, [&] {
+      return str("reduce: ", inputs.size(), " ranks share this GPU, ", most_inputs, " are the most");
+    });
     if (out.dtype() == DType::i32) return reduce_typed<std::int32_t>(out, inputs, how);
     floating(out.dtype(), [&]<class T>(T) { reduce_typed<T>(out, inputs, how); });
   }

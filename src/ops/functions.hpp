@@ -15,9 +15,9 @@ namespace tessera {
 template <class T>
 struct View {
   T* data;
-  std::int64_t ld;
-  View(const Tensor& tensor) : data(tensor.data<T>()), ld(tensor.ld()) {}  // NOLINT: stands for the tensor
-  View(T* first, std::int64_t rows_apart) : data(first), ld(rows_apart) {}
+  std::int64_t ld, rows, cols;
+  View(const Tensor& x)  // NOLINT: stands for the tensor
+      : data(x.data<T>()), ld(x.ld()), rows(x.rows()), cols(x.cols()) {}
   TESSERA_BOTH T* row(std::int64_t i) const { return data + i * ld; }
 };
 
@@ -38,28 +38,14 @@ TESSERA_BOTH T exponential(T x) {
   constexpr bool single = sizeof(T) == 4;
   using Bits = std::conditional_t<single, std::uint32_t, std::uint64_t>;
   constexpr int mantissa = single ? 23 : 52, terms = single ? 7 : 13;
-  constexpr T inverse_factorial[] = {1,
-                                     1,
-                                     T(1. / 2),
-                                     T(1. / 6),
-                                     T(1. / 24),
-                                     T(1. / 120),
-                                     T(1. / 720),
-                                     T(1. / 5040),
-                                     T(1. / 40320),
-                                     T(1. / 362880),
-                                     T(1. / 3628800),
-                                     T(1. / 39916800),
-                                     T(1. / 479001600),
-                                     T(1. / 6227020800)};
   // ln 2 in two parts; the first has so few digits that n times it is exact.
   constexpr T ln2_high = single ? T(0.693359375) : T(6.93147180369123816490e-01);
   constexpr T ln2_low = single ? T(-2.12194440054690583e-4) : T(1.90821492927058770002e-10);
   constexpr T round = T(1.5) * T(Bits{1} << mantissa);  // adding it leaves n in the last bits
   const T shifted = x * T(1.44269504088896341) + round, n = shifted - round;
   const T r = (x - n * ln2_high) - n * ln2_low;
-  T series = inverse_factorial[terms];
-  for (int k = terms - 1; k >= 0; --k) series = series * r + inverse_factorial[k];
+  T series = 1;  // 1 + r (1 + r/2 (1 + r/3 (...)))
+  for (int k = terms; k > 0; --k) series = 1 + series * r * (T(1) / T(k));
   Bits bits;
   std::memcpy(&bits, &shifted, sizeof(T));
   bits = (bits << mantissa) + (Bits{single ? 127 : 1023} << mantissa);  // those of 2^n
@@ -69,31 +55,24 @@ TESSERA_BOTH T exponential(T x) {
 }
 
 struct Plus {
+  TESSERA_BOTH void operator()(auto& y, auto a, auto b) const { y = a + b; }
+};
+struct Times {
+  double factor;
   template <class T>
-  TESSERA_BOTH void operator()(T& y, T a, T b) const {
-    y = a + b;
+  TESSERA_BOTH void operator()(T& y, T x) const {
+    y = T(factor) * x;
   }
 };
-template <class T>
-struct Times {
-  T factor;
-  TESSERA_BOTH void operator()(T& y, T x) const { y = factor * x; }
-};
 struct Cast {
-  template <class To, class From>
-  TESSERA_BOTH void operator()(To& y, From x) const {
+  template <class To>
+  TESSERA_BOTH void operator()(To& y, auto x) const {
     y = static_cast<To>(x);
   }
 };
 struct Relu {  // NaN passes
-  template <class T>
-  TESSERA_BOTH void operator()(T& y, T x) const {
-    y = x <= 0 ? T(0) : x;
-  }
-  template <class T>
-  TESSERA_BOTH void operator()(T& dx, T dy, T x) const {
-    dx = x <= 0 ? T(0) : dy;
-  }
+  TESSERA_BOTH void operator()(auto& y, auto x) const { y = x <= 0 ? 0 : x; }
+  TESSERA_BOTH void operator()(auto& dx, auto dy, auto x) const { dx = x <= 0 ? 0 : dy; }
 };
 
 // gelu(x) = x/2 (1 + tanh(z/2)) with z = 2 sqrt(2/pi) (x + 0.044715 x^3), which is x s(z) with the logistic

@@ -67,6 +67,13 @@ struct AttentionTile {
   Dropout dropout;
 };
 
+/// What a rank has of a cross-entropy whose columns are cut, of (N, V_r) logits.
+struct CrossEntropyTerms {
+  Tensor exponentials;  // (N, V_r)  exp(z - largest)
+  Tensor sum,
+      target;  // (N, 1)  their sum, and z_target - largest, 0 where the target is no column of this rank
+};
+
 struct Kernels {
   virtual ~Kernels() = default;
 
@@ -112,6 +119,11 @@ struct Kernels {
   /// probabilities = softmax of each row, loss_i = -log probabilities[i, target_i].
   virtual void cross_entropy(const Tensor& loss, const Tensor& probabilities, const Tensor& logits,
                              const Tensor& targets) const = 0;
+  virtual void row_largest(const Tensor& largest, const Tensor& x) const = 0;
+  virtual void cross_entropy_terms(const CrossEntropyTerms& terms, const Tensor& logits,
+                                   const Tensor& largest, const Tensor& targets) const = 0;
+  /// Divides the exponentials by the sums.
+  virtual void cross_entropy_of(const Tensor& loss, const CrossEntropyTerms& terms) const = 0;
   /// dlogits = (probabilities - onehot(targets)) factor; dlogits may be probabilities.
   virtual void cross_entropy_backward(const Tensor& dlogits, const Tensor& probabilities,
                                       const Tensor& targets, double factor) const = 0;

@@ -13,6 +13,7 @@ namespace tessera {
 template <class Machine>
 struct Mathematics : Kernels {
   void add(const Tensor& y, const Tensor& a, const Tensor& b) const override { each(Plus{}, y, a, b); }
+  void scale(const Tensor& y, const Tensor& x, double factor) const override { each(Times{factor}, y, x); }
   void gelu(const Tensor& y, const Tensor& x) const override { each(Gelu{}, y, x); }
   void gelu_backward(const Tensor& dx, const Tensor& dy, const Tensor& x) const override {
     each(Gelu{}, dx, dy, x);
@@ -21,12 +22,11 @@ struct Mathematics : Kernels {
   void relu_backward(const Tensor& dx, const Tensor& dy, const Tensor& x) const override {
     each(Relu{}, dx, dy, x);
   }
-  void scale(const Tensor& y, const Tensor& x, double factor) const override {
-    floating(y.dtype(), [&]<class T>(T) { Machine::each(y, Times<T>{T(factor)}, View<T>(y), View<T>(x)); });
-  }
   void add_bias(const Tensor& y, const Tensor& x, const Tensor& c) const override {
-    floating(y.dtype(), [&]<class T>(T) {  // every row of c's view is c
-      Machine::each(y, Plus{}, View<T>(y), View<T>(x), View<T>(c.data<T>(), 0));
+    floating(y.dtype(), [&]<class T>(T) {
+      View<T> every_row(c);
+      every_row.ld = 0;
+      Machine::each(y, Plus{}, View<T>(y), View<T>(x), every_row);
     });
   }
   void cast(const Tensor& y, const Tensor& x) const override {
@@ -59,67 +59,57 @@ struct Mathematics : Kernels {
   }
 
   void dropout(const Tensor& y, const Tensor& x, const Dropout& dropout) const override {
-    floating(y.dtype(), [&]<class T>(T) { rows(y, DropoutRow<T>{y, x, y.cols(), dropout}); });
+    rows<DropoutRow>(y, y, x, dropout);
   }
   void embedding(const Tensor& y, const Tensor& ids, const Tensor& table) const override {
-    floating(y.dtype(), [&]<class T>(T) { rows(y, EmbeddingRow<T>{y, table, ids, table.rows(), y.cols()}); });
+    rows<EmbeddingRow>(y, y, table, ids);
   }
   void cross_entropy(const Tensor& loss, const Tensor& probabilities, const Tensor& logits,
                      const Tensor& targets) const override {
-    floating(logits.dtype(), [&]<class T>(T) {
-      rows(logits, CrossEntropyRow<T>{loss, probabilities, logits, targets, logits.cols()});
-    });
+    rows<CrossEntropyRow>(logits, loss, probabilities, logits, targets);
   }
   void cross_entropy_backward(const Tensor& dlogits, const Tensor& probabilities, const Tensor& targets,
                               double factor) const override {
-    floating(dlogits.dtype(), [&]<class T>(T) {
-      rows(dlogits, CrossEntropyBackwardRow<T>{dlogits, probabilities, targets, dlogits.cols(), T(factor)});
-    });
+    rows<CrossEntropyBackwardRow>(dlogits, dlogits, probabilities, targets, factor);
+  }
+  void row_largest(const Tensor& largest, const Tensor& x) const override { rows<LargestRow>(x, largest, x); }
+  void cross_entropy_terms(const CrossEntropyTerms& terms, const Tensor& logits, const Tensor& largest,
+                           const Tensor& targets) const override {
+    rows<CrossEntropyTermsRow>(logits, terms.exponentials, terms.sum, terms.target, logits, largest, targets);
+  }
+  void cross_entropy_of(const Tensor& loss, const CrossEntropyTerms& terms) const override {
+    rows<CrossEntropyOfRow>(terms.exponentials, loss, terms.exponentials, terms.sum, terms.target);
   }
   void layer_norm(const Tensor& y, const Tensor& mean, const Tensor& inverse_deviation, const Tensor& x,
                   const Tensor& gamma, const Tensor& beta, double epsilon) const override {
-    floating(y.dtype(), [&]<class T>(T) {
-      rows(y, LayerNormRow<T>{y, mean, inverse_deviation, x, gamma, beta, y.cols(), T(epsilon)});
-    });
+    rows<LayerNormRow>(y, y, mean, inverse_deviation, x, gamma, beta, epsilon);
   }
   void layer_norm_backward(const Tensor& dx, const Tensor& dy, const Tensor& x, const Tensor& mean,
                            const Tensor& inverse_deviation, const Tensor& gamma) const override {
-    floating(dx.dtype(), [&]<class T>(T) {
-      rows(dx, LayerNormBackwardRow<T>{dx, dy, x, mean, inverse_deviation, gamma, dx.cols()});
-    });
+    rows<LayerNormBackwardRow>(dx, dx, dy, x, mean, inverse_deviation, gamma);
   }
   void softmax_backward(const Tensor& dx, const Tensor& dp, const Tensor& p, double factor) const override {
-    floating(dx.dtype(), [&]<class T>(T) {
-      rows(dx, SoftmaxBackwardRow<T>{dx, dp, p, dx.cols(), T(factor)});
-    });
+    rows<SoftmaxBackwardRow>(dx, dx, dp, p, factor);
   }
 
   void softmax(const Tensor& p, const Tensor& x, const AttentionTile& tile) const override {
-    floating(p.dtype(), [&]<class T>(T) { rows(p, tile, SoftmaxRow<T>{tile, p, x}); });
+    tile_rows<SoftmaxRow>(p, tile, p, x);
   }
   void online_softmax(const Tensor& scores, const Tensor& o, const Tensor& largest, const Tensor& sum,
                       const AttentionTile& tile) const override {
-    floating(scores.dtype(), [&]<class T>(T) {
-      rows(scores, tile, OnlineSoftmaxRow<T>{tile, scores, o, largest, sum, o.cols() / tile.heads});
-    });
+    tile_rows<OnlineSoftmaxRow>(scores, tile, scores, o, largest, sum);
   }
   void online_softmax_end(const Tensor& o, const Tensor& largest, const Tensor& sum,
                           const AttentionTile& tile) const override {
-    floating(o.dtype(), [&]<class T>(T) {
-      rows(largest, tile, OnlineSoftmaxEndRow<T>{tile, o, largest, sum, o.cols() / tile.heads});
-    });
+    tile_rows<OnlineSoftmaxEndRow>(largest, tile, o, largest, sum);
   }
   void attention_delta(const Tensor& delta, const Tensor& dy, const Tensor& o,
                        const AttentionTile& tile) const override {
-    floating(o.dtype(), [&]<class T>(T) {
-      rows(delta, tile, DeltaRow<T>{tile, delta, dy, o, o.cols() / tile.heads});
-    });
+    tile_rows<DeltaRow>(delta, tile, delta, dy, o);
   }
   void attention_backward(const Tensor& scores, const Tensor& dp, const Tensor& log_sum, const Tensor& delta,
                           const AttentionTile& tile) const override {
-    floating(scores.dtype(), [&]<class T>(T) {
-      rows(scores, tile, AttentionBackwardRow<T>{tile, scores, dp, log_sum, delta});
-    });
+    tile_rows<AttentionBackwardRow>(scores, tile, scores, dp, log_sum, delta);
   }
 
  private:
@@ -127,14 +117,17 @@ struct Mathematics : Kernels {
   static void each(const F& f, const Tensor& y, const In&... x) {
     floating(y.dtype(), [&]<class T>(T) { Machine::each(y, f, View<T>(y), View<T>(x)...); });
   }
-  template <class F>
-  static void rows(const Tensor& y, const F& f) {
-    Machine::rows(y, y.rows(), y.cols(), f);
+  template <template <class> class Row, class... Members>
+  static void rows(const Tensor& y, const Members&... members) {
+    floating(y.dtype(), [&]<class T>(T) { Machine::rows(y, y.rows(), y.cols(), Row<T>{members...}); });
   }
   /// Those rows of all heads' that see keys of the tile.
-  template <class F>
-  static void rows(const Tensor& y, const AttentionTile& tile, const F& f) {
-    Machine::rows(y, y.rows() / tile.seq * (tile.seq - tile.first_query), tile.keys, f);
+  template <template <class> class Row, class... Members>
+  static void tile_rows(const Tensor& y, const AttentionTile& tile, const Members&... members) {
+    floating(y.dtype(), [&]<class T>(T) {
+      Machine::rows(y, y.rows() / tile.seq * (tile.seq - tile.first_query), tile.keys,
+                    Row<T>{tile, members...});
+    });
   }
 };
 

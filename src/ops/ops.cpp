@@ -1,6 +1,7 @@
 #include "ops/ops.hpp"
 
 #include <initializer_list>
+#include <utility>
 
 #include "tensor/error.hpp"
 
@@ -233,6 +234,29 @@ CrossEntropy cross_entropy(const Tensor& logits, const Tensor& targets) {
   return result;
 }
 
+Tensor row_largest(const Tensor& x) {
+  floating("row_largest", {&x});
+  Tensor largest = Tensor::empty(x.rows(), 1, x.dtype(), x.device());
+  kernels_of(x).row_largest(largest, x);
+  return largest;
+}
+
+CrossEntropyTerms cross_entropy_terms(const Tensor& logits, const Tensor& largest, const Tensor& targets) {
+  floating("cross_entropy_terms", {&logits});
+  ids_for("cross_entropy_terms", targets, logits);
+  CrossEntropyTerms terms{empty_like(logits), empty_like(largest), empty_like(largest)};
+  same("cross_entropy_terms", largest, Tensor(logits.column_range(0, 1)));
+  kernels_of(logits).cross_entropy_terms(terms, logits, largest, targets);
+  return terms;
+}
+
+CrossEntropy cross_entropy_of(const CrossEntropyTerms& terms) {
+  same("cross_entropy_of", terms.sum, terms.target);
+  const CrossEntropy result{empty_like(terms.sum), terms.exponentials};
+  kernels_of(terms.sum).cross_entropy_of(result.loss, terms);
+  return result;
+}
+
 Tensor cross_entropy_backward(const CrossEntropy& saved, const Tensor& targets, std::int64_t tokens) {
   ids_for("cross_entropy_backward", targets, saved.probabilities);
   expect(tokens > 0, "cross_entropy_backward: the global number of tokens is positive");
@@ -240,6 +264,28 @@ Tensor cross_entropy_backward(const CrossEntropy& saved, const Tensor& targets, 
   kernels_of(dlogits).cross_entropy_backward(dlogits, saved.probabilities, targets,
                                              1.0 / static_cast<double>(tokens));
   return dlogits;
+}
+
+namespace {
+thread_local GradientArena* arena = nullptr;
+}  // namespace
+
+Tensor zero_gradient(const Tensor& x) {
+  if (arena != nullptr) return arena->take(x);
+  const MemoryScope scope(MemoryKind::gradient);
+  return Tensor::zeros(x.rows(), x.cols(), x.dtype());
+}
+
+GradientArena::GradientArena(std::int64_t elements, DType dtype) : outer_(std::exchange(arena, this)) {
+  const MemoryScope scope(MemoryKind::gradient);
+  all_ = Tensor::zeros(1, elements, dtype);
+}
+GradientArena::~GradientArena() { arena = outer_; }
+
+Tensor GradientArena::take(const Tensor& like) {
+  const std::int64_t begin = taken_;
+  taken_ += like.size();
+  return all_.column_range(begin, taken_).reshape(like.rows(), like.cols());
 }
 
 void sgd(const Tensor& w, const Tensor& velocity, const Tensor& g, double lr, double momentum) {

@@ -66,9 +66,34 @@ struct CrossEntropy {
 };
 /// Softmax cross-entropy of logits (N, V) with targets (N, 1) i32 in [0, V); any other gives a NaN loss.
 CrossEntropy cross_entropy(const Tensor& logits, const Tensor& targets);
+/// The same where each rank has some of the columns. row_largest (N, V_r) -> (N, 1), to be reduced by max;
+/// then the terms, whose sum and target are to be summed over the ranks; then the result, of this rank's
+/// columns. Targets count from the rank's first column. After Megatron's vocab_parallel_cross_entropy.
+Tensor row_largest(const Tensor& x);
+CrossEntropyTerms cross_entropy_terms(const Tensor& logits, const Tensor& largest, const Tensor& targets);
+CrossEntropy cross_entropy_of(const CrossEntropyTerms& terms);
 /// The gradient of (sum of the losses) / tokens: (probabilities - onehot) / tokens. `tokens` is the global
 /// number.
 Tensor cross_entropy_backward(const CrossEntropy& saved, const Tensor& targets, std::int64_t tokens);
+
+/// Zeros of x's shape, booked as gradients: what a layer's backward_weight adds to.
+Tensor zero_gradient(const Tensor& x);
+/// While it lives, this thread's zero_gradient takes its tensors from here, one behind the other: so the
+/// gradients of a model are one contiguous row, and any range of them one message.
+class GradientArena {
+ public:
+  GradientArena(std::int64_t elements, DType dtype);
+  ~GradientArena();
+  GradientArena(const GradientArena&) = delete;
+  GradientArena& operator=(const GradientArena&) = delete;
+  const Tensor& all() const { return all_; }  ///< (1, elements)
+  Tensor take(const Tensor& like);            ///< Throws Error where there is no room left.
+
+ private:
+  Tensor all_;
+  std::int64_t taken_ = 0;
+  GradientArena* outer_;
+};
 
 /// velocity = momentum velocity + g;  w -= lr velocity. Sutskever et al. 2013 in PyTorch's form.
 void sgd(const Tensor& w, const Tensor& velocity, const Tensor& g, double lr, double momentum);

@@ -1,6 +1,6 @@
 // Each function that looks at a whole row, written once for a team: on the CPU one lane that walks along the
-// row, on a GPU the 256 threads of a block. team.each(n, f) calls f(j) for j in [0, n); team.sum<T> and
-// team.largest<T> fold what f returns, in an order that depends on n alone, and give it to all lanes;
+// row, on a GPU the 256 threads of a block. team.each(n, f) calls f(j) for j in [0, n); team.sum and
+// team.largest fold what f returns, in an order that depends on n alone, and give it to all lanes;
 // team.first() is true on one lane. A lane may read what it wrote itself, or what was written before a fold.
 #pragma once
 
@@ -12,10 +12,9 @@ namespace tessera {
 template <class T>
 struct Exponentials {
   T largest, sum;
-  template <class Team>
-  TESSERA_KERNEL Exponentials(const Team& team, T* p, const T* x, std::int64_t n, T scale)
-      : largest(team.template largest<T>(n, [&](std::int64_t j) { return x[j]; })),  // keeps exp finite
-        sum(team.template sum<T>(
+  TESSERA_KERNEL Exponentials(const auto& team, T* p, const T* x, std::int64_t n, T scale)
+      : largest(team.largest(n, [&](std::int64_t j) { return x[j]; })),  // keeps exp finite
+        sum(team.sum(
             n, [&, most = largest](std::int64_t j) { return p[j] = exponential(scale * (x[j] - most)); })) {}
 };
 
@@ -23,14 +22,12 @@ template <class T>
 struct EmbeddingRow {
   View<T> y, table;
   View<std::int32_t> ids;
-  std::int64_t vocabulary, cols;
-  template <class Team>
-  TESSERA_KERNEL void operator()(const Team& team, std::int64_t i) const {
+  TESSERA_KERNEL void operator()(const auto& team, std::int64_t i) const {
     const std::int64_t id = ids.data[i];
-    const bool known = 0 <= id && id < vocabulary;
+    const bool known = 0 <= id && id < table.rows;
     const T* from = table.row(known ? id : 0);
     T* to = y.row(i);
-    team.each(cols, [&](std::int64_t j) { to[j] = known ? from[j] : T(0); });
+    team.each(y.cols, [&](std::int64_t j) { to[j] = known ? from[j] : T(0); });
   }
 };
 
@@ -38,17 +35,50 @@ template <class T>
 struct CrossEntropyRow {
   View<T> loss, probabilities, logits;
   View<std::int32_t> targets;
-  std::int64_t cols;
-  template <class Team>
-  TESSERA_KERNEL void operator()(const Team& team, std::int64_t i) const {
+  TESSERA_KERNEL void operator()(const auto& team, std::int64_t i) const {
     const T* x = logits.row(i);
     T* p = probabilities.row(i);
-    const Exponentials<T> e(team, p, x, cols, T(1));
-    team.each(cols, [&](std::int64_t j) { p[j] /= e.sum; });
+    const Exponentials<T> e(team, p, x, logits.cols, T(1));
+    team.each(logits.cols, [&](std::int64_t j) { p[j] /= e.sum; });
     if (!team.first()) return;
     const std::int32_t target = targets.data[i];
-    const bool known = 0 <= target && target < cols;  // else there is no such probability
+    const bool known = 0 <= target && target < logits.cols;  // else there is no such probability
     *loss.row(i) = known ? std::log(e.sum) - (x[target] - e.largest) : T(NAN);
+  }
+};
+
+/// The same in three steps, for logits whose columns are cut: between them the ranks reduce.
+template <class T>
+struct LargestRow {
+  View<T> largest, x;
+  TESSERA_KERNEL void operator()(const auto& team, std::int64_t i) const {
+    const T* xi = x.row(i);
+    const T most = team.largest(x.cols, [&](std::int64_t j) { return xi[j]; });
+    if (team.first()) *largest.row(i) = most;
+  }
+};
+template <class T>
+struct CrossEntropyTermsRow {
+  View<T> exponentials, sum, target, logits, largest;
+  View<std::int32_t> targets;
+  TESSERA_KERNEL void operator()(const auto& team, std::int64_t i) const {
+    const T *x = logits.row(i), most = *largest.row(i);
+    T* p = exponentials.row(i);
+    const T total = team.sum(logits.cols, [&](std::int64_t j) { return p[j] = exponential(x[j] - most); });
+    if (!team.first()) return;
+    const std::int32_t at = targets.data[i];
+    *sum.row(i) = total;
+    *target.row(i) = 0 <= at && at < logits.cols ? x[at] - most : T(0);
+  }
+};
+template <class T>
+struct CrossEntropyOfRow {
+  View<T> loss, exponentials, sum, target;
+  TESSERA_KERNEL void operator()(const auto& team, std::int64_t i) const {
+    T* p = exponentials.row(i);
+    const T total = *sum.row(i);
+    team.each(exponentials.cols, [&](std::int64_t j) { p[j] /= total; });
+    if (team.first()) *loss.row(i) = std::log(total) - *target.row(i);
   }
 };
 
@@ -56,31 +86,27 @@ template <class T>
 struct CrossEntropyBackwardRow {
   View<T> dlogits, probabilities;
   View<std::int32_t> targets;
-  std::int64_t cols;
-  T factor;
-  template <class Team>
-  TESSERA_KERNEL void operator()(const Team& team, std::int64_t i) const {
+  double factor;
+  TESSERA_KERNEL void operator()(const auto& team, std::int64_t i) const {
     const T* p = probabilities.row(i);
     T* dx = dlogits.row(i);
     const std::int64_t target = targets.data[i];
-    team.each(cols, [&](std::int64_t j) { dx[j] = factor * (p[j] - (j == target ? T(1) : T(0))); });
+    team.each(dlogits.cols,
+              [&](std::int64_t j) { dx[j] = T(factor) * (p[j] - (j == target ? T(1) : T(0))); });
   }
 };
 
 template <class T>
 struct LayerNormRow {
   View<T> y, mean, inverse_deviation, x, gamma, beta;
-  std::int64_t cols;
-  T epsilon;
-  template <class Team>
-  TESSERA_KERNEL void operator()(const Team& team, std::int64_t i) const {
+  double epsilon;
+  TESSERA_KERNEL void operator()(const auto& team, std::int64_t i) const {
     const T* xi = x.row(i);
     T* yi = y.row(i);
-    const T n = T(cols), m = team.template sum<T>(cols, [&](std::int64_t j) { return xi[j]; }) / n;
-    const T variance =
-        team.template sum<T>(cols, [&](std::int64_t j) { return (xi[j] - m) * (xi[j] - m); }) / n;
-    const T inverse = 1 / std::sqrt(variance + epsilon);
-    team.each(cols, [&](std::int64_t j) { yi[j] = (xi[j] - m) * inverse * gamma.data[j] + beta.data[j]; });
+    const T n = T(x.cols), m = team.sum(x.cols, [&](std::int64_t j) { return xi[j]; }) / n;
+    const T variance = team.sum(x.cols, [&](std::int64_t j) { return (xi[j] - m) * (xi[j] - m); }) / n;
+    const T inverse = 1 / std::sqrt(variance + T(epsilon));
+    team.each(x.cols, [&](std::int64_t j) { yi[j] = (xi[j] - m) * inverse * gamma.data[j] + beta.data[j]; });
     if (!team.first()) return;
     *mean.row(i) = m;
     *inverse_deviation.row(i) = inverse;
@@ -91,17 +117,14 @@ struct LayerNormRow {
 template <class T>
 struct LayerNormBackwardRow {
   View<T> dx, dy, x, mean, inverse_deviation, gamma;
-  std::int64_t cols;
-  template <class Team>
-  TESSERA_KERNEL void operator()(const Team& team, std::int64_t i) const {
+  TESSERA_KERNEL void operator()(const auto& team, std::int64_t i) const {
     const T *xi = x.row(i), *gi = dy.row(i), *weight = gamma.data;
     T* out = dx.row(i);
-    const T m = *mean.row(i), inverse = *inverse_deviation.row(i), n = T(cols);
-    const T g = team.template sum<T>(cols, [&](std::int64_t j) { return gi[j] * weight[j]; }) / n;
-    const T gh = team.template sum<T>(cols, [&](std::int64_t j) {
-      return gi[j] * weight[j] * ((xi[j] - m) * inverse);
-    }) / n;
-    team.each(cols, [&](std::int64_t j) {
+    const T m = *mean.row(i), inverse = *inverse_deviation.row(i), n = T(x.cols);
+    const T g = team.sum(x.cols, [&](std::int64_t j) { return gi[j] * weight[j]; }) / n;
+    const T gh =
+        team.sum(x.cols, [&](std::int64_t j) { return gi[j] * weight[j] * ((xi[j] - m) * inverse); }) / n;
+    team.each(x.cols, [&](std::int64_t j) {
       out[j] = inverse * (gi[j] * weight[j] - g - (xi[j] - m) * inverse * gh);
     });
   }
@@ -125,28 +148,24 @@ struct GammaTerm {
 template <class T>
 struct SoftmaxBackwardRow {
   View<T> dx, dp, p;
-  std::int64_t cols;
-  T factor;
-  template <class Team>
-  TESSERA_KERNEL void operator()(const Team& team, std::int64_t i) const {
+  double factor;
+  TESSERA_KERNEL void operator()(const auto& team, std::int64_t i) const {
     const T *g = dp.row(i), *pi = p.row(i);
     T* out = dx.row(i);
-    const T sum = team.template sum<T>(cols, [&](std::int64_t j) { return g[j] * pi[j]; });
-    team.each(cols, [&](std::int64_t j) { out[j] = factor * pi[j] * (g[j] - sum); });
+    const T sum = team.sum(p.cols, [&](std::int64_t j) { return g[j] * pi[j]; });
+    team.each(p.cols, [&](std::int64_t j) { out[j] = T(factor) * pi[j] * (g[j] - sum); });
   }
 };
 
 template <class T>
 struct DropoutRow {
   View<T> y, x;
-  std::int64_t cols;
   Dropout dropout;
-  template <class Team>
-  TESSERA_KERNEL void operator()(const Team& team, std::int64_t i) const {
+  TESSERA_KERNEL void operator()(const auto& team, std::int64_t i) const {
     const T* from = x.row(i);
     T* to = y.row(i);
     const std::uint64_t first = dropout.index(i);
-    team.each(cols, [&](std::int64_t j) { to[j] = from[j] * dropout.factor<T>(first, j); });
+    team.each(y.cols, [&](std::int64_t j) { to[j] = from[j] * dropout.factor<T>(first, j); });
   }
 };
 

@@ -177,8 +177,10 @@ auto layer_norm(const Placed<Tp, Dp>& x, const Placed<Tq, Dq>& gamma, const Plac
 }
 template <class Tp, class Dp, class Tq, class Dq>
 auto layer_norm_backward(const Placed<Tp, Dp>& dy, const LayerNorm& saved, const Placed<Tq, Dq>& gamma) {
-  static_assert(rows_whole<Tp, Dp>, "layer_norm_backward: a row's gradient needs the whole row. all_gather a Shard<1>, all_reduce a Partial first.");
-  return Checked<rows_whole<Tp, Dp>, Tp, Dp>(layer_norm_backward(dy.local(), saved, gamma.local()));
+  constexpr bool rows = rows_whole<Tp, Dp>, fits = alike<Tq, Dq, Replicated, Replicated>;
+  static_assert(rows, "layer_norm_backward: a row's gradient needs the whole row. all_gather a Shard<1>, all_reduce a Partial first.");
+  static_assert(!rows || fits, "layer_norm_backward: gamma is Replicated, as every rank's rows are whole. all_gather it.");
+  return Checked<rows && fits, Tp, Dp>(layer_norm_backward(dy.local(), saved, gamma.local()));
 }
 template <class Tp, class Dp, class Tq, class Dq>
 void add_layer_norm_weights(const Placed<Tq, Dq>& dgamma, const Placed<Tq, Dq>& dbeta, const Placed<Tp, Dp>& dy, const LayerNorm& saved) {

@@ -72,8 +72,7 @@ PlacedTransposed<transposed<Tp>, transposed<Dp>> t(const Placed<Tp, Dp>& a) {
 /// Zeros placed as x is, booked as gradients: what a layer's backward_weight adds to.
 template <class Tp, class Dp>
 Placed<Tp, Dp> zero_gradient(const Placed<Tp, Dp>& x) {
-  const MemoryScope scope(MemoryKind::gradient);
-  return Placed<Tp, Dp>(Tensor::zeros(x.local().rows(), x.local().cols(), x.local().dtype()));
+  return Placed<Tp, Dp>(zero_gradient(x.local()));
 }
 
 }  // namespace tessera

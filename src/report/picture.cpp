@@ -47,17 +47,18 @@ std::string arrow(double x, double y, double width) {
 }
 
 void draw(std::ostream& out, const Block& b, int ranks, double x, double y) {
+  const int parts = ranks * b.strips;
   switch (b.cut) {
     case Block::Cut::replicated:
       out << svg_rectangle(x, y, b.width, b.height, "#b0b0b0");
       break;
     case Block::Cut::columns:
-      for (int r = 0; r < ranks; ++r)
-        out << svg_rectangle(x + b.width * r / ranks, y, b.width / ranks, b.height, colour(r));
+      for (int i = 0; i < parts; ++i)
+        out << svg_rectangle(x + b.width * i / parts, y, b.width / parts, b.height, colour(i / b.strips));
       break;
     case Block::Cut::rows:
-      for (int r = 0; r < ranks; ++r)
-        out << svg_rectangle(x, y + b.height * r / ranks, b.width, b.height / ranks, colour(r));
+      for (int i = 0; i < parts; ++i)
+        out << svg_rectangle(x, y + b.height * i / parts, b.width, b.height / parts, colour(i / b.strips));
       break;
     case Block::Cut::partial:
       for (int r = ranks - 1; r >= 0; --r)

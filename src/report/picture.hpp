@@ -20,6 +20,7 @@ struct Block {
   std::string name, rows, cols;  // "A", "96", "192": written beside it
   Cut cut = Cut::replicated;
   double height = 60, width = 60;
+  int strips = 1;  ///< lines within a rank's rows or columns: its heads
 };
 
 /// A line of the picture: blocks, and between them signs ("=") and arrows for what is sent ("all-reduce").

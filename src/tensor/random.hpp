@@ -17,20 +17,19 @@ struct PhiloxBlock {
 
 /// Philox 4x32-10: ten rounds over a 128-bit counter under a 64-bit key. Salmon, Moraes, Dror, Shaw,
 /// "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011.
-TESSERA_BOTH inline PhiloxBlock philox(PhiloxBlock counter, std::uint64_t key) {
-  std::uint32_t(&c)[4] = counter.word;
+TESSERA_BOTH PhiloxBlock philox(const PhiloxBlock& counter, std::uint64_t key) {
+  std::uint32_t c0 = counter.word[0], c1 = counter.word[1], c2 = counter.word[2], c3 = counter.word[3];
   std::uint32_t key0 = static_cast<std::uint32_t>(key), key1 = static_cast<std::uint32_t>(key >> 32);
   for (int round = 0; round < 10; ++round) {
-    const std::uint64_t a = std::uint64_t{0xD2511F53} * c[0];
-    const std::uint64_t b = std::uint64_t{0xCD9E8D57} * c[2];
-    c[0] = static_cast<std::uint32_t>(b >> 32) ^ c[1] ^ key0;
-    c[1] = static_cast<std::uint32_t>(b);
-    c[2] = static_cast<std::uint32_t>(a >> 32) ^ c[3] ^ key1;
-    c[3] = static_cast<std::uint32_t>(a);
+    const std::uint64_t a = std::uint64_t{0xD2511F53} * c0, b = std::uint64_t{0xCD9E8D57} * c2;
+    c0 = static_cast<std::uint32_t>(b >> 32) ^ c1 ^ key0;
+    c1 = static_cast<std::uint32_t>(b);
+    c2 = static_cast<std::uint32_t>(a >> 32) ^ c3 ^ key1;
+    c3 = static_cast<std::uint32_t>(a);
     key0 += 0x9E3779B9;  // the golden ratio
     key1 += 0xBB67AE85;  // sqrt(3) - 1
   }
-  return counter;
+  return {{c0, c1, c2, c3}};
 }
 
 /// The random numbers of one tensor: its name and the seed make the stream, the element's index the counter.

@@ -1,0 +1,65 @@
+// One all-reduce for each of a model's many gradients would pay many latencies, one for all of them could
+// start only at the end. So they are summed in buckets: contiguous ranges of the one row that holds them all
+// (GradientArena), each posted as soon as the backward, which runs from the last layer to the first, has
+// finished its lowest gradient. PyTorch's DistributedDataParallel does the same (Li et al. 2020,
+// section 3.2).
+#pragma once
+
+#include <vector>
+
+#include "06_pipeline/build.hpp"
+
+namespace tessera::data_parallel {
+
+using pipeline::Parameter;
+
+class Buckets {
+ public:
+  Buckets() = default;
+  /// `all` (1, P) holds the gradients of `parameters` in their order; a bucket has at least `bytes`, but the
+  /// last.
+  Buckets(const Tensor& all, const std::vector<Parameter>& parameters, std::int64_t bytes) : all_(all) {
+    std::int64_t end = all.size();
+    for (std::size_t i = parameters.size(); i-- > 0;) {
+      const std::int64_t at = offset(parameters, i);
+      if ((end - at) * static_cast<std::int64_t>(size_of(all.dtype())) < bytes && i > 0) continue;
+      ranges_.push_back({at, end});
+      end = at;
+    }
+  }
+
+  // begin buckets
+  // task 07.bucket: every gradient from `offset` on is final: post what can be summed. Hint: buckets lie from
+  // the back to the front, and next_ is the first that is not posted.
+  void ready_from(std::int64_t offset, Communicator& dp) {
+    for (; next_ < ranges_.size() && ranges_[next_].begin >= offset; ++next_)
+      posted_.push_back(dp.iall_reduce(all_.column_range(ranges_[next_].begin, ranges_[next_].end)));
+  }
+  // end task
+
+  /// Until every sum is there.
+  void finish() {
+    for (Request& request : posted_) request.wait();
+    posted_.clear();
+    next_ = 0;
+  }
+  // end buckets
+
+  std::size_t count() const { return ranges_.size(); }
+  std::size_t posted() const { return next_; }
+
+  /// Where the gradient of parameter `index` begins in the row.
+  static std::int64_t offset(const std::vector<Parameter>& parameters, std::size_t index) {
+    std::int64_t at = 0;
+    for (std::size_t i = 0; i < index; ++i) at += parameters[i].value.size();
+    return at;
+  }
+
+ private:
+  Tensor all_;
+  std::vector<Range> ranges_;  // from the last gradients to the first
+  std::vector<Request> posted_;
+  std::size_t next_ = 0;
+};
+
+}  // namespace tessera::data_parallel

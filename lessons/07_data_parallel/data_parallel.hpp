@@ -1,0 +1,69 @@
+// Data parallelism: every rank holds the whole model and its own rows of the batch.
+//
+//   [X1; X2] A = [X1 A; X2 A]                        forward, nothing is sent
+//   dA = [X1; X2]' [dY1; dY2] = X1' dY1 + X2' dY2    each rank has a term of the gradient
+//
+// So the gradients, and nothing else, are summed: P numbers a step for P weights. The loss is the mean over
+// the global number of tokens, which stands in dY already: the sum is plain, nothing is divided by the ranks,
+// and rows may be cut unevenly.
+#pragma once
+
+#include "comm/communicator.hpp"
+#include "placement/placed_ops.hpp"
+
+namespace tessera::data_parallel {
+
+/// The rank's rows of `size`, as even as it goes, the first ranks one more.
+inline Range own_rows(std::int64_t size, int rank, int ranks) {
+  return {size * rank / ranks, size * (rank + 1) / ranks};
+}
+
+// By hand: N_r of N rows on rank r, A and c whole everywhere.
+struct ByHand {
+  Tensor a, c;           // (K, F), (1, F)
+  Tensor y, dx, da, dc;  // (N_r, F), (N_r, K), (K, F), (1, F)
+
+  // begin by_hand
+  // task 07.forward: this rank's rows of X A + c. Hint: whose rows does a row of Y need?
+  void forward(const Tensor& x) {
+    y = add_bias(matmul(x, a), c);  // (N_r, F)  no bytes sent
+  }
+  // end task
+
+  // task 07.backward: dX, dA, dc. Shapes: dy (N_r, F), x (N_r, K). Hint: which of the three did every rank's
+  // rows use?
+  void backward(const Tensor& dy, const Tensor& x, Communicator& comm) {
+    dx = matmul(dy, t(a));                   // (N_r, K)  no bytes sent
+    da = comm.all_reduce(matmul(t(x), dy));  // (K, F)    2(p-1) KF: a sum over all rows
+    dc = comm.all_reduce(sum_rows(dy));      // (1, F)    2(p-1) F
+  }
+  // end task
+  // end by_hand
+};
+
+// Typed: X is Shard<0> on the axis dp. X' is Shard<1>, dY is Shard<0>, and Shard<1> times Shard<0> is
+// Partial: the type says that the gradient is owed a sum, just as it did for dX in lesson 02.
+using Rows = Placed<Replicated, Shard<0>>;
+using Owed = Placed<Replicated, Partial>;
+
+inline constexpr int code_line = __LINE__ + 2;
+// begin typed
+struct Linear {
+  Placed<Replicated> a, c;            // (K, F), (1, F)  whole on every rank
+  Owed da{zero_gradient(a).local()};  // (K, F)  this rank's term, until finish
+  Owed dc{zero_gradient(c).local()};
+
+  Rows forward(const Rows& x) const { return add_bias(matmul(x, a), c); }  // Shard<0> on dp
+  Rows backward_input(const Rows& dy) const { return matmul(dy, t(a)); }   // Shard<0> on dp
+  void backward_weight(const Rows& x, const Rows& dy) const {
+    add_matmul(da, t(x), dy);  // Shard<1> x Shard<0> = Partial on dp
+    add_sum_rows(dc, dy);      // Shard<0> -> Partial on dp
+  }
+  /// The gradients as an optimiser may use them.
+  std::pair<Placed<Replicated>, Placed<Replicated>> finish(const DataParallel& dp) const {
+    return {dp.all_reduce(da), dp.all_reduce(dc)};
+  }
+};
+// end typed
+
+}  // namespace tessera::data_parallel

@@ -1,0 +1,131 @@
+// One rank's part of a training step: the pipeline's worker over tensor-parallel chunks, then the sums that
+// are left, over the ends (the tied embedding) and over dp, the norm, and the optimiser.
+#pragma once
+
+#include <numeric>
+
+#include "06_pipeline/measure.hpp"
+#include "06_pipeline/sends.hpp"
+#include "07_data_parallel/buckets.hpp"
+#include "08_three_d/gpt.hpp"
+
+namespace tessera::three_d {
+
+using pipeline::Tokens;
+
+struct Training {
+  Model model;  // options.batch: sequences of a microbatch; tokens: of the whole batch
+  pipeline::Schedule schedule = pipeline::Schedule::one_f_one_b;
+  int chunks = 1, microbatches = 1;  // microbatches of one replica
+  bool adamw = false;
+  double lr = 0.1, clip = 0;  // clip 0: the gradient's norm is left alone
+  std::int64_t bucket = 1 << 20;
+};
+
+class Trainer {
+ public:
+  Trainer(Mesh& mesh, const Training& training, DType dtype, const pipeline::MakeWeight& make)
+      : mesh_(mesh),
+        training_(training),
+        tp_(*mesh.tp),
+        builder_(training.model, tp_, make),
+        plan_(pipeline::with_posted_sends(
+            make_plan(training.schedule, mesh.sizes.pp, training.microbatches, training.chunks))) {
+    const int stages = mesh.sizes.pp, all = stages * training.chunks, stage = mesh.pp->rank();
+    const pipeline::Partition partition = pipeline::even_partition(training.model.layers, all);
+    std::int64_t elements = 0;
+    std::vector<std::pair<Range, int>> own;  // layers, virtual stage
+    for (int c = 0; c < training.chunks; ++c) {
+      const int at = pipeline::virtual_stage(c, stage, stages);
+      const std::int64_t begin = std::accumulate(partition.begin(), partition.begin() + at, std::int64_t{0});
+      own.push_back({{begin, begin + partition[static_cast<std::size_t>(at)]}, at});
+    }
+    for (const auto& [layers, at] : own)
+      elements +=
+          own_elements(training.model, layers.size(), at == 0, at == all - 1, mesh.tp->rank(), mesh.sizes.tp);
+    const GradientArena arena(elements, dtype);
+    for (const auto& [layers, at] : own) chunks_.push_back(builder_.chunk(layers, at == 0, at == all - 1));
+    gradients_ = arena.all();
+    buckets_ = data_parallel::Buckets(gradients_, parameters(), training.bucket);
+    const MemoryScope scope(MemoryKind::optimizer);
+    for (const Parameter& one : parameters())
+      for (auto* state : {&first_, &second_})
+        if (state == &first_ || training.adamw) state->push_back(zeros_like(one.value));
+  }
+
+  // begin step
+  /// Gradients of the whole batch, on every rank those of its own weights. Returns the loss of the last
+  /// stage's replica: the sum over its tokens.
+  double gradients(const std::vector<Tokens>& microbatches) {
+    gradients_.zero();
+    pipeline::Worker<Chunk> worker(*mesh_.pp, tp_, chunks_, training_.model, gradients_.dtype());
+    const auto reduce = [&] {
+      if (mesh_.ends) {
+        const auto phase = mesh_.ends->phase("bwd");  // first and last stage used the same matrix
+        tied().gradient.copy_from(mesh_.ends->all_reduce(tied().gradient));
+      }
+      const auto phase = mesh_.dp->phase("bwd");
+      buckets_.ready_from(0, *mesh_.dp);
+      buckets_.finish();
+    };
+    return worker.run(plan_[static_cast<std::size_t>(mesh_.pp->rank())], microbatches, {}, reduce).loss;
+  }
+
+  // task 08.norm: the norm of all gradients, each parameter counted once. Hint: who has a copy of what? Norms
+  // and biases behind a sum lie on every rank of tp, the tied embedding on two stages, everything on every
+  // rank of dp.
+  double norm() const {
+    double squares = 0;
+    for (std::size_t i = 0; i < parameters().size(); ++i) {
+      const Parameter& one = parameters()[i];
+      const bool whole = one.slice == Slice::whole(one.slice.whole_rows, one.slice.whole_cols);
+      const bool copied = builder_.has_copy() && one.name == "wte.weight";
+      if (copied || (whole && mesh_.tp->rank() != 0)) continue;
+      const Tensor row = one.gradient.reshape(1, one.gradient.size());
+      squares += matmul(row, t(row)).values()[0];
+    }
+    for (Communicator* group : {mesh_.tp.get(), mesh_.pp.get()}) {
+      const auto phase = group->phase("norm");
+      squares = group->all_reduce(Tensor::of(1, 1, {squares})).values()[0];
+    }
+    return std::sqrt(squares);
+  }
+  // end task
+
+  void step() {
+    ++steps_;
+    double shrink = 1;
+    if (training_.clip > 0) shrink = std::min(1.0, training_.clip / (norm() + 1e-6));
+    if (shrink < 1) gradients_.copy_from(scale(gradients_, shrink));
+    for (std::size_t i = 0; i < parameters().size(); ++i) {
+      const Parameter& one = parameters()[i];
+      if (training_.adamw)
+        adamw(one.value, first_[i], second_[i], one.gradient, {.lr = training_.lr}, steps_);
+      else
+        sgd(one.value, first_[i], one.gradient, training_.lr, 0.9);
+    }
+  }
+  // end step
+
+  const std::vector<Parameter>& parameters() const { return builder_.parameters; }
+
+ private:
+  const Parameter& tied() const {
+    return *std::find_if(parameters().begin(), parameters().end(),
+                         [](const Parameter& one) { return one.name == "wte.weight"; });
+  }
+  static Tensor zeros_like(const Tensor& x) { return Tensor::zeros(x.rows(), x.cols(), x.dtype()); }
+
+  Mesh& mesh_;
+  Training training_;
+  TensorParallel tp_;
+  GptBuilder builder_;
+  pipeline::Plan plan_;
+  std::vector<Chunk> chunks_;
+  Tensor gradients_;  // (1, P_r)  all of this rank's
+  data_parallel::Buckets buckets_;
+  std::vector<Tensor> first_, second_;  // the optimiser's state
+  std::int64_t steps_ = 0;
+};
+
+}  // namespace tessera::three_d

@@ -1,0 +1,116 @@
+// Lesson 07: gradients summed in buckets equal the whole batch's, for even and uneven rows, whatever the
+// buckets; the replicas stay equal bit for bit.
+#include "07_data_parallel/proof.hpp"
+#include "support.hpp"
+
+using namespace tessera;
+using namespace tessera::test;
+using namespace tessera::data_parallel;
+
+namespace {
+
+Setup setup(std::int64_t batch, std::int64_t bucket, std::int64_t steps) {
+  Setup s;
+  s.model.attention = {8, 2, 2, {}};
+  s.model.layers = 2;
+  s.model.vocabulary = 11;
+  s.model.attention.options.batch = batch;
+  s.model.attention.options.seq = 3;
+  s.model.tokens = batch * 3;
+  s.bucket = bucket;
+  s.steps = steps;
+  return s;
+}
+
+Outcome outcome_of(int ranks, DType dtype, const Setup& s, Trained* trained = nullptr) {
+  Outcome outcome;
+  on_ranks(ranks, [&](Communicator& comm) {
+    Proof proof(comm, {Tier::floating, dtype, 3});
+    const Trained mine = prove(proof, comm, s);
+    Outcome all = proof.finish();
+    if (comm.rank() == 0) outcome = std::move(all);
+    if (comm.rank() == 0 && trained != nullptr) *trained = mine;
+  });
+  return outcome;
+}
+
+std::string faults(const Outcome& outcome) {
+  std::string text;
+  for (const Check& check : outcome.checks)
+    if (!check.ok)
+      text += str(check.identity, ": ", check.error, " > ", check.bound, ". ", check.diagnosis, "\n");
+  for (const std::string& note : outcome.notes) text += note + "\n";
+  return text;
+}
+
+}  // namespace
+
+TEST_CASE("lesson 07 holds at 1, 2, 3, 4 and 8 ranks, on even and uneven rows, whatever the bucket") {
+  for (const int ranks : {1, 2, 3, 4, 8})
+    for (const std::int64_t batch : {8, 11})
+      for (const std::int64_t bucket : {1, 1000, 1 << 20})
+        for (const DType dtype : {DType::f32, DType::f64}) {
+          CAPTURE(ranks);
+          CAPTURE(batch);
+          CAPTURE(bucket);
+          const Outcome outcome = outcome_of(ranks, dtype, setup(batch, bucket, 3));
+          CHECK(faults(outcome) == "");
+          CHECK(outcome.ok());
+          CHECK(outcome.checks.size() == 4 + 1 + 29 + 2);
+        }
+}
+
+TEST_CASE("20 steps on 4 ranks leave equal replicas, and the loss of the run on one rank") {
+  Trained one, four;
+  CHECK(outcome_of(1, DType::f64, setup(10, 1000, 20), &one).ok());
+  CHECK(outcome_of(4, DType::f64, setup(10, 1000, 20), &four).ok());
+  REQUIRE(one.losses.size() == 21);
+  for (std::size_t i = 0; i < one.losses.size(); ++i)
+    CHECK(std::abs(one.losses[i] - four.losses[i]) <= 1e-11);
+}
+
+TEST_CASE("buckets: one call each, from the last gradients to the first, none before it is ready") {
+  on_ranks(2, [](Communicator& comm) {
+    const Tensor all = Tensor::zeros(1, 100, DType::f32);
+    std::vector<pipeline::Parameter> parameters;  // of 10, 20, 30 and 40 elements
+    for (const std::int64_t n : {10, 20, 30, 40})
+      parameters.push_back({"w", Slice::whole(1, n), Tensor::zeros(1, n, DType::f32), {}});
+    const auto count = [&](std::int64_t bytes) { return Buckets(all, parameters, bytes).count(); };
+    expect_eq(count(1), 4u, "a bucket a parameter");
+    expect_eq(count(4 * 41), 2u, "[30, 100) and [0, 30)");
+    expect_eq(count(4 * 1000), 1u, "one for all");
+    Buckets buckets(all, parameters, 4 * 41);
+    buckets.ready_from(60, comm);  // only 40 elements of a bucket of 70
+    expect_eq(buckets.posted(), 0u, "posted before its lowest gradient");
+    buckets.ready_from(30, comm);
+    expect_eq(buckets.posted(), 1u, "the first bucket");
+    buckets.ready_from(0, comm);
+    expect_eq(buckets.posted(), 2u, "all");
+    buckets.finish();
+  });
+}
+
+TEST_CASE("lesson 07: by hand and typed give the same bits") {
+  for (const int ranks : {1, 2, 3, 4, 8})
+    on_ranks(ranks, [](Communicator& comm) {
+      const Range own = own_rows(11, comm.rank(), comm.size());
+      const auto make = [&](const char* name, const Slice& slice) {
+        return generate(3, name, slice, DType::f32, Fill::uniform, 1);
+      };
+      const auto rows = [&](std::int64_t cols) { return Slice{11, cols, {own}, {{0, cols}}}; };
+      const Tensor x = make("X", rows(5)), dy = make("dY", rows(7));
+      ByHand hand{make("A", Slice::whole(5, 7)), make("c", Slice::whole(1, 7)), {}, {}, {}, {}};
+      hand.forward(x);
+      hand.backward(dy, x, comm);
+      const Linear typed{Placed<Replicated>(hand.a), Placed<Replicated>(hand.c)};
+      typed.backward_weight(Rows(x), Rows(dy));
+      const auto [da, dc] = typed.finish(DataParallel(comm));
+      const auto equal = [](const Tensor& a, const Tensor& b) {
+        expect(a.values() == b.values(), "other bits");
+      };
+      equal(typed.forward(Rows(x)).local(), hand.y);
+      equal(typed.backward_input(Rows(dy)).local(), hand.dx);
+      equal(da.local(), hand.da);
+      equal(dc.local(), hand.dc);
+    });
+}
