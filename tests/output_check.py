@@ -39,7 +39,23 @@ def not_json(constant):
     raise ValueError(f"{constant} is no JSON")  # python takes NaN, other readers do not
 
 
-def check_json(path, asked, faults):
+PIPELINE = {"schedule": str, "stages": int, "microbatches": int, "chunks": int, "partition": list,
+            "bubble_predicted": NUMBER, "bubble_measured": NUMBER, "in_flight": list, "in_flight_predicted": list}
+
+
+def check_pipeline(pipeline, asked, faults):
+    check_types(pipeline, PIPELINE, "pipeline", faults)
+    for name, value in {"schedule": asked["schedule"], "stages": asked["ranks"], "chunks": asked["chunks"],
+                        "microbatches": asked["microbatches"], "in_flight": pipeline["in_flight_predicted"]}.items():
+        if pipeline[name] != value:
+            faults.append(f"pipeline.{name} is {pipeline[name]!r}, not {value!r}")
+    if len(pipeline["partition"]) != asked["ranks"] * asked["chunks"] or sum(pipeline["partition"]) != asked["layers"]:
+        faults.append(f"the partition {pipeline['partition']} is none")
+    if not all(0 < pipeline["bubble_" + which] < 1 for which in ("predicted", "measured")):
+        faults.append("a bubble is a share of the run")
+
+
+def check_json(path, asked, tiers, faults):
     with open(path) as file:
         report = json.load(file, parse_constant=not_json)
     check_types(report, TOP, "json", faults)
@@ -53,8 +69,10 @@ def check_json(path, asked, faults):
             faults.append(f"config.{name} is {report['config'].get(name)!r}, asked for {value!r}")
         if name in report and report[name] != value:
             faults.append(f"{name} is {report[name]!r}, asked for {value!r}")
-    if not report["checks"] or {row.get("tier") for row in report["checks"]} != {"exact", "float"}:
-        faults.append("the checks are not of both tiers")
+    if not report["checks"] or {row.get("tier") for row in report["checks"]} != tiers:
+        faults.append(f"the checks are not of the tiers {tiers}")
+    if "pipeline" in report:
+        check_pipeline(report["pipeline"], asked, faults)
     if {row.get("rank") for row in report["memory"]} != set(range(report["ranks"])):
         faults.append("memory is not of every rank")
     if not all(typed(seconds, NUMBER) and seconds >= 0 for seconds in report["timings"].values()):
@@ -66,7 +84,7 @@ def check_json(path, asked, faults):
         faults.append("not ok, and the exit code is 0")
 
 
-def check_trace(path, ranks, faults):
+def check_trace(path, ranks, messages, faults):
     with open(path) as file:
         events = json.load(file, parse_constant=not_json)["traceEvents"]
     names = {event["tid"]: event["args"]["name"] for event in events if event["ph"] == "M"}
@@ -76,6 +94,14 @@ def check_trace(path, ranks, faults):
         if event["ph"] == "X" and not (event["ts"] >= 0 and event["dur"] >= 0 and event["tid"] in names
                                        and event["name"] and event["cat"]):
             faults.append(f"the trace has {event}")
+    # An arrow from where a message leaves to where it arrives, on another row and later.
+    begins, ends = ({event["id"]: event for event in events if event["ph"] == end} for end in "sf")
+    if len(begins) != messages or sum(event["ph"] in "sf" for event in events) != 2 * messages:
+        faults.append(f"the trace has {len(begins)} arrows, not {messages}")
+    for name, begin in begins.items():
+        end = ends.get(name)
+        if end is None or end["tid"] == begin["tid"] or end["ts"] < begin["ts"]:
+            faults.append(f"the arrow {name} goes from {begin} to {end}")
 
 
 def check_svg(path, faults):
@@ -93,6 +119,11 @@ def main():
             if "05_attention" in program:
                 asked = {"batch": 2, "seq": 5, "width": 24, "heads": 6, "kv-heads": 3, "dropout": 0.25,
                          "mask": "padding", "seed": 5, "dtype": "f64"}
+            tiers, messages = {"exact", "float"}, 0
+            if "06_pipeline" in program:
+                asked = {"schedule": "interleaved", "chunks": 2, "microbatches": 6, "batch": 12, "layers": 7, "seq": 4,
+                         "width": 8, "heads": 2, "vocab": 11, "seed": 5, "dtype": "f64"}
+                tiers, messages = {"float"}, 2 * 6 * (3 * 2 - 1)  # m each way over each boundary of chunks
             ranks = 1
             if "01_mlp" in program:
                 asked.update({"steps": 60, "text": __file__})
@@ -104,15 +135,15 @@ def main():
             if run.returncode != 0:
                 sys.exit(f"{' '.join(line)}\nends with {run.returncode}\n{run.stdout}{run.stderr}")
             faults = []
-            check_json(files["json"], asked, faults)
-            check_trace(files["trace"], ranks, faults)
+            check_json(files["json"], asked, tiers, faults)
+            check_trace(files["trace"], ranks, messages, faults)
             check_svg(files["svg"], faults)
             if sorted(os.listdir(scratch)) != sorted(f"{i}.{flag}" for i in range(held + 1) for flag in files):
                 faults.append(f"it leaves {os.listdir(scratch)}")
             if faults:
                 sys.exit("\n  ".join([" ".join(line), *faults]))
             held += 1
-    if held < 5:
+    if held < 6:
         sys.exit(f"only {held} lessons in {sys.argv[1]}")
     print(f"the JSON, traces and pictures of {held} lessons are in order")
 

@@ -154,7 +154,7 @@ int App::run_checked(int argc, char** argv, const LessonParts& parts) {
   if (!prints) return code;
 
   if (talks) {
-    for (const std::string& part : {memory_table(report), traffic_table(report)})
+    for (const std::string& part : {parts.first(), memory_table(report), traffic_table(report)})
       if (!part.empty()) std::cout << part << std::endl;
   }
   if (talks || code != 0) std::cout << check_table(report, colour);

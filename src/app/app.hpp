@@ -33,7 +33,8 @@ struct LessonParts {
   std::function<std::string()> by_hand;                     // the 2 x 2 example
   std::function<std::vector<Equation>(int ranks)> picture;  // for --svg
   std::function<std::string()> drawing = {};  // in its place where there are no equations: the SVG
-  std::function<std::string()> more;          // further tables of this lesson; may be empty
+  std::function<std::string()> first = [] { return ""; };  // what stands above the tables; may be empty
+  std::function<std::string()> more;                       // further tables of this lesson; may be empty
   std::function<std::string()> inexact = [] {
     return "";
   };  // why there is no exact tier, where there is none
