@@ -3,28 +3,11 @@
 #include <mutex>
 #include <set>
 
-#include "06_pipeline/unsplit.hpp"
-#include "08_three_d/trainer.hpp"
-#include "support.hpp"
+#include "cut_gpt.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
 using namespace tessera::three_d;
-
-namespace {
-
-double largest_difference(const Tensor& a, const Tensor& b) {
-  const auto x = a.values(), y = b.values();
-  expect_eq(x.size(), y.size(), "elements");
-  double most = 0;
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    const double difference = std::abs(x[i] - y[i]);
-    if (!(difference <= most)) most = difference;
-  }
-  return most;
-}
-
-}  // namespace
 
 TEST_CASE("the mesh is Megatron's: tp fastest, then dp, then pp") {
   // FIELD: 16 ranks, tp 2, dp 2, pp 4.
@@ -72,90 +55,21 @@ TEST_CASE(
         });
 }
 
-namespace {
-
-Training training(int pp, int dp, pipeline::Schedule schedule = pipeline::Schedule::one_f_one_b,
-                  int chunks = 1) {
-  Training t;
-  t.model.attention = {16, 8, 8, {}};
-  t.model.layers = 8;
-  t.model.vocabulary = 13;
-  t.model.tied = true;
-  t.model.attention.options.seq = 4;
-  t.microbatches = 8 / dp;
-  t.model.attention.options.batch = 2;  // 16 sequences of 4 tokens in all
-  t.model.tokens = 64;
-  t.schedule = schedule;
-  t.chunks = chunks;
-  (void)pp;
-  return t;
-}
-
-/// Every factorisation of n into tp x pp x dp.
-std::vector<Sizes3> factorisations(int n) {
-  std::vector<Sizes3> all;
-  for (int t = 1; t <= n; ++t)
-    for (int p = 1; p <= n; ++p)
-      for (int d = 1; d <= n; ++d)
-        if (t * p * d == n) all.push_back({t, p, d});
-  return all;
-}
-
-}  // namespace
-
 TEST_CASE(
     "every factorisation of 1, 2, 4 and 8 ranks gives the whole model's loss and gradients, under every "
     "schedule") {
-  using pipeline::Schedule;
-  for (const int ranks : {1, 2, 4, 8})
-    for (const Sizes3& sizes : factorisations(ranks))
-      for (const auto& [schedule, name] : pipeline::schedule_names) {
-        const int chunks = schedule == Schedule::interleaved ? 2 : 1;
-        const Training setup = training(sizes.pp, sizes.dp, schedule, chunks);
-        if (schedule == Schedule::interleaved &&
-            (sizes.pp == 1 || setup.microbatches % sizes.pp != 0 || sizes.pp * 2 > 8))
-          continue;
-        CAPTURE(name);
-        CAPTURE(sizes.tp);
-        CAPTURE(sizes.pp);
-        CAPTURE(sizes.dp);
-        const std::string fault = message_of(ranks, [&, schedule = schedule](Communicator& world) {
-          (void)schedule;
-          Mesh mesh(world, sizes);
-          const auto make = [&](const std::string& weight, const Slice& slice) {
-            return generate(3, weight, slice, DType::f64, Fill::uniform,
-                            weight.ends_with("bias") ? 0.5 : 0.3);
-          };
-          Trainer trainer(mesh, setup, DType::f64, make);
-          const Tokens all = pipeline::make_tokens(setup.model, 3);
-          std::vector<Tokens> mine;
-          const auto parts = pipeline::cut_tokens(all, setup.microbatches * sizes.dp);
-          const Range own = own_ids(setup.model.vocabulary, mesh.tp->rank(), sizes.tp);
-          for (int i = 0; i < setup.microbatches; ++i) {
-            const Tokens& part = parts[static_cast<std::size_t>(mesh.dp->rank() * setup.microbatches + i)];
-            mine.push_back({local_ids(part.ids, own), local_ids(part.targets, own)});
-          }
-          double loss = trainer.gradients(mine) / static_cast<double>(setup.model.tokens);
-          const Inputs<Tensor> in = [&](const std::string& weight) {
-            for (const auto& info : pipeline::weights_of(setup.model))
-              if (info.name == weight) return make(weight, Slice::whole(info.rows, info.cols));
-            throw Error("no weight " + weight);
-          };
-          const MeasuredWhole whole = pipeline::unsplit_step(in, setup.model, all, "wte.weight");
-          for (const Parameter& one : trainer.parameters()) {
-            const Tensor& truth = whole.results.at("d" + one.name);
-            const double error = largest_difference(one.gradient, one.slice.extract(truth));
-            expect(error <= 1e-12 * (1 + largest(truth)), str(one.name, " is off by ", error));
-          }
-          loss = mesh.dp->all_reduce(Tensor::of(1, 1, {loss})).values()[0];
-          if (mesh.pp->rank() == sizes.pp - 1)
-            expect(std::abs(loss - whole.results.at("loss").values()[0]) <= 1e-12, str("the loss is ", loss));
-          double squares = 0;
-          for (const auto& info : pipeline::weights_of(setup.model))
-            for (const double g : whole.results.at("d" + info.name).values()) squares += g * g;
-          expect(std::abs(trainer.norm() - std::sqrt(squares)) <= 1e-12,
-                 str("the norm is ", trainer.norm(), ", not ", std::sqrt(squares)));
-        });
-        CHECK(fault == "");
-      }
+  WholeStep whole;
+  whole.model.attention = {16, 8, 8, {}};
+  whole.model.attention.options.batch = 16;
+  whole.model.attention.options.seq = 4;
+  whole.model.layers = 8;
+  whole.model.vocabulary = 13;
+  whole.model.tokens = 64;
+  whole.model.tied = true;
+  whole.make = [](const std::string& weight, const Slice& slice) {
+    return generate(3, weight, slice, DType::f64, Fill::uniform, weight.ends_with("bias") ? 0.5 : 0.3);
+  };
+  whole.batch = pipeline::make_tokens(whole.model, 3);
+  whole.results = pipeline::unsplit_step(whole.inputs(), whole.model, whole.batch, "wte.weight").results;
+  check_every_cut(whole, 1e-13);
 }
