@@ -13,6 +13,7 @@ import xml.etree.ElementTree as xml
 NUMBER = (int, float)
 TOP = {"lesson": str, "ranks": int, "device": str, "transport": str, "dtype": str, "seed": int, "config": dict,
        "checks": list, "communication": list, "memory": list, "timings": dict, "ok": bool}
+ROUNDED = 0.01  # microseconds: times are written with 12 digits
 ROWS = {
     "checks": {"identity": str, "tier": str, "error": NUMBER, "bound": NUMBER, "baseline_error": NUMBER,
                "ok": bool},
@@ -39,12 +40,12 @@ def not_json(constant):
     raise ValueError(f"{constant} is no JSON")  # python takes NaN, other readers do not
 
 
-def check_json(path, asked, faults):
+def check_json(path, asked, tiers, faults):
     with open(path) as file:
         report = json.load(file, parse_constant=not_json)
     check_types(report, TOP, "json", faults)
     if faults:
-        return
+        return report
     for name, keys in ROWS.items():
         for i, row in enumerate(report[name]):
             check_types(row, keys, f"{name}[{i}]", faults)
@@ -53,8 +54,8 @@ def check_json(path, asked, faults):
             faults.append(f"config.{name} is {report['config'].get(name)!r}, asked for {value!r}")
         if name in report and report[name] != value:
             faults.append(f"{name} is {report[name]!r}, asked for {value!r}")
-    if not report["checks"] or {row.get("tier") for row in report["checks"]} != {"exact", "float"}:
-        faults.append("the checks are not of both tiers")
+    if not report["checks"] or {row.get("tier") for row in report["checks"]} != tiers:
+        faults.append(f"the checks are not of the tiers {tiers}")
     if {row.get("rank") for row in report["memory"]} != set(range(report["ranks"])):
         faults.append("memory is not of every rank")
     if not all(typed(seconds, NUMBER) and seconds >= 0 for seconds in report["timings"].values()):
@@ -64,6 +65,15 @@ def check_json(path, asked, faults):
     parts = [row["ok"] for name in ("checks", "communication") for row in report[name]]
     if report["ok"] is not True or not all(parts):
         faults.append("not ok, and the exit code is 0")
+    return report
+
+
+def start(event):
+    return event["ts"], -event["dur"]  # of two that begin together the longer one is around the other
+
+
+def end(event):
+    return event["ts"] + event["dur"]
 
 
 def check_trace(path, ranks, faults):
@@ -72,10 +82,41 @@ def check_trace(path, ranks, faults):
     names = {event["tid"]: event["args"]["name"] for event in events if event["ph"] == "M"}
     if names != {rank: f"rank {rank}" for rank in range(ranks)}:
         faults.append(f"the trace names its rows {names}")
+    bars = {rank: sorted((e for e in events if e["ph"] == "X" and e["tid"] == rank), key=start) for rank in names}
+    for row in bars.values():  # a viewer drops a bar that lies across another one's end
+        open_ends = []
+        for event in row:
+            while open_ends and open_ends[-1] <= event["ts"] + ROUNDED:
+                open_ends.pop()
+            if open_ends and end(event) > open_ends[-1] + ROUNDED:
+                faults.append(f"the trace has bars that do not nest: {event}")
+            open_ends.append(end(event))
+    overlapped = {}
+    for event in events:
+        if event["ph"] in "be":
+            overlapped.setdefault(event["id"], {"tid": event["tid"]})[event["ph"]] = event["ts"]
+    if not all(bar.keys() == {"tid", "b", "e"} and bar["b"] <= bar["e"] for bar in overlapped.values()):
+        faults.append(f"the trace has bars without their end: {overlapped}")
     for event in events:
         if event["ph"] == "X" and not (event["ts"] >= 0 and event["dur"] >= 0 and event["tid"] in names
                                        and event["name"] and event["cat"]):
             faults.append(f"the trace has {event}")
+    return bars, overlapped.values()
+
+
+def check_overlap(bars, overlapped, buckets, faults):
+    """Lesson 07: in each backward the sums of all buckets but the last begin while layers are still computed."""
+    for rank, row in bars.items():
+        for phase in (event for event in row if event["name"] == "bwd"):
+            inside = [event for event in row if phase["ts"] <= event["ts"] < end(phase)]
+            last_layer = max(end(event) for event in inside if event["cat"] == "layer")
+            sums = [event["ts"] for event in inside if event["cat"] == "communication"]
+            sums += [bar["b"] for bar in overlapped if bar["tid"] == rank and phase["ts"] <= bar["b"] < end(phase)]
+            early = sum(begin < last_layer for begin in sums)
+            if len(sums) != buckets or not buckets > 1 or early != buckets - 1:
+                faults.append(f"rank {rank}: {early} of {len(sums)} sums begin before the last layer's end, "
+                              f"there are {buckets} buckets")
+
 
 
 def check_svg(path, faults):
@@ -93,6 +134,10 @@ def main():
             if "05_attention" in program:
                 asked = {"batch": 2, "seq": 5, "width": 24, "heads": 6, "kv-heads": 3, "dropout": 0.25,
                          "mask": "padding", "seed": 5, "dtype": "f64"}
+            if "07_data" in program:
+                asked = {"batch": 5, "seq": 4, "width": 24, "heads": 3, "layers": 3, "vocab": 17, "steps": 3,
+                         "lr": 0.05, "bucket": "16KiB", "seed": 5, "dtype": "f64"}
+            tiers = {"float"} if "07_data" in program else {"exact", "float"}
             ranks = 1
             if "01_mlp" in program:
                 asked.update({"steps": 60, "text": __file__})
@@ -104,8 +149,11 @@ def main():
             if run.returncode != 0:
                 sys.exit(f"{' '.join(line)}\nends with {run.returncode}\n{run.stdout}{run.stderr}")
             faults = []
-            check_json(files["json"], asked, faults)
-            check_trace(files["trace"], ranks, faults)
+            report = check_json(files["json"], asked, tiers, faults)
+            bars = check_trace(files["trace"], ranks, faults)
+            if "07_data" in program:
+                calls = [row["calls"] for row in report["communication"] if row["phase"] == "bwd"]
+                check_overlap(*bars, calls[0] // (asked["steps"] + 1), faults)
             check_svg(files["svg"], faults)
             if sorted(os.listdir(scratch)) != sorted(f"{i}.{flag}" for i in range(held + 1) for flag in files):
                 faults.append(f"it leaves {os.listdir(scratch)}")
