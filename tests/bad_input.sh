@@ -44,6 +44,7 @@ for lesson in $lessons; do
   if [[ $lesson == 01_* ]]; then ranks=() text=(--text "$scratch/file"); fi
   sizes=(--tokens --width --ffn)
   if [[ $lesson == 05_* ]]; then sizes=(--seq --width --heads) one=(--batch 1); fi
+  if [[ $lesson == 07_* ]]; then sizes=(--width --heads --vocab --batch --seq) one=(--batch 4 --seq 1 --layers 1); fi
 
   refused "no flag ${sizes[0]}z, did you mean ${sizes[0]}" "$lesson" "${sizes[0]}z" 4
   refused 'no flag --wdith, did you mean --width' "$lesson" --wdith=4
@@ -86,6 +87,7 @@ for lesson in $lessons; do
   for value in -1 0 65 two 99999999999999999999; do
     refused "--ranks $value: a whole number from 1 to 64 would work" "$lesson" --ranks $value
   done
+  if [[ $lesson == 07_* ]]; then continue; fi  # its ranks need not divide anything
   refused "--ranks 5 does not divide ${sizes[-1]} 12.*: --ranks 1, 2, 3, 4, 6, 12 would work" "$lesson" --ranks 5 \
     "${sizes[@]/%/=12}" --json x --dump y
 done
@@ -118,6 +120,23 @@ for alone in '--ranks 1' '--ranks 4 --kv-heads 1' '--part block'; do
 done
 for heads in 1 3 6 12; do "$bin/05_attention_heads" --ranks 3 --kv-heads $heads --quiet >/dev/null; done
 "$bin/05_attention_heads" --heads 7 --ranks 7 --width 98 --quiet >/dev/null
+
+# Data parallelism: a sequence for each rank. The ranks need not divide the batch.
+seven=(07_data_parallel --json x --dump y)
+refused '--batch 3 leaves some of 4 ranks without a sequence: --batch 4 or more would work' "${seven[@]}" --batch 3
+refused '--batch 10 leaves some of 64 ranks' "${seven[@]}" --ranks 64
+refused '--heads 5 does not divide --width 32: --width 35 would work' "${seven[@]}" --heads 5
+refused '--heads 64 does not divide --width 32: --width 64 would work' "${seven[@]}" --heads 64
+refused '--batch 4 and --seq 1048576 make 4194304 tokens: up to 1048576 would work' "${seven[@]}" --batch 4 --seq 1048576
+refused '--exact: a transformer block is exact nowhere: lessons 01 to 05' "${seven[@]}" --exact
+refused '--no-baseline is for lessons 01 to 04: without it' "${seven[@]}" --no-baseline
+for value in 0 -1 0B 1KB '' 9000000TiB; do
+  refused "--bucket $value is no size: write 48MiB" "${seven[@]}" --bucket "$value"
+done
+for value in -1 nan inf 1001 ''; do refused "--lr $value: a number from 0 to 1000" "${seven[@]}" --lr "$value"; done
+for value in 0 4097 many; do refused "--layers $value: a whole number from 1 to 4096" "${seven[@]}" --layers $value; done
+for value in -1 1048577 1.5; do refused "--steps $value: a whole number from 0 to" "${seven[@]}" --steps $value; done
+for batch in 3 4 5; do "$bin/07_data_parallel" --ranks 3 --batch $batch --steps 1 --bucket 1B --quiet >/dev/null; done
 
 refused '--exact is for ./tessera run' tessera_verify --exact
 for value in 0-3 8-2 x 2- -2 2-65 1-2-3; do
