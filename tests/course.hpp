@@ -7,6 +7,7 @@
 #include "03_row_split/proof.hpp"
 #include "04_mlp_block/proof.hpp"
 #include "05_attention_heads/block_proof.hpp"
+#include "07_data_parallel/proof.hpp"
 #include "identities/identities.hpp"
 
 namespace tessera {
@@ -14,6 +15,7 @@ namespace tessera {
 struct Claim {
   std::string name;  // "02 column split"
   std::function<void(Proof&, Communicator&, const identities::Shape&)> prove;
+  std::vector<Tier> tiers = {Tier::exact, Tier::floating};
 };
 
 /// Attention of a size that depends on a sweep's shape: up to 3 p groups of heads of up to 5 columns.
@@ -31,6 +33,23 @@ inline attention_heads::Sizes attention_sizes(const identities::Shape& s, int p,
   o.seed = 11;
   attention_heads::choose(sizes, mask, part == attention_heads::Part::block ? "block" : "attention", "auto");
   return sizes;
+}
+
+/// A small GPT, its batch of p to 3 p + 2 sequences cut over p ranks, evenly or not; buckets of one gradient
+/// or of many.
+inline data_parallel::Setup data_parallel_setup(const identities::Shape& s, int p) {
+  data_parallel::Setup setup;
+  pipeline::Model& model = setup.model;
+  model.layers = 1 + s.m / p % 2;
+  model.vocabulary = 2 + s.m / p;
+  model.attention = {2 * (2 + s.k / p % 5), 2, 2, {}};
+  model.attention.options.batch = p * (1 + s.n / p % 3) + s.k / p % 3;
+  model.attention.options.seq = 1 + (s.n + s.k) % 5;
+  model.tokens = model.attention.tokens();
+  setup.bucket = s.m * 100;
+  setup.steps = 2;
+  setup.lr = 0.01;
+  return setup;
 }
 
 /// Shapes are (tokens, width, ffn), and the ranks divide each.
@@ -71,6 +90,11 @@ inline std::vector<Claim> course() {
                         attention_heads::prove(
                             proof, comm, attention_sizes(s, comm.size(), v.part, v.mask, v.group, v.dropout));
                       }});
+  claims.push_back({"07 data parallel",
+                    [](Proof& proof, Communicator& comm, const Shape& s) {
+                      data_parallel::prove(proof, comm, data_parallel_setup(s, comm.size()));
+                    },
+                    {Tier::floating}});
   return claims;
 }
 

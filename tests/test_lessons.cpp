@@ -34,7 +34,7 @@ std::string faults(const Outcome& outcome) {
 TEST_CASE("the course holds at 1, 2, 3, 4 and 8 ranks, both tiers, both dtypes, unequal rectangular shapes") {
   for (const Claim& claim : course())
     for (const int ranks : {1, 2, 3, 4, 8})
-      for (const Tier tier : {Tier::exact, Tier::floating})
+      for (const Tier tier : claim.tiers)
         for (const DType dtype : {DType::f32, DType::f64})
           for (int index = 0; index < 4; ++index) {
             const auto shape = sweep_shape(index, ranks);
@@ -52,7 +52,7 @@ TEST_CASE("the course holds at 1, 2, 3, 4 and 8 ranks, both tiers, both dtypes, 
 
 TEST_CASE("--no-baseline: 64 elements of each result, recomputed from the generator") {
   for (const Claim& claim : course()) {
-    if (claim.name.starts_with("identity") || claim.name.starts_with("05")) continue;
+    if (claim.name >= "05") continue;  // nor the identities
     const Outcome outcome =
         run(4, {Tier::floating, DType::f32, 3, false, false}, [&](Proof& proof, Communicator& comm) {
           claim.prove(proof, comm, {24, 36, 52});
