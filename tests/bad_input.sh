@@ -37,7 +37,7 @@ refused() {
   fi
 }
 
-lessons=$(cd "$bin" && echo 0[1-9]_*)
+lessons=$(cd "$bin" && echo 0[1-7]_*)
 for lesson in $lessons; do
   # 01 is one device's: it has no ranks, and reads a text.
   ranks=(--ranks 2) text=() one=()
@@ -45,6 +45,7 @@ for lesson in $lessons; do
   sizes=(--tokens --width --ffn)
   if [[ $lesson == 05_* ]]; then sizes=(--seq --width --heads) one=(--batch 1); fi
   if [[ $lesson == 06_* ]]; then sizes=(--seq --width --heads) one=(--batch 1 --microbatches 1 --vocab 2); fi
+  if [[ $lesson == 07_* ]]; then sizes=(--width --heads --vocab --batch --seq) one=(--batch 4 --seq 1 --layers 1); fi
 
   refused "no flag ${sizes[0]}z, did you mean ${sizes[0]}" "$lesson" "${sizes[0]}z" 4
   refused 'no flag --wdith, did you mean --width' "$lesson" --wdith=4
@@ -88,6 +89,7 @@ for lesson in $lessons; do
     refused "--ranks $value: a whole number from 1 to 64 would work" "$lesson" --ranks $value
   done
   if [[ $lesson == 06_* ]]; then continue; fi  # its ranks divide nothing
+  if [[ $lesson == 07_* ]]; then continue; fi  # its ranks need not divide anything
   refused "--ranks 5 does not divide ${sizes[-1]} 12.*: --ranks 1, 2, 3, 4, 6, 12 would work" "$lesson" --ranks 5 \
     "${sizes[@]/%/=12}" --json x --dump y
 done
@@ -156,6 +158,40 @@ refused '--schedule dualpipe: gpipe\|1f1b\|interleaved\|zb-h1 would work' "${six
 refused '--exact: a transformer block is exact nowhere: lessons 01 to 05 have it' "${six[@]}" --exact
 refused '--no-baseline is for lessons 01 to 04: without it' "${six[@]}" --no-baseline
 "$bin/06_pipeline" --ranks 8 --quiet >/dev/null
+# Data parallelism: a sequence for each rank. The ranks need not divide the batch.
+seven=(07_data_parallel --json x --dump y)
+refused '--batch 3 leaves some of 4 ranks without a sequence: --batch 4 or more would work' "${seven[@]}" --batch 3
+refused '--batch 10 leaves some of 64 ranks' "${seven[@]}" --ranks 64
+refused '--heads 5 does not divide --width 32: --width 35 would work' "${seven[@]}" --heads 5
+refused '--heads 64 does not divide --width 32: --width 64 would work' "${seven[@]}" --heads 64
+refused '--batch 4 and --seq 1048576 make 4194304 tokens: up to 1048576 would work' "${seven[@]}" --batch 4 --seq 1048576
+refused '--exact: a transformer block is exact nowhere: lessons 01 to 05' "${seven[@]}" --exact
+refused '--no-baseline is for lessons 01 to 04: without it' "${seven[@]}" --no-baseline
+for value in 0 -1 0B 1KB '' 9000000TiB; do
+  refused "--bucket $value is no size: write 48MiB" "${seven[@]}" --bucket "$value"
+done
+for value in -1 nan inf 1001 ''; do refused "--lr $value: a number from 0 to 1000" "${seven[@]}" --lr "$value"; done
+for value in 0 4097 many; do refused "--layers $value: a whole number from 1 to 4096" "${seven[@]}" --layers $value; done
+for value in -1 1048577 1.5; do refused "--steps $value: a whole number from 0 to" "${seven[@]}" --steps $value; done
+for batch in 3 4 5; do "$bin/07_data_parallel" --ranks 3 --batch $batch --steps 1 --bucket 1B --quiet >/dev/null; done
+
+# Three dimensions: the ranks are a product, and each factor has its own limits.
+printf 'to be or not to be, that is the question: whether it is nobler in the mind\n' >"$scratch/text"
+eight=(08_three_d --text "$scratch/text" --json x --dump y --svg z --trace w)
+refused 'no flag --ranks' "${eight[@]}" --ranks 8
+refused '--tp 3 does not divide the 4 heads: --tp 1, 2, 4 would work' "${eight[@]}" --tp 3
+refused '--layers 4 cannot fill 5 virtual stages: --layers 5 or more would work' "${eight[@]}" --pp 5
+refused '--batch 16 cannot be shared out over 3 replicas of 4 microbatches: --batch 24 would work' "${eight[@]}" --dp 3
+refused '--heads 5 does not divide --width 32: --heads 1, 2, 4, 8, 16, 32 would work' "${eight[@]}" --heads 5
+refused '--schedule dualpipe: gpipe\|1f1b\|interleaved\|zb-h1 would work' "${eight[@]}" --schedule dualpipe
+refused '--tp 65: a whole number from 1 to 64' "${eight[@]}" --tp 65
+refused '75 bytes are less than a sequence: --seq 74 or less would work' "${eight[@]}" --seq 80
+refused '--text nothing: cannot be read' 08_three_d --text nothing
+refused '--resume nowhere: ' "${eight[@]}" --resume nowhere
+refused '--exact: a transformer block is exact nowhere' "${eight[@]}" --exact
+refused '--no-baseline is for lessons 01 to 04: without it' "${eight[@]}" --no-baseline
+for value in -1 nan inf 1001; do refused "--lr $value: a number from 0 to 1000" "${eight[@]}" --lr "$value"; done
+refused '64 ranks at most: --tp 4 --pp 4 --dp 5 make 80' "${eight[@]}" --tp 4 --pp 4 --dp 5 --batch 20
 
 refused '--exact is for ./tessera run' tessera_verify --exact
 for value in 0-3 8-2 x 2- -2 2-65 1-2-3; do

@@ -10,6 +10,8 @@
 #include "04_mlp_block/proof.hpp"
 #include "05_attention_heads/block_proof.hpp"
 #include "06_pipeline/proof.hpp"
+#include "07_data_parallel/proof.hpp"
+#include "08_three_d/proof.hpp"
 #include "identities/identities.hpp"
 
 namespace tessera {
@@ -58,6 +60,49 @@ inline pipeline::Setup pipeline_setup(const identities::Shape& s, int p, pipelin
   return setup;
 }
 
+/// A small GPT, its batch of p to 3 p + 2 sequences cut over p ranks, evenly or not; buckets of one gradient
+/// or of many.
+inline data_parallel::Setup data_parallel_setup(const identities::Shape& s, int p) {
+  data_parallel::Setup setup;
+  pipeline::Model& model = setup.model;
+  model.layers = 1 + s.m / p % 2;
+  model.vocabulary = 2 + s.m / p;
+  model.attention = {2 * (2 + s.k / p % 5), 2, 2, {}};
+  model.attention.options.batch = p * (1 + s.n / p % 3) + s.k / p % 3;
+  model.attention.options.seq = 1 + (s.n + s.k) % 5;
+  model.tokens = model.attention.tokens();
+  setup.bucket = s.m * 100;
+  setup.steps = 2;
+  setup.lr = 0.01;
+  return setup;
+}
+
+/// A GPT under one of the factorisations of p into tp x pp x dp, two steps on made-up text.
+inline three_d::Setup three_d_setup(const identities::Shape& s, int p) {
+  std::vector<three_d::Sizes3> all;
+  for (int t = 1; t <= p; ++t)
+    for (int d = 1; d <= p / t; ++d)
+      if (p % (t * d) == 0) all.push_back({t, p / (t * d), d});
+  three_d::Setup setup;
+  setup.sizes = all[static_cast<std::size_t>((s.n + s.k + s.m) / p) % all.size()];
+  pipeline::Model& model = setup.training.model;
+  model.layers = setup.sizes.pp + s.m / p % 2;
+  model.vocabulary = 128;
+  model.tied = true;
+  model.attention = {setup.sizes.tp * (1 + s.k / p % 3), setup.sizes.tp, setup.sizes.tp, {}};
+  model.attention.options.batch = 1 + s.k / p % 2;
+  model.attention.options.seq = 1 + (s.n + s.k) % 5;
+  setup.training.microbatches = static_cast<int>(1 + s.n / p % 3);
+  setup.training.adamw = s.m / p % 2 == 0;
+  setup.training.lr = 0.01;
+  setup.training.clip = s.n / p % 2 == 0 ? 1 : 0;
+  setup.batch = setup.sizes.dp * setup.training.microbatches * model.attention.options.batch;
+  model.tokens = setup.batch * setup.seq();
+  setup.steps = 2;
+  for (int i = 0; i < 100; ++i) setup.text += static_cast<char>('a' + i * i % 26);
+  return setup;
+}
+
 /// Shapes are (tokens, width, ffn), and the ranks divide each.
 inline std::vector<Claim> course() {
   using identities::Shape;
@@ -102,6 +147,16 @@ inline std::vector<Claim> course() {
                         pipeline::prove(proof, comm, pipeline_setup(s, comm.size(), schedule));
                       },
                       {Tier::floating}});
+  claims.push_back({"07 data parallel",
+                    [](Proof& proof, Communicator& comm, const Shape& s) {
+                      data_parallel::prove(proof, comm, data_parallel_setup(s, comm.size()));
+                    },
+                    {Tier::floating}});
+  claims.push_back({"08 three dimensions",
+                    [](Proof& proof, Communicator& comm, const Shape& s) {
+                      three_d::prove(proof, comm, three_d_setup(s, comm.size()), [](std::int64_t) {});
+                    },
+                    {Tier::floating}});
   return claims;
 }
 

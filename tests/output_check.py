@@ -13,6 +13,7 @@ import xml.etree.ElementTree as xml
 NUMBER = (int, float)
 TOP = {"lesson": str, "ranks": int, "device": str, "transport": str, "dtype": str, "seed": int, "config": dict,
        "checks": list, "communication": list, "memory": list, "timings": dict, "ok": bool}
+ROUNDED = 0.01  # microseconds: times are written with 12 digits
 ROWS = {
     "checks": {"identity": str, "tier": str, "error": NUMBER, "bound": NUMBER, "baseline_error": NUMBER,
                "ok": bool},
@@ -60,7 +61,7 @@ def check_json(path, asked, tiers, faults):
         report = json.load(file, parse_constant=not_json)
     check_types(report, TOP, "json", faults)
     if faults:
-        return
+        return report
     for name, keys in ROWS.items():
         for i, row in enumerate(report[name]):
             check_types(row, keys, f"{name}[{i}]", faults)
@@ -82,6 +83,15 @@ def check_json(path, asked, tiers, faults):
     parts = [row["ok"] for name in ("checks", "communication") for row in report[name]]
     if report["ok"] is not True or not all(parts):
         faults.append("not ok, and the exit code is 0")
+    return report
+
+
+def start(event):
+    return event["ts"], -event["dur"]  # of two that begin together the longer one is around the other
+
+
+def end(event):
+    return event["ts"] + event["dur"]
 
 
 def check_trace(path, ranks, messages, faults):
@@ -90,18 +100,48 @@ def check_trace(path, ranks, messages, faults):
     names = {event["tid"]: event["args"]["name"] for event in events if event["ph"] == "M"}
     if names != {rank: f"rank {rank}" for rank in range(ranks)}:
         faults.append(f"the trace names its rows {names}")
+    bars = {rank: sorted((e for e in events if e["ph"] == "X" and e["tid"] == rank), key=start) for rank in names}
+    for row in bars.values():  # a viewer drops a bar that lies across another one's end
+        open_ends = []
+        for event in row:
+            while open_ends and open_ends[-1] <= event["ts"] + ROUNDED:
+                open_ends.pop()
+            if open_ends and end(event) > open_ends[-1] + ROUNDED:
+                faults.append(f"the trace has bars that do not nest: {event}")
+            open_ends.append(end(event))
+    overlapped = {}
+    for event in events:
+        if event["ph"] in "be":
+            overlapped.setdefault(event["id"], {"tid": event["tid"]})[event["ph"]] = event["ts"]
+    if not all(bar.keys() == {"tid", "b", "e"} and bar["b"] <= bar["e"] for bar in overlapped.values()):
+        faults.append(f"the trace has bars without their end: {overlapped}")
     for event in events:
         if event["ph"] == "X" and not (event["ts"] >= 0 and event["dur"] >= 0 and event["tid"] in names
                                        and event["name"] and event["cat"]):
             faults.append(f"the trace has {event}")
     # An arrow from where a message leaves to where it arrives, on another row and later.
-    begins, ends = ({event["id"]: event for event in events if event["ph"] == end} for end in "sf")
+    begins, ends = ({event["id"]: event for event in events if event["ph"] == side} for side in "sf")
     if len(begins) != messages or sum(event["ph"] in "sf" for event in events) != 2 * messages:
         faults.append(f"the trace has {len(begins)} arrows, not {messages}")
     for name, begin in begins.items():
-        end = ends.get(name)
-        if end is None or end["tid"] == begin["tid"] or end["ts"] < begin["ts"]:
-            faults.append(f"the arrow {name} goes from {begin} to {end}")
+        arrival = ends.get(name)
+        if arrival is None or arrival["tid"] == begin["tid"] or arrival["ts"] < begin["ts"]:
+            faults.append(f"the arrow {name} goes from {begin} to {arrival}")
+    return bars, overlapped.values()
+
+
+def check_overlap(bars, overlapped, buckets, faults):
+    """Lesson 07: in each backward the sums of all buckets but the last begin while layers are still computed."""
+    for rank, row in bars.items():
+        for phase in (event for event in row if event["name"] == "bwd"):
+            inside = [event for event in row if phase["ts"] <= event["ts"] < end(phase)]
+            last_layer = max(end(event) for event in inside if event["cat"] == "layer")
+            sums = [event["ts"] for event in inside if event["cat"] == "communication"]
+            sums += [bar["b"] for bar in overlapped if bar["tid"] == rank and phase["ts"] <= bar["b"] < end(phase)]
+            early = sum(begin < last_layer for begin in sums)
+            if len(sums) != buckets or not buckets > 1 or early != buckets - 1:
+                faults.append(f"rank {rank}: {early} of {len(sums)} sums begin before the last layer's end, "
+                              f"there are {buckets} buckets")
 
 
 def check_svg(path, faults):
@@ -124,9 +164,17 @@ def main():
                 asked = {"schedule": "interleaved", "chunks": 2, "microbatches": 6, "batch": 12, "layers": 7, "seq": 4,
                          "width": 8, "heads": 2, "vocab": 11, "seed": 5, "dtype": "f64"}
                 tiers, messages = {"float"}, 2 * 6 * (3 * 2 - 1)  # m each way over each boundary of chunks
+            if "07_data" in program:
+                asked = {"batch": 5, "seq": 4, "width": 24, "heads": 3, "layers": 3, "vocab": 17, "steps": 3,
+                         "lr": 0.05, "bucket": "16KiB", "seed": 5, "dtype": "f64"}
+                tiers = {"float"}
             ranks = 1
             if "01_mlp" in program:
                 asked.update({"steps": 60, "text": __file__})
+            elif "08_three" in program:
+                asked = {"tp": 2, "pp": 2, "dp": 1, "batch": 4, "microbatches": 2, "layers": 2, "width": 8, "heads": 2,
+                         "seq": 4, "steps": 2, "text": __file__, "seed": 5, "dtype": "f64"}
+                ranks, tiers = 4, {"float"}
             else:
                 ranks = asked["ranks"] = 3
             files = {flag: f"{scratch}/{held}.{flag}" for flag in ("json", "trace", "svg")}
@@ -135,8 +183,11 @@ def main():
             if run.returncode != 0:
                 sys.exit(f"{' '.join(line)}\nends with {run.returncode}\n{run.stdout}{run.stderr}")
             faults = []
-            check_json(files["json"], asked, tiers, faults)
-            check_trace(files["trace"], ranks, messages, faults)
+            report = check_json(files["json"], asked, tiers, faults)
+            bars = check_trace(files["trace"], ranks, messages, faults)
+            if "07_data" in program:
+                calls = [row["calls"] for row in report["communication"] if row["phase"] == "bwd"]
+                check_overlap(*bars, calls[0] // (asked["steps"] + 1), faults)
             check_svg(files["svg"], faults)
             if sorted(os.listdir(scratch)) != sorted(f"{i}.{flag}" for i in range(held + 1) for flag in files):
                 faults.append(f"it leaves {os.listdir(scratch)}")

@@ -13,9 +13,11 @@
 
 namespace tessera::data_parallel {
 
-/// The rank's rows of `size`, as even as it goes, the first ranks one more.
-inline Range own_rows(std::int64_t size, int rank, int ranks) {
-  return {size * rank / ranks, size * (rank + 1) / ranks};
+/// The rank's rows of `size`, as even as it goes: 10 over 4 ranks are 2, 3, 2, 3. Cut between `unit`s only,
+/// as between sequences.
+inline Range own_rows(std::int64_t size, int rank, int ranks, std::int64_t unit = 1) {
+  const std::int64_t units = size / unit;
+  return {units * rank / ranks * unit, units * (rank + 1) / ranks * unit};
 }
 
 // By hand: N_r of N rows on rank r, A and c whole everywhere.

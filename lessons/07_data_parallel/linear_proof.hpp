@@ -8,11 +8,11 @@
 namespace tessera::data_parallel {
 
 /// The gradient if each rank took the mean over its own rows, and then the ranks the mean of these.
-inline Tensor mean_of_means(const Inputs<Tensor>& in, const std::string& name, int p) {
+inline Tensor mean_of_means(const Inputs<Tensor>& in, const std::string& name, int p, std::int64_t seq) {
   const Tensor x = in("X"), dy = in("dY");
   Tensor sum;
   for (int r = 0; r < p; ++r) {
-    const Range own = own_rows(x.rows(), r, p);
+    const Range own = own_rows(x.rows(), r, p, seq);
     const Tensor rows = dy.row_range(own.begin, own.end);
     const Tensor term = name == "dc" ? sum_rows(rows) : matmul(t(x.row_range(own.begin, own.end)), rows);
     const Tensor mean = scale(term, static_cast<double>(x.rows()) / static_cast<double>(own.size() * p));
@@ -21,9 +21,10 @@ inline Tensor mean_of_means(const Inputs<Tensor>& in, const std::string& name, i
   return sum;
 }
 
-/// One linear layer, its rows cut: the identity by itself.
-inline void prove_linear(Proof& proof, Communicator& comm, std::int64_t n, std::int64_t k, std::int64_t f) {
-  const Range own = own_rows(n, comm.rank(), comm.size());
+/// One linear layer, its n rows cut between sequences: the identity by itself.
+inline void prove_linear(Proof& proof, Communicator& comm, std::int64_t n, std::int64_t seq, std::int64_t k,
+                         std::int64_t f) {
+  const Range own = own_rows(n, comm.rank(), comm.size(), seq);
   const auto rows = [&](std::int64_t cols) { return Slice{n, cols, {own}, {{0, cols}}}; };
   const Slice a_slice = Slice::whole(k, f), c_slice = Slice::whole(1, f);
   const MemoryScope beside(MemoryKind::check);  // the memory shown is the model's
@@ -51,7 +52,7 @@ inline void prove_linear(Proof& proof, Communicator& comm, std::int64_t n, std::
     proof.mistake(result,
                   str(result, " is the mean of the ranks' means: a rank with fewer rows counted as much."),
                   [=, name = std::string(result)](const auto& in, int) {
-                    return mean_of_means(in, name, static_cast<int>(p));
+                    return mean_of_means(in, name, static_cast<int>(p), seq);
                   });
 }
 

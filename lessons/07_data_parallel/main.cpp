@@ -58,7 +58,7 @@ int main(int argc, char** argv) {
        str("data_parallel.hpp:", data_parallel::code_line)});
   app.size("--batch", m.attention.options.batch, "sequences of a step, shared out over the ranks");
   app.flags().size("--bucket", s.bucket, "bytes summed at a time, at least (64KiB)");
-  app.size("--layers", m.layers, "blocks");
+  app.flags().number("--layers", m.layers, 1, 4096, "blocks");
   app.size("--width", m.attention.width, "W");
   app.flags().number("--steps", s.steps, 0, 1 << 20, "of SGD, with momentum 0.9");
   app.size("--heads", m.attention.heads, "heads of W / heads columns");
@@ -77,14 +77,20 @@ int main(int argc, char** argv) {
       argc, argv,
       {.check =
            [&](int ranks) {
+             const AttentionOptions& o = m.attention.options;
              m.attention.kv_heads = m.attention.heads;
              m.tokens = m.attention.tokens();
+             if (app.options().no_baseline)
+               throw UsageError("--no-baseline is for lessons 01 to 04: without it this lesson would work");
+             if (m.tokens > 1 << 20)
+               throw UsageError(str("--batch ", o.batch, " and --seq ", o.seq, " make ", m.tokens,
+                                    " tokens: up to ", 1 << 20, " would work"));
              if (m.width() % m.attention.heads != 0)
                throw UsageError(str("--heads ", m.attention.heads, " does not divide --width ", m.width(),
                                     ": --width ", (m.width() / m.attention.heads + 1) * m.attention.heads,
                                     " would work"));
-             if (m.attention.options.batch < ranks)
-               throw UsageError(str("--batch ", m.attention.options.batch, " leaves some of ", ranks,
+             if (o.batch < ranks)
+               throw UsageError(str("--batch ", o.batch, " leaves some of ", ranks,
                                     " ranks without a sequence: --batch ", ranks, " or more would work"));
            },
        .prove =

@@ -38,7 +38,7 @@ inline MeasuredWhole unsplit(const Inputs<Tensor>& in, const Model& model, const
 inline Trained prove(Proof& proof, Communicator& comm, const Setup& s) {
   const int p = comm.size(), r = comm.rank();
   const std::int64_t seq = s.model.attention.options.seq, w = s.model.width(), e = proof.element_bytes();
-  prove_linear(proof, comm, s.model.tokens, w, 2 * w + 1);
+  prove_linear(proof, comm, s.model.tokens, seq, w, 2 * w + 1);
   const auto group = comm.split(r, 0, "tp");
   const TensorParallel alone(*group);
   const Range sequences = own_rows(s.model.attention.options.batch, r, p);

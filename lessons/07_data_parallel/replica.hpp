@@ -38,6 +38,7 @@ class Replica {
       loss = sum_rows(chunk_.forward({}, batch, saved, alone_).local());
     }
     const auto phase = dp.phase("bwd");
+    since_ = dp.journal().now();
     auto dx = chunk_.head->backward_input(batch.targets, chunk_.tokens, saved.head, alone_);
     chunk_.head->backward_weight(saved.head);
     ready("ln_f.weight", dp);
@@ -62,10 +63,13 @@ class Replica {
   const Buckets& buckets() const { return buckets_; }
 
  private:
+  /// The backward has come down to the gradient `first`: a bar of the trace ends, a bucket may start.
   void ready(const std::string& first, Communicator& dp) {
+    dp.journal().span("backward to " + first, "layer", since_);
     std::size_t i = 0;
     while (parameters().at(i).name != first) ++i;
     buckets_.ready_from(Buckets::offset(parameters(), i), dp);
+    since_ = dp.journal().now();
   }
 
   const TensorParallel& alone_;
@@ -74,6 +78,7 @@ class Replica {
   Tensor gradients_;  // (1, P)  all of them
   Buckets buckets_;
   std::vector<Tensor> velocity_;
+  double since_ = 0;  // when the last layer's backward ended
 };
 
 }  // namespace tessera::data_parallel

@@ -24,7 +24,15 @@ struct Words {
   std::int64_t tp = 2, pp = 2, dp = 2, microbatches = 4, chunks = 0;
 };
 
-/// Everything that can be wrong with the command line, before anything runs.
+int ranks_of(const Words& words) {
+  const std::int64_t all = words.tp * words.pp * words.dp;
+  if (all > 64)
+    throw UsageError(str("64 ranks at most: --tp ", words.tp, " --pp ", words.pp, " --dp ", words.dp,
+                         " make ", all, "; --tp 2 --pp 2 --dp 2 would work"));
+  return static_cast<int>(all);
+}
+
+/// Everything else that can be wrong with the command line, before anything runs.
 void choose(Setup& s, const Words& words) {
   Model& m = s.training.model;
   s.sizes = {static_cast<int>(words.tp), static_cast<int>(words.pp), static_cast<int>(words.dp)};
@@ -124,7 +132,7 @@ int main(int argc, char** argv) {
   };
   return app.run(
       argc, argv,
-      {.ranks = [&] { return static_cast<int>(words.tp * words.pp * words.dp); },
+      {.ranks = [&] { return ranks_of(words); },
        .check = [&](int) { choose(s, words); },
        .prove = prove_all,
        .by_hand =

@@ -114,6 +114,7 @@ void Proof::make_dump(Outcome& outcome, const Gathered& results, const Gathered&
 void Proof::gather_traffic(Outcome& outcome) {
   // One text a rank: a line a kind of call, an empty line, a line a span.
   std::ostringstream mine;
+  mine.precision(12);  // seconds: to less than a microsecond
   for (const auto& [key, row] : comm_.journal().traffic())
     if (key.phase != "check")
       mine << (key.phase.empty() ? "-" : key.phase) << ' ' << key.group << ' ' << key.op << ' ' << row.calls

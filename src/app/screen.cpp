@@ -224,7 +224,18 @@ std::string to_trace(const RunReport& report) {
                       {"pid", 0},
                       {"tid", r},
                       {"args", {{"name", str("rank ", r)}}}});
-    for (const Span& span : spans[r])
+    for (const Span& span : spans[r]) {
+      if (span.category == "overlapped") {  // bars of one row must nest: this one gets a row of its own
+        for (const auto& [kind, at] : {std::pair{"b", span.begin}, {"e", span.end}})
+          events.push_back({{"name", str("rank ", r, ": ", span.name)},
+                            {"cat", "communication"},
+                            {"ph", kind},
+                            {"id", str(r, ".", &span - spans[r].data())},
+                            {"pid", 0},
+                            {"tid", r},
+                            {"ts", 1e6 * at}});
+        continue;
+      }
       events.push_back({{"name", span.name},
                         {"cat", span.category},
                         {"ph", "X"},
@@ -232,6 +243,7 @@ std::string to_trace(const RunReport& report) {
                         {"tid", r},
                         {"ts", 1e6 * span.begin},
                         {"dur", 1e6 * (span.end - span.begin)}});
+    }
     for (const Span& span : spans[r])
       if (const auto colon = span.flow.find(':'); colon != std::string::npos) {  // an arrow from rank to rank
         const bool out = span.flow.starts_with("out");

@@ -81,9 +81,11 @@ Request Communicator::start(const Call& call, std::int64_t payload, const Tensor
                  payload);
   const double begin = journal_->now();
   auto work = post(journal_->key(name_, point_to_point ? "send" : call.op));
-  const bool shown = journal_->phase() != "check";
-  return {std::move(work), keep, [journal = journal_, text = call.text(), shown, begin] {
-            if (shown) journal->span(text, "communication", begin);
+  const bool shown = journal_->phase() != "check" && size_ > 1;
+  const std::size_t before = journal_->spans().size();
+  return {std::move(work), keep, [journal = journal_, text = call.text(), shown, before, begin] {
+            const bool alone = journal->spans().size() == before;  // nothing else ended before the wait
+            if (shown) journal->span(text, alone ? "communication" : "overlapped", begin);
           }};
 }
 
