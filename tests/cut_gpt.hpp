@@ -94,7 +94,8 @@ inline void check_every_cut(const WholeStep& whole, double relative) {
   Thin thin;
   for (const int ranks : {1, 2, 4, 8})
     for (const three_d::Sizes3& sizes : factorisations(ranks))
-      for (const auto& [schedule, name] : pipeline::schedule_names) {
+      for (const auto& one : pipeline::schedule_names) {
+        const Schedule schedule = one.first;
         three_d::Training training;
         training.model = whole.model;
         training.model.attention.options.batch /= 8;
@@ -105,7 +106,7 @@ inline void check_every_cut(const WholeStep& whole, double relative) {
             (sizes.pp == 1 || sizes.pp * 2 > 8 || training.microbatches % sizes.pp != 0))
           continue;
         if (thin.skips()) continue;
-        CAPTURE(name);
+        CAPTURE(one.second);
         CAPTURE(sizes.tp);
         CAPTURE(sizes.pp);
         CAPTURE(sizes.dp);

@@ -126,6 +126,8 @@ int App::run_checked(int argc, char** argv, const LessonParts& parts) {
   parts.check(report.choice.options.ranks);
   const std::string inexact = parts.inexact();
   if (options_.exact && !inexact.empty()) throw UsageError("--exact: " + inexact);
+  if (options_.no_baseline && !inexact.empty())
+    throw UsageError("--no-baseline is for lessons 01 to 04: without it this lesson would work");
 
   const bool prints = is_printing_process(), colour = isatty(STDOUT_FILENO) == 1 && mpi::launched_size() == 0;
   const bool talks = prints && !options_.quiet;
