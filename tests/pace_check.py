@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """The bubble of a paced pipeline is the predicted one: python3 tests/pace_check.py build/bin/06_pipeline
 
-Four stages and eight microbatches, each schedule. A machine that is busy with something else wakes sleepers late, so
-a schedule has up to three runs to come within 0.03."""
+Four stages and eight microbatches, each schedule, of a model so small that the stages hardly compete for two cores.
+A machine that is busy with something else wakes sleepers late, so a schedule has up to three runs to come within
+0.03."""
 import json
 import os
 import subprocess
@@ -10,12 +11,13 @@ import sys
 import tempfile
 
 ALLOWED = 0.03
+SIZES = "--ranks 4 --microbatches 8 --batch 8 --seq 4 --width 8 --heads 2 --vocab 16".split()
 PREDICTED = {"gpipe": 3 / 11, "1f1b": 3 / 11, "interleaved": 3 / 19, "zb-h1": 3 / 27}  # of the whole run
 
 
 def measured(program, schedule, path):
-    subprocess.run([program, "--ranks", "4", "--microbatches", "8", "--pace", "5ms", "--schedule", schedule, "--quiet",
-                    "--json", path], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([program, *SIZES, "--pace", "5ms", "--schedule", schedule, "--quiet", "--json", path], check=True,
+                   stdout=subprocess.DEVNULL)
     with open(path) as file:
         pipeline = json.load(file)["pipeline"]
     if not abs(pipeline["bubble_predicted"] - PREDICTED[schedule]) < 1e-9:

@@ -114,7 +114,9 @@ inline std::string compare(const std::vector<Run>& runs, const std::vector<std::
                     bytes(most),
                     str(2 * s.microbatches * (static_cast<int>(s.partition.size()) - 1), " messages")});
   }
-  std::string out = table(rows, "llrrlrr", 0);
+  if (stable)  // without what was measured
+    for (auto& row : rows) row.erase(row.begin() + 3);
+  std::string out = table(rows, stable ? "llrlrr" : "llrrlrr", 0);
   for (const std::string& why : left_out) out += "  " + why + "\n";
   return out;
 }
