@@ -80,8 +80,6 @@ int main(int argc, char** argv) {
              const AttentionOptions& o = m.attention.options;
              m.attention.kv_heads = m.attention.heads;
              m.tokens = m.attention.tokens();
-             if (app.options().no_baseline)
-               throw UsageError("--no-baseline is for lessons 01 to 04: without it this lesson would work");
              if (m.tokens > 1 << 20)
                throw UsageError(str("--batch ", o.batch, " and --seq ", o.seq, " make ", m.tokens,
                                     " tokens: up to ", 1 << 20, " would work"));
