@@ -100,6 +100,13 @@ inline double in_flight_excess(const Run& run) {
   return most;
 }
 
+/// How far the bubble of the lists, for equal stages, is from the closed form.
+inline double bubble_excess(const Run& run) {
+  const Setup& s = run.setup;
+  return std::abs(Run{s, {}}.predicted().bubble() -
+                  bubble_predicted(s.schedule, run.stages(), s.microbatches, s.chunks));
+}
+
 /// What becomes of blocking sends, read off the lists alone.
 inline std::string warning(const Setup& s, int stages) {
   try {

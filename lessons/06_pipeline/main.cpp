@@ -11,6 +11,17 @@ using namespace tessera::pipeline;
 
 namespace {
 
+/// Every line of the text moved to the right.
+std::string indented(const std::string& text, std::size_t by) {
+  std::string out;
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t end = std::min(text.find('\n', at), text.size() - 1) + 1;
+    out += std::string(by, ' ') + text.substr(at, end - at);
+    at = end;
+  }
+  return out;
+}
+
 std::string by_hand() {
   return "  By hand: two stages, two microbatches, a backward as long as two forwards\n" +
          indented(draw(simulate(make_plan(Schedule::gpipe, 2, 2), Costs::equal(2, 1, 1, 1)), "gpipe", 1), 4) +
@@ -62,6 +73,9 @@ int main(int argc, char** argv) {
     if (comm.rank() != 0) return;
     proof.claim("in flight = the formula", in_flight_excess(run), 0,
                 "a stage holds more microbatches than its schedule says");
+    if (!setup.blocking)
+      proof.claim("simulated bubble = the formula", bubble_excess(run), 1e-9,
+                  "the lists idle longer than the schedule must: is the warm-up too short?");
     proof.record("pipeline", to_json(run));
     main_run = run, others = all, left_out = missing, balance = even;
   };

@@ -48,17 +48,6 @@ inline std::string formula(const Setup& s) {
   return s.chunks > 1 ? "(p-1)/(vm+p-1)" : "(p-1)/(m+p-1)";
 }
 
-/// Every line of the text moved to the right.
-inline std::string indented(const std::string& text, std::size_t by) {
-  std::string out;
-  for (std::size_t at = 0; at < text.size();) {
-    const std::size_t end = std::min(text.find('\n', at), text.size() - 1) + 1;
-    out += std::string(by, ' ') + text.substr(at, end - at);
-    at = end;
-  }
-  return out;
-}
-
 template <class Number>
 std::string joined(const std::vector<Number>& values) {
   std::string text;
