@@ -16,6 +16,10 @@ endif()
 add_test(NAME clang_tidy COMMAND ${CMAKE_SOURCE_DIR}/tests/clang_tidy.sh ${CMAKE_BINARY_DIR})
 set_tests_properties(clang_tidy PROPERTIES LABELS slow TIMEOUT 900 SKIP_RETURN_CODE 77 PROCESSORS 2)
 
+# Lesson 06's measured bubble, by sleeping: alone, since whatever else runs delays the sleepers.
+add_test(NAME pace COMMAND ${python} json ${CMAKE_SOURCE_DIR}/tests/pace_check.py $<TARGET_FILE:06_pipeline>)
+set_tests_properties(pace PROPERTIES LABELS "slow;once" SKIP_RETURN_CODE 77 TIMEOUT 300 RUN_SERIAL ON)
+
 # The build for TSan proves that its detector is awake: this program has a race, and must be caught.
 if(TESSERA_SANITIZE MATCHES thread)
   add_executable(seeded_race tests/seeded_race.cpp)

@@ -44,6 +44,7 @@ for lesson in $lessons; do
   if [[ $lesson == 01_* ]]; then ranks=() text=(--text "$scratch/file"); fi
   sizes=(--tokens --width --ffn)
   if [[ $lesson == 05_* ]]; then sizes=(--seq --width --heads) one=(--batch 1); fi
+  if [[ $lesson == 06_* ]]; then sizes=(--seq --width --heads) one=(--batch 1 --microbatches 1 --vocab 2); fi
   if [[ $lesson == 07_* ]]; then sizes=(--width --heads --vocab --batch --seq) one=(--batch 4 --seq 1 --layers 1); fi
 
   refused "no flag ${sizes[0]}z, did you mean ${sizes[0]}" "$lesson" "${sizes[0]}z" 4
@@ -87,6 +88,7 @@ for lesson in $lessons; do
   for value in -1 0 65 two 99999999999999999999; do
     refused "--ranks $value: a whole number from 1 to 64 would work" "$lesson" --ranks $value
   done
+  if [[ $lesson == 06_* ]]; then continue; fi  # its ranks divide nothing
   if [[ $lesson == 07_* ]]; then continue; fi  # its ranks need not divide anything
   refused "--ranks 5 does not divide ${sizes[-1]} 12.*: --ranks 1, 2, 3, 4, 6, 12 would work" "$lesson" --ranks 5 \
     "${sizes[@]/%/=12}" --json x --dump y
@@ -120,6 +122,42 @@ for alone in '--ranks 1' '--ranks 4 --kv-heads 1' '--part block'; do
 done
 for heads in 1 3 6 12; do "$bin/05_attention_heads" --ranks 3 --kv-heads $heads --quiet >/dev/null; done
 "$bin/05_attention_heads" --heads 7 --ranks 7 --width 98 --quiet >/dev/null
+
+# Stages: each has a layer, microbatches divide the batch, and no layer is dropped in silence.
+six=(06_pipeline --json x --dump y --svg z --trace w)
+refused '--layers 8 cannot fill 9 stages: --layers 9 or more, or --ranks 8 would work' "${six[@]}" --ranks 9
+refused '--layers 8 cannot fill 4 stages of 3 chunks: --layers 12 or more, or --ranks 2 would work' "${six[@]}" \
+  --schedule interleaved --chunks 3
+refused '--microbatches 3 does not divide --batch 16: --microbatches 1, 2, 4, 8, 16 would work' "${six[@]}" --microbatches 3
+refused '--microbatches 2 cannot be divided by --ranks 4, .*: --microbatches 4, 8, 16 would work' "${six[@]}" \
+  --schedule interleaved --microbatches 2
+refused '--microbatches 9 cannot be divided by --ranks 4, .*: --batch 12 --microbatches 4 would work' "${six[@]}" \
+  --schedule interleaved --microbatches 9 --batch 9
+refused '--microbatches 6 does not divide --batch 16: --microbatches 4, 8, 16 would work' "${six[@]}" \
+  --schedule interleaved --microbatches 6
+for schedule in gpipe 1f1b zb-h1; do
+  refused '2 chunks a stage: only interleaved has them; 1 chunk would work' "${six[@]}" --schedule $schedule --chunks 2
+done
+refused '2 chunks on a single stage .*; 1 chunk would work' "${six[@]}" --schedule interleaved --chunks 2 --ranks 1
+for partition in 3,2,2 3,2,2,2 4,4,0,0 3,3,3,-1 a,2,2,2 2,2,2,2, '2,2,2, 2' 8 even; do
+  refused "--partition $partition: 4 numbers of at least 1, of sum 8, or balance: --partition 2,2,2,2 would work" \
+    "${six[@]}" --partition "$partition"
+done
+refused '8 numbers of at least 1, of sum 8, .*--partition 1,1,1,1,1,1,1,1 would work' "${six[@]}" --schedule interleaved \
+  --partition 2,2,2,2
+refused '--partition balance evens out what layers really cost: leave --pace out' "${six[@]}" --partition balance --pace 5ms
+for value in 5 -5ms 0ms nanms infs 5min ms 11s '5 ms' 5ms5 1e99s; do
+  refused "--pace $value: a time up to 10s like 5ms or 0.5ms would work" "${six[@]}" --pace "$value"
+done
+refused '--heads 5 does not divide --width 32: --width 35 would work' "${six[@]}" --heads 5
+refused '--batch 16 and --seq 1048576 make 16777216 tokens: up to 1048576 would work' "${six[@]}" --seq 1048576
+for flag in --microbatches --layers; do
+  refused "$flag 1025: a whole number from 1 to 1024 would work" "${six[@]}" $flag 1025
+done
+refused '--schedule dualpipe: gpipe\|1f1b\|interleaved\|zb-h1 would work' "${six[@]}" --schedule dualpipe
+refused '--exact: a transformer block is exact nowhere: lessons 01 to 05 have it' "${six[@]}" --exact
+refused '--no-baseline is for lessons 01 to 04: without it' "${six[@]}" --no-baseline
+"$bin/06_pipeline" --ranks 8 --quiet >/dev/null
 
 # Data parallelism: a sequence for each rank. The ranks need not divide the batch.
 seven=(07_data_parallel --json x --dump y)

@@ -2,11 +2,14 @@
 // it.
 #pragma once
 
+#include <numeric>
+
 #include "01_mlp/proof.hpp"
 #include "02_column_split/proof.hpp"
 #include "03_row_split/proof.hpp"
 #include "04_mlp_block/proof.hpp"
 #include "05_attention_heads/block_proof.hpp"
+#include "06_pipeline/proof.hpp"
 #include "07_data_parallel/proof.hpp"
 #include "identities/identities.hpp"
 
@@ -33,6 +36,27 @@ inline attention_heads::Sizes attention_sizes(const identities::Shape& s, int p,
   o.seed = 11;
   attention_heads::choose(sizes, mask, part == attention_heads::Part::block ? "block" : "attention", "auto");
   return sizes;
+}
+
+/// A pipeline of p stages that depends on a sweep's shape: up to 2 layers more than virtual stages, uneven.
+inline pipeline::Setup pipeline_setup(const identities::Shape& s, int p, pipeline::Schedule schedule) {
+  const bool interleaved = schedule == pipeline::Schedule::interleaved;
+  pipeline::Setup setup;
+  setup.schedule = schedule;
+  setup.chunks = interleaved && p > 1 ? 2 : 1;
+  setup.microbatches = static_cast<int>(interleaved ? p * (1 + s.n / p % 2) : 1 + s.n / p % 7);
+  setup.partition = pipeline::Partition(static_cast<std::size_t>(p * setup.chunks), 1);
+  setup.partition.front() += s.m / p % 2;
+  setup.partition.back() += s.k / p % 2;
+  setup.recompute = s.m / p % 3 == 0;
+  pipeline::Model& model = setup.model;
+  model.layers = std::accumulate(setup.partition.begin(), setup.partition.end(), std::int64_t{0});
+  model.vocabulary = 2 + s.m / p;
+  model.attention = {2 * (2 + s.k / p % 5), 2, 2, {}};
+  model.attention.options.batch = 1 + s.k / p % 2;
+  model.attention.options.seq = 1 + (s.n + s.k) % 5;
+  model.tokens = setup.microbatches * model.rows();
+  return setup;
 }
 
 /// A small GPT, its batch of p to 3 p + 2 sequences cut over p ranks, evenly or not; buckets of one gradient
@@ -90,6 +114,12 @@ inline std::vector<Claim> course() {
                         attention_heads::prove(
                             proof, comm, attention_sizes(s, comm.size(), v.part, v.mask, v.group, v.dropout));
                       }});
+  for (const auto& [schedule, name] : pipeline::schedule_names)
+    claims.push_back({"06 pipeline, " + name,
+                      [schedule = schedule](Proof& proof, Communicator& comm, const Shape& s) {
+                        pipeline::prove(proof, comm, pipeline_setup(s, comm.size(), schedule));
+                      },
+                      {Tier::floating}});
   claims.push_back({"07 data parallel",
                     [](Proof& proof, Communicator& comm, const Shape& s) {
                       data_parallel::prove(proof, comm, data_parallel_setup(s, comm.size()));

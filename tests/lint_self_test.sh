@@ -56,9 +56,11 @@ put src/tensor/a.cpp '// FIX'"ME\n";                         catches "fix me" "s
 put src/tensor/long.cpp "$(lines 351 //)\n";                 catches "core file" "351 lines, more than 350"
 put lessons/01_mlp/long.cpp "$(lines 151 //)\n";             catches "lesson file" "151 lines, more than 150"
 for i in {1..24}; do put "lessons/01_mlp/$i.cpp" "$(lines 130 'int x;')\n"; done
-catches "lessons outgrow" "lessons/: 3127 lines of code, more than 3000"
-for i in {1..24}; do put "src/tensor/$i.cpp" "$(lines 250 'int x;')\n"; done
-catches "core outgrows" "src/: 6010 lines of code, more than 6000"
+catches "lessons outgrow" "lessons/: 3125 lines of code, more than 3000"
+for i in {a..t}; do put "lessons/01_mlp/${i}_proof.hpp" "#pragma once\n$(lines 130 'int x;')\n"; done
+catches "proofs outgrow" "lessons/'s mains and proofs: 2620 lines of code, more than 2500"
+for i in {1..28}; do put "src/tensor/$i.cpp" "$(lines 250 'int x;')\n"; done
+catches "core outgrows" "src/: 7010 lines of code, more than 7000"
 
 put src/tensor/quiet.cpp '// a\n\n  // b\n/* c\n d */\n/* e */\nint x;  // the one line of code\n'
 "$lint" "$tree" | grep -q ' 11 lines in src/' || { echo "comments and blanks are counted"; failures=$((failures + 1)); }

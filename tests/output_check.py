@@ -40,6 +40,22 @@ def not_json(constant):
     raise ValueError(f"{constant} is no JSON")  # python takes NaN, other readers do not
 
 
+PIPELINE = {"schedule": str, "stages": int, "microbatches": int, "chunks": int, "partition": list,
+            "bubble_predicted": NUMBER, "bubble_measured": NUMBER, "in_flight": list, "in_flight_predicted": list}
+
+
+def check_pipeline(pipeline, asked, faults):
+    check_types(pipeline, PIPELINE, "pipeline", faults)
+    for name, value in {"schedule": asked["schedule"], "stages": asked["ranks"], "chunks": asked["chunks"],
+                        "microbatches": asked["microbatches"], "in_flight": pipeline["in_flight_predicted"]}.items():
+        if pipeline[name] != value:
+            faults.append(f"pipeline.{name} is {pipeline[name]!r}, not {value!r}")
+    if len(pipeline["partition"]) != asked["ranks"] * asked["chunks"] or sum(pipeline["partition"]) != asked["layers"]:
+        faults.append(f"the partition {pipeline['partition']} is none")
+    if not all(0 < pipeline["bubble_" + which] < 1 for which in ("predicted", "measured")):
+        faults.append("a bubble is a share of the run")
+
+
 def check_json(path, asked, tiers, faults):
     with open(path) as file:
         report = json.load(file, parse_constant=not_json)
@@ -56,6 +72,8 @@ def check_json(path, asked, tiers, faults):
             faults.append(f"{name} is {report[name]!r}, asked for {value!r}")
     if not report["checks"] or {row.get("tier") for row in report["checks"]} != tiers:
         faults.append(f"the checks are not of the tiers {tiers}")
+    if "pipeline" in report:
+        check_pipeline(report["pipeline"], asked, faults)
     if {row.get("rank") for row in report["memory"]} != set(range(report["ranks"])):
         faults.append("memory is not of every rank")
     if not all(typed(seconds, NUMBER) and seconds >= 0 for seconds in report["timings"].values()):
@@ -68,29 +86,29 @@ def check_json(path, asked, tiers, faults):
     return report
 
 
-def start(event):
+def start_of(event):
     return event["ts"], -event["dur"]  # of two that begin together the longer one is around the other
 
 
-def end(event):
+def end_of(event):
     return event["ts"] + event["dur"]
 
 
-def check_trace(path, ranks, faults):
+def check_trace(path, ranks, messages, faults):
     with open(path) as file:
         events = json.load(file, parse_constant=not_json)["traceEvents"]
     names = {event["tid"]: event["args"]["name"] for event in events if event["ph"] == "M"}
     if names != {rank: f"rank {rank}" for rank in range(ranks)}:
         faults.append(f"the trace names its rows {names}")
-    bars = {rank: sorted((e for e in events if e["ph"] == "X" and e["tid"] == rank), key=start) for rank in names}
+    bars = {rank: sorted((e for e in events if e["ph"] == "X" and e["tid"] == rank), key=start_of) for rank in names}
     for row in bars.values():  # a viewer drops a bar that lies across another one's end
         open_ends = []
         for event in row:
             while open_ends and open_ends[-1] <= event["ts"] + ROUNDED:
                 open_ends.pop()
-            if open_ends and end(event) > open_ends[-1] + ROUNDED:
+            if open_ends and end_of(event) > open_ends[-1] + ROUNDED:
                 faults.append(f"the trace has bars that do not nest: {event}")
-            open_ends.append(end(event))
+            open_ends.append(end_of(event))
     overlapped = {}
     for event in events:
         if event["ph"] in "be":
@@ -101,6 +119,14 @@ def check_trace(path, ranks, faults):
         if event["ph"] == "X" and not (event["ts"] >= 0 and event["dur"] >= 0 and event["tid"] in names
                                        and event["name"] and event["cat"]):
             faults.append(f"the trace has {event}")
+    # An arrow from where a message leaves to where it arrives, on another row and later.
+    begins, ends = ({event["id"]: event for event in events if event["ph"] == end} for end in "sf")
+    if len(begins) != messages or sum(event["ph"] in "sf" for event in events) != 2 * messages:
+        faults.append(f"the trace has {len(begins)} arrows, not {messages}")
+    for name, begin in begins.items():
+        end = ends.get(name)
+        if end is None or end["tid"] == begin["tid"] or end["ts"] < begin["ts"]:
+            faults.append(f"the arrow {name} goes from {begin} to {end}")
     return bars, overlapped.values()
 
 
@@ -108,15 +134,14 @@ def check_overlap(bars, overlapped, buckets, faults):
     """Lesson 07: in each backward the sums of all buckets but the last begin while layers are still computed."""
     for rank, row in bars.items():
         for phase in (event for event in row if event["name"] == "bwd"):
-            inside = [event for event in row if phase["ts"] <= event["ts"] < end(phase)]
-            last_layer = max(end(event) for event in inside if event["cat"] == "layer")
+            inside = [event for event in row if phase["ts"] <= event["ts"] < end_of(phase)]
+            last_layer = max(end_of(event) for event in inside if event["cat"] == "layer")
             sums = [event["ts"] for event in inside if event["cat"] == "communication"]
-            sums += [bar["b"] for bar in overlapped if bar["tid"] == rank and phase["ts"] <= bar["b"] < end(phase)]
+            sums += [bar["b"] for bar in overlapped if bar["tid"] == rank and phase["ts"] <= bar["b"] < end_of(phase)]
             early = sum(begin < last_layer for begin in sums)
             if len(sums) != buckets or not buckets > 1 or early != buckets - 1:
                 faults.append(f"rank {rank}: {early} of {len(sums)} sums begin before the last layer's end, "
                               f"there are {buckets} buckets")
-
 
 
 def check_svg(path, faults):
@@ -134,10 +159,15 @@ def main():
             if "05_attention" in program:
                 asked = {"batch": 2, "seq": 5, "width": 24, "heads": 6, "kv-heads": 3, "dropout": 0.25,
                          "mask": "padding", "seed": 5, "dtype": "f64"}
+            tiers, messages = {"exact", "float"}, 0
+            if "06_pipeline" in program:
+                asked = {"schedule": "interleaved", "chunks": 2, "microbatches": 6, "batch": 12, "layers": 7, "seq": 4,
+                         "width": 8, "heads": 2, "vocab": 11, "seed": 5, "dtype": "f64"}
+                tiers, messages = {"float"}, 2 * 6 * (3 * 2 - 1)  # m each way over each boundary of chunks
             if "07_data" in program:
                 asked = {"batch": 5, "seq": 4, "width": 24, "heads": 3, "layers": 3, "vocab": 17, "steps": 3,
                          "lr": 0.05, "bucket": "16KiB", "seed": 5, "dtype": "f64"}
-            tiers = {"float"} if "07_data" in program else {"exact", "float"}
+                tiers = {"float"}
             ranks = 1
             if "01_mlp" in program:
                 asked.update({"steps": 60, "text": __file__})
@@ -150,7 +180,7 @@ def main():
                 sys.exit(f"{' '.join(line)}\nends with {run.returncode}\n{run.stdout}{run.stderr}")
             faults = []
             report = check_json(files["json"], asked, tiers, faults)
-            bars = check_trace(files["trace"], ranks, faults)
+            bars = check_trace(files["trace"], ranks, messages, faults)
             if "07_data" in program:
                 calls = [row["calls"] for row in report["communication"] if row["phase"] == "bwd"]
                 check_overlap(*bars, calls[0] // (asked["steps"] + 1), faults)
@@ -160,7 +190,7 @@ def main():
             if faults:
                 sys.exit("\n  ".join([" ".join(line), *faults]))
             held += 1
-    if held < 5:
+    if held < 7:
         sys.exit(f"only {held} lessons in {sys.argv[1]}")
     print(f"the JSON, traces and pictures of {held} lessons are in order")
 

@@ -87,7 +87,7 @@ int verify(int argc, char** argv) {
   for (const int ranks : all_ranks) {
     Options with = options;
     with.ranks = ranks;
-    choices.push_back(with.choose(flags));
+    choices.push_back(with.choose(flags.given("--ranks")));
     choices.back().options.ranks = ranks;
   }
   const bool prints = is_printing_process();

@@ -14,20 +14,25 @@
 
 namespace tessera::pipeline {
 
-/// `forward` seconds for the forward of a chunk, as much for dX and for dW: 0 is as fast as it goes.
+/// Seconds of a tick: a forward of a chunk takes one, and so do dX and dW. 0 is as fast as it goes.
 struct Pace {
   double forward = 0;
-  double of(Op op) const { return computes(op) ? (op == Op::backward ? 2 * forward : forward) : 0; }
+  static int ticks(Op op) { return op == Op::backward ? 2 : 1; }
 };
 
-/// Times instructions by marks on the device, so that a GPU's work is timed and not its launch. With a pace
-/// each computation lasts until a deadline: its time after the end of the one before, or after the message
-/// it waited for.
+/// Times instructions by marks on the device, so that a GPU's work is timed and not its launch.
+///
+/// With a pace each computation lasts until a deadline, which is a whole number of ticks on the machine's
+/// clock: its own ticks after the end of the one before, or after the tick in which the message came. Late is
+/// who is woken late, by a tenth of a millisecond or, where ranks outnumber cores, by one; it makes up for it
+/// by its next deadline. Counted from the moment of waking instead, these delays would add up from stage to
+/// stage.
 class Clock {
  public:
   Clock(Journal& journal, const Pace& pace) : journal_(journal), pace_(pace), device_(*Device::current()) {
     device_.synchronize();
-    start_ = deadline_ = journal_.now();
+    if (pace_.forward > 0) wait_until(deadline_ = now() + 1);
+    start_ = journal_.now();
     base_ = device_.mark();
   }
   void begin(const Instruction& i) { timed_.push_back({i, device_.mark(), {}}); }
@@ -35,9 +40,8 @@ class Clock {
     const Op op = timed_.back().instruction.op;
     if (pace_.forward > 0 && (computes(op) || is_receive(op))) {
       device_.synchronize();
-      deadline_ = std::max(deadline_ + pace_.of(op), is_receive(op) ? journal_.now() : 0);
-      if (const double early = deadline_ - journal_.now(); early > 0)
-        std::this_thread::sleep_for(std::chrono::duration<double>(early));
+      deadline_ = computes(op) ? deadline_ + Pace::ticks(op) : std::max(deadline_, now());
+      wait_until(deadline_);
     }
     timed_.back().end = device_.mark();
   }
@@ -54,10 +58,20 @@ class Clock {
     Instruction instruction;
     Event begin, end;
   };
+  using Clockwork = std::chrono::steady_clock;  // one for all processes of a machine
+  std::int64_t now() const {                    // in ticks, rounded down
+    const std::chrono::duration<double> seconds = Clockwork::now().time_since_epoch();
+    return static_cast<std::int64_t>(seconds.count() / pace_.forward);
+  }
+  void wait_until(std::int64_t tick) const {
+    const std::chrono::duration<double> seconds(static_cast<double>(tick) * pace_.forward);
+    std::this_thread::sleep_until(Clockwork::time_point(std::chrono::ceil<Clockwork::duration>(seconds)));
+  }
   Journal& journal_;
   Pace pace_;
   Device& device_;
-  double start_, deadline_;
+  double start_ = 0;
+  std::int64_t deadline_ = 0;  // in ticks
   Event base_;
   std::vector<Timed> timed_;
 };

@@ -33,15 +33,25 @@ inline void choose(Setup& s, const Words& words, int ranks) {
   if (m.width() % m.attention.heads != 0)
     throw UsageError(str("--heads ", m.attention.heads, " does not divide --width ", m.width(), ": --width ",
                          (m.width() / m.attention.heads + 1) * m.attention.heads, " would work"));
-  if (words.batch % words.microbatches != 0) {
-    std::string fitting;
-    for (std::int64_t n = 1; n <= words.batch; ++n)
-      if (words.batch % n == 0) fitting += str(fitting.empty() ? "" : ", ", n);
-    throw UsageError(str("--microbatches ", words.microbatches, " does not divide --batch ", words.batch,
-                         ": --microbatches ", fitting, " would work"));
-  }
+  if (const std::int64_t tokens = words.batch * m.attention.options.seq; tokens > 1 << 20)
+    throw UsageError(str("--batch ", words.batch, " and --seq ", m.attention.options.seq, " make ", tokens,
+                         " tokens: up to ", 1 << 20, " would work"));
   for (const auto& [schedule, name] : schedule_names)
     if (name == words.schedule) s.schedule = schedule;
+  const std::int64_t group = s.schedule == Schedule::interleaved ? ranks : 1;  // microbatches go in groups
+  if (words.batch % words.microbatches != 0 || words.microbatches % group != 0) {
+    std::string fitting;
+    for (std::int64_t n = group; n <= words.batch; n += group)
+      if (words.batch % n == 0) fitting += str(fitting.empty() ? "" : ", ", n);
+    throw UsageError(str("--microbatches ", words.microbatches,
+                         words.batch % words.microbatches != 0
+                             ? str(" does not divide --batch ", words.batch)
+                             : str(" cannot be divided by --ranks ", ranks, ", as interleaved needs it"),
+                         fitting.empty()
+                             ? str(": --batch ", (words.batch / group + 1) * group, " --microbatches ", group)
+                             : str(": --microbatches ", fitting),
+                         " would work"));
+  }
   s.microbatches = static_cast<int>(words.microbatches);
   s.chunks = words.chunks > 0                                   ? static_cast<int>(words.chunks)
              : s.schedule == Schedule::interleaved && ranks > 1 ? 2

@@ -40,34 +40,55 @@ inline std::vector<Run> run_all(Proof& main, Communicator& comm, const Setup& ba
   return runs;
 }
 
-/// Measures what layers cost, shows the even partition, and gives `s` the balanced one.
-inline std::string balance_stages(Proof& main, Communicator& comm, Setup& s) {
-  const auto alone = comm.split(comm.rank(), 0, "tp");
+/// What layers cost, and the run of the even partition.
+struct Balance {
   LayerCosts costs;
+  Run even;
+};
+
+/// Measures what layers cost, runs the even partition, and gives `s` the balanced one.
+inline Balance balance_stages(Proof& main, Communicator& comm, Setup& s) {
+  const auto alone = comm.split(comm.rank(), 0, "tp");
+  Balance balance{{}, {s, {}}};
   {
     const Phase phase = comm.phase("check");
     const MemoryScope scope(MemoryKind::check);
     const Tokens batch = cut_tokens(make_tokens(s.model, main.seed()), s.microbatches).front();
+    LayerCosts costs;
     if (comm.rank() == 0) costs = measure_costs(s.model, TensorParallel(*alone), main.dtype(), batch);
-    const Tensor shared = Tensor::of(1, 3, {costs.embedding, costs.block, costs.head});
-    comm.broadcast(shared, 0);
+    const Tensor shared = Tensor::of(1, 3, {costs.embedding, costs.block, costs.head}, DType::f64);
+    comm.broadcast(shared, 0);  // every rank must choose the same partition
     const std::vector<double> c = shared.values();
-    costs = {c[0], c[1], c[2]};
+    balance.costs = {c[0], c[1], c[2]};
   }
-  Run even{s, {}};
-  run_alone(main, comm, even, "even partition");
-  s.partition = balanced_partition(s.model.layers, static_cast<int>(s.partition.size()), costs);
-  std::vector<std::vector<std::string>> rows = {{"Layers", "slowest stage", "mean stage"}};
+  run_alone(main, comm, balance.even, "even partition");
+  s.partition = balanced_partition(s.model.layers, static_cast<int>(s.partition.size()), balance.costs);
+  return balance;
+}
+
+/// The even partition above the balanced one. A stage's forward is a third of what it costs.
+inline std::string balanced(const Balance& balance, const Run& run, bool stable) {
+  if (stable) return "";
   const auto ms = [](double seconds) { return number(1e3 * seconds) + " ms"; };
-  for (const Partition& partition : {even.setup.partition, s.partition}) {
+  std::vector<std::vector<std::string>> rows = {
+      {"Layers", "slowest stage", "mean stage", "bubble predicted", "measured"}};
+  for (const Run* each : {&balance.even, &run}) {
+    const Partition& partition = each->setup.partition;
+    Costs costs = Costs::equal(static_cast<int>(partition.size()), 0, 0, 0);
     double sum = 0;
-    for (std::size_t stage = 0; stage < partition.size(); ++stage) sum += costs.of(partition, stage);
-    rows.push_back({"  " + text(partition), ms(costs.slowest(partition)),
-                    ms(sum / static_cast<double>(partition.size()))});
+    for (std::size_t at = 0; at < partition.size(); ++at) {
+      const double cost = balance.costs.of(partition, at);
+      sum += cost;
+      costs.forward[at] = costs.backward_input[at] = costs.backward_weight[at] = cost / 3;
+    }
+    rows.push_back({"  " + text(partition), ms(balance.costs.slowest(partition)),
+                    ms(sum / static_cast<double>(partition.size())),
+                    percent(simulate(each->setup.plan(each->stages()), costs).bubble()),
+                    percent(each->measured.timeline.bubble())});
   }
-  return str("a microbatch forward and backward: embedding ", ms(costs.embedding), ", block ",
-             ms(costs.block), ", head ", ms(costs.head), "\n", table(rows, "lrr", 0),
-             "even layers: bubble measured ", percent(even.measured.timeline.bubble()), "\n");
+  return str("Forward and backward of a microbatch, measured alone: embedding ", ms(balance.costs.embedding),
+             ", a block ", ms(balance.costs.block), ", head ", ms(balance.costs.head), "\n",
+             table(rows, "lrrrr", 0));
 }
 
 /// How far a stage's activations in flight are from the formula.

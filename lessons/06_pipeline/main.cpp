@@ -1,4 +1,5 @@
 // Lesson 06: the pipeline and its bubbles, predicted, drawn and measured.
+#include <optional>
 #include <thread>
 
 #include "06_pipeline/command_line.hpp"
@@ -12,7 +13,7 @@ namespace {
 
 std::string by_hand() {
   return "  By hand: two stages, two microbatches, a backward as long as two forwards\n" +
-         draw(simulate(make_plan(Schedule::gpipe, 2, 2), Costs::equal(2, 1, 1, 1)), "    gpipe", 1) +
+         indented(draw(simulate(make_plan(Schedule::gpipe, 2, 2), Costs::equal(2, 1, 1, 1)), "gpipe", 1), 4) +
          "  Stage 1 waits for the first activation, stage 0 for the first gradient: 3 of 9 each.\n";
 }
 
@@ -26,12 +27,12 @@ int main(int argc, char** argv) {
   m.attention.options.seq = 16;
   App app(
       {"06", "pipeline",
-       "layers cut into stages; a batch cut into m microbatches, n tokens each, that follow one another",
+       "the layers in p stages, a batch in m microbatches of n tokens of width W that follow one another",
        "Why a bubble: the last stage waits for the first activation, the first stage for the last gradient.",
-       "schedule.hpp:104"});
-  app.size("--microbatches", words.microbatches, "m, parts of the batch");
+       str("schedule.hpp:", code_line)});
+  app.flags().number("--microbatches", words.microbatches, 1, 1024, "m, parts of the batch");
   app.size("--batch", words.batch, "sequences of a step");
-  app.size("--layers", m.layers, "blocks of the whole model");
+  app.flags().number("--layers", m.layers, 1, 1024, "blocks of the whole model");
   app.flags().choice("--schedule", words.schedule, {"gpipe", "1f1b", "interleaved", "zb-h1"},
                      "who does what when");
   app.flags().text("--pace", words.pace, "5ms", "a stage's forward takes this long, dX and dW as well");
@@ -48,25 +49,27 @@ int main(int argc, char** argv) {
   Run main_run;
   std::vector<Run> others;
   std::vector<std::string> left_out;
-  std::string balance;
+  std::optional<Balance> balance;
   const int cores = static_cast<int>(std::thread::hardware_concurrency());
   const auto prove_all = [&](Proof& proof, Communicator& comm) {
     Run run{setup, {}};
     std::vector<Run> all;
     std::vector<std::string> missing;
     if (words.compare) all = run_all(proof, comm, setup, missing);
-    const std::string table = words.partition == "balance" ? balance_stages(proof, comm, run.setup) : "";
+    std::optional<Balance> even;
+    if (words.partition == "balance") even = balance_stages(proof, comm, run.setup);
     run.measured = prove(proof, comm, run.setup);
     if (comm.rank() != 0) return;
     proof.claim("in flight = the formula", in_flight_excess(run), 0,
                 "a stage holds more microbatches than its schedule says");
     proof.record("pipeline", to_json(run));
-    main_run = run, others = all, left_out = missing, balance = table;
+    main_run = run, others = all, left_out = missing, balance = even;
   };
   const auto more = [&] {
     const bool stable = app.options().stable;
-    return report(main_run, cores, stable) + balance +
-           (words.compare ? "\n" + compare(others, left_out, stable) : "");
+    return (balance ? balanced(*balance, main_run, stable) + "\n" : "") +
+           (words.compare ? compare(others, left_out, stable) + "\n" : "") +
+           "Try --microbatches 32 --batch 32, --pace 5ms --compare, --partition balance --vocab 2048\n";
   };
   return app.run(
       argc, argv,
@@ -74,6 +77,7 @@ int main(int argc, char** argv) {
        .prove = prove_all,
        .by_hand = [&] { return by_hand() + (setup.blocking ? warning(setup, stages) : ""); },
        .drawing = [&] { return drawing(main_run, app.options().stable); },
+       .first = [&] { return report(main_run, cores, size_of(app.options().type()), app.options().stable); },
        .more = more,
        .inexact = [] { return "a transformer block is exact nowhere: lessons 01 to 05 have it"; }});
 }

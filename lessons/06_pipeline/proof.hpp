@@ -88,6 +88,15 @@ inline Measured prove(Proof& proof, Communicator& comm, const Setup& s) {
     }
   }
   proof.measured_baseline([=, model = s.model](const auto& in) { return unsplit_step(in, model, batch); });
+  const auto right = std::make_shared<Named<Tensor>>();  // computed where a check fails, once
+  for (const WeightInfo& info : infos)
+    proof.mistake("d" + info.name,
+                  str("d", info.name, " is m = ", s.microbatches,
+                      " times too large: was the loss divided by one microbatch's tokens?"),
+                  [=, model = s.model, m = s.microbatches, name = "d" + info.name](const auto& in, int) {
+                    if (right->empty()) *right = unsplit_step(in, model, batch).results;
+                    return scale(right->at(name), m);
+                  });
   const std::int64_t e = proof.element_bytes(), boundaries = virtual_stages - 1;
   for (const auto& [phase, what] : {std::pair{"fwd", "activations"}, {"bwd", "gradients"}})
     if (boundaries > 0)

@@ -97,6 +97,7 @@ inline void refuse_impossible(Schedule schedule, int stages, int microbatches, i
                          below + p, " would work"));
 }
 
+inline constexpr int code_line = __LINE__ + 4;
 // begin plan
 // task 06.plan: p stages, m microbatches, v chunks -> a list a stage. Hint: write forward and backward with
 // their messages first; then one loop, in which a backward follows `warm_up` steps after its forward.

@@ -44,31 +44,55 @@ struct Run {
 };
 
 inline std::string formula(const Setup& s) {
-  if (s.schedule == Schedule::zb_h1) return "i/(3m+i), i = 2(p-1) - min(m,p) + 1,";
+  if (s.schedule == Schedule::zb_h1) return "i/(3m+i)";
   return s.chunks > 1 ? "(p-1)/(vm+p-1)" : "(p-1)/(m+p-1)";
 }
 
-inline std::string joined(const std::vector<int>& values) {
+/// Every line of the text moved to the right.
+inline std::string indented(const std::string& text, std::size_t by) {
+  std::string out;
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t end = std::min(text.find('\n', at), text.size() - 1) + 1;
+    out += std::string(by, ' ') + text.substr(at, end - at);
+    at = end;
+  }
+  return out;
+}
+
+template <class Number>
+std::string joined(const std::vector<Number>& values) {
   std::string text;
-  for (const int value : values) text += str(text.empty() ? "" : " ", value);
+  for (const Number value : values) text += str(text.empty() ? "" : " ", value);
   return text;
 }
 
 /// Timelines and what they say. `stable`: nothing that is measured in seconds.
-inline std::string report(const Run& run, int cores, bool stable) {
+inline std::string report(const Run& run, int cores, std::size_t element_bytes, bool stable) {
   const Setup& s = run.setup;
   const int p = run.stages();
   const Run equal{s, {}};
   const Timeline predicted = stable ? equal.predicted() : run.predicted();
   std::string out =
-      legend(predicted) + "\n" + draw(predicted, "predicted", stable ? equal.unit() : run.unit());
+      str(name_of(s.schedule), ", ", p, p == 1 ? " stage" : " stages", "; layers ", text(s.partition), "; ",
+          s.microbatches, " microbatches of ", s.model.rows(), " tokens",
+          s.pace > 0 ? str("; a stage's forward paced to ", number(1e3 * s.pace), " ms") : "",
+          s.recompute ? "; forwards run again for the backward" : "", "\n");
+  out += legend(predicted) + "\n" + draw(predicted, "predicted", stable ? equal.unit() : run.unit());
   if (!stable) out += draw(run.measured.timeline, "measured", run.unit());
   const double law = bubble_predicted(s.schedule, p, s.microbatches, s.chunks);
   out += str("bubble ", formula(s), " = ", percent(law), " for equal stages");
   if (!stable && s.pace == 0) out += str("; from the measured costs ", percent(predicted.bubble()));
   if (!stable) out += str("; measured ", percent(run.measured.timeline.bubble()));
-  out += str("\nin flight  s0..s", p - 1, ": ", joined(run.measured.in_flight), "   (gpipe holds ",
-             s.microbatches, " everywhere)\n");
+  if (s.schedule == Schedule::zb_h1) out += "; i = 2(p-1) - min(m-1, p-1)";
+  const std::string stages = p == 1 ? "s0" : str("s0..s", p - 1);
+  out += str("\nin flight   ", stages, ": ", joined(run.measured.in_flight),
+             s.chunks > 1 ? str(" chunks, ", s.chunks, " a stage") : "",
+             "   (gpipe: ", s.microbatches * s.chunks, " everywhere)\n");
+  out += str("activations ", stages, ": ", joined(run.measured.activation_bytes), " B at most\n");
+  if (p > 1)
+    out += str("a boundary  of two ", s.chunks > 1 ? "chunks" : "stages", ": m times n W = ",
+               bytes(s.model.rows() * s.model.width() * static_cast<std::int64_t>(element_bytes)),
+               " forward, and as many back\n");
   if (!stable && s.pace == 0 && p > cores)
     out += str(p, " ranks share ", cores,
                " cores: stages wait for a core as well as for each other. Try --pace 5ms\n");

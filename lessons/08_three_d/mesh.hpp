@@ -23,14 +23,14 @@ struct Mesh {
 
   // task 08.mesh: world -> the groups. Hint: ranks of one group have one color, and what is the same for them
   // is their place on the other two axes.
-  Mesh(Communicator& world, const Sizes3& s) : sizes(s) {
+  Mesh(Communicator& world, const Sizes3& s, const std::string& prefix = "") : sizes(s) {
     expect_eq(world.size(), s.ranks(), "ranks of the world, tp pp dp");
     const int t = world.rank() % s.tp, d = world.rank() / s.tp % s.dp, p = world.rank() / (s.tp * s.dp);
-    tp = world.split(d + s.dp * p, t, "tp");
-    dp = world.split(t + s.tp * p, d, "dp");
-    pp = world.split(t + s.tp * d, p, "pp");
+    tp = world.split(d + s.dp * p, t, prefix + "tp");
+    dp = world.split(t + s.tp * p, d, prefix + "dp");
+    pp = world.split(t + s.tp * d, p, prefix + "pp");
     const bool at_end = p == 0 || p == s.pp - 1;
-    ends = world.split(at_end && s.pp > 1 ? t + s.tp * d : -1, p, "ends");
+    ends = world.split(at_end && s.pp > 1 ? t + s.tp * d : -1, p, prefix + "ends");
   }
   // end task
 };

@@ -18,8 +18,8 @@ struct Training {
   pipeline::Schedule schedule = pipeline::Schedule::one_f_one_b;
   int chunks = 1, microbatches = 1;  // microbatches of one replica
   bool adamw = false;
-  double lr = 0.1, clip = 0;  // clip 0: the gradient's norm is left alone
-  std::int64_t bucket = 1 << 20;
+  double lr = 0.1, clip = 0;                    // clip 0: the gradient's norm is left alone
+  std::int64_t bucket = std::int64_t{1} << 40;  // one for all, unless told otherwise
 };
 
 class Trainer {
@@ -108,6 +108,17 @@ class Trainer {
   // end step
 
   const std::vector<Parameter>& parameters() const { return builder_.parameters; }
+  DType dtype() const { return gradients_.dtype(); }
+  std::int64_t steps() const { return steps_; }
+  void resume_at(std::int64_t steps) { steps_ = steps; }
+  /// All that a step reads and writes, by the prefix of its names in a checkpoint, in the order of the
+  /// parameters.
+  std::vector<std::pair<std::string, std::vector<Tensor>>> state() const {
+    std::vector<Tensor> values;
+    for (const Parameter& one : parameters()) values.push_back(one.value);
+    if (!training_.adamw) return {{"", values}, {"optimizer.velocity.", first_}};
+    return {{"", values}, {"optimizer.m.", first_}, {"optimizer.v.", second_}};
+  }
 
  private:
   const Parameter& tied() const {

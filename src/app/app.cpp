@@ -41,8 +41,8 @@ void Options::check_files() const {
     if (!path.empty()) check_writable(path);
 }
 
-Choice Options::choose(const Flags& flags) const {
-  const auto wanted_ranks = flags.given("--ranks") ? std::optional(static_cast<int>(ranks)) : std::nullopt;
+Choice Options::choose(bool ranks_given) const {
+  const auto wanted_ranks = ranks_given ? std::optional(static_cast<int>(ranks)) : std::nullopt;
   const auto kind =
       device == "auto" ? std::nullopt : std::optional(device == "cuda" ? DeviceKind::cuda : DeviceKind::cpu);
   const auto way = transport == "auto" ? std::nullopt
@@ -118,7 +118,9 @@ int App::run(int argc, char** argv, const LessonParts& parts) {
 int App::run_checked(int argc, char** argv, const LessonParts& parts) {
   options_.add_to(flags_, ranks_ == many_ranks);
   if (!flags_.parse(argc, argv)) return 0;
-  RunReport report{text_, options_.choose(flags_), options_, &flags_, {}, 0};
+  if (parts.ranks) options_.ranks = parts.ranks();
+  const bool ranks_given = parts.ranks || flags_.given("--ranks");
+  RunReport report{text_, options_.choose(ranks_given), options_, &flags_, {}, 0};
   check_divisions(report.choice.options.ranks);
   options_.check_files();
   parts.check(report.choice.options.ranks);
@@ -152,7 +154,7 @@ int App::run_checked(int argc, char** argv, const LessonParts& parts) {
   if (!prints) return code;
 
   if (talks) {
-    for (const std::string& part : {memory_table(report), traffic_table(report)})
+    for (const std::string& part : {parts.first(), memory_table(report), traffic_table(report)})
       if (!part.empty()) std::cout << part << std::endl;
   }
   if (talks || code != 0) std::cout << check_table(report, colour);

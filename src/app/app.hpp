@@ -26,13 +26,15 @@ struct LessonText {
 /// What a lesson supplies. prove runs on every rank, once a tier; the others run once, where output is
 /// printed.
 struct LessonParts {
+  std::function<int()> ranks = {};  // where the lesson's own flags say how many, and there is no --ranks
   std::function<void(int ranks)> check = [](int) {
   };  // after parsing, before anything runs: throws UsageError
   std::function<void(Proof&, Communicator&)> prove;
   std::function<std::string()> by_hand;                     // the 2 x 2 example
   std::function<std::vector<Equation>(int ranks)> picture;  // for --svg
   std::function<std::string()> drawing = {};  // in its place where there are no equations: the SVG
-  std::function<std::string()> more;          // further tables of this lesson; may be empty
+  std::function<std::string()> first = [] { return ""; };  // what stands above the tables; may be empty
+  std::function<std::string()> more;                       // further tables of this lesson; may be empty
   std::function<std::string()> inexact = [] {
     return "";
   };  // why there is no exact tier, where there is none
@@ -48,12 +50,12 @@ struct Options {
   DType type() const { return dtype == "f64" ? DType::f64 : DType::f32; }
   void add_to(Flags& flags, bool with_ranks);
   void check_files() const;  ///< Throws UsageError where one of the files could not be written.
-  Choice choose(const Flags& flags) const;
+  Choice choose(bool ranks_given) const;
 };
 
 class App {
  public:
-  enum Ranks { one_rank, many_ranks };
+  enum Ranks { one_rank, many_ranks, own_ranks };
   explicit App(LessonText text, Ranks ranks = many_ranks);
 
   /// A size of the lesson: a flag of its own, at least 1.

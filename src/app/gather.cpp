@@ -46,6 +46,20 @@ RankResult unpack(std::vector<double>::const_iterator& at) {
 
 }  // namespace
 
+std::vector<RankResult> gather_parts(Communicator& comm, const Slice& slice, const Tensor& local) {
+  const CheckScope scope(comm);
+  std::vector<double> mine;
+  pack(mine, slice, local);
+  std::vector<RankResult> parts;
+  for (const Tensor& row :
+       gather_to_first(comm, Tensor::of(1, static_cast<std::int64_t>(mine.size()), mine))) {
+    const std::vector<double> values = row.values();
+    auto at = values.begin();
+    parts.push_back(unpack(at));
+  }
+  return parts;
+}
+
 Outcome Proof::finish() {
   Outcome outcome;
   outcome.tier = options_.tier;

@@ -66,10 +66,11 @@ void Proof::mistake(const std::string& result, const std::string& name, MistakeF
 }
 
 void Proof::expect_traffic(const std::string& phase, const std::string& op, const std::string& label,
-                           std::int64_t calls, std::int64_t wire, const std::string& formula) {
+                           std::int64_t calls, std::int64_t wire, const std::string& formula,
+                           const std::string& group) {
   TrafficRow row;
   row.phase = phase;
-  row.group = comm_.name();
+  row.group = group.empty() ? comm_.name() : group;
   row.op = op;
   row.label = label;
   row.formula = formula;

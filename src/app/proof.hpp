@@ -74,6 +74,9 @@ struct Outcome {
   bool ok() const;
 };
 
+/// Rank 0 gets every rank's part of a matrix, from any device; the others get nothing. Collective.
+std::vector<RankResult> gather_parts(Communicator& comm, const Slice& slice, const Tensor& local);
+
 class Proof {
  public:
   Proof(Communicator& comm, const ProofOptions& options);
@@ -120,9 +123,11 @@ class Proof {
   void record(const std::string& key, const std::string& json) { extra_[key] = json; }
   void record(const std::string& key, const std::vector<double>& values);
 
-  /// Bytes over the group from the lesson's sizes alone. A call that no row expects fails.
+  /// Bytes over the group from the lesson's sizes alone. A call that no row expects fails. `group`: of the
+  /// axis by that name, all its groups together; "": this proof's own.
   void expect_traffic(const std::string& phase, const std::string& op, const std::string& label,
-                      std::int64_t calls, std::int64_t wire, const std::string& formula);
+                      std::int64_t calls, std::int64_t wire, const std::string& formula,
+                      const std::string& group = "");
   /// Books what this rank holds now; the rows of expect_memory that follow are compared with that.
   void measure_memory();
   void expect_memory(MemoryKind kind, const std::string& label, std::int64_t whole, std::int64_t rank,

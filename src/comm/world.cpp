@@ -72,7 +72,7 @@ Event Operation::run_step(int seat, const std::vector<Event>& events) {
   } else if (call.op == "broadcast") {
     const auto root = static_cast<std::size_t>(call.peer);
     if (mine != root) copy_in(me, me.out, seats[root].in);
-  } else if (call.op == "send" && mine == 1) {  // the receiver copies
+  } else if (call.op == "send") {  // the receiver's step, the only one
     copy_in(me, me.out, seats[0].in);
   }
   return device.record();
@@ -108,9 +108,11 @@ std::shared_ptr<Operation> World::post(const std::string& id, int seats, int ste
   entry.posted = true;
   if (call.op == "send") entry.steps_done = steps;  // the receiver copies: the sender may be busy elsewhere
   operation->seats[static_cast<std::size_t>(seat)] = std::move(entry);
-  if (operation->all_posted()) open_.erase(id);
   me.pending.push_back(operation);
-  changed_.notify_all();
+  if (operation->all_posted()) {  // before that nobody can go on
+    open_.erase(id);
+    wake(*operation);
+  }
   return operation;
 }
 
@@ -133,13 +135,13 @@ void World::wait(int world_rank, const std::shared_ptr<Operation>& operation) {
       Operation::Seat& mine = work->seats[static_cast<std::size_t>(seat)];
       mine.last = std::move(end);
       ++mine.steps_done;
-      changed_.notify_all();
+      wake(*work);
       continue;
     }
     me.state = State::waiting;
     me.awaited = operation;
     check_for_deadlock();
-    if (!fault_ && changed_.wait_until(lock, deadline) == std::cv_status::timeout && !operation->complete())
+    if (!fault_ && me.changed.wait_until(lock, deadline) == std::cv_status::timeout && !operation->complete())
       fault(str("no progress for ", timeout_.count(), " s: ", everyone()));
     me.state = State::running;
     me.awaited = nullptr;
@@ -163,7 +165,7 @@ void World::finished(int world_rank) {
   Rank& me = ranks_[static_cast<std::size_t>(world_rank)];
   me.state = State::finished;
   check_for_deadlock();
-  changed_.notify_all();
+  ended_.notify_all();
 }
 
 void World::only(int world_rank) {
@@ -221,8 +223,8 @@ bool World::all_ended() const {
 
 void World::join(std::vector<std::thread>& threads) {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [&] { return fault_ || all_ended(); });
-  const bool stopped = changed_.wait_for(lock, std::chrono::seconds(2), [&] { return all_ended(); });
+  ended_.wait(lock, [&] { return fault_ || all_ended(); });
+  const bool stopped = ended_.wait_for(lock, std::chrono::seconds(2), [&] { return all_ended(); });
   lock.unlock();
   if (!stopped) {
     // A rank that computes for ever cannot be stopped from outside. Say what is known, and end the process.
@@ -247,6 +249,11 @@ std::shared_ptr<Operation> World::steppable(int world_rank) const {
   for (const auto& operation : ranks_[static_cast<std::size_t>(world_rank)].pending)
     if (operation->can_step(seat_of(*operation, world_rank))) return operation;
   return nullptr;
+}
+
+void World::wake(const Operation& operation) {
+  for (const auto& seat : operation.seats)
+    ranks_[static_cast<std::size_t>(seat.world_rank)].changed.notify_one();
 }
 
 int World::seat_of(const Operation& operation, int world_rank) const {
@@ -274,7 +281,8 @@ std::string World::everyone() const {
 
 void World::fault(const std::string& message) {
   if (!fault_) fault_ = message;
-  changed_.notify_all();
+  for (Rank& rank : ranks_) rank.changed.notify_one();
+  ended_.notify_all();
 }
 
 void World::throw_if_faulty() const {

@@ -78,10 +78,12 @@ class World {
     std::string doing = "has made no call";
     std::vector<std::shared_ptr<Operation>> pending;
     std::shared_ptr<Operation> awaited;
+    std::condition_variable changed;  // one of its operations, or a fault
   };
 
   // All below are called with the lock held.
   std::shared_ptr<Operation> steppable(int world_rank) const;
+  void wake(const Operation& operation);  // its ranks, and no others: each waking costs a context switch
   int seat_of(const Operation& operation, int world_rank) const;
   std::string everyone() const;
   void fault(const std::string& message);
@@ -90,7 +92,7 @@ class World {
   bool all_ended() const;
 
   mutable std::mutex mutex_;
-  std::condition_variable changed_;
+  std::condition_variable ended_;  // a rank has, or a fault
   std::chrono::duration<double> timeout_;
   std::vector<Rank> ranks_;
   std::map<std::string, std::shared_ptr<Operation>> open_;  // not all ranks have arrived

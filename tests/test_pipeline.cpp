@@ -1,0 +1,233 @@
+// Lesson 06: whatever the schedule and the cut, a step's loss and gradients are the whole model's, and its
+// bits those of a single stage; activations in flight are the formula's; partitions are right or refused.
+#include <algorithm>
+
+#include "06_pipeline/compare.hpp"
+#include "support.hpp"
+
+using namespace tessera;
+using namespace tessera::test;
+using namespace tessera::pipeline;
+
+namespace {
+
+/// A model as small as it can be: a sequence of 4 tokens a microbatch, width 8, one layer a virtual stage and
+/// `more` on top, which make the stages uneven.
+Setup setup(Schedule schedule, int stages, int microbatches, int chunks, bool uneven = false) {
+  Setup s;
+  s.schedule = schedule;
+  s.microbatches = microbatches;
+  s.chunks = chunks;
+  s.partition = Partition(static_cast<std::size_t>(stages * chunks), 1);
+  if (uneven) s.partition.front() = 2, s.partition.back() += 1;
+  s.model.layers = 0;
+  for (const std::int64_t layers : s.partition) s.model.layers += layers;
+  s.model.vocabulary = 11;
+  s.model.attention = {8, 2, 2, {}};
+  s.model.attention.options.seq = 4;
+  s.model.tokens = microbatches * s.model.rows();
+  return s;
+}
+
+struct Ran {
+  Outcome outcome;
+  Measured measured;
+};
+
+Ran run(int stages, const Setup& s, const ProofOptions& options) {
+  Ran ran;
+  on_ranks(stages, [&](Communicator& comm) {
+    Proof proof(comm, options);
+    Measured measured = prove(proof, comm, s);
+    Outcome outcome = proof.finish();
+    if (comm.rank() == 0) ran = {std::move(outcome), std::move(measured)};
+  });
+  return ran;
+}
+
+std::string faults(const Outcome& outcome) {
+  std::string text;
+  for (const Check& check : outcome.checks)
+    if (!check.ok)
+      text += str(check.identity, ": rank ", check.rank, " (", check.row, ", ", check.col, ") ", check.error,
+                  " > ", check.bound, ". ", check.diagnosis, "\n");
+  for (const std::string& note : outcome.notes) text += note + "\n";
+  return text;
+}
+
+/// Chunks and microbatches to try: fewer microbatches than stages too, where the schedule can.
+std::vector<std::pair<int, int>> chunks_and_microbatches(Schedule schedule, int stages) {
+  if (schedule != Schedule::interleaved) return {{1, 1}, {1, 3}, {1, stages + 1}};
+  if (stages == 1) return {{1, 3}};
+  return {{1, stages}, {2, stages}, {2, 2 * stages}, {3, stages}};
+}
+
+/// Loss and gradients, put together from all ranks.
+std::map<std::string, std::vector<double>> bits(const Outcome& outcome) {
+  std::map<std::string, std::vector<double>> all;
+  for (const auto& [name, tensor] : outcome.dump)
+    if (name.starts_with("split.")) all[name] = tensor.values();
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("lesson 06: loss and gradients are the whole's, and in flight is the formula's, for every cut") {
+  for (const auto& [schedule, name] : schedule_names)
+    for (const int stages : {1, 2, 3, 4, 8})
+      for (const auto& [chunks, microbatches] : chunks_and_microbatches(schedule, stages))
+        for (const bool uneven : {false, true})
+          for (const bool recompute : {false, true})
+            for (const DType dtype : {DType::f32, DType::f64}) {
+              Setup s = setup(schedule, stages, microbatches, chunks, uneven);
+              s.recompute = recompute;
+              CAPTURE(name);
+              CAPTURE(stages);
+              CAPTURE(microbatches);
+              CAPTURE(text(s.partition));
+              CAPTURE(recompute);
+              CAPTURE(tessera::name(dtype));
+              const Ran ran = run(stages, s, {Tier::floating, dtype, 3});
+              CHECK(faults(ran.outcome) == "");
+              CHECK(ran.outcome.ok());
+              CHECK(ran.outcome.checks.size() == static_cast<std::size_t>(12 * s.model.layers + 6));
+              CHECK(in_flight_excess({s, ran.measured}) == 0);
+            }
+}
+
+TEST_CASE("lesson 06: the same bits on any number of stages, under any schedule, at any speed") {
+  for (const DType dtype : {DType::f32, DType::f64}) {
+    std::map<std::string, std::vector<double>> first;
+    for (const int stages : {1, 2, 4, 8})
+      for (const auto& [schedule, name] : schedule_names) {
+        const int chunks = schedule == Schedule::interleaved && stages > 1 && stages < 8 ? 2 : 1;
+        for (const double pace : {0.0, 2e-4}) {
+          Setup s = setup(schedule, 8, 8, 1);
+          s.chunks = chunks;
+          s.partition = even_partition(8, stages * chunks);
+          s.pace = pace;
+          s.recompute = pace > 0 && stages == 4;
+          const auto now = bits(run(stages, s, {Tier::floating, dtype, 3, true}).outcome);
+          if (first.empty()) first = now;
+          CAPTURE(stages);
+          CAPTURE(name);
+          CHECK(now == first);
+        }
+      }
+    CHECK(first.size() == 12 * 8 + 6);
+  }
+}
+
+TEST_CASE("lesson 06: recomputation holds less between its two forwards") {
+  const auto held = [](Schedule schedule, bool recompute) {
+    Setup s = setup(schedule, 4, 8, schedule == Schedule::interleaved ? 2 : 1);
+    s.recompute = recompute;
+    return run(4, s, {Tier::floating, DType::f32, 3}).measured.activation_bytes;
+  };
+  for (const auto& [schedule, name] : schedule_names) {
+    CAPTURE(name);
+    const auto all = held(schedule, false), input = held(schedule, true);
+    REQUIRE(all.size() == 4);
+    for (std::size_t r = 0; r < 4; ++r) {
+      CAPTURE(r);
+      // ZB-H1 keeps what was computed again until the dW that it puts off. The last stage puts all off.
+      if (schedule == Schedule::zb_h1)
+        CHECK((r == 3 ? input[r] == all[r] : input[r] < all[r]));
+      else
+        CHECK(input[r] < all[r] / 4);
+    }
+  }
+}
+
+TEST_CASE("lesson 06: with blocking sends 1F1B ends with the transport's diagnosis, GPipe holds") {
+  Setup s = setup(Schedule::one_f_one_b, 2, 4, 1);
+  s.blocking = true;
+  const auto start = std::chrono::steady_clock::now();
+  const std::string message = message_from([&] { run(2, s, {}); });
+  CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(2));
+  CAPTURE(message);
+  CHECK(contains(message, "no rank can go on: rank 0 waits in send to 1"));
+  CHECK(contains(message, "rank 1 waits in send to 0"));
+  CHECK(contains(warning(s, 2), "stage 0 waits for stage 1 in its send of microbatch 2"));
+  s.schedule = Schedule::gpipe;
+  CHECK(run(2, s, {}).outcome.ok());
+  CHECK(contains(warning(s, 2), "survives it"));
+}
+
+TEST_CASE("lesson 06: a loss divided by one microbatch's tokens is caught and named") {
+  const Setup s = setup(Schedule::one_f_one_b, 2, 4, 1);
+  Outcome outcome;
+  on_ranks(2, [&](Communicator& comm) {
+    Proof proof(comm, {Tier::floating, DType::f64, 3});
+    prove(proof, comm, s);
+    std::map<std::string, Tensor> weights;
+    for (const auto& [name, rows, cols, scale] : weights_of(s.model))
+      weights[name] = proof.other_slice(name, Slice::whole(rows, cols));
+    const auto right = unsplit_step([&](const std::string& name) { return weights.at(name); }, s.model,
+                                    make_tokens(s.model, proof.seed()));
+    for (const auto& [name, tensor] : right.results)
+      if (name != "loss")
+        proof.result(name, "??", "broken " + name, scale(tensor, 4),
+                     Slice::whole(tensor.rows(), tensor.cols()));
+    Outcome mine = proof.finish();
+    if (comm.rank() == 0) outcome = std::move(mine);
+  });
+  for (const Check& check : outcome.checks) {
+    const bool broken = check.identity.starts_with("broken");
+    CAPTURE(check.identity);
+    CHECK(check.ok == !broken);
+    CAPTURE(check.diagnosis);
+    if (broken) CHECK(contains(check.diagnosis, "is m = 4 times too large: was the loss divided by"));
+  }
+}
+
+TEST_CASE("partitions: the balanced one is the best of all") {
+  const Random random(5, "costs");
+  std::uint64_t drawn = 0;
+  const auto cost = [&] { return static_cast<double>(random.bits(drawn++) % 1000) / 100; };
+  for (int parts = 1; parts <= 5; ++parts)
+    for (std::int64_t layers = parts; layers <= 9; ++layers)
+      for (int n = 0; n < 6; ++n) {
+        const LayerCosts costs{n == 0 ? 0 : cost(), 0.5 + cost() / 4, n == 1 ? 0 : cost()};
+        const Partition balanced = balanced_partition(layers, parts, costs);
+        REQUIRE(balanced.size() == static_cast<std::size_t>(parts));
+        double best = INFINITY;
+        std::int64_t tried = 0;
+        const std::function<void(Partition, std::int64_t)> try_all = [&](Partition begun, std::int64_t left) {
+          if (begun.size() + 1 == static_cast<std::size_t>(parts)) {
+            begun.push_back(left);
+            best = std::min(best, costs.slowest(begun));
+            ++tried;
+            return;
+          }
+          for (std::int64_t next = 1; next < left; ++next) {
+            Partition longer = begun;
+            longer.push_back(next);
+            try_all(longer, left - next);
+          }
+        };
+        try_all({}, layers);
+        CHECK(tried > 0);
+        std::int64_t sum = 0;
+        for (const std::int64_t one : balanced) sum += one;
+        CHECK(*std::min_element(balanced.begin(), balanced.end()) > 0);
+        CHECK(sum == layers);
+        CAPTURE(text(balanced));
+        CHECK(costs.slowest(balanced) <= best * (1 + 1e-12));
+      }
+}
+
+TEST_CASE("partitions: what is no partition of the layers is refused with one that is") {
+  CHECK(parse_partition("3,2,2,1", 8, 4) == Partition{3, 2, 2, 1});
+  CHECK(parse_partition("7", 7, 1) == Partition{7});
+  CHECK(even_partition(10, 4) == Partition{3, 3, 2, 2});
+  for (const char* words :
+       {"3,2,2", "2,2,2,2,0", "3,2,2,2", "4,4,0,0", "3,3,3,-1", "a,2,2,2", "2,2,2,2,", ",2,2,4", "2,2,2, 2",
+        "2,2,2,2.0", "99999999999999999999,1,1,1", "8", ",", "9999999,1,1,1"}) {
+    CAPTURE(words);
+    CHECK_THROWS_AS(parse_partition(words, 8, 4), UsageError);
+    CHECK(message_from([&] { parse_partition(words, 8, 4); }) ==
+          str("--partition ", words,
+              ": 4 numbers of at least 1, of sum 8, or balance: --partition 2,2,2,2 would work"));
+  }
+}
