@@ -158,6 +158,7 @@ refused '--schedule dualpipe: gpipe\|1f1b\|interleaved\|zb-h1 would work' "${six
 refused '--exact: a transformer block is exact nowhere: lessons 01 to 05 have it' "${six[@]}" --exact
 refused '--no-baseline is for lessons 01 to 04: without it' "${six[@]}" --no-baseline
 "$bin/06_pipeline" --ranks 8 --quiet >/dev/null
+
 # Data parallelism: a sequence for each rank. The ranks need not divide the batch.
 seven=(07_data_parallel --json x --dump y)
 refused '--batch 3 leaves some of 4 ranks without a sequence: --batch 4 or more would work' "${seven[@]}" --batch 3

@@ -214,6 +214,35 @@ std::string to_json(const RunReport& report) {
   return json.dump(2) + "\n";
 }
 
+namespace {
+
+/// A rank's bars, made to nest: a viewer drops what lies across another bar's end. That becomes "overlapped",
+/// unless it is by less than the clocks of host and device differ.
+std::vector<Span> nested(std::vector<Span> spans) {
+  constexpr double slack = 2e-6;
+  std::sort(spans.begin(), spans.end(), [](const Span& a, const Span& b) {
+    return std::pair(a.begin, -a.end) < std::pair(b.begin, -b.end);
+  });
+  std::vector<double> around;  // ends of the bars around this one
+  double begin = 0;
+  for (Span& span : spans) {
+    if (span.category == "overlapped") continue;
+    begin = std::max(begin, span.begin);
+    for (; !around.empty() && around.back() <= begin + slack; around.pop_back())
+      begin = std::max(begin, around.back());
+    if (!around.empty() && span.end > around.back() + slack) {
+      span.category = "overlapped";
+      continue;
+    }
+    span.begin = begin;
+    span.end = std::max(begin, around.empty() ? span.end : std::min(span.end, around.back()));
+    around.push_back(span.end);
+  }
+  return spans;
+}
+
+}  // namespace
+
 std::string to_trace(const RunReport& report) {
   using Json = nlohmann::ordered_json;
   Json events = Json::array();
@@ -224,13 +253,14 @@ std::string to_trace(const RunReport& report) {
                       {"pid", 0},
                       {"tid", r},
                       {"args", {{"name", str("rank ", r)}}}});
-    for (const Span& span : spans[r]) {
-      if (span.category == "overlapped") {  // bars of one row must nest: this one gets a row of its own
+    const std::vector<Span> bars = nested(spans[r]);
+    for (const Span& span : bars) {
+      if (span.category == "overlapped") {  // a row of its own
         for (const auto& [kind, at] : {std::pair{"b", span.begin}, {"e", span.end}})
           events.push_back({{"name", str("rank ", r, ": ", span.name)},
-                            {"cat", "communication"},
+                            {"cat", span.category},
                             {"ph", kind},
-                            {"id", str(r, ".", &span - spans[r].data())},
+                            {"id", str(r, ".", &span - bars.data())},
                             {"pid", 0},
                             {"tid", r},
                             {"ts", 1e6 * at}});
