@@ -89,7 +89,7 @@ inline three_d::Setup three_d_setup(const identities::Shape& s, int p) {
   model.layers = setup.sizes.pp + s.m / p % 2;
   model.vocabulary = 128;
   model.tied = true;
-  model.attention = {setup.sizes.tp * (1 + s.k / p % 3), setup.sizes.tp, setup.sizes.tp, {}};
+  model.attention = {setup.sizes.tp * (4 + s.k / p % 3), setup.sizes.tp, setup.sizes.tp, {}};
   model.attention.options.batch = 1 + s.k / p % 2;
   model.attention.options.seq = 1 + (s.n + s.k) % 5;
   setup.training.microbatches = static_cast<int>(1 + s.n / p % 3);

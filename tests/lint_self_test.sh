@@ -58,7 +58,7 @@ put lessons/01_mlp/long.cpp "$(lines 151 //)\n";             catches "lesson fil
 for i in {1..24}; do put "lessons/01_mlp/$i.cpp" "$(lines 130 'int x;')\n"; done
 catches "lessons outgrow" "lessons/: 3125 lines of code, more than 3000"
 for i in {a..x}; do put "lessons/01_mlp/${i}_proof.hpp" "#pragma once\n$(lines 130 'int x;')\n"; done
-catches "proofs outgrow" "lessons/'s mains and proofs: 2620 lines of code, more than 2500"
+catches "proofs outgrow" "lessons/'s mains and proofs: 3146 lines of code, more than 3000"
 for i in {1..28}; do put "src/tensor/$i.cpp" "$(lines 250 'int x;')\n"; done
 catches "core outgrows" "src/: 7010 lines of code, more than 7000"
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "08_three_d/run.hpp"
+#include "tensor/file.hpp"
 
 namespace tessera::three_d {
 
@@ -52,11 +53,18 @@ inline void choose(Setup& s, const Words& words) {
   m.attention.kv_heads = m.attention.heads;
   m.attention.options.batch = s.batch / (words.dp * words.microbatches);
   m.tokens = s.batch * s.seq();
+  if (!s.resume.empty() && !std::filesystem::exists(checkpoint_file(s.resume)))
+    throw UsageError("--resume " + s.resume +
+                     ": there is no checkpoint.safetensors; a folder that --save wrote would work");
   s.text = mlp::read_text(words.path);
   if (static_cast<std::int64_t>(s.text.size()) <= s.seq())
     throw UsageError(str("--text ", words.path, ": ", s.text.size(),
                          " bytes are less than a sequence: --seq ", s.text.size() - 1,
                          " or less would work"));
+  if (s.save.empty()) return;
+  std::error_code ignored;  // the check says what is wrong
+  std::filesystem::create_directories(s.save, ignored);
+  check_writable(checkpoint_file(s.save));
 }
 
 }  // namespace tessera::three_d
