@@ -45,11 +45,11 @@ inline pipeline::Setup pipeline_setup(const identities::Shape& s, int p, pipelin
   pipeline::Setup setup;
   setup.schedule = schedule;
   setup.chunks = interleaved && p > 1 ? 2 : 1;
-  setup.microbatches = static_cast<int>(interleaved ? p * (1 + s.n / p % 2) : 1 + s.n / p % 7);
+  setup.microbatches = static_cast<int>(interleaved ? p * (1 + s.n / p % 2) : 1 + (s.n + s.m) / p % 7);
   setup.partition = pipeline::Partition(static_cast<std::size_t>(p * setup.chunks), 1);
   setup.partition.front() += s.m / p % 2;
   setup.partition.back() += s.k / p % 2;
-  setup.recompute = s.m / p % 3 == 0;
+  setup.recompute = s.m / p % 2 == 0;
   pipeline::Model& model = setup.model;
   model.layers = std::accumulate(setup.partition.begin(), setup.partition.end(), std::int64_t{0});
   model.vocabulary = 2 + s.m / p;

@@ -101,7 +101,7 @@ inline Measured prove(Proof& proof, Communicator& comm, const Setup& s) {
   for (const auto& [phase, what] : {std::pair{"fwd", "activations"}, {"bwd", "gradients"}})
     if (boundaries > 0)
       proof.expect_traffic(
-          phase, "send", what, s.steps * s.microbatches * boundaries,
+          phase, "send", what, boundaries * s.steps * s.microbatches,
           s.steps * boundaries * s.model.tokens * s.model.width() * e,
           str(s.steps > 1 ? str(s.steps, " x ") : "", "(", s.chunks > 1 ? "v " : "", "p-1) ", e, " m n W"));
   for (const auto& [kind, label] :
