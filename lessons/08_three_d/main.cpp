@@ -23,7 +23,7 @@ int main(int argc, char** argv) {
            "tp cuts columns and heads, pp layers, dp the batch; one GPT-2, head tied to the embedding",
            "Why all three: tp is limited by heads and links, pp by layers and its bubble, dp by the batch; "
            "their product is not.",
-           "trainer.hpp:55"},
+           str("trainer.hpp:", Trainer::code_line)},
           App::own_ranks);
   for (const auto& [flag, size, help] : {std::tuple{"--tp", &words.tp, "ranks that share each layer"},
                                          {"--pp", &words.pp, "stages of layers"},

@@ -53,6 +53,7 @@ class Trainer {
         if (state == &first_ || training.adamw) state->push_back(zeros_like(one.value));
   }
 
+  static constexpr int code_line = __LINE__ + 2;
   // begin step
   /// Gradients of the whole batch, on every rank those of its own weights. Returns the loss of the last
   /// stage's replica: the sum over its tokens.
