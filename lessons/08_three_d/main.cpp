@@ -11,7 +11,9 @@
 using namespace tessera;
 using namespace tessera::three_d;
 
-int main(int argc, char** argv) {
+namespace {
+
+int lesson(int argc, char** argv) {
   Setup s;
   Words words;
   Model& m = s.training.model;
@@ -92,4 +94,10 @@ int main(int argc, char** argv) {
            },
        .more = more,
        .inexact = [] { return "a transformer block is exact nowhere: lessons 01 to 05 have it"; }});
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return guarded([&] { return lesson(argc, argv); });
 }

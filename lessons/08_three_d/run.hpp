@@ -44,7 +44,8 @@ inline std::vector<Tokens> own_microbatches(const Tokens& batch, const Setup& s,
   std::vector<Tokens> mine;
   const auto all = pipeline::cut_tokens(batch, m * mesh.sizes.dp);
   for (int i = 0; i < m; ++i) {
-    const Tokens& one = all[static_cast<std::size_t>(mesh.dp->rank() * m + i)];
+    const Tokens& one = all.at(static_cast<std::size_t>(mesh.dp->rank()) * static_cast<std::size_t>(m) +
+                               static_cast<std::size_t>(i));
     mine.push_back({local_ids(one.ids, own), local_ids(one.targets, own)});
   }
   return mine;

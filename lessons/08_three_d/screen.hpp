@@ -41,8 +41,9 @@ inline std::string text(const Grid& grid, const Sizes3& s) {
     rows.push_back({str("  stage ", p)});
     for (int d = 0; d < s.dp; ++d) {
       std::string cell;
-      for (const int rank : grid.tp[static_cast<std::size_t>(p * s.dp + d)])
-        cell += str(cell.empty() ? "" : " ", rank);
+      const auto group =
+          static_cast<std::size_t>(p) * static_cast<std::size_t>(s.dp) + static_cast<std::size_t>(d);
+      for (const int rank : grid.tp.at(group)) cell += str(cell.empty() ? "" : " ", rank);
       rows.back().push_back("[" + cell + "]");
     }
   }
@@ -66,13 +67,13 @@ inline std::string plot(const std::vector<double>& cut, const std::vector<double
   constexpr std::size_t height = 10, most_columns = 64;
   const std::size_t steps = cut.size(), columns = std::min(steps, most_columns);
   if (steps < 2) return "";
-  const auto [low, high] = std::minmax_element(whole.begin(), whole.end());
-  const double range = std::max(*high - *low, 1e-9);
+  const double low = *std::min_element(whole.begin(), whole.end());
+  const double high = *std::max_element(whole.begin(), whole.end()), range = std::max(high - low, 1e-9);
   std::vector<std::string> lines(height, std::string(columns, ' '));
   for (std::size_t c = 0; c < columns; ++c) {
     const std::size_t step = c * (steps - 1) / std::max<std::size_t>(columns - 1, 1);
     const auto row = [&](double loss) {
-      const double place = std::clamp((*high - loss) / range, 0.0, 1.0);
+      const double place = std::clamp((high - loss) / range, 0.0, 1.0);
       return static_cast<std::size_t>(std::lround(place * static_cast<double>(height - 1)));
     };
     lines[row(whole[step])][c] = 'o';
@@ -81,7 +82,7 @@ inline std::string plot(const std::vector<double>& cut, const std::vector<double
   }
   std::string out = "  loss over the steps: * cut, o unsplit, # both\n";
   for (std::size_t i = 0; i < height; ++i) {
-    std::string label = i == 0 ? number(*high) : i == height - 1 ? number(*low) : "";
+    std::string label = i == 0 ? number(high) : i == height - 1 ? number(low) : "";
     label.insert(0, 8 - std::min<std::size_t>(8, label.size()), ' ');
     out += label + " |" + lines[i] + "\n";
   }
