@@ -7,8 +7,8 @@ function(other_build name seconds)
 endfunction()
 
 other_build(bare 900 --preset no-extras)
-other_build(asan 1200 --preset asan)
-other_build(tsan 1200 --preset tsan)
+other_build(asan 2400 --preset asan)
+other_build(tsan 2400 --preset tsan)
 if(NOT HAVE_CUDA)  # else this very build compiles it, for every generation and with warnings as errors
   other_build(cuda_compiles 900 --preset cuda)
 endif()

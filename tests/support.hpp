@@ -11,17 +11,19 @@
 
 namespace tessera::test {
 
-/// A sanitizer watches, ten times slower: the widest sweeps take every third case.
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-inline constexpr bool watched = true;
+/// Where a sanitizer watches, ten times slower and more, the widest sweeps take every n-th case.
+#if defined(__SANITIZE_THREAD__)
+inline constexpr int thinned = 8;
+#elif defined(__SANITIZE_ADDRESS__)
+inline constexpr int thinned = 3;
 #else
-inline constexpr bool watched = false;
+inline constexpr int thinned = 1;
 #endif
 
 /// Counts the cases of a sweep; true for those to leave out.
 class Thin {
  public:
-  bool skips() { return watched && count_++ % 3 != 0; }
+  bool skips() { return count_++ % thinned != 0; }
 
  private:
   int count_ = 0;
