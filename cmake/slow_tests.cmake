@@ -15,6 +15,10 @@ if(NOT HAVE_CUDA)  # else this very build compiles it, for every generation and 
   other_build(cuda_compiles tessera_core 900 --preset cuda)
 endif()
 
+# Seeded bugs, each of which must be caught by its symptom.
+add_test(NAME mutants COMMAND ${CMAKE_SOURCE_DIR}/tests/mutants/mutants.sh check ${CMAKE_BINARY_DIR})
+set_tests_properties(mutants PROPERTIES LABELS "slow;once" TIMEOUT 1800 PROCESSORS 2)
+
 add_test(NAME clang_tidy COMMAND ${CMAKE_SOURCE_DIR}/tests/clang_tidy.sh ${CMAKE_BINARY_DIR})
 set_tests_properties(clang_tidy PROPERTIES LABELS slow TIMEOUT 900 SKIP_RETURN_CODE 77 PROCESSORS 2)
 
