@@ -4,6 +4,8 @@
 #   mutants.sh field NAME WORD      what NAME's line WORD says
 #   mutants.sh plant NAME TREE      puts NAME into a copy of the repository
 #   mutants.sh tree FOLDER          makes such a copy
+#   mutants.sh hunted [LESSON]      the names of those that a lesson's own run shows; hunted_lessons: which
+#   mutants.sh show NAME            the change and why it looks as it does
 #   mutants.sh check BUILD [NAME]   plants each and demands that it is caught; BUILD/bin holds the right lessons
 set -euo pipefail
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
@@ -22,6 +24,17 @@ names() {
   for name in $(sed -n 's/^== //p' "$here/mutants.txt"); do
     if [[ -z ${1:-} || $(field "$name" lesson) == "$1" ]]; then echo "$name"; fi
   done
+}
+
+hunted() {
+  local name
+  for name in $(names "${1:-}"); do if [[ $(field "$name" run) != suite* ]]; then echo "$name"; fi; done
+}
+hunted_lessons() { sed -n 's/^lesson //p' "$here/mutants.txt" | sort -u | paste -sd ' '; }
+
+show() {
+  block "$1" | grep '^[-+]'
+  field "$1" why | fold -sw 110
 }
 
 tree() {
