@@ -39,11 +39,12 @@ inline std::string blame(Communicator& world, const Setup& s, DType dtype, std::
     if (sizes.ranks() == 1) continue;
     const auto group = world.split(world.rank() < sizes.ranks() ? 0 : -1, world.rank(), str(axis, "-alone"));
     if (!group) continue;  // waits at the next split
+    const std::string name = axis;
     with_cut(*group, s, sizes, dtype, seed, [&](Mesh& mesh, Trainer& trainer, const Setup& own) {
       const double error = largest_distance(train(*group, mesh, trainer, own, seed), truth);
-      found += str(found.empty() ? "alone, " : ", ", axis);
+      found += str(found.empty() ? "alone, " : ", ", name);
       found += error <= bound ? std::string(" holds") : str(" is off by ", error);
-      if (!(error <= bound)) broken += str(broken.empty() ? "" : " and ", axis);
+      if (!(error <= bound)) broken += str(broken.empty() ? "" : " and ", name);
     });
   }
   world.journal() = before;  // these calls are in no table

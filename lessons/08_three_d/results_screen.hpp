@@ -30,7 +30,7 @@ inline std::string results(const Setup& s, const Trained& t, bool stable) {
     out += str("\n", plot(t.losses, t.unsplit), "  loss ", number(t.losses.front()), " to ",
                number(t.losses.back()), " in ", t.losses.size(), " steps, ",
                number(std::round(t.tokens_per_second)), " tokens a second\n");
-  if (s.weights && s.text.bytes)
+  if (s.weights && s.text.bytes && s.training.model.vocabulary != 256)
     out +=
         "  The bytes of a text are not GPT-2's tokens: --tokens FILE reads a text that was cut into them.\n";
   if (t.text.empty() || (stable && !s.eval)) return out;

@@ -39,7 +39,7 @@ inline Corpus read_tokens(const std::string& path) {
   };
   for (std::size_t i = 0; i < raw.size(); i += 2)
     corpus.ids.push_back(static_cast<std::uint16_t>(byte(i) | byte(i + 1) << 8));
-  constexpr std::size_t header = 256 * 2;  // in ids
+  constexpr std::size_t header = 512;  // in ids
   const auto word = [&](std::size_t i) {
     return corpus.ids[2 * i] | std::uint32_t{corpus.ids[2 * i + 1]} << 16;
   };
