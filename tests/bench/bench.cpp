@@ -3,6 +3,8 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -70,6 +72,7 @@ int run(int argc, char** argv) {
             << blas_name() << "; NCCL " << nccl::version() << "; compiler " << compiler << "; " << o.turns
             << " turns" << std::endl;
   Report report;
+  const Others others;
   for (const Benchmark& one : benchmarks)
     if (only == one.name || (only == "all" && (!o.cuda() || one.on_gpu) &&
                              (one.run != gpt_beside_pytorch || !o.pytorch.empty()))) {
@@ -77,11 +80,13 @@ int run(int argc, char** argv) {
       one.run(report, o);
       if (isatty(STDERR_FILENO) == 1) std::cerr << "\r\033[K" << std::flush;
     }
-  std::cout << report.text(!o.quick);
+  const double disturbed = std::max(0.0, others.share());
+  std::cout << report.text(!o.quick) << "\nOther processes took " << std::lround(100 * disturbed)
+            << "% of the cores; turns in which they took more than 10% were run again.\n";
   if (json.empty()) return 0;
   nlohmann::ordered_json file = {{"machine", machine},      {"device", where},      {"blas", blas_name()},
                                  {"nccl", nccl::version()}, {"compiler", compiler}, {"quick", o.quick},
-                                 {"tf32", o.tf32},          {"turns", o.turns}};
+                                 {"tf32", o.tf32},          {"turns", o.turns},     {"others", disturbed}};
   file.update(report.json());
   write_file(json, file.dump(2) + "\n");
   return 0;

@@ -62,13 +62,30 @@ using Job = std::function<void()>;
 
 /// Seconds from when all ranks begin the job until all have ended it.
 double seconds(Communicator& comm, const Job& job);
-/// Runs a and b in turns, after one of each that is not counted. Seconds of each turn.
+/// How much of the machine other processes took since it was made, as a share of its cores.
+class Others {
+ public:
+  Others();
+  double share() const;
+
+ private:
+  double busy_, own_, began_;
+};
+/// `turns` results of `turn`, after one that fills pools and caches. A turn in which other processes took
+/// more than a tenth of the cores says nothing: it is run again, up to twice as many times as there are
+/// turns.
+template <class T>
+std::vector<T> undisturbed(Communicator& comm, std::int64_t turns, const std::function<T()>& turn);
+bool is_disturbed(Communicator& comm, const Others& others);  ///< The same on every rank.
+
+/// Seconds of a and b, which run in turns.
 struct Turn {
   double a, b;
 };
 std::vector<Turn> in_turns(Communicator& comm, std::int64_t turns, const Job& a, const Job& b);
 std::vector<double> a_over_b(const std::vector<Turn>& turns);
 std::vector<double> b_over_a(const std::vector<Turn>& turns);
+std::string both(const std::vector<Turn>& turns);  ///< "12.1 ms and 11.3 ms", the medians of a and b.
 double median(std::vector<double> values);
 
 /// Numbers of [-scale, scale) on this rank's device.
@@ -116,5 +133,18 @@ void streaming_attention(Report&, const Options&);
 void bandwidth(Report&, const Options&);
 
 void allow_tf32(Device& device);  ///< Of a GPU: products round their factors to 10 bits.
+
+template <class T>
+std::vector<T> undisturbed(Communicator& comm, std::int64_t turns, const std::function<T()>& turn) {
+  std::vector<T> all;
+  turn();
+  for (std::int64_t spare = 2 * turns; static_cast<std::int64_t>(all.size()) < turns;) {
+    const Others others;
+    const T result = turn();
+    if (is_disturbed(comm, others) && spare-- > 0) continue;
+    all.push_back(result);
+  }
+  return all;
+}
 
 }  // namespace tessera::bench

@@ -44,7 +44,8 @@ void all_reduce(Report& report, const Options& o) {
     report.ratio("all_reduce.fraction_of_limit", b_over_a(turns), Target{Target::at_least, 0.7},
                  str("two ranks' all-reduce of ", large,
                      " B: the time to read and write the same bytes, over "
-                     "the time it takes"));
+                     "the time it takes; ",
+                     both(turns)));
     std::vector<double> of_large, of_small;
     for (const Turn& turn : turns) of_large.push_back(turn.a);
     for (const Turn& turn : small_turns) of_small.push_back(turn.a - turn.b);  // without the barrier

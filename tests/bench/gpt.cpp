@@ -36,7 +36,7 @@ void gpt(Report& report, const Options& o) {
         comm, o.turns, [&] { gpt.step(); }, [&] { products.run(); });
     report.ratio("gpt.step_over_gemm", a_over_b(turns), Target{Target::at_most, o.cuda() ? 1.30 : 1.25},
                  str("a training step (", s.tokens(), " tokens, width ", s.width, ", ", s.layers,
-                     " layers, AdamW) over its bare products"));
+                     " layers, AdamW) over its bare products, ", both(turns)));
   });
 }
 

@@ -1,6 +1,10 @@
 // Turns, products, and the report.
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
+#include <fstream>
 
 #include "bench.hpp"
 #include "ops/attention.hpp"
@@ -34,13 +38,57 @@ double seconds(Communicator& comm, const Job& job) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
+namespace {
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+/// Seconds that all cores have been busy, the hypervisor's share included; 0 where /proc does not say.
+double busy_seconds() {
+  std::ifstream file("/proc/stat");
+  std::string cpu;
+  double user = 0, nice = 0, system = 0, idle = 0, waiting = 0, interrupts = 0, soft = 0, stolen = 0;
+  file >> cpu >> user >> nice >> system >> idle >> waiting >> interrupts >> soft >> stolen;
+  return (user + nice + system + interrupts + soft + stolen) / static_cast<double>(sysconf(_SC_CLK_TCK));
+}
+
+double own_seconds() {
+  rusage used{};
+  getrusage(RUSAGE_SELF, &used);
+  const auto seconds = [](const timeval& t) {
+    return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
+  };
+  return seconds(used.ru_utime) + seconds(used.ru_stime);
+}
+
+}  // namespace
+
+Others::Others() : busy_(busy_seconds()), own_(own_seconds()), began_(now()) {}
+
+double Others::share() const {
+  const double others = busy_seconds() - busy_ - (own_seconds() - own_);
+  const double tick = 2.0 / static_cast<double>(sysconf(_SC_CLK_TCK));  // the kernel counts in whole ticks
+  return (others - tick) / ((now() - began_) * static_cast<double>(sysconf(_SC_NPROCESSORS_ONLN)));
+}
+
+bool is_disturbed(Communicator& comm, const Others& others) {
+  const Tensor answer = Tensor::of(1, 1, {others.share() > 0.1 ? 1.0 : 0.0}, DType::i32);
+  comm.broadcast(answer, 0);
+  return answer.values()[0] != 0;
+}
+
 std::vector<Turn> in_turns(Communicator& comm, std::int64_t turns, const Job& a, const Job& b) {
-  std::vector<Turn> all;
-  for (std::int64_t i = 0; i <= turns; ++i) {
-    const double of_a = seconds(comm, a), of_b = seconds(comm, b);
-    if (i > 0) all.push_back({of_a, of_b});  // the first one fills pools and caches
-  }
-  return all;
+  return undisturbed<Turn>(comm, turns, [&] {
+    const double of_a = seconds(comm, a);
+    return Turn{of_a, seconds(comm, b)};
+  });
+}
+
+std::string both(const std::vector<Turn>& turns) {
+  std::vector<double> a, b;
+  for (const Turn& turn : turns) a.push_back(1e3 * turn.a), b.push_back(1e3 * turn.b);
+  return str(number(median(a)), " ms and ", number(median(b)), " ms");
 }
 
 std::vector<double> a_over_b(const std::vector<Turn>& turns) {

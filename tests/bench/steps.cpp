@@ -40,8 +40,7 @@ void pipeline_step(Report& report, const Options& o) {
         pipeline::make_plan(pipeline::Schedule::one_f_one_b, stages, microbatches, 1));
     pipeline::Worker<pipeline::Chunk<>> worker(comm, tp, chunks, model, DType::f32);
     const Placed<Replicated> x(numbers(model.rows(), model.width()));
-    std::vector<double> ratios;
-    for (std::int64_t turn = 0; turn <= o.turns; ++turn) {
+    const auto ratios = undisturbed<double>(comm, o.turns, [&] {
       // F and B of a microbatch, while the other stage does the same: no messages.
       std::vector<double> forward, backward;
       comm.barrier();
@@ -59,9 +58,8 @@ void pipeline_step(Report& report, const Options& o) {
       comm.barrier();
       const auto measured = pipeline::gather(
           comm, worker.run(plan[static_cast<std::size_t>(comm.rank())], batch, pipeline::Pace{}));
-      if (comm.rank() == 0 && turn > 0)
-        ratios.push_back(measured.timeline.makespan() / pipeline::simulate(plan, costs).makespan());
-    }
+      return comm.rank() == 0 ? measured.timeline.makespan() / pipeline::simulate(plan, costs).makespan() : 0;
+    });
     if (comm.rank() == 0)
       report.ratio("pipeline.step_over_ideal", ratios, Target{Target::at_most, 1.10},
                    str("1F1B, ", stages, " stages, ", microbatches,
@@ -126,8 +124,9 @@ void three_d_step(Report& report, const Options& o) {
     const auto turns = in_turns(
         world, o.turns, [&] { gpt.step(); }, [&] { piece.step(); });
     if (world.rank() == 0)
-      report.ratio("three_d.overhead", a_over_b(turns), Target{Target::at_most, 1.25},
-                   "a step of tp 2 x pp 2 x dp 2 over the eight pieces' own work, nothing sent");
+      report.ratio(
+          "three_d.overhead", a_over_b(turns), Target{Target::at_most, 1.25},
+          str("a step of tp 2 x pp 2 x dp 2 over the eight pieces' own work, nothing sent; ", both(turns)));
   });
 }
 
