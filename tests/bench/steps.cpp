@@ -26,7 +26,7 @@ double time_of(const Job& job) {
 void pipeline_step(Report& report, const Options& o) {
   const int stages = 2, microbatches = o.quick ? 4 : 16;
   launch(o.ranks(stages), [&](Communicator& comm) {
-    pipeline::Model model{{o.size(256, 1024, 32), 4, 4, {}}, o.size(8, 8, 4), 256, 1, false};
+    pipeline::Model model{{o.size(256, 1024, 32), 4, 4, {}}, o.size(4, 8, 4), 256, 1, false};
     model.attention.options.seq = o.size(128, 1024, 16);
     model.tokens = microbatches * model.rows();
     const auto alone = comm.split(comm.rank(), 0, "tp");
