@@ -88,7 +88,7 @@ std::vector<double> b_over_a(const std::vector<Turn>& turns);
 std::string both(const std::vector<Turn>& turns);  ///< "12.1 ms and 11.3 ms", the medians of a and b.
 double median(std::vector<double> values);
 
-/// Numbers of [-scale, scale) on this rank's device.
+/// Numbers of [-scale, scale) on this rank's device; every row is the same one, which is made on the host.
 Tensor numbers(std::int64_t rows, std::int64_t cols, double scale = 1);
 
 /// Products into memory that is there already: what a step costs at the least.

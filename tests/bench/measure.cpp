@@ -106,7 +106,8 @@ std::vector<double> b_over_a(const std::vector<Turn>& turns) {
 }
 
 Tensor numbers(std::int64_t rows, std::int64_t cols, double scale) {
-  return generate(1, "bench", Slice::whole(rows, cols), DType::f32, Fill::uniform, scale);
+  return add_bias(Tensor::zeros(rows, cols, DType::f32),
+                  generate(1, "bench", Slice::whole(1, cols), DType::f32, Fill::uniform, scale));
 }
 
 void Products::add(std::int64_t m, std::int64_t n, std::int64_t k, bool ta, bool tb) {
