@@ -78,7 +78,8 @@ template <class T>
 std::vector<T> undisturbed(Communicator& comm, std::int64_t turns, const std::function<T()>& turn);
 bool is_disturbed(Communicator& comm, const Others& others);  ///< The same on every rank.
 
-/// Seconds of a and b, which run in turns.
+/// Seconds of a and b, each run twice: a b b a, so that a machine that slows down or speeds up meets both
+/// alike.
 struct Turn {
   double a, b;
 };

@@ -82,8 +82,9 @@ bool is_disturbed(Communicator& comm, const Others& others) {
 
 std::vector<Turn> in_turns(Communicator& comm, std::int64_t turns, const Job& a, const Job& b) {
   return undisturbed<Turn>(comm, turns, [&] {
-    const double of_a = seconds(comm, a);
-    return Turn{of_a, seconds(comm, b)};
+    const double first_a = seconds(comm, a), first_b = seconds(comm, b);
+    const double second_b = seconds(comm, b), second_a = seconds(comm, a);
+    return Turn{(first_a + second_a) / 2, (first_b + second_b) / 2};
   });
 }
 
