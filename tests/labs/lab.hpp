@@ -16,15 +16,17 @@ namespace tessera::labs {
 /// One call of a task. Trials 0, 1, 2, ... have 2, 3, 4, 1, 2, ... ranks.
 class Trial {
  public:
-  Trial(std::uint64_t seed, int number, bool silent);
+  enum class Mode { plain, reference, silent };
+  Trial(std::uint64_t seed, int number, Mode mode);
   ~Trial();
   Trial(const Trial&) = delete;
   Trial& operator=(const Trial&) = delete;
 
   int ranks() const { return ranks_; }
   void set_ranks(int ranks) { ranks_ = ranks; }
-  int size(int least = 2, int most = 6);  ///< The next size, drawn from the seed.
-  int cut(int most = 4);                  ///< One that the ranks divide.
+  bool reference() const { return mode_ == Mode::reference; }  ///< The master's run: mistakes are asked for.
+  int size(int least = 2, int most = 6);                       ///< The next size, drawn from the seed.
+  int cut(int most = 4);                                       ///< One that the ranks divide.
   /// This slice of the input `name`, f64, uniform in [-1, 1).
   Tensor in(const std::string& name, const Slice& slice) const;
   Tensor in(const std::string& name, std::int64_t rows, std::int64_t cols) const {
@@ -47,7 +49,7 @@ class Trial {
  private:
   std::uint64_t seed_;
   int number_, ranks_, drawn_ = 0;
-  bool silent_;
+  Mode mode_;
   std::mutex mutex_;
   std::unique_ptr<nlohmann::json> record_;
 };

@@ -1,6 +1,6 @@
-// lab_NN TASK SEED FILE [silent]: runs a task of lesson NN and writes what came out to FILE, as JSON: a list
-// of trials, each with its results and the bytes that were sent, or the error that ended it. This process may
-// hold a student's code. All that it can do for a good mark is to write the right numbers.
+// lab_NN TASK SEED FILE [reference|silent]: runs a task of lesson NN and writes what came out to FILE, as
+// JSON: a list of trials, each with its results and the bytes that were sent, or the error that ended it.
+// This process may hold a student's code. All that it can do for a good mark is to write the right numbers.
 #include <cstdio>
 #include <fstream>
 #include <map>
@@ -91,11 +91,11 @@ Json json_of(int rank, const Tensor& local, const Slice& slice) {
 
 }  // namespace
 
-Trial::Trial(std::uint64_t seed, int number, bool silent)
+Trial::Trial(std::uint64_t seed, int number, Mode mode)
     : seed_(seed),
       number_(number),
       ranks_((number + 1) % 4 + 1),
-      silent_(silent),
+      mode_(mode),
       record_(std::make_unique<Json>(Json{{"ranks", ranks_}, {"sent", Json::object()}})) {}
 Trial::~Trial() = default;
 
@@ -114,7 +114,7 @@ void Trial::on_ranks(const std::function<void(Communicator&)>& body) {
   LaunchOptions options;
   options.ranks = ranks_;
   launch(options, [&](Communicator& comm) {
-    if (silent_) {
+    if (mode_ == Mode::silent) {
       Silent group(comm);
       return body(group);
     }
@@ -157,11 +157,14 @@ int main(int argc, char** argv) {
   using namespace tessera::labs;
   const std::vector<std::string> words(argv + 1, argv + argc);
   if (words.size() < 3 || runs().count(words[0]) == 0)
-    return std::fputs("lab_NN TASK SEED FILE [silent]\n", stderr), 2;
+    return std::fputs("lab_NN TASK SEED FILE [reference|silent]\n", stderr), 2;
   const auto& [run, trials] = runs().at(words[0]);
+  const Trial::Mode mode = words.size() == 3         ? Trial::Mode::plain
+                           : words[3] == "reference" ? Trial::Mode::reference
+                                                     : Trial::Mode::silent;
   Json record = Json::array();
   for (int number = 0; number < trials; ++number) {
-    Trial trial(std::stoull(words[1]), number, words.size() > 3);
+    Trial trial(std::stoull(words[1]), number, mode);
     Json one;
     try {
       run(trial);
