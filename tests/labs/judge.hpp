@@ -126,8 +126,9 @@ inline Verdict judge(const std::string& task, const Json& reference, const Json&
       if (!std::regex_search(error, open, std::regex(R"(task (\S+) is open)"))) return wrong(where + error);
       return {Verdict::State::open, open[1] == task ? "open" : "waits for " + open[1].str()};
     }
-    for (const auto& [name, result] : right.value("results", Json::object()).items()) {
-      const Json mistakes = right.value("mistakes", Json::object()).value(name, Json::object());
+    const Json results = right.at("results"), all_mistakes = right.value("mistakes", Json::object());
+    for (const auto& [name, result] : results.items()) {
+      const Json mistakes = all_mistakes.value(name, Json::object());
       const std::string text = compare(name, result, is.at("results").at(name), mistakes);
       if (!text.empty()) return wrong(where + text);
     }
