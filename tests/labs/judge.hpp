@@ -101,8 +101,8 @@ inline std::string compare(const std::string& name, const Json& right, const Jso
   if (outcome.ok) return "";
   const auto worst = static_cast<std::size_t>(outcome.rank);
   return str(parts.size() > 1 ? str("rank ", ranks[worst], ", ") : "", "element (", outcome.row, ", ",
-             outcome.col, ") of ", name, ", which should be ", identity, ", is off by ", outcome.error, ". ",
-             outcome.diagnosis);
+             outcome.col, ") of ", name, ", which should be ", identity, ", is off by ", outcome.error,
+             outcome.diagnosis.empty() ? "" : ". ", outcome.diagnosis);
 }
 
 inline std::string bytes_text(const Json& sent) {

@@ -14,6 +14,9 @@ const Task forward("02.forward", [](Trial& t) {
     ByHand layer{t.in("A", slice_of<Shard<1>>(k, f, comm)), t.in("c", slice_of<Shard<1>>(1, f, comm))};
     layer.forward(t.in("X", n, k), comm);
     t.out(comm.rank(), "y", "Y = [X A1, X A2] + c", layer.y, Slice::whole(n, f));
+    if (t.reference())
+      t.mistake(comm.rank(), "y", "y lacks the bias.", add_bias(layer.y, scale(t.in("c", 1, f), -1)),
+                Slice::whole(n, f));
   });
 });
 

@@ -14,11 +14,11 @@ namespace tessera::labs {
 namespace {
 
 const char* const usage =
-    "./tessera lab new DIR [--empty NN]...     a student's tree; of lessons NN signatures and tests alone\n"
-    "./tessera lab check [DIR] [LESSON]        what passes, what is open, what is wrong and where\n"
+    "./tessera lab new DIR [--empty NN]...   a student's tree; of lessons NN signatures and tests alone\n"
+    "./tessera lab check [DIR] [LESSON]      what passes, what is open, what is wrong and where\n"
     "./tessera lab grade DIR --json FILE [--seed N] [--only NN]\n"
-    "                                          marks DIR: unseen sizes and numbers, the master's own tests\n"
-    "./tessera lab list                        the tasks with their points and times\n";
+    "                                        marks DIR: unseen sizes and numbers, the master's own tests\n"
+    "./tessera lab list                      the tasks with their points and times\n";
 
 /// What a student's tree has of the course.
 const std::vector<std::string> manifest = {".clang-format",
@@ -106,7 +106,7 @@ class Labs {
     if (!fs::exists(o_.root / recorded))
       throw UsageError(
           "this is the master, whose tasks are solved: ./tessera lab new DIR makes a student's tree");
-    const std::string only = o_.words.size() > 1 ? o_.words[1] : "";
+    const std::string only = o_.words.size() > 1 ? o_.words[1].substr(0, 2) : "";  // 02_column_split
     Json expected = Json::array();
     std::set<std::string> lessons;
     for (const Json& task : Json::parse(pages::read(o_.root / recorded)))
@@ -255,6 +255,21 @@ class Labs {
     return faults;
   }
 
+  /// What a compiler says first, and at which line of a lesson; `otherwise` where it says nothing.
+  std::string first_error(const Lines& log, const std::string& otherwise) const {
+    std::string error, where;
+    for (std::string line : log) {
+      if (const std::size_t at = line.find("lessons/"); at != std::string::npos) line.erase(0, at);
+      if (error.empty() &&
+          (line.find("error") != std::string::npos || line.find("undefined") != std::string::npos))
+        error = line;
+      if (where.empty() && line.rfind("lessons/", 0) == 0) where = line.substr(0, line.find(": "));
+      if (!where.empty() && !error.empty()) break;
+    }
+    if (error.empty()) return otherwise;
+    return error.rfind("lessons/", 0) == 0 || where.empty() ? error : where + ", " + error;
+  }
+
   /// Puts together what is built for each lesson: the master's lessons, but the files of that lesson which
   /// have tasks are the student's. Says what is wrong with those.
   std::map<std::string, std::string> submit(const fs::path& student,
@@ -331,9 +346,14 @@ class Labs {
         if (!by_state.at(i).empty()) std::printf("  %s%s", says.at(i), by_state.at(i).c_str());
       std::printf("\n");
     }
-    for (const Mark& mark : marks)
-      if (mark.verdict.state == Verdict::State::wrong || (all && !passed(mark)))
-        std::printf("%s: %s\n", mark.task.name.c_str(), mark.verdict.text.c_str());
+    std::string last;
+    for (const Mark& mark : marks) {
+      if (mark.verdict.text == last ||
+          (mark.verdict.state != Verdict::State::wrong && !(all && !passed(mark))))
+        continue;
+      last = mark.verdict.state == Verdict::State::wrong ? mark.verdict.text : "";  // a lesson's is said once
+      std::printf("%s: %s\n", mark.task.name.c_str(), mark.verdict.text.c_str());
+    }
     std::printf("%d of %d points\n", reached, most);
   }
 
