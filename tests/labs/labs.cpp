@@ -183,7 +183,7 @@ class Labs {
     std::vector<std::string> words = {(o_.build / "bin" / (program + task.substr(0, 2))).string(), task,
                                       std::to_string(seed), answer.string()};
     if (!mode.empty()) words.push_back(mode);
-    std::string fault = run_limited(words, output, {20, rlim_t{4} << 30});
+    std::string fault = run_limited(words, output, {20, rlim_t{4} << 30, true});
     std::error_code none;
     const bool regular = fs::is_regular_file(fs::symlink_status(answer, none));
     if (fault.empty() && !regular) fault = "it ended before it had any results";
