@@ -13,6 +13,12 @@ if(NOT HAVE_CUDA)  # else this very build compiles it, for every generation and 
   other_build(cuda_compiles 900 --preset cuda)
 endif()
 
+# The labs, whole; then a student's tree built as a student builds it, in its own folder.
+add_test(NAME labs COMMAND ${CMAKE_SOURCE_DIR}/tests/labs/labs_test.sh ${CMAKE_BINARY_DIR})
+add_test(NAME labs_tree COMMAND ${CMAKE_SOURCE_DIR}/tests/labs/tree_test.sh ${CMAKE_BINARY_DIR}
+    -G${CMAKE_GENERATOR} -DTESSERA_HEADERS=${TESSERA_HEADERS} -DTESSERA_MARCH=${TESSERA_MARCH})
+set_tests_properties(labs labs_tree PROPERTIES LABELS "slow;once" TIMEOUT 900 RUN_SERIAL ON)
+
 add_test(NAME clang_tidy COMMAND ${CMAKE_SOURCE_DIR}/tests/clang_tidy.sh ${CMAKE_BINARY_DIR})
 set_tests_properties(clang_tidy PROPERTIES LABELS slow TIMEOUT 900 SKIP_RETURN_CODE 77 PROCESSORS 2)
 
