@@ -1,16 +1,18 @@
-# What `./tessera test --all` adds (ctest label slow): the same suite in other builds, and clang-tidy.
-# other_build(NAME SECONDS -DNAME=VALUE...) configures, builds and tests in build/NAME.
-function(other_build name seconds)
-  add_test(NAME ${name} COMMAND ${CMAKE_SOURCE_DIR}/tests/other_build.sh ${CMAKE_BINARY_DIR}/${name} ${ARGN}
+# What `./tessera test --all` adds (ctest label slow): other builds, and clang-tidy.
+# other_build(NAME TARGET SECONDS -DNAME=VALUE...) configures in build/NAME, builds TARGET, and runs its tests.
+function(other_build name target seconds)
+  add_test(NAME ${name} COMMAND ${CMAKE_SOURCE_DIR}/tests/other_build.sh ${CMAKE_BINARY_DIR}/${name}
+      ${target} ${ARGN}
       -G${CMAKE_GENERATOR} -DTESSERA_HEADERS=${TESSERA_HEADERS} -DTESSERA_MARCH=${TESSERA_MARCH})
   set_tests_properties(${name} PROPERTIES LABELS slow TIMEOUT ${seconds} SKIP_RETURN_CODE 77 PROCESSORS 2)
 endfunction()
 
-other_build(bare 900 --preset no-extras)
-other_build(asan 2400 --preset asan)
-other_build(tsan 2400 --preset tsan)
+# The suite under tsan is the suite without MPI, CUDA and BLAS; what is left for the bare build is the lessons.
+other_build(bare programs 900 --preset no-extras)
+other_build(asan suite 2400 --preset asan)
+other_build(tsan suite 2400 --preset tsan)
 if(NOT HAVE_CUDA)  # else this very build compiles it, for every generation and with warnings as errors
-  other_build(cuda_compiles 900 --preset cuda)
+  other_build(cuda_compiles tessera_core 900 --preset cuda)
 endif()
 
 # The labs, whole; then a student's tree built as a student builds it, in its own folder.
@@ -18,6 +20,10 @@ add_test(NAME labs COMMAND ${CMAKE_SOURCE_DIR}/tests/labs/labs_test.sh ${CMAKE_B
 add_test(NAME labs_tree COMMAND ${CMAKE_SOURCE_DIR}/tests/labs/tree_test.sh ${CMAKE_BINARY_DIR}
     -G${CMAKE_GENERATOR} -DTESSERA_HEADERS=${TESSERA_HEADERS} -DTESSERA_MARCH=${TESSERA_MARCH})
 set_tests_properties(labs labs_tree PROPERTIES LABELS "slow;once" TIMEOUT 900 RUN_SERIAL ON)
+
+# Seeded bugs, each of which must be caught by its symptom.
+add_test(NAME mutants COMMAND ${CMAKE_SOURCE_DIR}/tests/mutants/mutants.sh check ${CMAKE_BINARY_DIR})
+set_tests_properties(mutants PROPERTIES LABELS "slow;once" TIMEOUT 1800 PROCESSORS 2)
 
 add_test(NAME clang_tidy COMMAND ${CMAKE_SOURCE_DIR}/tests/clang_tidy.sh ${CMAKE_BINARY_DIR})
 set_tests_properties(clang_tidy PROPERTIES LABELS slow TIMEOUT 900 SKIP_RETURN_CODE 77 PROCESSORS 2)

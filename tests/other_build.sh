@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# other_build.sh FOLDER CMAKE_OPTIONS...: configures, builds and tests there. For ctests with the label slow.
+# other_build.sh FOLDER TARGET CMAKE_OPTIONS...: configures there, builds TARGET (suite, programs or tessera_core) and
+# runs its tests. For ctests with the label slow.
 set -euo pipefail
-folder=$1
-shift
+folder=$1 target=$2
+shift 2
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 needs() { command -v "$1" >/dev/null || { echo "skipped: needs $2"; exit 77; }; }
@@ -10,10 +11,7 @@ case $folder in
   */cuda_compiles) needs "${CUDACXX:-nvcc}" "nvcc (NVIDIA's CUDA toolkit, 12.0 or newer)" ;;
 esac
 nice cmake -S . -B "$folder" "$@" >/dev/null
-target=suite
-if [[ $folder == */cuda_compiles ]]; then target=tessera_core; fi
-nice cmake --build "$folder" --parallel "$(nproc)" --target $target
-if [[ $target != suite ]]; then exit; fi
+nice cmake --build "$folder" --parallel "$(nproc)" --target "$target"
 
 # A test asks for more memory than there is: that is refused, as it is without a sanitizer.
 export ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1:allocator_may_return_null=1
@@ -23,4 +21,9 @@ run=(nice)
 # TSan's shadow memory collides with the random addresses of newer kernels.
 if [[ $folder == */tsan ]] && setarch -R true 2>/dev/null; then run+=(setarch -R); fi
 cd "$folder"
-"${run[@]}" ctest --parallel 2 --output-on-failure --label-exclude 'slow|once'
+case $target in
+  suite) tests=(--label-exclude 'slow|once|program') ;;
+  programs) tests=(--label-regex program) ;;
+  *) exit 0 ;;  # to compile it was the test
+esac
+"${run[@]}" ctest --parallel 2 --output-on-failure --no-tests=error "${tests[@]}"
