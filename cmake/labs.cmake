@@ -1,6 +1,6 @@
 # The labs: tests/labs/lab_NN.cpp calls each task of lesson NN; tessera_labs (./tessera lab) runs these programs and
 # judges what they leave. lab_NN has this tree's lessons, graded_NN those that `lab grade` puts below submission/NN.
-# These are no part of `all`: tessera_labs builds what it needs.
+# Those programs are no part of `all`: tessera_labs builds what it needs.
 add_executable(tessera_labs tests/labs/labs.cpp)
 target_compile_options(tessera_labs PRIVATE -O1)
 target_link_libraries(tessera_labs PRIVATE tessera_core)

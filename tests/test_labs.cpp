@@ -6,7 +6,7 @@
 
 #include "labs/judge.hpp"
 #include "labs/process.hpp"
-#include "labs/tasks.hpp"
+#include "labs/submission.hpp"
 #include "support.hpp"
 
 using namespace tessera;
@@ -123,6 +123,26 @@ TEST_CASE("labs: the judge names rank, element, identity and mistake, and believ
   CHECK(verdict(Json::parse(R"([{"error": "rank 1: task 09.y is open"}])")) == "open: open");
   CHECK(verdict(Json::parse(R"([{"error": "task 09.x is open"}])")) == "open: waits for 09.x");
   CHECK(verdict(Json::parse(R"([{"error": "no such thing"}])")) == "2 ranks: no such thing");
+}
+
+TEST_CASE("labs: a submission includes the course and the standard library, and nothing else") {
+  for (const char* code :
+       {"#include <vector>", "# include <sys/stat.h>  // why", "#include \"ops/ops.hpp\"",
+        "int embedding;  // include it, or import", "// #include \"../x.hpp\"", "int included;"})
+    CHECK(forbidden_line(std::string("int a;\n") + code + "\nint b;\n") == "");
+  for (const char* code :
+       {"#include \"../x.hpp\"", "#include \"/x.hpp\"", "#include </x.hpp>", "#include <../x.hpp>",
+        "#include X", "#include_next \"ops/ops.hpp\"", "# /* */ include \"../x.hpp\"",
+        "%:include \"../x.hpp\"", "#inc\\\nlude \"../x.hpp\"", "#inc\\ \nlude \"../x.hpp\"",
+        "# /*\n// */ include \"../x.hpp\"", "const char* s = R\"(\")\";\n#include \"../x.hpp\"",
+        "const char* s = \"/*\";\n#include \"../x.hpp\"", "import x;", "#embed \"../x\"",
+        "/* // */ #include \"../x.hpp\""}) {
+    INFO(code);
+    CHECK(forbidden_line(std::string("int a;\n") + code + "\nint b;\n") != "");
+  }
+  CHECK(forbidden_line("#include <" + std::string(1 << 20, 'x') + ">") != "");
+  for (const TaskInfo& task : all_tasks(TESSERA_SOURCE_DIR))
+    CHECK(submitted(TESSERA_SOURCE_DIR, task.file) != "");
 }
 
 TEST_CASE("labs: a program is stopped by time, by memory, and where it starts another") {

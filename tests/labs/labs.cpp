@@ -2,13 +2,12 @@
 #include <cstdio>
 #include <iostream>
 #include <map>
-#include <optional>
 #include <random>
 #include <set>
 
 #include "judge.hpp"
 #include "process.hpp"
-#include "tasks.hpp"
+#include "submission.hpp"
 
 namespace tessera::labs {
 namespace {
@@ -292,23 +291,6 @@ class Labs {
         if (!fs::exists(to) || pages::read(to) != code) pages::write(to, code);
       }
     return faults;
-  }
-
-  /// A student's file, which includes the course and the standard library and nothing else: the master's
-  /// solution lies on this disk.
-  static std::string submitted(const fs::path& student, const std::string& file) {
-    const fs::path path = fs::weakly_canonical(student / file);
-    if (!fs::is_regular_file(path) || fs::file_size(path) > 1 << 20) throw pages::Fault(file + " is missing");
-    if (path != fs::weakly_canonical(student) / file) throw pages::Fault(file + " is a link");
-    const std::string code = pages::read(path);
-    static const std::regex splice(R"(\\\s*\n)"), comment(R"(/\*[^]*?\*/)"),
-        directive(R"(\s*(#|%:|\?\?=)\s*(include\w*|import|embed)\b(.*)|\s*(export\s+)?import\b(.*))"),
-        allowed(R"(\s*#\s*include\s*("[\w/]+\.hpp"|<\w+(/\w+)*(\.\w+)?>)\s*(//.*)?)");
-    for (const std::string& line :
-         pages::split(std::regex_replace(std::regex_replace(code, splice, ""), comment, " ")))
-      if (std::regex_match(line, directive) && !std::regex_match(line, allowed))
-        throw pages::Fault(file + ": `" + line + "` is not allowed here");
-    return code;
   }
 
   std::vector<Mark> mark(const Json& expected, std::uint64_t seed, const std::string& program,
