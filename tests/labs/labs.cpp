@@ -8,6 +8,7 @@
 #include "judge.hpp"
 #include "process.hpp"
 #include "submission.hpp"
+#include "tree.hpp"
 
 namespace tessera::labs {
 namespace {
@@ -19,21 +20,6 @@ const char* const usage =
     "                                        marks DIR: unseen sizes and numbers, the master's own tests\n"
     "./tessera lab list                      the tasks with their points and times\n";
 
-/// What a student's tree has of the course.
-const std::vector<std::string> manifest = {".clang-format",
-                                           ".gitignore",
-                                           "CMakeLists.txt",
-                                           "CMakePresets.json",
-                                           "LICENSE",
-                                           "README.md",
-                                           "cmake",
-                                           "lessons",
-                                           "notebooks_md",
-                                           "src",
-                                           "tessera",
-                                           "tests/labs",
-                                           "tests/pages/source.hpp",
-                                           "tests/pages/text.hpp"};
 const char* const recorded = "tests/labs/expected.json";  // there: this is a student's tree
 constexpr std::uint64_t check_seed = 1;
 
@@ -80,21 +66,7 @@ class Labs {
     for (const std::string& lesson : empty)
       if (lessons.count(lesson) == 0) throw UsageError("--empty takes a lesson: " + joined(lessons));
     const Json expected = reference(o_.root, check_seed, lessons);
-    for (const std::string& name : manifest) {
-      if (!fs::exists(o_.root / name)) continue;
-      fs::create_directories((to / name).parent_path());
-      fs::copy(o_.root / name, to / name, fs::copy_options::recursive);
-    }
-    fs::remove_all(to / "tests/labs/cheats");
-    for (const std::string& file : lesson_files(to)) {
-      if (!file.ends_with("pp")) continue;
-      const std::string code = pages::read(to / file),
-                        lesson = fs::path(file).parent_path().filename().string();
-      const bool all = empty.count(lesson.substr(0, 2)) > 0 && teaches(file);
-      pages::write(to / file, student_form(code, file, all));
-    }
-    for (const auto& page : fs::directory_iterator(to / "notebooks_md"))
-      if (page.path().extension() == ".md") cut_page(to, page.path());
+    write_tree(o_.root, to, empty);
     pages::write(to / recorded, expected.dump() + "\n");
     std::printf("%s: a student's tree, %zu tasks. There: ./tessera lab check\n", to.string().c_str(),
                 expected.size());
@@ -147,32 +119,6 @@ class Labs {
   }
   static std::string lesson_of(const Json& task) { return task.at("name").get<std::string>().substr(0, 2); }
   static bool passed(const Mark& mark) { return mark.verdict.state == Verdict::State::passed; }
-
-  /// A file with the lesson's ideas, of which --empty leaves signatures. Mains, proofs, baselines, pictures
-  /// and sizes stay: they test.
-  static bool teaches(const std::string& file) {
-    static const std::regex others(
-        R"(.*/(main\.cpp|[a-z_]*(proof|unsplit|by_head|picture|screen|timeline[a-z_]*|sizes|measure|compare|command_line)\.hpp))");
-    return !std::regex_match(file, others);
-  }
-
-  /// Excerpts of sources again, from the student's form of them.
-  static void cut_page(const fs::path& root, const fs::path& page) {
-    const Lines lines = pages::split(pages::read(page));
-    Lines now;
-    for (std::size_t i = 0; i < lines.size(); ++i) {
-      now.push_back(lines[i]);
-      const auto marker = pages::marker_in(lines[i]);
-      if (!marker || marker->kind != "excerpt") continue;
-      const pages::Place place(*marker);
-      if (!fs::exists(root / place.file)) continue;  // no part of the tree
-      now.push_back("```" + pages::language(place.file));
-      pages::append(now, pages::excerpt(root / place.file, place.name));
-      now.emplace_back("```");
-      while (i + 1 < lines.size() && lines[i + 1] != "<!-- end -->") ++i;
-    }
-    pages::write(page, pages::join(now));
-  }
 
   /// One task's record, from the program that holds its lesson. "": how the program ended.
   std::pair<Json, std::string> record(const std::string& program, const std::string& task, std::uint64_t seed,
