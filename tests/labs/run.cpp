@@ -175,6 +175,6 @@ int main(int argc, char** argv) {
     record.push_back(one);
     if (one.contains("error")) break;
   }
-  std::ofstream(words[2]) << record;
+  std::ofstream(words[2]) << record.dump(-1, ' ', false, Json::error_handler_t::replace);
   return 0;
 }
