@@ -67,13 +67,13 @@ class Unsplit {
 
   Tensor attention(const std::string& name, const Tensor& x) {
     const Tensor qkv = linear(name + ".c_attn", x);
-    const auto [q, k, v] = q_k_v(qkv, options());
+    const auto [q, k, v] = parts(qkv);
     return linear(name + ".c_proj", core_.forward(q, k, v, options(), heads_[name]));
   }
   Tensor attention_backward(const std::string& name, const Tensor& dy) {
     const Tensor d_o = linear_backward(name + ".c_proj", dy);
     const Tensor dqkv = Tensor::empty(dy.rows(), shape_.width + 2 * shape_.kv_width(), dy.dtype());
-    const auto [dq, dk, dv] = q_k_v(dqkv, options());
+    const auto [dq, dk, dv] = parts(dqkv);
     core_.backward(d_o, heads_.at(name), options(), dq, dk, dv);
     return linear_backward(name + ".c_attn", dqkv);
   }
@@ -100,6 +100,12 @@ class Unsplit {
   double sum_of(const std::string& name) const { return whole.largest_sum.at(name); }
 
  private:
+  /// GPT-2's layout once more: q_k_v, which the cut model uses, would prove itself.
+  std::array<Tensor, 3> parts(const Tensor& qkv) const {
+    const std::int64_t v = shape_.width + shape_.kv_width();
+    return {qkv.column_range(0, shape_.width), qkv.column_range(shape_.width, v),
+            qkv.column_range(v, qkv.cols())};
+  }
   AttentionOptions options() const { return own_heads(shape_, 0, 1); }
 
   const Inputs<Tensor>& in_;

@@ -7,6 +7,9 @@
 //   <!-- picture COMMAND -> PATH -->      an image that the command writes to OUT; PATH is relative to the
 //   page
 //
+// A link [text](FILE#L1 "PIECE") gets the number of the line of FILE that holds PIECE. The glossary's terms
+// are looked up: each on its page, and on none before it.
+//
 // A page may also build a program in steps. `excerpt step=3 ...` adds a part from step 3 on; a fenced block
 // opened by "```cpp step=3" ends that step's program and no other. "3b" is a variation of step 3.
 // `run step=3 ./NAME ARGUMENTS` runs it.
@@ -21,6 +24,7 @@
 #include <vector>
 
 #include "command.hpp"
+#include "references.hpp"
 #include "source.hpp"
 #include "text.hpp"
 
@@ -85,7 +89,7 @@ class Tool {
     Lines now;
     bool fenced = false;
     for (std::size_t i = 0; i < page.size(); ++i) {
-      now.push_back(page[i]);
+      now.push_back(fenced ? page[i] : with_lines(page[i], i));
       if (page[i].rfind("```", 0) == 0) fenced = !fenced;
       if (!fenced && page[i] == "<!-- end -->")
         fault(i + 1, "`<!-- end -->` closes nothing that this tool knows");
@@ -117,6 +121,20 @@ class Tool {
       std::printf("%s: rewritten\n", page_.string().c_str());
     }
     check_links(now);
+    if (page_.filename() == "glossary.md")
+      for (const std::string& what : broken_terms(now, (options_.root / page_).parent_path())) fault(0, what);
+  }
+
+  /// The line with its links to lines of code as they should be.
+  std::string with_lines(const std::string& line, std::size_t i) {
+    try {
+      const std::string should_be = pinned(line, (options_.root / page_).parent_path());
+      if (options_.check && should_be != line) fault(i + 1, "a link to a line of code is off: " + should_be);
+      return should_be;
+    } catch (const Fault& error) {
+      fault(i + 1, error.what());
+      return line;
+    }
   }
 
   Lines make(const Marker& marker, const Lines& is, const Lines& page) {

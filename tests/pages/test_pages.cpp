@@ -182,3 +182,32 @@ TEST_CASE("pages: a program in steps is assembled, compiled, run, and ends as it
   CHECK(join(tree.tool("--steps notebooks_md/09.md").output).find("the last step is not src/all.cpp") !=
         std::string::npos);
 }
+
+TEST_CASE("pages: a link to a line of code follows the line") {
+  const Tree tree;
+  tree.page("See [thrice](../src/twice.hpp#L3 \"3 * x\").\n");
+  tree.faulty({"09.md:1: a link to a line of code is off", "#L11 \"3 * x\""});
+  CHECK(tree.tool("").exit == 0);
+  CHECK(tree.page() == "See [thrice](../src/twice.hpp#L11 \"3 * x\").\n");
+  CHECK(tree.tool("--check").exit == 0);
+  tree.page("[a](../src/twice.hpp#L1 \"no such\") [b](../src/twice.hpp#L1 \"int x\")\n");
+  tree.faulty({"holds no \"no such\""});
+  tree.page("[b](../src/twice.hpp#L1 \"int x\")\n");
+  tree.faulty({"holds \"int x\" more than once"});
+}
+
+TEST_CASE("pages: a glossary's term stands on its page, and on none before it") {
+  const Tree tree;
+  write(tree.root / "notebooks_md/01_one.md", "A `bucket` in code is none.\n```text\nbucket\n```\nRanks.\n");
+  write(tree.root / "notebooks_md/02_two.md", "Two buckets for a rank.\n");
+  const auto said = [&](const std::string& row) {
+    write(tree.root / "notebooks_md/glossary.md", row + "\n");
+    return join(tree.tool("--check notebooks_md/glossary.md").output);
+  };
+  CHECK(said("| bucket | 桶 | [02](02_two.md) | x |").find(" 0 faults") != std::string::npos);
+  CHECK(said("| rank | 秩 | [02](02_two.md) | x |").find("\"rank\" first stands on 01_one.md") !=
+        std::string::npos);
+  CHECK(said("| shard | 片 | [02](02_two.md) | x |").find("\"shard\" first stands on no page") !=
+        std::string::npos);
+  CHECK(said("nothing").find("has no row") != std::string::npos);
+}
