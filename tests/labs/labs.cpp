@@ -201,9 +201,9 @@ class Labs {
     for (std::string line : log) {
       if (const std::size_t at = line.find("lessons/"); at != std::string::npos) line.erase(0, at);
       if (error.empty() &&
-          (line.find("error") != std::string::npos || line.find("undefined") != std::string::npos))
+          (line.find("error:") != std::string::npos || line.find("undefined reference") != std::string::npos))
         error = line;
-      if (where.empty() && line.rfind("lessons/", 0) == 0) where = line.substr(0, line.find(": "));
+      if (where.empty() && line.rfind("lessons/", 0) == 0) where = line.substr(0, line.find_first_of(" ,"));
       if (!where.empty() && !error.empty()) break;
     }
     if (error.empty()) return otherwise;

@@ -54,7 +54,7 @@ inline void write_tree(const fs::path& from, const fs::path& to, const std::set<
   for (const std::string& name : manifest) {
     if (!fs::exists(from / name)) continue;
     fs::create_directories((to / name).parent_path());
-    fs::copy(from / name, to / name, fs::copy_options::recursive);
+    fs::copy(from / name, to / name, fs::copy_options::recursive | fs::copy_options::copy_symlinks);
   }
   for (const char* own : {"cheats.txt", "labs_test.sh", "tree_test.sh"}) fs::remove(to / "tests/labs" / own);
   for (const std::string& file : lesson_files(to)) {
