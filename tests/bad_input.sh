@@ -4,6 +4,7 @@
 set -euo pipefail
 
 bin=$(cd "$1" && pwd)
+fixtures=$(cd "$(dirname "$0")/fixtures" && pwd)
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 mkdir "$scratch/empty"
@@ -204,6 +205,69 @@ refused '--exact: a transformer block is exact nowhere' "${eight[@]}" --exact
 refused '--no-baseline is for lessons 01 to 04: without it' "${eight[@]}" --no-baseline
 for value in -1 nan inf 1001; do refused "--lr $value: a number from 0 to 1000" "${eight[@]}" --lr "$value"; done
 refused '64 ranks at most: --tp 4 --pp 4 --dp 5 make 80' "${eight[@]}" --tp 4 --pp 4 --dp 5 --batch 20
+for value in 0 1KB ''; do refused "--bucket $value is no size: write 48MiB" "${eight[@]}" --bucket "$value"; done
+for value in -1 1048577 few; do refused "--sample $value: a whole number from 0 to" "${eight[@]}" --sample $value; done
+for value in -1 nan 101; do refused "--temperature $value: a number from 0 to 100" "${eight[@]}" --temperature $value; done
+refused '--svg draws the losses: --steps 2 or more would work' "${eight[@]}" --steps 1
+refused '--save .*: cannot write|cannot write .*there is no folder' "${eight[@]}" --save "$scratch/file/x"
+
+# Bytes and ids: each has a row of the vocabulary, and a rank some of the rows.
+refused "byte 119 at place .* is outside of a vocabulary of 100: --vocab 12[0-9] or more would work" "${eight[@]}" --vocab 100
+refused '--vocab 0: a whole number from 1 to 65536' "${eight[@]}" --vocab 0
+refused '--vocab 3 leaves some of 4 ranks without an id: --vocab 4 or more would work' "${eight[@]}" --vocab 3 --tp 4
+eight=(08_three_d --json x --trace w)
+printf '\1\0\2\0\144\0\3\0%s' "$(printf 'A%.0s' {1..80})" >"$scratch/ids"  # 1 2 100 3, then 16705 over and over
+refused '--tokens nothing: cannot be read; a file of uint16 ids would work' "${eight[@]}" --tokens nothing
+refused '--tokens .* needs --vocab, how many ids there are: its largest is 16705' "${eight[@]}" --tokens "$scratch/ids"
+refused 'id 16705 at place 4 is outside of a vocabulary of 256: --vocab 16706 or more would work' "${eight[@]}" \
+  --tokens "$scratch/ids" --vocab 256
+refused '44 ids are less than a sequence: --seq 43 or less would work' "${eight[@]}" --tokens "$scratch/ids" --vocab 16706 --seq 44
+refused '--text and --tokens: one of them would work' "${eight[@]}" --tokens "$scratch/ids" --text "$scratch/text"
+printf abc >"$scratch/odd"
+refused 'has 3 bytes, an odd number; uint16 ids take two each' "${eight[@]}" --tokens "$scratch/odd" --vocab 256
+: >"$scratch/none"
+refused '0 ids are too few; two or more would work' "${eight[@]}" --tokens "$scratch/none" --vocab 256
+
+# GPT-2's weights: whole, of a GPT-2, and of the sizes that the command line says.
+eight+=(--text "$scratch/text" --weights)
+gpt2=$fixtures/gpt2/model.safetensors
+refused 'cannot read nothing: No such file' "${eight[@]}" nothing
+refused 'goes beyond the file' "${eight[@]}" "$scratch/text"
+refused 'there is no wte.weight; a GPT-2 with Hugging Face.s names would work' "${eight[@]}" "$fixtures/mlp.safetensors"
+head -c 100000 "$gpt2" >"$scratch/half"
+refused 'tensor .* ends at .* B of data' "${eight[@]}" "$scratch/half" --heads 8
+refused 'has a width of 32, no multiple of GPT-2.s 64 a head: give its --heads' "${eight[@]}" "$gpt2"
+for wrong in '--layers 4.* has 8' '--width 64.* has 32' '--vocab 300.* has 67' '--seq 13.* has 12 positions: --seq 12 or less'; do
+  refused "$wrong" "${eight[@]}" "$gpt2" --heads 8 ${wrong%%.*}
+done
+refused 'byte 119 at place .* is outside of a vocabulary of 67' "${eight[@]}" "$gpt2" --heads 8
+refused 'there is no checkpoint.safetensors' "${eight[@]}" "$gpt2" --heads 8 --resume "$scratch"
+for flag in --save --dump --svg; do
+  refused "--eval trains nothing: without $flag it would work" 08_three_d --text "$scratch/text" --eval $flag "$scratch/folder/x"
+done
+
+# A checkpoint of another model; one that is whole serves any cut, and as --weights.
+"$bin/08_three_d" --text "$scratch/text" --steps 2 --save "$scratch/run" --quiet >/dev/null
+refused ' is .* f32, this model.s is .*: a checkpoint of the same sizes would work' \
+  08_three_d --text "$scratch/text" --resume "$scratch/run" --width 16
+refused 'has more than 2 layers' 08_three_d --text "$scratch/text" --resume "$scratch/run" --layers 2
+refused '--weights and --resume: each says where the model begins' 08_three_d --text "$scratch/text" --heads 4 \
+  --resume "$scratch/run" --weights "$scratch/run/checkpoint.safetensors"
+"$bin/08_three_d" --text "$scratch/text" --weights "$scratch/run/checkpoint.safetensors" --heads 4 --eval --tp 4 --quiet >/dev/null
+cp "$scratch/run/checkpoint.safetensors" "$scratch/whole"
+head -c 90000 "$scratch/whole" >"$scratch/run/checkpoint.safetensors"
+refused 'ends at .* B of data' 08_three_d --text "$scratch/text" --resume "$scratch/run"
+
+# A loss that is no number: the run breaks, names the step, and leaves the checkpoint before it.
+code=0
+"$bin/08_three_d" --text "$scratch/text" --lr 1000 --steps 400 --save "$scratch/nan" --every 1 >"$scratch/out" 2>"$scratch/err" ||
+  code=$?
+if ((code != 3)) || ! grep -qE 'error: the loss of step [0-9]+ is -?(nan|inf): .* the last checkpoint in .* stays' "$scratch/err" ||
+  ! "$bin/08_three_d" --text "$scratch/text" --resume "$scratch/nan" --eval --quiet >/dev/null; then
+  faults=$((faults + 1))
+  printf 'a NaN loss: ends with %s, not 3, or has no checkpoint. ' "$code"
+  cat "$scratch/err"
+fi
 
 refused '--exact is for ./tessera run' tessera_verify --exact
 for value in 0-3 8-2 x 2- -2 2-65 1-2-3; do

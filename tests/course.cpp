@@ -93,7 +93,8 @@ three_d::Setup three_d_setup(const identities::Shape& s, int p) {
   setup.batch = setup.sizes.dp * setup.training.microbatches * model.attention.options.batch;
   model.tokens = setup.batch * setup.seq();
   setup.steps = 2;
-  for (int i = 0; i < 100; ++i) setup.text += static_cast<char>('a' + i * i % 26);
+  for (int i = 0; i < 100; ++i) setup.text.ids.push_back(static_cast<std::uint16_t>('a' + i * i % 26));
+  setup.sample = 2;
   return setup;
 }
 

@@ -144,6 +144,26 @@ def check_overlap(bars, overlapped, buckets, faults):
                               f"there are {buckets} buckets")
 
 
+def check_early(bars, overlapped, faults):
+    """Lesson 08: sums over dp that begin in one instruction of the backward, and end in a later one."""
+    for rank, row in bars.items():
+        phases = [event for event in row if event["name"] == "bwd"]
+        if not any(bar["tid"] == rank and event["ts"] <= bar["b"] < end_of(event) < bar["e"]
+                   for bar in overlapped for event in phases):
+            faults.append(f"rank {rank}: no sum begins before the backward's end")
+
+
+def check_summary(path, report, faults):
+    with open(path) as file:
+        lines = file.read().split("\n")
+    cells = lines[0].split("\t")
+    checks, sent = report["checks"], sum(row["wire_bytes"] for row in report["communication"])
+    if (len(lines) != 2 or len(cells) != 6 or not cells[0].startswith(report["lesson"]) or not cells[2].endswith("%")
+            or cells[1] != f"{len(checks)} of {len(checks)}" or cells[3] != f"{sent} B" or cells[5] != "holds"):
+        faults.append(f"the line for ./tessera run's table is {lines}")
+    os.remove(path)
+
+
 def check_svg(path, faults):
     root = xml.parse(path).getroot()
     space = "{http://www.w3.org/2000/svg}"
@@ -172,14 +192,15 @@ def main():
             if "01_mlp" in program:
                 asked.update({"steps": 60, "text": __file__})
             elif "08_three" in program:
-                asked = {"tp": 2, "pp": 2, "dp": 1, "batch": 4, "microbatches": 2, "layers": 2, "width": 8, "heads": 2,
-                         "seq": 4, "steps": 2, "text": __file__, "seed": 5, "dtype": "f64"}
-                ranks, tiers = 4, {"float"}
+                asked = {"tp": 2, "pp": 2, "dp": 2, "batch": 8, "microbatches": 2, "layers": 4, "width": 8, "heads": 2,
+                         "seq": 4, "steps": 2, "bucket": "1KiB", "text": __file__, "seed": 5, "dtype": "f64"}
+                ranks, tiers = 8, {"float"}
             else:
                 ranks = asked["ranks"] = 3
             files = {flag: f"{scratch}/{held}.{flag}" for flag in ("json", "trace", "svg")}
             line = [program] + [word for name, value in {**asked, **files}.items() for word in (f"--{name}", str(value))]
-            run = subprocess.run(line, capture_output=True, text=True)
+            summary = f"{scratch}/summary"
+            run = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "TESSERA_SUMMARY": summary})
             if run.returncode != 0:
                 sys.exit(f"{' '.join(line)}\nends with {run.returncode}\n{run.stdout}{run.stderr}")
             faults = []
@@ -188,6 +209,9 @@ def main():
             if "07_data" in program:
                 calls = [row["calls"] for row in report["communication"] if row["phase"] == "bwd"]
                 check_overlap(*bars, calls[0] // (asked["steps"] + 1), faults)
+            if "08_three" in program:
+                check_early(*bars, faults)
+            check_summary(summary, report, faults)
             check_svg(files["svg"], faults)
             if sorted(os.listdir(scratch)) != sorted(f"{i}.{flag}" for i in range(held + 1) for flag in files):
                 faults.append(f"it leaves {os.listdir(scratch)}")

@@ -1,6 +1,7 @@
 // Lesson 07: gradients summed in buckets equal the whole batch's, for even and uneven rows, whatever the
 // buckets; the replicas stay equal bit for bit.
 #include "07_data_parallel/proof.hpp"
+#include "at_once.hpp"
 #include "support.hpp"
 
 using namespace tessera;
@@ -42,34 +43,6 @@ std::string faults(const Outcome& outcome) {
   for (const std::string& note : outcome.notes) text += note + "\n";
   return text;
 }
-
-/// Two equal ranks in one, and sums made at the moment of the call: what a gradient gets later is not in
-/// them. On other transports a bucket that is posted too early may well come out right.
-class AtOnce final : public Communicator {
- public:
-  AtOnce() : Communicator(0, 2, "dp", std::make_shared<Journal>()) {}
-  std::string transport() const override { return "at once"; }
-
- private:
-  using Start = std::unique_ptr<Work>;
-  using Key = TrafficKey;
-  struct Done final : Work {
-    void wait() override {}
-    void abandon() override {}
-  };
-  Start do_all_reduce(const Call&, const Key&, const Tensor& in, const Tensor& out) override {
-    out.copy_from(add(in, in));
-    return std::make_unique<Done>();
-  }
-  Start do_all_gather(const Call&, const Key&, const Tensor&, const Tensor&) override { return none(); }
-  Start do_reduce_scatter(const Call&, const Key&, const Tensor&, const Tensor&) override { return none(); }
-  Start do_broadcast(const Call&, const Key&, const Tensor&) override { return none(); }
-  Start do_send(const Call&, const Key&, const Tensor&) override { return none(); }
-  Start do_recv(const Call&, const Key&, const Tensor&) override { return none(); }
-  Start do_barrier(const Call&) override { return none(); }
-  std::unique_ptr<Communicator> do_split(const Call&, int, int, const std::string&) override { return {}; }
-  static Start none() { throw Error("only sums"); }
-};
 
 }  // namespace
 

@@ -229,6 +229,24 @@ TEST_CASE("a broken file is refused, and the message says where it is broken") {
         400);
 }
 
+TEST_CASE("a tensor that cannot be read is refused when it is read, and hinders no other") {
+  const Directory directory;
+  const std::string path = directory.file("masks.safetensors");
+  write(path, file_of(R"({"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
+                      R"("mask":{"dtype":"F32","shape":[1,1,2,2],"data_offsets":[8,24]},)"
+                      R"("bits":{"dtype":"BOOL","shape":[3],"data_offsets":[24,27]}})",
+                      27));
+  const SafetensorsFile file(path);
+  CHECK(file.entries().size() == 3);
+  CHECK(shape(file.read("w")) == "(1, 2) f32");
+  CHECK(contains(message_from([&] { file.read("mask"); }), R"(tensor "mask" has 4 axes; at most two)"));
+  CHECK(contains(message_from([&] { file.read("bits"); }), R"(tensor "bits" has the dtype "BOOL"; F32,)"));
+  CHECK(contains(message_from([&] { file.read("v"); }), R"(there is no tensor "v")"));
+  CHECK(contains(message_from([&] { load_safetensors(path); }), "can be read"));
+  write(path, file_of(R"({"mask":{"dtype":"F32","shape":[1,1,2,2],"data_offsets":[4,20]}})", 20));
+  CHECK(contains(message_from([&] { SafetensorsFile{path}; }), "a hole of 4 B"));
+}
+
 TEST_CASE("a header over the limit is refused before any of it is read") {
   const Directory directory;
   const std::string path = directory.file("broken.safetensors");

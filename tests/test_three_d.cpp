@@ -1,11 +1,13 @@
-// Lesson 08: process groups, the vocabulary cut, and a GPT cut three ways against the whole.
+// Lesson 08: process groups, the vocabulary cut, and a GPT cut three ways against the whole: a step,
+// training, checkpoints, buckets.
 #include <unistd.h>
 
 #include <map>
 #include <mutex>
 #include <set>
 
-#include "08_three_d/run.hpp"
+#include "08_three_d/proof.hpp"
+#include "at_once.hpp"
 #include "cut_gpt.hpp"
 
 using namespace tessera;
@@ -91,7 +93,7 @@ Setup on_text(const Sizes3& sizes, std::int64_t steps, bool adamw) {
   s.training.lr = adamw ? 0.003 : 0.05;
   s.training.clip = 1;
   s.steps = steps;
-  for (int i = 0; i < 400; ++i) s.text += static_cast<char>('a' + (i * i + i / 7) % 26);
+  for (int i = 0; i < 400; ++i) s.text.ids.push_back(static_cast<std::uint16_t>('a' + (i * i + i / 7) % 26));
   return s;
 }
 
@@ -180,4 +182,102 @@ TEST_CASE("a checkpoint of step 10 resumes under any cut; under the same one bit
     CHECK(contains(message_from([&] { run_of(wrong); }), "a checkpoint of the same sizes would work"));
   }
   std::filesystem::remove_all(folder);
+}
+
+TEST_CASE(
+    "a loss that is no number ends the run and names the step; the last checkpoint is of a model that has "
+    "one") {
+  const std::string folder = str("/tmp/tessera-nan-", ::getpid());
+  Setup s = on_text({1, 2, 1}, 60, false);
+  s.training.model.layers = 2;
+  s.training.lr = 1000;
+  s.training.clip = 0;
+  s.save = folder;
+  s.every = 1;
+  const std::string fault = message_from([&] { run_of(s); });
+  CAPTURE(fault);
+  CHECK(contains(fault, "the loss of step "));
+  CHECK(contains(fault, "; the last checkpoint in " + folder + " stays"));
+  REQUIRE(std::filesystem::exists(checkpoint_file(folder)));
+  Setup rest = on_text({1, 1, 1}, 60, false);
+  rest.training.model.layers = 2;
+  rest.training.lr = 0;
+  rest.training.clip = 1e-9;
+  rest.resume = folder;
+  const auto losses = run_of(rest).losses;
+  CHECK(losses.size() > 0);
+  for (const double loss : losses) CHECK(std::isfinite(loss));
+  std::filesystem::remove_all(folder);
+}
+
+TEST_CASE(
+    "f32 on real text, 100 steps: each loss as near to f64's as the unsplit run's; every run the same bits") {
+  Setup s = on_text({1, 1, 1}, 100, false);
+  s.training.model.layers = 2;
+  s.training.model.vocabulary = 256;
+  s.text = corpus_of(mlp::read_text(TESSERA_SOURCE_DIR "/README.md"));
+  const auto losses = [&](const Sizes3& sizes, DType dtype) {
+    std::vector<double> found;
+    Setup cut = s;
+    cut.sizes = sizes;
+    cut.training.microbatches = 8 / sizes.dp;
+    on_ranks(sizes.ranks(), [&](Communicator& world) {
+      with_cut(world, cut, sizes, dtype, 3, [&](Mesh& mesh, Trainer& trainer, const Setup& own) {
+        const auto mine = train(world, mesh, trainer, own, 3);
+        if (world.rank() == 0) found = mine;
+      });
+    });
+    return found;
+  };
+  const auto truth = losses({1, 1, 1}, DType::f64), unsplit = losses({1, 1, 1}, DType::f32);
+  REQUIRE(truth.size() == 100);
+  CHECK(truth.back() < truth.front() - 0.5);  // it learns
+  const double own_error = largest_distance(unsplit, truth);
+  CHECK(own_error > 0);
+  Thin thin;
+  for (const Sizes3& sizes : {Sizes3{2, 2, 2}, {1, 2, 2}, {4, 1, 1}, {1, 1, 4}}) {
+    if (thin.skips()) continue;
+    CAPTURE(sizes.tp);
+    CAPTURE(sizes.pp);
+    const auto cut = losses(sizes, DType::f32);
+    CHECK(largest_distance(cut, truth) <= 3 * own_error + 1e-5);
+    if (sizes.ranks() == 8) CHECK(losses(sizes, DType::f32) == cut);
+  }
+}
+
+TEST_CASE("buckets are summed over dp while the backward runs, and not before their gradients are final") {
+  using pipeline::Schedule;
+  for (const Schedule schedule : {Schedule::one_f_one_b, Schedule::zb_h1, Schedule::interleaved})
+    for (const int stages : {1, 2}) {
+      const bool interleaved = schedule == Schedule::interleaved;
+      if (interleaved && stages == 1) continue;
+      on_ranks(stages, [&](Communicator& world) {
+        /// All gradients; and whether the sums began before those of the stage's first norm were complete.
+        const auto step = [&](std::int64_t bucket, bool twice) {
+          Setup s = on_text({1, stages, 1}, 1, false);
+          s.training.schedule = schedule;
+          s.training.chunks = interleaved ? 2 : 1;
+          s.training.bucket = bucket;
+          Mesh mesh(world, s.sizes, str("b", bucket, twice));
+          Trainer trainer(mesh, s.training, DType::f64, beginning(s, DType::f64, 3));
+          const auto first_norm = [&] { return scale(trainer.parameters()[1].gradient, 2).values(); };
+          std::vector<double> at_first_call;
+          if (twice)
+            mesh.dp = std::make_unique<AtOnce>([&] {
+              if (at_first_call.empty()) at_first_call = first_norm();
+            });
+          trainer.gradients(own_microbatches(batch_of(s, 3, 0), s, mesh));
+          std::vector<double> all;
+          for (const Parameter& one : trainer.parameters())
+            for (const double value : one.gradient.values()) all.push_back(value);
+          return std::pair{all, at_first_call != trainer.parameters()[1].gradient.values()};
+        };
+        const auto once = step(1000, false).first;
+        const auto [twice, early] = step(1000, true);
+        expect_eq(twice.size(), once.size(), "gradients");
+        for (std::size_t i = 0; i < once.size(); ++i) expect(twice[i] == 2 * once[i], str("gradient ", i));
+        expect(early, "the first bucket waited for the whole backward");
+        expect(!step(1 << 30, true).second, "one bucket for all cannot be early");
+      });
+    }
 }

@@ -126,10 +126,13 @@ struct Chunk {
     return dy;
   }
 
-  /// Adds to every gradient of the chunk. Nobody waits for it.
-  void backward_weight(const Saved& saved) const {
+  /// Adds to every gradient of the chunk. Nobody waits for it. `done(l)`: block l and all behind it have
+  /// added.
+  void backward_weight(
+      const Saved& saved, const std::function<void(std::size_t)>& done = [](std::size_t) {}) const {
     if (head) head->backward_weight(saved.head);
-    for (std::size_t l = blocks.size(); l-- > 0;) blocks[l].backward_weight(saved.blocks[l]);
+    done(blocks.size());
+    for (std::size_t l = blocks.size(); l-- > 0; done(l)) blocks[l].backward_weight(saved.blocks[l]);
     if (embedding) embedding->backward(saved.dx, saved.batch.ids, positions);
   }
 

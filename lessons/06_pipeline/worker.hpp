@@ -26,10 +26,13 @@ class Worker {
          DType dtype)
       : pp_(pp), tp_(tp), chunks_(chunks), model_(model), dtype_(dtype) {}
 
+  /// Called where the gradients of a block, and of all behind it in the chunk, are final.
+  using Final = std::function<void(std::size_t chunk, std::size_t block)>;
+
   // begin worker
   Trace run(
       const Instructions& list, const std::vector<Tokens>& batch, const Pace& pace,
-      const std::function<void()>& reduce = [] {}) {
+      const std::function<void()>& reduce = [] {}, const Final& final = [](std::size_t, std::size_t) {}) {
     const Tensor loss = Tensor::zeros(1, 1, dtype_);  // summed where the head is
     Clock clock(pp_.journal(), pace);
     Trace trace;
@@ -64,11 +67,11 @@ class Worker {
         case Op::backward_input: {
           leaving_[key] = chunks_[chunk].backward_input(take(arrived_, key), saved_.at(key), tp_);
           if (chunks_[chunk].embedding) leaving_.erase(key);  // nobody is before it
-          if (i.op == Op::backward) finish(chunk, key);
+          if (i.op == Op::backward) finish(chunk, key, batch.size(), final);
           break;
         }
         case Op::backward_weight:
-          finish(chunk, key);
+          finish(chunk, key, batch.size(), final);
           break;
         case Op::reduce:
           reduce();
@@ -88,8 +91,11 @@ class Worker {
  private:
   using Key = std::pair<int, int>;  // microbatch, chunk
 
-  void finish(std::size_t chunk, const Key& key) {
-    chunks_[chunk].backward_weight(saved_.at(key));
+  void finish(std::size_t chunk, const Key& key, std::size_t microbatches, const Final& final) {
+    const bool last = ++finished_[chunk] == microbatches;  // the others added to the same gradients
+    chunks_[chunk].backward_weight(saved_.at(key), [&](std::size_t block) {
+      if (last) final(chunk, block);
+    });
     saved_.erase(key);
   }
   static Placed<Replicated> take(std::map<Key, Placed<Replicated>>& from, const Key& key) {
@@ -107,6 +113,7 @@ class Worker {
   std::map<Key, Placed<Replicated>> arrived_,
       leaving_;  // inputs and gradients that came, outputs and dX to send
   std::map<Key, Request> posted_;
+  std::map<std::size_t, std::size_t> finished_;  // microbatches of each chunk
 };
 
 }  // namespace tessera::pipeline

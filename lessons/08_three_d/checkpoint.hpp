@@ -54,27 +54,25 @@ inline void save(Communicator& world, const Mesh& mesh, const Trainer& trainer, 
 /// model.
 inline void resume(Trainer& trainer, const Training& training, const std::string& folder) {
   const MemoryScope scope(MemoryKind::check);
-  const auto file = load_safetensors(checkpoint_file(folder));
+  const SafetensorsFile file(checkpoint_file(folder));
   const auto take = [&](const std::string& name, const Tensor& to, const Slice& slice) {
-    const auto found = file.find(name);
-    if (found == file.end())
+    if (!file.has(name))
       throw UsageError(str("--resume ", folder, ": there is no ", name,
                            "; a checkpoint of the same --layers and --optimizer would work"));
-    const Tensor& whole = found->second;
+    const Tensor whole = file.read(name);
     if (whole.rows() != slice.whole_rows || whole.cols() != slice.whole_cols || whole.dtype() == DType::i32)
       throw UsageError(str("--resume ", folder, ": ", name, " is ", shape(whole), ", this model's is (",
                            slice.whole_rows, ", ", slice.whole_cols,
                            "): a checkpoint of the same sizes would work"));
     to.copy_from(cast(slice.extract(whole), to.dtype()));
   };
-  if (const std::string beyond = str("h.", training.model.layers, ".ln_1.weight"); file.count(beyond) > 0)
+  if (file.has(str("h.", training.model.layers, ".ln_1.weight")))
     throw UsageError(str("--resume ", folder, ": has more than ", training.model.layers, " layers"));
   for (std::size_t i = 0; i < trainer.parameters().size(); ++i)
     for (const auto& [prefix, tensors] : trainer.state())
       take(prefix + trainer.parameters()[i].name, tensors[i], trainer.parameters()[i].slice);
-  if (file.count("optimizer.step") == 0)
-    throw UsageError("--resume " + folder + ": there is no optimizer.step");
-  trainer.resume_at(static_cast<std::int64_t>(file.at("optimizer.step").values().at(0)));
+  if (!file.has("optimizer.step")) throw UsageError("--resume " + folder + ": there is no optimizer.step");
+  trainer.resume_at(static_cast<std::int64_t>(file.read("optimizer.step").values().at(0)));
 }
 // end resume
 

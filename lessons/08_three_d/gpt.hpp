@@ -3,6 +3,7 @@
 #pragma once
 
 #include "06_pipeline/build.hpp"
+#include "06_pipeline/schedule.hpp"
 #include "08_three_d/mesh.hpp"
 #include "08_three_d/vocab_parallel.hpp"
 
@@ -11,6 +12,16 @@ namespace tessera::three_d {
 using pipeline::Model;
 using pipeline::Parameter;
 using Chunk = pipeline::Chunk<VocabEmbedding, VocabHead>;
+
+struct Training {
+  Model model;  // options.batch: sequences of a microbatch; tokens: of the whole batch
+  pipeline::Schedule schedule = pipeline::Schedule::one_f_one_b;
+  int chunks = 1, microbatches = 1;  // microbatches of one replica
+  bool adamw = false;
+  double lr = 0.1, clip = 0;       // clip 0: the gradient's norm is left alone
+  std::int64_t bucket = 16 << 10;  // bytes of gradients that are summed over dp in one call, at least
+  bool learns = true;              // false: no gradients, no optimiser
+};
 
 /// Elements that rank r of tp owns of layers and ends: what is cut, and what every rank of tp has.
 inline std::int64_t own_elements(const Model& m, std::int64_t layers, bool first, bool last, int rank,
@@ -30,7 +41,12 @@ class GptBuilder : public pipeline::Builder {
   Chunk chunk(Range layers, bool first, bool last) {
     Chunk made;
     if (first) made.embedding = embedding();
-    for (std::int64_t l = layers.begin; l < layers.end; ++l) made.blocks.push_back(block(str("h.", l, ".")));
+    auto& first_of_block = firsts_.emplace_back();
+    for (std::int64_t l = layers.begin; l < layers.end; ++l) {
+      first_of_block.push_back(parameters.size());
+      made.blocks.push_back(block(str("h.", l, ".")));
+    }
+    first_of_block.push_back(parameters.size());
     if (last) made.head = head();
     made.positions = positions(model_);
     made.tokens = model_.tokens;
@@ -40,6 +56,8 @@ class GptBuilder : public pipeline::Builder {
   /// On a last stage that is not the first too: its copy of wte, listed under the same name. It starts equal,
   /// and stays so, because both stages step with the sum of both gradients.
   bool has_copy() const { return copies_; }
+  /// The first parameter of a chunk's block; of the block after the last one what the head begins with.
+  std::size_t first_of(std::size_t chunk, std::size_t block) const { return firsts_.at(chunk).at(block); }
   Slice wte_slice() const {
     return {model_.vocabulary,
             model_.width(),
@@ -69,6 +87,7 @@ class GptBuilder : public pipeline::Builder {
 
   std::pair<Placed<Shard<0>>, Placed<Shard<0>>> tied_;  // wte and its gradient, where this rank has them
   bool copies_ = false;
+  std::vector<std::vector<std::size_t>> firsts_;  // of each chunk
 };
 // end builder
 

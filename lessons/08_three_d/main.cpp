@@ -5,7 +5,7 @@
 #include <iostream>
 
 #include "08_three_d/command_line.hpp"
-#include "08_three_d/screen.hpp"
+#include "08_three_d/results_screen.hpp"
 #include "app/app.hpp"
 
 using namespace tessera;
@@ -20,7 +20,7 @@ int lesson(int argc, char** argv) {
   m = {{32, 4, 4, {}}, 4, 256, 1, true};
   m.attention.options.seq = 32;
   for (const char* path : {"README.md", "/usr/share/common-licenses/GPL-3"})
-    if (std::filesystem::exists(path)) words.path = path;
+    if (std::filesystem::exists(path)) words.text = path;
   App app({"08", "three dimensions",
            "tp cuts columns and heads, pp layers, dp the batch; one GPT-2, head tied to the embedding",
            "Why all three: tp is limited by heads and links, pp by layers and its bubble, dp by the batch; "
@@ -36,7 +36,14 @@ int lesson(int argc, char** argv) {
   app.size("--microbatches", words.microbatches, "m, of each replica");
   app.flags().choice("--schedule", words.schedule, {"gpipe", "1f1b", "interleaved", "zb-h1"},
                      "of the pipeline");
-  app.flags().text("--text", words.path, "FILE", "what to train on: bytes are tokens");
+  app.flags().text("--text", words.text, "FILE", "what to train on: bytes are tokens");
+  app.flags().text("--tokens", words.tokens, "FILE", "instead: uint16 ids, as nanoGPT and llm.c keep them");
+  app.flags().number("--vocab", words.vocabulary, 1, 65536, "ids that there are");
+  app.flags().text("--weights", words.weights, "FILE",
+                   "begin as a GPT-2 with Hugging Face's names; its sizes");
+  app.flags().toggle("--eval", s.eval, "no training: the loss over the whole text");
+  app.flags().number("--sample", s.sample, 0, 1 << 20, "tokens to write in the end");
+  app.flags().real("--temperature", s.temperature, 0, 100, "of the sampling; 0 takes the likeliest");
   app.size("--layers", m.layers, "blocks");
   app.size("--width", m.attention.width, "W");
   app.size("--heads", m.attention.heads, "heads of W / heads columns");
@@ -48,37 +55,30 @@ int lesson(int argc, char** argv) {
   app.flags().text("--resume", s.resume, "DIR", "go on from the checkpoint there, under any cut");
   app.flags().real("--lr", s.training.lr, 0, 1e3, "learning rate");
   app.flags().real("--clip", s.training.clip, 0, 1e9, "largest norm of the gradients; 0: any");
+  app.flags().size("--bucket", s.training.bucket, "of gradients that are summed over dp in one call");
   Grid grid;
   Trained trained;
   const bool bar = isatty(STDERR_FILENO) == 1;
   const auto prove_all = [&](Proof& proof, Communicator& world) {
     const Grid groups = gather_groups(world, s.sizes);
     const double began = world.journal().now();
-    const Trained mine = prove(proof, world, s, [&](std::int64_t step) {
+    const Trained mine = prove(proof, world, s, [&](std::int64_t done) {
       const double seconds = world.journal().now() - began;
       if (bar && seconds > 2)
-        std::cerr << progress_line("training", step + 1, s.steps, seconds) << std::flush;
+        std::cerr << progress_line(s.eval ? "reading" : "training", done,
+                                   s.eval ? own_forwards(s, 0) : s.steps, seconds)
+                  << std::flush;
     });
     if (world.rank() != 0) return;
     grid = groups, trained = mine;
     proof.record("groups", nlohmann::json{{"tp", grid.tp}, {"pp", grid.pp}, {"dp", grid.dp}}.dump());
-    proof.record("loss", trained.losses);
-    proof.record("baseline_loss", trained.unsplit);
-    proof.record("tokens_per_second", nlohmann::json(trained.tokens_per_second).dump());
+    record(proof, s, trained);
   };
-  const auto more = [&] {
-    std::string out = text(grid, s.sizes);
-    if (app.options().stable) return out;
-    out += "\n" + plot(trained.losses, trained.unsplit);
-    if (s.steps > 0)
-      out += str("  loss ", number(trained.losses.front()), " to ", number(trained.losses.back()), " in ",
-                 s.steps, " steps, ", number(std::round(trained.tokens_per_second)), " tokens a second\n");
-    return out;
-  };
+  const auto more = [&] { return text(grid, s.sizes) + results(s, trained, app.options().stable); };
   return app.run(
       argc, argv,
       {.ranks = [&] { return ranks_of(words); },
-       .check = [&](int) { choose(s, words); },
+       .check = [&](int) { choose(s, words, app.flags(), app.options()); },
        .prove = prove_all,
        .by_hand =
            [] {

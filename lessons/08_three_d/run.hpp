@@ -1,9 +1,9 @@
-// Training on text: the batches that every run sees alike, a run of the cut model, and the unsplit runs
-// beside it.
+// A run on text: what it needs, where it begins, and the batches that every cut sees alike.
 #pragma once
 
-#include "01_mlp/text_model.hpp"
-#include "08_three_d/checkpoint.hpp"
+#include "08_three_d/tokens.hpp"
+#include "08_three_d/trainer.hpp"
+#include "08_three_d/weights.hpp"
 
 namespace tessera::three_d {
 
@@ -11,43 +11,55 @@ struct Setup {
   Sizes3 sizes{2, 2, 2};
   Training training;
   std::int64_t batch = 16, steps = 20;  // sequences of a step
-  std::string text;                     // bytes as tokens
-  std::string save, resume;             // folders, "" for none
-  std::int64_t every = 0;               // steps between checkpoints; 0: one at the end
+  Corpus text;
+  std::shared_ptr<const WeightsFile> weights;  // where the model begins; null: at random
+  std::string save, resume;                    // folders, "" for none
+  std::int64_t every = 0;                      // steps between checkpoints; 0: one at the end
+  bool eval = false;                           // no training: the loss over the whole text
+  std::int64_t sample = 0;                     // tokens to write in the end
+  double temperature = 1;
 
   std::int64_t seq() const { return training.model.attention.options.seq; }
 };
 
-/// The sequences of step `step`, from places in the text that only seed and step decide. (batch seq, 1), on
-/// the host.
-inline Tokens batch_of(const Setup& s, std::uint64_t seed, std::int64_t step) {
+/// The sequences that begin at these places of the text, and the tokens that follow. (places seq, 1), on the
+/// host.
+inline Tokens sequences_at(const Setup& s, const std::vector<std::size_t>& places) {
   const MemoryScope data(MemoryKind::check);
   const Device::Scope host(Device::host());
-  const Random random(seed, "batches");
   std::vector<double> ids, targets;
-  for (std::int64_t b = 0; b < s.batch; ++b) {
-    const auto places = static_cast<std::uint64_t>(static_cast<std::int64_t>(s.text.size()) - s.seq());
-    const std::size_t begin = random.bits(static_cast<std::uint64_t>(step * s.batch + b)) % places;
+  for (const std::size_t begin : places)
     for (std::size_t i = begin; i < begin + static_cast<std::size_t>(s.seq()); ++i) {
-      ids.push_back(static_cast<unsigned char>(s.text[i]));
-      targets.push_back(static_cast<unsigned char>(s.text[i + 1]));
+      ids.push_back(s.text.ids.at(i));
+      targets.push_back(s.text.ids.at(i + 1));
     }
-  }
   const auto count = static_cast<std::int64_t>(ids.size());
   return {Tensor::of(count, 1, ids, DType::i32), Tensor::of(count, 1, targets, DType::i32)};
 }
 
-/// This rank's microbatches of a batch, ids counted from the rank's first.
+/// The sequences of step `step`, from places in the text that only seed and step decide.
+inline Tokens batch_of(const Setup& s, std::uint64_t seed, std::int64_t step) {
+  const Random random(seed, "batches");
+  const auto room = static_cast<std::uint64_t>(s.text.size() - s.seq());
+  std::vector<std::size_t> places;
+  for (std::int64_t b = 0; b < s.batch; ++b)
+    places.push_back(random.bits(static_cast<std::uint64_t>(step * s.batch + b)) % room);
+  return sequences_at(s, places);
+}
+
+/// With ids counted from the rank's first, on its device.
+inline Tokens local(const Tokens& tokens, const Model& model, const Mesh& mesh) {
+  const Range own = own_ids(model.vocabulary, mesh.tp->rank(), mesh.sizes.tp);
+  return {local_ids(tokens.ids, own), local_ids(tokens.targets, own)};
+}
+
+/// This rank's microbatches of a batch.
 inline std::vector<Tokens> own_microbatches(const Tokens& batch, const Setup& s, const Mesh& mesh) {
-  const Range own = own_ids(s.training.model.vocabulary, mesh.tp->rank(), mesh.sizes.tp);
-  const int m = s.training.microbatches;
-  std::vector<Tokens> mine;
+  const int m = s.training.microbatches, first = mesh.dp->rank() * m;
   const auto all = pipeline::cut_tokens(batch, m * mesh.sizes.dp);
-  for (int i = 0; i < m; ++i) {
-    const Tokens& one = all.at(static_cast<std::size_t>(mesh.dp->rank()) * static_cast<std::size_t>(m) +
-                               static_cast<std::size_t>(i));
-    mine.push_back({local_ids(one.ids, own), local_ids(one.targets, own)});
-  }
+  std::vector<Tokens> mine;
+  for (int i = first; i < first + m; ++i)
+    mine.push_back(local(all.at(static_cast<std::size_t>(i)), s.training.model, mesh));
   return mine;
 }
 
@@ -62,51 +74,27 @@ inline Tensor initial(const std::string& name, const Slice& slice, DType dtype, 
              : w;
 }
 
-/// The mean loss over the whole batch, on every rank: the last stages' sums, over dp and back over pp.
-inline double mean_loss(double own, const Setup& s, const Mesh& mesh) {
-  double loss = own / static_cast<double>(s.training.model.tokens);
+/// Where the model begins: as the file says, or at random.
+inline pipeline::MakeWeight beginning(const Setup& s, DType dtype, std::uint64_t seed) {
+  if (s.weights)
+    return [file = s.weights, dtype](const std::string& name, const Slice& slice) {
+      return file->read(name, slice, dtype);
+    };
+  std::map<std::string, double> scales;
+  for (const auto& info : pipeline::weights_of(s.training.model)) scales[info.name] = 0.5 * info.scale;
+  return [scales, dtype, seed](const std::string& name, const Slice& slice) {
+    return initial(name, slice, dtype, seed, scales.at(name));
+  };
+}
+
+/// What the last stages have found, summed over the replicas, on every rank. The other stages give 0.
+inline double over_replicas(double own, const Mesh& mesh) {
   const MemoryScope scope(MemoryKind::check);
   for (Communicator* group : {mesh.dp.get(), mesh.pp.get()}) {
     const Phase phase = group->phase("check");
-    loss = group->all_reduce(Tensor::of(1, 1, {loss})).values()[0];
+    own = group->all_reduce(Tensor::of(1, 1, {own})).values()[0];
   }
-  return loss;
-}
-
-/// Steps from where the trainer is up to `steps`: the losses, each before its step. Saves where the setup
-/// says so.
-inline std::vector<double> train(
-    Communicator& world, const Mesh& mesh, Trainer& trainer, const Setup& s, std::uint64_t seed,
-    const std::function<void(std::int64_t step)>& tell = [](std::int64_t) {}) {
-  std::vector<double> losses;
-  while (trainer.steps() < s.steps) {
-    const std::int64_t step = trainer.steps();
-    losses.push_back(
-        mean_loss(trainer.gradients(own_microbatches(batch_of(s, seed, step), s, mesh)), s, mesh));
-    if (!std::isfinite(losses.back()))
-      throw Error(str("the loss of step ", step + 1, " is ", losses.back(),
-                      ": a smaller --lr, or --clip 1, would help",
-                      s.save.empty() ? "" : "; the last checkpoint in " + s.save + " stays"));
-    trainer.step();
-    const bool due = s.every > 0 ? trainer.steps() % s.every == 0 : trainer.steps() == s.steps;
-    if (!s.save.empty() && due) save(world, mesh, trainer, s.training, s.save);
-    tell(step);
-  }
-  return losses;
-}
-
-/// Losses of the same steps of a model of one's own: the unsplit run in some dtype. Nothing of it is booked.
-inline std::vector<double> unsplit_losses(Communicator& alone, Setup s, DType dtype, std::uint64_t seed,
-                                          const pipeline::MakeWeight& make) {
-  const MemoryScope scope(MemoryKind::check);
-  s.training.microbatches *= s.sizes.dp;
-  s.training.chunks = 1;
-  s.training.schedule = pipeline::Schedule::one_f_one_b;
-  s.save.clear();
-  Mesh mesh(alone, {1, 1, 1}, "unsplit-");
-  Trainer trainer(mesh, s.training, dtype, make);
-  if (!s.resume.empty()) resume(trainer, s.training, s.resume);
-  return train(alone, mesh, trainer, s, seed);
+  return own;
 }
 
 }  // namespace tessera::three_d

@@ -1,5 +1,6 @@
-// One rank's part of a training step: the pipeline's worker over tensor-parallel chunks, then the sums that
-// are left, over the ends (the tied embedding) and over dp, the norm, and the optimiser.
+// One rank's part of a training step: the pipeline's worker over tensor-parallel chunks, the sums over dp
+// that begin while its last backward still runs, the sum over the ends (the tied embedding), the norm, and
+// the optimiser.
 #pragma once
 
 #include <numeric>
@@ -13,15 +14,6 @@ namespace tessera::three_d {
 
 using pipeline::Tokens;
 
-struct Training {
-  Model model;  // options.batch: sequences of a microbatch; tokens: of the whole batch
-  pipeline::Schedule schedule = pipeline::Schedule::one_f_one_b;
-  int chunks = 1, microbatches = 1;  // microbatches of one replica
-  bool adamw = false;
-  double lr = 0.1, clip = 0;                    // clip 0: the gradient's norm is left alone
-  std::int64_t bucket = std::int64_t{1} << 40;  // one for all, unless told otherwise
-};
-
 class Trainer {
  public:
   Trainer(Mesh& mesh, const Training& training, DType dtype, const pipeline::MakeWeight& make)
@@ -31,45 +23,49 @@ class Trainer {
         builder_(training.model, tp_, make),
         plan_(pipeline::with_posted_sends(
             make_plan(training.schedule, mesh.sizes.pp, training.microbatches, training.chunks))) {
-    const int stages = mesh.sizes.pp, all = stages * training.chunks, stage = mesh.pp->rank();
-    const pipeline::Partition partition = pipeline::even_partition(training.model.layers, all);
+    const int stages = mesh.sizes.pp, all = stages * training.chunks;
+    const auto partition = pipeline::even_partition(training.model.layers, all);
     std::int64_t elements = 0;
     std::vector<std::pair<Range, int>> own;  // layers, virtual stage
     for (int c = 0; c < training.chunks; ++c) {
-      const int at = pipeline::virtual_stage(c, stage, stages);
+      const int at = pipeline::virtual_stage(c, mesh.pp->rank(), stages);
       const std::int64_t begin = std::accumulate(partition.begin(), partition.begin() + at, std::int64_t{0});
       own.push_back({{begin, begin + partition[static_cast<std::size_t>(at)]}, at});
     }
     for (const auto& [layers, at] : own)
       elements +=
           own_elements(training.model, layers.size(), at == 0, at == all - 1, mesh.tp->rank(), mesh.sizes.tp);
-    const GradientArena arena(elements, dtype);
+    const GradientArena arena(training.learns ? elements : 0, dtype);
     for (const auto& [layers, at] : own) chunks_.push_back(builder_.chunk(layers, at == 0, at == all - 1));
     gradients_ = arena.all();
+    if (!training.learns) return;
     buckets_ = data_parallel::Buckets(gradients_, parameters(), training.bucket);
     const MemoryScope scope(MemoryKind::optimizer);
     for (const Parameter& one : parameters())
       for (auto* state : {&first_, &second_})
-        if (state == &first_ || training.adamw) state->push_back(zeros_like(one.value));
+        if (state == &first_ || training.adamw)
+          state->push_back(Tensor::zeros(one.value.rows(), one.value.cols(), dtype));
   }
 
   static constexpr int code_line = __LINE__ + 2;
   // begin step
-  /// Gradients of the whole batch, on every rank those of its own weights. Returns the loss of the last
-  /// stage's replica: the sum over its tokens.
+  /// Gradients of the whole batch, of this rank's weights. Returns the sum of the losses of its tokens: on
+  /// the last stage, 0 elsewhere.
   double gradients(const std::vector<Tokens>& microbatches) {
     gradients_.zero();
     pipeline::Worker<Chunk> worker(*mesh_.pp, tp_, chunks_, training_.model, gradients_.dtype());
+    const auto final = [&](std::size_t chunk, std::size_t block) {  // the layers before it still compute
+      buckets_.ready_from(data_parallel::Buckets::offset(parameters(), builder_.first_of(chunk, block)),
+                          *mesh_.dp);
+    };
     const auto reduce = [&] {
-      if (mesh_.ends) {
-        const auto phase = mesh_.ends->phase("bwd");  // first and last stage used the same matrix
-        tied().gradient.copy_from(mesh_.ends->all_reduce(tied().gradient));
-      }
-      const auto phase = mesh_.dp->phase("bwd");
       buckets_.ready_from(0, *mesh_.dp);
       buckets_.finish();
+      if (mesh_.ends)  // first and last stage used the same matrix
+        tied().gradient.copy_from(mesh_.ends->all_reduce(tied().gradient));
     };
-    return worker.run(plan_[static_cast<std::size_t>(mesh_.pp->rank())], microbatches, {}, reduce).loss;
+    return worker.run(plan_[static_cast<std::size_t>(mesh_.pp->rank())], microbatches, {}, reduce, final)
+        .loss;
   }
 
   // task 08.norm (function, 4 points, 45 min): the norm of all gradients, each parameter counted once. Hint:
@@ -109,6 +105,11 @@ class Trainer {
   // end step
 
   const std::vector<Parameter>& parameters() const { return builder_.parameters; }
+  const Model& model() const { return training_.model; }
+  const std::vector<Chunk>& chunks() const { return chunks_; }
+  const TensorParallel& tp() const { return tp_; }
+  const Mesh& mesh() const { return mesh_; }
+  const data_parallel::Buckets& buckets() const { return buckets_; }
   DType dtype() const { return gradients_.dtype(); }
   std::int64_t steps() const { return steps_; }
   void resume_at(std::int64_t steps) { steps_ = steps; }
@@ -117,6 +118,7 @@ class Trainer {
   std::vector<std::pair<std::string, std::vector<Tensor>>> state() const {
     std::vector<Tensor> values;
     for (const Parameter& one : parameters()) values.push_back(one.value);
+    if (!training_.learns) return {{"", values}};
     if (!training_.adamw) return {{"", values}, {"optimizer.velocity.", first_}};
     return {{"", values}, {"optimizer.m.", first_}, {"optimizer.v.", second_}};
   }
@@ -126,7 +128,6 @@ class Trainer {
     return *std::find_if(parameters().begin(), parameters().end(),
                          [](const Parameter& one) { return one.name == "wte.weight"; });
   }
-  static Tensor zeros_like(const Tensor& x) { return Tensor::zeros(x.rows(), x.cols(), x.dtype()); }
 
   Mesh& mesh_;
   Training training_;

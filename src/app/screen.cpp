@@ -157,6 +157,22 @@ std::string verdict(const RunReport& report, bool colour) {
   return str(painted(colour, report.ok() ? "32" : "31", text), ".  Code: ", report.text.code, "\n");
 }
 
+std::string summary(const RunReport& report) {
+  std::size_t held = 0, all = 0;
+  double worst = 0;
+  for (const Outcome& outcome : report.outcomes)
+    for (const Check& check : outcome.checks) {
+      ++all, held += check.ok;
+      if (!(check.used <= worst)) worst = check.used;
+    }
+  std::int64_t sent = 0;
+  for (const TrafficRow& row : tables_of(report).traffic) sent += row.wire;
+  char seconds[32];
+  std::snprintf(seconds, sizeof(seconds), "%.1f s", report.seconds);
+  return str(report.text.number, ' ', report.text.title, '\t', held, " of ", all, '\t', percent(worst, false),
+             '\t', bytes(sent), '\t', seconds, '\t', report.ok() ? "holds" : "FAILS", '\n');
+}
+
 std::string to_json(const RunReport& report) {
   using Json = nlohmann::ordered_json;
   const Options& o = report.options;

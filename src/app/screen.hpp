@@ -21,6 +21,9 @@ std::string memory_table(const RunReport& report);
 std::string traffic_table(const RunReport& report);
 std::string check_table(const RunReport& report, bool colour);
 std::string verdict(const RunReport& report, bool colour);
+/// A line of ./tessera run's table, its cells apart by tabs: lesson, checks, the worst share of a bound,
+/// bytes, seconds, verdict.
+std::string summary(const RunReport& report);
 
 /// One object, as DESIGN describes it: lesson, ranks, ..., checks, communication, memory, timings, ok.
 std::string to_json(const RunReport& report);

@@ -9,9 +9,6 @@ namespace tessera {
 
 namespace {
 
-/// Keys of one tile: its scores and exponentials pass through the cache between two products.
-constexpr std::int64_t tile_keys = 192;
-
 /// The sizes of one call, and its products over all heads. Query head h = n group + g uses kv head n: for
 /// each g the kv heads are the inner stack of a product, and those that sum over g do so in its order.
 struct Heads {
@@ -39,11 +36,6 @@ struct Heads {
            [&] { return str("attention: lengths ", shape(o.lengths), " are not (", o.batch, ", 1) i32"); });
     expect(o.dropout >= 0 && o.dropout < 1,
            [&] { return str("attention: a dropout of ", o.dropout, " is not in [0, 1)"); });
-  }
-
-  bool streams() const {
-    using Form = AttentionOptions::Form;
-    return options.form == Form::streaming || (options.form == Form::automatic && options.seq >= 256);
   }
 
   /// Keys [first, first + keys) and the queries that see any of them: with a causal mask those from `first`.
@@ -118,8 +110,8 @@ struct Heads {
 template <class Body>
 void for_tiles(const Heads& heads, const Body& body) {
   const std::int64_t seq = heads.options.seq;
-  for (std::int64_t first = 0; first < seq; first += tile_keys)
-    body(heads.tile(first, std::min(tile_keys, seq - first)));
+  for (std::int64_t first = 0; first < seq; first += attention_tile_keys)
+    body(heads.tile(first, std::min(attention_tile_keys, seq - first)));
 }
 
 }  // namespace
@@ -131,8 +123,8 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
   const std::int64_t seq = options.seq;
   Tensor o = empty_like(q);
   saved = {q, k, v, o, {}, {}};
-  if (heads.streams()) {
-    const Tensor scores = heads.rows(std::min(tile_keys, seq), q), sum = heads.rows(1, q);
+  if (options.streams()) {
+    const Tensor scores = heads.rows(std::min(attention_tile_keys, seq), q), sum = heads.rows(1, q);
     saved.log_sum = heads.rows(1, q);  // the largest score so far, until the end
     for_tiles(heads, [&](const AttentionTile& tile) {
       heads.score(scores, q, k, tile);
@@ -158,8 +150,8 @@ void attention_backward(const Tensor& dy, const AttentionSaved& saved, const Att
       given(dy, dk, dv, options);
   const Kernels& kernels = kernels_of(dy);
   const std::int64_t seq = options.seq;
-  if (heads.streams()) {
-    const std::int64_t width = std::min(tile_keys, seq);
+  if (options.streams()) {
+    const std::int64_t width = std::min(attention_tile_keys, seq);
     const Tensor scores = heads.rows(width, dy), dp = heads.rows(width, dy), delta = heads.rows(1, dy);
     kernels.attention_delta(delta, dy, saved.o, heads.tile(0, seq));
     for_tiles(heads, [&](const AttentionTile& tile) {

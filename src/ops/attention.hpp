@@ -6,6 +6,10 @@
 
 namespace tessera {
 
+/// Keys of one tile of the streaming form: its scores and exponentials pass through the cache between two
+/// products.
+inline constexpr std::int64_t attention_tile_keys = 192;
+
 struct AttentionOptions {
   std::int64_t batch = 1, seq = 1;
   std::int64_t heads = 1,

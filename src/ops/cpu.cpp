@@ -62,10 +62,12 @@ struct Cpu {
     for_rows(n, cols, [&](std::int64_t i) { f(OneLane{}, i); });
   }
 
-  /// Each thread owns columns, so that the order of the sum is always that of the rows.
+  /// Each thread owns columns, so that the order of the sum is always that of the rows. As many side by side
+  /// as go: memory is read in long stretches, and the sums stay in the first-level cache.
   template <class T, class F>
   static void columns(const Tensor& out, T beta, std::int64_t n, const F& term) {
-    constexpr std::int64_t width = 64;
+    const std::int64_t fair = (out.cols() + math_threads - 1) / math_threads;
+    const std::int64_t width = std::clamp<std::int64_t>((fair + 15) / 16 * 16, 16, 2048);
     for_rows((out.cols() + width - 1) / width, width * n, [&](std::int64_t block) {
       const std::int64_t begin = block * width, end = std::min(begin + width, out.cols());
       T* sum = out.data<T>();
@@ -119,9 +121,10 @@ struct CpuKernels final : Mathematics<Cpu> {
   template <class T>
   static void reduce_typed(const Tensor& out, const std::vector<Tensor>& inputs, Reduce how) {
     constexpr std::int64_t block = 2048;
-    T sum[block];
-    for (std::int64_t begin = 0; begin < out.size(); begin += block) {
-      const std::int64_t n = std::min(block, out.size() - begin);
+    const auto work = block * static_cast<std::int64_t>(inputs.size());
+    for_rows((out.size() + block - 1) / block, work, [&](std::int64_t index) {
+      T sum[block];
+      const std::int64_t begin = index * block, n = std::min(block, out.size() - begin);
       std::copy_n(inputs[0].data<T>() + begin, n, sum);
       for (std::size_t k = 1; k < inputs.size(); ++k) {
         const T* x = inputs[k].data<T>() + begin;
@@ -131,7 +134,7 @@ struct CpuKernels final : Mathematics<Cpu> {
           for (std::int64_t j = 0; j < n; ++j) sum[j] = sum[j] >= x[j] || sum[j] != sum[j] ? sum[j] : x[j];
       }
       std::copy_n(sum, n, out.data<T>() + begin);
-    }
+    });
   }
 };
 

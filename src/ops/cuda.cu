@@ -2,6 +2,7 @@
 // fixed order and no atomics, so a run repeats bit by bit.
 #include <algorithm>
 #include <climits>
+#include <utility>
 
 #include "ops/mathematics.hpp"
 #include "tensor/device_cuda.hpp"
@@ -12,13 +13,20 @@ namespace {
 
 constexpr int block_size = 256;  // threads
 
-/// kernel<<<blocks>>>(arguments) on the active stream of the tensor's device. Nothing is launched where
-/// there is no work: a grid of 0 blocks is an error in CUDA.
+struct Grid {
+  std::int64_t blocks, rows = 1;       // rows of blocks: 65535 at most
+  Grid(std::int64_t n) : blocks(n) {}  // NOLINT: a number of blocks is a grid
+  Grid(std::int64_t n, std::int64_t of) : blocks(n), rows(std::min<std::int64_t>(of, 65535)) {}
+};
+
+/// kernel<<<grid>>>(arguments) on the active stream of the tensor's device. Nothing is launched where there
+/// is no work: a grid of 0 blocks is an error in CUDA.
 template <class... Parameters, class... Arguments>
-void launch(const Tensor& where, std::int64_t blocks, void (*kernel)(Parameters...), Arguments... arguments) {
-  if (blocks == 0) return;
+void launch(const Tensor& where, const Grid& grid, void (*kernel)(Parameters...), Arguments... arguments) {
+  if (grid.blocks == 0 || grid.rows == 0) return;
   const CudaDevice& device = cuda_device(where.device());
-  kernel<<<static_cast<unsigned>(blocks), block_size, 0, device.stream()>>>(Parameters(arguments)...);
+  const dim3 blocks(static_cast<unsigned>(grid.blocks), static_cast<unsigned>(grid.rows));
+  kernel<<<blocks, block_size, 0, device.stream()>>>(Parameters(arguments)...);
   CUDA_CHECK(cudaGetLastError());
 }
 
@@ -73,12 +81,12 @@ struct Block {
   }
 };
 
+/// Rows of elements by rows of blocks. To find i and j of one number, a division of 64 bits an element, would
+/// cost more than the memory that it waits for.
 template <class F, class... T>
-__global__ void each_kernel(std::int64_t size, std::int64_t cols, F f, View<T>... x) {
-  for_each_element(size, [&](std::int64_t e) {
-    const std::int64_t i = e / cols, j = e % cols;
-    f(x.row(i)[j]...);
-  });
+__global__ void each_kernel(std::int64_t rows, std::int64_t cols, F f, View<T>... x) {
+  for (std::int64_t i = blockIdx.y; i < rows; i += gridDim.y)
+    for_each_element(cols, [&](std::int64_t j) { f(x.row(i)[j]...); });
 }
 
 template <class F>
@@ -167,7 +175,9 @@ void reduce_typed(const Tensor& out, const std::vector<Tensor>& tensors, Reduce 
 struct Gpu {
   template <class F, class... T>
   static void each(const Tensor& y, const F& f, const View<T>&... x) {
-    launch(y, blocks_for(y.size()), each_kernel<F, T...>, y.size(), y.cols(), f, x...);
+    std::int64_t rows = y.rows(), cols = y.cols();
+    if (((x.ld == cols) && ...)) cols *= std::exchange(rows, 1);  // no gaps: one long row
+    launch(y, Grid(blocks_for(cols), rows), each_kernel<F, T...>, rows, cols, f, x...);
   }
   template <class F>
   static void rows(const Tensor& y, std::int64_t n, std::int64_t, const F& f) {

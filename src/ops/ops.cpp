@@ -283,6 +283,7 @@ GradientArena::GradientArena(std::int64_t elements, DType dtype) : outer_(std::e
 GradientArena::~GradientArena() { arena = outer_; }
 
 Tensor GradientArena::take(const Tensor& like) {
+  if (all_.size() == 0) return {};
   const std::int64_t begin = taken_;
   taken_ += like.size();
   return all_.column_range(begin, taken_).reshape(like.rows(), like.cols());

@@ -79,7 +79,8 @@ Tensor cross_entropy_backward(const CrossEntropy& saved, const Tensor& targets, 
 /// Zeros of x's shape, booked as gradients: what a layer's backward_weight adds to.
 Tensor zero_gradient(const Tensor& x);
 /// While it lives, this thread's zero_gradient takes its tensors from here, one behind the other: so the
-/// gradients of a model are one contiguous row, and any range of them one message.
+/// gradients of a model are one contiguous row, and any range of them one message. An arena of no elements
+/// gives undefined tensors: to a model that never learns.
 class GradientArena {
  public:
   GradientArena(std::int64_t elements, DType dtype);

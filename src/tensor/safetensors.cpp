@@ -40,18 +40,12 @@ std::string quote(const json& value) {
   return text.size() <= 100 ? text : text.substr(0, 100) + "...";
 }
 
-/// What the header says of one tensor, believed only after it has been checked against the file.
-struct Entry {
-  std::string name;
-  DType dtype;
-  std::int64_t rows, cols;
-  std::uint64_t begin, end;
-};
-
-/// Reads and checks one file. Every fault is a UsageError that starts with the file's name.
-class Reader {
+/// Reads and checks one header. Every fault is a UsageError that starts with the file's name.
+class Header {
  public:
-  explicit Reader(const std::string& path) : path_(path) {
+  using Entry = SafetensorsFile::Entry;
+
+  explicit Header(const std::string& path) : path_(path) {
     std::error_code error;
     if (!std::filesystem::is_regular_file(path, error))
       throw UsageError(str("cannot read ", path, ": ", error ? error.message() : "it is not a file"));
@@ -61,16 +55,25 @@ class Reader {
     stream_.seekg(0);
   }
 
-  std::map<std::string, Tensor> load() {
-    std::vector<Entry> entries = read_header();
+  std::map<std::string, Entry> read() {
+    require(size_ >= prefix_bytes, "the file has ", size_, " B, too few for the length of a header");
+    std::uint64_t length = 0;
+    read(&length, prefix_bytes);
+    require(length <= size_ - prefix_bytes, "the header of ", length, " B goes beyond the file of ", size_,
+            " B");
+    require(length <= header_limit, "the header of ", length, " B is over ", header_limit, " B");
+    std::string text(length, '\0');
+    read(text.data(), length);
+    data_begin_ = prefix_bytes + length;
+    data_bytes_ = size_ - data_begin_;
+
+    const json header = parse(text);
+    require(header.is_object(), "the header is not a JSON object");
+    std::map<std::string, Entry> entries;
+    for (const auto& [name, value] : header.items())
+      if (name != "__metadata__") entries[name] = entry(name, value);
     check_layout(entries);
-    std::map<std::string, Tensor> tensors;
-    for (const Entry& entry : entries) {  // in the order of their bytes
-      Tensor tensor = Tensor::empty(entry.rows, entry.cols, entry.dtype, Device::host());
-      read(tensor.raw(), entry.end - entry.begin);
-      tensors.emplace(entry.name, std::move(tensor));
-    }
-    return tensors;
+    return entries;
   }
 
  private:
@@ -82,25 +85,6 @@ class Reader {
   void read(void* to, std::uint64_t count) {
     stream_.read(static_cast<char*>(to), static_cast<std::streamsize>(count));
     require(stream_.good(), "the file could not be read to its end");
-  }
-
-  std::vector<Entry> read_header() {
-    require(size_ >= prefix_bytes, "the file has ", size_, " B, too few for the length of a header");
-    std::uint64_t length = 0;
-    read(&length, prefix_bytes);
-    require(length <= size_ - prefix_bytes, "the header of ", length, " B goes beyond the file of ", size_,
-            " B");
-    require(length <= header_limit, "the header of ", length, " B is over ", header_limit, " B");
-    std::string text(length, '\0');
-    read(text.data(), length);
-    data_bytes_ = size_ - prefix_bytes - length;
-
-    const json header = parse(text);
-    require(header.is_object(), "the header is not a JSON object");
-    std::vector<Entry> entries;
-    for (const auto& [name, value] : header.items())
-      if (name != "__metadata__") entries.push_back(entry(name, value));
-    return entries;
   }
 
   json parse(const std::string& text) const {
@@ -128,53 +112,59 @@ class Reader {
 
     const json &dtype = value["dtype"], &shape = value["shape"], &offsets = value["data_offsets"];
     const auto known = std::ranges::find_if(dtypes, [&](const auto& known) { return dtype == known.first; });
-    require(known != dtypes.end(), tensor, " has the dtype ", quote(dtype), "; F32, F64 and I32 can be read");
+    Entry made;
+    if (known == dtypes.end())
+      made.unreadable = str(" has the dtype ", quote(dtype), "; F32, F64 and I32 can be read");
+    else
+      made.dtype = known->second;
 
     require(shape.is_array(), tensor, " has a shape that is not a list");
-    require(shape.size() <= 2, tensor, " has ", shape.size(), " axes; at most two can be read");
-    std::array<std::uint64_t, 2> axes{1, 1};  // a vector is a row
-    for (std::size_t i = 0; i < shape.size(); ++i) {
-      // The parser keeps what is negative, broken or beyond 64 bits as another kind of number.
-      require(shape[i].is_number_unsigned() && shape[i].get<std::uint64_t>() <= axis_limit, tensor,
-              " has the shape ", quote(shape), "; an axis has 0 to ", axis_limit, " elements");
-      axes[2 - shape.size() + i] = shape[i].get<std::uint64_t>();
-    }
+    if (shape.size() > 2) made.unreadable = str(" has ", shape.size(), " axes; at most two can be read");
+    for (const json& axis : shape)  // the parser keeps what is negative, broken or beyond 64 bits as others
+      require(axis.is_number_unsigned() && axis.get<std::uint64_t>() <= axis_limit, tensor, " has the shape ",
+              quote(shape), "; an axis has 0 to ", axis_limit, " elements");
 
     require(offsets.is_array() && offsets.size() == 2 && offsets[0].is_number_unsigned() &&
                 offsets[1].is_number_unsigned(),
             tensor, " has data_offsets ", quote(offsets), ", not two byte positions");
-    const Entry entry{name,
-                      known->second,
-                      static_cast<std::int64_t>(axes[0]),
-                      static_cast<std::int64_t>(axes[1]),
-                      offsets[0].get<std::uint64_t>(),
-                      offsets[1].get<std::uint64_t>()};
-    require(entry.begin <= entry.end, tensor, " has reversed data_offsets ", quote(offsets));
-    require(entry.end <= data_bytes_, tensor, " ends at ", entry.end, " of ", data_bytes_, " B of data");
+    const auto begin = offsets[0].get<std::uint64_t>(), end = offsets[1].get<std::uint64_t>();
+    require(begin <= end, tensor, " has reversed data_offsets ", quote(offsets));
+    require(end <= data_bytes_, tensor, " ends at ", end, " of ", data_bytes_, " B of data");
+    made.begin = data_begin_ + begin;
+    made.bytes = end - begin;
+    if (!made.unreadable.empty()) return made;
+
+    std::array<std::uint64_t, 2> axes{1, 1};  // a vector is a row
+    for (std::size_t i = 0; i < shape.size(); ++i) axes[2 - shape.size() + i] = shape[i].get<std::uint64_t>();
+    made.rows = static_cast<std::int64_t>(axes[0]);
+    made.cols = static_cast<std::int64_t>(axes[1]);
     // Both axes are below 2^31, so the elements fit; their bytes might not.
-    const std::uint64_t elements = axes[0] * axes[1], bytes = entry.end - entry.begin;
-    require(bytes % size_of(entry.dtype) == 0 && bytes / size_of(entry.dtype) == elements, tensor,
-            " of shape ", quote(shape), " ", known->first, " cannot lie in ", bytes, " B");
-    return entry;
+    const std::uint64_t elements = axes[0] * axes[1];
+    require(made.bytes % size_of(made.dtype) == 0 && made.bytes / size_of(made.dtype) == elements, tensor,
+            " of shape ", quote(shape), " ", known->first, " cannot lie in ", made.bytes, " B");
+    return made;
   }
 
   /// The tensors, sorted by their bytes, must cover the data once and wholly: no byte means two things.
-  void check_layout(std::vector<Entry>& entries) const {
-    std::ranges::sort(entries, {}, [](const Entry& entry) { return std::pair{entry.begin, entry.end}; });
-    std::uint64_t at = 0;
-    for (const Entry& entry : entries) {
-      const auto tensor = str("tensor ", quote(entry.name));
-      require(entry.begin >= at, tensor, " overlaps the one before it: it begins at ", entry.begin,
-              ", that ends at ", at);
+  void check_layout(const std::map<std::string, Entry>& entries) const {
+    std::vector<std::pair<std::string, Entry>> order(entries.begin(), entries.end());
+    std::ranges::sort(order, {}, [](const auto& item) {
+      return std::pair{item.second.begin, item.second.bytes};
+    });
+    std::uint64_t at = data_begin_;
+    for (const auto& [name, entry] : order) {
+      const auto tensor = str("tensor ", quote(name));
+      require(entry.begin >= at, tensor, " overlaps the one before it: it begins at ",
+              entry.begin - data_begin_, ", that ends at ", at - data_begin_);
       require(entry.begin == at, "there is a hole of ", entry.begin - at, " B before ", tensor);
-      at = entry.end;
+      at += entry.bytes;
     }
-    require(at == data_bytes_, data_bytes_ - at, " B at the end belong to no tensor");
+    require(at == size_, size_ - at, " B at the end belong to no tensor");
   }
 
   std::string path_;
   std::ifstream stream_;
-  std::uint64_t size_ = 0, data_bytes_ = 0;
+  std::uint64_t size_ = 0, data_begin_ = 0, data_bytes_ = 0;
 };
 
 }  // namespace
@@ -216,9 +206,31 @@ void save_safetensors(const std::string& path, const std::map<std::string, Tenso
   file.finish();
 }
 
-std::map<std::string, Tensor> load_safetensors(const std::string& path) {
+SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path), entries_(Header(path).read()) {}
+
+const SafetensorsFile::Entry& SafetensorsFile::at(const std::string& name) const {
+  const auto found = entries_.find(name);
+  if (found == entries_.end()) throw UsageError(str(path_, ": there is no tensor ", quote(name)));
+  return found->second;
+}
+
+Tensor SafetensorsFile::read(const std::string& name) const {
+  const Entry& entry = at(name);
+  if (!entry.unreadable.empty()) throw UsageError(str(path_, ": tensor ", quote(name), entry.unreadable));
   const MemoryScope scope(MemoryKind::check);
-  return Reader(path).load();
+  const Tensor tensor = Tensor::empty(entry.rows, entry.cols, entry.dtype, Device::host());
+  std::ifstream stream(path_, std::ios::binary);  // one each: ranks are threads, and read at once
+  stream.seekg(static_cast<std::streamoff>(entry.begin));
+  stream.read(tensor.raw(), static_cast<std::streamsize>(entry.bytes));
+  if (!stream) throw UsageError(str(path_, ": the file could not be read to its end"));
+  return tensor;
+}
+
+std::map<std::string, Tensor> load_safetensors(const std::string& path) {
+  const SafetensorsFile file(path);
+  std::map<std::string, Tensor> tensors;
+  for (const auto& [name, entry] : file.entries()) tensors.emplace(name, file.read(name));
+  return tensors;
 }
 
 }  // namespace tessera

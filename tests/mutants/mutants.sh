@@ -101,7 +101,7 @@ check_one() {
     elif [[ $output != *"$shows"* ]]; then
       printf 'caught, but not by its symptom: %s: no "%s" in\n%s\n' "$name" "$shows" "$output"
     else
-      echo "caught $name in $((SECONDS - began)) s: $shows"
+      echo "caught $name in $((SECONDS - began)) s:$(grep -m 1 -F -e "$shows" <<<"$output")"
     fi
   else
     printf 'does not build: %s\n%s\n' "$name" "$output"

@@ -1,0 +1,59 @@
+// What came out: losses, and what the model writes; for people, and for programs.
+#pragma once
+
+#include "08_three_d/screen.hpp"
+
+namespace tessera::three_d {
+
+/// Bytes as a terminal may show them, ids as numbers.
+inline std::string readable(const std::vector<std::uint16_t>& ids, bool bytes) {
+  std::string out;
+  for (const std::uint16_t id : ids)
+    if (!bytes)
+      out += str(out.empty() ? "" : " ", id);
+    else if (id == '\n' || (id >= ' ' && id < 127))
+      out += static_cast<char>(id);
+    else
+      out += "?";
+  return out;
+}
+
+/// What came out, for people.
+inline std::string results(const Setup& s, const Trained& t, bool stable) {
+  std::string out;
+  const std::int64_t all = whole_sequences(s);
+  if (s.eval)
+    out += str("\n  Loss ", number(t.loss), ", unsplit ", number(t.unsplit_loss), ": the mean over ",
+               all * s.seq(), " tokens, ", all, " sequences of ", s.seq(), "; perplexity ",
+               number(std::exp(t.loss)), "\n");
+  if (!stable && !t.losses.empty())
+    out += str("\n", plot(t.losses, t.unsplit), "  loss ", number(t.losses.front()), " to ",
+               number(t.losses.back()), " in ", t.losses.size(), " steps, ",
+               number(std::round(t.tokens_per_second)), " tokens a second\n");
+  if (s.weights && s.text.bytes && s.training.model.vocabulary != 256)
+    out +=
+        "  The bytes of a text are not GPT-2's tokens: --tokens FILE reads a text that was cut into them.\n";
+  if (t.text.empty() || (stable && !s.eval)) return out;
+  const auto apart =
+      std::mismatch(t.text.begin(), t.text.end(), t.unsplit_text.begin()).first - t.text.begin();
+  out += str("\n  ", s.sample, " tokens, temperature ", s.temperature,
+             ", after the text's first; the unsplit model ",
+             apart == s.sample + 1 ? "writes the same" : str("goes its own way from token ", apart, " on"),
+             ":\n");
+  return out + readable(t.text, s.text.bytes) + "\n";
+}
+
+/// The lesson's own keys of the JSON.
+inline void record(Proof& proof, const Setup& s, const Trained& t) {
+  proof.record("loss", t.losses);
+  proof.record("baseline_loss", t.unsplit);
+  proof.record("tokens_per_second", nlohmann::json(t.tokens_per_second).dump());
+  if (s.eval)
+    proof.record("eval", nlohmann::json{{"loss", t.loss},
+                                        {"baseline_loss", t.unsplit_loss},
+                                        {"tokens", whole_sequences(s) * s.seq()}}
+                             .dump());
+  if (s.sample > 0) proof.record("sample", nlohmann::json(t.text).dump());
+}
+
+}  // namespace tessera::three_d

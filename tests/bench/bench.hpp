@@ -1,0 +1,151 @@
+// ./tessera bench: times as ratios. A candidate and its reference run in turns in one process, so that
+// whatever else the machine does meets both; each turn gives one ratio, of which the median, the least and
+// the most are reported.
+#pragma once
+
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "comm/launch.hpp"
+#include "ops/ops.hpp"
+
+namespace tessera::bench {
+
+struct Options {
+  bool quick = false;  // tiny sizes, two turns: shows that everything runs, and measures nothing
+  bool tf32 = false;
+  std::int64_t turns = 15;
+  DeviceKind device = DeviceKind::cpu;
+  std::string pytorch, program;  // a python with torch, and this program, for measurements by processes
+
+  bool cuda() const { return device == DeviceKind::cuda; }
+  /// A size, or its stand-in under --quick.
+  std::int64_t size(std::int64_t on_cpu, std::int64_t on_gpu, std::int64_t tiny) const {
+    return quick ? tiny : cuda() ? on_gpu : on_cpu;
+  }
+  LaunchOptions ranks(int n) const;
+};
+
+struct Target {
+  enum Side { at_most, at_least } side;
+  double value;
+  bool met_by(double x) const { return side == at_most ? x <= value : x >= value; }
+};
+
+class Report {
+ public:
+  void ratio(const std::string& name, std::vector<double> turns, std::optional<Target> target,
+             const std::string& what);
+  /// Rows of text, the first of them a heading; numbers for programs stand in the same cells.
+  void table(const std::string& title, const std::vector<std::vector<std::string>>& rows);
+  std::string text(bool judged) const;
+  nlohmann::ordered_json json() const;
+
+ private:
+  struct Ratio {
+    std::string name, what;
+    double median, min, max;
+    std::optional<Target> target;
+  };
+  struct Table {
+    std::string title;
+    std::vector<std::vector<std::string>> rows;
+  };
+  std::vector<Ratio> ratios_;
+  std::vector<Table> tables_;
+};
+
+using Job = std::function<void()>;
+
+/// Seconds from when all ranks begin the job until all have ended it.
+double seconds(Communicator& comm, const Job& job);
+/// How much of the machine other processes took since it was made, as a share of its cores.
+class Others {
+ public:
+  Others();
+  double share() const;
+
+ private:
+  double busy_, own_, began_;
+};
+/// `turns` results of `turn`, after one that fills pools and caches. A turn in which other processes took
+/// more than a tenth of the cores says nothing: it is run again, up to twice as many times as there are
+/// turns.
+template <class T>
+std::vector<T> undisturbed(Communicator& comm, std::int64_t turns, const std::function<T()>& turn);
+bool is_disturbed(Communicator& comm, const Others& others);  ///< The same on every rank.
+
+/// Seconds of a and b, each run twice: a b b a, so that a machine that slows down or speeds up meets both
+/// alike.
+struct Turn {
+  double a, b;
+};
+std::vector<Turn> in_turns(Communicator& comm, std::int64_t turns, const Job& a, const Job& b);
+std::vector<double> a_over_b(const std::vector<Turn>& turns);
+std::vector<double> b_over_a(const std::vector<Turn>& turns);
+std::string both(const std::vector<Turn>& turns);  ///< "12.1 ms and 11.3 ms", the medians of a and b.
+double median(std::vector<double> values);
+
+/// Numbers of [-scale, scale) on this rank's device; every row is the same one, which is made on the host.
+Tensor numbers(std::int64_t rows, std::int64_t cols, double scale = 1);
+
+/// Products into memory that is there already: what a step costs at the least.
+class Products {
+ public:
+  /// op(a) op(b), of matrices of the sizes that it says; contents do not matter to a product's time.
+  void add(std::int64_t m, std::int64_t n, std::int64_t k, bool ta = false, bool tb = false);
+  /// Forward and both gradients of a linear layer: (n, k) (k, f), dY A', X' dY.
+  void linear(std::int64_t n, std::int64_t k, std::int64_t f) {
+    add(n, f, k), add(n, k, f, false, true), add(k, f, n, true);
+  }
+  /// Of attention over heads of d columns, forward and backward: those of ops/attention.cpp.
+  void attention(const struct GptSizes& s);
+  void run() const;
+
+ private:
+  struct One {
+    Stack c, a, b;
+    bool ta, tb;
+    double beta;
+    std::int64_t outer, inner;
+  };
+  std::vector<One> all_;
+};
+
+struct GptSizes {
+  std::int64_t vocabulary = 256, seq = 128, batch = 8, width = 256, layers = 4, heads = 4;
+  static GptSizes of(const Options& o);
+  std::int64_t tokens() const { return batch * seq; }
+};
+
+void mlp_block(Report&, const Options&);
+void gpt(Report&, const Options&);
+void gpt_beside_pytorch(Report&, const Options&);
+void serve_gpt(const Options&);  ///< A step for each line of standard input: prints its seconds.
+void tensor_parallel(Report&, const Options&);
+void all_reduce(Report&, const Options&);
+void pipeline_step(Report&, const Options&);
+void three_d_step(Report&, const Options&);
+void growth(Report&, const Options&);
+void streaming_attention(Report&, const Options&);
+void bandwidth(Report&, const Options&);
+
+void allow_tf32(Device& device);  ///< Of a GPU: products round their factors to 10 bits.
+
+template <class T>
+std::vector<T> undisturbed(Communicator& comm, std::int64_t turns, const std::function<T()>& turn) {
+  std::vector<T> all;
+  turn();
+  for (std::int64_t spare = 2 * turns; static_cast<std::int64_t>(all.size()) < turns;) {
+    const Others others;
+    const T result = turn();
+    if (is_disturbed(comm, others) && spare-- > 0) continue;
+    all.push_back(result);
+  }
+  return all;
+}
+
+}  // namespace tessera::bench

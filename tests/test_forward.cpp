@@ -1,0 +1,271 @@
+// Lesson 08 at work: token files, GPT-2's weights from a file, the loss of a text and texts of its own, under
+// every cut.
+#include <unistd.h>
+
+#include <fstream>
+
+#include "08_three_d/train.hpp"
+#include "cut_gpt.hpp"
+
+using namespace tessera;
+using namespace tessera::test;
+using namespace tessera::three_d;
+
+namespace {
+
+const std::string hugging_face = TESSERA_SOURCE_DIR "/tests/fixtures/gpt2/model.safetensors";
+
+using Tensors = std::map<std::string, Tensor>;
+Tensors fixture(const std::string& file) {
+  return load_safetensors(std::string(TESSERA_SOURCE_DIR "/tests/fixtures/") + file);
+}
+
+/// A file of this test's, gone with it.
+class Scratch {
+ public:
+  explicit Scratch(const std::string& bytes = "") { std::ofstream(path, std::ios::binary) << bytes; }
+  ~Scratch() { std::filesystem::remove(path); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  const std::string path = str("/tmp/tessera-forward-", ::getpid());
+};
+
+std::string little_endian(const std::vector<int>& values, int bytes) {
+  std::string out;
+  for (const int value : values)
+    for (int i = 0; i < bytes; ++i) out += static_cast<char>(value >> (8 * i));
+  return out;
+}
+
+/// Hugging Face's model and the text of its fixture, of which it found the loss.
+Setup pretrained(const std::string& file = hugging_face) {
+  Setup s;
+  s.weights = std::make_shared<const WeightsFile>(file);
+  Model& m = s.training.model;
+  m = {{s.weights->width, 8, 8, {}}, s.weights->layers, s.weights->vocabulary, 192, true};
+  m.attention.options.batch = 2;
+  m.attention.options.seq = s.weights->positions;
+  s.training.learns = false;
+  s.text = read_tokens(TESSERA_SOURCE_DIR "/tests/fixtures/gpt2/tokens.bin");
+  return s;
+}
+
+struct Found {
+  double loss = 0;
+  std::vector<std::uint16_t> text;
+};
+Found run(Setup s, const Sizes3& sizes, DType dtype) {
+  Found found;
+  s.sizes = sizes;
+  on_ranks(sizes.ranks(), [&](Communicator& world) {
+    with_cut(world, s, sizes, dtype, 3, [&](Mesh&, Trainer& model, const Setup& own) {
+      const Found mine{evaluate(model, own), sample(model, own, 7)};
+      const auto last = static_cast<double>(mine.text.back());
+      expect_eq(world.all_reduce(Tensor::of(1, 1, {mine.loss}), Reduce::max).values()[0], mine.loss,
+                "losses");
+      expect_eq(world.all_reduce(Tensor::of(1, 1, {last}), Reduce::max).values()[0], last, "last tokens");
+      if (world.rank() == 0) found = mine;
+    });
+  });
+  return found;
+}
+
+}  // namespace
+
+TEST_CASE("token files: nanoGPT's, llm.c's, and what is neither") {
+  const auto fault = [](const std::string& bytes) {
+    const Scratch file(bytes);
+    return message_from([&] { read_tokens(file.path); });
+  };
+  {
+    const Scratch file(little_endian({0, 1, 255, 256, 50256, 65535}, 2));
+    CHECK(read_tokens(file.path).ids == std::vector<std::uint16_t>{0, 1, 255, 256, 50256, 65535});
+    CHECK(!read_tokens(file.path).bytes);
+  }
+  std::vector<int> header(256);
+  header[0] = 20240520, header[1] = 1, header[2] = 3;
+  const auto llm_c = [&](std::size_t at, int value) {
+    auto changed = header;
+    changed[at] = value;
+    return little_endian(changed, 4) + little_endian({7, 8, 50256}, 2);
+  };
+  {
+    const Scratch file(llm_c(3, 0));
+    CHECK(read_tokens(file.path).ids == std::vector<std::uint16_t>{7, 8, 50256});
+  }
+  CHECK(contains(fault(llm_c(1, 7)), "llm.c's version 7; version 1"));
+  CHECK(contains(fault(llm_c(2, 4)), "llm.c's header promises 4 ids, there are 3"));
+  CHECK(fault(llm_c(0, 20240521)).empty());  // not llm.c's: ids like any other
+  CHECK(contains(fault("abc"), "has 3 bytes, an odd number"));
+  CHECK(contains(message_from([] { read_tokens("/tmp"); }), "cannot be read"));
+  CHECK(contains(message_from([] { read_tokens("/nowhere/x"); }), "cannot be read"));
+
+  const auto ids = [](const std::vector<std::uint16_t>& all, std::int64_t vocabulary, std::int64_t seq) {
+    return message_from([&] { check_ids({all, false}, vocabulary, seq, "--tokens x"); });
+  };
+  CHECK(ids({1, 2, 3}, 4, 2).empty());
+  CHECK(
+      contains(ids({1, 9, 3}, 9, 2), "id 9 at place 1 is outside of a vocabulary of 9: --vocab 10 or more"));
+  CHECK(contains(ids({1, 2, 3}, 4, 3), "3 ids are less than a sequence: --seq 2 or less would work"));
+  CHECK(contains(ids({1}, 4, 1), "1 ids are too few"));
+  CHECK(contains(ids({}, 4, 1), "0 ids are too few"));
+}
+
+TEST_CASE(
+    "Hugging Face's GPT-2 from its file: the loss that it found, under every factorisation of 1, 2, 4 and "
+    "8") {
+  const double truth = fixture("gpt2.safetensors").at("loss").values()[0];
+  Setup s = pretrained();
+  Thin thin;
+  for (const int ranks : {1, 2, 4, 8})
+    for (const Sizes3& sizes : factorisations(ranks))
+      for (const std::int64_t batch : {1, 5}) {  // of a microbatch; 5 leaves the last one with padding
+        if (thin.skips()) continue;
+        CAPTURE(sizes.tp);
+        CAPTURE(sizes.pp);
+        CAPTURE(sizes.dp);
+        CAPTURE(batch);
+        s.training.model.attention.options.batch = batch;
+        CHECK(std::abs(run(s, sizes, DType::f64).loss - truth) <= 1e-10 * truth);
+      }
+  s.training.model.attention.options.batch = 2;
+  s.training.chunks = 2, s.training.microbatches = 4;
+  s.training.schedule = pipeline::Schedule::interleaved;
+  CHECK(std::abs(run(s, {1, 4, 2}, DType::f64).loss - truth) <= 1e-10 * truth);
+  const Found f32 = run(s, {2, 2, 2}, DType::f32);
+  CHECK(std::abs(f32.loss - truth) <= 1e-5);
+}
+
+TEST_CASE(
+    "a text of the model's own is the same under every factorisation of 8, and begins with the text's "
+    "first") {
+  Setup s = pretrained();
+  s.sample = 30;  // more than a sequence
+  for (const double temperature : {0.0, 1.0}) {
+    s.temperature = temperature;
+    const auto whole = run(s, {1, 1, 1}, DType::f64).text;
+    REQUIRE(whole.size() == 31);
+    CHECK(whole[0] == s.text.ids[0]);
+    Thin thin;
+    for (const Sizes3& sizes : factorisations(8))
+      if (!thin.skips()) CHECK(run(s, sizes, DType::f64).text == whole);
+  }
+}
+
+TEST_CASE(
+    "draws: as often as the probabilities say, on any number of ranks alike; temperature 0 takes the "
+    "likeliest") {
+  const std::vector<double> p = {0.5, 0.0, 0.125, 0.25, 0.125};
+  constexpr std::int64_t draws = 20000;
+  const Random random(5, "draws");
+  std::vector<std::int64_t> first;
+  for (const int ranks : {1, 2, 3, 5})
+    for (const double temperature : {1.0, 0.5, 0.0}) {
+      std::vector<std::int64_t> drawn;
+      on_ranks(ranks, [&](Communicator& tp) {
+        const Range own = own_ids(5, tp.rank(), ranks);
+        const Tensor mine = Tensor::of(1, 5, p).column_range(own.begin, own.end).copy();
+        std::vector<std::int64_t> found;
+        const std::int64_t count = ranks == 1 ? draws : 300;
+        for (std::int64_t i = 0; i < count; ++i)
+          found.push_back(draw(mine, own, temperature, random, 5 * i, tp));
+        if (tp.rank() == 0) drawn = found;
+      });
+      if (ranks == 1) {
+        double sum = 0;  // of p^(1/T)
+        for (const double one : p) sum += temperature > 0 ? std::pow(one, 1 / temperature) : 0;
+        for (std::size_t id = 0; id < p.size(); ++id) {
+          const double wanted = temperature > 0 ? std::pow(p[id], 1 / temperature) / sum
+                                : id == 0       ? 1.0
+                                                : 0.0;
+          const double share = static_cast<double>(std::count(drawn.begin(), drawn.end(), id)) / draws;
+          CHECK(std::abs(share - wanted) <= 5 * std::sqrt(wanted * (1 - wanted) / draws));  // five deviations
+        }
+        if (temperature == 1) first = drawn;
+      } else if (temperature == 1) {
+        CHECK(std::equal(drawn.begin(), drawn.end(), first.begin()));
+      }
+    }
+  CHECK(contains(message_of(1,
+                            [&](Communicator& tp) {
+                              draw(Tensor::of(1, 2, {NAN, NAN}), {0, 2}, 1, random, 0, tp);
+                            }),
+                 "the logits are no numbers"));
+}
+
+TEST_CASE("weights: prefix, masks, an equal head and f64 are taken; what is no such GPT-2 is refused") {
+  const Tensors original = load_safetensors(hugging_face);
+  const Setup s = pretrained();
+  const auto loads = [&](const Tensors& tensors) {
+    const Scratch file;
+    save_safetensors(file.path, tensors);
+    return message_from([&] {
+      const WeightsFile weights(file.path);
+      Model model = s.training.model;
+      model.layers = weights.layers;
+      weights.check(model);
+    });
+  };
+  CHECK(loads(original) == "");
+  Tensors bare;  // as GPT2Model saves itself, here in f64
+  for (const auto& [name, tensor] : original)
+    if (name != "lm_head.weight") bare[name.substr(name.find('.') + 1)] = cast(tensor, DType::f64);
+  CHECK(loads(bare) == "");
+  const auto without = [&](const std::string& name) {
+    Tensors less = bare;
+    CHECK(less.erase(name) == 1);
+    return loads(less);
+  };
+  const auto with = [&](const std::string& name, const Tensor& tensor) {
+    Tensors more = bare;
+    more[name] = tensor;
+    return loads(more);
+  };
+  for (const char* name : {"wte.weight", "wpe.weight", "ln_f.bias", "h.3.mlp.c_fc.weight"})
+    CHECK(
+        contains(without(name), str("there is no ", name, "; a GPT-2 with Hugging Face's names would work")));
+  CHECK(contains(without("h.7.ln_1.weight"), "has 11 tensors that no GPT-2 of 7 layers has"));
+  CHECK(contains(with("h.0.mlp.c_fc.weight", Tensor::zeros(128, 32, DType::f64)),
+                 "h.0.mlp.c_fc.weight is (128, 32) f64: (32, 128) in F32 or F64 would work"));
+  CHECK(contains(with("ln_f.bias", Tensor::zeros(1, 32, DType::i32)), "ln_f.bias is (1, 32) i32"));
+  CHECK(contains(with("score.weight", Tensor::zeros(2, 32, DType::f32)), "has 1 tensors that no GPT-2"));
+  CHECK(with("h.0.attn.bias", Tensor::zeros(1, 1, DType::f32)) == "");
+  CHECK(with("h.0.attn.masked_bias", Tensor::zeros(1, 1, DType::f32)) == "");
+  CHECK(with("optimizer.step", Tensor::zeros(1, 1, DType::f64)) == "");  // of lesson 08's own checkpoints
+  CHECK(with("lm_head.weight", bare.at("wte.weight")) == "");
+  const Tensor other = bare.at("wte.weight").copy();
+  other.data<double>()[66 * 32 + 31] += 1e-9;
+  CHECK(contains(with("lm_head.weight", other), "lm_head.weight is not wte.weight"));
+  CHECK(contains(with("lm_head.weight", cast(other, DType::f32)), "lm_head.weight is not wte.weight"));
+}
+
+TEST_CASE("weights: published files hold masks of four axes, which nobody reads") {
+  // A header as Hugging Face's of GPT-2: the mask (1, 1, S, S) in front of what the original file has.
+  std::ifstream in(hugging_face, std::ios::binary);
+  const std::string raw{std::istreambuf_iterator<char>(in), {}};
+  std::uint64_t length = 0;
+  std::memcpy(&length, raw.data(), 8);
+  const std::size_t data = raw.size() - 8 - length;
+  std::string header = raw.substr(8, length);
+  header.insert(header.rfind('}'),
+                str(R"(,"transformer.h.0.attn.bias":{"dtype":"F32","shape":[1,1,12,12],"data_offsets":[)",
+                    data, ",", data + 576, "]}"));
+  std::uint64_t longer = header.size();
+  std::string file(8, '\0');
+  std::memcpy(file.data(), &longer, 8);
+  const Scratch scratch(file + header + raw.substr(8 + length) + std::string(576, '\1'));
+  const Setup masked = pretrained(scratch.path);
+  masked.weights->check(masked.training.model);
+  CHECK(run(masked, {2, 2, 1}, DType::f64).loss == run(pretrained(), {2, 2, 1}, DType::f64).loss);
+}
+
+TEST_CASE("weights: a model of shorter sequences has the first positions") {
+  Setup s = pretrained();
+  s.training.model.attention.options.seq = 5;
+  const double whole = run(s, {1, 1, 1}, DType::f64).loss;
+  CHECK(std::abs(run(s, {2, 2, 2}, DType::f64).loss - whole) <= 1e-12 * whole);
+  const Tensor wpe = s.weights->read("wpe.weight", Slice::whole(5, 32), DType::f64);
+  CHECK(
+      wpe.values() ==
+      cast(load_safetensors(hugging_face).at("transformer.wpe.weight").row_range(0, 5), DType::f64).values());
+}
