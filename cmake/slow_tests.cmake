@@ -15,6 +15,12 @@ if(NOT HAVE_CUDA)  # else this very build compiles it, for every generation and 
   other_build(cuda_compiles tessera_core 900 --preset cuda)
 endif()
 
+# The labs, whole; then a student's tree built as a student builds it, in its own folder.
+add_test(NAME labs COMMAND ${CMAKE_SOURCE_DIR}/tests/labs/labs_test.sh ${CMAKE_BINARY_DIR})
+add_test(NAME labs_tree COMMAND ${CMAKE_SOURCE_DIR}/tests/labs/tree_test.sh ${CMAKE_BINARY_DIR}
+    -G${CMAKE_GENERATOR} -DTESSERA_HEADERS=${TESSERA_HEADERS} -DTESSERA_MARCH=${TESSERA_MARCH})
+set_tests_properties(labs labs_tree PROPERTIES LABELS "slow;once" TIMEOUT 900 RUN_SERIAL ON)
+
 # Seeded bugs, each of which must be caught by its symptom.
 add_test(NAME mutants COMMAND ${CMAKE_SOURCE_DIR}/tests/mutants/mutants.sh check ${CMAKE_BINARY_DIR})
 set_tests_properties(mutants PROPERTIES LABELS "slow;once" TIMEOUT 1800 PROCESSORS 2)

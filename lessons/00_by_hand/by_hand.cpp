@@ -56,13 +56,13 @@ Matrix block(const Matrix& m, int i0, int j0, int rows, int cols) {
 }
 
 // X [A1 A2] = [X A1, X A2]: a rank needs all of X, its columns of A, and no other rank.
+// task 00.columns (line, 1 point, 10 min): compute rank r's columns of X A. Shapes: X (N, K), A_r (K, M/p) ->
+// Y_r (N, M/p). Hint: cut A, then multiply. The inner loop still runs over K.
 Matrix columns(const Matrix& x, const Matrix& a, int r, int p) {
-  // task 00.columns: compute rank r's columns of X A. Shapes: X (N, K), A_r (K, M/p) -> Y_r (N, M/p).
-  // Hint: cut A, then multiply. The inner loop still runs over K.
   const int m = a.cols / p;
   return matmul(x, block(a, 0, r * m, a.rows, m));  // (N, K) (K, M/p) -> (N, M/p)
-  // end task
 }
+// end task
 
 Matrix side_by_side(const std::vector<Matrix>& parts) {
   Matrix whole{parts[0].rows, parts[0].cols * static_cast<int>(parts.size())};
@@ -87,9 +87,9 @@ struct Group {  // what the ranks share: one slot each, and a place to wait
   std::barrier<> barrier{size};
 };
 
+// task 00.all_reduce (function, 3 points, 25 min): give every rank the sum of all ranks' terms. Shapes: (N,
+// M) -> (N, M). Hint: nobody reads before all have written, and nobody writes again before all have read.
 Matrix all_reduce(Group& group, int r, const Matrix& term) {
-  // task 00.all_reduce: give every rank the sum of all ranks' terms. Shapes: (N, M) -> (N, M).
-  // Hint: nobody reads before all have written, and nobody writes again before all have read.
   group.slots[r] = term;
   group.barrier.arrive_and_wait();
   Matrix sum{term.rows, term.cols};
@@ -97,17 +97,17 @@ Matrix all_reduce(Group& group, int r, const Matrix& term) {
     for (int i = 0; i < slot.rows * slot.cols; ++i) sum.values[i] += slot.values[i];
   group.barrier.arrive_and_wait();
   return sum;
-  // end task
 }
+// end task
 
 // [X1 X2] [A1; A2] = X1 A1 + X2 A2: the ranks' products are full-size, and none of them is Y.
+// task 00.rows (line, 1 point, 10 min): compute X A from rank r's columns of X. Shapes: X_r (N, K/p), A_r
+// (K/p, M) -> Y (N, M). Hint: rank r's columns of X meet the rows of A that have the same numbers.
 Matrix rows(Group& group, const Matrix& x_r, const Matrix& a, int r) {
-  // task 00.rows: compute X A from rank r's columns of X. Shapes: X_r (N, K/p), A_r (K/p, M) -> Y (N, M).
-  // Hint: rank r's columns of X meet the rows of A that have the same numbers.
   const int k = a.rows / group.size;
   return all_reduce(group, r, matmul(x_r, block(a, r * k, 0, k, a.cols)));  // p terms (N, M) -> their sum
-  // end task
 }
+// end task
 // end rows, begin both
 Matrix relu(Matrix h) {
   for (int& value : h.values) value = std::max(value, 0);
@@ -115,13 +115,13 @@ Matrix relu(Matrix h) {
 }
 
 // relu(X A) B, A cut by columns and B by rows: what the first product leaves is what the second needs.
+// task 00.both (function, 2 points, 15 min): compute relu(X A) B with one sum. Shapes: X (N, K), A (K, F), B
+// (F, M) -> Y (N, M). Hint: relu looks at one element at a time, and rank r holds whole elements of X A.
 Matrix both(Group& group, const Matrix& x, const Matrix& a, const Matrix& b, int r) {
-  // task 00.both: compute relu(X A) B with one sum. Shapes: X (N, K), A (K, F), B (F, M) -> Y (N, M).
-  // Hint: relu looks at one element at a time, and rank r holds whole elements of X A.
   const Matrix h_r = relu(columns(x, a, r, group.size));  // (N, F/p)
   return rows(group, h_r, b, r);                          // (N, M)
-  // end task
 }
+// end task
 // end both, begin main
 int main(int argc, char** argv) {
   const std::string flag = argc > 1 ? argv[1] : "--ranks", n = argc == 1 ? "2" : argc == 3 ? argv[2] : "";

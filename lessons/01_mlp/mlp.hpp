@@ -42,8 +42,8 @@ struct Mlp {
         dc2(zero_gradient(c2)),
         f(f_) {}
 
-  // task 01.forward: X (N, K) -> Y (N, M), and keep what the backward needs. Hint: two products, two biases,
-  // one f.
+  // task 01.forward (function, 2 points, 15 min): X (N, K) -> Y (N, M), and keep what the backward needs.
+  // Hint: two products, two biases, one f.
   Tensor forward(const Tensor& x, Saved& saved) const {
     saved.x = x;
     saved.pre = add_bias(matmul(x, a), c1);   // (N, F)
@@ -52,8 +52,8 @@ struct Mlp {
   }
   // end task
 
-  // task 01.backward_input: dY (N, M) -> dX (N, K). Hint: read forward from its last line to its first; for
-  // Y = X A the gradient of X is dY A'.
+  // task 01.backward_input (function, 2 points, 20 min): dY (N, M) -> dX (N, K). Hint: read forward from its
+  // last line to its first; for Y = X A the gradient of X is dY A'.
   Tensor backward_input(const Tensor& dy, Saved& saved) const {
     saved.dy = dy;
     const Tensor dh = matmul(dy, t(b));                // (N, F)
@@ -62,8 +62,8 @@ struct Mlp {
   }
   // end task
 
-  // task 01.backward_weight: add to da, dc1, db, dc2. Hint: for Y = X A + c the gradient of A is X' dY, and c
-  // was added to every row.
+  // task 01.backward_weight (function, 2 points, 15 min): add to da, dc1, db, dc2. Hint: for Y = X A + c the
+  // gradient of A is X' dY, and c was added to every row.
   void backward_weight(const Saved& saved) const {
     add_matmul(db, t(saved.h), saved.dy);    // (F, M) += H' dY
     add_sum_rows(dc2, saved.dy);             // (1, M)

@@ -20,16 +20,16 @@ struct ByHand {
   Tensor dx, da, dc;  // (N, K), (K, F/p), (1, F/p)
 
   // begin by_hand
-  // task 02.forward: this rank's columns of X A + c, then all columns. Shapes: x (N, K), a (K, F/p), c (1,
-  // F/p) -> y (N, F). Hint: columns lie side by side along axis 1.
+  // task 02.forward (line, 1 point, 10 min): this rank's columns of X A + c, then all columns. Shapes: x (N,
+  // K), a (K, F/p), c (1, F/p) -> y (N, F). Hint: columns lie side by side along axis 1.
   void forward(const Tensor& x, Communicator& comm) {
     const Tensor y_own = add_bias(matmul(x, a), c);  // (N, F/p)  no bytes sent
     y = comm.all_gather(y_own, 1);                   // (N, F)    (p-1) NF elements over all ranks
   }
   // end task
 
-  // task 02.backward: dX, dA, dc. Shapes: dy (N, F), x (N, K) -> dx (N, K), da (K, F/p), dc (1, F/p). Hint:
-  // which columns of dY did this rank's Y feed, and who else used X?
+  // task 02.backward (function, 3 points, 25 min): dX, dA, dc. Shapes: dy (N, F), x (N, K) -> dx (N, K), da
+  // (K, F/p), dc (1, F/p). Hint: which columns of dY did this rank's Y feed, and who else used X?
   void backward(const Tensor& dy, const Tensor& x, Communicator& comm) {
     const Range own = part(dy.cols(), comm.rank(), comm.size());
     const Tensor dy_own =
@@ -63,14 +63,16 @@ struct ColumnLinear {
   ColumnLinear(const Tensor& a_own, const Tensor& c_own)
       : a(a_own), c(c_own), da(zero_gradient(a)), dc(zero_gradient(c)) {}
 
-  // task 02.typed_forward: (N, K) -> (N, F/p). Hint: the types say what may be multiplied.
+  // task 02.typed_forward (line, 1 point, 5 min): (N, K) -> (N, F/p). Hint: the types say what may be
+  // multiplied.
   Placed<Shard<1>> forward(const Placed<Replicated>& x, Saved& saved) const {
     saved.x = x;
     return add_bias(matmul(x, a), c);  // Shard<1>  no bytes sent
   }
   // end task
 
-  // task 02.typed_backward: (N, F/p) -> (N, K). Hint: what does Shard<1> times Shard<0> owe?
+  // task 02.typed_backward (line, 1 point, 10 min): (N, F/p) -> (N, K). Hint: what does Shard<1> times
+  // Shard<0> owe?
   Placed<Replicated> backward_input(const Placed<Shard<1>>& dy, Saved& saved,
                                     const TensorParallel& tp) const {
     saved.dy = dy;
@@ -78,10 +80,13 @@ struct ColumnLinear {
   }
   // end task
 
+  // task 02.typed_weight (line, 1 point, 10 min): add to da and dc. Hint: for Y = X A + c the gradient of A
+  // is X' dY.
   void backward_weight(const Saved& saved) const {
     add_matmul(da, t(saved.x), saved.dy);  // Replicated x Shard<1> = Shard<1>  no bytes sent
     add_sum_rows(dc, saved.dy);
   }
+  // end task
 };
 // end typed
 

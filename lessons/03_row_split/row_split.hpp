@@ -21,8 +21,8 @@ struct ByHand {
   Tensor dx, da, dc;  // (N, F/p), (F/p, K), (1, K)
 
   // begin by_hand
-  // task 03.forward: the sum of all ranks' terms, then the bias. Shapes: x (N, F/p), a (F/p, K), c (1, K) ->
-  // y (N, K). Hint: how often may c be added?
+  // task 03.forward (function, 2 points, 10 min): the sum of all ranks' terms, then the bias. Shapes: x (N,
+  // F/p), a (F/p, K), c (1, K) -> y (N, K). Hint: how often may c be added?
   void forward(const Tensor& x, Communicator& comm) {
     const Tensor term = matmul(x, a);          // (N, K)  X_i A_i, a term of X A
     const Tensor sum = comm.all_reduce(term);  // (N, K)  2(p-1) NK elements over all ranks
@@ -30,8 +30,8 @@ struct ByHand {
   }
   // end task
 
-  // task 03.backward: dX, dA, dc. Shapes: dy (N, K), x (N, F/p) -> dx (N, F/p), da (F/p, K), dc (1, K). Hint:
-  // every rank knows the whole dY.
+  // task 03.backward (function, 2 points, 15 min): dX, dA, dc. Shapes: dy (N, K), x (N, F/p) -> dx (N, F/p),
+  // da (F/p, K), dc (1, K). Hint: every rank knows the whole dY.
   void backward(const Tensor& dy, const Tensor& x) {
     dx = matmul(dy, t(a));  // (N, F/p)  no bytes sent: only this rank has used X_i
     da = matmul(t(x), dy);  // (F/p, K)  no bytes sent
@@ -61,7 +61,8 @@ struct RowLinear {
   RowLinear(const Tensor& a_own, const Tensor& c_whole)
       : a(a_own), c(c_whole), da(zero_gradient(a)), dc(zero_gradient(c)) {}
 
-  // task 03.typed_forward: (N, F/p) -> (N, K). Hint: what does the product owe before it takes a bias?
+  // task 03.typed_forward (line, 1 point, 5 min): (N, F/p) -> (N, K). Hint: what does the product owe before
+  // it takes a bias?
   Placed<Replicated> forward(const Placed<Shard<1>>& x, Saved& saved, const TensorParallel& tp) const {
     saved.x = x;
     return add_bias(tp.all_reduce(matmul(x, a)), c);  // Partial -> Replicated: operator g
@@ -69,23 +70,27 @@ struct RowLinear {
   // end task
 
   /// The same sum, of which each rank keeps its tokens only: (p-1) NK elements, half of the all-reduce.
+  // task 03.scattered (line, 1 point, 10 min): (N, F/p) -> (N/p, K). Hint: which collective adds and cuts?
   Placed<Shard<0>> forward_scattered(const Placed<Shard<1>>& x, Saved& saved,
                                      const TensorParallel& tp) const {
     saved.x = x;
     return add_bias(tp.reduce_scatter<0>(matmul(x, a)), c);  // Partial -> Shard<0>
   }
+  // end task
 
-  // task 03.typed_backward: (N, K) -> (N, F/p). Hint: Replicated times Shard<1>.
+  // task 03.typed_backward (line, 1 point, 10 min): (N, K) -> (N, F/p). Hint: Replicated times Shard<1>.
   Placed<Shard<1>> backward_input(const Placed<Replicated>& dy, Saved& saved) const {
     saved.dy = dy;
     return matmul(dy, t(a));  // Replicated x Shard<1> = Shard<1>  no bytes sent
   }
   // end task
 
+  // task 03.typed_weight (line, 1 point, 10 min): add to da and dc. Hint: X is cut by columns, so X' by rows.
   void backward_weight(const Saved& saved) const {
     add_matmul(da, t(saved.x), saved.dy);  // Shard<0> x Replicated = Shard<0>  no bytes sent
     add_sum_rows(dc, saved.dy);            // Replicated
   }
+  // end task
 };
 // end typed
 

@@ -27,7 +27,8 @@ struct MlpBlock {
     Placed<Shard<1>> pre;             // (N, F/p)  X A + c1, what f's slope depends on
   };
 
-  // task 04.forward: (N, K) -> (N, K). Hint: three lines, and only the last one communicates.
+  // task 04.forward (function, 2 points, 15 min): (N, K) -> (N, K). Hint: three lines, and only the last one
+  // communicates.
   Placed<Replicated> forward(const Placed<Replicated>& x, Saved& saved, const TensorParallel& tp) const {
     saved.pre = fc1.forward(x, saved.fc1);       // Shard<1>    (N, F/p)  no bytes sent
     const auto h = mlp::activate(saved.pre, f);  // Shard<1>    (N, F/p)  f takes each column by itself
@@ -35,7 +36,7 @@ struct MlpBlock {
   }
   // end task
 
-  // task 04.backward: (N, K) -> (N, K). Hint: the mirror image of forward.
+  // task 04.backward (function, 2 points, 15 min): (N, K) -> (N, K). Hint: the mirror image of forward.
   Placed<Replicated> backward_input(const Placed<Replicated>& dy, Saved& saved,
                                     const TensorParallel& tp) const {
     const auto dh = fc2.backward_input(dy, saved.fc2);           // Shard<1>    (N, F/p)  no bytes sent
@@ -62,6 +63,9 @@ struct PlainBlock {
     Placed<Shard<1>> pre;
   };
 
+  // task 04.plain (design, 5 points, 60 min): all three passes, (N, K) -> (N, K). Hint: gather H, then Y;
+  // backward a rank needs its own columns of dH only, so what stands in the place of an all-reduce? Send no
+  // more than the bytes that lesson 04's page counts.
   Placed<Replicated> forward(const Placed<Replicated>& x, Saved& saved, const TensorParallel& tp) const {
     saved.pre = fc1.forward(x, saved.fc1);                      // Shard<1>    (N, F/p)
     const auto h = tp.all_gather(mlp::activate(saved.pre, f));  // Replicated  (N, F)    (p-1) NF
@@ -81,6 +85,7 @@ struct PlainBlock {
     fc1.backward_weight(saved.fc1);  // dA_i = X' dPre_i, the rank's own columns
     fc2.backward_weight(saved.fc2);  // dB_i = H' dY_i
   }
+  // end task
 };
 // end plain
 

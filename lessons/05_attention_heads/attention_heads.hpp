@@ -31,8 +31,8 @@ struct Shape {
 // begin slices
 /// The columns of a rank in c_attn = [Q | K | V], GPT-2's fused matrix: its heads' in Q, in K and in V. One
 /// contiguous p-th of the whole would be somebody's Q alone. (rows, W + 2 kv d)
-// task 05.qkv_slice: three column ranges. Hint: each of Q, K and V is cut as lesson 02 cuts, then moved to
-// where it begins in the fused matrix.
+// task 05.qkv_slice (function, 3 points, 25 min): three column ranges. Hint: each of Q, K and V is cut as
+// lesson 02 cuts, then moved to where it begins in the fused matrix.
 inline Slice qkv_slice(std::int64_t rows, const Shape& s, int rank, int ranks) {
   Slice slice = Slice::whole(rows, s.width + 2 * s.kv_width());
   const Range q = part(s.width, rank, ranks), kv = part(s.kv_width(), rank, ranks);
@@ -96,7 +96,8 @@ struct HeadAttention {
     row_split::RowLinear::Saved c_proj;  // its x is O, (N, W/p)
   };
 
-  // task 05.forward: (N, W) -> (N, W). Hint: lesson 04 with the core in the place of f.
+  // task 05.forward (function, 2 points, 20 min): (N, W) -> (N, W). Hint: lesson 04 with the core in the
+  // place of f.
   Placed<Replicated> forward(const Placed<Replicated>& x, Saved& saved, const TensorParallel& tp) const {
     const Placed<Shard<1>> qkv = c_attn.forward(x, saved.c_attn);  // (N, (W + 2 kv d)/p)  no bytes sent
     const auto [q, k, v] = q_k_v(qkv.local(), heads);
@@ -105,7 +106,8 @@ struct HeadAttention {
   }
   // end task
 
-  // task 05.backward: (N, W) -> (N, W). Hint: the mirror image; dQ, dK and dV lie side by side in one tensor.
+  // task 05.backward (function, 3 points, 25 min): (N, W) -> (N, W). Hint: the mirror image; dQ, dK and dV
+  // lie side by side in one tensor.
   Placed<Replicated> backward_input(const Placed<Replicated>& dy, Saved& saved,
                                     const TensorParallel& tp) const {
     const Placed<Shard<1>> d_o = c_proj.backward_input(dy, saved.c_proj);  // (N, W/p)  no bytes sent

@@ -46,14 +46,14 @@ struct Block {
     mlp_block::MlpBlock::Saved mlp;
   };
 
-  // task 05.block: (N, W) -> (N, W). Hint: two residual adds, and drop() on what is added.
+  // task 05.block (design, 4 points, 45 min): forward and backward, (N, W) -> (N, W). Hint: two residual
+  // adds, and drop() on what is added; backward, a value that was used twice gets two gradients.
   Placed<Replicated> forward(const Placed<Replicated>& x, Saved& saved, const TensorParallel& tp) const {
     const auto a = attn.forward(ln_1.forward(x, saved.ln_1), saved.attn, tp);  // the first all-reduce
     const auto h = add(x, drop(a, 1));
     const auto m = mlp.forward(ln_2.forward(h, saved.ln_2), saved.mlp, tp);  // the second
     return add(h, drop(m, 2));
   }
-  // end task
 
   Placed<Replicated> backward_input(const Placed<Replicated>& dy, Saved& saved,
                                     const TensorParallel& tp) const {
@@ -62,6 +62,7 @@ struct Block {
     const auto da = attn.backward_input(drop(dh, 1), saved.attn, tp);  // the second
     return add(dh, ln_1.backward_input(da, saved.ln_1));
   }
+  // end task
 
   void backward_weight(const Saved& saved) const {
     ln_1.backward_weight(saved.ln_1);

@@ -33,6 +33,8 @@ struct MultiQueryAttention {
     row_split::RowLinear::Saved c_proj;
   };
 
+  // task 05.multi_query (design, 5 points, 60 min): forward and backward, (N, W) -> (N, W). Hint: who used K
+  // and V? And of which terms is dX the sum, of which are whole on every rank already?
   Placed<Replicated> forward(const Placed<Replicated>& x, Saved& saved, const TensorParallel& tp) const {
     const Placed<Shard<1>> queries = q.forward(x, saved.q);         // (N, W/p)  no bytes sent
     const Placed<Replicated> keys = add_bias(matmul(x, kv), c_kv);  // (N, 2 d)  the same on every rank
@@ -41,8 +43,6 @@ struct MultiQueryAttention {
     return c_proj.forward(o, saved.c_proj, tp);  // (N, W)    the only all-reduce
   }
 
-  // task 05.multi_query: (N, W) -> (N, W). Hint: who used K and V? And of which terms is dX the sum, of which
-  // are whole on every rank already?
   Placed<Replicated> backward_input(const Placed<Replicated>& dy, Saved& saved,
                                     const TensorParallel& tp) const {
     const Placed<Shard<1>> d_o = c_proj.backward_input(dy, saved.c_proj);

@@ -37,8 +37,8 @@ struct LayerCosts {
 // begin balance
 /// The partition whose slowest stage is fastest: a pipeline runs at the pace of that one. Blocks are equal,
 /// so only the ends can differ.
-// task 06.balance: layers, parts, costs -> partition. Hint: try every length of the first and of the last
-// stage.
+// task 06.balance (function, 3 points, 30 min): layers, parts, costs -> partition. Hint: try every length of
+// the first and of the last stage.
 inline Partition balanced_partition(std::int64_t layers, int parts, const LayerCosts& costs) {
   Partition best = even_partition(layers, parts);
   if (parts < 2) return best;

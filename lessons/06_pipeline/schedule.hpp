@@ -61,9 +61,9 @@ struct Shape {
   int delay = 0;       // each dW so many microbatches behind its dX
 };
 
-// task 06.shape: p stages, m microbatches, v chunks -> what stage r does. Hint: how many forwards does stage
-// r start before its first gradient can be back? Stage p-1 has it at once, each earlier stage one forward
-// later.
+// task 06.shape (function, 3 points, 40 min): p stages, m microbatches, v chunks -> what stage r does. Hint:
+// how many forwards does stage r start before its first gradient can be back? Stage p-1 has it at once, each
+// earlier stage one forward later.
 inline Shape shape(Schedule schedule, int r, int p, int m, int v) {
   switch (schedule) {
     case Schedule::gpipe:
@@ -99,8 +99,10 @@ inline void refuse_impossible(Schedule schedule, int stages, int microbatches, i
 
 inline constexpr int code_line = __LINE__ + 4;
 // begin plan
-// task 06.plan: p stages, m microbatches, v chunks -> a list a stage. Hint: write forward and backward with
-// their messages first; then one loop, in which a backward follows `warm_up` steps after its forward.
+// task 06.plan (design, 6 points, 90 min): p stages, m microbatches, v chunks -> a list a stage. A
+// computation stands right behind what it receives and right before what it sends, and the reduce is last.
+// Hint: write forward and backward with their messages first; then one loop, in which a backward follows
+// `warm_up` steps after its forward.
 inline Plan make_plan(Schedule schedule, int stages, int microbatches, int chunks = 1) {
   refuse_impossible(schedule, stages, microbatches, chunks);
   const int p = stages, v = chunks, units = microbatches * v;

@@ -44,8 +44,9 @@ struct Costs {
 // begin simulate
 /// The predicted timeline. A stage does one thing after the other. A receive begins when both sides are
 /// there, and holds up the receiver only. Throws Error where the stages wait in a circle.
-// task 06.simulate: a plan and its costs -> begin and end of every instruction. Hint: it begins when its
-// stage is free, and not before what it waits for: of a receive its send, of a wait the end of the receive.
+// task 06.simulate (function, 3 points, 30 min): a plan and its costs -> begin and end of every instruction.
+// Hint: it begins when its stage is free, and not before what it waits for: of a receive its send, of a wait
+// the end of the receive.
 inline Timeline simulate(const Plan& plan, const Costs& costs) {
   const Partners partners = match(plan);
   const int stages = static_cast<int>(plan.size());

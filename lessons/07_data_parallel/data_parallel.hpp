@@ -26,14 +26,15 @@ struct ByHand {
   Tensor y, dx, da, dc;  // (N_r, F), (N_r, K), (K, F), (1, F)
 
   // begin by_hand
-  // task 07.forward: this rank's rows of X A + c. Hint: whose rows does a row of Y need?
+  // task 07.forward (line, 1 point, 5 min): this rank's rows of X A + c. Hint: whose rows does a row of Y
+  // need?
   void forward(const Tensor& x) {
     y = add_bias(matmul(x, a), c);  // (N_r, F)  no bytes sent
   }
   // end task
 
-  // task 07.backward: dX, dA, dc. Shapes: dy (N_r, F), x (N_r, K). Hint: which of the three did every rank's
-  // rows use?
+  // task 07.backward (function, 2 points, 15 min): dX, dA, dc. Shapes: dy (N_r, F), x (N_r, K). Hint: which
+  // of the three did every rank's rows use?
   void backward(const Tensor& dy, const Tensor& x, Communicator& comm) {
     dx = matmul(dy, t(a));                   // (N_r, K)  no bytes sent
     da = comm.all_reduce(matmul(t(x), dy));  // (K, F)    2(p-1) KF: a sum over all rows
@@ -55,6 +56,8 @@ struct Linear {
   Owed da{zero_gradient(a).local()};  // (K, F)  this rank's term, until finish
   Owed dc{zero_gradient(c).local()};
 
+  // task 07.typed (design, 3 points, 30 min): all four. Hint: what do X' (Shard<1> on dp) and dY (Shard<0>)
+  // make?
   Rows forward(const Rows& x) const { return add_bias(matmul(x, a), c); }  // Shard<0> on dp
   Rows backward_input(const Rows& dy) const { return matmul(dy, t(a)); }   // Shard<0> on dp
   void backward_weight(const Rows& x, const Rows& dy) const {
@@ -65,6 +68,7 @@ struct Linear {
   std::pair<Placed<Replicated>, Placed<Replicated>> finish(const DataParallel& dp) const {
     return {dp.all_reduce(da), dp.all_reduce(dc)};
   }
+  // end task
 };
 // end typed
 

@@ -21,8 +21,8 @@ struct Mesh {
   std::unique_ptr<Communicator> tp, dp, pp;
   std::unique_ptr<Communicator> ends;  // first and last stage, which share the embedding; null on the others
 
-  // task 08.mesh: world -> the groups. Hint: ranks of one group have one color, and what is the same for them
-  // is their place on the other two axes.
+  // task 08.mesh (design, 4 points, 40 min): world -> the groups. Hint: ranks of one group have one color,
+  // and what is the same for them is their place on the other two axes.
   Mesh(Communicator& world, const Sizes3& s, const std::string& prefix = "") : sizes(s) {
     expect_eq(world.size(), s.ranks(), "ranks of the world, tp pp dp");
     const int t = world.rank() % s.tp, d = world.rank() / s.tp % s.dp, p = world.rank() / (s.tp * s.dp);

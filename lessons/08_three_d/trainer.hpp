@@ -68,9 +68,9 @@ class Trainer {
         .loss;
   }
 
-  // task 08.norm: the norm of all gradients, each parameter counted once. Hint: who has a copy of what? Norms
-  // and biases behind a sum lie on every rank of tp, the tied embedding on two stages, everything on every
-  // rank of dp.
+  // task 08.norm (function, 4 points, 45 min): the norm of all gradients, each parameter counted once. Hint:
+  // who has a copy of what? Norms and biases behind a sum lie on every rank of tp, the tied embedding on two
+  // stages, everything on every rank of dp.
   double norm() const {
     double squares = 0;
     for (std::size_t i = 0; i < parameters().size(); ++i) {

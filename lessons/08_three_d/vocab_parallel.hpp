@@ -29,8 +29,8 @@ struct VocabEmbedding {
   Placed<Shard<0>> dwte = zero_gradient(wte);
   Placed<Replicated> dwpe = zero_gradient(wpe);
 
-  // task 08.embedding: local ids (n, 1) -> (n, W). Hint: an id that is not here gives a row of zeros; who has
-  // it?
+  // task 08.embedding (line, 1 point, 10 min): local ids (n, 1) -> (n, W). Hint: an id that is not here gives
+  // a row of zeros; who has it?
   Placed<Replicated> forward(const Tensor& ids, const Tensor& positions, const TensorParallel& tp) const {
     const Placed<Partial> rows(embedding(ids, wte.local()));  // zeros but for this rank's ids
     return add(tp.all_reduce(rows), Placed<Replicated>(embedding(positions, wpe.local())));
@@ -58,8 +58,8 @@ struct VocabHead {
     Placed<Shard<1>> dlogits;  // (n, V_r)
   };
 
-  // task 08.cross_entropy: (n, W), local targets (n, 1) -> (n, 1) losses. Hint: the max first, or exp
-  // overflows.
+  // task 08.cross_entropy (function, 4 points, 40 min): (n, W), local targets (n, 1) -> (n, 1) losses. Hint:
+  // the max first, or exp overflows.
   Placed<Replicated> forward(const Placed<Replicated>& x, const Tensor& targets, Saved& saved,
                              const TensorParallel& tp) const {
     const Placed<Shard<1>> logits = matmul(ln_f.forward(x, saved.ln_f), t(w));  // (n, V_r)  no bytes sent

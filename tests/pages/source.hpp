@@ -11,7 +11,7 @@
 namespace pages {
 
 inline const std::regex anchor_line(R"(\s*(?://|#) ((?:begin|end) [\w.-]+(?:, (?:begin|end) [\w.-]+)*)\s*)");
-inline const std::regex task_line(R"(\s*// task [\w.]+:.*)");
+inline const std::regex task_line(R"(\s*// task [\w.]+ \([^()]*\):.*)");
 inline const std::regex comment_line(R"(\s*//.*)");
 
 /// Without anchors, and without a lab task's comment: its first line and the comment lines right below it.

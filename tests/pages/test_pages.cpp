@@ -21,7 +21,7 @@ struct Tree {
           "namespace demo {\n"
           "  // begin twice\n"
           "  int twice(int x) {\n"
-          "    // task 09.twice: double x. Shapes: none.\n"
+          "    // task 09.twice (line, 1 point, 5 min): double x. Shapes: none.\n"
           "    // Hint: add.\n"
           "    return x + x;\n"
           "    // end task\n"

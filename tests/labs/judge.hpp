@@ -1,0 +1,146 @@
+// Two records of one task, the master's and another's, compared: values, then bytes. The other's is data from
+// an untrusted process: anything may stand in it.
+#pragma once
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <regex>
+
+#include "report/check.hpp"
+#include "tensor/error.hpp"
+
+namespace tessera::labs {
+
+using Json = nlohmann::json;
+
+struct Verdict {
+  enum class State { passed, open, wrong } state = State::passed;
+  std::string text;  // why not
+};
+
+inline Verdict wrong(const std::string& text) { return {Verdict::State::wrong, text}; }
+
+/// A rank's part of a record, its slice as the record says.
+inline RankResult part_of(const Json& part) {
+  const auto ranges = [](const Json& list) {
+    std::vector<Range> all;
+    for (const Json& range : list) all.push_back({range.at(0), range.at(1)});
+    return all;
+  };
+  RankResult result{{part.at("whole").at(0), part.at("whole").at(1), ranges(part.at("row_ranges")),
+                     ranges(part.at("col_ranges"))},
+                    {part.at("rows"), part.at("cols"), {}}};
+  for (const Json& value : part.at("values"))
+    result.local.values.push_back(value.is_number() ? value.get<double>() : NAN);
+  const Matrix& m = result.local;
+  if (m.rows < 0 || m.cols < 0 || m.rows > 1 << 20 || m.cols > 1 << 20 ||
+      m.values.size() != static_cast<std::size_t>(m.rows * m.cols))
+    throw Error("a result is not of its own shape");
+  return result;
+}
+
+/// The ranks' parts as one matrix, zero where nobody has any. Where several have an element, the first
+/// counts.
+inline Matrix whole_of(const std::vector<RankResult>& parts) {
+  const Slice& slice = parts.at(0).slice;
+  Matrix whole{slice.whole_rows, slice.whole_cols, {}};
+  whole.values.resize(static_cast<std::size_t>(whole.rows * whole.cols));
+  for (auto part = parts.rbegin(); part != parts.rend(); ++part)
+    for (std::int64_t i = 0; i < part->local.rows; ++i)
+      for (std::int64_t j = 0; j < part->local.cols; ++j) {
+        const auto [row, col] = part->slice.locate(i, j);
+        whole.at(row, col) = part->local.at(i, j);
+      }
+  return whole;
+}
+
+inline const Json* part_of_rank(const Json& parts, const Json& rank) {
+  for (const Json& part : parts)
+    if (part.at("rank") == rank) return &part;
+  return nullptr;
+}
+
+/// One result of one trial. `mistakes`: by what they say, each rank's part of the wrong result.
+inline std::string compare(const std::string& name, const Json& right, const Json& is, const Json& mistakes) {
+  if (right.contains("words")) {
+    const Json &a = right.at("words"), &b = is.at("words");
+    for (std::size_t i = 0; i < std::max(a.size(), b.size()); ++i) {
+      const std::string wanted = i < a.size() ? a[i].get<std::string>() : "nothing more",
+                        found = i < b.size() ? b[i].get<std::string>() : "nothing more";
+      if (wanted != found) return str(name, ", entry ", i, " is `", found, "`; right is `", wanted, "`");
+    }
+    return "";
+  }
+  std::vector<RankResult> truth_parts, parts;
+  std::vector<int> ranks;
+  for (const Json& part : right.at("parts")) {
+    const Json* own = part_of_rank(is.at("parts"), part.at("rank"));
+    if (own == nullptr) return str("rank ", part.at("rank").get<int>(), " leaves no ", name);
+    truth_parts.push_back(part_of(part));
+    parts.push_back({truth_parts.back().slice, part_of(*own).local});
+    ranks.push_back(part.at("rank"));
+    const Matrix &wanted = truth_parts.back().local, &found = parts.back().local;
+    if (wanted.rows != found.rows || wanted.cols != found.cols)
+      return str("rank ", ranks.back(), "'s ", name, " is (", found.rows, ", ", found.cols,
+                 "), it should be (", wanted.rows, ", ", wanted.cols, ")");
+  }
+  Truth truth{whole_of(truth_parts), {}, 0};
+  double scale = 1;
+  for (const double value : truth.value.values) scale = std::max(scale, std::abs(value));
+  truth.bound = truth.value;
+  for (double& bound : truth.bound.values) bound = 1e-10 * scale;
+  std::vector<Mistake> known;
+  for (const auto& [says, wrong_parts] : mistakes.items())
+    for (std::size_t r = 0; r < ranks.size(); ++r)
+      if (const Json* part = part_of_rank(wrong_parts, ranks[r])) {
+        const std::string named = std::regex_replace(says, std::regex("RANK"), std::to_string(ranks[r]));
+        known.push_back({named, whole_of({part_of(*part)}), static_cast<int>(r)});
+      }
+  const std::string identity = right.at("identity");
+  const Check outcome = check(name, identity, "float", truth, parts, known);
+  if (outcome.ok) return "";
+  const auto worst = static_cast<std::size_t>(outcome.rank);
+  return str(parts.size() > 1 ? str("rank ", ranks[worst], ", ") : "", "element (", outcome.row, ", ",
+             outcome.col, ") of ", name, ", which should be ", identity, ", is off by ", outcome.error,
+             outcome.diagnosis.empty() ? "" : ". ", outcome.diagnosis);
+}
+
+inline std::string bytes_text(const Json& sent) {
+  std::int64_t all = 0;
+  std::string text;
+  for (const auto& [op, bytes] : sent.items()) {
+    text += str(text.empty() ? ": " : ", ", op, " ", bytes.get<std::int64_t>());
+    all += bytes.get<std::int64_t>();
+  }
+  return str(all, " B", text);
+}
+
+inline Verdict judge(const std::string& task, const Json& reference, const Json& answer) try {
+  for (std::size_t i = 0; i < reference.size(); ++i) {
+    const Json &right = reference[i], &is = answer.at(i);
+    const int ranks = right.at("ranks");
+    const std::string where = str(ranks, ranks == 1 ? " rank: " : " ranks: ");
+    if (is.contains("error")) {
+      const std::string error = is.at("error");
+      std::smatch open;
+      if (!std::regex_search(error, open, std::regex(R"(task (\S+) is open)"))) return wrong(where + error);
+      return {Verdict::State::open, open[1] == task ? "open" : "waits for " + open[1].str()};
+    }
+    const Json results = right.at("results"), all_mistakes = right.value("mistakes", Json::object());
+    for (const auto& [name, result] : results.items()) {
+      const Json mistakes = all_mistakes.value(name, Json::object());
+      const std::string text = compare(name, result, is.at("results").at(name), mistakes);
+      if (!text.empty()) return wrong(where + text);
+    }
+    const std::string wanted = bytes_text(right.at("sent")), found = bytes_text(is.at("sent"));
+    if (std::stoll(wanted) != std::stoll(found))
+      return wrong(str(where, "the values are right, but the ranks send ", found, "; it takes ", wanted));
+  }
+  return {};
+} catch (const Json::exception&) {
+  return wrong("it left no results that can be read");
+} catch (const std::exception& error) {
+  return wrong(error.what());
+}
+
+}  // namespace tessera::labs

@@ -1,0 +1,75 @@
+#include "04_mlp_block/mlp_block.hpp"
+#include "lab.hpp"
+
+using namespace tessera;
+using namespace tessera::mlp_block;
+using labs::Task;
+using labs::Trial;
+
+namespace {
+
+struct Setup {
+  int n, k, f;
+  Slice all, a, c1, b, h;
+  MlpBlock block;
+  MlpBlock::Saved saved;
+  TensorParallel tp;
+};
+
+void on_ranks(Trial& t, const std::function<void(Setup&, int rank)>& body) {
+  const int n = t.size(), k = t.cut(2), f = t.cut();
+  t.on_ranks([&](Communicator& comm) {
+    const Slice a = slice_of<Shard<1>>(k, f, comm), c1 = slice_of<Shard<1>>(1, f, comm),
+                b = slice_of<Shard<0>>(f, k, comm), h = slice_of<Shard<1>>(n, f, comm);
+    const Activation activation = t.ranks() == 3 ? Activation::relu : Activation::gelu;
+    Setup s{n,
+            k,
+            f,
+            Slice::whole(n, k),
+            a,
+            c1,
+            b,
+            h,
+            {{t.in("A", a), t.in("c1", c1)}, {t.in("B", b), t.in("c2", 1, k)}, activation},
+            {},
+            TensorParallel(comm)};
+    body(s, comm.rank());
+  });
+}
+
+const Task forward("04.forward", [](Trial& t) {
+  on_ranks(t, [&](Setup& s, int rank) {
+    const auto y = s.block.forward(Placed<Replicated>(t.in("X", s.all)), s.saved, s.tp);
+    t.out(rank, "y", "Y = H1 B1 + H2 B2 + c2", y.local(), s.all);
+    t.out(rank, "saved.pre", "P = X A_i + c1_i, kept for the backward", s.saved.pre.local(), s.h);
+    t.out(rank, "h", "H = f(P), what fc2 keeps", s.saved.fc2.x.local(), s.h);
+  });
+});
+
+const Task backward("04.backward", [](Trial& t) {
+  on_ranks(t, [&](Setup& s, int rank) {
+    s.saved.pre = Placed<Shard<1>>(t.in("P", s.h));
+    const auto dx = s.block.backward_input(Placed<Replicated>(t.in("dY", s.all)), s.saved, s.tp);
+    t.out(rank, "dx", "dX = dP1 A1' + dP2 A2'", dx.local(), s.all);
+    t.out(rank, "dpre", "dP = (dY B_i') f'(P_i), what fc1 keeps", s.saved.fc1.dy.local(), s.h);
+  });
+});
+
+const Task plain("04.plain", [](Trial& t) {
+  on_ranks(t, [&](Setup& s, int rank) {
+    const Slice b = Slice::columns(s.f, s.k, rank, t.ranks()), c2 = Slice::columns(1, s.k, rank, t.ranks());
+    const PlainBlock block{s.block.fc1, {t.in("B", b), t.in("c2", c2)}, s.block.f};
+    PlainBlock::Saved saved;
+    const auto y = block.forward(Placed<Replicated>(t.in("X", s.all)), saved, s.tp);
+    const auto dx = block.backward_input(Placed<Replicated>(t.in("dY", s.all)), saved, s.tp);
+    block.backward_weight(saved);
+    t.out(rank, "y", "Y = [H B1, H B2] + c2", y.local(), s.all);
+    t.out(rank, "dx", "dX = dP1 A1' + dP2 A2'", dx.local(), s.all);
+    t.out(rank, "da", "dA = [X' dP1, X' dP2]", block.fc1.da.local(), s.a);
+    t.out(rank, "dc1", "dc1 = [sum dP1, sum dP2]", block.fc1.dc.local(), s.c1);
+    t.out(rank, "db", "dB = [H' dY1, H' dY2]", block.fc2.da.local(), b);
+    t.out(rank, "dc2", "dc2 = [sum dY1, sum dY2]", block.fc2.dc.local(), c2);
+  });
+});
+
+}  // namespace

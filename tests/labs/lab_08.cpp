@@ -1,0 +1,92 @@
+#include "08_three_d/trainer.hpp"
+#include "lab.hpp"
+
+using namespace tessera;
+using namespace tessera::three_d;
+using labs::Task;
+using labs::Trial;
+
+namespace {
+
+/// 8 ranks cut in each way, by the number of the trial.
+Sizes3 sizes_of(Trial& t) {
+  const std::vector<Sizes3> all = {{2, 2, 2}, {2, 1, 4}, {4, 2, 1}, {1, 4, 2}};
+  const Sizes3 sizes = all[static_cast<std::size_t>(t.ranks() - 1)];
+  t.set_ranks(8);
+  return sizes;
+}
+
+const Task mesh_task("08.mesh", [](Trial& t) {
+  const Sizes3 sizes = sizes_of(t);
+  t.on_ranks([&](Communicator& world) {
+    const Mesh mesh(world, sizes);
+    std::vector<std::string> words;
+    for (const auto& [name, group] : {std::pair{"tp", mesh.tp.get()},
+                                      {"dp", mesh.dp.get()},
+                                      {"pp", mesh.pp.get()},
+                                      {"ends", mesh.ends.get()}}) {
+      words.push_back(str(name, ":"));
+      if (group == nullptr) continue;
+      const Tensor me = Tensor::of(1, 1, {static_cast<double>(world.rank())});
+      for (const double rank : group->all_gather(me, 0).values()) words.back() += str(" ", rank);
+    }
+    t.out(str("tp ", sizes.tp, ", pp ", sizes.pp, ", dp ", sizes.dp, ": the groups of rank ", world.rank()),
+          words);
+  });
+});
+
+Tensor ids(Trial& t, const char* name, int n, int vocabulary) {
+  std::vector<double> values = t.in(name, n, 1).values();
+  for (double& value : values) value = std::floor((value + 1) / 2 * vocabulary);
+  return Tensor::of(n, 1, values, DType::i32);
+}
+
+const Task embedding_task("08.embedding", [](Trial& t) {
+  const int v = t.ranks() + t.size(), w = t.size(), n = 12;
+  t.on_ranks([&](Communicator& comm) {
+    const Range own = own_ids(v, comm.rank(), comm.size());
+    const VocabEmbedding layer{Placed<Shard<0>>(t.in("wte", {v, w, {own}, {{0, w}}})),
+                               Placed<Replicated>(t.in("wpe", n, w))};
+    const auto x =
+        layer.forward(local_ids(ids(t, "ids", n, v), own), ids(t, "positions", n, n), TensorParallel(comm));
+    t.out(comm.rank(), "x", "wte[id] + wpe[position]", x.local(), Slice::whole(n, w));
+  });
+});
+
+const Task cross_entropy_task("08.cross_entropy", [](Trial& t) {
+  const int v = t.ranks() + t.size(), w = t.size(), n = 7;
+  t.on_ranks([&](Communicator& comm) {
+    const Range own = own_ids(v, comm.rank(), comm.size());
+    const Placed<Replicated> gamma(scale(t.in("gamma", 1, w), 800)), beta(t.in("beta", 1, w));
+    const Placed<Shard<0>> wte(t.in("wte", {v, w, {own}, {{0, w}}}));
+    const VocabHead head{{gamma, beta}, wte, zero_gradient(wte)};  // logits so large that exp overflows
+    VocabHead::Saved saved;
+    const auto loss = head.forward(Placed<Replicated>(t.in("X", n, w)),
+                                   local_ids(ids(t, "targets", n, v), own), saved, TensorParallel(comm));
+    t.out(comm.rank(), "loss", "log(sum_j exp(z_j - m)) - (z_target - m)", loss.local(), Slice::whole(n, 1));
+    t.out(comm.rank(), "probabilities", "softmax, the rank's own columns", saved.entropy.probabilities,
+          {n, v, {{0, n}}, {own}});
+  });
+});
+
+const Task norm_task("08.norm", [](Trial& t) {
+  const Sizes3 sizes = sizes_of(t);
+  Training training;
+  training.model.attention = {8, 4, 4, {}};
+  training.model.layers = 4;
+  training.model.vocabulary = 11;
+  training.model.tied = true;
+  training.model.attention.options.seq = 3;
+  training.microbatches = 2;
+  t.on_ranks([&](Communicator& world) {
+    Mesh mesh(world, sizes);
+    const Trainer trainer(mesh, training, DType::f64,
+                          [&](const std::string& name, const Slice& slice) { return t.in(name, slice); });
+    for (const Parameter& one : trainer.parameters()) one.gradient.copy_from(t.in("d" + one.name, one.slice));
+    t.out(world.rank(), str("norm, tp ", sizes.tp, ", pp ", sizes.pp, ", dp ", sizes.dp),
+          "the root of the sum of squares of the whole model's gradients", Tensor::of(1, 1, {trainer.norm()}),
+          Slice::whole(1, 1));
+  });
+});
+
+}  // namespace
