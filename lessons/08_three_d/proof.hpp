@@ -2,6 +2,7 @@
 #pragma once
 
 #include "06_pipeline/unsplit.hpp"
+#include "08_three_d/activations.hpp"
 #include "08_three_d/axes_compare.hpp"
 #include "08_three_d/forward_proof.hpp"
 
@@ -27,6 +28,7 @@ inline Trained prove(Proof& proof, Communicator& world, const Setup& s,
   const double loss = over_replicas(trainer.gradients(own_microbatches(first, s, mesh)), mesh) /
                       static_cast<double>(model.tokens);
   proof.measure_memory();
+  proof.measure_memory(MemoryKind::activation, trainer.activation_bytes());
   const std::int64_t e = proof.element_bytes(), whole = pipeline::elements_of(model);
   proof.result("loss", "11", "loss of the first step", Tensor::of(1, 1, {loss}), Slice::whole(1, 1));
   std::int64_t mine = 0;
@@ -50,6 +52,12 @@ inline Trained prove(Proof& proof, Communicator& world, const Setup& s,
                                            {MemoryKind::optimizer, "optimiser", s.training.adamw ? 2 : 1}})
     proof.expect_memory(kind, label, times * whole * e, times * mine * e,
                         str(times * e, " x own ((12 W W + 7 W)/tp + 6 W a layer, ends)"));
+  Training unsplit = s.training;
+  unsplit.chunks = 1, unsplit.schedule = pipeline::Schedule::one_f_one_b;
+  proof.expect_memory(MemoryKind::activation, "activations",
+                      activations_predicted(unsplit, {1, 1, 1}, 0, 0) * e,
+                      activations_predicted(s.training, s.sizes, mesh.tp->rank(), mesh.pp->rank()) * e,
+                      "in flight x what a block keeps (activations.hpp)");
 
   Trained trained;
   const auto start = beginning(s, proof.dtype(), proof.seed());

@@ -64,8 +64,10 @@ class Trainer {
       if (mesh_.ends)  // first and last stage used the same matrix
         tied().gradient.copy_from(mesh_.ends->all_reduce(tied().gradient));
     };
-    return worker.run(plan_[static_cast<std::size_t>(mesh_.pp->rank())], microbatches, {}, reduce, final)
-        .loss;
+    const pipeline::Trace trace =
+        worker.run(plan_[static_cast<std::size_t>(mesh_.pp->rank())], microbatches, {}, reduce, final);
+    activation_bytes_ = trace.activation_bytes;
+    return trace.loss;
   }
 
   // task 08.norm (function, 4 points, 45 min): the norm of all gradients, each parameter counted once. Hint:
@@ -111,6 +113,7 @@ class Trainer {
   const Mesh& mesh() const { return mesh_; }
   const data_parallel::Buckets& buckets() const { return buckets_; }
   DType dtype() const { return gradients_.dtype(); }
+  std::int64_t activation_bytes() const { return activation_bytes_; }  ///< The most of the last step.
   std::int64_t steps() const { return steps_; }
   void resume_at(std::int64_t steps) { steps_ = steps; }
   /// All that a step reads and writes, by the prefix of its names in a checkpoint, in the order of the
@@ -138,7 +141,7 @@ class Trainer {
   Tensor gradients_;  // (1, P_r)  all of this rank's
   data_parallel::Buckets buckets_;
   std::vector<Tensor> first_, second_;  // the optimiser's state
-  std::int64_t steps_ = 0;
+  std::int64_t steps_ = 0, activation_bytes_ = 0;
 };
 
 }  // namespace tessera::three_d

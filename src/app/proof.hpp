@@ -130,6 +130,8 @@ class Proof {
                       const std::string& group = "");
   /// Books what this rank holds now; the rows of expect_memory that follow are compared with that.
   void measure_memory();
+  /// The same for one kind, of another moment.
+  void measure_memory(MemoryKind kind, std::int64_t bytes) { measured_[kind] = bytes; }
   void expect_memory(MemoryKind kind, const std::string& label, std::int64_t whole, std::int64_t rank,
                      const std::string& formula);
 
