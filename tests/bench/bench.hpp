@@ -124,7 +124,7 @@ struct GptSizes {
 void mlp_block(Report&, const Options&);
 void gpt(Report&, const Options&);
 void gpt_beside_pytorch(Report&, const Options&);
-void serve_gpt(const Options&);  ///< A step for each line of standard input: prints its seconds.
+void serve_gpt(const Options&);  ///< For each line of standard input, "step" or "attention": its seconds.
 void tensor_parallel(Report&, const Options&);
 void all_reduce(Report&, const Options&);
 void pipeline_step(Report&, const Options&);

@@ -5,7 +5,7 @@
 #include <iostream>
 
 #include "08_three_d/run.hpp"
-#include "bench.hpp"
+#include "attention.hpp"
 #include "report/table.hpp"
 #include "tensor/error.hpp"
 
@@ -42,10 +42,12 @@ void gpt(Report& report, const Options& o) {
 
 void serve_gpt(const Options& o) {
   launch(o.ranks(1), [&](Communicator& comm) {
-    Gpt gpt(comm, GptSizes::of(o), {1, 1, 1}, 1);
+    const GptSizes s = GptSizes::of(o);
+    Gpt gpt(comm, s, {1, 1, 1}, 1);
+    const AttentionJob attention(s, AttentionOptions::Form::streaming);
     if (o.tf32) allow_tf32(*Device::current());
     for (std::string line; std::getline(std::cin, line);)
-      std::cout << seconds(comm, [&] { gpt.step(); }) << std::endl;
+      std::cout << seconds(comm, [&] { line == "attention" ? void(attention()) : gpt.step(); }) << std::endl;
   });
 }
 

@@ -43,6 +43,7 @@ class Gpt {
     trainer_.gradients(batch_);
     trainer_.step();
   }
+  std::int64_t activation_bytes() const { return trainer_.activation_bytes(); }  ///< The most of a step.
   const three_d::Mesh& mesh() const { return mesh_; }
   const three_d::Training& training() const { return training_; }
   const std::vector<pipeline::Tokens>& batch() const { return batch_; }

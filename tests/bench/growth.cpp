@@ -1,9 +1,9 @@
 // How a step's time and a rank's memory grow, beside what formulas say; and attention in its two forms.
 #include <algorithm>
 
-#include "bench.hpp"
+#include "08_three_d/activations.hpp"
+#include "attention.hpp"
 #include "gpt.hpp"
-#include "ops/attention.hpp"
 #include "report/table.hpp"
 #include "tensor/error.hpp"
 
@@ -29,14 +29,10 @@ struct Row {
     const auto training = training_of(s, {tp, 1, 1}, 1);
     return 16.0 * static_cast<double>(three_d::own_elements(training.model, s.layers, true, true, 0, tp));
   }
-  /// What a layer saves for the backward of n tokens: X, LN(X), H, LN(H) are whole, (n, W); Q K V, O, and
-  /// both sides of gelu are cut, 12 (n, W) over tp, and so are the probabilities, seq a head and token.
+  /// Lesson 08's own formula, which its check holds to the byte.
   double expected_activations() const {
-    const auto n = static_cast<double>(s.tokens()), w = static_cast<double>(s.width);
-    const double probabilities = static_cast<double>(s.heads * s.seq);
-    return 4 * n *
-           (static_cast<double>(s.layers) * (4 * w + (12 * w + probabilities) / tp + 4) +
-            2.0 * static_cast<double>(s.vocabulary) / tp + 2 * w);
+    return 4.0 * static_cast<double>(
+                     three_d::activations_predicted(training_of(s, {tp, 1, 1}, 1), {tp, 1, 1}, 0, 0));
   }
 };
 
@@ -50,7 +46,7 @@ void measure(Row& row, const Options& o) {
     if (world.rank() != 0) return;
     row.seconds = median(times);
     row.state = static_cast<double>(memory.now());
-    row.activations = static_cast<double>(memory.peak() - memory.now());
+    row.activations = static_cast<double>(gpt.activation_bytes());
   });
 }
 
@@ -77,13 +73,12 @@ void growth(Report& report, const Options& o) {
   for (auto& [what, row] : rows) measure(row, o);
 
   std::vector<std::vector<std::string>> cells = {
-      {"", "step ms", "", "expected", "state MiB", "expected", "activations MiB", "", "expected"}};
+      {"", "step ms", "", "expected", "state MiB", "expected", "activations MiB", "expected"}};
   const Row& first = rows.front().second;
   for (const auto& [what, row] : rows)
     cells.push_back({what, number(1e3 * row.seconds), times(row.seconds / first.seconds),
                      times(row.work() / first.work()), mib(row.state), mib(row.expected_state()),
-                     mib(row.activations), times(row.activations / first.activations),
-                     times(row.expected_activations() / first.expected_activations())});
+                     mib(row.activations), mib(row.expected_activations())});
   report.table(str("Growth of a training step and of rank 0's memory. Base: ", base.tokens(),
                    " tokens, width ", base.width, ", ", base.layers, " layers, ", base.heads,
                    " heads, one rank; the ranks of tp share this machine's cores"),
@@ -96,31 +91,17 @@ void streaming_attention(Report& report, const Options& o) {
   launch(o.ranks(1), [&](Communicator& comm) {
     const std::int64_t heads = 4, width = o.quick ? 32 : 256;
     for (std::int64_t seq = o.quick ? 32 : 256; seq <= (o.quick ? 64 : 4096); seq *= 2) {
-      const Tensor qkv = numbers(seq, 3 * width), dy = numbers(seq, width), dqkv = numbers(seq, 3 * width);
-      double kept[2] = {0, 0};
-      const auto form = [&](AttentionOptions::Form form) {
-        return [&, form] {
-          AttentionOptions options;
-          options.seq = seq;
-          options.heads = options.kv_heads = heads;
-          options.form = form;
-          AttentionSaved saved;
-          const auto part = [&](const Tensor& x, int i) {
-            return x.column_range(i * width, (i + 1) * width);
-          };
-          attention(part(qkv, 0), part(qkv, 1), part(qkv, 2), options, saved);
-          const Tensor& extra = saved.p.defined() ? saved.p : saved.log_sum;
-          kept[form == AttentionOptions::Form::streaming] = static_cast<double>(extra.bytes());
-          attention_backward(dy, saved, options, part(dqkv, 0), part(dqkv, 1), part(dqkv, 2));
-        };
-      };
-      const auto turns =
-          in_turns(comm, std::min<std::int64_t>(o.turns, 9), form(AttentionOptions::Form::plain),
-                   form(AttentionOptions::Form::streaming));
+      const GptSizes s{.seq = seq, .batch = 1, .width = width, .heads = heads};
+      const AttentionJob plain_form(s, AttentionOptions::Form::plain),
+          streaming_form(s, AttentionOptions::Form::streaming);
+      double plain_keeps = 0, streaming_keeps = 0;
+      const auto turns = in_turns(
+          comm, std::min<std::int64_t>(o.turns, 9), [&] { plain_keeps = plain_form(); },
+          [&] { streaming_keeps = streaming_form(); });
       std::vector<double> plain, streaming;
       for (const Turn& turn : turns) plain.push_back(1e3 * turn.a), streaming.push_back(1e3 * turn.b);
       cells.push_back({std::to_string(seq), number(median(plain)), number(median(streaming)),
-                       number(median(b_over_a(turns))), mib(kept[0]), mib(kept[1])});
+                       number(median(b_over_a(turns))), mib(plain_keeps), mib(streaming_keeps)});
     }
   });
   report.table("Causal attention, forward and backward, 4 heads of 64: streaming beside plain", cells);

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The GPT step of gpt.cpp in PyTorch, in turns with ours: what `./tessera bench --pytorch PYTHON` runs.
+"""The GPT step of gpt.cpp in PyTorch, in turns with ours, and its attention alone: what
+`./tessera bench --pytorch PYTHON` runs.
 
 Same sizes and mathematics: GPT-2 with tanh gelu, tied embedding, causal attention, f32, AdamW. Prints JSON; says
 which PyTorch, and which BLAS, on standard error.
@@ -83,6 +84,19 @@ def step_of(o, compiled):
     return step
 
 
+def attention_of(o):
+    """Causal attention forward and backward, by PyTorch's own kernel; None before 2.0."""
+    if not hasattr(F, "scaled_dot_product_attention"):
+        return None
+    shape = (o.batch, o.heads, o.seq, o.width // o.heads)
+    q, k, v, dy = (torch.randn(shape, device=o.device, requires_grad=i < 3) for i in range(4))
+
+    def step():
+        torch.autograd.grad(F.scaled_dot_product_attention(q, k, v, is_causal=True), (q, k, v), dy)
+
+    return step
+
+
 def seconds(o, step):
     def synchronize():
         if o.device == "cuda":
@@ -133,33 +147,39 @@ def main():
     ours = subprocess.Popen([o.tessera, "--serve", "--device", o.device, *flags], stdin=subprocess.PIPE,
                             stdout=subprocess.PIPE, text=True, bufsize=1)
 
-    def our_seconds():
-        ours.stdin.write("step\n")
+    def our_seconds(job):
+        ours.stdin.write(job + "\n")
         return float(ours.stdout.readline())
 
     newest = int(torch.__version__.split(".")[0]) >= 2
     where = torch.cuda.get_device_name() if o.device == "cuda" else f"{threads} threads, {blas_of_this_process()}"
     print(f"PyTorch {torch.__version__}: {where}", file=sys.stderr)
     ratios = []
-    for compiled in [False, True] if o.device == "cuda" and newest else [False]:
-        step = step_of(o, compiled)
+    target = None if o.device == "cuda" else 1.0 if newest else 1.15
+    jobs = [("gpt.speed_vs_pytorch", "step", step_of(o, False), target)]
+    if o.device == "cuda" and newest:
+        jobs.append(("gpt.speed_vs_pytorch_compiled", "step", step_of(o, True), None))
+    jobs.append(("attention.speed_vs_pytorch", "attention", attention_of(o), None))
+    for name, job, step, target in jobs:
+        if step is None:
+            continue
         for _ in range(3):  # pools, caches, and what torch.compile does
-            seconds(o, step), our_seconds()
+            seconds(o, step), our_seconds(job)
         turns, spare = [], 2 * o.turns
         while len(turns) < o.turns:
             others = Others(ours.pid)
-            theirs, own = seconds(o, step), our_seconds()
-            own, theirs = (own + our_seconds()) / 2, (theirs + seconds(o, step)) / 2
+            theirs, own = seconds(o, step), our_seconds(job)
+            own, theirs = (own + our_seconds(job)) / 2, (theirs + seconds(o, step)) / 2
             if others.share() > 0.1 and spare > 0:
                 spare -= 1
                 continue
             turns.append((theirs, own))
         middle = [1e3 * sorted(side)[len(turns) // 2] for side in zip(*turns)]
         ratios.append({
-            "name": "gpt.speed_vs_pytorch" + ("_compiled" if compiled else ""),
+            "name": name,
             "turns": [theirs / own for theirs, own in turns],
-            "target": None if o.device == "cuda" else 1.0 if newest else 1.15,
-            "what": f"PyTorch {torch.__version__}'s step over ours, {middle[0]:.4g} ms and {middle[1]:.4g} ms; "
+            "target": target,
+            "what": f"PyTorch {torch.__version__}'s {job} over ours, {middle[0]:.4g} ms and {middle[1]:.4g} ms; "
                     f"{where}"})
     ours.stdin.close()
     ours.wait()
