@@ -101,7 +101,7 @@ check_one() {
     elif [[ $output != *"$shows"* ]]; then
       printf 'caught, but not by its symptom: %s: no "%s" in\n%s\n' "$name" "$shows" "$output"
     else
-      echo "caught $name in $((SECONDS - began)) s:$(grep -m 1 -F -e "$shows" <<<"$output")"
+      echo "caught $name in $((SECONDS - began)) s: $(grep -m 1 -F -e "$shows" <<<"$output" | sed 's/^ *//')"
     fi
   else
     printf 'does not build: %s\n%s\n' "$name" "$output"
@@ -126,7 +126,7 @@ check() {
   done
   wait
   cat "$build"/mutants.[01].log
-  caught=$(cat "$build"/mutants.[01].log | grep -c '^caught .* s: ' || true)
+  caught=$(cat "$build"/mutants.[01].log | grep -c '^caught [a-z_]* in ' || true)
   echo "$caught of ${#all[@]} bugs are caught by their symptom"
   ((caught == ${#all[@]}))
 }
