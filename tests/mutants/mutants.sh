@@ -68,9 +68,10 @@ plant() {
 
 # configure TREE BUILD [-DNAME=VALUE...]: warnings are no errors, since a bug may leave a variable unused.
 configure() {
-  local tree=$1 build=$2
+  local tree=$1 build=$2 generator=()
   shift 2
-  cmake -S "$tree" -B "$build" -DTESSERA_MPI=OFF -DTESSERA_CUDA=OFF -DCMAKE_CXX_FLAGS=-w \
+  if command -v ninja >/dev/null; then generator=(-G Ninja); fi  # a fresh machine has ninja and no make
+  cmake -S "$tree" -B "$build" "${generator[@]}" -DTESSERA_MPI=OFF -DTESSERA_CUDA=OFF -DCMAKE_CXX_FLAGS=-w \
     "-DCMAKE_CXX_FLAGS_RELEASE=-O1 -DNDEBUG" "$@" >/dev/null
 }
 
@@ -111,16 +112,16 @@ check_one() {
 
 # Two workers, each with a tree, so that what one changes is not what the other builds.
 check() {
-  local build=$1 all worker folder generator
+  local build=$1 all worker folder headers
   shift
   if (($#)); then all=("$@"); else mapfile -t all < <(names); fi
-  generator=$(sed -n 's/^CMAKE_GENERATOR:INTERNAL=//p' "$build/CMakeCache.txt")
+  headers=$(sed -n 's/^TESSERA_HEADERS:PATH=//p' "$build/CMakeCache.txt")
   for worker in 0 1; do
     folder=$build/mutants/$worker
     (
       rm -rf "$folder/tree"
       tree "$folder/tree"
-      configure "$folder/tree" "$folder/build" "-G$generator"
+      configure "$folder/tree" "$folder/build" "-DTESSERA_HEADERS=$headers"
       for ((i = worker; i < ${#all[@]}; i += 2)); do check_one "${all[i]}" "$folder" "$build/bin"; done
     ) >"$build/mutants.$worker.log" 2>&1 &
   done
