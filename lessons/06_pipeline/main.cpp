@@ -76,7 +76,7 @@ int main(int argc, char** argv) {
     if (!setup.blocking)
       proof.claim("simulated bubble = the formula", bubble_excess(run), 1e-9,
                   "the lists idle longer than the schedule must: is the warm-up too short?");
-    proof.record("pipeline", to_json(run));
+    record(proof, run);
     main_run = run, others = all, left_out = missing, balance = even;
   };
   const auto more = [&] {

@@ -1,8 +1,6 @@
 // What lesson 06 shows: timelines, bubbles, the table of schedules, and the same for programs.
 #pragma once
 
-#include <nlohmann/json.hpp>
-
 #include "06_pipeline/proof.hpp"
 #include "06_pipeline/timeline_svg.hpp"
 #include "report/table.hpp"
@@ -123,18 +121,21 @@ inline std::string drawing(const Run& run, bool stable) {
                  panels, seconds ? "ms" : "in forwards of a stage");
 }
 
-inline std::string to_json(const Run& run) {
+/// The lesson's own keys of the JSON.
+inline void record(Proof& proof, const Run& run) {
   const Setup& s = run.setup;
-  return nlohmann::ordered_json{{"schedule", name_of(s.schedule)},
-                                {"stages", run.stages()},
-                                {"microbatches", s.microbatches},
-                                {"chunks", s.chunks},
-                                {"partition", s.partition},
-                                {"bubble_predicted", run.predicted().bubble()},
-                                {"bubble_measured", run.measured.timeline.bubble()},
-                                {"in_flight", run.measured.in_flight},
-                                {"in_flight_predicted", run.in_flight_predicted()}}
-      .dump();
+  const auto list = [](const auto& values) {
+    return std::vector<std::int64_t>(values.begin(), values.end());
+  };
+  proof.record("pipeline.schedule", name_of(s.schedule));
+  proof.record("pipeline.stages", run.stages());
+  proof.record("pipeline.microbatches", s.microbatches);
+  proof.record("pipeline.chunks", s.chunks);
+  proof.record("pipeline.partition", list(s.partition));
+  proof.record("pipeline.bubble_predicted", run.predicted().bubble());
+  proof.record("pipeline.bubble_measured", run.measured.timeline.bubble());
+  proof.record("pipeline.in_flight", list(run.measured.in_flight));
+  proof.record("pipeline.in_flight_predicted", list(run.in_flight_predicted()));
 }
 
 }  // namespace tessera::pipeline

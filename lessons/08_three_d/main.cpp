@@ -71,7 +71,8 @@ int lesson(int argc, char** argv) {
     });
     if (world.rank() != 0) return;
     grid = groups, trained = mine;
-    proof.record("groups", nlohmann::json{{"tp", grid.tp}, {"pp", grid.pp}, {"dp", grid.dp}}.dump());
+    for (const auto& [axis, of] : {std::pair{"tp", grid.tp}, {"pp", grid.pp}, {"dp", grid.dp}})
+      proof.record(str("groups.", axis), of);
     record(proof, s, trained);
   };
   const auto more = [&] { return text(grid, s.sizes) + results(s, trained, app.options().stable); };

@@ -47,13 +47,13 @@ inline std::string results(const Setup& s, const Trained& t, bool stable) {
 inline void record(Proof& proof, const Setup& s, const Trained& t) {
   proof.record("loss", t.losses);
   proof.record("baseline_loss", t.unsplit);
-  proof.record("tokens_per_second", nlohmann::json(t.tokens_per_second).dump());
-  if (s.eval)
-    proof.record("eval", nlohmann::json{{"loss", t.loss},
-                                        {"baseline_loss", t.unsplit_loss},
-                                        {"tokens", whole_sequences(s) * s.seq()}}
-                             .dump());
-  if (s.sample > 0) proof.record("sample", nlohmann::json(t.text).dump());
+  proof.record("tokens_per_second", t.tokens_per_second);
+  if (s.eval) {
+    proof.record("eval.loss", t.loss);
+    proof.record("eval.baseline_loss", t.unsplit_loss);
+    proof.record("eval.tokens", whole_sequences(s) * s.seq());
+  }
+  if (s.sample > 0) proof.record("sample", std::vector<std::int64_t>(t.text.begin(), t.text.end()));
 }
 
 }  // namespace tessera::three_d

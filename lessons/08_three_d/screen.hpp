@@ -1,15 +1,13 @@
 // What lesson 08 shows: who talks to whom, and both loss curves.
 #pragma once
 
-#include <nlohmann/json.hpp>
-
 #include "08_three_d/proof.hpp"
 #include "report/table.hpp"
 
 namespace tessera::three_d {
 
 /// The ranks of each group of an axis, by the mesh's own rule: filled from the communicators in main.
-using Groups = std::vector<std::vector<int>>;
+using Groups = std::vector<std::vector<std::int64_t>>;
 struct Grid {
   Groups tp, pp, dp;
 };
@@ -43,7 +41,7 @@ inline std::string text(const Grid& grid, const Sizes3& s) {
       std::string cell;
       const auto group =
           static_cast<std::size_t>(p) * static_cast<std::size_t>(s.dp) + static_cast<std::size_t>(d);
-      for (const int rank : grid.tp.at(group)) cell += str(cell.empty() ? "" : " ", rank);
+      for (const std::int64_t rank : grid.tp.at(group)) cell += str(cell.empty() ? "" : " ", rank);
       rows.back().push_back("[" + cell + "]");
     }
   }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <sstream>
 
 #include "report/table.hpp"
 #include "tensor/error.hpp"
@@ -99,16 +98,6 @@ void Proof::claim(const std::string& identity, double error, double bound, const
   claimed.ok = error <= bound;
   if (!claimed.ok) claimed.diagnosis = advice;
   claims_.push_back(claimed);
-}
-
-void Proof::record(const std::string& key, const std::vector<double>& values) {
-  std::ostringstream json;
-  json.precision(17);
-  for (const double value : values) {
-    json << (json.tellp() == 0 ? "[" : ",");
-    std::isfinite(value) ? json << value : json << "null";
-  }
-  record(key, values.empty() ? "[]" : json.str() + "]");
 }
 
 Inputs<Tensor> Proof::whole_inputs(DType dtype) const {

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "app/bounded.hpp"
@@ -60,17 +61,21 @@ double largest_terms(const A& a, const B& b) {
   return largest(matmul(absolute(a), absolute(b)));
 }
 
+/// A value of the JSON.
+using Recorded = std::variant<std::int64_t, double, std::string, std::vector<std::int64_t>,
+                              std::vector<double>, std::vector<std::vector<std::int64_t>>>;
+
 /// What rank 0 knows at the end. Empty on the other ranks.
 struct Outcome {
   Tier tier = Tier::floating;
   std::vector<Check> checks;
   std::vector<TrafficRow> traffic;
   std::vector<MemoryRow> memory;
-  std::vector<std::int64_t> peak;            // bytes, by rank
-  std::vector<std::vector<Span>> spans;      // by rank
-  Named<Tensor> dump;                        // whole.*, split.*, rankN.*
-  std::map<std::string, std::string> extra;  // a lesson's own keys of the JSON, as JSON
-  std::vector<std::string> notes;            // what the tables say of a mistake in bytes or memory
+  std::vector<std::int64_t> peak;         // bytes, by rank
+  std::vector<std::vector<Span>> spans;   // by rank
+  Named<Tensor> dump;                     // whole.*, split.*, rankN.*
+  std::map<std::string, Recorded> extra;  // a lesson's own keys of the JSON
+  std::vector<std::string> notes;         // what the tables say of a mistake in bytes or memory
   bool ok() const;
 };
 
@@ -119,9 +124,8 @@ class Proof {
   /// A check that is no comparison with the whole: error <= bound must hold, so NaN fails. Rank 0's counts.
   /// `advice`: printed where it fails.
   void claim(const std::string& identity, double error, double bound, const std::string& advice = "");
-  /// A key of the lesson's own in the JSON, its value as JSON text. Rank 0's counts.
-  void record(const std::string& key, const std::string& json) { extra_[key] = json; }
-  void record(const std::string& key, const std::vector<double>& values);
+  /// A key of the lesson's own in the JSON; "a.b" is b in the object a. Rank 0's counts.
+  void record(const std::string& key, const Recorded& value) { extra_[key] = value; }
 
   /// Bytes over the group from the lesson's sizes alone. A call that no row expects fails. `group`: of the
   /// axis by that name, all its groups together; "": this proof's own.
@@ -186,7 +190,7 @@ class Proof {
   std::vector<MemoryRow> memory_;
   std::map<MemoryKind, std::int64_t> measured_;
   std::vector<Check> claims_;
-  std::map<std::string, std::string> extra_;
+  std::map<std::string, Recorded> extra_;
   std::function<Named<Tensor>(const Inputs<Tensor>&)> whole_tensor_;
   std::function<Named<Bounded>(const Inputs<Bounded>&)> whole_bounded_;
   std::function<MeasuredWhole(const Inputs<Tensor>&)> whole_measured_;

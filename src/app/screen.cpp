@@ -225,7 +225,11 @@ std::string to_json(const RunReport& report) {
         const std::string key = span.name + "_seconds";
         json["timings"][key] = json["timings"].value(key, 0.0) + span.end - span.begin;
       }
-  for (const auto& [key, text] : tables_of(report).extra) json[key] = Json::parse(text);
+  for (const auto& [key, value] : tables_of(report).extra) {
+    std::string path = "/" + key;
+    std::replace(path.begin(), path.end(), '.', '/');
+    json[Json::json_pointer(path)] = std::visit([](const auto& one) { return Json(one); }, value);
+  }
   json["ok"] = report.ok();
   return json.dump(2) + "\n";
 }
