@@ -8,7 +8,8 @@
 //   page
 //
 // A link [text](FILE#L1 "PIECE") gets the number of the line of FILE that holds PIECE. The glossary's terms
-// are looked up: each on its page, and on none before it.
+// are looked up: each on its page, and on none before it. Messages of static assertions are looked up in the
+// code.
 //
 // A page may also build a program in steps. `excerpt step=3 ...` adds a part from step 3 on; a fenced block
 // opened by "```cpp step=3" ends that step's program and no other. "3b" is a variation of step 3.
@@ -121,6 +122,8 @@ class Tool {
       std::printf("%s: rewritten\n", page_.string().c_str());
     }
     check_links(now);
+    for (const std::string& message : unsaid(now, options_.root / "src/placement"))
+      fault(0, "no static assertion says \"" + message + "\"");
     if (page_.filename() == "glossary.md")
       for (const std::string& what : broken_terms(now, (options_.root / page_).parent_path())) fault(0, what);
   }

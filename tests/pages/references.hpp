@@ -1,4 +1,5 @@
-// What a page says of other files: lines of code by their number, and terms by the page that brings them up.
+// What a page says of other files: lines of code by their number, what the compiler says of them, and terms
+// by the page that brings them up.
 #pragma once
 
 #include <map>
@@ -29,6 +30,22 @@ inline std::string pinned(const std::string& line, const fs::path& folder) {
     rest = match.suffix();
   }
   return result + rest;
+}
+
+/// The messages of static assertions that a page shows and that no line of src/placement has.
+inline Lines unsaid(const Lines& page, const fs::path& placement) {
+  static const std::string head = "error: static assertion failed: ";
+  std::string code;
+  if (fs::is_directory(placement))
+    for (const auto& entry : fs::directory_iterator(placement)) code += read(entry.path());
+  Lines wrong;
+  for (std::size_t i = 0; i < page.size(); ++i) {
+    if (page[i].rfind(head, 0) != 0) continue;
+    std::string message = page[i].substr(head.size());
+    while (i + 1 < page.size() && page[i + 1].rfind("```", 0) != 0) message += " " + page[++i];
+    if (code.find("\"" + message + "\"") == std::string::npos) wrong.push_back(message);
+  }
+  return wrong;
 }
 
 /// The words of a page as a reader meets them: without code, links' targets and comments, on one line.

@@ -196,6 +196,15 @@ TEST_CASE("pages: a link to a line of code follows the line") {
   tree.faulty({"holds \"int x\" more than once"});
 }
 
+TEST_CASE("pages: a static assertion that a page shows stands in the code") {
+  const Tree tree;
+  write(tree.root / "src/placement/ops.hpp", "static_assert(ok, \"f(Partial): the sum is owed.\");\n");
+  tree.page("```text\nerror: static assertion failed: f(Partial): the sum\nis owed.\n```\n");
+  CHECK(tree.tool("--check").exit == 0);
+  tree.page("```text\nerror: static assertion failed: f(Partial): the sum\nis late.\n```\n");
+  tree.faulty({"no static assertion says \"f(Partial): the sum is late.\""});
+}
+
 TEST_CASE("pages: a glossary's term stands on its page, and on none before it") {
   const Tree tree;
   write(tree.root / "notebooks_md/01_one.md", "A `bucket` in code is none.\n```text\nbucket\n```\nRanks.\n");
