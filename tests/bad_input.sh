@@ -56,8 +56,10 @@ for lesson in $lessons; do
   refused 'no flag --wdith, did you mean --width' "$lesson" --wdith=4
   refused 'no flag stray' "$lesson" stray
   refused '--exact takes no value' "$lesson" --exact=yes
+  numbers=(-4 ten)  # one parser serves all: the widest sweep for one lesson
+  if [[ $lesson == 0[15]_* ]]; then numbers=(-4 0 99999999999999999999 1048577 ten 4.5 '' ' 4' 0x10); fi
   for flag in "${sizes[@]}"; do
-    for value in -4 0 99999999999999999999 1048577 ten 4.5 '' ' 4' 0x10; do
+    for value in "${numbers[@]}"; do
       refused "$flag $value: a whole number from 1 to 1048576" "$lesson" $flag "$value"
     done
     refused "$flag needs a value" "$lesson" $flag

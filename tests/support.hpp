@@ -13,7 +13,9 @@ namespace tessera::test {
 
 /// Where a sanitizer watches, ten times slower and more, the widest sweeps take every n-th case; n divides no
 /// inner loop, so that every dtype, tier and form still comes up.
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#if defined(__SANITIZE_THREAD__)
+inline constexpr int thinned = 13;
+#elif defined(__SANITIZE_ADDRESS__)
 inline constexpr int thinned = 7;
 #else
 inline constexpr int thinned = 1;

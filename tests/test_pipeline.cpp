@@ -98,12 +98,14 @@ TEST_CASE("lesson 06: loss and gradients are the whole's, and in flight is the f
 }
 
 TEST_CASE("lesson 06: the same bits on any number of stages, under any schedule, at any speed") {
+  Thin thin;
   for (const DType dtype : {DType::f32, DType::f64}) {
     std::map<std::string, std::vector<double>> first;
     for (const int stages : {1, 2, 4, 8})
       for (const auto& [schedule, name] : schedule_names) {
         const int chunks = schedule == Schedule::interleaved && stages > 1 && stages < 8 ? 2 : 1;
         for (const double pace : {0.0, 2e-4}) {
+          if (!first.empty() && thin.skips()) continue;
           Setup s = setup(schedule, 8, 8, 1);
           s.chunks = chunks;
           s.partition = even_partition(8, stages * chunks);

@@ -157,21 +157,22 @@ TEST_CASE("20 steps in f64 under every factorisation of 8: all weights are the u
 
 TEST_CASE("a checkpoint of step 10 resumes under any cut; under the same one bit for bit") {
   const std::string folder = str("/tmp/tessera-checkpoint-", ::getpid());
+  constexpr std::int64_t at = thinned > 1 ? 3 : 10;
   Thin thin;
   for (const bool adamw : {false, true}) {
-    Setup s = on_text({2, 2, 2}, 10, adamw);
+    Setup s = on_text({2, 2, 2}, at, adamw);
     s.save = folder;
     const Run half = run_of(s);
     s.save.clear();
-    s.steps = 20;
+    s.steps = 2 * at;
     const Run all = run_of(s);
     for (const Sizes3& sizes : {Sizes3{2, 2, 2}, {1, 4, 2}, {4, 1, 1}, {1, 1, 1}}) {
       if (thin.skips()) continue;
-      Setup other = on_text(sizes, 20, adamw);
+      Setup other = on_text(sizes, 2 * at, adamw);
       other.resume = folder;
       const Run rest = run_of(other);
-      REQUIRE(rest.losses.size() == 10);
-      for (std::size_t i = 0; i < 10; ++i) CHECK(std::abs(rest.losses[i] - all.losses[10 + i]) <= 1e-11);
+      REQUIRE(std::ssize(rest.losses) == at);
+      for (std::int64_t i = 0; i < at; ++i) CHECK(std::abs(rest.losses[i] - all.losses[at + i]) <= 1e-11);
       if (sizes.ranks() == 8 && sizes.tp == 2) CHECK(largest_distance(all, rest, false) == 0);
     }
     Setup wrong = on_text({1, 1, 1}, 20, !adamw);
