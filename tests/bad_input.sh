@@ -56,8 +56,11 @@ for lesson in $lessons; do
   refused 'no flag --wdith, did you mean --width' "$lesson" --wdith=4
   refused 'no flag stray' "$lesson" stray
   refused '--exact takes no value' "$lesson" --exact=yes
-  numbers=(-4 ten)  # one parser serves all: the widest sweep for one lesson
-  if [[ $lesson == 0[15]_* ]]; then numbers=(-4 0 99999999999999999999 1048577 ten 4.5 '' ' 4' 0x10); fi
+  numbers=(-4 ten) limits=(5KB) files=(--json)  # one parser serves all: the whole sweep for the first lesson
+  if [[ $lesson == 01_* ]]; then
+    numbers=(-4 0 99999999999999999999 1048577 ten 4.5 '' ' 4' 0x10)
+    limits=(0 -5 abc 5KB 99999999999999999999 9000000TiB) files=(--json --dump --svg --trace)
+  fi
   for flag in "${sizes[@]}"; do
     for value in "${numbers[@]}"; do
       refused "$flag $value: a whole number from 1 to 1048576" "$lesson" $flag "$value"
@@ -71,7 +74,7 @@ for lesson in $lessons; do
   refused '--device cuda: no GPU found.*--device cpu would work' "$lesson" --device cuda
   refused '--transport nccl.*--transport threads' "$lesson" --transport nccl
   refused '--transport mpi.*(mpirun|this build has no MPI)' "$lesson" --transport mpi "${ranks[@]}"
-  for flag in --json --dump --svg --trace; do
+  for flag in "${files[@]}"; do
     refused 'there is no folder' "$lesson" $flag "$scratch/missing/x" "${text[@]}"
     refused 'there is no folder' "$lesson" $flag "$scratch/file/x" "${text[@]}"
     refused 'it is a folder' "$lesson" $flag "$scratch/folder" "${text[@]}"
@@ -83,7 +86,7 @@ for lesson in $lessons; do
       chmod u+w "$scratch/folder"
     fi
   done
-  for value in 0 -5 abc 5KB 99999999999999999999 9000000TiB; do
+  for value in "${limits[@]}"; do
     refused 'is no size: write 48MiB' "$lesson" --memory-per-rank $value
   done
   refused 'out of memory.*allows 1024 B.*would work' "$lesson" --memory-per-rank 1KiB --json x "${text[@]}"

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# labs_test.sh BUILD: the master has full points, a fresh student's tree none, a cheat none for its task; the marks
-# are the same each time; and a lesson whose functions are all open still compiles.
+# labs_test.sh BUILD PROGRAMS: the master has full points, a fresh student's tree none, a cheat none for its task; the
+# marks are the same each time; and a lesson whose functions are all open still compiles. BUILD has tessera_labs, and
+# PROGRAMS is the build of what is marked.
 set -euo pipefail
 root=$(dirname "$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")")
-build=$(readlink -f "$1")
+build=$(readlink -f "$1") programs=$(readlink -f "$2")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failures=0
 
-labs() { "$build/bin/tessera_labs" --root "$root" --build "$build" "$@"; }
+labs() { "$build/bin/tessera_labs" --root "$root" --build "$programs" "$@"; }
 fail() { echo "FAILED: $*"; failures=$((failures + 1)); }
 # field NAME KEY FILE: of one task, from results.json as it is written, a line a key, in alphabetical order
 field() { sed -n '/"name": "'"$1"'"/,/"status"/p' "$3" | sed -nE 's/^ *"'"$2"'": "?(.*[^",])"?,?$/\1/p'; }

@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
-# tree_test.sh BUILD -DNAME=VALUE...: a student's tree, of lessons 03 and 04 signatures alone, builds without a warning; its
-# lesson and its check name what is open; a task that is solved passes, one that is wrong is told why.
+# tree_test.sh BUILD BARE -DNAME=VALUE...: a student's tree, of lessons 03 and 04 signatures alone, builds without a
+# warning; its lesson and its check name what is open; a task that is solved passes, one that is wrong is told why.
+# BUILD has tessera_labs, BARE a core.
 set -euo pipefail
 root=$(dirname "$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")")
-build=$(readlink -f "$1")
-shift
+build=$(readlink -f "$1") bare=$(readlink -f "$2")
+shift 2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 fail() { echo "FAILED: $*"; exit 1; }
 expect() { [[ $1 == *"$2"* ]] || fail "no '$2' in: $1"; }
 
-"$build/bin/tessera_labs" --root "$root" --build "$build" new "$work/tree" --empty 03 --empty 04
+"$build/bin/tessera_labs" --root "$root" --build "$bare" new "$work/tree" --empty 03 --empty 04
 diff -r "$root/src" "$work/tree/src" || fail "the tree has another core"  # else it need not be built again
-cmake -S "$work/tree" -B "$work/tree/build" "-DTESSERA_CORE=$build/libtessera_core.a" "$@" >/dev/null
+cmake -S "$work/tree" -B "$work/tree/build" --preset no-extras "-DTESSERA_CORE=$bare/libtessera_core.a" "$@" >/dev/null
 cmake --build "$work/tree/build" --parallel 2 >"$work/log" || { tail -n 30 "$work/log"; fail "the tree does not build"; }
 check() { "$work/tree/build/bin/tessera_labs" --root "$work/tree" --build "$work/tree/build" check "$@"; }
 
