@@ -190,14 +190,15 @@ class Tool {
   }
 
   void check_links(const Lines& page) {
-    static const std::regex code("`[^`]*`"), link(R"(\]\(([^)\s]+)[^)]*\)|^\[[^\]]+\]:\s*(\S+))");
+    static const std::regex code("`[^`]*`"),
+        link(R"re(\]\(([^)\s]+)[^)]*\)|^\[[^\]]+\]:\s*(\S+)|<img [^>]*src="([^"]+)")re");
     bool fenced = false;
     for (std::size_t i = 0; i < page.size(); ++i) {
       if (page[i].rfind("```", 0) == 0) fenced = !fenced;
       if (fenced) continue;
       const std::string line = std::regex_replace(page[i], code, "");
       for (std::sregex_iterator it(line.begin(), line.end(), link), last; it != last; ++it) {
-        std::string target = (*it)[1].matched ? (*it)[1] : (*it)[2];
+        std::string target = (*it)[1].str() + (*it)[2].str() + (*it)[3].str();  // one of them
         target = target.substr(0, target.find('#'));
         if (target.empty() || target.find("://") != std::string::npos || target.rfind("mailto:", 0) == 0)
           continue;

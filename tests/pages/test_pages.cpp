@@ -147,10 +147,12 @@ TEST_CASE("pages: a failure that is meant to be shown") {
 TEST_CASE("pages: a changed picture, a dead link, a marker that is not closed: all named in one run") {
   const Tree tree;
   write(tree.root / "notebooks_md/pictures/nine.svg", "<svg>old</svg>\n");
-  tree.page(tree.page() + "[gone](gone.md) [in a fence]\n```text\n[not](a-link.md)\n```\n" +
-            "<!-- excerpt src/twice.hpp thrice -->\n");
+  tree.page(
+      tree.page() +
+      "[gone](gone.md) <img width=\"9\" src=\"lost.svg\"> [in a fence]\n```text\n[not](a-link.md)\n```\n" +
+      "<!-- excerpt src/twice.hpp thrice -->\n");
   tree.faulty({"pictures/nine.svg is not what the command draws", "dead link to gone.md",
-               "no `<!-- end -->` after this marker", ": 3 faults"});
+               "dead link to lost.svg", "no `<!-- end -->` after this marker", ": 4 faults"});
   tree.page("<!-- exerpt src/twice.hpp twice -->\n<!-- end -->\n");
   tree.faulty({"closes nothing"});
 }
