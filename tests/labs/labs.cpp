@@ -1,5 +1,7 @@
 // ./tessera lab: writes a student's tree, checks it, marks it. See notebooks_md/teaching.md.
+#include <atomic>
 #include <cstdio>
+#include <future>
 #include <iostream>
 #include <map>
 #include <random>
@@ -87,7 +89,8 @@ class Labs {
       if (const std::string lesson = lesson_of(task); only.empty() || lesson == only)
         lessons.insert(lesson), expected.push_back(task);
     if (lessons.empty()) throw UsageError("there is no lesson " + only);
-    const std::vector<Mark> marks = mark(expected, check_seed, "lab_", build(lessons, "lab_"));
+    const std::vector<Mark> marks = mark(expected, check_seed, "lab_", build(lessons, "lab_"),
+                                         std::max(1U, std::thread::hardware_concurrency()));
     show(marks, !only.empty());
     return std::all_of(marks.begin(), marks.end(), [](const Mark& mark) { return passed(mark); }) ? 0 : 1;
   }
@@ -104,7 +107,7 @@ class Labs {
     std::map<std::string, std::string> faults = submit(student, lessons);
     for (const auto& [lesson, fault] : build(lessons, "graded_"))
       if (faults[lesson].empty()) faults[lesson] = fault;
-    const std::vector<Mark> marks = mark(expected, seed, "graded_", faults);
+    const std::vector<Mark> marks = mark(expected, seed, "graded_", faults, 1);
     show(marks, false);
     const fs::path file = o_.flag("--json", "");
     if (!file.empty()) pages::write(file, gradescope(marks, seed).dump(2, ' ', false, any_bytes) + "\n");
@@ -129,7 +132,7 @@ class Labs {
   /// One task's record, from the program that holds its lesson. "": how the program ended.
   std::pair<Json, std::string> record(const std::string& program, const std::string& task, std::uint64_t seed,
                                       const std::string& mode) const {
-    const fs::path answer = scratch_ / "answer.json", output = scratch_ / "output.txt";
+    const fs::path answer = scratch_ / (task + ".json"), output = scratch_ / (task + ".txt");
     fs::remove(answer);
     std::vector<std::string> words = {(o_.build / "bin" / (program + task.substr(0, 2))).string(), task,
                                       std::to_string(seed), answer.string()};
@@ -239,18 +242,23 @@ class Labs {
     return faults;
   }
 
+  /// Runs each task, `at_once` of them side by side.
   std::vector<Mark> mark(const Json& expected, std::uint64_t seed, const std::string& program,
-                         const std::map<std::string, std::string>& faults) const {
-    std::vector<Mark> marks;
-    for (const Json& task : expected) {
-      const std::string name = task.at("name"), fault = faults.at(lesson_of(task));
-      Mark mark{{.name = name, .points = task.at("points")}, wrong(fault)};
-      if (fault.empty()) {
+                         const std::map<std::string, std::string>& faults, unsigned at_once) const {
+    std::vector<Mark> marks(expected.size());
+    std::atomic<std::size_t> next{0};
+    const auto work = [&] {
+      for (std::size_t i; (i = next++) < marks.size();) {
+        const std::string name = expected[i].at("name"), fault = faults.at(lesson_of(expected[i]));
+        marks[i] = {{.name = name, .points = expected[i].at("points")}, wrong(fault)};
+        if (!fault.empty()) continue;
         const auto [answer, ended] = record(program, name, seed, "");
-        mark.verdict = ended.empty() ? judge(name, task.at("trials"), answer) : wrong(ended);
+        marks[i].verdict = ended.empty() ? judge(name, expected[i].at("trials"), answer) : wrong(ended);
       }
-      marks.push_back(mark);
-    }
+    };
+    std::vector<std::future<void>> workers;
+    for (unsigned n = 0; n < at_once; ++n) workers.push_back(std::async(std::launch::async, work));
+    for (std::future<void>& worker : workers) worker.get();
     return marks;
   }
 
