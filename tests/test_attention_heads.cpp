@@ -1,8 +1,8 @@
 // Lesson 05: every cut of attention and of the block equals the whole, for every mask and number of kv heads;
 // the whole equals PyTorch and central differences; and broken by hand, it is caught and named.
 #include "05_attention_heads/block_proof.hpp"
-#include "support.hpp"
-#include "tensor/safetensors.hpp"
+#include "fixture.hpp"
+#include "proven.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
@@ -23,24 +23,7 @@ Sizes sizes(Part part, const std::string& mask, std::int64_t kv_heads, double dr
 }
 
 Outcome outcome_of(int ranks, const ProofOptions& options, const Sizes& s) {
-  Outcome outcome;
-  on_ranks(ranks, [&](Communicator& comm) {
-    Proof proof(comm, options);
-    prove(proof, comm, s);
-    Outcome mine = proof.finish();
-    if (comm.rank() == 0) outcome = std::move(mine);
-  });
-  return outcome;
-}
-
-std::string faults(const Outcome& outcome) {
-  std::string text;
-  for (const Check& check : outcome.checks)
-    if (!check.ok)
-      text += str(check.identity, ": rank ", check.rank, " (", check.row, ", ", check.col, ") ", check.error,
-                  " > ", check.bound, ". ", check.diagnosis, "\n");
-  for (const std::string& note : outcome.notes) text += note + "\n";
-  return text;
+  return proven(ranks, options, [&](Proof& proof, Communicator& comm) { prove(proof, comm, s); });
 }
 
 }  // namespace
@@ -133,7 +116,7 @@ double largest_difference(const Tensor& a, const Tensor& b) {
 
 TEST_CASE("the unsplit block equals PyTorch: output and every gradient, for each mask") {
   const Device::Scope host(Device::host());  // where files are read to
-  const auto fixture = load_safetensors(TESSERA_SOURCE_DIR "/tests/fixtures/attention.safetensors");
+  const auto fixture = load_fixture("attention.safetensors");
   for (const char* mask : {"causal", "none", "padding"})
     for (const Core& core : {Core{}, reference_core}) {
       Sizes s = fixture_sizes(mask);
@@ -158,7 +141,7 @@ TEST_CASE("the unsplit block equals central differences, with grouped queries an
     Sizes s = fixture_sizes(mask);
     s.shape.kv_heads = 2;
     s.shape.options.dropout = 0.3;
-    std::map<std::string, Tensor> tensors;
+    Tensors tensors;
     const Inputs<Tensor> in = [&](const std::string& name) {
       if (const auto found = tensors.find(name); found != tensors.end()) return found->second;
       const std::int64_t w = s.w(), rows = name == "X" || name == "dY"                         ? s.n()

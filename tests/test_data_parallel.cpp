@@ -2,7 +2,7 @@
 // buckets; the replicas stay equal bit for bit.
 #include "07_data_parallel/proof.hpp"
 #include "at_once.hpp"
-#include "support.hpp"
+#include "proven.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
@@ -24,24 +24,10 @@ Setup setup(std::int64_t batch, std::int64_t bucket, std::int64_t steps) {
 }
 
 Outcome outcome_of(int ranks, DType dtype, const Setup& s, Trained* trained = nullptr) {
-  Outcome outcome;
-  on_ranks(ranks, [&](Communicator& comm) {
-    Proof proof(comm, {Tier::floating, dtype, 3});
+  return proven(ranks, {Tier::floating, dtype, 3}, [&](Proof& proof, Communicator& comm) {
     const Trained mine = prove(proof, comm, s);
-    Outcome all = proof.finish();
-    if (comm.rank() == 0) outcome = std::move(all);
     if (comm.rank() == 0 && trained != nullptr) *trained = mine;
   });
-  return outcome;
-}
-
-std::string faults(const Outcome& outcome) {
-  std::string text;
-  for (const Check& check : outcome.checks)
-    if (!check.ok)
-      text += str(check.identity, ": ", check.error, " > ", check.bound, ". ", check.diagnosis, "\n");
-  for (const std::string& note : outcome.notes) text += note + "\n";
-  return text;
 }
 
 }  // namespace

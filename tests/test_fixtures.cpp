@@ -1,9 +1,9 @@
 // Our f64 results against PyTorch's (tests/fixtures/make_fixtures.py): a witness that nobody here wrote.
 #include <cmath>
 
+#include "fixture.hpp"
 #include "ops/attention.hpp"
 #include "support.hpp"
-#include "tensor/safetensors.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
@@ -12,8 +12,7 @@ namespace {
 
 class Fixtures {
  public:
-  explicit Fixtures(const std::string& file)
-      : tensors_(load_safetensors(std::string(TESSERA_SOURCE_DIR "/tests/fixtures/") + file)) {}
+  explicit Fixtures(const std::string& file) : tensors_(load_fixture(file)) {}
 
   /// A copy on this thread's device: optimisers write into theirs.
   Tensor operator[](const std::string& name) const {
@@ -45,7 +44,7 @@ class Fixtures {
     expect(tensors_.contains(name), "the fixtures have no " + name);
     return tensors_.at(name);
   }
-  std::map<std::string, Tensor> tensors_;
+  Tensors tensors_;
 };
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include "08_three_d/train.hpp"
 #include "cut_gpt.hpp"
+#include "fixture.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
@@ -13,12 +14,7 @@ using namespace tessera::three_d;
 
 namespace {
 
-const std::string hugging_face = TESSERA_SOURCE_DIR "/tests/fixtures/gpt2/model.safetensors";
-
-using Tensors = std::map<std::string, Tensor>;
-Tensors fixture(const std::string& file) {
-  return load_safetensors(std::string(TESSERA_SOURCE_DIR "/tests/fixtures/") + file);
-}
+const std::string hugging_face = fixtures + "gpt2/model.safetensors";
 
 /// A file of this test's, gone with it.
 class Scratch {
@@ -46,7 +42,7 @@ Setup pretrained(const std::string& file = hugging_face) {
   m.attention.options.batch = 2;
   m.attention.options.seq = s.weights->positions;
   s.training.learns = false;
-  s.text = read_tokens(TESSERA_SOURCE_DIR "/tests/fixtures/gpt2/tokens.bin");
+  s.text = read_tokens(fixtures + "gpt2/tokens.bin");
   return s;
 }
 
@@ -114,7 +110,7 @@ TEST_CASE("token files: nanoGPT's, llm.c's, and what is neither") {
 TEST_CASE(
     "Hugging Face's GPT-2 from its file: the loss that it found, under every factorisation of 1, 2, 4 and "
     "8") {
-  const double truth = fixture("gpt2.safetensors").at("loss").values()[0];
+  const double truth = load_fixture("gpt2.safetensors").at("loss").values()[0];
   Setup s = pretrained();
   Thin thin;
   for (const int ranks : {1, 2, 4, 8})

@@ -2,18 +2,12 @@
 #include <algorithm>
 
 #include "cut_gpt.hpp"
-#include "tensor/safetensors.hpp"
+#include "fixture.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
 
 namespace {
-
-using Tensors = std::map<std::string, Tensor>;
-
-Tensors load(const std::string& file) {
-  return load_safetensors(std::string(TESSERA_SOURCE_DIR "/tests/fixtures/") + file);
-}
 
 /// A file of Hugging Face's by the names of the model's weights, in f64: without the prefix of the class with
 /// a head, the masks, and the head, which must be wte.
@@ -40,11 +34,11 @@ WholeStep hugging_face() {
   whole.model.vocabulary = 67;
   whole.model.tokens = 192;
   whole.model.tied = true;
-  whole.make = [weights = weights_of(load("gpt2/model.safetensors"))](const std::string& name,
-                                                                      const Slice& slice) {
+  whole.make = [weights = weights_of(load_fixture("gpt2/model.safetensors"))](const std::string& name,
+                                                                              const Slice& slice) {
     return slice.extract(weights.at(name)).to(Device::current());
   };
-  const Tensors fixture = load("gpt2.safetensors");
+  const Tensors fixture = load_fixture("gpt2.safetensors");
   whole.batch = {fixture.at("tokens"), fixture.at("targets")};
   whole.results["loss"] = fixture.at("loss");
   for (const auto& info : pipeline::weights_of(whole.model))
@@ -69,7 +63,7 @@ TEST_CASE("Hugging Face's GPT-2: so has every factorisation of 1, 2, 4 and 8 ran
 }
 
 TEST_CASE("Hugging Face's GPT-2: files hold exactly our weights; masks and an equal head may be there") {
-  Tensors file = load("gpt2/model.safetensors");
+  Tensors file = load_fixture("gpt2/model.safetensors");
   const Tensors weights = weights_of(file);
   const auto infos = pipeline::weights_of(hugging_face().model);
   CHECK(weights.size() == infos.size());

@@ -4,35 +4,10 @@
 #include "03_row_split/proof.hpp"
 #include "04_mlp_block/proof.hpp"
 #include "course.hpp"
-#include "support.hpp"
+#include "proven.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
-
-namespace {
-
-Outcome run(int ranks, const ProofOptions& options, const std::function<void(Proof&, Communicator&)>& prove) {
-  Outcome outcome;
-  on_ranks(ranks, [&](Communicator& comm) {
-    Proof proof(comm, options);
-    prove(proof, comm);
-    Outcome mine = proof.finish();
-    if (comm.rank() == 0) outcome = std::move(mine);
-  });
-  return outcome;
-}
-
-std::string faults(const Outcome& outcome) {
-  std::string text;
-  for (const Check& check : outcome.checks)
-    if (!check.ok)
-      text += str(check.identity, ": rank ", check.rank, " (", check.row, ", ", check.col, ") ", check.error,
-                  " > ", check.bound, ". ", check.diagnosis, "\n");
-  for (const std::string& note : outcome.notes) text += note + "\n";
-  return text;
-}
-
-}  // namespace
 
 TEST_CASE("the course holds at 1, 2, 3, 4 and 8 ranks, both tiers, both dtypes, unequal rectangular shapes") {
   Thin thin;
@@ -44,8 +19,8 @@ TEST_CASE("the course holds at 1, 2, 3, 4 and 8 ranks, both tiers, both dtypes, 
             if (thin.skips()) continue;
             const auto shape = sweep_shape(index, ranks);
             const Outcome outcome =
-                run(ranks, {tier, dtype, static_cast<std::uint64_t>(7 + index)},
-                    [&](Proof& proof, Communicator& comm) { claim.prove(proof, comm, shape); });
+                proven(ranks, {tier, dtype, static_cast<std::uint64_t>(7 + index)},
+                       [&](Proof& proof, Communicator& comm) { claim.prove(proof, comm, shape); });
             INFO(claim.name, ", ", ranks, " ranks, ", name(dtype), " (", shape.n, ", ", shape.k, ", ",
                  shape.m, ")");
             INFO(faults(outcome));
@@ -59,7 +34,7 @@ TEST_CASE("--no-baseline: 64 elements of each result, recomputed from the genera
   for (const Claim& claim : course()) {
     if (claim.name >= "05") continue;  // nor the identities
     const Outcome outcome =
-        run(4, {Tier::floating, DType::f32, 3, false, false}, [&](Proof& proof, Communicator& comm) {
+        proven(4, {Tier::floating, DType::f32, 3, false, false}, [&](Proof& proof, Communicator& comm) {
           claim.prove(proof, comm, {24, 36, 52});
         });
     INFO(claim.name, faults(outcome));
@@ -160,7 +135,7 @@ namespace {
 /// Y of lesson 03 at p ranks, computed wrongly by `wrong` from X_i, A_i and c.
 std::string broken_row_split(
     const std::function<Tensor(const Tensor&, const Tensor&, const Tensor&, Communicator&)>& wrong) {
-  const Outcome outcome = run(4, {}, [&](Proof& proof, Communicator& comm) {
+  const Outcome outcome = proven(4, {}, [&](Proof& proof, Communicator& comm) {
     const row_split::Sizes s{12, 20, 32};
     row_split::prove(proof, comm, s);
     const auto own = [&](const char* name, const Slice& slice) { return proof.other_slice(name, slice); };
@@ -208,7 +183,7 @@ TEST_CASE("broken by hand: the check names the mistake") {
 }
 
 TEST_CASE("broken by hand: a backward all-reduce that is missing, in values and in bytes") {
-  const Outcome outcome = run(4, {}, [](Proof& proof, Communicator& comm) {
+  const Outcome outcome = proven(4, {}, [](Proof& proof, Communicator& comm) {
     column_split::prove(proof, comm, {12, 20, 32});
     const Tensor dy = proof.other_slice("dY", slice_of<Shard<1>>(12, 32, comm));
     const Tensor a = proof.other_slice("A", slice_of<Shard<1>>(20, 32, comm));
@@ -221,7 +196,7 @@ TEST_CASE("broken by hand: a backward all-reduce that is missing, in values and 
 }
 
 TEST_CASE("broken by hand: everything sent twice") {
-  const Outcome outcome = run(3, {}, [](Proof& proof, Communicator& comm) {
+  const Outcome outcome = proven(3, {}, [](Proof& proof, Communicator& comm) {
     column_split::prove(proof, comm, {12, 18, 33});
     const Phase phase = comm.phase("fwd");
     const std::int64_t calls = comm.journal().traffic().at({"fwd", "world", "all_gather"}).calls;
@@ -236,7 +211,7 @@ TEST_CASE("broken by hand: everything sent twice") {
 TEST_CASE("bounds bite: one typical term left out of one dot product fails, up to K = 1024") {
   for (const DType dtype : {DType::f32, DType::f64})
     for (const std::int64_t k : {16, 128, 1024}) {
-      const Outcome outcome = run(2, {Tier::floating, dtype, 5}, [&](Proof& proof, Communicator& comm) {
+      const Outcome outcome = proven(2, {Tier::floating, dtype, 5}, [&](Proof& proof, Communicator& comm) {
         const TensorParallel tp(comm);
         const auto x = identities::placed<Replicated>(proof, comm, "X", "NK", 6, k);
         const auto a = identities::placed<Shard<1>>(proof, comm, "A", "KM", k, 8);
@@ -257,7 +232,7 @@ TEST_CASE("bounds bite: one typical term left out of one dot product fails, up t
 }
 
 TEST_CASE("NaN never passes") {
-  const Outcome outcome = run(2, {}, [](Proof& proof, Communicator& comm) {
+  const Outcome outcome = proven(2, {}, [](Proof& proof, Communicator& comm) {
     const auto x = identities::placed<Replicated>(proof, comm, "X", "NK", 6, 4);
     const auto a = identities::placed<Shard<1>>(proof, comm, "A", "KM", 4, 8);
     const Tensor y = matmul(x, a).local();

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "06_pipeline/compare.hpp"
-#include "support.hpp"
+#include "proven.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
@@ -36,23 +36,11 @@ struct Ran {
 
 Ran run(int stages, const Setup& s, const ProofOptions& options) {
   Ran ran;
-  on_ranks(stages, [&](Communicator& comm) {
-    Proof proof(comm, options);
+  ran.outcome = proven(stages, options, [&](Proof& proof, Communicator& comm) {
     Measured measured = prove(proof, comm, s);
-    Outcome outcome = proof.finish();
-    if (comm.rank() == 0) ran = {std::move(outcome), std::move(measured)};
+    if (comm.rank() == 0) ran.measured = std::move(measured);
   });
   return ran;
-}
-
-std::string faults(const Outcome& outcome) {
-  std::string text;
-  for (const Check& check : outcome.checks)
-    if (!check.ok)
-      text += str(check.identity, ": rank ", check.rank, " (", check.row, ", ", check.col, ") ", check.error,
-                  " > ", check.bound, ". ", check.diagnosis, "\n");
-  for (const std::string& note : outcome.notes) text += note + "\n";
-  return text;
 }
 
 /// Chunks and microbatches to try: fewer microbatches than stages too, where the schedule can.
