@@ -1,4 +1,4 @@
-// Every legal combination of placements has the type that DESIGN's table gives it, on both axes. What must
+// Every legal combination of placements has the type that block matrices give it, on both axes. What must
 // not compile stands in forbidden/programs.txt.
 #include "placement/placed_ops.hpp"
 #include "support.hpp"

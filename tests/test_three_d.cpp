@@ -15,7 +15,7 @@ using namespace tessera::test;
 using namespace tessera::three_d;
 
 TEST_CASE("the mesh is Megatron's: tp fastest, then dp, then pp") {
-  // FIELD: 16 ranks, tp 2, dp 2, pp 4.
+  // The example of Megatron-LM's parallel_state.py: 16 ranks, tp 2, pp 4, so dp 2.
   std::map<std::string, std::set<std::vector<int>>> groups;
   std::mutex mutex;
   on_ranks(16, [&](Communicator& world) {

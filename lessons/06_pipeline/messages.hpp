@@ -16,9 +16,17 @@
 namespace tessera::pipeline {
 
 inline std::string_view name(Op op) {
-  constexpr std::string_view names[] = {"receive",         "forward",        "send", "receive_gradient",
-                                        "backward",        "backward_input",  // as in Op
-                                        "backward_weight", "send_gradient",  "wait", "reduce"};
+  // In the order of Op.
+  constexpr std::string_view names[] = {"receive",
+                                        "forward",
+                                        "send",
+                                        "receive_gradient",
+                                        "backward",
+                                        "backward_input",
+                                        "backward_weight",
+                                        "send_gradient",
+                                        "wait",
+                                        "reduce"};
   return names[static_cast<int>(op)];
 }
 

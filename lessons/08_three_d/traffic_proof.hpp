@@ -26,8 +26,8 @@ inline void expect_traffic_by_axis(Proof& proof, const Setup& s, std::int64_t st
   const Model& m = s.training.model;
   const std::int64_t t = s.sizes.tp, p = s.sizes.pp, d = s.sizes.dp, v = s.training.chunks,
                      e = proof.element_bytes();
-  const std::int64_t all = steps * s.training.microbatches * d, n = m.rows(),
-                     w = m.width();  // microbatches of all replicas
+  const std::int64_t all = steps * s.training.microbatches * d;  // microbatches of all replicas
+  const std::int64_t n = m.rows(), w = m.width();
   const std::int64_t sums = 2 * m.layers + 1;
   const std::string each = str(steps, " x "), microbatch = str(steps, " dp m");
   expect_forward_traffic(proof, s, "fwd", all, microbatch);

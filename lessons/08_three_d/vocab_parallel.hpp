@@ -37,8 +37,8 @@ struct VocabEmbedding {
   }
   // end task
   void backward(const Placed<Replicated>& dx, const Tensor& ids, const Tensor& positions) const {
-    add_embedding_backward(dwte.local(), dx.local(),
-                           ids);  // no bytes sent: each rank takes the rows of its ids
+    // No bytes are sent: each rank takes the rows of its ids.
+    add_embedding_backward(dwte.local(), dx.local(), ids);
     add_embedding_backward(dwpe.local(), dx.local(), positions);
   }
 };

@@ -25,7 +25,7 @@ std::string verdict(const RunReport& report, bool colour);
 /// bytes, seconds, verdict.
 std::string summary(const RunReport& report);
 
-/// One object, as DESIGN describes it: lesson, ranks, ..., checks, communication, memory, timings, ok.
+/// One object: lesson, ranks, ..., checks, communication, memory, timings, ok.
 std::string to_json(const RunReport& report);
 /// Chrome trace events, for Perfetto: one row a rank.
 std::string to_trace(const RunReport& report);

@@ -83,8 +83,8 @@ struct Kernels {
   virtual void add(const Tensor& y, const Tensor& a, const Tensor& b) const = 0;  // y = a + b; y may be a
   virtual void scale(const Tensor& y, const Tensor& x, double factor) const = 0;  // y = factor x
   virtual void add_bias(const Tensor& y, const Tensor& x, const Tensor& c) const = 0;  // y_ij = x_ij + c_j
-  virtual void sum_rows(const Tensor& out, double beta,
-                        const Tensor& x) const = 0;  // out_j = beta out_j + sum_i x_ij
+  /// out_j = beta out_j + sum_i x_ij
+  virtual void sum_rows(const Tensor& out, double beta, const Tensor& x) const = 0;
   virtual void gelu(const Tensor& y, const Tensor& x) const = 0;
   virtual void gelu_backward(const Tensor& dx, const Tensor& dy, const Tensor& x) const = 0;
   virtual void relu(const Tensor& y, const Tensor& x) const = 0;

@@ -12,8 +12,8 @@
 namespace tessera {
 
 /// Bytes of one kind of call. `payload` is the full size S of the call's argument. `wire` are the bytes that
-/// crossed between ranks: counted where a transport copies another rank's buffer, else the ring model of
-/// FIELD.
+/// crossed between ranks: counted where a transport copies another rank's buffer, else what a ring would send
+/// (Communicator::model_wire).
 struct Traffic {
   std::int64_t calls = 0, payload = 0, wire = 0;
   bool counted = true;  // false: wire is a model

@@ -64,9 +64,8 @@ class Device {
   /// A mark that knows its time, and the seconds from one to another of this device. Waits for the streams.
   virtual Event mark();
   virtual double seconds_between(const Event& from, const Event& to);
-  virtual Stream select(Stream) {
-    return Stream::compute;
-  }  ///< Makes a stream active. Returns the one before.
+  /// Makes a stream active. Returns the one before.
+  virtual Stream select(Stream) { return Stream::compute; }
 
   MemoryLedger memory;
 
