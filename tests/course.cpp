@@ -54,8 +54,8 @@ pipeline::Setup pipeline_setup(const identities::Shape& s, int p, pipeline::Sche
   return setup;
 }
 
-/// A small GPT, its batch of p to 3 p + 2 sequences cut over p ranks, evenly or not; buckets of one gradient
-/// or of many.
+/// A small GPT, its batch of p to 3 p + 2 sequences cut over p ranks, evenly or not;
+/// buckets of one gradient or of many.
 data_parallel::Setup data_parallel_setup(const identities::Shape& s, int p) {
   data_parallel::Setup setup;
   pipeline::Model& model = setup.model;

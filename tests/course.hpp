@@ -1,5 +1,5 @@
-// Everything in the course that claims an identity, as one list: the suite sweeps it, ./tessera verify prints
-// it.
+// Everything in the course that claims an identity, as one list:
+// the suite sweeps it, ./tessera verify prints it.
 #pragma once
 
 #include "identities/identities.hpp"

@@ -138,8 +138,8 @@ std::string wrong(const Tensor& actual, Index rows, Index cols, const Truth& tru
 }
 
 /// sum over i of left(i) right(i), and a bound on the error of any order of summation in a dtype of unit
-/// round-off u: n u sum |left||right| (Higham, "Accuracy and Stability", 3.1), doubled for our own sum in
-/// double.
+/// round-off u: n u sum |left||right| (Higham, "Accuracy and Stability", 3.1),
+/// doubled for our own sum in double.
 template <class Left, class Right>
 Bounded dot(Index n, double u, double start, const Left& left, const Right& right) {
   double sum = start, absolute = std::abs(start);

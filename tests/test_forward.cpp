@@ -1,5 +1,5 @@
-// Lesson 08 at work: token files, GPT-2's weights from a file, the loss of a text and texts of its own, under
-// every cut.
+// Lesson 08 at work: token files, GPT-2's weights from a file,
+// the loss of a text and texts of its own, under every cut.
 #include <unistd.h>
 
 #include <fstream>

@@ -26,8 +26,8 @@ constexpr bool rule =
     is<Matmul<Placed<L>, Placed<R_>>, Placed<Y>>&& is<Matmul<Placed<R, L>, Placed<R, R_>>, Placed<R, Y>>&&
         is<Matmul<Placed<L, L>, Placed<R_, R_>>, Placed<Y, Y>>;
 static_assert(rule<R, R, R> && rule<R, S1, S1> && rule<S0, R, S0> && rule<S1, S0, P>);
-// Each axis by itself: the forward of a column-parallel layer with tokens cut over dp, then its two
-// gradients.
+// Each axis by itself: the forward of a column-parallel layer with tokens cut over dp,
+// then its two gradients.
 static_assert(is<Matmul<Placed<R, S0>, Placed<S1, R>>, Placed<S1, S0>>);      // Y = X A
 static_assert(is<Matmul<T_<Placed<R, S0>>, Placed<S1, S0>>, Placed<S1, P>>);  // dA = X' dY: a sum over dp
 static_assert(is<Matmul<Placed<S1, S0>, T_<Placed<S1, R>>>, Placed<P, S0>>);  // dX = dY A': a sum over tp

@@ -114,8 +114,8 @@ inline void prove(Proof& proof, const Sizes& s) {
   proof.expect_memory(MemoryKind::activation, "X dX Y dY P dP H", activations * e, activations * e,
                       str(e, " N (4 K + 3 F)"));
   if (proof.exact()) return;
-  // Truncation h^2 |L'''| / 6 and cancellation u L / h are both below 1e-9 of the loss's terms; 1e-7 leaves
-  // room.
+  // Truncation h^2 |L'''| / 6 and cancellation u L / h are both below 1e-9 of the loss's terms;
+  // 1e-7 leaves room.
   const auto [error, scale] = central_differences(5);
   proof.claim("gradients = central differences", error, 1e-7 * scale);
 }

@@ -16,8 +16,8 @@
 
 namespace tessera::mlp {
 
-/// The bytes of a file. Throws UsageError where it is missing, unreadable, or too short or too even to learn
-/// from.
+/// The bytes of a file. Throws UsageError where it is missing, unreadable,
+/// or too short or too even to learn from.
 inline std::string read_text(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file || std::filesystem::is_directory(path))
@@ -30,8 +30,8 @@ inline std::string read_text(const std::string& path) {
   return text;
 }
 
-/// The entropy of a text's byte frequencies in nats: the loss of the best guess that does not look at the
-/// context.
+/// The entropy of a text's byte frequencies in nats:
+/// the loss of the best guess that does not look at the context.
 inline double byte_entropy(const std::string& text) {
   std::array<double, 256> count{};
   for (const char byte : text) ++count[static_cast<unsigned char>(byte)];

@@ -1,5 +1,5 @@
-// The training run of lesson 01: batches drawn by the counter-based generator, so that it is the same on
-// every device.
+// The training run of lesson 01: batches drawn by the counter-based generator,
+// so that it is the same on every device.
 #pragma once
 
 #include <algorithm>
@@ -43,8 +43,8 @@ inline double evaluate(TextModel& model, const std::string& text) {
   return total / static_cast<double>(count);
 }
 
-/// Trains, checks that something was learnt, and books the optimiser's memory. `bar`: draw the progress on
-/// stderr.
+/// Trains, checks that something was learnt, and books the optimiser's memory.
+/// `bar`: draw the progress on stderr.
 inline void train(Proof& proof, Training& run, bool bar) {
   TextModel model(proof.seed(), proof.dtype());
   const Random random(proof.seed(), "batches");

@@ -44,8 +44,8 @@ struct ByHand {
 };
 
 // Typed: the same, with the placement in the type. The backward all-reduce is no longer a matter of memory:
-// dY is Shard<1>, A^T is Shard<0>, and Shard<1> times Shard<0> is Partial. Until it is reduced, nothing else
-// compiles.
+// dY is Shard<1>, A^T is Shard<0>, and Shard<1> times Shard<0> is Partial.
+// Until it is reduced, nothing else compiles.
 
 inline constexpr int code_line = __LINE__ + 3;
 // begin typed
@@ -63,8 +63,8 @@ struct ColumnLinear {
   ColumnLinear(const Tensor& a_own, const Tensor& c_own)
       : a(a_own), c(c_own), da(zero_gradient(a)), dc(zero_gradient(c)) {}
 
-  // task 02.typed_forward (line, 1 point, 5 min): (N, K) -> (N, F/p). Hint: the types say what may be
-  // multiplied.
+  // task 02.typed_forward (line, 1 point, 5 min): (N, K) -> (N, F/p).
+  // Hint: the types say what may be multiplied.
   Placed<Shard<1>> forward(const Placed<Replicated>& x, Saved& saved) const {
     saved.x = x;
     return add_bias(matmul(x, a), c);  // Shard<1>  no bytes sent
@@ -80,8 +80,8 @@ struct ColumnLinear {
   }
   // end task
 
-  // task 02.typed_weight (line, 1 point, 10 min): add to da and dc. Hint: for Y = X A + c the gradient of A
-  // is X' dY.
+  // task 02.typed_weight (line, 1 point, 10 min): add to da and dc.
+  // Hint: for Y = X A + c the gradient of A is X' dY.
   void backward_weight(const Saved& saved) const {
     add_matmul(da, t(saved.x), saved.dy);  // Replicated x Shard<1> = Shard<1>  no bytes sent
     add_sum_rows(dc, saved.dy);

@@ -41,8 +41,8 @@ struct ByHand {
   // end by_hand
 };
 
-// Typed. Shard<1> times Shard<0> is Partial, and add_bias takes no Partial: adding c too early does not
-// compile.
+// Typed. Shard<1> times Shard<0> is Partial, and add_bias takes no Partial:
+// adding c too early does not compile.
 
 inline constexpr int code_line = __LINE__ + 3;
 // begin typed

@@ -44,8 +44,8 @@ std::string by_hand() {
 
 // begin counterexample
 /// Why not rows first: with X by columns and A by rows, each rank has a term of X A, and f of a sum is not
-/// the sum of f. The type refuses it, gelu(Partial) does not compile; these are the numbers that it would
-/// give.
+/// the sum of f. The type refuses it, gelu(Partial) does not compile;
+/// these are the numbers that it would give.
 std::string counterexample() {
   const Tensor x = Tensor::of(1, 2, {1, 1}), a = Tensor::of(2, 2, {2, -1, -3, 2});
   const Tensor term1 = matmul(x.column_range(0, 1), a.row_range(0, 1));  // (1, 2)  rank 0's term of X A

@@ -27,8 +27,8 @@ struct MlpBlock {
     Placed<Shard<1>> pre;             // (N, F/p)  X A + c1, what f's slope depends on
   };
 
-  // task 04.forward (function, 2 points, 15 min): (N, K) -> (N, K). Hint: three lines, and only the last one
-  // communicates.
+  // task 04.forward (function, 2 points, 15 min): (N, K) -> (N, K).
+  // Hint: three lines, and only the last one communicates.
   Placed<Replicated> forward(const Placed<Replicated>& x, Saved& saved, const TensorParallel& tp) const {
     saved.pre = fc1.forward(x, saved.fc1);       // Shard<1>    (N, F/p)  no bytes sent
     const auto h = mlp::activate(saved.pre, f);  // Shard<1>    (N, F/p)  f takes each column by itself

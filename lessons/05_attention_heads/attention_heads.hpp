@@ -5,8 +5,8 @@
 //   Y = sum over ranks of  heads_i(X Wqkv_i + b_i) Wproj_i  + c       one all-reduce forward, one backward
 //   head(q, k, v) = softmax(q k' / sqrt(d)) v                         ops/attention.hpp
 //
-// N = batch seq tokens, W = width, a heads of d = W / a columns, of which kv share each a / kv keys and
-// values.
+// N = batch seq tokens, W = width, a heads of d = W / a columns,
+// of which kv share each a / kv keys and values.
 #pragma once
 
 #include <array>
@@ -62,8 +62,8 @@ inline std::array<Tensor, 3> q_k_v(const Tensor& qkv, const AttentionOptions& ow
   return {qkv.column_range(0, q), qkv.column_range(q, q + kv), qkv.column_range(q + kv, q + 2 * kv)};
 }
 
-/// Dropout of a sub-layer's output, drawn by the token's place in the whole batch; `which` tells a block's
-/// apart.
+/// Dropout of a sub-layer's output, drawn by the token's place in the whole batch;
+/// `which` tells a block's apart.
 inline Tensor dropout_of(const Tensor& x, const AttentionOptions& o, std::uint64_t which) {
   return o.dropout > 0 ? dropout(x, o.dropout, o.seed + which, {.first_row = o.first_batch * o.seq}) : x;
 }
@@ -96,8 +96,8 @@ struct HeadAttention {
     row_split::RowLinear::Saved c_proj;  // its x is O, (N, W/p)
   };
 
-  // task 05.forward (function, 2 points, 20 min): (N, W) -> (N, W). Hint: lesson 04 with the core in the
-  // place of f.
+  // task 05.forward (function, 2 points, 20 min): (N, W) -> (N, W).
+  // Hint: lesson 04 with the core in the place of f.
   Placed<Replicated> forward(const Placed<Replicated>& x, Saved& saved, const TensorParallel& tp) const {
     const Placed<Shard<1>> qkv = c_attn.forward(x, saved.c_attn);  // (N, (W + 2 kv d)/p)  no bytes sent
     const auto [q, k, v] = q_k_v(qkv.local(), heads);

@@ -1,5 +1,5 @@
-// When did which instruction run? And, so that eight stages on two cores show the true shape of a pipeline:
-// the pace.
+// When did which instruction run? And, so that eight stages on two cores show the true shape
+// of a pipeline: the pace.
 #pragma once
 
 #include <algorithm>
@@ -25,8 +25,8 @@ struct Pace {
 /// With a pace each computation lasts until a deadline, which is a whole number of ticks on the machine's
 /// clock: its own ticks after the end of the one before, or after the tick in which the message came. Late is
 /// who is woken late, by a tenth of a millisecond or, where ranks outnumber cores, by one; it makes up for it
-/// by its next deadline. Counted from the moment of waking instead, these delays would add up from stage to
-/// stage.
+/// by its next deadline. Counted from the moment of waking instead,
+/// these delays would add up from stage to stage.
 class Clock {
  public:
   Clock(Journal& journal, const Pace& pace) : journal_(journal), pace_(pace), device_(*Device::current()) {

@@ -69,8 +69,8 @@ inline Measured gather(Communicator& comm, const Trace& trace) {
   return all;
 }
 
-/// What an embedding, a block and a head cost this device: forward and backward of a microbatch, the median
-/// of 7.
+/// What an embedding, a block and a head cost this device:
+/// forward and backward of a microbatch, the median of 7.
 inline LayerCosts measure_costs(const Model& model, const TensorParallel& alone, DType dtype,
                                 const Tokens& batch) {
   const MemoryScope scope(MemoryKind::check);
@@ -96,8 +96,8 @@ inline LayerCosts measure_costs(const Model& model, const TensorParallel& alone,
           time(builder.chunk({0, 0}, false, true))};
 }
 
-/// What each virtual stage took in a measured run: medians over the microbatches. Predicts that run's
-/// timeline.
+/// What each virtual stage took in a measured run: medians over the microbatches.
+/// Predicts that run's timeline.
 inline Costs costs_of(const Timeline& timeline, int virtual_stages) {
   Costs costs = Costs::equal(virtual_stages, 0, 0, 0);
   const int stages = static_cast<int>(timeline.stages.size());

@@ -38,8 +38,8 @@ inline std::string text(const Instruction& i) {
 inline bool is_send(Op op) { return op == Op::send || op == Op::send_gradient; }
 inline bool is_receive(Op op) { return op == Op::receive || op == Op::receive_gradient; }
 
-/// The stage at the other end of a message. They stand in a ring: after the last comes the first's next
-/// chunk.
+/// The stage at the other end of a message. They stand in a ring:
+/// after the last comes the first's next chunk.
 inline int peer(Op op, int stage, int stages) {
   const bool next = op == Op::send || op == Op::receive_gradient;
   return (stage + (next ? 1 : stages - 1)) % stages;

@@ -1,6 +1,6 @@
 // A GPT-2 of which a stage holds a part: the embedding on the first stage, blocks, and the head on the last.
-// A Chunk is what one virtual stage computes: it needs the activations of the chunk before it and nothing
-// else.
+// A Chunk is what one virtual stage computes:
+// it needs the activations of the chunk before it and nothing else.
 #pragma once
 
 #include <functional>
@@ -126,8 +126,8 @@ struct Chunk {
     return dy;
   }
 
-  /// Adds to every gradient of the chunk. Nobody waits for it. `done(l)`: block l and all behind it have
-  /// added.
+  /// Adds to every gradient of the chunk. Nobody waits for it. `done(l)`:
+  /// block l and all behind it have added.
   void backward_weight(
       const Saved& saved, const std::function<void(std::size_t)>& done = [](std::size_t) {}) const {
     if (head) head->backward_weight(saved.head);

@@ -1,5 +1,5 @@
-// What lesson 06 claims, and how it is checked and measured: used by its main, by the tests and by ./tessera
-// verify.
+// What lesson 06 claims, and how it is checked and measured:
+// used by its main, by the tests and by ./tessera verify.
 #pragma once
 
 #include "06_pipeline/build.hpp"
@@ -33,8 +33,8 @@ struct Setup {
   }
 };
 
-/// Runs `steps` steps, checks the last one's loss and gradients against the whole model's, and returns what
-/// was measured.
+/// Runs `steps` steps, checks the last one's loss and gradients against the whole model's,
+/// and returns what was measured.
 inline Measured prove(Proof& proof, Communicator& comm, const Setup& s) {
   const int p = comm.size(), r = comm.rank(), virtual_stages = p * s.chunks;
   const Plan plan = s.plan(p);

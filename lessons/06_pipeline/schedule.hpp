@@ -1,9 +1,9 @@
 // Who does what, and in which order: the schedule of a pipeline as data. Nothing here computes or sends. The
 // worker executes these lists, the simulator times them, the check reads them: all three see the same list.
 //
-// A pipeline has p stages, a step m microbatches. Stage r holds v chunks of layers, the virtual stages r, r +
-// p, r + 2p, ...: a microbatch passes virtual stages 0, 1, ..., v p - 1 forward, and back in the other
-// direction.
+// A pipeline has p stages, a step m microbatches. Stage r holds v chunks of layers,
+// the virtual stages r, r + p, r + 2p, ...: a microbatch passes virtual stages 0, 1, ..., v p - 1 forward,
+// and back in the other direction.
 #pragma once
 
 #include <algorithm>
@@ -61,9 +61,9 @@ struct Shape {
   int delay = 0;       // each dW so many microbatches behind its dX
 };
 
-// task 06.shape (function, 3 points, 40 min): p stages, m microbatches, v chunks -> what stage r does. Hint:
-// how many forwards does stage r start before its first gradient can be back? Stage p-1 has it at once, each
-// earlier stage one forward later.
+// task 06.shape (function, 3 points, 40 min): p stages, m microbatches, v chunks -> what stage r does.
+// Hint: how many forwards does stage r start before its first gradient can be back?
+// Stage p-1 has it at once, each earlier stage one forward later.
 inline Shape shape(Schedule schedule, int r, int p, int m, int v) {
   switch (schedule) {
     case Schedule::gpipe:
@@ -110,8 +110,8 @@ inline Plan make_plan(Schedule schedule, int stages, int microbatches, int chunk
   for (int r = 0; r < p; ++r) {
     Instructions list;
     // Unit k is one microbatch in one chunk. With one chunk it is microbatch k; with more, p microbatches
-    // pass the first chunk, then the same p the next one, ... (backward from the last chunk), then the next
-    // p.
+    // pass the first chunk, then the same p the next one, ...
+    // (backward from the last chunk), then the next p.
     const auto microbatch = [&](int k) { return k / (p * v) * p + k % p; };
     const auto forward = [&](int k) {
       const int i = microbatch(k), chunk = k / p % v, at = virtual_stage(chunk, r, p);

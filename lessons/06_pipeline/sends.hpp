@@ -22,8 +22,8 @@ inline Plan with_blocking_sends(const Plan& plan) {
 
 // begin posted
 /// The plan as it works: a send is posted, and waited for when its buffer is to be freed. An activation has
-/// been taken when its gradient comes back, so that wait costs nothing; a gradient is given the time until
-/// the next one.
+/// been taken when its gradient comes back, so that wait costs nothing;
+/// a gradient is given the time until the next one.
 // task 06.posted (function, 3 points, 30 min): add the waits: for an activation right before the backward of
 // its microbatch and chunk, for a gradient right before the next one is sent, for the last one before the
 // reduce. Hint: two buffers a stage, and none may be left when the step ends.

@@ -1,8 +1,8 @@
 // One all-reduce for each of a model's many gradients would pay many latencies, one for all of them could
 // start only at the end. So they are summed in buckets: contiguous ranges of the one row that holds them all
 // (GradientArena), each posted as soon as the backward, which runs from the last layer to the first, has
-// finished its lowest gradient. PyTorch's DistributedDataParallel does the same (Li et al. 2020,
-// section 3.2).
+// finished its lowest gradient. PyTorch's DistributedDataParallel
+// does the same (Li et al. 2020, section 3.2).
 #pragma once
 
 #include <vector>
@@ -16,8 +16,8 @@ using pipeline::Parameter;
 class Buckets {
  public:
   Buckets() = default;
-  /// `all` (1, P) holds the gradients of `parameters` in their order; a bucket has at least `bytes`, but the
-  /// last.
+  /// `all` (1, P) holds the gradients of `parameters` in their order;
+  /// a bucket has at least `bytes`, but the last.
   Buckets(const Tensor& all, const std::vector<Parameter>& parameters, std::int64_t bytes) : all_(all) {
     std::int64_t end = all.size();
     for (std::size_t i = parameters.size(); i-- > 0;) {

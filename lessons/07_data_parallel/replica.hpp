@@ -1,5 +1,5 @@
-// A whole model on every rank, its rows of the batch, and a step: forward, backward with the buckets under
-// way, SGD.
+// A whole model on every rank, its rows of the batch, and a step:
+// forward, backward with the buckets under way, SGD.
 #pragma once
 
 #include "06_pipeline/measure.hpp"

@@ -27,8 +27,8 @@ inline bool agreed(Communicator& world, bool answer) {
 }
 
 // begin blame
-/// "alone, tp is off by 0.2, pp holds, dp holds: look at tp". Collective; rank 0 has the truth and gets the
-/// sentence.
+/// "alone, tp is off by 0.2, pp holds, dp holds: look at tp".
+/// Collective; rank 0 has the truth and gets the sentence.
 inline std::string blame(Communicator& world, const Setup& s, DType dtype, std::uint64_t seed,
                          const std::vector<double>& truth, double bound) {
   const Journal before = world.journal();

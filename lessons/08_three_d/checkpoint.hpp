@@ -50,8 +50,8 @@ inline void save(Communicator& world, const Mesh& mesh, const Trainer& trainer, 
 // end save
 
 // begin resume
-/// This rank's slices of what `save` wrote, under whatever cut. Throws UsageError where it is of another
-/// model.
+/// This rank's slices of what `save` wrote, under whatever cut.
+/// Throws UsageError where it is of another model.
 inline void resume(Trainer& trainer, const Training& training, const std::string& folder) {
   const MemoryScope scope(MemoryKind::check);
   const SafetensorsFile file(checkpoint_file(folder));

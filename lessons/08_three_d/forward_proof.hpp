@@ -13,8 +13,8 @@ struct Trained {
   double tokens_per_second = 0;
 };
 
-/// In f32 another order of sums may draw another token now and then, and from there on another text: f64
-/// decides.
+/// In f32 another order of sums may draw another token now and then,
+/// and from there on another text: f64 decides.
 inline void claim_same_text(Proof& proof, const Trained& t) {
   if (proof.dtype() != DType::f64 || t.text.empty()) return;
   double differ = 0;

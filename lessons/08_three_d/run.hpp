@@ -22,8 +22,8 @@ struct Setup {
   std::int64_t seq() const { return training.model.attention.options.seq; }
 };
 
-/// The sequences that begin at these places of the text, and the tokens that follow. (places seq, 1), on the
-/// host.
+/// The sequences that begin at these places of the text, and the tokens that follow.
+/// (places seq, 1), on the host.
 inline Tokens sequences_at(const Setup& s, const std::vector<std::size_t>& places) {
   const MemoryScope data(MemoryKind::check);
   const Device::Scope host(Device::host());

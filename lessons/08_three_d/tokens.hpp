@@ -52,8 +52,8 @@ inline Corpus read_tokens(const std::string& path) {
 }
 // end tokens
 
-/// Throws UsageError where an id has no row in the embedding, or no sequence fits in. `what`: "--text
-/// README.md".
+/// Throws UsageError where an id has no row in the embedding, or no sequence fits in.
+/// `what`: "--text README.md".
 inline void check_ids(const Corpus& corpus, std::int64_t vocabulary, std::int64_t seq,
                       const std::string& what) {
   const char* unit = corpus.bytes ? " bytes" : " ids";

@@ -1,6 +1,6 @@
 // One rank's part of a training step: the pipeline's worker over tensor-parallel chunks, the sums over dp
-// that begin while its last backward still runs, the sum over the ends (the tied embedding), the norm, and
-// the optimiser.
+// that begin while its last backward still runs, the sum over the ends (the tied embedding),
+// the norm, and the optimiser.
 #pragma once
 
 #include <numeric>
@@ -70,9 +70,9 @@ class Trainer {
     return trace.loss;
   }
 
-  // task 08.norm (function, 4 points, 45 min): the norm of all gradients, each parameter counted once. Hint:
-  // who has a copy of what? Norms and biases behind a sum lie on every rank of tp, the tied embedding on two
-  // stages, everything on every rank of dp.
+  // task 08.norm (function, 4 points, 45 min): the norm of all gradients, each parameter counted once.
+  // Hint: who has a copy of what? Norms and biases behind a sum lie on every rank of tp,
+  // the tied embedding on two stages, everything on every rank of dp.
   double norm() const {
     double squares = 0;
     for (std::size_t i = 0; i < parameters().size(); ++i) {
@@ -116,8 +116,8 @@ class Trainer {
   std::int64_t activation_bytes() const { return activation_bytes_; }  ///< The most of the last step.
   std::int64_t steps() const { return steps_; }
   void resume_at(std::int64_t steps) { steps_ = steps; }
-  /// All that a step reads and writes, by the prefix of its names in a checkpoint, in the order of the
-  /// parameters.
+  /// All that a step reads and writes, by the prefix of its names in a checkpoint,
+  /// in the order of the parameters.
   std::vector<std::pair<std::string, std::vector<Tensor>>> state() const {
     std::vector<Tensor> values;
     for (const Parameter& one : parameters()) values.push_back(one.value);

@@ -58,8 +58,8 @@ struct VocabHead {
     Placed<Shard<1>> dlogits;  // (n, V_r)
   };
 
-  // task 08.cross_entropy (function, 4 points, 40 min): (n, W), local targets (n, 1) -> (n, 1) losses. Hint:
-  // the max first, or exp overflows.
+  // task 08.cross_entropy (function, 4 points, 40 min): (n, W), local targets (n, 1) -> (n, 1) losses.
+  // Hint: the max first, or exp overflows.
   Placed<Replicated> forward(const Placed<Replicated>& x, const Tensor& targets, Saved& saved,
                              const TensorParallel& tp) const {
     const Placed<Shard<1>> logits = matmul(ln_f.forward(x, saved.ln_f), t(w));  // (n, V_r)  no bytes sent
@@ -72,8 +72,8 @@ struct VocabHead {
   }
   // end task
 
-  /// softmax - onehot on the rank's own ids sends nothing; dX is owed a sum, as always behind a cut by
-  /// columns.
+  /// softmax - onehot on the rank's own ids sends nothing;
+  /// dX is owed a sum, as always behind a cut by columns.
   Placed<Replicated> backward_input(const Tensor& targets, std::int64_t tokens, Saved& saved,
                                     const TensorParallel& tp) const {
     saved.dlogits = Placed<Shard<1>>(cross_entropy_backward(saved.entropy, targets, tokens));

@@ -23,8 +23,8 @@ struct LessonText {
   std::string question = "Cut = whole?";
 };
 
-/// What a lesson supplies. prove runs on every rank, once a tier; the others run once, where output is
-/// printed.
+/// What a lesson supplies. prove runs on every rank, once a tier;
+/// the others run once, where output is printed.
 struct LessonParts {
   std::function<int()> ranks = {};  // where the lesson's own flags say how many, and there is no --ranks
   std::function<void(int ranks)> check = [](int) {

@@ -109,8 +109,8 @@ Bounded sum_rows(const Bounded& x) {
   return {sum_rows(x.value), add(scale(magnitude, g), own), x.arithmetic};
 }
 
-// |gelu'| <= 1.13. Its own rounding: x/2 (1 + tanh z) with z to 6 u and |z tanh'(z)| <= 0.45 stays below 8 u
-// |x|.
+// |gelu'| <= 1.13. Its own rounding: x/2 (1 + tanh z) with z to 6 u
+// and |z tanh'(z)| <= 0.45 stays below 8 u |x|.
 Bounded gelu(const Bounded& x) {
   Bounded y = like(x);
   const double u = x.arithmetic->unit, *p = x.value.data<double>(), *e = x.error.data<double>();

@@ -13,8 +13,8 @@ class Flags {
  public:
   explicit Flags(std::string usage) : usage_(std::move(usage)) {}
 
-  /// An integer of [least, most]. Every add names the flag ("--ranks"), where the value goes, and one line of
-  /// help.
+  /// An integer of [least, most]. Every add names the flag ("--ranks"),
+  /// where the value goes, and one line of help.
   void number(const std::string& name, std::int64_t& target, std::int64_t least, std::int64_t most,
               const std::string& help);
   void real(const std::string& name, double& target, double least, double most, const std::string& help);
@@ -27,8 +27,8 @@ class Flags {
 
   /// Flags added after this call stand in --help all only.
   void rest() { shown_ = flags_.size(); }
-  /// Throws UsageError that says what would work. Returns false where help was asked for and has been
-  /// printed.
+  /// Throws UsageError that says what would work.
+  /// Returns false where help was asked for and has been printed.
   bool parse(int argc, char** argv) const;
   bool given(const std::string& name) const;
   std::string help(bool all) const;

@@ -220,8 +220,8 @@ void Proof::compare_samples(Outcome& outcome, const Gathered& gathered) {
       const Result& result = results_[i];
       const bool has_tokens = result.axes.find('N') != std::string::npos;
       if (has_tokens != (axis == 'N')) continue;
-      // Element (row, col) of the truth at hand is (samples[row], col) of the whole; compare 64 of them a
-      // rank.
+      // Element (row, col) of the truth at hand is (samples[row], col) of the whole;
+      // compare 64 of them a rank.
       const Matrix value = Matrix::from(truth.at(result.name).value),
                    bound = Matrix::from(truth.at(result.name).error);
       const bool by_rows = result.axes[0] == axis, by_cols = result.axes[1] == axis;

@@ -100,8 +100,8 @@ class Proof {
   }
 
   /// What this rank computed, and where in the whole `name` it belongs: nothing_of(rows, cols) where other
-  /// ranks have it all. Results of one `group` share a line on the screen. Every rank names the same results
-  /// in one order.
+  /// ranks have it all. Results of one `group` share a line on the screen.
+  /// Every rank names the same results in one order.
   void result(const std::string& name, const std::string& axes, const std::string& identity,
               const Tensor& local, const Slice& slice, const std::string& group = "");
 
@@ -116,8 +116,8 @@ class Proof {
   void measured_baseline(std::function<MeasuredWhole(const Inputs<Tensor>&)> whole) {
     whole_measured_ = std::move(whole);
   }
-  /// What the whole `result` would be on `rank` after the mistake that `name` describes; asked only when a
-  /// check fails.
+  /// What the whole `result` would be on `rank` after the mistake that `name` describes;
+  /// asked only when a check fails.
   using MistakeFormula = std::function<Tensor(const Inputs<Tensor>&, int rank)>;
   void mistake(const std::string& result, const std::string& name, MistakeFormula formula);
 

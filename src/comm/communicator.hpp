@@ -119,8 +119,8 @@ class Communicator {
   std::shared_ptr<Journal> journal_;
 };
 
-/// Rank 0 gets every rank's tensor, shapes may differ; the others get nothing. For checks and dumps (phase
-/// "check").
+/// Rank 0 gets every rank's tensor, shapes may differ; the others get nothing.
+/// For checks and dumps (phase "check").
 std::vector<Tensor> gather_to_first(Communicator& comm, const Tensor& x);
 std::vector<std::string> gather_to_first(Communicator& comm, const std::string& text);
 

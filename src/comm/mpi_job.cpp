@@ -201,8 +201,8 @@ void Job::abandon(const Transfer& transfer) {
 
 void Job::finish() {
   if (fault_) throw Error(*fault_);
-  // No deadline: another rank may compute for long. One that waits for this rank has its own time-out, and is
-  // heard here.
+  // No deadline: another rank may compute for long.
+  // One that waits for this rank has its own time-out, and is heard here.
   doing_ = str("has returned after ", calls_, " calls");
   auto barrier = std::make_shared<Transfer>();
   barrier->started = true;

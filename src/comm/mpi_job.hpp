@@ -1,7 +1,7 @@
 // Job: this process's side of an MPI job. A call becomes a Transfer: a header that says what the rank is
 // about to do, compared on arrival, then the payload. Nothing here blocks but Watchdog's calls: every wait
-// polls all transfers under way, so that ranks may wait in different orders, and hears when another rank
-// gives up.
+// polls all transfers under way, so that ranks may wait in different orders,
+// and hears when another rank gives up.
 #pragma once
 
 #include <mpi.h>
@@ -91,8 +91,8 @@ class Job {
   void abandon(const Transfer& transfer);
   /// The body returned: waits for the other ranks, for as long as they take.
   void finish();
-  /// The body threw: ends all processes with `code`, and stderr gets one message, of the first rank that
-  /// failed.
+  /// The body threw: ends all processes with `code`, and stderr gets one message,
+  /// of the first rank that failed.
   [[noreturn]] void fail(int code, const std::string& what);
 
   int rank() const { return rank_; }

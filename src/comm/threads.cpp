@@ -32,8 +32,8 @@ class ThreadWork final : public Work {
 
 class ThreadCommunicator final : public Communicator {
  public:
-  /// `members`: the group's ranks in the world, in group order. `id` is the same on all of them, and no other
-  /// group's.
+  /// `members`: the group's ranks in the world, in group order.
+  /// `id` is the same on all of them, and no other group's.
   ThreadCommunicator(std::shared_ptr<World> world, std::string id, std::vector<int> members, int rank,
                      std::string name, std::shared_ptr<Journal> journal)
       : Communicator(rank, static_cast<int>(members.size()), std::move(name), std::move(journal)),

@@ -16,8 +16,8 @@ Tensor chunk(const Tensor& x, std::size_t i, std::size_t n) {
   return x.reshape(1, size).column_range(size * index / count, size * (index + 1) / count);
 }
 
-/// Copies another rank's buffer, and counts it: the only places where bytes cross between ranks are this and
-/// sum_in.
+/// Copies another rank's buffer, and counts it: the only places
+/// where bytes cross between ranks are this and sum_in.
 void copy_in(Operation::Seat& me, const Tensor& to, const Tensor& from) {
   to.copy_from(from);
   me.journal->wire(me.row, from.bytes(), true);

@@ -6,8 +6,8 @@
 
 namespace tessera {
 
-/// Keys of one tile of the streaming form: its scores and exponentials pass through the cache between two
-/// products.
+/// Keys of one tile of the streaming form: its scores
+/// and exponentials pass through the cache between two products.
 inline constexpr std::int64_t attention_tile_keys = 192;
 
 struct AttentionOptions {

@@ -57,8 +57,8 @@ struct Stack {
   std::int64_t rows, cols, first = 0, outer = 0, inner = 0;
 };
 
-/// A tile of attention's scores, keys [first_key, first_key + keys) by queries [first_query, seq) of all
-/// heads.
+/// A tile of attention's scores, keys [first_key, first_key + keys)
+/// by queries [first_query, seq) of all heads.
 struct AttentionTile {
   Mask mask = Mask::causal;
   std::int64_t seq = 1, heads = 1, first_query = 0, first_key = 0, keys = 1;
@@ -102,8 +102,8 @@ struct Kernels {
   /// dgamma_j += sum_i dy_ij (x_ij - mean_i) inverse_deviation_i
   virtual void layer_norm_gamma(const Tensor& dgamma, const Tensor& dy, const Tensor& x, const Tensor& mean,
                                 const Tensor& inverse_deviation) const = 0;
-  /// p = softmax(scale x) over the keys that each row sees, 0 elsewhere. The tile is all there is; p may be
-  /// x.
+  /// p = softmax(scale x) over the keys that each row sees, 0 elsewhere.
+  /// The tile is all there is; p may be x.
   virtual void softmax(const Tensor& p, const Tensor& x, const AttentionTile& tile) const = 0;
   /// dx = factor p (dp - sum_k dp_k p_k), row by row; dx may be dp.
   virtual void softmax_backward(const Tensor& dx, const Tensor& dp, const Tensor& p, double factor) const = 0;

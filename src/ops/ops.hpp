@@ -27,8 +27,8 @@ void add_to(const Tensor& sum, const Tensor& x);  ///< sum += x
 Tensor scale(const Tensor& x, double factor);
 Tensor cast(const Tensor& x, DType dtype);  ///< Between f32 and f64; the same tensor for its own dtype.
 
-/// gelu(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))). Hendrycks and Gimpel, "Gaussian Error Linear
-/// Units".
+/// gelu(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
+/// Hendrycks and Gimpel, "Gaussian Error Linear Units".
 Tensor gelu(const Tensor& x);
 Tensor gelu_backward(const Tensor& dy, const Tensor& x);
 Tensor relu(const Tensor& x);
@@ -72,8 +72,8 @@ CrossEntropy cross_entropy(const Tensor& logits, const Tensor& targets);
 Tensor row_largest(const Tensor& x);
 CrossEntropyTerms cross_entropy_terms(const Tensor& logits, const Tensor& largest, const Tensor& targets);
 CrossEntropy cross_entropy_of(const CrossEntropyTerms& terms);
-/// The gradient of (sum of the losses) / tokens: (probabilities - onehot) / tokens. `tokens` is the global
-/// number.
+/// The gradient of (sum of the losses) / tokens: (probabilities - onehot) / tokens.
+/// `tokens` is the global number.
 Tensor cross_entropy_backward(const CrossEntropy& saved, const Tensor& targets, std::int64_t tokens);
 
 /// Zeros of x's shape, booked as gradients: what a layer's backward_weight adds to.

@@ -47,8 +47,8 @@ template <class L, class R, class l, class r>
 inline constexpr bool avoids =
     !(is<typename L::tp, l> && is<typename R::tp, r>)&&!(is<typename L::dp, l> && is<typename R::dp, r>);
 
-/// The product of two placed matrices, one of them may be t(...). A pair outside of the four rules does not
-/// compile.
+/// The product of two placed matrices, one of them may be t(...).
+/// A pair outside of the four rules does not compile.
 template <class L, class R>
 requires requires(const L& l, const R& r) { l.operand(), r.operand(); }
 auto matmul(const L& left, const R& right) {
@@ -120,8 +120,8 @@ auto scale(const Placed<Tp, Dp>& x, double factor) {
   return Placed<Tp, Dp>(scale(x.local(), factor));
 }
 
-/// The placement that a (1, F) row must have to be added to the rows of x: cut with the columns, whole
-/// otherwise.
+/// The placement that a (1, F) row must have to be added to the rows of x:
+/// cut with the columns, whole otherwise.
 template <class P>
 using row_for = std::conditional_t<is<P, Shard<1>> || is<P, Mistaken>, P, Replicated>;
 

@@ -40,8 +40,8 @@ class Placed {
   Placed() = default;  ///< Nothing yet: a field of a layer's Saved.
   /// The caller's word that `local` is this rank's part: nothing can check it here.
   explicit Placed(Tensor local) : local_(std::move(local)) {}
-  /// From another placement: does not compile, and says which collective is missing. Defined in
-  /// placed_ops.hpp.
+  /// From another placement: does not compile, and says which collective is missing.
+  /// Defined in placed_ops.hpp.
   template <class Tq, class Dq>
   Placed(const Placed<Tq, Dq>& other);
   const Tensor& local() const { return local_; }

@@ -1,5 +1,5 @@
-// What one rank did: the bytes it sent, and when. A Communicator and the groups split from it write one
-// Journal.
+// What one rank did: the bytes it sent, and when.
+// A Communicator and the groups split from it write one Journal.
 #pragma once
 
 #include <chrono>
@@ -36,8 +36,8 @@ class Journal {
   explicit Journal(std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now())
       : start_(start) {}
 
-  /// Calls of a collective are entered by the first rank of its group, so that sums over ranks count each
-  /// once.
+  /// Calls of a collective are entered by the first rank of its group,
+  /// so that sums over ranks count each once.
   void call(const std::string& group, const std::string& op, bool first_of_group, std::int64_t payload);
   void wire(const TrafficKey& key, std::int64_t bytes, bool counted);
   TrafficKey key(const std::string& group, const std::string& op) const { return {phase_, group, op}; }

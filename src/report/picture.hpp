@@ -40,8 +40,8 @@ struct Equation {
 /// The whole picture for `ranks` ranks; `alt` is read out in its place.
 std::string svg(const std::vector<Equation>& equations, int ranks, const std::string& alt);
 
-/// What other pictures take from this one. A colour for each number, then repeated, and what is legible on
-/// it.
+/// What other pictures take from this one. A colour for each number,
+/// then repeated, and what is legible on it.
 const char* colour(int number);
 const char* ink(int number);
 /// The beginning of a picture, which is read out as `alt`. `style`: more CSS.

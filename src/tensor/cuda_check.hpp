@@ -1,5 +1,5 @@
-// The one place where results of CUDA and cuBLAS are checked: place, the call's text, the library's own
-// words.
+// The one place where results of CUDA and cuBLAS are checked:
+// place, the call's text, the library's own words.
 #pragma once
 
 #include <cublas_v2.h>

@@ -1,6 +1,6 @@
 // A Device is one rank's place to compute: where its memory comes from, how bytes are copied, and in which
-// order its work runs. On the CPU everything is done when the call returns, so streams and events are empty
-// there.
+// order its work runs. On the CPU everything is done when the call returns,
+// so streams and events are empty there.
 #pragma once
 
 #include <cstdint>

@@ -42,8 +42,8 @@ bool is_done(cudaError_t state, const char* call) {
 
 CudaDevice::CudaDevice(int ordinal) : Device(DeviceKind::cuda, ordinal), events_(std::make_shared<Events>()) {
   activate();
-  // Non-blocking: work of other libraries on the legacy default stream does not wait for ours, nor ours for
-  // it.
+  // Non-blocking: work of other libraries on the legacy default stream does not wait for ours,
+  // nor ours for it.
   for (cudaStream_t& stream : streams_) CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   CUBLAS_CHECK(cublasCreate(&blas_));
   CUDA_CHECK(cudaMalloc(&workspace_, workspace_bytes));

@@ -1,5 +1,5 @@
-// Functions that are written once and run on both sides: plain C++ for g++, for the host and the GPU under
-// nvcc.
+// Functions that are written once and run on both sides:
+// plain C++ for g++, for the host and the GPU under nvcc.
 #pragma once
 
 #ifdef __CUDACC__

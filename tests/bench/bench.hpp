@@ -72,14 +72,14 @@ class Others {
   double busy_, own_, began_;
 };
 /// `turns` results of `turn`, after one that fills pools and caches. A turn in which other processes took
-/// more than a tenth of the cores says nothing: it is run again, up to twice as many times as there are
-/// turns.
+/// more than a tenth of the cores says nothing:
+/// it is run again, up to twice as many times as there are turns.
 template <class T>
 std::vector<T> undisturbed(Communicator& comm, std::int64_t turns, const std::function<T()>& turn);
 bool is_disturbed(Communicator& comm, const Others& others);  ///< The same on every rank.
 
-/// Seconds of a and b, each run twice: a b b a, so that a machine that slows down or speeds up meets both
-/// alike.
+/// Seconds of a and b, each run twice: a b b a,
+/// so that a machine that slows down or speeds up meets both alike.
 struct Turn {
   double a, b;
 };

@@ -16,8 +16,8 @@ struct Row {
   int tp = 1;
   double seconds = 0, state = 0, activations = 0;  // bytes of the rank that has most
 
-  /// Narayanan et al. 2021, section 5: 72 B l s h^2 (1 + s/(6h) + V/(12 l h)). Ranks that share cores share
-  /// them.
+  /// Narayanan et al. 2021, section 5: 72 B l s h^2 (1 + s/(6h) + V/(12 l h)).
+  /// Ranks that share cores share them.
   double work() const {
     const auto b = static_cast<double>(s.batch), q = static_cast<double>(s.seq),
                h = static_cast<double>(s.width), l = static_cast<double>(s.layers),

@@ -1,6 +1,6 @@
 // The block-matrix identities of the course, about ten lines each: the placements say how the matrices are
-// cut, the formula behind `whole` says what they must give. Run by the suite, and by ./tessera verify on any
-// ranks.
+// cut, the formula behind `whole` says what they must give.
+// Run by the suite, and by ./tessera verify on any ranks.
 #pragma once
 
 #include <functional>
@@ -65,8 +65,8 @@ inline void sum(Proof& proof, Communicator& comm, const Shape& s) {
   proof.expect_traffic("-", "reduce_scatter", "Y", 2, 2 * (p - 1) * bytes, "2 (p-1) S");
 }
 
-// A^T read by t(): (X^T)^T... [A1 A2]^T = [A1^T; A2^T], so X' times a product of transposes keeps the same
-// rules.
+// A^T read by t(): (X^T)^T... [A1 A2]^T = [A1^T; A2^T],
+// so X' times a product of transposes keeps the same rules.
 inline void transposes(Proof& proof, Communicator& comm, const Shape& s) {
   const auto x = placed<Shard<0>>(proof, comm, "X", "KN", s.k, s.n);  // t(x) is Shard<1>
   const auto a = placed<Shard<0>>(proof, comm, "A", "KM", s.k, s.m);

@@ -39,8 +39,8 @@ inline RankResult part_of(const Json& part) {
   return result;
 }
 
-/// The ranks' parts as one matrix, zero where nobody has any. Where several have an element, the first
-/// counts.
+/// The ranks' parts as one matrix, zero where nobody has any.
+/// Where several have an element, the first counts.
 inline Matrix whole_of(const std::vector<RankResult>& parts) {
   const Slice& slice = parts.at(0).slice;
   Matrix whole{slice.whole_rows, slice.whole_cols, {}};

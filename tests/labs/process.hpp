@@ -57,8 +57,8 @@ inline void execute_only(const char* path) {
 }
 
 /// Runs the words of a command, what it prints goes to `output`. Returns what ended it otherwise than with
-/// exit code 0: "exit code 1", "signal 11 (Segmentation fault)", "it took longer than 20 s"; "" where nothing
-/// did.
+/// exit code 0: "exit code 1", "signal 11 (Segmentation fault)", "it took longer than 20 s";
+/// "" where nothing did.
 inline std::string run_limited(const std::vector<std::string>& words, const std::filesystem::path& output,
                                const Limits& limits) {
   std::vector<char*> arguments;

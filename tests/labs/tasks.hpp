@@ -4,8 +4,8 @@
 //   void forward(...) { ... }
 //   // end task
 //
-// stands above one or more whole functions. Size, points and time are those of the list, the check and the
-// mark.
+// stands above one or more whole functions. Size, points and time are those of the list,
+// the check and the mark.
 #pragma once
 
 #include <functional>

@@ -49,8 +49,8 @@ inline Result run_expecting(const fs::path& root, const std::string& command, in
               "\n" + join(tail));
 }
 
-/// `./tessera run 02 ...` becomes the program in `bin` whose name starts with 02_, `./tessera lab` the labs'
-/// tool.
+/// `./tessera run 02 ...` becomes the program in `bin` whose name starts with 02_,
+/// `./tessera lab` the labs' tool.
 inline std::string resolve(const std::string& command, const fs::path& bin) {
   static const std::regex lesson(R"(\./tessera run (\d\d)(?=\s|$))");
   static const std::string labs = "./tessera lab ";
