@@ -1,6 +1,8 @@
 // From the command line to a Setup, or to a message that says what would work.
 #pragma once
 
+#include <cstdlib>
+
 #include "06_pipeline/proof.hpp"
 
 namespace tessera::pipeline {
@@ -14,16 +16,12 @@ struct Words {  // as on the command line
 /// "5ms" in seconds; "" is none.
 inline double seconds(const std::string& pace) {
   if (pace.empty()) return 0;
-  std::size_t end = 0;
-  double value = 0;
-  try {
-    value = std::stod(pace, &end);
-  } catch (const std::exception&) {
-  }
-  const std::string unit = pace.substr(end);
+  char* end = nullptr;
+  const double value = std::strtod(pace.c_str(), &end);
+  const std::string unit = end;
   const double factor = unit == "ms" ? 1e-3 : unit == "us" ? 1e-6 : unit == "s" ? 1 : 0;
-  if (!(value * factor > 0 && value * factor <= 10))
-    throw UsageError("--pace " + pace + ": a time up to 10s like 5ms or 0.5ms would work");
+  if (!(value * factor > 0 && value * factor <= 1))
+    throw UsageError("--pace " + pace + ": a time up to 1s like 5ms or 0.5ms would work");
   return value * factor;
 }
 

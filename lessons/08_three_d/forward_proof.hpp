@@ -32,9 +32,10 @@ inline std::int64_t buckets_of_all(Communicator& world, const Trainer& trainer) 
   return static_cast<std::int64_t>(world.all_reduce(Tensor::of(1, 1, {own})).values()[0]);
 }
 
-inline Trained prove_eval(Proof& proof, Communicator& world, Setup s,
+inline Trained prove_eval(Proof& proof, Communicator& world, const Setup& asked,
                           const std::function<void(std::int64_t done)>& tell) {
-  s.training.learns = false;
+  Setup s = asked;
+  s.training.learns = false;  // no gradients, no optimiser: neither here nor in the unsplit run
   proof.measured_baseline([](const auto&) { return MeasuredWhole{}; });  // the claims below are all there is
   const auto start = beginning(s, proof.dtype(), proof.seed());
   Mesh mesh(world, s.sizes);
