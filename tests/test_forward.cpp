@@ -1,11 +1,10 @@
 // Lesson 08 at work: token files, GPT-2's weights from a file,
 // the loss of a text and texts of its own, under every cut.
-#include <unistd.h>
-
 #include <fstream>
 
 #include "08_three_d/train.hpp"
 #include "cut_gpt.hpp"
+#include "directory.hpp"
 #include "fixture.hpp"
 
 using namespace tessera;
@@ -18,12 +17,11 @@ const std::string hugging_face = fixtures + "gpt2/model.safetensors";
 
 /// A file of this test's, gone with it.
 class Scratch {
+  const Directory directory_;
+
  public:
   explicit Scratch(const std::string& bytes = "") { std::ofstream(path, std::ios::binary) << bytes; }
-  ~Scratch() { std::filesystem::remove(path); }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  const std::string path = str("/tmp/tessera-forward-", ::getpid());
+  const std::string path = directory_.file("file");
 };
 
 std::string little_endian(const std::vector<int>& values, int bytes) {

@@ -4,6 +4,7 @@
 
 #include <set>
 
+#include "directory.hpp"
 #include "labs/judge.hpp"
 #include "labs/process.hpp"
 #include "labs/submission.hpp"
@@ -146,7 +147,8 @@ TEST_CASE("labs: a submission includes the course and the standard library, and 
 }
 
 TEST_CASE("labs: a program is stopped by time, by memory, and where it starts another") {
-  const fs::path output = fs::temp_directory_path() / ("tessera_test_labs_" + std::to_string(getpid()));
+  const test::Directory directory;
+  const fs::path output = directory.file("output");
   const auto run = [&](const std::string& script, const Limits& limits) {
     return run_limited({"/bin/sh", "-c", script}, output, limits);
   };
@@ -160,5 +162,4 @@ TEST_CASE("labs: a program is stopped by time, by memory, and where it starts an
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
   CHECK(run("x=$(head -c 300000000 /dev/zero | tr '\\0' x); exit 0", {20, rlim_t{100} << 20}) != "");
 #endif
-  fs::remove(output);
 }

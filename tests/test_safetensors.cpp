@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "directory.hpp"
 #include "support.hpp"
 #include "tensor/safetensors.hpp"
 
@@ -18,28 +19,6 @@ using namespace tessera::test;
 namespace fs = std::filesystem;
 
 namespace {
-
-/// A directory of its own for each test, gone with it.
-class Directory {
- public:
-  Directory() {
-    std::string pattern = (fs::temp_directory_path() / "tessera.XXXXXX").string();
-    expect(mkdtemp(pattern.data()) != nullptr, "no temporary directory");
-    path_ = pattern;
-  }
-  ~Directory() { fs::remove_all(path_); }
-  Directory(const Directory&) = delete;
-  Directory& operator=(const Directory&) = delete;
-  std::string file(const std::string& name) const { return (path_ / name).string(); }
-  std::vector<std::string> names() const {
-    std::vector<std::string> names;
-    for (const auto& entry : fs::directory_iterator(path_)) names.push_back(entry.path().filename().string());
-    return names;
-  }
-
- private:
-  fs::path path_;
-};
 
 void write(const std::string& path, const std::string& bytes) {
   fs::remove(path);  // a file system may flush what is truncated and rewritten, at 2 ms a file

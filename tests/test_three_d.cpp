@@ -1,7 +1,5 @@
 // Lesson 08: process groups, the vocabulary cut, and a GPT cut three ways against the whole: a step,
 // training, checkpoints, buckets.
-#include <unistd.h>
-
 #include <map>
 #include <mutex>
 #include <set>
@@ -9,6 +7,7 @@
 #include "08_three_d/proof.hpp"
 #include "at_once.hpp"
 #include "cut_gpt.hpp"
+#include "directory.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
@@ -104,7 +103,8 @@ struct Run {
 };
 Run run_of(const Setup& s) {
   Run run;
-  const std::string folder = str("/tmp/tessera-test-", ::getpid());
+  const Directory directory;
+  const std::string folder = directory.file("run");
   on_ranks(s.sizes.ranks(), [&](Communicator& world) {
     Mesh mesh(world, s.sizes);
     Trainer trainer(mesh, s.training, DType::f64, [](const std::string& name, const Slice& slice) {
@@ -115,7 +115,6 @@ Run run_of(const Setup& s) {
     save(world, mesh, trainer, s.training, folder);
     if (world.rank() == 0) run = {losses, load_safetensors(checkpoint_file(folder))};
   });
-  std::filesystem::remove_all(folder);
   return run;
 }
 
@@ -156,7 +155,8 @@ TEST_CASE("20 steps in f64 under every factorisation of 8: all weights are the u
 }
 
 TEST_CASE("a checkpoint of step 10 resumes under any cut; under the same one bit for bit") {
-  const std::string folder = str("/tmp/tessera-checkpoint-", ::getpid());
+  const Directory directory;
+  const std::string folder = directory.file("run");
   constexpr std::int64_t at = thinned > 1 ? 3 : 10;
   Thin thin;
   for (const bool adamw : {false, true}) {
@@ -184,13 +184,13 @@ TEST_CASE("a checkpoint of step 10 resumes under any cut; under the same one bit
     wrong.training.model.attention.width = 32;
     CHECK(contains(message_from([&] { run_of(wrong); }), "a checkpoint of the same sizes would work"));
   }
-  std::filesystem::remove_all(folder);
 }
 
 TEST_CASE(
     "a loss that is no number ends the run and names the step; the last checkpoint is of a model that has "
     "one") {
-  const std::string folder = str("/tmp/tessera-nan-", ::getpid());
+  const Directory directory;
+  const std::string folder = directory.file("run");
   Setup s = on_text({1, 2, 1}, 60, false);
   s.training.model.layers = 2;
   s.training.lr = 1000;
@@ -210,7 +210,6 @@ TEST_CASE(
   const auto losses = run_of(rest).losses;
   CHECK(losses.size() > 0);
   for (const double loss : losses) CHECK(std::isfinite(loss));
-  std::filesystem::remove_all(folder);
 }
 
 TEST_CASE(

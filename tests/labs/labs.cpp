@@ -242,7 +242,8 @@ class Labs {
     return faults;
   }
 
-  /// Runs each task, `at_once` of them side by side.
+  /// Runs each task, `at_once` of them side by side. Marks are given for one at a time, which has the machine
+  /// to itself: a limit of time is a limit of that task's.
   std::vector<Mark> mark(const Json& expected, std::uint64_t seed, const std::string& program,
                          const std::map<std::string, std::string>& faults, unsigned at_once) const {
     std::vector<Mark> marks(expected.size());
