@@ -17,7 +17,7 @@ namespace tessera {
 namespace {
 
 /// Attention of a size that depends on a sweep's shape: up to 3 p groups of heads of up to 5 columns.
-attention_heads::Sizes attention_sizes(const identities::Shape& s, int p, attention_heads::Part part,
+attention_heads::Sizes attention_sizes(const identities::MatrixSizes& s, int p, attention_heads::Part part,
                                        const std::string& mask, int group, double dropout) {
   attention_heads::Sizes sizes;
   AttentionOptions& o = sizes.shape.options;
@@ -29,14 +29,15 @@ attention_heads::Sizes attention_sizes(const identities::Shape& s, int p, attent
   o.seq = 1 + (s.n + s.k) % 13;
   o.dropout = dropout;
   o.seed = 11;
-  attention_heads::choose(sizes, mask, part == attention_heads::Part::block ? "block" : "attention", "auto");
+  attention_heads::apply_arguments(sizes, mask, part == attention_heads::Part::block ? "block" : "attention",
+                                   "auto");
   return sizes;
 }
 
 /// A pipeline of p stages that depends on a sweep's shape: up to 2 layers more than virtual stages, uneven.
-pipeline::Setup pipeline_setup(const identities::Shape& s, int p, pipeline::Schedule schedule) {
+pipeline::Config pipeline_setup(const identities::MatrixSizes& s, int p, pipeline::Schedule schedule) {
   const bool interleaved = schedule == pipeline::Schedule::interleaved;
-  pipeline::Setup setup;
+  pipeline::Config setup;
   setup.schedule = schedule;
   setup.chunks = interleaved && p > 1 ? 2 : 1;
   setup.microbatches = static_cast<int>(interleaved ? p * (1 + s.n / p % 2) : 1 + (s.n + s.m) / p % 7);
@@ -56,8 +57,8 @@ pipeline::Setup pipeline_setup(const identities::Shape& s, int p, pipeline::Sche
 
 /// A small GPT, its batch of p to 3 p + 2 sequences cut over p ranks, evenly or not;
 /// buckets of one gradient or of many.
-data_parallel::Setup data_parallel_setup(const identities::Shape& s, int p) {
-  data_parallel::Setup setup;
+data_parallel::Config data_parallel_setup(const identities::MatrixSizes& s, int p) {
+  data_parallel::Config setup;
   pipeline::Model& model = setup.model;
   model.layers = 1 + s.m / p % 2;
   model.vocabulary = 2 + s.m / p;
@@ -72,12 +73,12 @@ data_parallel::Setup data_parallel_setup(const identities::Shape& s, int p) {
 }
 
 /// A GPT under one of the factorisations of p into tp x pp x dp, two steps on made-up text.
-three_d::Setup three_d_setup(const identities::Shape& s, int p) {
-  std::vector<three_d::Sizes3> all;
+three_d::Config three_d_setup(const identities::MatrixSizes& s, int p) {
+  std::vector<three_d::ParallelSizes> all;
   for (int t = 1; t <= p; ++t)
     for (int d = 1; d <= p / t; ++d)
       if (p % (t * d) == 0) all.push_back({t, p / (t * d), d});
-  three_d::Setup setup;
+  three_d::Config setup;
   setup.sizes = all[static_cast<std::size_t>((s.n + s.k + s.m) / p) % all.size()];
   pipeline::Model& model = setup.training.model;
   model.layers = setup.sizes.pp + s.m / p % 2;
@@ -101,22 +102,22 @@ three_d::Setup three_d_setup(const identities::Shape& s, int p) {
 }  // namespace
 
 std::vector<Claim> course() {
-  using identities::Shape;
+  using identities::MatrixSizes;
   std::vector<Claim> claims;
   for (const auto& identity : identities::all())
     claims.push_back({"identity: " + identity.name, identity.prove});
-  claims.push_back({"01 MLP, on each rank", [](Proof& proof, Communicator&, const Shape& s) {
+  claims.push_back({"01 MLP, on each rank", [](Proof& proof, Communicator&, const MatrixSizes& s) {
                       mlp::prove(proof, {s.n, s.k, s.m});
                     }});
-  claims.push_back({"02 column split", [](Proof& proof, Communicator& comm, const Shape& s) {
+  claims.push_back({"02 column split", [](Proof& proof, Communicator& comm, const MatrixSizes& s) {
                       column_split::prove(proof, comm, {s.n, s.k, s.m});
                     }});
-  claims.push_back({"03 row split", [](Proof& proof, Communicator& comm, const Shape& s) {
+  claims.push_back({"03 row split", [](Proof& proof, Communicator& comm, const MatrixSizes& s) {
                       row_split::prove(proof, comm, {s.n, s.k, s.m});
                     }});
   for (const auto& [name, f] : {std::pair{"04 MLP block, gelu", mlp_block::Activation::gelu},
                                 {"04 MLP block, relu", mlp_block::Activation::relu}})
-    claims.push_back({name, [f = f](Proof& proof, Communicator& comm, const Shape& s) {
+    claims.push_back({name, [f = f](Proof& proof, Communicator& comm, const MatrixSizes& s) {
                         mlp_block::prove(proof, comm, {s.n, s.k, s.m}, f);
                       }});
   using attention_heads::Part;
@@ -133,23 +134,23 @@ std::vector<Claim> course() {
                            {"05 multi-query attention", Part::attention, "causal", 0, 0},
                            {"05 transformer block", Part::block, "causal", 1, 0},
                            {"05 block, multi-query, padding, dropout", Part::block, "padding", 0, 0.1}})
-    claims.push_back({v.name, [v](Proof& proof, Communicator& comm, const Shape& s) {
+    claims.push_back({v.name, [v](Proof& proof, Communicator& comm, const MatrixSizes& s) {
                         attention_heads::prove(
                             proof, comm, attention_sizes(s, comm.size(), v.part, v.mask, v.group, v.dropout));
                       }});
   for (const auto& [schedule, name] : pipeline::schedule_names)
     claims.push_back({"06 pipeline, " + name,
-                      [schedule = schedule](Proof& proof, Communicator& comm, const Shape& s) {
+                      [schedule = schedule](Proof& proof, Communicator& comm, const MatrixSizes& s) {
                         pipeline::prove(proof, comm, pipeline_setup(s, comm.size(), schedule));
                       },
                       {Tier::floating}});
   claims.push_back({"07 data parallel",
-                    [](Proof& proof, Communicator& comm, const Shape& s) {
+                    [](Proof& proof, Communicator& comm, const MatrixSizes& s) {
                       data_parallel::prove(proof, comm, data_parallel_setup(s, comm.size()));
                     },
                     {Tier::floating}});
   claims.push_back({"08 three dimensions",
-                    [](Proof& proof, Communicator& comm, const Shape& s) {
+                    [](Proof& proof, Communicator& comm, const MatrixSizes& s) {
                       three_d::prove(proof, comm, three_d_setup(s, comm.size()), [](std::int64_t) {});
                     },
                     {Tier::floating}});

@@ -8,21 +8,22 @@ namespace tessera {
 
 struct Claim {
   std::string name;  // "02 column split"
-  std::function<void(Proof&, Communicator&, const identities::Shape&)> prove;
+  std::function<void(Proof&, Communicator&, const identities::MatrixSizes&)> prove;
   std::vector<Tier> tiers = {Tier::exact, Tier::floating};
 };
 
 /// Shapes are (tokens, width, ffn), and the ranks divide each.
 std::vector<Claim> course();
 
-/// Shape number `index` of a sweep: rectangular, all sides unequal in general, multiples of p.
-inline identities::Shape sweep_shape(int index, int p) {
+/// MatrixSizes number `index` of a sweep: rectangular, all sides unequal in general, multiples of p.
+inline identities::MatrixSizes sweep_shape(int index, int p) {
   const Random random(20, "shapes");
   const auto side = [&](int which, unsigned most) {
     return p *
            static_cast<std::int64_t>(1 + random.bits(static_cast<std::uint64_t>(3 * index + which)) % most);
   };
-  return index == 0 ? identities::Shape{p, p, p} : identities::Shape{side(0, 11), side(1, 17), side(2, 23)};
+  return index == 0 ? identities::MatrixSizes{p, p, p}
+                    : identities::MatrixSizes{side(0, 11), side(1, 17), side(2, 23)};
 }
 
 }  // namespace tessera

@@ -78,8 +78,8 @@ inline void expect_whole(const WholeStep& whole, three_d::Mesh& mesh, const thre
 }
 
 /// Every factorisation of n into tp x pp x dp.
-inline std::vector<three_d::Sizes3> factorisations(int n) {
-  std::vector<three_d::Sizes3> all;
+inline std::vector<three_d::ParallelSizes> factorisations(int n) {
+  std::vector<three_d::ParallelSizes> all;
   for (int t = 1; t <= n; ++t)
     for (int p = 1; p <= n; ++p)
       for (int d = 1; d <= n; ++d)
@@ -93,7 +93,7 @@ inline void check_every_cut(const WholeStep& whole, double relative) {
   using pipeline::Schedule;
   Thin thin;
   for (const int ranks : {1, 2, 4, 8})
-    for (const three_d::Sizes3& sizes : factorisations(ranks))
+    for (const three_d::ParallelSizes& sizes : factorisations(ranks))
       for (const auto& one : pipeline::schedule_names) {
         const Schedule schedule = one.first;
         three_d::Training training;

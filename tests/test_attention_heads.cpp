@@ -18,7 +18,7 @@ Sizes sizes(Part part, const std::string& mask, std::int64_t kv_heads, double dr
   s.shape.options.seq = 7;
   s.shape.options.dropout = dropout;
   s.shape.options.seed = 5;
-  choose(s, mask, part == Part::block ? "block" : "attention", form);
+  apply_arguments(s, mask, part == Part::block ? "block" : "attention", form);
   return s;
 }
 
@@ -97,7 +97,7 @@ Sizes fixture_sizes(const std::string& mask) {
   s.shape = {12, 4, 4, {}};
   s.shape.options.batch = 2;
   s.shape.options.seq = 5;
-  choose(s, mask, "block", "auto");
+  apply_arguments(s, mask, "block", "auto");
   return s;
 }
 
@@ -153,7 +153,7 @@ TEST_CASE("the unsplit block equals central differences, with grouped queries an
                                                                 : w;
       return tensors[name] = generate(3, name, Slice::whole(rows, cols), DType::f64, Fill::uniform, 0.5);
     };
-    const MeasuredWhole whole = unsplit(in, s, Core{});
+    const MeasuredReference whole = unsplit(in, s, Core{});
     const auto loss = [&] {
       const auto y = unsplit(in, s, Core{}).results.at("Y").values(), dy = in("dY").values();
       double sum = 0;

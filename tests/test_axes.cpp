@@ -84,8 +84,8 @@ class Broken final : public Communicator {
   double factor_;
 };
 
-Setup small() {
-  Setup s;
+Config small() {
+  Config s;
   s.sizes = {2, 2, 2};
   Model& m = s.training.model;
   m = {{8, 2, 2, {}}, 2, 128, 64, true};
@@ -100,7 +100,7 @@ Setup small() {
 }
 
 /// What the claim about the losses says where some groups are faulty; "" where it holds.
-std::string diagnosis(const Setup& s, const Faulty& faulty) {
+std::string diagnosis(const Config& s, const Faulty& faulty) {
   std::string found = "no claim";
   on_ranks(s.sizes.ranks(), [&](Communicator& real) {
     Broken world(real, faulty);
@@ -130,7 +130,7 @@ TEST_CASE(
     "two faulty axes are both named; one that is not cut is not run; and the fault may lie where they meet") {
   const auto two = [](const std::string& group) { return group.ends_with("tp") || group.ends_with("dp"); };
   CHECK(diagnosis(small(), two).ends_with(": look at tp and dp"));
-  Setup s = small();
+  Config s = small();
   s.sizes = {2, 1, 2};
   const std::string found = diagnosis(s, two);
   CHECK(found.ends_with(": look at tp and dp"));

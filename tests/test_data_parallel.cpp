@@ -10,8 +10,8 @@ using namespace tessera::data_parallel;
 
 namespace {
 
-Setup setup(std::int64_t batch, std::int64_t bucket, std::int64_t steps) {
-  Setup s;
+Config setup(std::int64_t batch, std::int64_t bucket, std::int64_t steps) {
+  Config s;
   s.model.attention = {8, 2, 2, {}};
   s.model.layers = 2;
   s.model.vocabulary = 11;
@@ -23,7 +23,7 @@ Setup setup(std::int64_t batch, std::int64_t bucket, std::int64_t steps) {
   return s;
 }
 
-Outcome outcome_of(int ranks, DType dtype, const Setup& s, Trained* trained = nullptr) {
+Outcome outcome_of(int ranks, DType dtype, const Config& s, Trained* trained = nullptr) {
   return proven(ranks, {Tier::floating, dtype, 3}, [&](Proof& proof, Communicator& comm) {
     const Trained mine = prove(proof, comm, s);
     if (comm.rank() == 0 && trained != nullptr) *trained = mine;

@@ -32,8 +32,8 @@ std::string little_endian(const std::vector<int>& values, int bytes) {
 }
 
 /// Hugging Face's model and the text of its fixture, of which it found the loss.
-Setup pretrained(const std::string& file = hugging_face) {
-  Setup s;
+Config pretrained(const std::string& file = hugging_face) {
+  Config s;
   s.weights = std::make_shared<const WeightsFile>(file);
   Model& m = s.training.model;
   m = {{s.weights->width, 8, 8, {}}, s.weights->layers, s.weights->vocabulary, 192, true};
@@ -48,11 +48,11 @@ struct Found {
   double loss = 0;
   std::vector<std::uint16_t> text;
 };
-Found run(Setup s, const Sizes3& sizes, DType dtype) {
+Found run(Config s, const ParallelSizes& sizes, DType dtype) {
   Found found;
   s.sizes = sizes;
   on_ranks(sizes.ranks(), [&](Communicator& world) {
-    with_cut(world, s, sizes, dtype, 3, [&](Mesh&, Trainer& model, const Setup& own) {
+    run_with_layout(world, s, sizes, dtype, 3, [&](Mesh&, Trainer& model, const Config& own) {
       const Found mine{evaluate(model, own), sample(model, own, 7)};
       const auto last = static_cast<double>(mine.text.back());
       expect_eq(world.all_reduce(Tensor::of(1, 1, {mine.loss}), Reduce::max).values()[0], mine.loss,
@@ -109,10 +109,10 @@ TEST_CASE(
     "Hugging Face's GPT-2 from its file: the loss that it found, under every factorisation of 1, 2, 4 and "
     "8") {
   const double truth = load_fixture("gpt2.safetensors").at("loss").values()[0];
-  Setup s = pretrained();
+  Config s = pretrained();
   Thin thin;
   for (const int ranks : {1, 2, 4, 8})
-    for (const Sizes3& sizes : factorisations(ranks))
+    for (const ParallelSizes& sizes : factorisations(ranks))
       for (const std::int64_t batch : {1, 5}) {  // of a microbatch; 5 leaves the last one with padding
         if (thin.skips()) continue;
         CAPTURE(sizes.tp);
@@ -133,7 +133,7 @@ TEST_CASE(
 TEST_CASE(
     "a text of the model's own is the same under every factorisation of 8, and begins with the text's "
     "first") {
-  Setup s = pretrained();
+  Config s = pretrained();
   s.sample = thinned > 1 ? 14 : 30;  // more than a sequence
   for (const double temperature : {0.0, 1.0}) {
     s.temperature = temperature;
@@ -141,7 +141,7 @@ TEST_CASE(
     REQUIRE(static_cast<std::int64_t>(whole.size()) == s.sample + 1);
     CHECK(whole[0] == s.text.ids[0]);
     Thin thin;
-    for (const Sizes3& sizes : factorisations(8))
+    for (const ParallelSizes& sizes : factorisations(8))
       if (!thin.skips()) CHECK(run(s, sizes, DType::f64).text == whole);
   }
 }
@@ -189,7 +189,7 @@ TEST_CASE(
 
 TEST_CASE("weights: prefix, masks, an equal head and f64 are taken; what is no such GPT-2 is refused") {
   const Tensors original = load_safetensors(hugging_face);
-  const Setup s = pretrained();
+  const Config s = pretrained();
   const auto loads = [&](const Tensors& tensors) {
     const Scratch file;
     save_safetensors(file.path, tensors);
@@ -248,13 +248,13 @@ TEST_CASE("weights: published files hold masks of four axes, which nobody reads"
   std::string file(8, '\0');
   std::memcpy(file.data(), &longer, 8);
   const Scratch scratch(file + header + raw.substr(8 + length) + std::string(576, '\1'));
-  const Setup masked = pretrained(scratch.path);
+  const Config masked = pretrained(scratch.path);
   masked.weights->check(masked.training.model);
   CHECK(run(masked, {2, 2, 1}, DType::f64).loss == run(pretrained(), {2, 2, 1}, DType::f64).loss);
 }
 
 TEST_CASE("weights: a model of shorter sequences has the first positions") {
-  Setup s = pretrained();
+  Config s = pretrained();
   s.training.model.attention.options.seq = 5;
   const double whole = run(s, {1, 1, 1}, DType::f64).loss;
   CHECK(std::abs(run(s, {2, 2, 2}, DType::f64).loss - whole) <= 1e-12 * whole);

@@ -50,7 +50,7 @@ WholeStep hugging_face() {
 
 TEST_CASE("Hugging Face's GPT-2: the whole model has its loss and gradients") {
   const WholeStep whole = hugging_face();
-  const auto ours = pipeline::unsplit_step(whole.inputs(), whole.model, whole.batch, "wte.weight").results;
+  const auto ours = pipeline::reference_step(whole.inputs(), whole.model, whole.batch, "wte.weight").results;
   CHECK(ours.size() == whole.results.size());
   for (const auto& [name, truth] : whole.results)
     CHECK(message_from([&, &name = name, &truth = truth] {

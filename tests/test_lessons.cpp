@@ -61,8 +61,8 @@ TEST_CASE("lesson 02 and 03: by hand and typed give the same bits") {
                                     make("c", slice_of<Shard<1>>(1, f, comm))};
           hand.forward(x, comm);
           hand.backward(dy, x, comm);
-          const column_split::ColumnLinear typed(hand.a, hand.c);
-          column_split::ColumnLinear::Saved saved;
+          const column_split::ColumnParallelLinear typed(hand.a, hand.c);
+          column_split::ColumnParallelLinear::Saved saved;
           equal(tp.all_gather(typed.forward(Placed<Replicated>(x), saved)).local(), hand.y);
           equal(typed.backward_input(tp.take_shard<1>(Placed<Replicated>(dy)), saved, tp).local(), hand.dx);
           typed.backward_weight(saved);
@@ -74,8 +74,8 @@ TEST_CASE("lesson 02 and 03: by hand and typed give the same bits") {
           row_split::ByHand hand{make("A", slice_of<Shard<0>>(f, k, comm)), make("c", Slice::whole(1, k))};
           hand.forward(x, comm);
           hand.backward(dy, x);
-          const row_split::RowLinear typed(hand.a, hand.c);
-          row_split::RowLinear::Saved saved;
+          const row_split::RowParallelLinear typed(hand.a, hand.c);
+          row_split::RowParallelLinear::Saved saved;
           equal(typed.forward(Placed<Shard<1>>(x), saved, tp).local(), hand.y);
           equal(typed.backward_input(Placed<Replicated>(dy), saved).local(), hand.dx);
           typed.backward_weight(saved);
@@ -108,11 +108,11 @@ TEST_CASE("gradients of several batches add up in every layer") {
     std::size_t i = 0;
     for (const Tensor& g : {whole.da, whole.dc1, whole.db, whole.dc2}) twice(once[i++], g);
 
-    const mlp_block::MlpBlock block{
+    const mlp_block::ParallelMlp block{
         {make("A", slice_of<Shard<1>>(6, 8, comm)), make("c1", slice_of<Shard<1>>(1, 8, comm))},
         {make("B", slice_of<Shard<0>>(8, 6, comm)), make("c2", Slice::whole(1, 6))},
         mlp::Activation::relu};
-    mlp_block::MlpBlock::Saved cut;
+    mlp_block::ParallelMlp::Saved cut;
     block.forward(Placed<Replicated>(x), cut, tp);
     block.backward_input(Placed<Replicated>(dy), cut, tp);
     block.backward_weight(cut);

@@ -13,8 +13,8 @@ namespace {
 
 /// A model as small as it can be: a sequence of 4 tokens a microbatch, width 8, one layer a virtual stage and
 /// `more` on top, which make the stages uneven.
-Setup setup(Schedule schedule, int stages, int microbatches, int chunks, bool uneven = false) {
-  Setup s;
+Config setup(Schedule schedule, int stages, int microbatches, int chunks, bool uneven = false) {
+  Config s;
   s.schedule = schedule;
   s.microbatches = microbatches;
   s.chunks = chunks;
@@ -34,7 +34,7 @@ struct Ran {
   Measured measured;
 };
 
-Ran run(int stages, const Setup& s, const ProofOptions& options) {
+Ran run(int stages, const Config& s, const ProofOptions& options) {
   Ran ran;
   ran.outcome = proven(stages, options, [&](Proof& proof, Communicator& comm) {
     Measured measured = prove(proof, comm, s);
@@ -69,7 +69,7 @@ TEST_CASE("lesson 06: loss and gradients are the whole's, and in flight is the f
           for (const bool recompute : {false, true})
             for (const DType dtype : {DType::f32, DType::f64}) {
               if (thin.skips()) continue;
-              Setup s = setup(schedule, stages, microbatches, chunks, uneven);
+              Config s = setup(schedule, stages, microbatches, chunks, uneven);
               s.recompute = recompute;
               CAPTURE(name);
               CAPTURE(stages);
@@ -94,7 +94,7 @@ TEST_CASE("lesson 06: the same bits on any number of stages, under any schedule,
         const int chunks = schedule == Schedule::interleaved && stages > 1 && stages < 8 ? 2 : 1;
         for (const double pace : {0.0, 2e-4}) {
           if (!first.empty() && thin.skips()) continue;
-          Setup s = setup(schedule, 8, 8, 1);
+          Config s = setup(schedule, 8, 8, 1);
           s.chunks = chunks;
           s.partition = even_partition(8, stages * chunks);
           s.pace = pace;
@@ -112,7 +112,7 @@ TEST_CASE("lesson 06: the same bits on any number of stages, under any schedule,
 
 TEST_CASE("lesson 06: recomputation holds less between its two forwards") {
   const auto held = [](Schedule schedule, bool recompute) {
-    Setup s = setup(schedule, 4, 8, schedule == Schedule::interleaved ? 2 : 1);
+    Config s = setup(schedule, 4, 8, schedule == Schedule::interleaved ? 2 : 1);
     s.recompute = recompute;
     return run(4, s, {Tier::floating, DType::f32, 3}).measured.activation_bytes;
   };
@@ -132,7 +132,7 @@ TEST_CASE("lesson 06: recomputation holds less between its two forwards") {
 }
 
 TEST_CASE("lesson 06: with blocking sends 1F1B ends with the transport's diagnosis, GPipe holds") {
-  Setup s = setup(Schedule::one_f_one_b, 2, 4, 1);
+  Config s = setup(Schedule::one_f_one_b, 2, 4, 1);
   s.blocking = true;
   const auto start = std::chrono::steady_clock::now();
   const std::string message = message_from([&] { run(2, s, {}); });
@@ -147,14 +147,14 @@ TEST_CASE("lesson 06: with blocking sends 1F1B ends with the transport's diagnos
 }
 
 TEST_CASE("lesson 06: a loss divided by one microbatch's tokens is caught and named") {
-  const Setup s = setup(Schedule::one_f_one_b, 2, 4, 1);
+  const Config s = setup(Schedule::one_f_one_b, 2, 4, 1);
   const Outcome outcome = proven(2, {Tier::floating, DType::f64, 3}, [&](Proof& proof, Communicator& comm) {
     prove(proof, comm, s);
     std::map<std::string, Tensor> weights;
     for (const auto& [name, rows, cols, scale] : weights_of(s.model))
       weights[name] = proof.other_slice(name, Slice::whole(rows, cols));
-    const auto right = unsplit_step([&](const std::string& name) { return weights.at(name); }, s.model,
-                                    make_tokens(s.model, proof.seed()));
+    const auto right = reference_step([&](const std::string& name) { return weights.at(name); }, s.model,
+                                      make_tokens(s.model, proof.seed()));
     for (const auto& [name, tensor] : right.results)
       if (name != "loss")
         proof.result(name, "??", "broken " + name, scale(tensor, 4),

@@ -302,7 +302,7 @@ TEST_CASE("schedules: each kind of illegal plan is refused with its reason") {
 
 TEST_CASE("schedules: every send is waited for once, which costs no time and blocks nobody") {
   sweep([](const Case& c) {
-    const Plan plan = c.plan(), posted = with_posted_sends(plan);
+    const Plan plan = c.plan(), posted = with_asynchronous_sends(plan);
     CHECK(check(posted, c.m, c.v) == check(plan, c.m, c.v));
     for (const auto& [f, b, w] : {std::array{1.0, 1.0, 1.0}, {1.0, 0.5, 0.5}, {3.0, 1.0, 2.0}}) {
       const Costs costs = Costs::equal(c.p * c.v, f, b, w);

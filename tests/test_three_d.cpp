@@ -74,14 +74,14 @@ TEST_CASE(
     return generate(3, weight, slice, DType::f64, Fill::uniform, weight.ends_with("bias") ? 0.5 : 0.3);
   };
   whole.batch = pipeline::make_tokens(whole.model, 3);
-  whole.results = pipeline::unsplit_step(whole.inputs(), whole.model, whole.batch, "wte.weight").results;
+  whole.results = pipeline::reference_step(whole.inputs(), whole.model, whole.batch, "wte.weight").results;
   check_every_cut(whole, 1e-13);
 }
 
 namespace {
 
-Setup on_text(const Sizes3& sizes, std::int64_t steps, bool adamw) {
-  Setup s;
+Config on_text(const ParallelSizes& sizes, std::int64_t steps, bool adamw) {
+  Config s;
   s.sizes = sizes;
   Model& m = s.training.model;
   m = {{16, 8, 8, {}}, 8, 128, 64, true};
@@ -101,7 +101,7 @@ struct Run {
   std::vector<double> losses;
   std::map<std::string, Tensor> weights;
 };
-Run run_of(const Setup& s) {
+Run run_of(const Config& s) {
   Run run;
   const Directory directory;
   const std::string folder = directory.file("run");
@@ -134,7 +134,7 @@ TEST_CASE("20 steps in f64 under every factorisation of 8: all weights are the u
   for (const bool adamw : {false, true}) {
     const Run whole = run_of(on_text({1, 1, 1}, steps, adamw));
     Thin thin;
-    for (const Sizes3& sizes : factorisations(8)) {
+    for (const ParallelSizes& sizes : factorisations(8)) {
       if (thin.skips()) continue;
       const Run cut = run_of(on_text(sizes, steps, adamw));
       CAPTURE(sizes.tp);
@@ -161,22 +161,22 @@ TEST_CASE("a checkpoint of step 10 resumes under any cut; under the same one bit
   Thin thin;
   for (const bool adamw : {false, true}) {
     if (thinned > 1 && !adamw) continue;
-    Setup s = on_text({2, 2, 2}, at, adamw);
+    Config s = on_text({2, 2, 2}, at, adamw);
     s.save = folder;
     const Run half = run_of(s);
     s.save.clear();
     s.steps = 2 * at;
     const Run all = run_of(s);
-    for (const Sizes3& sizes : {Sizes3{2, 2, 2}, {1, 4, 2}, {4, 1, 1}, {1, 1, 1}}) {
+    for (const ParallelSizes& sizes : {ParallelSizes{2, 2, 2}, {1, 4, 2}, {4, 1, 1}, {1, 1, 1}}) {
       if (thin.skips()) continue;
-      Setup other = on_text(sizes, 2 * at, adamw);
+      Config other = on_text(sizes, 2 * at, adamw);
       other.resume = folder;
       const Run rest = run_of(other);
       REQUIRE(std::ssize(rest.losses) == at);
       for (std::int64_t i = 0; i < at; ++i) CHECK(std::abs(rest.losses[i] - all.losses[at + i]) <= 1e-11);
       if (sizes.ranks() == 8 && sizes.tp == 2) CHECK(largest_distance(all, rest, false) == 0);
     }
-    Setup wrong = on_text({1, 1, 1}, 20, !adamw);
+    Config wrong = on_text({1, 1, 1}, 20, !adamw);
     wrong.resume = folder;
     CHECK(contains(message_from([&] { run_of(wrong); }), "--optimizer would work"));
     wrong = on_text({1, 1, 1}, 20, adamw);
@@ -191,7 +191,7 @@ TEST_CASE(
     "one") {
   const Directory directory;
   const std::string folder = directory.file("run");
-  Setup s = on_text({1, 2, 1}, 60, false);
+  Config s = on_text({1, 2, 1}, 60, false);
   s.training.model.layers = 2;
   s.training.lr = 1000;
   s.training.clip = 0;
@@ -202,7 +202,7 @@ TEST_CASE(
   CHECK(contains(fault, "the loss of step "));
   CHECK(contains(fault, "; the last checkpoint in " + folder + " stays"));
   REQUIRE(std::filesystem::exists(checkpoint_file(folder)));
-  Setup rest = on_text({1, 1, 1}, 60, false);
+  Config rest = on_text({1, 1, 1}, 60, false);
   rest.training.model.layers = 2;
   rest.training.lr = 0;
   rest.training.clip = 1e-9;
@@ -214,17 +214,17 @@ TEST_CASE(
 
 TEST_CASE(
     "f32 on real text, 100 steps: each loss as near to f64's as the unsplit run's; every run the same bits") {
-  Setup s = on_text({1, 1, 1}, thinned > 1 ? 30 : 100, false);
+  Config s = on_text({1, 1, 1}, thinned > 1 ? 30 : 100, false);
   s.training.model.layers = 2;
   s.training.model.vocabulary = 256;
   s.text = corpus_of(mlp::read_text(TESSERA_SOURCE_DIR "/README.md"));
-  const auto losses = [&](const Sizes3& sizes, DType dtype) {
+  const auto losses = [&](const ParallelSizes& sizes, DType dtype) {
     std::vector<double> found;
-    Setup cut = s;
+    Config cut = s;
     cut.sizes = sizes;
     cut.training.microbatches = 8 / sizes.dp;
     on_ranks(sizes.ranks(), [&](Communicator& world) {
-      with_cut(world, cut, sizes, dtype, 3, [&](Mesh& mesh, Trainer& trainer, const Setup& own) {
+      run_with_layout(world, cut, sizes, dtype, 3, [&](Mesh& mesh, Trainer& trainer, const Config& own) {
         const auto mine = train(world, mesh, trainer, own, 3);
         if (world.rank() == 0) found = mine;
       });
@@ -237,7 +237,7 @@ TEST_CASE(
   const double own_error = largest_distance(unsplit, truth);
   CHECK(own_error > 0);
   Thin thin;
-  for (const Sizes3& sizes : {Sizes3{2, 2, 2}, {1, 2, 2}, {4, 1, 1}, {1, 1, 4}}) {
+  for (const ParallelSizes& sizes : {ParallelSizes{2, 2, 2}, {1, 2, 2}, {4, 1, 1}, {1, 1, 4}}) {
     if (thin.skips()) continue;
     CAPTURE(sizes.tp);
     CAPTURE(sizes.pp);
@@ -256,12 +256,12 @@ TEST_CASE("buckets are summed over dp while the backward runs, and not before th
       on_ranks(stages, [&](Communicator& world) {
         /// All gradients; and whether the sums began before those of the stage's first norm were complete.
         const auto step = [&](std::int64_t bucket, bool twice) {
-          Setup s = on_text({1, stages, 1}, 1, false);
+          Config s = on_text({1, stages, 1}, 1, false);
           s.training.schedule = schedule;
           s.training.chunks = interleaved ? 2 : 1;
           s.training.bucket = bucket;
           Mesh mesh(world, s.sizes, str("b", bucket, twice));
-          Trainer trainer(mesh, s.training, DType::f64, beginning(s, DType::f64, 3));
+          Trainer trainer(mesh, s.training, DType::f64, initial_weights(s, DType::f64, 3));
           const auto first_norm = [&] { return scale(trainer.parameters()[1].gradient, 2).values(); };
           std::vector<double> at_first_call;
           if (twice)

@@ -43,7 +43,7 @@ std::vector<int> parse_ranks(const std::string& text) {
   return ranks;
 }
 
-void enter(Row& row, const Outcome& outcome, DType dtype, int ranks, const identities::Shape& s) {
+void enter(Row& row, const Outcome& outcome, DType dtype, int ranks, const identities::MatrixSizes& s) {
   for (const Check& check : outcome.checks) {
     ++(check.ok ? row.held : row.failed);
     if (outcome.tier == Tier::exact)
@@ -87,7 +87,7 @@ int verify(int argc, char** argv) {
   for (const int ranks : all_ranks) {
     Options with = options;
     with.ranks = ranks;
-    choices.push_back(with.choose(flags.given("--ranks")));
+    choices.push_back(with.choose_transport(flags.given("--ranks")));
     choices.back().options.ranks = ranks;
   }
   const bool prints = is_printing_process();

@@ -50,7 +50,7 @@ struct ByHand {
 inline constexpr int code_line = __LINE__ + 3;
 // begin typed
 /// A linear layer cut by columns. Lesson 04 stacks it on lesson 03's.
-struct ColumnLinear {
+struct ColumnParallelLinear {
   Placed<Shard<1>> a, c;    // (K, F/p), (1, F/p)
   Placed<Shard<1>> da, dc;  // their gradients, summed over microbatches
 
@@ -60,7 +60,7 @@ struct ColumnLinear {
     Placed<Shard<1>> dy;   // (N, F/p)
   };
 
-  ColumnLinear(const Tensor& a_own, const Tensor& c_own)
+  ColumnParallelLinear(const Tensor& a_own, const Tensor& c_own)
       : a(a_own), c(c_own), da(zero_gradient(a)), dc(zero_gradient(c)) {}
 
   // task 02.typed_forward (line, 1 point, 5 min): (N, K) -> (N, F/p).

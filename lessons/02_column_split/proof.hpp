@@ -28,8 +28,8 @@ inline void prove(Proof& proof, Communicator& comm, const Sizes& s) {
 
   const Placed<Replicated> x(proof.input("X", "NK", everywhere(n, k)));
   const Placed<Replicated> dy(proof.input("dY", "NF", everywhere(n, f)));
-  const ColumnLinear layer(proof.weight("A", "KF", columns(k)), proof.weight("c", "1F", columns(1)));
-  ColumnLinear::Saved saved;
+  const ColumnParallelLinear layer(proof.weight("A", "KF", columns(k)), proof.weight("c", "1F", columns(1)));
+  ColumnParallelLinear::Saved saved;
 
   Placed<Replicated> y, dx;
   {

@@ -32,8 +32,8 @@ inline void prove(Proof& proof, Communicator& comm, const Sizes& s) {
 
   const Placed<Shard<1>> x(proof.input("X", "NF", x_slice));
   const Placed<Replicated> dy(proof.input("dY", "NK", y_slice));
-  const RowLinear layer(proof.weight("A", "FK", a_slice), proof.weight("c", "1K", c_slice));
-  RowLinear::Saved saved;
+  const RowParallelLinear layer(proof.weight("A", "FK", a_slice), proof.weight("c", "1K", c_slice));
+  RowParallelLinear::Saved saved;
 
   Placed<Replicated> y;
   Placed<Shard<1>> dx;

@@ -47,7 +47,7 @@ struct ByHand {
 inline constexpr int code_line = __LINE__ + 3;
 // begin typed
 /// A linear layer cut by rows, its input by columns. Lesson 04 stacks it on lesson 02's.
-struct RowLinear {
+struct RowParallelLinear {
   Placed<Shard<0>> a;    // (F/p, K)
   Placed<Replicated> c;  // (1, K)
   Placed<Shard<0>> da;   // their gradients, summed over microbatches
@@ -58,7 +58,7 @@ struct RowLinear {
     Placed<Replicated> dy;  // (N, K)
   };
 
-  RowLinear(const Tensor& a_own, const Tensor& c_whole)
+  RowParallelLinear(const Tensor& a_own, const Tensor& c_whole)
       : a(a_own), c(c_whole), da(zero_gradient(a)), dc(zero_gradient(c)) {}
 
   // task 03.typed_forward (line, 1 point, 5 min): (N, F/p) -> (N, K). Hint: what does the product owe before

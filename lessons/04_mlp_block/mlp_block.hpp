@@ -16,15 +16,15 @@ using mlp::Activation;
 inline constexpr int code_line = __LINE__ + 3;
 // begin block
 /// Columns, f, rows: the sandwich with one all-reduce.
-struct MlpBlock {
-  column_split::ColumnLinear fc1;  // A (K, F/p), c1 (1, F/p)
-  row_split::RowLinear fc2;        // B (F/p, K), c2 (1, K)
+struct ParallelMlp {
+  column_split::ColumnParallelLinear fc1;  // A (K, F/p), c1 (1, F/p)
+  row_split::RowParallelLinear fc2;        // B (F/p, K), c2 (1, K)
   Activation f = Activation::gelu;
 
   struct Saved {
-    column_split::ColumnLinear::Saved fc1;
-    row_split::RowLinear::Saved fc2;  // its x is H, (N, F/p)
-    Placed<Shard<1>> pre;             // (N, F/p)  X A + c1, what f's slope depends on
+    column_split::ColumnParallelLinear::Saved fc1;
+    row_split::RowParallelLinear::Saved fc2;  // its x is H, (N, F/p)
+    Placed<Shard<1>> pre;                     // (N, F/p)  X A + c1, what f's slope depends on
   };
 
   // task 04.forward (function, 2 points, 15 min): (N, K) -> (N, K).
@@ -54,12 +54,12 @@ struct MlpBlock {
 
 // begin plain
 /// The plain way: both matrices by columns, and a gather after each. It is right, and it sends more.
-struct PlainBlock {
-  column_split::ColumnLinear fc1, fc2;  // A (K, F/p), B (F, K/p)
+struct AllGatherMlp {
+  column_split::ColumnParallelLinear fc1, fc2;  // A (K, F/p), B (F, K/p)
   Activation f = Activation::gelu;
 
   struct Saved {
-    column_split::ColumnLinear::Saved fc1, fc2;
+    column_split::ColumnParallelLinear::Saved fc1, fc2;
     Placed<Shard<1>> pre;
   };
 

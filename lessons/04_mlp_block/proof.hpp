@@ -30,15 +30,15 @@ inline auto unsplit(Activation f) {
 
 /// Beside it, the plain way with its bytes: right too, checked too. It is no part of the block's memory.
 inline void prove_plain(Proof& proof, Communicator& comm, const Sizes& s, const Tensor& x_whole,
-                        const Tensor& dy, const MlpBlock& block) {
+                        const Tensor& dy, const ParallelMlp& block) {
   const MemoryScope scope(MemoryKind::check);
   const TensorParallel tp(comm);
   const std::int64_t n = s.tokens, k = s.width, f = s.ffn, p = tp.size(), e = proof.element_bytes();
   const Slice b_slice = slice_of<Shard<1>>(f, k, comm), c2_slice = slice_of<Shard<1>>(1, k, comm);
-  const PlainBlock plain{{block.fc1.a.local(), block.fc1.c.local()},
-                         {proof.other_slice("B", b_slice), proof.other_slice("c2", c2_slice)},
-                         block.f};
-  PlainBlock::Saved saved;
+  const AllGatherMlp plain{{block.fc1.a.local(), block.fc1.c.local()},
+                           {proof.other_slice("B", b_slice), proof.other_slice("c2", c2_slice)},
+                           block.f};
+  AllGatherMlp::Saved saved;
   const Tensor x = comm.rank() == 0 ? x_whole : empty_like(x_whole);
   Placed<Replicated> y, dx;
   {
@@ -77,10 +77,10 @@ inline void prove(Proof& proof, Communicator& comm, const Sizes& s, Activation w
                b_scale = 1 / std::sqrt(static_cast<double>(f));
 
   const Tensor x = proof.input("X", "NK", all), dy = proof.input("dY", "NK", all);
-  const MlpBlock block{{proof.weight("A", "KF", a_slice, a_scale), proof.weight("c1", "1F", c1_slice)},
-                       {proof.weight("B", "FK", b_slice, b_scale), proof.weight("c2", "1K", row)},
-                       activation};
-  MlpBlock::Saved saved;
+  const ParallelMlp block{{proof.weight("A", "KF", a_slice, a_scale), proof.weight("c1", "1F", c1_slice)},
+                          {proof.weight("B", "FK", b_slice, b_scale), proof.weight("c2", "1K", row)},
+                          activation};
+  ParallelMlp::Saved saved;
   Placed<Replicated> y, dx;
   {
     const auto phase = comm.phase("fwd");

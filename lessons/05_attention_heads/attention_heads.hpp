@@ -19,7 +19,7 @@
 namespace tessera::attention_heads {
 
 /// The whole attention, whatever the ranks.
-struct Shape {
+struct AttentionShape {
   std::int64_t width = 96, heads = 12, kv_heads = 12;
   AttentionOptions options;  // batch, seq, mask, dropout; the heads are filled in by own_heads
 
@@ -33,7 +33,7 @@ struct Shape {
 /// contiguous p-th of the whole would be somebody's Q alone. (rows, W + 2 kv d)
 // task 05.qkv_slice (function, 3 points, 25 min): three column ranges. Hint: each of Q, K and V is cut as
 // lesson 02 cuts, then moved to where it begins in the fused matrix.
-inline Slice qkv_slice(std::int64_t rows, const Shape& s, int rank, int ranks) {
+inline Slice qkv_slice(std::int64_t rows, const AttentionShape& s, int rank, int ranks) {
   Slice slice = Slice::whole(rows, s.width + 2 * s.kv_width());
   const Range q = part(s.width, rank, ranks), kv = part(s.kv_width(), rank, ranks);
   const std::int64_t k_begin = s.width, v_begin = s.width + s.kv_width();
@@ -44,7 +44,7 @@ inline Slice qkv_slice(std::int64_t rows, const Shape& s, int rank, int ranks) {
 // end slices
 
 /// The rank's heads, and where they stand among all: dropout's masks are drawn by the place in the whole.
-inline AttentionOptions own_heads(const Shape& s, int rank, int ranks) {
+inline AttentionOptions own_heads(const AttentionShape& s, int rank, int ranks) {
   AttentionOptions own = s.options;
   own.heads = s.heads / ranks;
   own.kv_heads = s.kv_heads % ranks == 0 ? s.kv_heads / ranks : s.kv_heads;
@@ -80,20 +80,20 @@ struct Core {
 inline constexpr int code_line = __LINE__ + 3;
 // begin heads
 /// Attention whose kv heads are cut too.
-struct HeadAttention {
-  column_split::ColumnLinear c_attn;  // (W, (W + 2 kv d)/p), its qkv_slice
-  row_split::RowLinear c_proj;        // (W/p, W)
-  AttentionOptions heads;             // this rank's
+struct ParallelAttention {
+  column_split::ColumnParallelLinear c_attn;  // (W, (W + 2 kv d)/p), its qkv_slice
+  row_split::RowParallelLinear c_proj;        // (W/p, W)
+  AttentionOptions heads;                     // this rank's
   Core core;
 
-  HeadAttention(const Tensor& qkv, const Tensor& c_qkv, const Tensor& proj, const Tensor& c,
-                AttentionOptions own, Core core_ = {})
+  ParallelAttention(const Tensor& qkv, const Tensor& c_qkv, const Tensor& proj, const Tensor& c,
+                    AttentionOptions own, Core core_ = {})
       : c_attn(qkv, c_qkv), c_proj(proj, c), heads(std::move(own)), core(core_) {}
 
   struct Saved {
-    column_split::ColumnLinear::Saved c_attn;
+    column_split::ColumnParallelLinear::Saved c_attn;
     AttentionSaved heads;
-    row_split::RowLinear::Saved c_proj;  // its x is O, (N, W/p)
+    row_split::RowParallelLinear::Saved c_proj;  // its x is O, (N, W/p)
   };
 
   // task 05.forward (function, 2 points, 20 min): (N, W) -> (N, W).

@@ -33,17 +33,17 @@ struct Norm {
 };
 
 // begin block
-template <class Attention = HeadAttention>
-struct Block {
+template <class Attention = ParallelAttention>
+struct TransformerBlock {
   Norm ln_1;
   Attention attn;
   Norm ln_2;
-  mlp_block::MlpBlock mlp;
+  mlp_block::ParallelMlp mlp;
 
   struct Saved {
     typename Norm::Saved ln_1, ln_2;
     typename Attention::Saved attn;
-    mlp_block::MlpBlock::Saved mlp;
+    mlp_block::ParallelMlp::Saved mlp;
   };
 
   // task 05.block (design, 4 points, 45 min): forward and backward, (N, W) -> (N, W). Hint: two residual

@@ -19,13 +19,13 @@ void prove_block(Proof& proof, Communicator& comm, const Sizes& s) {
   };
   const Slice fc = slice_of<Shard<1>>(w, f, comm), c_fc = slice_of<Shard<1>>(1, f, comm),
               proj = slice_of<Shard<0>>(f, w, comm);
-  const Block<Attention> block{
+  const TransformerBlock<Attention> block{
       norm("ln_1"),
       make_attention<Attention>(proof, s, rank, p, Core{}),
       norm("ln_2"),
       {{proof.weight("mlp.c_fc.weight", "WF", fc, w_scale), proof.weight("mlp.c_fc.bias", "1F", c_fc)},
        {proof.weight("mlp.c_proj.weight", "FW", proj, f_scale), proof.weight("mlp.c_proj.bias", "1W", row)}}};
-  typename Block<Attention>::Saved saved;
+  typename TransformerBlock<Attention>::Saved saved;
   const auto [y, dx] = both_passes(block, saved, x, dy, tp);
   proof.measure_memory();
   proof.result("Y", "NW", "Y  = H + mlp(ln_2 H), H = X + attn(ln_1 X)", y, all);
@@ -71,7 +71,8 @@ inline void prove(Proof& proof, Communicator& comm, Sizes s) {
     block ? prove_block<MultiQueryAttention>(proof, comm, s)
           : prove_attention<MultiQueryAttention>(proof, comm, s);
   else
-    block ? prove_block<HeadAttention>(proof, comm, s) : prove_attention<HeadAttention>(proof, comm, s);
+    block ? prove_block<ParallelAttention>(proof, comm, s)
+          : prove_attention<ParallelAttention>(proof, comm, s);
 }
 
 }  // namespace tessera::attention_heads

@@ -16,10 +16,10 @@ struct Wrong {
 
 // begin by_head
 /// One head of one sequence: P = softmax(Q K' / sqrt(d) + mask), dropped where dropout says so; O = P V.
-class Head {
+class AttentionHead {
  public:
-  Head(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& o, std::int64_t batch,
-       std::int64_t head, Wrong wrong)
+  AttentionHead(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& o,
+                std::int64_t batch, std::int64_t head, Wrong wrong)
       : q_(q), k_(k), v_(v), factor_(std::pow(q.cols(), wrong.by_d ? -1 : -0.5)) {
     const Tensor scores = scale(matmul(q, t(k)), factor_);   // (S, S)  how much token i wants of token j
     p_ = softmax(add(scores, mask(o, batch, wrong.later)));  // (S, S)  each row sums to 1
@@ -64,7 +64,7 @@ class Head {
   double factor_;
 };
 
-/// Calls visit(Head, its view of O's shape, its view of K's shape) for each head of each sequence.
+/// Calls visit(AttentionHead, its view of O's shape, its view of K's shape) for each head of each sequence.
 template <class Visit>
 void for_each_head(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& o, Wrong wrong,
                    const Visit& visit) {
@@ -77,7 +77,7 @@ void for_each_head(const Tensor& q, const Tensor& k, const Tensor& v, const Atte
         };
       };
       const auto of_head = head_of(h), of_key = head_of(h / group);
-      visit(Head(of_head(q), of_key(k), of_key(v), o, b, h, wrong), of_head, of_key);
+      visit(AttentionHead(of_head(q), of_key(k), of_key(v), o, b, h, wrong), of_head, of_key);
     }
 }
 
@@ -85,7 +85,7 @@ template <int later = 0, bool by_d = false>
 Tensor head_by_head(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& o,
                     AttentionSaved& saved) {
   saved = {q, k, v, Tensor::empty(q.rows(), q.cols(), q.dtype()), {}, {}};
-  for_each_head(q, k, v, o, {later, by_d}, [&](const Head& head, const auto& of_head, const auto&) {
+  for_each_head(q, k, v, o, {later, by_d}, [&](const AttentionHead& head, const auto& of_head, const auto&) {
     of_head(saved.o).copy_from(head.forward());
   });
   return saved.o;
@@ -95,7 +95,7 @@ inline void head_by_head_backward(const Tensor& d_o, const AttentionSaved& saved
                                   const Tensor& dq, const Tensor& dk, const Tensor& dv) {
   dk.zero(), dv.zero();
   for_each_head(saved.q, saved.k, saved.v, o, {},
-                [&](const Head& head, const auto& of_head, const auto& of_key) {
+                [&](const AttentionHead& head, const auto& of_head, const auto& of_key) {
                   head.backward(of_head(d_o), of_head(dq), of_key(dk), of_key(dv));
                 });
 }

@@ -11,8 +11,8 @@ using attention_heads::Sizes;
 
 namespace {
 
-/// What the command line says in words.
-struct Words {
+/// What the command line says in arguments.
+struct Arguments {
   std::string mask = "causal", part = "attention", trap, form = "auto";
   int ranks = 1;
 };
@@ -89,11 +89,11 @@ void check_heads(const Sizes& s, int p, const Options& options) {
                        " divides and that divides the ", a, " heads: --kv-heads ", fitting, " would work"));
 }
 
-void set_sizes(Sizes& s, Words& words, const Options& options, int ranks) {
-  words.ranks = ranks;
-  attention_heads::choose(s, words.mask, words.part, words.form);
+void set_sizes(Sizes& s, Arguments& arguments, const Options& options, int ranks) {
+  arguments.ranks = ranks;
+  attention_heads::apply_arguments(s, arguments.mask, arguments.part, arguments.form);
   s.shape.options.seed = static_cast<std::uint64_t>(options.seed);
-  s.trap_qkv = words.trap == "qkv";
+  s.trap_qkv = arguments.trap == "qkv";
   check_heads(s, ranks, options);
 }
 
@@ -103,7 +103,7 @@ int main(int argc, char** argv) {
   Sizes s;
   AttentionOptions& o = s.shape.options;
   o.batch = 2, o.seq = 24, s.shape.kv_heads = 0;
-  Words words;
+  Arguments arguments;
   App app({"05", "attention by head",
            "Y = [head_1 head_2 ...] Wo + c    head = softmax(q k' / sqrt(d)) v    [Q K V] = X Wqkv + b",
            "Why heads: a head needs its own columns of Q, K and V only, as f needed one column. The rest is "
@@ -114,21 +114,22 @@ int main(int argc, char** argv) {
   app.size("--width", s.shape.width, "W, columns of X");
   app.size("--heads", s.shape.heads, "heads, of W / heads columns each");
   app.flags().number("--kv-heads", s.shape.kv_heads, 0, 1 << 20, "heads of K and V; 0: as many as heads");
-  app.flags().choice("--mask", words.mask, {"causal", "none", "padding"},
+  app.flags().choice("--mask", arguments.mask, {"causal", "none", "padding"},
                      "padding: sequence b ends after seq - b seq/(2 batch)");
   app.flags().real("--dropout", o.dropout, 0, 0.99, "of the probabilities, and of a block's two halves");
-  app.flags().choice("--part", words.part, {"attention", "block"},
+  app.flags().choice("--part", arguments.part, {"attention", "block"},
                      "attention alone, or the transformer block");
-  app.flags().choice("--trap", words.trap, {"qkv"}, "cut [Q|K|V] as if it were one matrix, and see");
-  app.flags().choice("--form", words.form, {"auto", "plain", "streaming"},
+  app.flags().choice("--trap", arguments.trap, {"qkv"}, "cut [Q|K|V] as if it were one matrix, and see");
+  app.flags().choice("--form", arguments.form, {"auto", "plain", "streaming"},
                      "attention in tiles of keys: auto from seq 256 up");
   app.ranks_divide("--heads", s.shape.heads);
   const char* const inexact = "a layer norm is exact nowhere; --part attention covers the projections";
-  return app.run(argc, argv,
-                 {.check = std::bind_front(set_sizes, std::ref(s), std::ref(words), std::cref(app.options())),
-                  .prove = [&](Proof& proof, Communicator& comm) { attention_heads::prove(proof, comm, s); },
-                  .by_hand = by_hand,
-                  .picture = [&](int p) { return attention_heads::picture(s, p); },
-                  .more = [&] { return s.trap_qkv ? trap_table(s, words.ranks) : ""; },
-                  .inexact = [&] { return words.part == "block" ? inexact : ""; }});
+  return app.run(
+      argc, argv,
+      {.check = std::bind_front(set_sizes, std::ref(s), std::ref(arguments), std::cref(app.options())),
+       .prove = [&](Proof& proof, Communicator& comm) { attention_heads::prove(proof, comm, s); },
+       .by_hand = by_hand,
+       .picture = [&](int p) { return attention_heads::picture(s, p); },
+       .more = [&] { return s.trap_qkv ? trap_table(s, arguments.ranks) : ""; },
+       .inexact = [&] { return arguments.part == "block" ? inexact : ""; }});
 }

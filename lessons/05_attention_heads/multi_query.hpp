@@ -9,10 +9,10 @@ namespace tessera::attention_heads {
 
 // begin multi_query
 struct MultiQueryAttention {
-  column_split::ColumnLinear q;  // (W, W/p), this rank's columns of c_attn's Q
-  Placed<Replicated> kv, c_kv;   // (W, 2 d), (1, 2 d)  its K and V
-  row_split::RowLinear c_proj;   // (W/p, W)
-  AttentionOptions heads;        // this rank's heads, one key and one value
+  column_split::ColumnParallelLinear q;  // (W, W/p), this rank's columns of c_attn's Q
+  Placed<Replicated> kv, c_kv;           // (W, 2 d), (1, 2 d)  its K and V
+  row_split::RowParallelLinear c_proj;   // (W/p, W)
+  AttentionOptions heads;                // this rank's heads, one key and one value
   Core core;
   Placed<Replicated> dkv = zero_gradient(kv), dc_kv = zero_gradient(c_kv);
 
@@ -27,10 +27,10 @@ struct MultiQueryAttention {
         core(core_) {}
 
   struct Saved {
-    column_split::ColumnLinear::Saved q;
+    column_split::ColumnParallelLinear::Saved q;
     Placed<Replicated> dkeys;  // (N, 2 d)  [dK | dV]
     AttentionSaved heads;
-    row_split::RowLinear::Saved c_proj;
+    row_split::RowParallelLinear::Saved c_proj;
   };
 
   // task 05.multi_query (design, 5 points, 60 min): forward and backward, (N, W) -> (N, W). Hint: who used K

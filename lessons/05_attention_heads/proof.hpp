@@ -11,8 +11,8 @@
 
 namespace tessera::attention_heads {
 
-inline MeasuredWhole unsplit(const Inputs<Tensor>& in, const Sizes& s, const Core& core) {
-  Unsplit u(in, s.shape, core);
+inline MeasuredReference unsplit(const Inputs<Tensor>& in, const Sizes& s, const Core& core) {
+  Reference u(in, s.shape, core);
   const Tensor x = in("X"), dy = in("dY");
   const bool block = s.part == Part::block;
   const Tensor y = block ? u.block("", x) : u.attention("attn", x);
@@ -26,7 +26,7 @@ inline MeasuredWhole unsplit(const Inputs<Tensor>& in, const Sizes& s, const Cor
 
 /// O as a core computes it, right or wrong.
 inline Tensor unsplit_heads(const Inputs<Tensor>& in, const Sizes& s, const Core& core) {
-  Unsplit u(in, s.shape, core);
+  Reference u(in, s.shape, core);
   u.attention("attn", in("X"));
   return u.heads("attn");
 }

@@ -10,7 +10,7 @@ namespace tessera::attention_heads {
 enum class Part { attention, block };
 
 struct Sizes {
-  Shape shape;
+  AttentionShape shape;
   Part part = Part::attention;
   bool trap_qkv = false;  // cut [Q | K | V] as if it were one matrix
 
@@ -22,7 +22,8 @@ struct Sizes {
 };
 
 /// Sets what the command line says in words. Padding: sequence b ends after seq - b seq / (2 batch) tokens.
-inline void choose(Sizes& s, const std::string& mask, const std::string& part, const std::string& form) {
+inline void apply_arguments(Sizes& s, const std::string& mask, const std::string& part,
+                            const std::string& form) {
   AttentionOptions& o = s.shape.options;
   if (s.shape.kv_heads == 0) s.shape.kv_heads = s.shape.heads;
   s.part = part == "block" ? Part::block : Part::attention;

@@ -29,11 +29,11 @@ inline constexpr Core linear_core{
       dv.copy_from(dk);
     }};
 
-class Unsplit {
+class Reference {
  public:
-  Unsplit(const Inputs<Tensor>& in, Shape shape, Core core)
+  Reference(const Inputs<Tensor>& in, AttentionShape shape, Core core)
       : in_(in), shape_(std::move(shape)), core_(core) {}
-  MeasuredWhole whole;  // filled as the backward goes along: "d" + name
+  MeasuredReference whole;  // filled as the backward goes along: "d" + name
 
   Tensor linear(const std::string& name, const Tensor& x) {
     inputs_[name] = x;
@@ -109,7 +109,7 @@ class Unsplit {
   AttentionOptions options() const { return own_heads(shape_, 0, 1); }
 
   const Inputs<Tensor>& in_;
-  Shape shape_;
+  AttentionShape shape_;
   Core core_;
   std::map<std::string, Tensor> inputs_, pre_;
   std::map<std::string, AttentionSaved> heads_;

@@ -71,7 +71,7 @@ class Builder {
     return made;
   }
 
-  Block<> block(const std::string& h) {
+  TransformerBlock<> block(const std::string& h) {
     const std::int64_t w = model_.width(), f = model_.ffn();
     const auto linear = [&](const std::string& name, const Slice& a, const Slice& c) {
       return std::pair{make_(h + name + ".weight", a), make_(h + name + ".bias", c)};
@@ -85,7 +85,7 @@ class Builder {
     const Norm ln_1 = norm(h + "ln_1");
     const auto [a, ca] = linear("attn.c_attn", qkv(w), qkv(1));
     const auto [o, co] = linear("attn.c_proj", rows(w), row);
-    const HeadAttention attn(a, ca, o, co, attention_heads::own_heads(model_.attention, rank_, ranks_));
+    const ParallelAttention attn(a, ca, o, co, attention_heads::own_heads(model_.attention, rank_, ranks_));
     list(h + "attn.c_attn.weight", qkv(w), a, attn.dqkv());
     list(h + "attn.c_attn.bias", qkv(1), ca, attn.dc_qkv());
     list(h + "attn.c_proj.weight", rows(w), o, attn.c_proj.da.local());
@@ -93,7 +93,7 @@ class Builder {
     const Norm ln_2 = norm(h + "ln_2");
     const auto [u, cu] = linear("mlp.c_fc", columns(w), columns(1));
     const auto [v, cv] = linear("mlp.c_proj", rows(f), row);
-    const mlp_block::MlpBlock mlp{{u, cu}, {v, cv}};
+    const mlp_block::ParallelMlp mlp{{u, cu}, {v, cv}};
     list(h + "mlp.c_fc.weight", columns(w), u, mlp.fc1.da.local());
     list(h + "mlp.c_fc.bias", columns(1), cu, mlp.fc1.dc.local());
     list(h + "mlp.c_proj.weight", rows(f), v, mlp.fc2.da.local());

@@ -1,4 +1,4 @@
-// From the command line to a Setup, or to a message that says what would work.
+// From the command line to a Config, or to a message that says what would work.
 #pragma once
 
 #include <cstdlib>
@@ -7,7 +7,7 @@
 
 namespace tessera::pipeline {
 
-struct Words {  // as on the command line
+struct Arguments {  // as on the command line
   std::string schedule = "1f1b", partition, pace;
   std::int64_t microbatches = 8, batch = 16, chunks = 0;
   bool compare = false;
@@ -26,32 +26,32 @@ inline double seconds(const std::string& pace) {
 }
 
 /// Everything that can be wrong with the command line, before anything runs.
-inline void choose(Setup& s, const Words& words, int ranks) {
+inline void apply_arguments(Config& s, const Arguments& arguments, int ranks) {
   Model& m = s.model;
   if (m.width() % m.attention.heads != 0)
     throw UsageError(str("--heads ", m.attention.heads, " does not divide --width ", m.width(), ": --width ",
                          (m.width() / m.attention.heads + 1) * m.attention.heads, " would work"));
-  if (const std::int64_t tokens = words.batch * m.attention.options.seq; tokens > 1 << 20)
-    throw UsageError(str("--batch ", words.batch, " and --seq ", m.attention.options.seq, " make ", tokens,
-                         " tokens: up to ", 1 << 20, " would work"));
+  if (const std::int64_t tokens = arguments.batch * m.attention.options.seq; tokens > 1 << 20)
+    throw UsageError(str("--batch ", arguments.batch, " and --seq ", m.attention.options.seq, " make ",
+                         tokens, " tokens: up to ", 1 << 20, " would work"));
   for (const auto& [schedule, name] : schedule_names)
-    if (name == words.schedule) s.schedule = schedule;
+    if (name == arguments.schedule) s.schedule = schedule;
   const std::int64_t group = s.schedule == Schedule::interleaved ? ranks : 1;  // microbatches go in groups
-  if (words.batch % words.microbatches != 0 || words.microbatches % group != 0) {
+  if (arguments.batch % arguments.microbatches != 0 || arguments.microbatches % group != 0) {
     std::string fitting;
-    for (std::int64_t n = group; n <= words.batch; n += group)
-      if (words.batch % n == 0) fitting += str(fitting.empty() ? "" : ", ", n);
-    throw UsageError(str("--microbatches ", words.microbatches,
-                         words.batch % words.microbatches != 0
-                             ? str(" does not divide --batch ", words.batch)
-                             : str(" cannot be divided by --ranks ", ranks, ", as interleaved needs it"),
-                         fitting.empty()
-                             ? str(": --batch ", (words.batch / group + 1) * group, " --microbatches ", group)
-                             : str(": --microbatches ", fitting),
-                         " would work"));
+    for (std::int64_t n = group; n <= arguments.batch; n += group)
+      if (arguments.batch % n == 0) fitting += str(fitting.empty() ? "" : ", ", n);
+    throw UsageError(str(
+        "--microbatches ", arguments.microbatches,
+        arguments.batch % arguments.microbatches != 0
+            ? str(" does not divide --batch ", arguments.batch)
+            : str(" cannot be divided by --ranks ", ranks, ", as interleaved needs it"),
+        fitting.empty() ? str(": --batch ", (arguments.batch / group + 1) * group, " --microbatches ", group)
+                        : str(": --microbatches ", fitting),
+        " would work"));
   }
-  s.microbatches = static_cast<int>(words.microbatches);
-  s.chunks = words.chunks > 0                                   ? static_cast<int>(words.chunks)
+  s.microbatches = static_cast<int>(arguments.microbatches);
+  s.chunks = arguments.chunks > 0                               ? static_cast<int>(arguments.chunks)
              : s.schedule == Schedule::interleaved && ranks > 1 ? 2
                                                                 : 1;
   refuse_impossible(s.schedule, ranks, s.microbatches, s.chunks);
@@ -61,16 +61,16 @@ inline void choose(Setup& s, const Words& words, int ranks) {
                          s.chunks > 1 ? str(" of ", s.chunks, " chunks") : "", ": --layers ", parts,
                          " or more, or --ranks ", std::max<std::int64_t>(1, m.layers / s.chunks),
                          " would work"));
-  s.pace = seconds(words.pace);
-  if (s.pace > 0 && words.partition == "balance")
+  s.pace = seconds(arguments.pace);
+  if (s.pace > 0 && arguments.partition == "balance")
     throw UsageError("--partition balance evens out what layers really cost: leave --pace out");
-  s.partition = words.partition.empty() || words.partition == "balance"
+  s.partition = arguments.partition.empty() || arguments.partition == "balance"
                     ? even_partition(m.layers, parts)
-                    : parse_partition(words.partition, m.layers, parts);
+                    : parse_partition(arguments.partition, m.layers, parts);
   s.steps = s.pace > 0 ? 5 : 3;
   m.attention.kv_heads = m.attention.heads;
-  m.attention.options.batch = words.batch / words.microbatches;
-  m.tokens = words.batch * m.attention.options.seq;
+  m.attention.options.batch = arguments.batch / arguments.microbatches;
+  m.tokens = arguments.batch * m.attention.options.seq;
 }
 
 }  // namespace tessera::pipeline

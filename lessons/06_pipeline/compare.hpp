@@ -17,7 +17,7 @@ inline void run_alone(Proof& main, Communicator& comm, Run& run, const std::stri
 }
 
 /// The same model under every schedule; each one's loss and gradients are checked too.
-inline std::vector<Run> run_all(Proof& main, Communicator& comm, const Setup& base,
+inline std::vector<Run> run_all(Proof& main, Communicator& comm, const Config& base,
                                 std::vector<std::string>& left_out) {
   std::vector<Run> runs;
   for (const auto& [schedule, name] : schedule_names) {
@@ -47,7 +47,7 @@ struct Balance {
 };
 
 /// Measures what layers cost, runs the even partition, and gives `s` the balanced one.
-inline Balance balance_stages(Proof& main, Communicator& comm, Setup& s) {
+inline Balance balance_stages(Proof& main, Communicator& comm, Config& s) {
   const auto alone = comm.split(comm.rank(), 0, "tp");
   Balance balance{{}, {s, {}}};
   {
@@ -102,13 +102,13 @@ inline double in_flight_excess(const Run& run) {
 
 /// How far the bubble of the lists, for equal stages, is from the closed form.
 inline double bubble_excess(const Run& run) {
-  const Setup& s = run.setup;
+  const Config& s = run.setup;
   return std::abs(Run{s, {}}.predicted().bubble() -
                   bubble_predicted(s.schedule, run.stages(), s.microbatches, s.chunks));
 }
 
 /// What becomes of blocking sends, read off the lists alone.
-inline std::string warning(const Setup& s, int stages) {
+inline std::string warning(const Config& s, int stages) {
   try {
     check(s.plan(stages), s.microbatches, s.chunks);
   } catch (const Error& error) {

@@ -31,8 +31,8 @@ std::string by_hand() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  Setup setup;
-  Words words;
+  Config setup;
+  Arguments arguments;
   Model& m = setup.model;
   m.attention = {32, 4, 4, {}};
   m.attention.options.seq = 16;
@@ -41,15 +41,16 @@ int main(int argc, char** argv) {
        "the layers in p stages, a batch in m microbatches of n tokens of width W that follow one another",
        "Why a bubble: the last stage waits for the first activation, the first stage for the last gradient.",
        str("schedule.hpp:", code_line)});
-  app.flags().number("--microbatches", words.microbatches, 1, 1024, "m, parts of the batch");
-  app.size("--batch", words.batch, "sequences of a step");
+  app.flags().number("--microbatches", arguments.microbatches, 1, 1024, "m, parts of the batch");
+  app.size("--batch", arguments.batch, "sequences of a step");
   app.flags().number("--layers", m.layers, 1, 1024, "blocks of the whole model");
-  app.flags().choice("--schedule", words.schedule, {"gpipe", "1f1b", "interleaved", "zb-h1"},
+  app.flags().choice("--schedule", arguments.schedule, {"gpipe", "1f1b", "interleaved", "zb-h1"},
                      "who does what when");
-  app.flags().text("--pace", words.pace, "5ms", "a stage's forward takes this long, dX and dW as well");
-  app.flags().toggle("--compare", words.compare, "all schedules in one table");
-  app.flags().number("--chunks", words.chunks, 0, 64, "of a stage, for interleaved; 0: two there, else one");
-  app.flags().text("--partition", words.partition, "3,2,2,1", "layers of each stage, or balance");
+  app.flags().text("--pace", arguments.pace, "5ms", "a stage's forward takes this long, dX and dW as well");
+  app.flags().toggle("--compare", arguments.compare, "all schedules in one table");
+  app.flags().number("--chunks", arguments.chunks, 0, 64,
+                     "of a stage, for interleaved; 0: two there, else one");
+  app.flags().text("--partition", arguments.partition, "3,2,2,1", "layers of each stage, or balance");
   app.flags().toggle("--recompute", setup.recompute, "keep a stage's input alone, run its forward again");
   app.flags().toggle("--blocking", setup.blocking, "wait for each send at once, as a beginner would");
   app.size("--seq", m.attention.options.seq, "tokens of a sequence");
@@ -66,9 +67,9 @@ int main(int argc, char** argv) {
     Run run{setup, {}};
     std::vector<Run> all;
     std::vector<std::string> missing;
-    if (words.compare) all = run_all(proof, comm, setup, missing);
+    if (arguments.compare) all = run_all(proof, comm, setup, missing);
     std::optional<Balance> even;
-    if (words.partition == "balance") even = balance_stages(proof, comm, run.setup);
+    if (arguments.partition == "balance") even = balance_stages(proof, comm, run.setup);
     run.measured = prove(proof, comm, run.setup);
     if (comm.rank() != 0) return;
     proof.claim("in flight = the formula", in_flight_excess(run), 0,
@@ -82,12 +83,12 @@ int main(int argc, char** argv) {
   const auto more = [&] {
     const bool stable = app.options().stable;
     return (balance ? balanced(*balance, main_run, stable) + "\n" : "") +
-           (words.compare ? compare(others, left_out, stable) + "\n" : "") +
+           (arguments.compare ? compare(others, left_out, stable) + "\n" : "") +
            "Try --microbatches 32 --batch 32, --pace 5ms --compare, --partition balance --vocab 2048\n";
   };
   return app.run(
       argc, argv,
-      {.check = [&](int ranks) { choose(setup, words, ranks), stages = ranks; },
+      {.check = [&](int ranks) { apply_arguments(setup, arguments, ranks), stages = ranks; },
        .prove = prove_all,
        .by_hand = [&] { return by_hand() + (setup.blocking ? warning(setup, stages) : ""); },
        .drawing = [&] { return drawing(main_run, app.options().stable); },

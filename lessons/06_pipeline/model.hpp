@@ -10,13 +10,13 @@
 
 namespace tessera::pipeline {
 
-using attention_heads::Block;
-using attention_heads::HeadAttention;
 using attention_heads::Norm;
+using attention_heads::ParallelAttention;
+using attention_heads::TransformerBlock;
 
 /// The whole model, and the size of a microbatch (attention.options.batch sequences of .seq tokens).
 struct Model {
-  attention_heads::Shape attention;  // width W, heads
+  attention_heads::AttentionShape attention;  // width W, heads
   std::int64_t layers = 8, vocabulary = 64;
   std::int64_t tokens = 1;  // of the whole batch, over which the loss is the mean
   bool tied = false;        // the head's weight is wte itself, as in GPT-2
@@ -93,7 +93,7 @@ struct Head {
 template <class Embedding = pipeline::Embedding, class Head = pipeline::Head>
 struct Chunk {
   std::optional<Embedding> embedding;  // the first chunk's
-  std::vector<Block<>> blocks;
+  std::vector<TransformerBlock<>> blocks;
   std::optional<Head> head;  // the last one's
   Tensor positions;          // (n, 1) i32
   std::int64_t tokens = 1;
@@ -102,7 +102,7 @@ struct Chunk {
   struct Saved {
     Placed<Replicated> x;  // where it is kept for the recomputation
     Tokens batch;
-    std::vector<typename Block<>::Saved> blocks;
+    std::vector<typename TransformerBlock<>::Saved> blocks;
     typename Head::Saved head;
     Placed<Replicated> dx;  // the embedding's
   };

@@ -14,7 +14,7 @@
 
 namespace tessera::pipeline {
 
-struct Setup {
+struct Config {
   Model model;
   Schedule schedule = Schedule::one_f_one_b;
   int microbatches = 8, chunks = 1, steps = 1;
@@ -24,7 +24,7 @@ struct Setup {
 
   Plan plan(int stages) const {
     const Plan plan = make_plan(schedule, stages, microbatches, chunks);
-    return blocking ? with_blocking_sends(plan) : with_posted_sends(plan);
+    return blocking ? with_blocking_sends(plan) : with_asynchronous_sends(plan);
   }
   Range layers(std::size_t at) const {
     std::int64_t begin = 0;
@@ -35,7 +35,7 @@ struct Setup {
 
 /// Runs `steps` steps, checks the last one's loss and gradients against the whole model's,
 /// and returns what was measured.
-inline Measured prove(Proof& proof, Communicator& comm, const Setup& s) {
+inline Measured prove(Proof& proof, Communicator& comm, const Config& s) {
   const int p = comm.size(), r = comm.rank(), virtual_stages = p * s.chunks;
   const Plan plan = s.plan(p);
   if (!s.blocking) check(plan, s.microbatches, s.chunks);
@@ -87,14 +87,14 @@ inline Measured prove(Proof& proof, Communicator& comm, const Setup& s) {
       proof.result("d" + name, "??", "d" + name, Tensor::empty(0, 0, proof.dtype()), nothing, "gradients");
     }
   }
-  proof.measured_baseline([=, model = s.model](const auto& in) { return unsplit_step(in, model, batch); });
+  proof.measured_baseline([=, model = s.model](const auto& in) { return reference_step(in, model, batch); });
   const auto right = std::make_shared<Named<Tensor>>();  // computed where a check fails, once
   for (const WeightInfo& info : infos)
     proof.mistake("d" + info.name,
                   str("d", info.name, " is m = ", s.microbatches,
                       " times too large: was the loss divided by one microbatch's tokens?"),
                   [=, model = s.model, m = s.microbatches, name = "d" + info.name](const auto& in, int) {
-                    if (right->empty()) *right = unsplit_step(in, model, batch).results;
+                    if (right->empty()) *right = reference_step(in, model, batch).results;
                     return scale(right->at(name), m);
                   });
   const std::int64_t e = proof.element_bytes(), boundaries = virtual_stages - 1;

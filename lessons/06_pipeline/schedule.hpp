@@ -52,19 +52,19 @@ using Plan = std::vector<Instructions>;         // of all stages
 
 inline int virtual_stage(int chunk, int stage, int stages) { return chunk * stages + stage; }
 
-// begin shape
+// begin pattern
 /// All schedules are one pattern: `warm_up` forwards, then a forward and a backward in turn, then the
 /// backwards that are left. These numbers are all that tells them apart.
-struct Shape {
+struct SchedulePattern {
   int warm_up;
   bool split = false;  // dX and dW as two instructions,
   int delay = 0;       // each dW so many microbatches behind its dX
 };
 
-// task 06.shape (function, 3 points, 40 min): p stages, m microbatches, v chunks -> what stage r does.
+// task 06.pattern (function, 3 points, 40 min): p stages, m microbatches, v chunks -> what stage r does.
 // Hint: how many forwards does stage r start before its first gradient can be back?
 // Stage p-1 has it at once, each earlier stage one forward later.
-inline Shape shape(Schedule schedule, int r, int p, int m, int v) {
+inline SchedulePattern pattern(Schedule schedule, int r, int p, int m, int v) {
   switch (schedule) {
     case Schedule::gpipe:
       return {m};  // every forward before any backward
@@ -78,7 +78,7 @@ inline Shape shape(Schedule schedule, int r, int p, int m, int v) {
   return {p - r - 1, true, r};  // the late stages hurry with dX, and keep r dW for when they would idle
 }
 // end task
-// end shape
+// end pattern
 
 /// Throws UsageError, which says what would work.
 inline void refuse_impossible(Schedule schedule, int stages, int microbatches, int chunks) {
@@ -126,7 +126,7 @@ inline Plan make_plan(Schedule schedule, int stages, int microbatches, int chunk
       list.push_back({half_or_whole, i, chunk});
       if (dx && at > 0) list.push_back({Op::send_gradient, i, chunk});
     };
-    const auto [warm_up, split, delay] = shape(schedule, r, p, microbatches, v);
+    const auto [warm_up, split, delay] = pattern(schedule, r, p, microbatches, v);
     for (int k = 0; k < units + warm_up + delay; ++k) {
       const int b = k - warm_up, w = b - delay;
       if (k < units) forward(k);

@@ -13,7 +13,7 @@ inline std::string name_of(Schedule schedule) {
 
 /// A setup, what it should do and what it did.
 struct Run {
-  Setup setup;
+  Config setup;
   Measured measured;
 
   int stages() const { return static_cast<int>(setup.partition.size()) / setup.chunks; }
@@ -41,7 +41,7 @@ struct Run {
   }
 };
 
-inline std::string formula(const Setup& s) {
+inline std::string formula(const Config& s) {
   if (s.schedule == Schedule::zb_h1) return "i/(3m+i)";
   return s.chunks > 1 ? "(p-1)/(vm+p-1)" : "(p-1)/(m+p-1)";
 }
@@ -55,7 +55,7 @@ std::string joined(const std::vector<Number>& values) {
 
 /// Timelines and what they say. `stable`: nothing that is measured in seconds.
 inline std::string report(const Run& run, int cores, std::size_t element_bytes, bool stable) {
-  const Setup& s = run.setup;
+  const Config& s = run.setup;
   const int p = run.stages();
   const Run equal{s, {}};
   const Timeline predicted = stable ? equal.predicted() : run.predicted();
@@ -91,7 +91,7 @@ inline std::string compare(const std::vector<Run>& runs, const std::vector<std::
   std::vector<std::vector<std::string>> rows = {
       {"Schedule", "bubble", "predicted", "measured", "in flight s0..", "most activations", "sent"}};
   for (const Run& run : runs) {
-    const Setup& s = run.setup;
+    const Config& s = run.setup;
     const auto most =
         *std::max_element(run.measured.activation_bytes.begin(), run.measured.activation_bytes.end());
     rows.push_back({"  " + name_of(s.schedule) + (s.chunks > 1 ? str(" v=", s.chunks) : ""), formula(s),
@@ -123,7 +123,7 @@ inline std::string drawing(const Run& run, bool stable) {
 
 /// The lesson's own keys of the JSON.
 inline void record(Proof& proof, const Run& run) {
-  const Setup& s = run.setup;
+  const Config& s = run.setup;
   const auto list = [](const auto& values) {
     return std::vector<std::int64_t>(values.begin(), values.end());
   };

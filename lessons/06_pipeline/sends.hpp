@@ -20,17 +20,17 @@ inline Plan with_blocking_sends(const Plan& plan) {
 }
 // end blocking
 
-// begin posted
+// begin asynchronous
 /// The plan as it works: a send is posted, and waited for when its buffer is to be freed. An activation has
 /// been taken when its gradient comes back, so that wait costs nothing;
 /// a gradient is given the time until the next one.
-// task 06.posted (function, 3 points, 30 min): add the waits: for an activation right before the backward of
-// its microbatch and chunk, for a gradient right before the next one is sent, for the last one before the
-// reduce. Hint: two buffers a stage, and none may be left when the step ends.
-inline Plan with_posted_sends(const Plan& plan) {
-  Plan posted;
+// task 06.asynchronous (function, 3 points, 30 min): add the waits: for an activation right before the
+// backward of its microbatch and chunk, for a gradient right before the next one is sent, for the last one
+// before the reduce. Hint: two buffers a stage, and none may be left when the step ends.
+inline Plan with_asynchronous_sends(const Plan& plan) {
+  Plan asynchronous;
   for (const Instructions& list : plan) {
-    Instructions& out = posted.emplace_back();
+    Instructions& out = asynchronous.emplace_back();
     Instructions gradient;  // the wait for the last one sent, if any
     for (const Instruction& i : list) {
       const bool returns = i.op == Op::backward || i.op == Op::backward_input;
@@ -44,9 +44,9 @@ inline Plan with_posted_sends(const Plan& plan) {
       out.push_back(i);
     }
   }
-  return posted;
+  return asynchronous;
 }
 // end task
-// end posted
+// end asynchronous
 
 }  // namespace tessera::pipeline

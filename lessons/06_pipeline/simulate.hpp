@@ -91,7 +91,7 @@ inline double bubble_predicted(Schedule schedule, int p, int m, int v) {
 /// The most activations that stage r holds, in chunks: from the forward to the dW. The warm-up, the forward
 /// of the first pair, and the dW that are put off; but never more than there are.
 inline int in_flight_predicted(Schedule schedule, int stages, int microbatches, int chunks, int r) {
-  const Shape s = shape(schedule, r, stages, microbatches, chunks);
+  const SchedulePattern s = pattern(schedule, r, stages, microbatches, chunks);
   return std::min(microbatches * chunks, s.warm_up + 1 + s.delay);
 }
 

@@ -10,12 +10,12 @@ namespace tessera::pipeline {
 
 /// Loss and every gradient of one step over all tokens at once; `batch` lives on the host. The head's weight
 /// is `head_name`, which is wte.weight itself where the two are tied.
-inline MeasuredWhole unsplit_step(const Inputs<Tensor>& in, const Model& model, const Tokens& batch,
-                                  const std::string& head_name = "lm_head.weight") {
-  attention_heads::Shape all = model.attention;
+inline MeasuredReference reference_step(const Inputs<Tensor>& in, const Model& model, const Tokens& batch,
+                                        const std::string& head_name = "lm_head.weight") {
+  attention_heads::AttentionShape all = model.attention;
   const std::int64_t seq = all.options.seq, n = batch.ids.rows();
   all.options.batch = n / seq;
-  attention_heads::Unsplit u(in, all, attention_heads::reference_core);
+  attention_heads::Reference u(in, all, attention_heads::reference_core);
   std::vector<double> at;
   for (std::int64_t i = 0; i < n; ++i) at.push_back(static_cast<double>(i % seq));
   const Tensor positions = Tensor::of(n, 1, at, DType::i32);

@@ -27,12 +27,13 @@ class Worker {
       : pp_(pp), tp_(tp), chunks_(chunks), model_(model), dtype_(dtype) {}
 
   /// Called where the gradients of a block, and of all behind it in the chunk, are final.
-  using Final = std::function<void(std::size_t chunk, std::size_t block)>;
+  using OnGradientsReady = std::function<void(std::size_t chunk, std::size_t block)>;
 
   // begin worker
   Trace run(
       const Instructions& list, const std::vector<Tokens>& batch, const Pace& pace,
-      const std::function<void()>& reduce = [] {}, const Final& final = [](std::size_t, std::size_t) {}) {
+      const std::function<void()>& reduce = [] {},
+      const OnGradientsReady& on_gradients_ready = [](std::size_t, std::size_t) {}) {
     const Tensor loss = Tensor::zeros(1, 1, dtype_);  // summed where the head is
     Clock clock(pp_.journal(), pace);
     Trace trace;
@@ -56,22 +57,22 @@ class Worker {
         }
         case Op::send:
         case Op::send_gradient: {
-          posted_[key] = pp_.isend(take(leaving_, key).local(), peer(i.op, pp_.rank(), pp_.size()));
+          sending_[key] = pp_.isend(take(leaving_, key).local(), peer(i.op, pp_.rank(), pp_.size()));
           break;
         }
         case Op::wait:
-          posted_.at(key).wait();
-          posted_.erase(key);
+          sending_.at(key).wait();
+          sending_.erase(key);
           break;
         case Op::backward:
         case Op::backward_input: {
           leaving_[key] = chunks_[chunk].backward_input(take(arrived_, key), saved_.at(key), tp_);
           if (chunks_[chunk].embedding) leaving_.erase(key);  // nobody is before it
-          if (i.op == Op::backward) finish(chunk, key, batch.size(), final);
+          if (i.op == Op::backward) finish(chunk, key, batch.size(), on_gradients_ready);
           break;
         }
         case Op::backward_weight:
-          finish(chunk, key, batch.size(), final);
+          finish(chunk, key, batch.size(), on_gradients_ready);
           break;
         case Op::reduce:
           reduce();
@@ -91,10 +92,11 @@ class Worker {
  private:
   using Key = std::pair<int, int>;  // microbatch, chunk
 
-  void finish(std::size_t chunk, const Key& key, std::size_t microbatches, const Final& final) {
+  void finish(std::size_t chunk, const Key& key, std::size_t microbatches,
+              const OnGradientsReady& on_gradients_ready) {
     const bool last = ++finished_[chunk] == microbatches;  // the others added to the same gradients
     chunks_[chunk].backward_weight(saved_.at(key), [&](std::size_t block) {
-      if (last) final(chunk, block);
+      if (last) on_gradients_ready(chunk, block);
     });
     saved_.erase(key);
   }
@@ -112,7 +114,7 @@ class Worker {
   std::map<Key, typename Chunk::Saved> saved_;
   std::map<Key, Placed<Replicated>> arrived_,
       leaving_;  // inputs and gradients that came, outputs and dX to send
-  std::map<Key, Request> posted_;
+  std::map<Key, Request> sending_;
   std::map<std::size_t, std::size_t> finished_;  // microbatches of each chunk
 };
 

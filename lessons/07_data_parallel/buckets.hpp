@@ -1,6 +1,6 @@
 // One all-reduce for each of a model's many gradients would pay many latencies, one for all of them could
 // start only at the end. So they are summed in buckets: contiguous ranges of the one row that holds them all
-// (GradientArena), each posted as soon as the backward, which runs from the last layer to the first, has
+// (GradientBuffer), each posted as soon as the backward, which runs from the last layer to the first, has
 // finished its lowest gradient. PyTorch's DistributedDataParallel
 // does the same (Li et al. 2020, section 3.2).
 #pragma once

@@ -4,7 +4,7 @@
 #include "report/table.hpp"
 
 using namespace tessera;
-using data_parallel::Setup;
+using data_parallel::Config;
 using data_parallel::Trained;
 
 namespace {
@@ -27,7 +27,7 @@ std::string by_hand() {
                       4);
 }
 
-std::vector<Equation> picture(const Setup& s) {
+std::vector<Equation> picture(const Config& s) {
   using enum Block::Cut;
   const std::string n = std::to_string(s.model.tokens), k = std::to_string(s.model.width()),
                     f = std::to_string(2 * s.model.width() + 1);
@@ -44,7 +44,7 @@ std::vector<Equation> picture(const Setup& s) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  Setup s;
+  Config s;
   pipeline::Model& m = s.model;
   m.attention = {32, 4, 4, {}};
   m.layers = 4;

@@ -8,7 +8,7 @@
 
 namespace tessera::data_parallel {
 
-struct Setup {
+struct Config {
   Model model;  // its options.batch and tokens are of the whole batch
   std::int64_t bucket = 64 << 10, steps = 20;
   double lr = 0.1;
@@ -20,8 +20,8 @@ struct Trained {
   std::size_t buckets = 0;
 };
 
-inline MeasuredWhole unsplit(const Inputs<Tensor>& in, const Model& model, const Tokens& batch) {
-  MeasuredWhole whole = pipeline::unsplit_step(in, model, batch);
+inline MeasuredReference unsplit(const Inputs<Tensor>& in, const Model& model, const Tokens& batch) {
+  MeasuredReference whole = pipeline::reference_step(in, model, batch);
   const Tensor x = in("X"), a = in("A"), dy = in("dY");
   const auto note = [&](const char* name, const Tensor& value, double sum) {
     whole.results[name] = value;
@@ -35,7 +35,7 @@ inline MeasuredWhole unsplit(const Inputs<Tensor>& in, const Model& model, const
 }
 
 /// The gradients of one step against the whole model's, then `steps` steps of SGD.
-inline Trained prove(Proof& proof, Communicator& comm, const Setup& s) {
+inline Trained prove(Proof& proof, Communicator& comm, const Config& s) {
   const int p = comm.size(), r = comm.rank();
   const std::int64_t seq = s.model.attention.options.seq, w = s.model.width(), e = proof.element_bytes();
   prove_linear(proof, comm, s.model.tokens, seq, w, 2 * w + 1);

@@ -18,7 +18,7 @@ class Replica {
   Replica(const Model& model, const TensorParallel& alone, DType dtype, std::int64_t bucket_bytes,
           const pipeline::MakeWeight& make)
       : alone_(alone), builder_(model, alone, make) {
-    const GradientArena arena(pipeline::elements_of(model), dtype);
+    const GradientBuffer arena(pipeline::elements_of(model), dtype);
     chunk_ = builder_.chunk({0, model.layers}, true, true);
     gradients_ = arena.all();
     buckets_ = Buckets(gradients_, parameters(), bucket_bytes);

@@ -59,7 +59,8 @@ inline std::int64_t most_held(const pipeline::Instructions& list, const std::vec
 // end held
 
 /// Of the rank at (tp rank, stage), from the sizes alone.
-inline std::int64_t activations_predicted(const Training& t, const Sizes3& sizes, int rank, int stage) {
+inline std::int64_t activations_predicted(const Training& t, const ParallelSizes& sizes, int rank,
+                                          int stage) {
   const int p = sizes.pp, all = p * t.chunks;
   const pipeline::Partition partition = pipeline::even_partition(t.model.layers, all);
   std::vector<Kept> chunks;
@@ -67,7 +68,7 @@ inline std::int64_t activations_predicted(const Training& t, const Sizes3& sizes
     const int at = pipeline::virtual_stage(c, stage, p);
     chunks.push_back(kept(t.model, partition[static_cast<std::size_t>(at)], at == all - 1, rank, sizes.tp));
   }
-  const auto plan = pipeline::with_posted_sends(make_plan(t.schedule, p, t.microbatches, t.chunks));
+  const auto plan = pipeline::with_asynchronous_sends(make_plan(t.schedule, p, t.microbatches, t.chunks));
   return most_held(plan[static_cast<std::size_t>(stage)], chunks, t.model.rows() * t.model.width(),
                    stage == 0, stage == p - 1);
 }

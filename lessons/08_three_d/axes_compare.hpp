@@ -26,21 +26,21 @@ inline bool agreed(Communicator& world, bool answer) {
   return one.values()[0] != 0;
 }
 
-// begin blame
+// begin find_broken_axis
 /// "alone, tp is off by 0.2, pp holds, dp holds: look at tp".
 /// Collective; rank 0 has the truth and gets the sentence.
-inline std::string blame(Communicator& world, const Setup& s, DType dtype, std::uint64_t seed,
-                         const std::vector<double>& truth, double bound) {
+inline std::string find_broken_axis(Communicator& world, const Config& s, DType dtype, std::uint64_t seed,
+                                    const std::vector<double>& truth, double bound) {
   const Journal before = world.journal();
   std::string found, broken;
-  for (const auto& [axis, sizes] : {std::pair{"tp", Sizes3{s.sizes.tp, 1, 1}},
-                                    {"pp", Sizes3{1, s.sizes.pp, 1}},
-                                    {"dp", Sizes3{1, 1, s.sizes.dp}}}) {
+  for (const auto& [axis, sizes] : {std::pair{"tp", ParallelSizes{s.sizes.tp, 1, 1}},
+                                    {"pp", ParallelSizes{1, s.sizes.pp, 1}},
+                                    {"dp", ParallelSizes{1, 1, s.sizes.dp}}}) {
     if (sizes.ranks() == 1) continue;
     const auto group = world.split(world.rank() < sizes.ranks() ? 0 : -1, world.rank(), str(axis, "-alone"));
     if (!group) continue;  // waits at the next split
     const std::string name = axis;
-    with_cut(*group, s, sizes, dtype, seed, [&](Mesh& mesh, Trainer& trainer, const Setup& own) {
+    run_with_layout(*group, s, sizes, dtype, seed, [&](Mesh& mesh, Trainer& trainer, const Config& own) {
       const double error = largest_distance(train(*group, mesh, trainer, own, seed), truth);
       found += str(found.empty() ? "alone, " : ", ", name);
       found += error <= bound ? std::string(" holds") : str(" is off by ", error);
@@ -50,6 +50,6 @@ inline std::string blame(Communicator& world, const Setup& s, DType dtype, std::
   world.journal() = before;  // these calls are in no table
   return found + (broken.empty() ? ": the fault is where they meet" : ": look at " + broken);
 }
-// end blame
+// end find_broken_axis
 
 }  // namespace tessera::three_d

@@ -1,4 +1,4 @@
-// From the command line to a Setup, or to a message that says what would work.
+// From the command line to a Config, or to a message that says what would work.
 #pragma once
 
 #include "08_three_d/checkpoint.hpp"
@@ -15,25 +15,25 @@ inline std::string divisors(std::int64_t n, std::int64_t most) {
   return text;
 }
 
-struct Words {
+struct Arguments {
   std::string schedule = "1f1b", optimizer = "sgd", text = "README.md", tokens, weights;
   std::int64_t tp = 2, pp = 2, dp = 2, microbatches = 4, chunks = 0, vocabulary = 256;
 };
 
-inline int ranks_of(const Words& words) {
-  const std::int64_t all = words.tp * words.pp * words.dp;
+inline int ranks_of(const Arguments& arguments) {
+  const std::int64_t all = arguments.tp * arguments.pp * arguments.dp;
   if (all > 64)
-    throw UsageError(str("64 ranks at most: --tp ", words.tp, " --pp ", words.pp, " --dp ", words.dp,
-                         " make ", all, "; --tp 2 --pp 2 --dp 2 would work"));
+    throw UsageError(str("64 ranks at most: --tp ", arguments.tp, " --pp ", arguments.pp, " --dp ",
+                         arguments.dp, " make ", all, "; --tp 2 --pp 2 --dp 2 would work"));
   return static_cast<int>(all);
 }
 
 /// The sizes of a file's model, which the command line may repeat but not change.
-inline void take_weights(Setup& s, const Words& words, const Flags& flags) {
-  s.weights = std::make_shared<const WeightsFile>(words.weights);
+inline void take_weights(Config& s, const Arguments& arguments, const Flags& flags) {
+  s.weights = std::make_shared<const WeightsFile>(arguments.weights);
   const WeightsFile& file = *s.weights;
   Model& m = s.training.model;
-  const std::string has = "--weights " + words.weights + " has ";
+  const std::string has = "--weights " + arguments.weights + " has ";
   for (const auto& [flag, mine, theirs] : {std::tuple{"--layers", &m.layers, file.layers},
                                            {"--width", &m.attention.width, file.width},
                                            {"--vocab", &m.vocabulary, file.vocabulary}}) {
@@ -53,48 +53,53 @@ inline void take_weights(Setup& s, const Words& words, const Flags& flags) {
   if (!flags.given("--heads")) m.attention.heads = m.width() / 64;
 }
 
-inline void take_text(Setup& s, const Words& words, const Flags& flags) {
-  const bool tokens = !words.tokens.empty();
+inline void take_text(Config& s, const Arguments& arguments, const Flags& flags) {
+  const bool tokens = !arguments.tokens.empty();
   if (tokens && flags.given("--text")) throw UsageError("--text and --tokens: one of them would work");
-  s.text = tokens ? read_tokens(words.tokens) : corpus_of(mlp::read_text(words.text));
+  s.text = tokens ? read_tokens(arguments.tokens) : corpus_of(mlp::read_text(arguments.text));
   if (tokens && s.text.size() > 0 && !s.weights && !flags.given("--vocab"))
-    throw UsageError(str("--tokens ", words.tokens, " needs --vocab, how many ids there are: its largest is ",
+    throw UsageError(str("--tokens ", arguments.tokens,
+                         " needs --vocab, how many ids there are: its largest is ",
                          *std::max_element(s.text.ids.begin(), s.text.ids.end())));
   check_ids(s.text, s.training.model.vocabulary, s.seq(),
-            tokens ? "--tokens " + words.tokens : "--text " + words.text);
+            tokens ? "--tokens " + arguments.tokens : "--text " + arguments.text);
 }
 
 /// Everything else that can be wrong with the command line, before anything runs.
-inline void choose(Setup& s, const Words& words, const Flags& flags, const Options& options) {
+inline void apply_arguments(Config& s, const Arguments& arguments, const Flags& flags,
+                            const Options& options) {
   Model& m = s.training.model;
-  m.vocabulary = words.vocabulary;
-  if (!words.weights.empty()) take_weights(s, words, flags);
-  s.sizes = {static_cast<int>(words.tp), static_cast<int>(words.pp), static_cast<int>(words.dp)};
+  m.vocabulary = arguments.vocabulary;
+  if (!arguments.weights.empty()) take_weights(s, arguments, flags);
+  s.sizes = {static_cast<int>(arguments.tp), static_cast<int>(arguments.pp), static_cast<int>(arguments.dp)};
   if (m.width() % m.attention.heads != 0)
     throw UsageError(str("--heads ", m.attention.heads, " does not divide --width ", m.width(), ": --heads ",
                          divisors(m.width(), 64), " would work"));
-  if (m.attention.heads % words.tp != 0)
-    throw UsageError(str("--tp ", words.tp, " does not divide the ", m.attention.heads, " heads: --tp ",
+  if (m.attention.heads % arguments.tp != 0)
+    throw UsageError(str("--tp ", arguments.tp, " does not divide the ", m.attention.heads, " heads: --tp ",
                          divisors(m.attention.heads, 64), " would work"));
   for (const auto& [schedule, name] : pipeline::schedule_names)
-    if (name == words.schedule) s.training.schedule = schedule;
+    if (name == arguments.schedule) s.training.schedule = schedule;
   const bool interleaved = s.training.schedule == pipeline::Schedule::interleaved;
-  s.training.chunks = words.chunks > 0 ? static_cast<int>(words.chunks) : interleaved && words.pp > 1 ? 2 : 1;
-  s.training.microbatches = static_cast<int>(words.microbatches);
+  s.training.chunks = arguments.chunks > 0              ? static_cast<int>(arguments.chunks)
+                      : interleaved && arguments.pp > 1 ? 2
+                                                        : 1;
+  s.training.microbatches = static_cast<int>(arguments.microbatches);
   pipeline::refuse_impossible(s.training.schedule, s.sizes.pp, s.training.microbatches, s.training.chunks);
-  if (m.vocabulary < words.tp)
-    throw UsageError(str("--vocab ", m.vocabulary, " leaves some of ", words.tp,
-                         " ranks without an id: --vocab ", words.tp, " or more would work"));
-  if (m.layers < words.pp * s.training.chunks)
-    throw UsageError(str("--layers ", m.layers, " cannot fill ", words.pp * s.training.chunks,
-                         " virtual stages: --layers ", words.pp * s.training.chunks, " or more would work"));
-  if (const std::int64_t parts = words.dp * words.microbatches; s.batch % parts != 0)
-    throw UsageError(str("--batch ", s.batch, " cannot be shared out over ", words.dp, " replicas of ",
-                         words.microbatches, " microbatches: --batch ", (s.batch / parts + 1) * parts,
+  if (m.vocabulary < arguments.tp)
+    throw UsageError(str("--vocab ", m.vocabulary, " leaves some of ", arguments.tp,
+                         " ranks without an id: --vocab ", arguments.tp, " or more would work"));
+  if (m.layers < arguments.pp * s.training.chunks)
+    throw UsageError(str("--layers ", m.layers, " cannot fill ", arguments.pp * s.training.chunks,
+                         " virtual stages: --layers ", arguments.pp * s.training.chunks,
+                         " or more would work"));
+  if (const std::int64_t parts = arguments.dp * arguments.microbatches; s.batch % parts != 0)
+    throw UsageError(str("--batch ", s.batch, " cannot be shared out over ", arguments.dp, " replicas of ",
+                         arguments.microbatches, " microbatches: --batch ", (s.batch / parts + 1) * parts,
                          " would work"));
-  s.training.adamw = words.optimizer == "adamw";
+  s.training.adamw = arguments.optimizer == "adamw";
   m.attention.kv_heads = m.attention.heads;
-  m.attention.options.batch = s.batch / (words.dp * words.microbatches);
+  m.attention.options.batch = s.batch / (arguments.dp * arguments.microbatches);
   m.tokens = s.batch * s.seq();
   if (!s.resume.empty() && !std::filesystem::exists(checkpoint_file(s.resume)))
     throw UsageError("--resume " + s.resume +
@@ -102,7 +107,7 @@ inline void choose(Setup& s, const Words& words, const Flags& flags, const Optio
   if (s.weights) s.weights->check(m);
   if (s.weights && !s.resume.empty())
     throw UsageError("--weights and --resume: each says where the model begins, one of them would work");
-  take_text(s, words, flags);
+  take_text(s, arguments, flags);
   for (const auto& [flag, file] :
        {std::pair{"--save", s.save}, {"--dump", options.dump}, {"--svg", options.svg}})
     if (!file.empty() && s.eval)

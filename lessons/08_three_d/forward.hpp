@@ -38,22 +38,22 @@ inline Forward forward(const Trainer& model, const Tokens& batch) {
 }
 // end forward
 
-inline std::int64_t whole_sequences(const Setup& s) { return (s.text.size() - 1) / s.seq(); }
+inline std::int64_t whole_sequences(const Config& s) { return (s.text.size() - 1) / s.seq(); }
 
 /// The replica's of the text's whole sequences, one behind the other; and how many microbatches they make.
-inline Range own_sequences(const Setup& s, int replica) {
+inline Range own_sequences(const Config& s, int replica) {
   return data_parallel::own_rows(whole_sequences(s), replica, s.sizes.dp);
 }
-inline std::int64_t own_forwards(const Setup& s, int replica) {
+inline std::int64_t own_forwards(const Config& s, int replica) {
   const std::int64_t b = s.training.model.attention.options.batch;
   return (own_sequences(s, replica).size() + b - 1) / b;
 }
 
 // begin evaluate
-/// The mean loss over all whole sequences, on every rank. `tell`: after each microbatch.
+/// The mean loss over all whole sequences, on every rank. `on_progress`: after each microbatch.
 inline double evaluate(
-    const Trainer& model, const Setup& s,
-    const std::function<void(std::int64_t done)>& tell = [](std::int64_t) {}) {
+    const Trainer& model, const Config& s,
+    const std::function<void(std::int64_t done)>& on_progress = [](std::int64_t) {}) {
   const Phase phase = model.mesh().pp->phase("eval");
   const std::int64_t b = s.training.model.attention.options.batch, seq = s.seq();
   const Range own = own_sequences(s, model.mesh().dp->rank());
@@ -63,12 +63,12 @@ inline double evaluate(
     for (std::int64_t i = first; i < first + b; ++i)
       places.push_back(static_cast<std::size_t>((i < own.end ? i : first) * seq));
     const Forward out = forward(model, local(sequences_at(s, places), s.training.model, model.mesh()));
-    tell((first - own.begin) / b + 1);
+    on_progress((first - own.begin) / b + 1);
     if (!out.losses.defined()) continue;
     const auto losses = out.losses.values();
     sum = std::accumulate(losses.begin(), losses.begin() + std::min(b, own.end - first) * seq, sum);
   }
-  return over_replicas(sum, model.mesh()) / static_cast<double>(whole_sequences(s) * seq);
+  return sum_over_dp_and_pp(sum, model.mesh()) / static_cast<double>(whole_sequences(s) * seq);
 }
 // end evaluate
 
@@ -100,7 +100,7 @@ inline std::int64_t draw(const Tensor& p, Range own, double temperature, const R
 // begin sample
 /// `s.sample` tokens after the text's first one, the same on every rank. Nothing is kept from one token to
 /// the next: each costs a forward over the last `seq` tokens.
-inline std::vector<std::uint16_t> sample(const Trainer& model, const Setup& s, std::uint64_t seed) {
+inline std::vector<std::uint16_t> sample(const Trainer& model, const Config& s, std::uint64_t seed) {
   const Mesh& mesh = model.mesh();
   const Phase phase = mesh.pp->phase("sample");
   const Random random(seed, "sample");

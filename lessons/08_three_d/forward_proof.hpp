@@ -7,9 +7,9 @@ namespace tessera::three_d {
 
 /// What rank 0 knows at the end; each beside the unsplit model's in the same dtype.
 struct Trained {
-  std::vector<double> losses, unsplit;            // by step
-  double loss = 0, unsplit_loss = 0;              // --eval
-  std::vector<std::uint16_t> text, unsplit_text;  // --sample
+  std::vector<double> losses, unsplit;              // by step
+  double loss = 0, reference_loss = 0;              // --eval
+  std::vector<std::uint16_t> text, reference_text;  // --sample
   double tokens_per_second = 0;
 };
 
@@ -18,8 +18,8 @@ struct Trained {
 inline void claim_same_text(Proof& proof, const Trained& t) {
   if (proof.dtype() != DType::f64 || t.text.empty()) return;
   double differ = 0;
-  for (std::size_t i = 0; i < t.text.size() && i < t.unsplit_text.size(); ++i)
-    differ += t.text[i] != t.unsplit_text[i];
+  for (std::size_t i = 0; i < t.text.size() && i < t.reference_text.size(); ++i)
+    differ += t.text[i] != t.reference_text[i];
   proof.claim(str(t.text.size() - 1, " sampled tokens = the unsplit model's"), differ, 0,
               "did each rank draw from its own columns alone?");
 }
@@ -32,12 +32,13 @@ inline std::int64_t buckets_of_all(Communicator& world, const Trainer& trainer) 
   return static_cast<std::int64_t>(world.all_reduce(Tensor::of(1, 1, {own})).values()[0]);
 }
 
-inline Trained prove_eval(Proof& proof, Communicator& world, const Setup& asked,
-                          const std::function<void(std::int64_t done)>& tell) {
-  Setup s = asked;
+inline Trained prove_eval(Proof& proof, Communicator& world, const Config& asked,
+                          const std::function<void(std::int64_t done)>& on_progress) {
+  Config s = asked;
   s.training.learns = false;  // no gradients, no optimiser: neither here nor in the unsplit run
-  proof.measured_baseline([](const auto&) { return MeasuredWhole{}; });  // the claims below are all there is
-  const auto start = beginning(s, proof.dtype(), proof.seed());
+  proof.measured_baseline(
+      [](const auto&) { return MeasuredReference{}; });  // the claims below are all there is
+  const auto start = initial_weights(s, proof.dtype(), proof.seed());
   Mesh mesh(world, s.sizes);
   const auto alone = world.split(world.rank(), 0, "alone");
   Trainer model(mesh, s.training, proof.dtype(), [&](const std::string& name, const Slice& slice) {
@@ -54,7 +55,7 @@ inline Trained prove_eval(Proof& proof, Communicator& world, const Setup& asked,
 
   Trained found;
   found.loss = evaluate(model, s, [&](std::int64_t done) {
-    if (world.rank() == 0) tell(done);
+    if (world.rank() == 0) on_progress(done);
   });
   std::int64_t forwards = 0;
   for (int replica = 0; replica < s.sizes.dp; ++replica) forwards += own_forwards(s, replica);
@@ -67,12 +68,13 @@ inline Trained prove_eval(Proof& proof, Communicator& world, const Setup& asked,
   double truth = NAN;
   for (const DType dtype : {DType::f64, proof.dtype()})
     if (dtype != DType::f64 || std::isnan(truth))
-      with_cut(*alone, s, {1, 1, 1}, dtype, proof.seed(), [&](Mesh&, Trainer& whole, const Setup& own) {
-        found.unsplit_loss = evaluate(whole, own);
-        if (dtype == DType::f64) truth = found.unsplit_loss;
-        if (dtype == proof.dtype()) found.unsplit_text = sample(whole, own, proof.seed());
-      });
-  const double own_error = std::abs(found.unsplit_loss - truth);
+      run_with_layout(*alone, s, {1, 1, 1}, dtype, proof.seed(),
+                      [&](Mesh&, Trainer& whole, const Config& own) {
+                        found.reference_loss = evaluate(whole, own);
+                        if (dtype == DType::f64) truth = found.reference_loss;
+                        if (dtype == proof.dtype()) found.reference_text = sample(whole, own, proof.seed());
+                      });
+  const double own_error = std::abs(found.reference_loss - truth);
   proof.claim(str("loss over ", whole_sequences(s), " sequences = the unsplit model's"),
               std::abs(found.loss - truth), 3 * own_error + (e == 8 ? 1e-10 : 1e-5));
   claim_same_text(proof, found);

@@ -11,7 +11,7 @@ namespace tessera::three_d {
 
 using pipeline::Model;
 using pipeline::Parameter;
-using Chunk = pipeline::Chunk<VocabEmbedding, VocabHead>;
+using Chunk = pipeline::Chunk<VocabParallelEmbedding, VocabParallelHead>;
 
 struct Training {
   Model model;  // options.batch: sequences of a microbatch; tokens: of the whole batch
@@ -66,16 +66,16 @@ class GptBuilder : public pipeline::Builder {
   }
 
  private:
-  VocabEmbedding embedding() {
+  VocabParallelEmbedding embedding() {
     const Slice wte = wte_slice(), wpe = Slice::whole(model_.attention.options.seq, model_.width());
-    const VocabEmbedding made{Placed<Shard<0>>(make_("wte.weight", wte)),
-                              Placed<Replicated>(make_("wpe.weight", wpe))};
+    const VocabParallelEmbedding made{Placed<Shard<0>>(make_("wte.weight", wte)),
+                                      Placed<Replicated>(make_("wpe.weight", wpe))};
     list("wte.weight", wte, made.wte.local(), made.dwte.local());
     list("wpe.weight", wpe, made.wpe.local(), made.dwpe.local());
     tied_ = {made.wte, made.dwte};
     return made;
   }
-  VocabHead head() {
+  VocabParallelHead head() {
     if (!tied_.first.local().defined()) {
       copies_ = true;
       const Placed<Shard<0>> copy(make_("wte.weight", wte_slice()));

@@ -14,32 +14,33 @@ using namespace tessera::three_d;
 namespace {
 
 int lesson(int argc, char** argv) {
-  Setup s;
-  Words words;
+  Config s;
+  Arguments arguments;
   Model& m = s.training.model;
   m = {{32, 4, 4, {}}, 4, 256, 1, true};
   m.attention.options.seq = 32;
   for (const char* path : {"README.md", "/usr/share/common-licenses/GPL-3"})
-    if (std::filesystem::exists(path)) words.text = path;
+    if (std::filesystem::exists(path)) arguments.text = path;
   App app({"08", "three dimensions",
            "tp cuts columns and heads, pp layers, dp the batch; one GPT-2, head tied to the embedding",
            "Why all three: tp is limited by heads and links, pp by layers and its bubble, dp by the batch; "
            "their product is not.",
            str("trainer.hpp:", Trainer::code_line)},
           App::own_ranks);
-  for (const auto& [flag, size, help] : {std::tuple{"--tp", &words.tp, "ranks that share each layer"},
-                                         {"--pp", &words.pp, "stages of layers"},
-                                         {"--dp", &words.dp, "replicas"}})
+  for (const auto& [flag, size, help] : {std::tuple{"--tp", &arguments.tp, "ranks that share each layer"},
+                                         {"--pp", &arguments.pp, "stages of layers"},
+                                         {"--dp", &arguments.dp, "replicas"}})
     app.flags().number(flag, *size, 1, 64, help);
   app.flags().number("--steps", s.steps, 0, 1 << 20, "of training");
   app.size("--batch", s.batch, "sequences of a step");
-  app.size("--microbatches", words.microbatches, "m, of each replica");
-  app.flags().choice("--schedule", words.schedule, {"gpipe", "1f1b", "interleaved", "zb-h1"},
+  app.size("--microbatches", arguments.microbatches, "m, of each replica");
+  app.flags().choice("--schedule", arguments.schedule, {"gpipe", "1f1b", "interleaved", "zb-h1"},
                      "of the pipeline");
-  app.flags().text("--text", words.text, "FILE", "what to train on: bytes are tokens");
-  app.flags().text("--tokens", words.tokens, "FILE", "instead: uint16 ids, as nanoGPT and llm.c keep them");
-  app.flags().number("--vocab", words.vocabulary, 1, 65536, "ids that there are");
-  app.flags().text("--weights", words.weights, "FILE",
+  app.flags().text("--text", arguments.text, "FILE", "what to train on: bytes are tokens");
+  app.flags().text("--tokens", arguments.tokens, "FILE",
+                   "instead: uint16 ids, as nanoGPT and llm.c keep them");
+  app.flags().number("--vocab", arguments.vocabulary, 1, 65536, "ids that there are");
+  app.flags().text("--weights", arguments.weights, "FILE",
                    "begin as a GPT-2 with Hugging Face's names; its sizes");
   app.flags().toggle("--eval", s.eval, "no training: the loss over the whole text");
   app.flags().number("--sample", s.sample, 0, 1 << 20, "tokens to write in the end");
@@ -48,8 +49,9 @@ int lesson(int argc, char** argv) {
   app.size("--width", m.attention.width, "W");
   app.size("--heads", m.attention.heads, "heads of W / heads columns");
   app.size("--seq", m.attention.options.seq, "tokens of a sequence");
-  app.flags().number("--chunks", words.chunks, 0, 64, "of a stage, for interleaved; 0: two there, else one");
-  app.flags().choice("--optimizer", words.optimizer, {"sgd", "adamw"}, "sgd has momentum 0.9");
+  app.flags().number("--chunks", arguments.chunks, 0, 64,
+                     "of a stage, for interleaved; 0: two there, else one");
+  app.flags().choice("--optimizer", arguments.optimizer, {"sgd", "adamw"}, "sgd has momentum 0.9");
   app.flags().text("--save", s.save, "DIR", "write checkpoints there: whole tensors, GPT-2's names");
   app.flags().number("--every", s.every, 0, 1 << 20, "steps between checkpoints; 0: one at the end");
   app.flags().text("--resume", s.resume, "DIR", "go on from the checkpoint there, under any cut");
@@ -78,8 +80,8 @@ int lesson(int argc, char** argv) {
   const auto more = [&] { return text(grid, s.sizes) + results(s, trained, app.options().stable); };
   return app.run(
       argc, argv,
-      {.ranks = [&] { return ranks_of(words); },
-       .check = [&](int) { choose(s, words, app.flags(), app.options()); },
+      {.ranks = [&] { return ranks_of(arguments); },
+       .check = [&](int) { apply_arguments(s, arguments, app.flags(), app.options()); },
        .prove = prove_all,
        .by_hand =
            [] {
@@ -91,7 +93,7 @@ int lesson(int argc, char** argv) {
        .drawing =
            [&] {
              return drawing(trained.losses, trained.unsplit,
-                            str("tp ", words.tp, " x pp ", words.pp, " x dp ", words.dp));
+                            str("tp ", arguments.tp, " x pp ", arguments.pp, " x dp ", arguments.dp));
            },
        .more = more,
        .inexact = [] { return "a transformer block is exact nowhere: lessons 01 to 05 have it"; }});

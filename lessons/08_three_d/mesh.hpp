@@ -9,7 +9,7 @@
 
 namespace tessera::three_d {
 
-struct Sizes3 {
+struct ParallelSizes {
   int tp = 1, pp = 1, dp = 1;
   int ranks() const { return tp * pp * dp; }
 };
@@ -17,20 +17,21 @@ struct Sizes3 {
 // begin mesh
 /// Of one rank: its place on each axis, and the group of those who differ from it on that axis alone.
 struct Mesh {
-  Sizes3 sizes;
+  ParallelSizes sizes;
   std::unique_ptr<Communicator> tp, dp, pp;
-  std::unique_ptr<Communicator> ends;  // first and last stage, which share the embedding; null on the others
+  std::unique_ptr<Communicator>
+      embedding;  // first and last stage, which share the embedding; null on the others
 
   // task 08.mesh (design, 4 points, 40 min): world -> the groups. Hint: ranks of one group have one color,
   // and what is the same for them is their place on the other two axes.
-  Mesh(Communicator& world, const Sizes3& s, const std::string& prefix = "") : sizes(s) {
+  Mesh(Communicator& world, const ParallelSizes& s, const std::string& prefix = "") : sizes(s) {
     expect_eq(world.size(), s.ranks(), "ranks of the world, tp pp dp");
     const int t = world.rank() % s.tp, d = world.rank() / s.tp % s.dp, p = world.rank() / (s.tp * s.dp);
     tp = world.split(d + s.dp * p, t, prefix + "tp");
     dp = world.split(t + s.tp * p, d, prefix + "dp");
     pp = world.split(t + s.tp * d, p, prefix + "pp");
     const bool at_end = p == 0 || p == s.pp - 1;
-    ends = world.split(at_end && s.pp > 1 ? t + s.tp * d : -1, p, prefix + "ends");
+    embedding = world.split(at_end && s.pp > 1 ? t + s.tp * d : -1, p, prefix + "embedding");
   }
   // end task
 };

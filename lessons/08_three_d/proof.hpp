@@ -10,9 +10,9 @@ namespace tessera::three_d {
 
 /// One step's loss and gradients against the whole model's; then `steps` steps against the unsplit run's
 /// losses, and what the two models write.
-inline Trained prove(Proof& proof, Communicator& world, const Setup& s,
-                     const std::function<void(std::int64_t done)>& tell) {
-  if (s.eval) return prove_eval(proof, world, s, tell);
+inline Trained prove(Proof& proof, Communicator& world, const Config& s,
+                     const std::function<void(std::int64_t done)>& on_progress) {
+  if (s.eval) return prove_eval(proof, world, s, on_progress);
   const Model& model = s.training.model;
   Mesh mesh(world, s.sizes);
   const auto alone = world.split(world.rank(), 0, "alone");
@@ -25,7 +25,7 @@ inline Trained prove(Proof& proof, Communicator& world, const Setup& s,
   };
   Trainer trainer(mesh, s.training, proof.dtype(), tested);
   const Tokens first = batch_of(s, proof.seed(), 0);
-  const double loss = over_replicas(trainer.gradients(own_microbatches(first, s, mesh)), mesh) /
+  const double loss = sum_over_dp_and_pp(trainer.gradients(own_microbatches(first, s, mesh)), mesh) /
                       static_cast<double>(model.tokens);
   proof.measure_memory();
   proof.measure_memory(MemoryKind::activation, trainer.activation_bytes());
@@ -46,7 +46,7 @@ inline Trained prove(Proof& proof, Communicator& world, const Setup& s,
                  "gradients");
   }
   proof.measured_baseline(
-      [first, model](const auto& in) { return pipeline::unsplit_step(in, model, first, "wte.weight"); });
+      [first, model](const auto& in) { return pipeline::reference_step(in, model, first, "wte.weight"); });
   for (const auto& [kind, label, times] : {std::tuple{MemoryKind::weight, "weights", 1},
                                            {MemoryKind::gradient, "gradients", 1},
                                            {MemoryKind::optimizer, "optimiser", s.training.adamw ? 2 : 1}})
@@ -60,12 +60,12 @@ inline Trained prove(Proof& proof, Communicator& world, const Setup& s,
                       "in flight x what a block keeps (activations.hpp)");
 
   Trained trained;
-  const auto start = beginning(s, proof.dtype(), proof.seed());
+  const auto start = initial_weights(s, proof.dtype(), proof.seed());
   for (const Parameter& one : trainer.parameters()) one.value.copy_from(start(one.name, one.slice));
   const double began = world.journal().now();
   if (!s.resume.empty()) resume(trainer, s.training, s.resume);
   trained.losses = train(world, mesh, trainer, s, proof.seed(), [&](std::int64_t step) {
-    if (world.rank() == 0) tell(step + 1);
+    if (world.rank() == 0) on_progress(step + 1);
   });
   const auto steps = static_cast<std::int64_t>(trained.losses.size());
   trained.tokens_per_second = static_cast<double>(steps * model.tokens) / (world.journal().now() - began);
@@ -81,16 +81,18 @@ inline Trained prove(Proof& proof, Communicator& world, const Setup& s,
   std::vector<double> truth;
   for (const DType dtype : {DType::f64, proof.dtype()})
     if (world.rank() == 0 && (dtype != DType::f64 || truth.empty()))
-      with_cut(*alone, s, {1, 1, 1}, dtype, proof.seed(), [&](Mesh& whole, Trainer& one, const Setup& own) {
-        trained.unsplit = train(*alone, whole, one, own, proof.seed());
-        if (dtype == DType::f64) truth = trained.unsplit;
-        if (dtype == proof.dtype()) trained.unsplit_text = sample(one, own, proof.seed());
-      });
+      run_with_layout(*alone, s, {1, 1, 1}, dtype, proof.seed(),
+                      [&](Mesh& whole, Trainer& one, const Config& own) {
+                        trained.unsplit = train(*alone, whole, one, own, proof.seed());
+                        if (dtype == DType::f64) truth = trained.unsplit;
+                        if (dtype == proof.dtype()) trained.reference_text = sample(one, own, proof.seed());
+                      });
   const double bound =
       3 * largest_distance(trained.unsplit, truth) + (proof.dtype() == DType::f64 ? 1e-10 : 1e-5);
   const double error = largest_distance(trained.losses, truth);
   std::string advice;
-  if (agreed(world, !(error <= bound))) advice = blame(world, s, proof.dtype(), proof.seed(), truth, bound);
+  if (agreed(world, !(error <= bound)))
+    advice = find_broken_axis(world, s, proof.dtype(), proof.seed(), truth, bound);
   proof.claim(str("loss of each of ", steps, " steps = the unsplit run's"), error, bound, advice);
   claim_same_text(proof, trained);
   return trained;

@@ -19,11 +19,11 @@ inline std::string readable(const std::vector<std::uint16_t>& ids, bool bytes) {
 }
 
 /// What came out, for people.
-inline std::string results(const Setup& s, const Trained& t, bool stable) {
+inline std::string results(const Config& s, const Trained& t, bool stable) {
   std::string out;
   const std::int64_t all = whole_sequences(s);
   if (s.eval)
-    out += str("\n  Loss ", number(t.loss), ", unsplit ", number(t.unsplit_loss), ": the mean over ",
+    out += str("\n  Loss ", number(t.loss), ", unsplit ", number(t.reference_loss), ": the mean over ",
                all * s.seq(), " tokens, ", all, " sequences of ", s.seq(), "; perplexity ",
                number(std::exp(t.loss)), "\n");
   if (!stable && !t.losses.empty())
@@ -35,7 +35,7 @@ inline std::string results(const Setup& s, const Trained& t, bool stable) {
         "  The bytes of a text are not GPT-2's tokens: --tokens FILE reads a text that was cut into them.\n";
   if (t.text.empty() || (stable && !s.eval)) return out;
   const auto apart =
-      std::mismatch(t.text.begin(), t.text.end(), t.unsplit_text.begin()).first - t.text.begin();
+      std::mismatch(t.text.begin(), t.text.end(), t.reference_text.begin()).first - t.text.begin();
   out += str("\n  ", s.sample, " tokens, temperature ", s.temperature,
              ", after the text's first; the unsplit model ",
              apart == s.sample + 1 ? "writes the same" : str("goes its own way from token ", apart, " on"),
@@ -44,13 +44,13 @@ inline std::string results(const Setup& s, const Trained& t, bool stable) {
 }
 
 /// The lesson's own keys of the JSON.
-inline void record(Proof& proof, const Setup& s, const Trained& t) {
+inline void record(Proof& proof, const Config& s, const Trained& t) {
   proof.record("loss", t.losses);
   proof.record("baseline_loss", t.unsplit);
   proof.record("tokens_per_second", t.tokens_per_second);
   if (s.eval) {
     proof.record("eval.loss", t.loss);
-    proof.record("eval.baseline_loss", t.unsplit_loss);
+    proof.record("eval.baseline_loss", t.reference_loss);
     proof.record("eval.tokens", whole_sequences(s) * s.seq());
   }
   if (s.sample > 0) proof.record("sample", std::vector<std::int64_t>(t.text.begin(), t.text.end()));

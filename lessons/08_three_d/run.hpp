@@ -7,8 +7,8 @@
 
 namespace tessera::three_d {
 
-struct Setup {
-  Sizes3 sizes{2, 2, 2};
+struct Config {
+  ParallelSizes sizes{2, 2, 2};
   Training training;
   std::int64_t batch = 16, steps = 20;  // sequences of a step
   Corpus text;
@@ -24,7 +24,7 @@ struct Setup {
 
 /// The sequences that begin at these places of the text, and the tokens that follow.
 /// (places seq, 1), on the host.
-inline Tokens sequences_at(const Setup& s, const std::vector<std::size_t>& places) {
+inline Tokens sequences_at(const Config& s, const std::vector<std::size_t>& places) {
   const MemoryScope data(MemoryKind::check);
   const Device::Scope host(Device::host());
   std::vector<double> ids, targets;
@@ -38,7 +38,7 @@ inline Tokens sequences_at(const Setup& s, const std::vector<std::size_t>& place
 }
 
 /// The sequences of step `step`, from places in the text that only seed and step decide.
-inline Tokens batch_of(const Setup& s, std::uint64_t seed, std::int64_t step) {
+inline Tokens batch_of(const Config& s, std::uint64_t seed, std::int64_t step) {
   const Random random(seed, "batches");
   const auto room = static_cast<std::uint64_t>(s.text.size() - s.seq());
   std::vector<std::size_t> places;
@@ -54,7 +54,7 @@ inline Tokens local(const Tokens& tokens, const Model& model, const Mesh& mesh) 
 }
 
 /// This rank's microbatches of a batch.
-inline std::vector<Tokens> own_microbatches(const Tokens& batch, const Setup& s, const Mesh& mesh) {
+inline std::vector<Tokens> own_microbatches(const Tokens& batch, const Config& s, const Mesh& mesh) {
   const int m = s.training.microbatches, first = mesh.dp->rank() * m;
   const auto all = pipeline::cut_tokens(batch, m * mesh.sizes.dp);
   std::vector<Tokens> mine;
@@ -75,7 +75,7 @@ inline Tensor initial(const std::string& name, const Slice& slice, DType dtype, 
 }
 
 /// Where the model begins: as the file says, or at random.
-inline pipeline::MakeWeight beginning(const Setup& s, DType dtype, std::uint64_t seed) {
+inline pipeline::MakeWeight initial_weights(const Config& s, DType dtype, std::uint64_t seed) {
   if (s.weights)
     return [file = s.weights, dtype](const std::string& name, const Slice& slice) {
       return file->read(name, slice, dtype);
@@ -88,7 +88,7 @@ inline pipeline::MakeWeight beginning(const Setup& s, DType dtype, std::uint64_t
 }
 
 /// What the last stages have found, summed over the replicas, on every rank. The other stages give 0.
-inline double over_replicas(double own, const Mesh& mesh) {
+inline double sum_over_dp_and_pp(double own, const Mesh& mesh) {
   const MemoryScope scope(MemoryKind::check);
   for (Communicator* group : {mesh.dp.get(), mesh.pp.get()}) {
     const Phase phase = group->phase("check");

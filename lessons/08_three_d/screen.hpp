@@ -13,7 +13,7 @@ struct Grid {
 };
 
 /// Collective. Every group as its members know it.
-inline Grid gather_groups(Communicator& world, const Sizes3& sizes) {
+inline Grid gather_groups(Communicator& world, const ParallelSizes& sizes) {
   const Phase phase = world.phase("check");
   const MemoryScope scope(MemoryKind::check);
   const Mesh mesh(world, sizes, "grid-");
@@ -32,7 +32,7 @@ inline Grid gather_groups(Communicator& world, const Sizes3& sizes) {
 }
 
 /// A line a stage and replica: the ranks of a tp group stand together.
-inline std::string text(const Grid& grid, const Sizes3& s) {
+inline std::string text(const Grid& grid, const ParallelSizes& s) {
   std::vector<std::vector<std::string>> rows = {{"Ranks"}};
   for (int d = 0; d < s.dp; ++d) rows[0].push_back(str("replica ", d));
   for (int p = 0; p < s.pp; ++p) {

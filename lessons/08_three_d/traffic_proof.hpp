@@ -7,7 +7,7 @@
 namespace tessera::three_d {
 
 /// Of `all` microbatches of n tokens, forward. `count`: how many, in letters.
-inline void expect_forward_traffic(Proof& proof, const Setup& s, const std::string& phase, std::int64_t all,
+inline void expect_forward_traffic(Proof& proof, const Config& s, const std::string& phase, std::int64_t all,
                                    const std::string& count) {
   const Model& m = s.training.model;
   const std::int64_t t = s.sizes.tp, p = s.sizes.pp, v = s.training.chunks, e = proof.element_bytes();
@@ -22,7 +22,7 @@ inline void expect_forward_traffic(Proof& proof, const Setup& s, const std::stri
 }
 
 /// All sums over tp, pp, ends and dp of `steps` steps. `buckets`: of all groups of dp together.
-inline void expect_traffic_by_axis(Proof& proof, const Setup& s, std::int64_t steps, std::int64_t buckets) {
+inline void expect_traffic_by_axis(Proof& proof, const Config& s, std::int64_t steps, std::int64_t buckets) {
   const Model& m = s.training.model;
   const std::int64_t t = s.sizes.tp, p = s.sizes.pp, d = s.sizes.dp, v = s.training.chunks,
                      e = proof.element_bytes();
@@ -38,7 +38,7 @@ inline void expect_traffic_by_axis(Proof& proof, const Setup& s, std::int64_t st
                          str(microbatch, " x tp (", v > 1 ? "v " : "", "pp-1) ", e, " n W"), "pp");
   if (p > 1)
     proof.expect_traffic("bwd", "all_reduce", "tied embedding", steps * t * d,
-                         steps * d * 2 * m.vocabulary * w * e, str(each, "2 dp ", e, " V W"), "ends");
+                         steps * d * 2 * m.vocabulary * w * e, str(each, "2 dp ", e, " V W"), "embedding");
   std::int64_t owned = 0;
   for (int rank = 0; rank < t; ++rank)
     owned += own_elements(m, m.layers, true, true, rank, static_cast<int>(t)) +
@@ -53,7 +53,7 @@ inline void expect_traffic_by_axis(Proof& proof, const Setup& s, std::int64_t st
 
 /// Of `steps` sampled tokens: the forwards, a pair of numbers from each rank of a last stage's tp, and the id
 /// back to the stages before it.
-inline void expect_sampling_traffic(Proof& proof, const Setup& s) {
+inline void expect_sampling_traffic(Proof& proof, const Config& s) {
   const std::int64_t t = s.sizes.tp, p = s.sizes.pp, all = s.sample * s.sizes.dp;
   expect_forward_traffic(proof, s, "sample", all, str(s.sample, " dp"));
   proof.expect_traffic("sample", "all_gather", "who has the largest", all, all * (t - 1) * t * 16,

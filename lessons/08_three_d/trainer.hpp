@@ -21,7 +21,7 @@ class Trainer {
         training_(training),
         tp_(*mesh.tp),
         builder_(training.model, tp_, make),
-        plan_(pipeline::with_posted_sends(
+        plan_(pipeline::with_asynchronous_sends(
             make_plan(training.schedule, mesh.sizes.pp, training.microbatches, training.chunks))) {
     const int stages = mesh.sizes.pp, all = stages * training.chunks;
     const auto partition = pipeline::even_partition(training.model.layers, all);
@@ -35,7 +35,7 @@ class Trainer {
     for (const auto& [layers, at] : own)
       elements +=
           own_elements(training.model, layers.size(), at == 0, at == all - 1, mesh.tp->rank(), mesh.sizes.tp);
-    const GradientArena arena(training.learns ? elements : 0, dtype);
+    const GradientBuffer arena(training.learns ? elements : 0, dtype);
     for (const auto& [layers, at] : own) chunks_.push_back(builder_.chunk(layers, at == 0, at == all - 1));
     gradients_ = arena.all();
     if (!training.learns) return;
@@ -54,18 +54,19 @@ class Trainer {
   double gradients(const std::vector<Tokens>& microbatches) {
     gradients_.zero();
     pipeline::Worker<Chunk> worker(*mesh_.pp, tp_, chunks_, training_.model, gradients_.dtype());
-    const auto final = [&](std::size_t chunk, std::size_t block) {  // the layers before it still compute
+    const auto on_gradients_ready = [&](std::size_t chunk,
+                                        std::size_t block) {  // the layers before it still compute
       buckets_.ready_from(data_parallel::Buckets::offset(parameters(), builder_.first_of(chunk, block)),
                           *mesh_.dp);
     };
     const auto reduce = [&] {
       buckets_.ready_from(0, *mesh_.dp);
       buckets_.finish();
-      if (mesh_.ends)  // first and last stage used the same matrix
-        tied().gradient.copy_from(mesh_.ends->all_reduce(tied().gradient));
+      if (mesh_.embedding)  // first and last stage used the same matrix
+        tied().gradient.copy_from(mesh_.embedding->all_reduce(tied().gradient));
     };
-    const pipeline::Trace trace =
-        worker.run(plan_[static_cast<std::size_t>(mesh_.pp->rank())], microbatches, {}, reduce, final);
+    const pipeline::Trace trace = worker.run(plan_[static_cast<std::size_t>(mesh_.pp->rank())], microbatches,
+                                             {}, reduce, on_gradients_ready);
     activation_bytes_ = trace.activation_bytes;
     return trace.loss;
   }

@@ -23,7 +23,7 @@ inline Tensor local_ids(const Tensor& ids, Range own) {
 }
 
 // begin embedding
-struct VocabEmbedding {
+struct VocabParallelEmbedding {
   Placed<Shard<0>> wte;    // (V_r, W)  this rank's ids
   Placed<Replicated> wpe;  // (seq, W)
   Placed<Shard<0>> dwte = zero_gradient(wte);
@@ -48,7 +48,7 @@ struct VocabEmbedding {
 /// Logits = ln_f(x) Wte', whose columns are cut as Wte's rows are, and their cross-entropy without ever
 /// gathering them: with m the largest logit, loss = log(sum_j exp(z_j - m)) - (z_target - m). Three numbers a
 /// token, three all-reduces.
-struct VocabHead {
+struct VocabParallelHead {
   Norm ln_f;
   Placed<Shard<0>> w, dw;  // (V_r, W)  wte, or the last stage's copy of it
 

@@ -43,7 +43,7 @@ void Options::check_files() const {
     if (!path.empty()) check_writable(path);
 }
 
-Choice Options::choose(bool ranks_given) const {
+Choice Options::choose_transport(bool ranks_given) const {
   const auto wanted_ranks = ranks_given ? std::optional(static_cast<int>(ranks)) : std::nullopt;
   const auto kind =
       device == "auto" ? std::nullopt : std::optional(device == "cuda" ? DeviceKind::cuda : DeviceKind::cpu);
@@ -51,7 +51,7 @@ Choice Options::choose(bool ranks_given) const {
                    : transport == "mpi"
                        ? std::optional(Transport::mpi)
                        : std::optional(transport == "nccl" ? Transport::nccl : Transport::threads);
-  Choice choice = tessera::choose(wanted_ranks, static_cast<int>(ranks), kind, way);
+  Choice choice = tessera::choose_transport(wanted_ranks, static_cast<int>(ranks), kind, way);
   choice.options.timeout = std::chrono::seconds(timeout);
   choice.options.verify = verify == "on";
   choice.options.memory_per_rank = memory_per_rank;
@@ -122,7 +122,7 @@ int App::run_checked(int argc, char** argv, const LessonParts& parts) {
   if (!flags_.parse(argc, argv)) return 0;
   if (parts.ranks) options_.ranks = parts.ranks();
   const bool ranks_given = parts.ranks || flags_.given("--ranks");
-  RunReport report{text_, options_.choose(ranks_given), options_, &flags_, {}, 0};
+  RunReport report{text_, options_.choose_transport(ranks_given), options_, &flags_, {}, 0};
   check_divisions(report.choice.options.ranks);
   options_.check_files();
   parts.check(report.choice.options.ranks);

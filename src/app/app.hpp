@@ -50,7 +50,7 @@ struct Options {
   DType type() const { return dtype == "f64" ? DType::f64 : DType::f32; }
   void add_to(Flags& flags, bool with_ranks);
   void check_files() const;  ///< Throws UsageError where one of the files could not be written.
-  Choice choose(bool ranks_given) const;
+  Choice choose_transport(bool ranks_given) const;
 };
 
 class App {

@@ -147,23 +147,23 @@ Named<Truth> Proof::bounded_truth(Named<Tensor>& unsplit) const {
     const Device::Scope host(Device::host());
     const auto in = whole_inputs(DType::f64);
     for (const auto& [name, m] :
-         whole_bounded_([&](const std::string& input) { return bounded_input(in(input), arithmetic); }))
+         reference_bounded_([&](const std::string& input) { return bounded_input(in(input), arithmetic); }))
       truth[name] = {Matrix::from(m.value), Matrix::from(m.error)};
   }
   expect_exact(arithmetic->largest_sum);
-  unsplit = whole_tensor_(whole_inputs(options_.dtype));
+  unsplit = reference_tensor_(whole_inputs(options_.dtype));
   for (auto& [name, one] : truth) one.baseline_error = distance(unsplit.at(name), one.value);
   return truth;
 }
 
 Named<Truth> Proof::measured_truth(Named<Tensor>& unsplit) const {
-  MeasuredWhole reference;
+  MeasuredReference reference;
   {
     const Device::Scope host(Device::host());
-    reference = whole_measured_(whole_inputs(DType::f64));
+    reference = reference_measured_(whole_inputs(DType::f64));
   }
   for (const auto& [name, sum] : reference.largest_sum) expect_exact(sum);
-  unsplit = whole_measured_(whole_inputs(options_.dtype)).results;
+  unsplit = reference_measured_(whole_inputs(options_.dtype)).results;
   Named<Truth> truth;
   for (const auto& [name, value] : reference.results) {
     const double error = distance(unsplit.at(name), Matrix::from(value));
@@ -176,7 +176,7 @@ Named<Truth> Proof::measured_truth(Named<Tensor>& unsplit) const {
 
 void Proof::compare(Outcome& outcome, const Gathered& gathered) {
   Named<Tensor> whole;
-  const Named<Truth> truth = whole_measured_ ? measured_truth(whole) : bounded_truth(whole);
+  const Named<Truth> truth = reference_measured_ ? measured_truth(whole) : bounded_truth(whole);
   for (std::size_t i = 0; i < results_.size(); ++i)
     add_check(outcome, results_[i], truth.at(results_[i].name), gathered[i], true);
   if (!options_.dump) return;
@@ -185,7 +185,7 @@ void Proof::compare(Outcome& outcome, const Gathered& gathered) {
 }
 
 void Proof::compare_samples(Outcome& outcome, const Gathered& gathered) {
-  if (whole_measured_)
+  if (reference_measured_)
     throw UsageError("--no-baseline is for lessons 01 to 04: without it this lesson would work");
   // A result with tokens (N) needs only its own rows of X and dY; any other only its own columns of the
   // hidden axis (F). So the formula is evaluated twice on thin slices of the inputs, and 64 elements of each
@@ -215,7 +215,7 @@ void Proof::compare_samples(Outcome& outcome, const Gathered& gathered) {
       }
       return bounded_input(generate_input(name, input, slice, options_.dtype), arithmetic);
     };
-    const Named<Bounded> truth = whole_bounded_(in);
+    const Named<Bounded> truth = reference_bounded_(in);
     for (std::size_t i = 0; i < results_.size(); ++i) {
       const Result& result = results_[i];
       const bool has_tokens = result.axes.find('N') != std::string::npos;

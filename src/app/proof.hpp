@@ -51,7 +51,7 @@ struct MemoryRow {
 
 /// An unsplit run whose rounding no formula bounds: beside each result the largest sum of absolute terms in
 /// its last reduction, which scales what another order of summation may change.
-struct MeasuredWhole {
+struct MeasuredReference {
   Named<Tensor> results;
   std::map<std::string, double> largest_sum;  // every result's, and of whatever else --exact must know exact
 };
@@ -108,13 +108,13 @@ class Proof {
   /// The unsplit formula: a generic function from Inputs<M> to Named<M>, called with Tensor and with Bounded.
   template <class Whole>
   void baseline(Whole whole) {
-    whole_tensor_ = [whole](const Inputs<Tensor>& in) -> Named<Tensor> { return whole(in); };
-    whole_bounded_ = [whole](const Inputs<Bounded>& in) -> Named<Bounded> { return whole(in); };
+    reference_tensor_ = [whole](const Inputs<Tensor>& in) -> Named<Tensor> { return whole(in); };
+    reference_bounded_ = [whole](const Inputs<Bounded>& in) -> Named<Bounded> { return whole(in); };
   }
   /// From lesson 05 on: an element may be off by 8 times the unsplit run's own largest error in the same
   /// dtype plus 64 u largest_sum, u the unit round-off.
-  void measured_baseline(std::function<MeasuredWhole(const Inputs<Tensor>&)> whole) {
-    whole_measured_ = std::move(whole);
+  void measured_baseline(std::function<MeasuredReference(const Inputs<Tensor>&)> whole) {
+    reference_measured_ = std::move(whole);
   }
   /// What the whole `result` would be on `rank` after the mistake that `name` describes;
   /// asked only when a check fails.
@@ -191,9 +191,9 @@ class Proof {
   std::map<MemoryKind, std::int64_t> measured_;
   std::vector<Check> claims_;
   std::map<std::string, Recorded> extra_;
-  std::function<Named<Tensor>(const Inputs<Tensor>&)> whole_tensor_;
-  std::function<Named<Bounded>(const Inputs<Bounded>&)> whole_bounded_;
-  std::function<MeasuredWhole(const Inputs<Tensor>&)> whole_measured_;
+  std::function<Named<Tensor>(const Inputs<Tensor>&)> reference_tensor_;
+  std::function<Named<Bounded>(const Inputs<Bounded>&)> reference_bounded_;
+  std::function<MeasuredReference(const Inputs<Tensor>&)> reference_measured_;
 };
 
 }  // namespace tessera

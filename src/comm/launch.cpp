@@ -9,8 +9,8 @@ const char* name(Transport transport) {
   return names[static_cast<int>(transport)];
 }
 
-Choice choose(std::optional<int> ranks, int default_ranks, std::optional<DeviceKind> device,
-              std::optional<Transport> transport) {
+Choice choose_transport(std::optional<int> ranks, int default_ranks, std::optional<DeviceKind> device,
+                        std::optional<Transport> transport) {
   const int launched = mpi::launched_size(), gpus = cuda_device_count();
   if (transport == Transport::mpi && device == DeviceKind::cuda)
     throw UsageError("--transport mpi moves host memory: use --device cpu, or --transport nccl for GPUs");

@@ -31,8 +31,8 @@ struct Choice {
 
 /// Fills in what the user left open (nullopt is auto). An explicit choice is honoured or refused with
 /// UsageError, never replaced. `ranks` nullopt: the launcher's processes, else `default_ranks`.
-Choice choose(std::optional<int> ranks, int default_ranks, std::optional<DeviceKind> device,
-              std::optional<Transport> transport);
+Choice choose_transport(std::optional<int> ranks, int default_ranks, std::optional<DeviceKind> device,
+                        std::optional<Transport> transport);
 
 /// Runs body(comm) on every rank and returns when all have returned. The first rank's exception, by time, is
 /// rethrown with its type; the other ranks stop with an error that names it. (MPI: see mpi::launch.)

@@ -267,7 +267,7 @@ Tensor cross_entropy_backward(const CrossEntropy& saved, const Tensor& targets, 
 }
 
 namespace {
-thread_local GradientArena* arena = nullptr;
+thread_local GradientBuffer* arena = nullptr;
 }  // namespace
 
 Tensor zero_gradient(const Tensor& x) {
@@ -276,13 +276,13 @@ Tensor zero_gradient(const Tensor& x) {
   return Tensor::zeros(x.rows(), x.cols(), x.dtype());
 }
 
-GradientArena::GradientArena(std::int64_t elements, DType dtype) : outer_(std::exchange(arena, this)) {
+GradientBuffer::GradientBuffer(std::int64_t elements, DType dtype) : outer_(std::exchange(arena, this)) {
   const MemoryScope scope(MemoryKind::gradient);
   all_ = Tensor::zeros(1, elements, dtype);
 }
-GradientArena::~GradientArena() { arena = outer_; }
+GradientBuffer::~GradientBuffer() { arena = outer_; }
 
-Tensor GradientArena::take(const Tensor& like) {
+Tensor GradientBuffer::take(const Tensor& like) {
   if (all_.size() == 0) return {};
   const std::int64_t begin = taken_;
   taken_ += like.size();

@@ -81,19 +81,19 @@ Tensor zero_gradient(const Tensor& x);
 /// While it lives, this thread's zero_gradient takes its tensors from here, one behind the other: so the
 /// gradients of a model are one contiguous row, and any range of them one message. An arena of no elements
 /// gives undefined tensors: to a model that never learns.
-class GradientArena {
+class GradientBuffer {
  public:
-  GradientArena(std::int64_t elements, DType dtype);
-  ~GradientArena();
-  GradientArena(const GradientArena&) = delete;
-  GradientArena& operator=(const GradientArena&) = delete;
+  GradientBuffer(std::int64_t elements, DType dtype);
+  ~GradientBuffer();
+  GradientBuffer(const GradientBuffer&) = delete;
+  GradientBuffer& operator=(const GradientBuffer&) = delete;
   const Tensor& all() const { return all_; }  ///< (1, elements)
   Tensor take(const Tensor& like);            ///< Throws Error where there is no room left.
 
  private:
   Tensor all_;
   std::int64_t taken_ = 0;
-  GradientArena* outer_;
+  GradientBuffer* outer_;
 };
 
 /// velocity = momentum velocity + g;  w -= lr velocity. Sutskever et al. 2013 in PyTorch's form.

@@ -58,7 +58,7 @@ int run(int argc, char** argv) {
   if (!flags.parse(argc, argv)) return 0;
   tessera::Options common;
   common.device = device;
-  o.device = common.choose(false).options.device;
+  o.device = common.choose_transport(false).options.device;
   o.program = std::filesystem::read_symlink("/proc/self/exe").string();
   if (o.quick) o.turns = std::min<std::int64_t>(o.turns, 2);
   if (o.tf32 && !o.cuda()) throw UsageError("--tf32 is of GPUs: with --device cuda it would work");

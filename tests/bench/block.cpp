@@ -12,8 +12,8 @@ std::vector<Turn> block_turns(Communicator& comm, const Options& o, std::int64_t
                               std::int64_t f) {
   const TensorParallel tp(comm);
   const std::int64_t own = f / comm.size();  // columns of A, rows of B
-  const mlp_block::MlpBlock block{{numbers(k, own, 0.05), numbers(1, own)},
-                                  {numbers(own, k, 0.05), numbers(1, k)}};
+  const mlp_block::ParallelMlp block{{numbers(k, own, 0.05), numbers(1, own)},
+                                     {numbers(own, k, 0.05), numbers(1, k)}};
   const Placed<Replicated> x(numbers(n, k)), dy(numbers(n, k));
   Products products;
   products.linear(n, k, own), products.linear(n, own, k);
@@ -21,7 +21,7 @@ std::vector<Turn> block_turns(Communicator& comm, const Options& o, std::int64_t
   return in_turns(
       comm, o.turns,
       [&] {
-        mlp_block::MlpBlock::Saved saved;
+        mlp_block::ParallelMlp::Saved saved;
         block.forward(x, saved, tp);
         block.backward_input(dy, saved, tp);
         block.backward_weight(saved);

@@ -6,7 +6,7 @@
 
 namespace tessera::bench {
 
-inline three_d::Training training_of(const GptSizes& s, const three_d::Sizes3& cut, int microbatches) {
+inline three_d::Training training_of(const GptSizes& s, const three_d::ParallelSizes& cut, int microbatches) {
   three_d::Training training;
   training.microbatches = microbatches;
   training.adamw = true;
@@ -30,11 +30,11 @@ inline pipeline::MakeWeight weights_of_gpt(const three_d::Model& model) {
 /// One rank's side of it.
 class Gpt {
  public:
-  Gpt(Communicator& world, const GptSizes& s, const three_d::Sizes3& cut, int microbatches)
+  Gpt(Communicator& world, const GptSizes& s, const three_d::ParallelSizes& cut, int microbatches)
       : mesh_(world, cut),
         training_(training_of(s, cut, microbatches)),
         trainer_(mesh_, training_, DType::f32, weights_of_gpt(training_.model)) {
-    three_d::Setup setup;
+    three_d::Config setup;
     setup.sizes = cut;
     setup.training = training_;
     batch_ = three_d::own_microbatches(pipeline::make_tokens(training_.model, 1), setup, mesh_);

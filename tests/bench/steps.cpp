@@ -36,7 +36,7 @@ void pipeline_step(Report& report, const Options& o) {
     const std::vector<pipeline::Chunk<>> chunks = {
         builder.chunk(layers, comm.rank() == 0, comm.rank() == stages - 1)};
     const auto batch = pipeline::cut_tokens(pipeline::make_tokens(model, 1), microbatches);
-    const pipeline::Plan plan = pipeline::with_posted_sends(
+    const pipeline::Plan plan = pipeline::with_asynchronous_sends(
         pipeline::make_plan(pipeline::Schedule::one_f_one_b, stages, microbatches, 1));
     pipeline::Worker<pipeline::Chunk<>> worker(comm, tp, chunks, model, DType::f32);
     const Placed<Replicated> x(numbers(model.rows(), model.width()));

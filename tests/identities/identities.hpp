@@ -12,7 +12,7 @@
 
 namespace tessera::identities {
 
-struct Shape {
+struct MatrixSizes {
   std::int64_t n, k, m;  // X (n, k), A (k, m); the ranks divide each
 };
 
@@ -35,7 +35,7 @@ inline auto product_of_whole = [](const auto& in) {
 };
 
 // X [A1 A2] = [X A1, X A2]
-inline void columns(Proof& proof, Communicator& comm, const Shape& s) {
+inline void columns(Proof& proof, Communicator& comm, const MatrixSizes& s) {
   const auto x = placed<Replicated>(proof, comm, "X", "NK", s.n, s.k);
   const auto a = placed<Shard<1>>(proof, comm, "A", "KM", s.k, s.m);
   equals(proof, comm, "X [A1 A2] = [X A1, X A2]", matmul(x, a), s.n, s.m);
@@ -43,7 +43,7 @@ inline void columns(Proof& proof, Communicator& comm, const Shape& s) {
 }
 
 // [X1; X2] A = [X1 A; X2 A]
-inline void rows(Proof& proof, Communicator& comm, const Shape& s) {
+inline void rows(Proof& proof, Communicator& comm, const MatrixSizes& s) {
   const auto x = placed<Shard<0>>(proof, comm, "X", "NK", s.n, s.k);
   const auto a = placed<Replicated>(proof, comm, "A", "KM", s.k, s.m);
   equals(proof, comm, "[X1; X2] A = [X1 A; X2 A]", matmul(x, a), s.n, s.m);
@@ -51,7 +51,7 @@ inline void rows(Proof& proof, Communicator& comm, const Shape& s) {
 }
 
 // [X1 X2] [A1; A2] = X1 A1 + X2 A2
-inline void sum(Proof& proof, Communicator& comm, const Shape& s) {
+inline void sum(Proof& proof, Communicator& comm, const MatrixSizes& s) {
   const auto x = placed<Shard<1>>(proof, comm, "X", "NK", s.n, s.k);
   const auto a = placed<Shard<0>>(proof, comm, "A", "KM", s.k, s.m);
   const TensorParallel tp(comm);
@@ -67,7 +67,7 @@ inline void sum(Proof& proof, Communicator& comm, const Shape& s) {
 
 // A^T read by t(): (X^T)^T... [A1 A2]^T = [A1^T; A2^T],
 // so X' times a product of transposes keeps the same rules.
-inline void transposes(Proof& proof, Communicator& comm, const Shape& s) {
+inline void transposes(Proof& proof, Communicator& comm, const MatrixSizes& s) {
   const auto x = placed<Shard<0>>(proof, comm, "X", "KN", s.k, s.n);  // t(x) is Shard<1>
   const auto a = placed<Shard<0>>(proof, comm, "A", "KM", s.k, s.m);
   const TensorParallel tp(comm);
@@ -81,7 +81,7 @@ inline void transposes(Proof& proof, Communicator& comm, const Shape& s) {
 }
 
 // sum of the rows of [X1; X2] = sum of the rows of X1 + sum of the rows of X2
-inline void row_sums(Proof& proof, Communicator& comm, const Shape& s) {
+inline void row_sums(Proof& proof, Communicator& comm, const MatrixSizes& s) {
   const auto x = placed<Shard<0>>(proof, comm, "X", "NK", s.n, s.k);
   const DataParallel dp(comm);
   const Placed<Replicated, Shard<0>> tokens(x.local());  // the tokens are cut over dp
@@ -97,7 +97,7 @@ inline void row_sums(Proof& proof, Communicator& comm, const Shape& s) {
 }
 
 // f([X1 X2]) = [f(X1), f(X2)], bias and all, for an element-wise f
-inline void element_wise(Proof& proof, Communicator& comm, const Shape& s) {
+inline void element_wise(Proof& proof, Communicator& comm, const MatrixSizes& s) {
   const auto x = placed<Shard<1>>(proof, comm, "X", "NK", s.n, s.k);
   const auto c = placed<Shard<1>>(proof, comm, "c", "1K", 1, s.k);
   equals(proof, comm, "f([X1 X2] + [c1 c2]) = [f(X1 + c1), f(X2 + c2)]", relu(add_bias(x, c)), s.n, s.k);
@@ -109,7 +109,7 @@ inline void element_wise(Proof& proof, Communicator& comm, const Shape& s) {
 
 struct Identity {
   std::string name;
-  std::function<void(Proof&, Communicator&, const Shape&)> prove;
+  std::function<void(Proof&, Communicator&, const MatrixSizes&)> prove;
 };
 inline const std::vector<Identity>& all() {
   static const std::vector<Identity> identities = {{"columns", columns},   {"rows", rows},

@@ -34,7 +34,7 @@ const Task backward("02.backward", [](Trial& t) {
 
 /// Calls body with the rank's typed layer.
 void typed(Trial& t,
-           const std::function<void(const ColumnLinear&, int n, int k, int f, Communicator&)>& body) {
+           const std::function<void(const ColumnParallelLinear&, int n, int k, int f, Communicator&)>& body) {
   const int n = t.size(), k = t.size(), f = t.cut();
   t.on_ranks([&](Communicator& comm) {
     body({t.in("A", slice_of<Shard<1>>(k, f, comm)), t.in("c", slice_of<Shard<1>>(1, f, comm))}, n, k, f,
@@ -43,8 +43,8 @@ void typed(Trial& t,
 }
 
 const Task typed_forward("02.typed_forward", [](Trial& t) {
-  typed(t, [&](const ColumnLinear& layer, int n, int k, int f, Communicator& comm) {
-    ColumnLinear::Saved saved;
+  typed(t, [&](const ColumnParallelLinear& layer, int n, int k, int f, Communicator& comm) {
+    ColumnParallelLinear::Saved saved;
     const auto y = layer.forward(Placed<Replicated>(t.in("X", n, k)), saved);
     t.out(comm.rank(), "y", "Y_i = X A_i + c_i", y.local(), slice_of<Shard<1>>(n, f, comm));
     t.out(comm.rank(), "saved.x", "X, kept for the backward", saved.x.local(), Slice::whole(n, k));
@@ -52,9 +52,9 @@ const Task typed_forward("02.typed_forward", [](Trial& t) {
 });
 
 const Task typed_backward("02.typed_backward", [](Trial& t) {
-  typed(t, [&](const ColumnLinear& layer, int n, int k, int f, Communicator& comm) {
+  typed(t, [&](const ColumnParallelLinear& layer, int n, int k, int f, Communicator& comm) {
     const Slice own = slice_of<Shard<1>>(n, f, comm);
-    ColumnLinear::Saved saved{Placed<Replicated>(t.in("X", n, k)), {}};
+    ColumnParallelLinear::Saved saved{Placed<Replicated>(t.in("X", n, k)), {}};
     const auto dx = layer.backward_input(Placed<Shard<1>>(t.in("dY", own)), saved, TensorParallel(comm));
     t.out(comm.rank(), "dx", "dX = dY1 A1' + dY2 A2'", dx.local(), Slice::whole(n, k));
     t.out(comm.rank(), "saved.dy", "dY_i, kept for the weights", saved.dy.local(), own);
@@ -62,9 +62,9 @@ const Task typed_backward("02.typed_backward", [](Trial& t) {
 });
 
 const Task typed_weight("02.typed_weight", [](Trial& t) {
-  typed(t, [&](const ColumnLinear& layer, int n, int k, int f, Communicator& comm) {
-    const ColumnLinear::Saved saved{Placed<Replicated>(t.in("X", n, k)),
-                                    Placed<Shard<1>>(t.in("dY", slice_of<Shard<1>>(n, f, comm)))};
+  typed(t, [&](const ColumnParallelLinear& layer, int n, int k, int f, Communicator& comm) {
+    const ColumnParallelLinear::Saved saved{Placed<Replicated>(t.in("X", n, k)),
+                                            Placed<Shard<1>>(t.in("dY", slice_of<Shard<1>>(n, f, comm)))};
     for (int batch = 0; batch < 2; ++batch) layer.backward_weight(saved);  // gradients of microbatches add up
     t.out(comm.rank(), "da", "dA_i += X' dY_i, twice", layer.da.local(), slice_of<Shard<1>>(k, f, comm));
     t.out(comm.rank(), "dc", "dc_i += sum dY_i, twice", layer.dc.local(), slice_of<Shard<1>>(1, f, comm));

@@ -41,8 +41,8 @@ const Task backward("03.backward", [](Trial& t) {
 struct Setup {
   int n, f, k;
   Slice x, a;
-  RowLinear layer;
-  RowLinear::Saved saved;
+  RowParallelLinear layer;
+  RowParallelLinear::Saved saved;
 };
 
 /// Calls body with the rank's typed layer.

@@ -11,8 +11,8 @@ namespace {
 struct Setup {
   int n, k, f;
   Slice all, a, c1, b, h;
-  MlpBlock block;
-  MlpBlock::Saved saved;
+  ParallelMlp block;
+  ParallelMlp::Saved saved;
   TensorParallel tp;
 };
 
@@ -58,8 +58,8 @@ const Task backward("04.backward", [](Trial& t) {
 const Task plain("04.plain", [](Trial& t) {
   on_ranks(t, [&](Setup& s, int rank) {
     const Slice b = Slice::columns(s.f, s.k, rank, t.ranks()), c2 = Slice::columns(1, s.k, rank, t.ranks());
-    const PlainBlock block{s.block.fc1, {t.in("B", b), t.in("c2", c2)}, s.block.f};
-    PlainBlock::Saved saved;
+    const AllGatherMlp block{s.block.fc1, {t.in("B", b), t.in("c2", c2)}, s.block.f};
+    AllGatherMlp::Saved saved;
     const auto y = block.forward(Placed<Replicated>(t.in("X", s.all)), saved, s.tp);
     const auto dx = block.backward_input(Placed<Replicated>(t.in("dY", s.all)), saved, s.tp);
     block.backward_weight(saved);

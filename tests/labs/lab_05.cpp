@@ -8,8 +8,8 @@ using labs::Trial;
 
 namespace {
 
-Shape shape_of(Trial& t, bool one_key = false) {
-  Shape s;
+AttentionShape shape_of(Trial& t, bool one_key = false) {
+  AttentionShape s;
   s.heads = t.cut(2);
   s.kv_heads = one_key ? 1 : s.heads % (2 * t.ranks()) == 0 ? s.heads / 2 : s.heads;
   s.width = s.heads * t.size(1, 3);
@@ -19,7 +19,7 @@ Shape shape_of(Trial& t, bool one_key = false) {
 }
 
 const Task slice("05.qkv_slice", [](Trial& t) {
-  const Shape s = shape_of(t);
+  const AttentionShape s = shape_of(t);
   std::vector<std::string> words;
   for (int r = 0; r < t.ranks(); ++r) {
     const Slice slice = qkv_slice(t.size(), s, r, t.ranks());
@@ -33,7 +33,7 @@ const Task slice("05.qkv_slice", [](Trial& t) {
 
 template <class Attention>
 struct Setup {
-  Shape shape;
+  AttentionShape shape;
   int rank;
   Slice all, own;  // (N, W), and this rank's columns of it
   Attention layer;
@@ -43,7 +43,7 @@ struct Setup {
 
 /// A rank's own weights are any: together they are some whole.
 template <class Attention, class Body>
-void on_ranks(Trial& t, const Shape& s, const Body& body) {
+void on_ranks(Trial& t, const AttentionShape& s, const Body& body) {
   t.on_ranks([&](Communicator& comm) {
     const int r = comm.rank(), p = comm.size();
     const AttentionOptions heads = own_heads(s, r, p);
@@ -70,7 +70,7 @@ void out_weights(Trial& t, const Setup<Attention>& s) {
 }
 
 const Task forward("05.forward", [](Trial& t) {
-  on_ranks<HeadAttention>(t, shape_of(t), [&](auto& s) {
+  on_ranks<ParallelAttention>(t, shape_of(t), [&](auto& s) {
     const auto y = s.layer.forward(Placed<Replicated>(t.in("X", s.all)), s.saved, s.tp);
     t.out(s.rank, "y", "Y = O1 Wo1 + O2 Wo2 + c", y.local(), s.all);
     t.out(s.rank, "o", "O = [heads_1, heads_2], what c_proj keeps", s.saved.c_proj.x.local(), s.own);
@@ -78,7 +78,7 @@ const Task forward("05.forward", [](Trial& t) {
 });
 
 const Task backward("05.backward", [](Trial& t) {
-  on_ranks<HeadAttention>(t, shape_of(t), [&](auto& s) {
+  on_ranks<ParallelAttention>(t, shape_of(t), [&](auto& s) {
     const Tensor x = t.in("X", s.all),
                  qkv = t.in(str("activations of rank ", s.rank), x.rows(), s.layer.dqkv().cols());
     const auto [q, k, v] = q_k_v(qkv, s.layer.heads);
@@ -120,20 +120,20 @@ struct Stub {
 };
 
 const Task block("05.block", [](Trial& t) {
-  Shape s = shape_of(t);
+  AttentionShape s = shape_of(t);
   s.options.dropout = 0.3;
   s.options.seed = 7;
   t.on_ranks([&](Communicator& comm) {
     const TensorParallel tp(comm);
     const std::int64_t n = s.tokens(), w = s.width, f = 2 * w;
     const auto row = [&](const char* name) { return Placed<Replicated>(t.in(name, 1, w)); };
-    const Block<Stub> layer{
+    const TransformerBlock<Stub> layer{
         {row("g1"), row("b1")},
         {own_heads(s, comm.rank(), comm.size())},
         {row("g2"), row("b2")},
         {{t.in("A", slice_of<Shard<1>>(w, f, comm)), t.in("c1", slice_of<Shard<1>>(1, f, comm))},
          {t.in("B", slice_of<Shard<0>>(f, w, comm)), t.in("c2", 1, w)}}};
-    Block<Stub>::Saved saved;
+    TransformerBlock<Stub>::Saved saved;
     const auto y = layer.forward(Placed<Replicated>(t.in("X", n, w)), saved, tp);
     const auto dx = layer.backward_input(Placed<Replicated>(t.in("dY", n, w)), saved, tp);
     t.out(comm.rank(), "y", "Y = M + drop(mlp(ln_2(M))), M = X + drop(attn(ln_1(X)))", y.local(),

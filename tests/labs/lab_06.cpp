@@ -53,11 +53,11 @@ void each_schedule(Trial& t,
   }
 }
 
-const Task shape_task("06.shape", [](Trial& t) {
+const Task shape_task("06.pattern", [](Trial& t) {
   each_schedule(t, [&](Schedule schedule, const std::string& name, int p, int m, int v) {
     std::vector<std::string> words;
     for (int r = 0; r < p; ++r) {
-      const Shape s = shape(schedule, r, p, m, v);
+      const SchedulePattern s = pattern(schedule, r, p, m, v);
       words.push_back(
           str("stage ", r, ": warm_up ", s.warm_up, s.split ? ", split" : "", ", delay ", s.delay));
     }
@@ -85,13 +85,13 @@ const Task needs_task("06.needs", [](Trial& t) {
   }
 });
 
-const Task posted_task("06.posted", [](Trial& t) {
+const Task posted_task("06.asynchronous", [](Trial& t) {
   Plan plan = parse(plans[std::vector{0, 2, 3, 0}[static_cast<std::size_t>(t.ranks() - 1)]]);
   const int shift = t.size(0, 5);  // microbatches by other numbers
   for (Instructions& list : plan)
     for (Instruction& i : list)
       if (i.op != Op::reduce) i.microbatch += shift;
-  out(t, "with waits", with_posted_sends(plan));
+  out(t, "with waits", with_asynchronous_sends(plan));
 });
 
 const Task balance_task("06.balance", [](Trial& t) {

@@ -9,22 +9,22 @@ using labs::Trial;
 namespace {
 
 /// 8 ranks cut in each way, by the number of the trial.
-Sizes3 sizes_of(Trial& t) {
-  const std::vector<Sizes3> all = {{2, 2, 2}, {2, 1, 4}, {4, 2, 1}, {1, 4, 2}};
-  const Sizes3 sizes = all[static_cast<std::size_t>(t.ranks() - 1)];
+ParallelSizes sizes_of(Trial& t) {
+  const std::vector<ParallelSizes> all = {{2, 2, 2}, {2, 1, 4}, {4, 2, 1}, {1, 4, 2}};
+  const ParallelSizes sizes = all[static_cast<std::size_t>(t.ranks() - 1)];
   t.set_ranks(8);
   return sizes;
 }
 
 const Task mesh_task("08.mesh", [](Trial& t) {
-  const Sizes3 sizes = sizes_of(t);
+  const ParallelSizes sizes = sizes_of(t);
   t.on_ranks([&](Communicator& world) {
     const Mesh mesh(world, sizes);
     std::vector<std::string> words;
     for (const auto& [name, group] : {std::pair{"tp", mesh.tp.get()},
                                       {"dp", mesh.dp.get()},
                                       {"pp", mesh.pp.get()},
-                                      {"ends", mesh.ends.get()}}) {
+                                      {"embedding", mesh.embedding.get()}}) {
       words.push_back(str(name, ":"));
       if (group == nullptr) continue;
       const Tensor me = Tensor::of(1, 1, {static_cast<double>(world.rank())});
@@ -45,8 +45,8 @@ const Task embedding_task("08.embedding", [](Trial& t) {
   const int v = t.ranks() + t.size(), w = t.size(), n = 12;
   t.on_ranks([&](Communicator& comm) {
     const Range own = own_ids(v, comm.rank(), comm.size());
-    const VocabEmbedding layer{Placed<Shard<0>>(t.in("wte", {v, w, {own}, {{0, w}}})),
-                               Placed<Replicated>(t.in("wpe", n, w))};
+    const VocabParallelEmbedding layer{Placed<Shard<0>>(t.in("wte", {v, w, {own}, {{0, w}}})),
+                                       Placed<Replicated>(t.in("wpe", n, w))};
     const auto x =
         layer.forward(local_ids(ids(t, "ids", n, v), own), ids(t, "positions", n, n), TensorParallel(comm));
     t.out(comm.rank(), "x", "wte[id] + wpe[position]", x.local(), Slice::whole(n, w));
@@ -59,8 +59,9 @@ const Task cross_entropy_task("08.cross_entropy", [](Trial& t) {
     const Range own = own_ids(v, comm.rank(), comm.size());
     const Placed<Replicated> gamma(scale(t.in("gamma", 1, w), 800)), beta(t.in("beta", 1, w));
     const Placed<Shard<0>> wte(t.in("wte", {v, w, {own}, {{0, w}}}));
-    const VocabHead head{{gamma, beta}, wte, zero_gradient(wte)};  // logits so large that exp overflows
-    VocabHead::Saved saved;
+    const VocabParallelHead head{
+        {gamma, beta}, wte, zero_gradient(wte)};  // logits so large that exp overflows
+    VocabParallelHead::Saved saved;
     const auto loss = head.forward(Placed<Replicated>(t.in("X", n, w)),
                                    local_ids(ids(t, "targets", n, v), own), saved, TensorParallel(comm));
     t.out(comm.rank(), "loss", "log(sum_j exp(z_j - m)) - (z_target - m)", loss.local(), Slice::whole(n, 1));
@@ -70,7 +71,7 @@ const Task cross_entropy_task("08.cross_entropy", [](Trial& t) {
 });
 
 const Task norm_task("08.norm", [](Trial& t) {
-  const Sizes3 sizes = sizes_of(t);
+  const ParallelSizes sizes = sizes_of(t);
   Training training;
   training.model.attention = {8, 4, 4, {}};
   training.model.layers = 4;
