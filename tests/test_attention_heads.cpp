@@ -1,6 +1,6 @@
 // Lesson 05: every cut of attention and of the block equals the whole, for every mask and number of kv heads;
 // the whole equals PyTorch and central differences; and broken by hand, it is caught and named.
-#include "05_attention_heads/block_proof.hpp"
+#include "05_attention_heads/harness/block_proof.hpp"
 #include "fixture.hpp"
 #include "proven.hpp"
 

@@ -4,7 +4,7 @@
 #include <functional>
 #include <map>
 
-#include "06_pipeline/sends.hpp"
+#include "06_pipeline/messages.hpp"
 #include "06_pipeline/simulate.hpp"
 #include "06_pipeline/validate.hpp"
 #include "support.hpp"

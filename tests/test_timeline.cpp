@@ -1,9 +1,9 @@
 // The simulator of lesson 06 on cases computed by hand, and the pictures of timelines.
 #include <sstream>
 
-#include "06_pipeline/sends.hpp"
+#include "06_pipeline/harness/timeline.hpp"
+#include "06_pipeline/messages.hpp"
 #include "06_pipeline/simulate.hpp"
-#include "06_pipeline/timeline_svg.hpp"
 #include "support.hpp"
 
 using namespace tessera;

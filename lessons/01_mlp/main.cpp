@@ -1,7 +1,7 @@
 // Lesson 01: an MLP on one device, forward, backward, and trained on real text.
 #include <unistd.h>
 
-#include "01_mlp/proof.hpp"
+#include "01_mlp/harness/proof.hpp"
 #include "01_mlp/training.hpp"
 #include "app/app.hpp"
 #include "report/table.hpp"

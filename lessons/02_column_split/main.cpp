@@ -1,5 +1,5 @@
 // Lesson 02: Y = X A + c, cut by columns.
-#include "02_column_split/proof.hpp"
+#include "02_column_split/harness/proof.hpp"
 #include "app/app.hpp"
 #include "report/table.hpp"
 

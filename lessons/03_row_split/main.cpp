@@ -1,5 +1,5 @@
 // Lesson 03: Y = X A + c, X cut by columns and A by rows.
-#include "03_row_split/proof.hpp"
+#include "03_row_split/harness/proof.hpp"
 #include "app/app.hpp"
 #include "report/table.hpp"
 

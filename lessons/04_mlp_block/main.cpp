@@ -1,5 +1,5 @@
 // Lesson 04: the MLP block, columns then rows, one all-reduce each way.
-#include "04_mlp_block/proof.hpp"
+#include "04_mlp_block/harness/proof.hpp"
 #include "app/app.hpp"
 #include "report/table.hpp"
 

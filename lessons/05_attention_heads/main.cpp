@@ -1,8 +1,8 @@
 // Lesson 05: attention cut by heads, and the transformer block.
 #include <functional>
 
-#include "05_attention_heads/block_proof.hpp"
-#include "05_attention_heads/picture.hpp"
+#include "05_attention_heads/harness/block_proof.hpp"
+#include "05_attention_heads/harness/screen.hpp"
 #include "app/app.hpp"
 #include "report/table.hpp"
 

@@ -2,8 +2,8 @@
 #include <optional>
 #include <thread>
 
-#include "06_pipeline/command_line.hpp"
-#include "06_pipeline/compare.hpp"
+#include "06_pipeline/harness/command_line.hpp"
+#include "06_pipeline/harness/compare.hpp"
 #include "app/app.hpp"
 
 using namespace tessera;
@@ -33,7 +33,7 @@ std::string by_hand() {
 int main(int argc, char** argv) {
   Config setup;
   Arguments arguments;
-  Model& m = setup.model;
+  ModelConfig& m = setup.model;
   m.attention = {32, 4, 4, {}};
   m.attention.options.seq = 16;
   App app(

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,13 @@ inline Partition even_partition(std::int64_t layers, int parts) {
   Partition partition(static_cast<std::size_t>(parts), layers / parts);
   for (std::int64_t i = 0; i < layers % parts; ++i) ++partition[static_cast<std::size_t>(i)];
   return partition;
+}
+
+/// The layers of virtual stage `at`, as a range of all layers.
+inline Range layers_of(const Partition& partition, int at) {
+  const auto first = partition.begin() + at;
+  const std::int64_t begin = std::accumulate(partition.begin(), first, std::int64_t{0});
+  return {begin, begin + *first};
 }
 
 /// Seconds of a forward and backward of one microbatch.

@@ -1,5 +1,5 @@
 // Lesson 07: data parallelism, with the gradients summed in buckets while the backward goes on.
-#include "07_data_parallel/proof.hpp"
+#include "07_data_parallel/harness/proof.hpp"
 #include "app/app.hpp"
 #include "report/table.hpp"
 
@@ -45,7 +45,7 @@ std::vector<Equation> picture(const Config& s) {
 
 int main(int argc, char** argv) {
   Config s;
-  pipeline::Model& m = s.model;
+  gpt::ModelConfig& m = s.model;
   m.attention = {32, 4, 4, {}};
   m.layers = 4;
   m.attention.options.seq = 16;

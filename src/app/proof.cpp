@@ -52,7 +52,9 @@ Tensor Proof::input(const std::string& name, const std::string& axes, const Slic
                     MemoryKind kind) {
   const MemoryScope scope(kind);
   Input& entry = inputs_[name] = {axes, slice, scale, {}};
-  return entry.local = generate_input(name, entry, slice, options_.dtype);
+  const Tensor local = generate_input(name, entry, slice, options_.dtype);
+  if (options_.dump) entry.local = local;
+  return local;
 }
 
 void Proof::result(const std::string& name, const std::string& axes, const std::string& identity,

@@ -27,7 +27,7 @@ struct Row {
   /// Weights, gradients and both moments of AdamW, f32: 16 B a parameter of the rank.
   double expected_state() const {
     const auto training = training_of(s, {tp, 1, 1}, 1);
-    return 16.0 * static_cast<double>(three_d::own_elements(training.model, s.layers, true, true, 0, tp));
+    return 16.0 * static_cast<double>(gpt::own_elements(training.model, s.layers, true, true, 0, tp));
   }
   /// Lesson 08's own formula, which its check holds to the byte.
   double expected_activations() const {
