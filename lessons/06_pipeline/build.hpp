@@ -25,7 +25,7 @@ inline std::vector<WeightInfo> weights_of(const Model& m) {
     all.push_back({name + ".bias", 1, cols, 1});
   };
   for (std::int64_t l = 0; l < m.layers; ++l) {
-    const std::string h = str("h.", l, ".");
+    const std::string h = format("h.{}.", l);
     linear(h + "ln_1", 1, w, 1);
     linear(h + "attn.c_attn", w, qkv, 3 * scale);
     linear(h + "attn.c_proj", w, w, scale);
@@ -55,7 +55,7 @@ class Builder {
   Chunk<> chunk(Range layers, bool first, bool last) {
     Chunk<> made;
     if (first) made.embedding = embedding();
-    for (std::int64_t l = layers.begin; l < layers.end; ++l) made.blocks.push_back(block(str("h.", l, ".")));
+    for (std::int64_t l = layers.begin; l < layers.end; ++l) made.blocks.push_back(block(format("h.{}.", l)));
     if (last) made.head = head();
     made.positions = positions(model_);
     made.tokens = model_.tokens;

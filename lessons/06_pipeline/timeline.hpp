@@ -74,12 +74,12 @@ inline std::string legend(const Timeline& timeline) {
   const int m = timeline.microbatches();
   const auto range = [&](char from) {
     const char to = static_cast<char>(from + std::min(m, 26) - 1);
-    return m == 1 ? str(from) : str(from, '-', to);
+    return m == 1 ? format("{}", from) : format("{}-{}", from, to);
   };
-  std::string line = m == 1 ? "1" : str("1-", m);
+  std::string line = m == 1 ? "1" : format("1-{}", m);
   line += m < 10 ? " forward, " : " (last digit) forward, ";
-  line +=
-      timeline.split() ? str(range('a'), " its dX, ", range('A'), " its dW") : range('a') + " its backward";
+  line += timeline.split() ? format("{} its dX, {} its dW", range('a'), range('A'))
+                           : range('a') + " its backward";
   return line + ", . idle" + (timeline.chunks() > 1 ? "; a line a chunk" : "");
 }
 
@@ -112,7 +112,7 @@ inline std::string draw(const Timeline& timeline, const std::string& name, doubl
   const int chunks = timeline.chunks();
   const std::size_t stages = timeline.stages.size(), tail = 9;
   const auto label = [&](std::size_t stage, int chunk) {
-    return chunks == 1 ? str(" s", stage) : str(" s", stage, '.', chunk);
+    return chunks == 1 ? format(" s{}", stage) : format(" s{}.{}", stage, chunk);
   };
   const std::size_t margin = label(stages - 1, 0).size() + 1;
   const double makespan = timeline.makespan(), room = columns - static_cast<double>(margin + tail + 2);
@@ -123,7 +123,7 @@ inline std::string draw(const Timeline& timeline, const std::string& name, doubl
     return std::string(tail - std::min(tail, text.size()), ' ') + text;
   };
   std::string out = name;
-  if (!fits && unit > 0) out += str(" (", std::round(scale / unit * 100) / 100, " units a character)");
+  if (!fits && unit > 0) out += format(" ({} units a character)", std::round(scale / unit * 100) / 100);
   out.resize(std::max(out.size(), margin + cells + 2), ' ');
   out += right("idle") + '\n';
   for (std::size_t stage = 0; stage < stages; ++stage) {
@@ -136,7 +136,7 @@ inline std::string draw(const Timeline& timeline, const std::string& name, doubl
         line += step == nullptr ? '.' : step->chunk == chunk ? symbol(*step) : ' ';
       line += '|';
       const auto idle = std::count(shown.begin(), shown.end(), nullptr);
-      out += line + (chunk == 0 ? right(str(idle, '/', cells)) : "") + '\n';
+      out += line + (chunk == 0 ? right(format("{}/{}", idle, cells)) : "") + '\n';
     }
   }
   return out;

@@ -36,13 +36,14 @@ inline std::string cell(double x, double y, double w, double h, const Step& step
   std::string out = svg_rectangle(x, y, w, h, step.op == Op::forward ? fill : "#fff", " class=\"cell\"");
   if (step.op == Op::backward_weight)
     out += svg_rectangle(x + 2, y + 2, std::max(0.0, w - 4), h - 4, "none",
-                         str(" stroke=\"", fill, "\" stroke-width=\"3\""));
+                         format(" stroke=\"{}\" stroke-width=\"3\"", fill));
   else if (step.op != Op::forward)
     out += svg_rectangle(x, y, w, h, fill, " fill-opacity=\".4\"");
-  const std::string number = str(step.microbatch + 1);
+  const std::string number = format("{}", step.microbatch + 1);
   if (w < 8 * static_cast<double>(number.size())) return out;  // too narrow to be read
   const char* on = step.op == Op::forward ? ink(step.microbatch) : ink(1);
-  return out + svg_text(x + w / 2, y + h / 2 + 4.5, number, str(" style=\"fill:", on, "\" font-size=\"13\""));
+  return out +
+         svg_text(x + w / 2, y + h / 2 + 4.5, number, format(" style=\"fill:{}\" font-size=\"13\"", on));
 }
 
 /// Ticks at 1, 2 or 5 times a power of ten, at most 15.
@@ -50,12 +51,12 @@ inline std::string axis(double y, double end, double scale, const std::string& u
   double tick = std::pow(10, std::floor(std::log10(end / 15)));
   for (const double step : {2.0, 2.5, 2.0})  // 1 -> 2 -> 5 -> 10
     if (end / tick > 15) tick *= step;
-  std::string out = str("<path class=\"arrow\" d=\"M", left, ' ', y, 'h', end * scale, "\"/>\n");
+  std::string out = format("<path class=\"arrow\" d=\"M{} {}h{}\"/>\n", left, y, end * scale);
   for (int n = 0; n * tick <= end * (1 + 1e-9); ++n) {
-    out += str("<path class=\"arrow\" d=\"M", left + n * tick * scale, ' ', y, "v5\"/>\n");
-    out += svg_text(left + n * tick * scale, y + 18, str(n * tick), " font-size=\"12\"");
+    out += format("<path class=\"arrow\" d=\"M{} {}v5\"/>\n", left + n * tick * scale, y);
+    out += svg_text(left + n * tick * scale, y + 18, format("{}", n * tick), " font-size=\"12\"");
   }
-  return out + svg_text(left, y + 34, "time, " + unit, str(start, " font-size=\"12\""));
+  return out + svg_text(left, y + 34, "time, " + unit, format("{} font-size=\"12\"", start));
 }
 
 inline std::string rows(const Timeline& timeline, double y, double scale) {
@@ -63,7 +64,7 @@ inline std::string rows(const Timeline& timeline, double y, double scale) {
   const double height = lane * chunks, begin = timeline.begin(), makespan = timeline.makespan();
   std::string out;
   for (std::size_t stage = 0; stage < timeline.stages.size(); ++stage, y += height + gap) {
-    out += svg_text(gap, y + height / 2 + 5, str("stage ", stage), start);
+    out += svg_text(gap, y + height / 2 + 5, format("stage {}", stage), start);
     out += svg_rectangle(left, y, makespan * scale, height, "url(#idle)");
     double free = begin;
     const auto name_gap = [&](double until) {  // where there is room for the word
@@ -113,7 +114,7 @@ inline std::string picture(const std::string& subject, const std::vector<Panel>&
     const Timeline& t = panel.timeline;
     longest = std::max(longest, t.makespan());
     height += 26 + static_cast<double>(t.stages.size()) * (lane * t.chunks() + gap) + 56;
-    title += str(&panel == panels.data() ? " " : ", ", percent(t.bubble()), ' ', panel.name);
+    title += format("{}{} {}", &panel == panels.data() ? " " : ", ", percent(t.bubble()), panel.name);
   }
   const double scale = (width - left - right) / longest;
   std::string out =
@@ -123,11 +124,12 @@ inline std::string picture(const std::string& subject, const std::vector<Panel>&
   out +=
       "<defs><pattern id=\"idle\" width=\"8\" height=\"8\" patternUnits=\"userSpaceOnUse\" "
       "patternTransform=\"rotate(45)\"><path d=\"M0 0v8\" class=\"idle\"/></pattern></defs>\n";
-  out += svg_text(gap, 26, title, str(start, " font-size=\"18\" font-weight=\"bold\""));
+  out += svg_text(gap, 26, title, format("{} font-size=\"18\" font-weight=\"bold\"", start));
   double y = 44;
   for (const Panel& panel : panels) {
     const Timeline& t = panel.timeline;
-    out += svg_text(left, y + 14, str(panel.name, ": ", percent(t.bubble()), " of the run is idle"), start);
+    out +=
+        svg_text(left, y + 14, format("{}: {} of the run is idle", panel.name, percent(t.bubble())), start);
     out += rows(t, y + 26, scale);
     y += 26 + static_cast<double>(t.stages.size()) * (lane * t.chunks() + gap);
     out += axis(y, t.makespan(), scale, unit);

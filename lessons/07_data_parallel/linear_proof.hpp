@@ -47,13 +47,13 @@ inline void prove_linear(Proof& proof, Communicator& comm, std::int64_t n, std::
   proof.result("dc", "1F", "dc = sum dY1 + sum dY2", gradients.second.local(), c_slice);
   const std::int64_t p = comm.size(), e = proof.element_bytes();
   proof.expect_traffic("linear", "all_reduce", "dA, dc", 2, 2 * (p - 1) * (k + 1) * f * e,
-                       str("2 (p-1) ", e, " (K + 1) F"));
+                       format("2 (p-1) {} (K + 1) F", e));
   for (const char* result : {"dA", "dc"})
-    proof.mistake(result,
-                  str(result, " is the mean of the ranks' means: a rank with fewer rows counted as much."),
-                  [=, name = std::string(result)](const auto& in, int) {
-                    return mean_of_means(in, name, static_cast<int>(p), seq);
-                  });
+    proof.mistake(
+        result, format("{} is the mean of the ranks' means: a rank with fewer rows counted as much.", result),
+        [=, name = std::string(result)](const auto& in, int) {
+          return mean_of_means(in, name, static_cast<int>(p), seq);
+        });
 }
 
 }  // namespace tessera::data_parallel

@@ -46,7 +46,7 @@ class Replica {
       dx = chunk_.blocks[l].backward_input(dx, saved.blocks[l], alone_);
       chunk_.blocks[l].backward_weight(saved.blocks[l]);
       saved.blocks[l] = {};
-      ready(str("h.", l, ".ln_1.weight"), dp);  // this block's and all later gradients are final
+      ready(format("h.{}.ln_1.weight", l), dp);  // this block's and all later gradients are final
     }
     chunk_.embedding->backward(dx, batch.ids, chunk_.positions);
     ready("wte.weight", dp);

@@ -37,14 +37,15 @@ inline std::string find_broken_axis(Communicator& world, const Config& s, DType 
                                     {"pp", ParallelSizes{1, s.sizes.pp, 1}},
                                     {"dp", ParallelSizes{1, 1, s.sizes.dp}}}) {
     if (sizes.ranks() == 1) continue;
-    const auto group = world.split(world.rank() < sizes.ranks() ? 0 : -1, world.rank(), str(axis, "-alone"));
+    const auto group =
+        world.split(world.rank() < sizes.ranks() ? 0 : -1, world.rank(), format("{}-alone", axis));
     if (!group) continue;  // waits at the next split
     const std::string name = axis;
     run_with_layout(*group, s, sizes, dtype, seed, [&](Mesh& mesh, Trainer& trainer, const Config& own) {
       const double error = largest_distance(train(*group, mesh, trainer, own, seed), truth);
-      found += str(found.empty() ? "alone, " : ", ", name);
-      found += error <= bound ? std::string(" holds") : str(" is off by ", error);
-      if (!(error <= bound)) broken += str(broken.empty() ? "" : " and ", name);
+      found += format("{}{}", found.empty() ? "alone, " : ", ", name);
+      found += error <= bound ? std::string(" holds") : format(" is off by {}", error);
+      if (!(error <= bound)) broken += format("{}{}", broken.empty() ? "" : " and ", name);
     });
   }
   world.journal() = before;  // these calls are in no table

@@ -57,17 +57,18 @@ inline void resume(Trainer& trainer, const Training& training, const std::string
   const SafetensorsFile file(checkpoint_file(folder));
   const auto take = [&](const std::string& name, const Tensor& to, const Slice& slice) {
     if (!file.has(name))
-      throw UsageError(str("--resume ", folder, ": there is no ", name,
-                           "; a checkpoint of the same --layers and --optimizer would work"));
+      throw UsageError(
+          format("--resume {}: there is no {}; a checkpoint of the same --layers and --optimizer would work",
+                 folder, name));
     const Tensor whole = file.read(name);
     if (whole.rows() != slice.whole_rows || whole.cols() != slice.whole_cols || whole.dtype() == DType::i32)
-      throw UsageError(str("--resume ", folder, ": ", name, " is ", shape(whole), ", this model's is (",
-                           slice.whole_rows, ", ", slice.whole_cols,
-                           "): a checkpoint of the same sizes would work"));
+      throw UsageError(
+          format("--resume {}: {} is {}, this model's is ({}, {}): a checkpoint of the same sizes would work",
+                 folder, name, shape(whole), slice.whole_rows, slice.whole_cols));
     to.copy_from(cast(slice.extract(whole), to.dtype()));
   };
-  if (file.has(str("h.", training.model.layers, ".ln_1.weight")))
-    throw UsageError(str("--resume ", folder, ": has more than ", training.model.layers, " layers"));
+  if (file.has(format("h.{}.ln_1.weight", training.model.layers)))
+    throw UsageError(format("--resume {}: has more than {} layers", folder, training.model.layers));
   for (std::size_t i = 0; i < trainer.parameters().size(); ++i)
     for (const auto& [prefix, tensors] : trainer.state())
       take(prefix + trainer.parameters()[i].name, tensors[i], trainer.parameters()[i].slice);

@@ -20,7 +20,7 @@ inline void claim_same_text(Proof& proof, const Trained& t) {
   double differ = 0;
   for (std::size_t i = 0; i < t.text.size() && i < t.reference_text.size(); ++i)
     differ += t.text[i] != t.reference_text[i];
-  proof.claim(str(t.text.size() - 1, " sampled tokens = the unsplit model's"), differ, 0,
+  proof.claim(format("{} sampled tokens = the unsplit model's", t.text.size() - 1), differ, 0,
               "did each rank draw from its own columns alone?");
 }
 
@@ -51,7 +51,7 @@ inline Trained prove_eval(Proof& proof, Communicator& world, const Config& asked
   for (const Parameter& one : model.parameters()) mine += one.value.size();
   const std::int64_t e = proof.element_bytes();
   proof.expect_memory(MemoryKind::weight, "weights", pipeline::elements_of(s.training.model) * e, mine * e,
-                      str(e, " x own ((12 W W + 7 W)/tp + 6 W a layer, ends)"));
+                      format("{} x own ((12 W W + 7 W)/tp + 6 W a layer, ends)", e));
 
   Trained found;
   found.loss = evaluate(model, s, [&](std::int64_t done) {
@@ -59,7 +59,7 @@ inline Trained prove_eval(Proof& proof, Communicator& world, const Config& asked
   });
   std::int64_t forwards = 0;
   for (int replica = 0; replica < s.sizes.dp; ++replica) forwards += own_forwards(s, replica);
-  expect_forward_traffic(proof, s, "eval", forwards, str(forwards));
+  expect_forward_traffic(proof, s, "eval", forwards, format("{}", forwards));
   if (s.sample > 0) {
     found.text = sample(model, s, proof.seed());
     expect_sampling_traffic(proof, s);
@@ -75,7 +75,7 @@ inline Trained prove_eval(Proof& proof, Communicator& world, const Config& asked
                         if (dtype == proof.dtype()) found.reference_text = sample(whole, own, proof.seed());
                       });
   const double own_error = std::abs(found.reference_loss - truth);
-  proof.claim(str("loss over ", whole_sequences(s), " sequences = the unsplit model's"),
+  proof.claim(format("loss over {} sequences = the unsplit model's", whole_sequences(s)),
               std::abs(found.loss - truth), 3 * own_error + (e == 8 ? 1e-10 : 1e-5));
   claim_same_text(proof, found);
   return found;

@@ -44,7 +44,7 @@ class GptBuilder : public pipeline::Builder {
     auto& first_of_block = firsts_.emplace_back();
     for (std::int64_t l = layers.begin; l < layers.end; ++l) {
       first_of_block.push_back(parameters.size());
-      made.blocks.push_back(block(str("h.", l, ".")));
+      made.blocks.push_back(block(format("h.{}.", l)));
     }
     first_of_block.push_back(parameters.size());
     if (last) made.head = head();

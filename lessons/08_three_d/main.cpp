@@ -25,7 +25,7 @@ int lesson(int argc, char** argv) {
            "tp cuts columns and heads, pp layers, dp the batch; one GPT-2, head tied to the embedding",
            "Why all three: tp is limited by heads and links, pp by layers and its bubble, dp by the batch; "
            "their product is not.",
-           str("trainer.hpp:", Trainer::code_line)},
+           format("trainer.hpp:{}", Trainer::code_line)},
           App::own_ranks);
   for (const auto& [flag, size, help] : {std::tuple{"--tp", &arguments.tp, "ranks that share each layer"},
                                          {"--pp", &arguments.pp, "stages of layers"},
@@ -74,7 +74,7 @@ int lesson(int argc, char** argv) {
     if (world.rank() != 0) return;
     grid = groups, trained = mine;
     for (const auto& [axis, of] : {std::pair{"tp", grid.tp}, {"pp", grid.pp}, {"dp", grid.dp}})
-      proof.record(str("groups.", axis), of);
+      proof.record(format("groups.{}", axis), of);
     record(proof, s, trained);
   };
   const auto more = [&] { return text(grid, s.sizes) + results(s, trained, app.options().stable); };
@@ -93,7 +93,7 @@ int lesson(int argc, char** argv) {
        .drawing =
            [&] {
              return drawing(trained.losses, trained.unsplit,
-                            str("tp ", arguments.tp, " x pp ", arguments.pp, " x dp ", arguments.dp));
+                            format("tp {} x pp {} x dp {}", arguments.tp, arguments.pp, arguments.dp));
            },
        .more = more,
        .inexact = [] { return "a transformer block is exact nowhere: lessons 01 to 05 have it"; }});

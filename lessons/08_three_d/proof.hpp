@@ -51,7 +51,7 @@ inline Trained prove(Proof& proof, Communicator& world, const Config& s,
                                            {MemoryKind::gradient, "gradients", 1},
                                            {MemoryKind::optimizer, "optimiser", s.training.adamw ? 2 : 1}})
     proof.expect_memory(kind, label, times * whole * e, times * mine * e,
-                        str(times * e, " x own ((12 W W + 7 W)/tp + 6 W a layer, ends)"));
+                        format("{} x own ((12 W W + 7 W)/tp + 6 W a layer, ends)", times * e));
   Training unsplit = s.training;
   unsplit.chunks = 1, unsplit.schedule = pipeline::Schedule::one_f_one_b;
   proof.expect_memory(MemoryKind::activation, "activations",
@@ -93,7 +93,7 @@ inline Trained prove(Proof& proof, Communicator& world, const Config& s,
   std::string advice;
   if (agreed(world, !(error <= bound)))
     advice = find_broken_axis(world, s, proof.dtype(), proof.seed(), truth, bound);
-  proof.claim(str("loss of each of ", steps, " steps = the unsplit run's"), error, bound, advice);
+  proof.claim(format("loss of each of {} steps = the unsplit run's", steps), error, bound, advice);
   claim_same_text(proof, trained);
   return trained;
 }

@@ -10,7 +10,7 @@ inline std::string readable(const std::vector<std::uint16_t>& ids, bool bytes) {
   std::string out;
   for (const std::uint16_t id : ids)
     if (!bytes)
-      out += str(out.empty() ? "" : " ", id);
+      out += format("{}{}", out.empty() ? "" : " ", id);
     else if (id == '\n' || (id >= ' ' && id < 127))
       out += static_cast<char>(id);
     else
@@ -23,23 +23,23 @@ inline std::string results(const Config& s, const Trained& t, bool stable) {
   std::string out;
   const std::int64_t all = whole_sequences(s);
   if (s.eval)
-    out += str("\n  Loss ", number(t.loss), ", unsplit ", number(t.reference_loss), ": the mean over ",
-               all * s.seq(), " tokens, ", all, " sequences of ", s.seq(), "; perplexity ",
-               number(std::exp(t.loss)), "\n");
+    out += format("\n  Loss {}, unsplit {}: the mean over {} tokens, {} sequences of {}; perplexity {}\n",
+                  number(t.loss), number(t.reference_loss), all * s.seq(), all, s.seq(),
+                  number(std::exp(t.loss)));
   if (!stable && !t.losses.empty())
-    out += str("\n", plot(t.losses, t.unsplit), "  loss ", number(t.losses.front()), " to ",
-               number(t.losses.back()), " in ", t.losses.size(), " steps, ",
-               number(std::round(t.tokens_per_second)), " tokens a second\n");
+    out += format("\n{}  loss {} to {} in {} steps, {} tokens a second\n", plot(t.losses, t.unsplit),
+                  number(t.losses.front()), number(t.losses.back()), t.losses.size(),
+                  number(std::round(t.tokens_per_second)));
   if (s.weights && s.text.bytes && s.training.model.vocabulary != 256)
     out +=
         "  The bytes of a text are not GPT-2's tokens: --tokens FILE reads a text that was cut into them.\n";
   if (t.text.empty() || (stable && !s.eval)) return out;
   const auto apart =
       std::mismatch(t.text.begin(), t.text.end(), t.reference_text.begin()).first - t.text.begin();
-  out += str("\n  ", s.sample, " tokens, temperature ", s.temperature,
-             ", after the text's first; the unsplit model ",
-             apart == s.sample + 1 ? "writes the same" : str("goes its own way from token ", apart, " on"),
-             ":\n");
+  out +=
+      format("\n  {} tokens, temperature {}, after the text's first; the unsplit model {}:\n", s.sample,
+             s.temperature,
+             apart == s.sample + 1 ? "writes the same" : format("goes its own way from token {} on", apart));
   return out + readable(t.text, s.text.bytes) + "\n";
 }
 

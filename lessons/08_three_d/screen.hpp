@@ -34,14 +34,14 @@ inline Grid gather_groups(Communicator& world, const ParallelSizes& sizes) {
 /// A line a stage and replica: the ranks of a tp group stand together.
 inline std::string text(const Grid& grid, const ParallelSizes& s) {
   std::vector<std::vector<std::string>> rows = {{"Ranks"}};
-  for (int d = 0; d < s.dp; ++d) rows[0].push_back(str("replica ", d));
+  for (int d = 0; d < s.dp; ++d) rows[0].push_back(format("replica {}", d));
   for (int p = 0; p < s.pp; ++p) {
-    rows.push_back({str("  stage ", p)});
+    rows.push_back({format("  stage {}", p)});
     for (int d = 0; d < s.dp; ++d) {
       std::string cell;
       const auto group =
           static_cast<std::size_t>(p) * static_cast<std::size_t>(s.dp) + static_cast<std::size_t>(d);
-      for (const std::int64_t rank : grid.tp.at(group)) cell += str(cell.empty() ? "" : " ", rank);
+      for (const std::int64_t rank : grid.tp.at(group)) cell += format("{}{}", cell.empty() ? "" : " ", rank);
       rows.back().push_back("[" + cell + "]");
     }
   }
@@ -49,7 +49,7 @@ inline std::string text(const Grid& grid, const ParallelSizes& s) {
     std::string out;
     for (const auto& group : groups) {
       out += out.empty() ? "{" : " {";
-      for (std::size_t i = 0; i < group.size(); ++i) out += str(i == 0 ? "" : ",", group[i]);
+      for (std::size_t i = 0; i < group.size(); ++i) out += format("{}{}", i == 0 ? "" : ",", group[i]);
       out += "}";
     }
     return out;
@@ -100,27 +100,25 @@ inline std::string drawing(const std::vector<double>& cut, const std::vector<dou
   const auto y = [&](double loss) { return top + height * (high - loss) / std::max(high - low, 1e-9); };
   const auto line = [&](const std::vector<double>& losses, const char* style) {
     std::string points;
-    for (std::size_t i = 0; i < losses.size(); ++i) points += str(x(i), ",", y(losses[i]), " ");
-    return str("<polyline points=\"", points, "\" fill=\"none\" ", style, "/>\n");
+    for (std::size_t i = 0; i < losses.size(); ++i) points += format("{},{} ", x(i), y(losses[i]));
+    return format("<polyline points=\"{}\" fill=\"none\" {}/>\n", points, style);
   };
   const auto say = [](double at, double down, const std::string& words, const char* more = "") {
-    return str("<text x=\"", at, "\" y=\"", down, "\" font-size=\"15\" ", more, ">", words, "</text>\n");
+    return format("<text x=\"{}\" y=\"{}\" font-size=\"15\" {}>{}</text>\n", at, down, more, words);
   };
   const char* blue = "stroke=\"#3b78c2\" stroke-width=\"7\" stroke-opacity=\".5\"";
   const char* red = "stroke=\"#c0392b\" stroke-width=\"2\"";
-  return str(
+  return format(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 800 410\" role=\"img\" "
-      "font-family=\"sans-serif\"><title>",
-      title,
-      ": the loss of the cut model and of the unsplit one over the steps</title>\n<rect width=\"800\" "
-      "height=\"410\" fill=\"#fff\"/>\n",
-      say(left, 28, title), line(whole, blue), line(cut, red), "<path d=\"M", left, " ", top, "v", height,
-      "h", width, "\" fill=\"none\" stroke=\"#555\"/>\n",
+      "font-family=\"sans-serif\"><title>{}: the loss of the cut model and of the unsplit one over the "
+      "steps</title>\n<rect width=\"800\" height=\"410\" fill=\"#fff\"/>\n{}{}{}<path d=\"M{} {}v{}h{}\" "
+      "fill=\"none\" stroke=\"#555\"/>\n{}{}{}<path d=\"M500 70h40\" {}/>{}<path d=\"M500 95h40\" "
+      "{}/>{}</svg>\n",
+      title, say(left, 28, title), line(whole, blue), line(cut, red), left, top, height, width,
       say(left - 6, top + 5, number(high), "text-anchor=\"end\""),
       say(left - 6, top + height, number(low), "text-anchor=\"end\""),
-      say(left + width, top + height + 22, str("step ", cut.size()), "text-anchor=\"end\""),
-      "<path d=\"M500 70h40\" ", blue, "/>", say(550, 75, "unsplit"), "<path d=\"M500 95h40\" ", red, "/>",
-      say(550, 100, "cut"), "</svg>\n");
+      say(left + width, top + height + 22, format("step {}", cut.size()), "text-anchor=\"end\""), blue,
+      say(550, 75, "unsplit"), red, say(550, 100, "cut"));
 }
 
 }  // namespace tessera::three_d

@@ -9,8 +9,8 @@ namespace tessera::three_d {
 /// A step's loss that is no number ends the run. What was saved before is good: see train.
 inline void expect_finite(double loss, std::int64_t step, const Config& s) {
   if (std::isfinite(loss)) return;
-  throw Error(str("the loss of step ", step + 1, " is ", loss, ": a smaller --lr, or --clip 1, would help",
-                  s.save.empty() ? "" : "; the last checkpoint in " + s.save + " stays"));
+  throw Error(format("the loss of step {} is {}: a smaller --lr, or --clip 1, would help{}", step + 1, loss,
+                     s.save.empty() ? "" : "; the last checkpoint in " + s.save + " stays"));
 }
 
 /// What the next step will find, forward only.
