@@ -52,7 +52,8 @@ struct WholeStep {
 inline void expect_close(const std::string& name, const Tensor& actual, const Tensor& truth, double most,
                          double relative) {
   const double error = largest_difference(actual, truth);
-  expect(most > 0 && error <= relative * most, str(name, " is off by ", error, ", the largest is ", most));
+  expect(most > 0 && error <= relative * most,
+         format("{} is off by {:g}, the largest is {:g}", name, error, most));
 }
 
 /// The step on one rank of the mesh: every gradient it holds, the loss and the norm are the whole's.

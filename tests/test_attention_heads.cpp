@@ -128,7 +128,7 @@ TEST_CASE("the unsplit block equals PyTorch: output and every gradient, for each
         CAPTURE(name);
         const bool gradient = name != "Y" && name != "dX";
         const Tensor& expected =
-            fixture.at(str("block.", mask, gradient ? ".d." + name.substr(1) : "." + name));
+            fixture.at(format("block.{}{}", mask, gradient ? ".d." + name.substr(1) : "." + name));
         CHECK(largest_difference(result, expected) <= 1e-12 * (1 + largest(expected)));
         ++compared;
       }

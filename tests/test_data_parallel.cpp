@@ -99,7 +99,7 @@ TEST_CASE("buckets are posted when their last gradient is final, not before") {
       AtOnce two;
       const std::vector<double> twice = gradients(two, bucket);
       expect_eq(twice.size(), once.size(), "gradients");
-      for (std::size_t i = 0; i < once.size(); ++i) expect(twice[i] == 2 * once[i], str("gradient ", i));
+      for (std::size_t i = 0; i < once.size(); ++i) expect(twice[i] == 2 * once[i], format("gradient {}", i));
     }
   });
 }

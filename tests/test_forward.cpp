@@ -209,8 +209,8 @@ TEST_CASE("weights: prefix, masks, an equal head and f64 are taken; what is no s
     return loads(more);
   };
   for (const char* name : {"wte.weight", "wpe.weight", "ln_f.bias", "h.3.mlp.c_fc.weight"})
-    CHECK(
-        contains(without(name), str("there is no ", name, "; a GPT-2 with Hugging Face's names would work")));
+    CHECK(contains(without(name),
+                   format("there is no {}; a GPT-2 with Hugging Face's names would work", name)));
   CHECK(contains(without("h.7.ln_1.weight"), "has 11 tensors that no GPT-2 of 7 layers has"));
   CHECK(contains(with("h.0.mlp.c_fc.weight", Tensor::zeros(128, 32, DType::f64)),
                  "h.0.mlp.c_fc.weight is (128, 32) f64: (32, 128) in F32 or F64 would work"));
@@ -234,9 +234,10 @@ TEST_CASE("weights: published files hold masks of four axes, which nobody reads"
   std::memcpy(&length, raw.data(), 8);
   const std::size_t data = raw.size() - 8 - length;
   std::string header = raw.substr(8, length);
-  header.insert(header.rfind('}'),
-                str(R"(,"transformer.h.0.attn.bias":{"dtype":"F32","shape":[1,1,12,12],"data_offsets":[)",
-                    data, ",", data + 576, "]}"));
+  header.insert(
+      header.rfind('}'),
+      format(R"(,"transformer.h.0.attn.bias":{{"dtype":"F32","shape":[1,1,12,12],"data_offsets":[{},{}]}})",
+             data, data + 576));
   std::uint64_t longer = header.size();
   std::string file(8, '\0');
   std::memcpy(file.data(), &longer, 8);

@@ -68,7 +68,7 @@ TEST_CASE("Hugging Face's GPT-2: files hold exactly our weights; masks and an eq
   const auto infos = gpt::weights_of(hugging_face().model);
   CHECK(weights.size() == infos.size());
   for (const auto& info : infos)
-    CHECK(shape(weights.at(info.name)) == str("(", info.rows, ", ", info.cols, ") f64"));
+    CHECK(shape(weights.at(info.name)) == format("({}, {}) f64", info.rows, info.cols));
 
   file["transformer.h.0.attn.bias"] = file["transformer.h.0.attn.masked_bias"] =
       Tensor::zeros(1, 1, DType::f32);

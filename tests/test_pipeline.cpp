@@ -215,7 +215,8 @@ TEST_CASE("partitions: what is no partition of the layers is refused with one th
     CAPTURE(words);
     CHECK_THROWS_AS(parse_partition(words, 8, 4), UsageError);
     CHECK(message_from([&] { parse_partition(words, 8, 4); }) ==
-          str("--partition ", words,
-              ": 4 numbers of at least 1, of sum 8, or balance: --partition 2,2,2,2 would work"));
+          format(
+              "--partition {}: 4 numbers of at least 1, of sum 8, or balance: --partition 2,2,2,2 would work",
+              words));
   }
 }

@@ -258,7 +258,7 @@ TEST_CASE("buckets are summed over dp while the backward runs, and not before th
           s.training.schedule = schedule;
           s.training.chunks = interleaved ? 2 : 1;
           s.training.bucket = bucket;
-          Mesh mesh(world, s.sizes, str("b", bucket, twice));
+          Mesh mesh(world, s.sizes, format("b{}{:d}", bucket, twice));
           Trainer trainer(mesh, s.training, DType::f64,
                           gpt::initial_weights(s.training.model, s.weights, DType::f64, 3));
           const auto first_norm = [&] { return scale(trainer.parameters()[1].gradient, 2).values(); };
@@ -276,7 +276,8 @@ TEST_CASE("buckets are summed over dp while the backward runs, and not before th
         const auto once = step(1000, false).first;
         const auto [twice, early] = step(1000, true);
         expect_eq(twice.size(), once.size(), "gradients");
-        for (std::size_t i = 0; i < once.size(); ++i) expect(twice[i] == 2 * once[i], str("gradient ", i));
+        for (std::size_t i = 0; i < once.size(); ++i)
+          expect(twice[i] == 2 * once[i], format("gradient {}", i));
         expect(early, "the first bucket waited for the whole backward");
         expect(!step(1 << 30, true).second, "one bucket for all cannot be early");
       });

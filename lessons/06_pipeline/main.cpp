@@ -40,7 +40,7 @@ int main(int argc, char** argv) {
       {"06", "pipeline",
        "the layers in p stages, a batch in m microbatches of n tokens of width W that follow one another",
        "Why a bubble: the last stage waits for the first activation, the first stage for the last gradient.",
-       str("schedule.hpp:", code_line)});
+       format("schedule.hpp:{}", code_line)});
   app.flags().number("--microbatches", arguments.microbatches, 1, 1024, "m, parts of the batch");
   app.size("--batch", arguments.batch, "sequences of a step");
   app.flags().number("--layers", m.layers, 1, 1024, "blocks of the whole model");

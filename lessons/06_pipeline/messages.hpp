@@ -32,7 +32,7 @@ inline std::string_view name(Op op) {
 
 /// "forward of microbatch 3, chunk 0": microbatches count from 1, as in the pictures.
 inline std::string text(const Instruction& i) {
-  return str(name(i.op), " of microbatch ", i.microbatch + 1, ", chunk ", i.chunk);
+  return format("{} of microbatch {}, chunk {}", name(i.op), i.microbatch + 1, i.chunk);
 }
 
 inline bool is_send(Op op) { return op == Op::send || op == Op::send_gradient; }
@@ -74,14 +74,14 @@ inline Partners match(const Plan& plan) {
   };
   for (const auto& [pair, ends] : pairs) {
     const auto& [sends, receives] = ends;
-    const std::string between = str("from stage ", pair.first, " to stage ", pair.second);
+    const std::string between = format("from stage {} to stage {}", pair.first, pair.second);
     if (sends.size() != receives.size())
-      throw Error(str(sends.size(), " sends ", between, ", but ", receives.size(), " receives"));
+      throw Error(format("{} sends {}, but {} receives", sends.size(), between, receives.size()));
     for (std::size_t n = 0; n < sends.size(); ++n) {
       const Instruction out = at(sends[n]), in = at(receives[n]);
       // Who sends across the boundary tells an activation from a gradient.
       if (out.microbatch != in.microbatch || boundary(sends[n]) != boundary(receives[n]))
-        throw Error(str("message ", n + 1, ' ', between, ": the ", text(out), ", meets the ", text(in)));
+        throw Error(format("message {} {}: the {}, meets the {}", n + 1, between, text(out), text(in)));
       partners[sends[n].stage][sends[n].index] = receives[n];
       partners[receives[n].stage][receives[n].index] = sends[n];
     }
@@ -95,7 +95,7 @@ inline Partners match(const Plan& plan) {
         return is_send(i.op) && i.microbatch == wait.microbatch && i.chunk == wait.chunk;
       };
       while (send > 0 && !posts(plan[stage][send])) --send;
-      if (!posts(plan[stage][send])) throw Error(str("stage ", stage, " waits for no send"));
+      if (!posts(plan[stage][send])) throw Error(format("stage {} waits for no send", stage));
       partners[stage][n] = partners[stage][send];
     }
   return partners;
@@ -135,8 +135,8 @@ void execute(const Plan& plan, const Partners& partners, const Visit& visit) {
         plan[stuck][next[stuck]].op == Op::wait
             ? plan[partners[other.stage][other.index].stage][partners[other.stage][other.index].index]
             : plan[stuck][next[stuck]];  // a wait is named by its send
-    circle += str(stuck == begin ? ": " : "; ", "stage ", stuck, " waits for stage ", other.stage, " in its ",
-                  text(at));
+    circle += format("{}stage {} waits for stage {} in its {}", stuck == begin ? ": " : "; ", stuck,
+                     other.stage, text(at));
     stuck = waits_for(stuck);
   } while (stuck != begin);
   throw Error(circle);

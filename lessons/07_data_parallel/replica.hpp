@@ -47,7 +47,7 @@ class Replica {
       dx = chunk_.blocks[l].backward_input(dx, saved.blocks[l], alone_);
       chunk_.blocks[l].backward_weight(saved.blocks[l]);
       saved.blocks[l] = {};
-      ready(str("h.", l, ".ln_1.weight"),
+      ready(format("h.{}.ln_1.weight", l),
             dp);  // the gradients of this block and of all later ones are complete
     }
     chunk_.embedding->backward(dx, batch.ids, chunk_.positions);

@@ -25,7 +25,7 @@ int run_lesson(int argc, char** argv) {
            "tp cuts columns and heads, pp layers, dp the batch; one GPT-2, head tied to the embedding",
            "Why all three: tp is limited by heads and links, pp by layers and its bubble, dp by the batch; "
            "their product is not.",
-           str("train.hpp:", code_line)},
+           format("train.hpp:{}", code_line)},
           App::own_ranks);
   for (const auto& [flag, size, help] : {std::tuple{"--tp", &arguments.tp, "ranks that share each layer"},
                                          {"--pp", &arguments.pp, "stages of layers"},
@@ -81,7 +81,7 @@ int run_lesson(int argc, char** argv) {
     if (world.rank() != 0) return;
     grid = groups, compared = mine;
     for (const auto& [axis, of] : {std::pair{"tp", grid.tp}, {"pp", grid.pp}, {"dp", grid.dp}})
-      proof.record(str("groups.", axis), of);
+      proof.record(format("groups.{}", axis), of);
     record(proof, s, compared);
   };
   const auto more = [&] { return text(grid, s.sizes) + results(s, compared, app.options().stable); };
@@ -100,7 +100,7 @@ int run_lesson(int argc, char** argv) {
        .drawing =
            [&] {
              return drawing(compared.run.losses, compared.reference.losses,
-                            str("tp ", arguments.tp, " x pp ", arguments.pp, " x dp ", arguments.dp));
+                            format("tp {} x pp {} x dp {}", arguments.tp, arguments.pp, arguments.dp));
            },
        .more = more,
        .inexact = [] { return "a transformer block is exact nowhere: lessons 01 to 05 have it"; }});

@@ -19,8 +19,8 @@ inline Trainer make_trainer(const Mesh& mesh, const Config& s, DType dtype, std:
 /// A step's loss that is no number ends the run. The checkpoints that were saved before hold a good model.
 inline void expect_finite(double loss, std::int64_t step, const Config& s) {
   if (std::isfinite(loss)) return;
-  throw Error(str("the loss of step ", step + 1, " is ", loss, ": a smaller --lr, or --clip 1, would help",
-                  s.save.empty() ? "" : "; the last checkpoint in " + s.save + " stays"));
+  throw Error(format("the loss of step {} is {:g}: a smaller --lr, or --clip 1, would help{}", step + 1, loss,
+                     s.save.empty() ? "" : "; the last checkpoint in " + s.save + " stays"));
 }
 
 /// The loss that the next step will find, by a forward pass alone.

@@ -26,7 +26,7 @@ inline std::vector<WeightInfo> weights_of(const ModelConfig& m) {
     all.push_back({name + ".bias", 1, cols, 1});
   };
   for (std::int64_t l = 0; l < m.layers; ++l) {
-    const std::string h = str("h.", l, ".");
+    const std::string h = format("h.{}.", l);
     linear(h + "ln_1", 1, w, 1);
     linear(h + "attn.c_attn", w, qkv, 3 * scale);
     linear(h + "attn.c_proj", w, w, scale);
@@ -74,7 +74,7 @@ class Builder {
     auto& starts = block_starts_.emplace_back();
     for (std::int64_t l = layers.begin; l < layers.end; ++l) {
       starts.push_back(parameters.size());
-      made.blocks.push_back(block(str("h.", l, ".")));
+      made.blocks.push_back(block(format("h.{}.", l)));
     }
     starts.push_back(parameters.size());
     if (last) made.head = head();

@@ -67,17 +67,18 @@ inline std::int64_t load_checkpoint(const ModelConfig& config, const std::vector
   const SafetensorsFile file(checkpoint_file(folder));
   const auto take = [&](const std::string& name, const Tensor& to, const Slice& slice) {
     if (!file.has(name))
-      throw UsageError(str("--resume ", folder, ": there is no ", name,
-                           "; a checkpoint of the same --layers and --optimizer would work"));
+      throw UsageError(
+          format("--resume {}: there is no {}; a checkpoint of the same --layers and --optimizer would work",
+                 folder, name));
     const Tensor whole = file.read(name);
     if (whole.rows() != slice.whole_rows || whole.cols() != slice.whole_cols || whole.dtype() == DType::i32)
-      throw UsageError(str("--resume ", folder, ": ", name, " is ", shape(whole), ", this model's is (",
-                           slice.whole_rows, ", ", slice.whole_cols,
-                           "): a checkpoint of the same sizes would work"));
+      throw UsageError(
+          format("--resume {}: {} is {}, this model's is ({}, {}): a checkpoint of the same sizes would work",
+                 folder, name, shape(whole), slice.whole_rows, slice.whole_cols));
     to.copy_from(cast(slice.extract(whole), to.dtype()));
   };
-  if (file.has(str("h.", config.layers, ".ln_1.weight")))
-    throw UsageError(str("--resume ", folder, ": has more than ", config.layers, " layers"));
+  if (file.has(format("h.{}.ln_1.weight", config.layers)))
+    throw UsageError(format("--resume {}: has more than {} layers", folder, config.layers));
   for (std::size_t k = 0; k < state.prefixes.size(); ++k)
     for (std::size_t i = 0; i < parameters.size(); ++i)
       take(state.prefixes[k] + parameters[i].name, state.tensors[k][i], parameters[i].slice);

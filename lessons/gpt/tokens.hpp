@@ -30,11 +30,14 @@ inline Corpus corpus_of(const std::string& text) {
 /// uint16 ids, little-endian, one after the other, as nanoGPT's prepare.py writes them; also behind llm.c's
 /// header of 256 int32: 20240520, version 1, the number of ids. Throws UsageError that says what is wrong.
 inline Corpus read_tokens(const std::string& path) {
-  const auto refuse = [&](const auto&... fault) { throw UsageError(str("--tokens ", path, ": ", fault...)); };
+  const auto refuse = [&](const std::string& fault) {
+    throw UsageError(format("--tokens {}: {}", path, fault));
+  };
   std::ifstream file(path, std::ios::binary);
   if (!file || std::filesystem::is_directory(path)) refuse("cannot be read; a file of uint16 ids would work");
   const std::string raw{std::istreambuf_iterator<char>(file), {}};
-  if (raw.size() % 2 != 0) refuse("has ", raw.size(), " bytes, an odd number; uint16 ids take two each");
+  if (raw.size() % 2 != 0)
+    refuse(format("has {} bytes, an odd number; uint16 ids take two each", raw.size()));
   Corpus corpus{{}, false};
   const auto byte = [&](std::size_t i) {
     return static_cast<std::uint32_t>(static_cast<unsigned char>(raw[i]));
@@ -46,9 +49,9 @@ inline Corpus read_tokens(const std::string& path) {
     return corpus.ids[2 * i] | std::uint32_t{corpus.ids[2 * i + 1]} << 16;
   };
   if (corpus.ids.size() < header || word(0) != 20240520) return corpus;
-  if (word(1) != 1) refuse("is llm.c's version ", word(1), "; version 1, of uint16 ids, would work");
+  if (word(1) != 1) refuse(format("is llm.c's version {}; version 1, of uint16 ids, would work", word(1)));
   if (word(2) != corpus.ids.size() - header)
-    refuse("llm.c's header promises ", word(2), " ids, there are ", corpus.ids.size() - header);
+    refuse(format("llm.c's header promises {} ids, there are {}", word(2), corpus.ids.size() - header));
   corpus.ids.erase(corpus.ids.begin(), corpus.ids.begin() + header);
   return corpus;
 }
@@ -60,15 +63,15 @@ inline void check_ids(const Corpus& corpus, std::int64_t vocabulary, std::int64_
                       const std::string& what) {
   const char* unit = corpus.bytes ? " bytes" : " ids";
   if (corpus.size() < 2)
-    throw UsageError(str(what, ": ", corpus.size(), unit, " are too few; two or more would work"));
+    throw UsageError(format("{}: {}{} are too few; two or more would work", what, corpus.size(), unit));
   if (corpus.size() <= seq)
-    throw UsageError(str(what, ": ", corpus.size(), unit, " are less than a sequence: --seq ",
-                         corpus.size() - 1, " or less would work"));
+    throw UsageError(format("{}: {}{} are less than a sequence: --seq {} or less would work", what,
+                            corpus.size(), unit, corpus.size() - 1));
   const auto most = std::max_element(corpus.ids.begin(), corpus.ids.end());
   if (*most >= vocabulary)
-    throw UsageError(str(what, ": ", corpus.bytes ? "byte " : "id ", *most, " at place ",
-                         most - corpus.ids.begin(), " is outside of a vocabulary of ", vocabulary,
-                         ": --vocab ", *most + 1, " or more would work"));
+    throw UsageError(
+        format("{}: {}{} at place {} is outside of a vocabulary of {}: --vocab {} or more would work", what,
+               corpus.bytes ? "byte " : "id ", *most, most - corpus.ids.begin(), vocabulary, *most + 1));
 }
 
 /// Made-up text: random ids, and the next id as the target. (n, 1) i32 of the whole batch, on the host.

@@ -19,7 +19,7 @@ class WeightsFile {
       prefix_ = "transformer.";  // GPT2LMHeadModel's; GPT2Model has none
     const auto& wte = need("wte.weight");
     vocabulary = wte.rows, width = wte.cols, positions = need("wpe.weight").rows;
-    while (file_.has(prefix_ + str("h.", layers, ".ln_1.weight"))) ++layers;
+    while (file_.has(prefix_ + format("h.{}.ln_1.weight", layers))) ++layers;
   }
 
   std::int64_t vocabulary = 0, width = 0, positions = 0, layers = 0;
@@ -33,11 +33,11 @@ class WeightsFile {
     for (const auto& [name, rows, cols, scale] : weights_of(config)) {
       const auto& entry = need(name);
       if (entry.rows != rows || entry.cols != cols || entry.dtype == DType::i32 || !entry.unreadable.empty())
-        refuse(name,
-               entry.unreadable.empty()
-                   ? str(" is (", entry.rows, ", ", entry.cols, ") ", tessera::name(entry.dtype))
-                   : entry.unreadable,
-               ": (", rows, ", ", cols, ") in F32 or F64 would work");
+        refuse(format("{}{}: ({}, {}) in F32 or F64 would work", name,
+                      entry.unreadable.empty()
+                          ? format(" is ({}, {}) {}", entry.rows, entry.cols, tessera::name(entry.dtype))
+                          : entry.unreadable,
+                      rows, cols));
       ++known;
     }
     for (const auto& [name, entry] : file_.entries()) {
@@ -45,7 +45,7 @@ class WeightsFile {
       known += mask || name == "lm_head.weight" || name.starts_with("optimizer.");  // of our own checkpoints
     }
     if (known != file_.entries().size())
-      refuse("has ", file_.entries().size() - known, " tensors that no GPT-2 of ", layers, " layers has");
+      refuse(format("has {} tensors that no GPT-2 of {} layers has", file_.entries().size() - known, layers));
     if (!file_.has("lm_head.weight")) return;
     const Tensor head = file_.read("lm_head.weight"), wte = file_.read(prefix_ + "wte.weight");
     if (shape(head) != shape(wte) ||
@@ -63,13 +63,12 @@ class WeightsFile {
   // end read
 
  private:
-  template <class... Parts>
-  [[noreturn]] void refuse(const Parts&... fault) const {
-    throw UsageError(str("--weights ", path(), ": ", fault...));
+  [[noreturn]] void refuse(const std::string& fault) const {
+    throw UsageError(format("--weights {}: {}", path(), fault));
   }
   const SafetensorsFile::Entry& need(const std::string& name) const {
     if (!file_.has(prefix_ + name))
-      refuse("there is no ", name, "; a GPT-2 with Hugging Face's names would work");
+      refuse(format("there is no {}; a GPT-2 with Hugging Face's names would work", name));
     return file_.at(prefix_ + name);
   }
 

@@ -62,9 +62,11 @@ void pipeline_step(Report& report, const Options& o) {
       return comm.rank() == 0 ? measured.timeline.makespan() / pipeline::simulate(plan, costs).makespan() : 0;
     });
     if (comm.rank() == 0)
-      report.ratio("pipeline.step_over_ideal", ratios, Target{Target::at_most, 1.10},
-                   str("1F1B, ", stages, " stages, ", microbatches,
-                       " microbatches, over the simulation from F and B measured without messages"));
+      report.ratio(
+          "pipeline.step_over_ideal", ratios, Target{Target::at_most, 1.10},
+          format(
+              "1F1B, {} stages, {} microbatches, over the simulation from F and B measured without messages",
+              stages, microbatches));
   });
 }
 
@@ -125,9 +127,9 @@ void three_d_step(Report& report, const Options& o) {
     const auto turns = in_turns(
         world, o.turns, [&] { gpt.step(); }, [&] { piece.step(); });
     if (world.rank() == 0)
-      report.ratio(
-          "three_d.overhead", a_over_b(turns), Target{Target::at_most, 1.25},
-          str("a step of tp 2 x pp 2 x dp 2 over the eight pieces' own work, nothing sent; ", both(turns)));
+      report.ratio("three_d.overhead", a_over_b(turns), Target{Target::at_most, 1.25},
+                   format("a step of tp 2 x pp 2 x dp 2 over the eight pieces' own work, nothing sent; {}",
+                          both(turns)));
   });
 }
 

@@ -108,11 +108,11 @@ inline void prove(Proof& proof, const Sizes& s) {
 
   const std::int64_t weights = (2 * k + 1) * f + k, activations = n * (4 * k + 3 * f);
   proof.expect_memory(MemoryKind::weight, "A c1 B c2", weights * e, weights * e,
-                      str(e, " ((2 K + 1) F + K)"));
+                      format("{} ((2 K + 1) F + K)", e));
   proof.expect_memory(MemoryKind::gradient, "dA dc1 dB dc2", weights * e, weights * e,
-                      str(e, " ((2 K + 1) F + K)"));
+                      format("{} ((2 K + 1) F + K)", e));
   proof.expect_memory(MemoryKind::activation, "X dX Y dY P dP H", activations * e, activations * e,
-                      str(e, " N (4 K + 3 F)"));
+                      format("{} N (4 K + 3 F)", e));
   if (proof.exact()) return;
   // Truncation h^2 |L'''| / 6 and cancellation u L / h are both below 1e-9 of the loss's terms;
   // 1e-7 leaves room.

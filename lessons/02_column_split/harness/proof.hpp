@@ -54,14 +54,14 @@ inline void prove(Proof& proof, Communicator& comm, const Sizes& s) {
   });
   proof.mistake("Y", "Y lacks the bias.", [](const auto& in, int) { return matmul(in("X"), in("A")); });
 
-  proof.expect_traffic("fwd", "all_gather", "Y", 1, (p - 1) * n * f * b, str("(p-1) ", b, " N F"));
-  proof.expect_traffic("bwd", "all_reduce", "dX", 1, 2 * (p - 1) * n * k * b, str("2 (p-1) ", b, " N K"));
+  proof.expect_traffic("fwd", "all_gather", "Y", 1, (p - 1) * n * f * b, format("(p-1) {} N F", b));
+  proof.expect_traffic("bwd", "all_reduce", "dX", 1, 2 * (p - 1) * n * k * b, format("2 (p-1) {} N K", b));
   proof.expect_memory(MemoryKind::weight, "A c", (k + 1) * f * b, (k + 1) * f / p * b,
-                      str(b, " (K + 1) F/p"));
+                      format("{} (K + 1) F/p", b));
   proof.expect_memory(MemoryKind::gradient, "dA dc", (k + 1) * f * b, (k + 1) * f / p * b,
-                      str(b, " (K + 1) F/p"));
+                      format("{} (K + 1) F/p", b));
   proof.expect_memory(MemoryKind::activation, "X dX Y dY", 2 * n * (k + f) * b,
-                      (2 * n * (k + f) + n * f / p) * b, str(b, " (2 N (K + F) + N F/p)"));
+                      (2 * n * (k + f) + n * f / p) * b, format("{} (2 N (K + F) + N F/p)", b));
 }
 
 }  // namespace tessera::column_split

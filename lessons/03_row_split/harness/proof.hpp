@@ -88,16 +88,17 @@ inline void prove(Proof& proof, Communicator& comm, const Sizes& s) {
                   [](const auto& in, int) { return matmul(in("X"), in("A")); });
   }
 
-  proof.expect_traffic("fwd", "all_reduce", "Y", 1, 2 * (p - 1) * n * k * b, str("2 (p-1) ", b, " N K"));
+  proof.expect_traffic("fwd", "all_reduce", "Y", 1, 2 * (p - 1) * n * k * b, format("2 (p-1) {} N K", b));
   proof.expect_traffic("fwd-scattered", "reduce_scatter", "Y", 1, (p - 1) * n * k * b,
-                       str("(p-1) ", b, " N K"));
-  proof.expect_traffic("bwd-scattered", "all_gather", "dY", 1, (p - 1) * n * k * b, str("(p-1) ", b, " N K"));
+                       format("(p-1) {} N K", b));
+  proof.expect_traffic("bwd-scattered", "all_gather", "dY", 1, (p - 1) * n * k * b,
+                       format("(p-1) {} N K", b));
   proof.expect_memory(MemoryKind::weight, "A c", (f + 1) * k * b, (f / p + 1) * k * b,
-                      str(b, " (F/p + 1) K"));
+                      format("{} (F/p + 1) K", b));
   proof.expect_memory(MemoryKind::gradient, "dA dc", (f + 1) * k * b, (f / p + 1) * k * b,
-                      str(b, " (F/p + 1) K"));
+                      format("{} (F/p + 1) K", b));
   proof.expect_memory(MemoryKind::activation, "X dX Y dY", 2 * n * (f + k) * b, 2 * n * (f / p + k) * b,
-                      str(2 * b, " N (F/p + K)"));
+                      format("{} N (F/p + K)", 2 * b));
 }
 
 }  // namespace tessera::row_split

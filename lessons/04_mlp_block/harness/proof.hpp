@@ -57,12 +57,13 @@ inline void prove_plain(Proof& proof, Communicator& comm, const Sizes& s, const 
   proof.result("dc1_plain", "1F", "plain way: dc1", plain.fc1.dc.local(), slice_of<Shard<1>>(1, f, comm));
   proof.result("dB_plain", "FK", "plain way: dB", plain.fc2.da.local(), b_slice);
   proof.result("dc2_plain", "1K", "plain way: dc2", plain.fc2.dc.local(), c2_slice);
-  proof.expect_traffic("plain-fwd", "broadcast", "X", 1, (p - 1) * n * k * e, str("(p-1) ", e, " N K"));
+  proof.expect_traffic("plain-fwd", "broadcast", "X", 1, (p - 1) * n * k * e, format("(p-1) {} N K", e));
   proof.expect_traffic("plain-fwd", "all_gather", "H, Y", 2, (p - 1) * n * (f + k) * e,
-                       str("(p-1) ", e, " N (F + K)"));
-  proof.expect_traffic("plain-bwd", "reduce_scatter", "dH", 1, (p - 1) * n * f * e, str("(p-1) ", e, " N F"));
+                       format("(p-1) {} N (F + K)", e));
+  proof.expect_traffic("plain-bwd", "reduce_scatter", "dH", 1, (p - 1) * n * f * e,
+                       format("(p-1) {} N F", e));
   proof.expect_traffic("plain-bwd", "all_reduce", "dX", 1, 2 * (p - 1) * n * k * e,
-                       str("2 (p-1) ", e, " N K"));
+                       format("2 (p-1) {} N K", e));
 }
 
 inline void prove(Proof& proof, Communicator& comm, const Sizes& s, Activation wanted) {
@@ -122,13 +123,13 @@ inline void prove(Proof& proof, Communicator& comm, const Sizes& s, Activation w
     return matmul(dpre.column_range(r.begin, r.end), t(in("A").column_range(r.begin, r.end)));
   });
 
-  proof.expect_traffic("fwd", "all_reduce", "Y", 1, 2 * (p - 1) * n * k * e, str("2 (p-1) ", e, " N K"));
-  proof.expect_traffic("bwd", "all_reduce", "dX", 1, 2 * (p - 1) * n * k * e, str("2 (p-1) ", e, " N K"));
-  const std::string formula = str(e, " ((2 K + 1) F/p + K)");
+  proof.expect_traffic("fwd", "all_reduce", "Y", 1, 2 * (p - 1) * n * k * e, format("2 (p-1) {} N K", e));
+  proof.expect_traffic("bwd", "all_reduce", "dX", 1, 2 * (p - 1) * n * k * e, format("2 (p-1) {} N K", e));
+  const std::string formula = format("{} ((2 K + 1) F/p + K)", e);
   proof.expect_memory(MemoryKind::weight, "A c1 B c2", s.weights(1) * e, s.weights(p) * e, formula);
   proof.expect_memory(MemoryKind::gradient, "dA dc1 dB dc2", s.weights(1) * e, s.weights(p) * e, formula);
   proof.expect_memory(MemoryKind::activation, "X dX Y dY P dP H", s.activations(1) * e, s.activations(p) * e,
-                      str(e, " N (4 K + 3 F/p)"));
+                      format("{} N (4 K + 3 F/p)", e));
   prove_plain(proof, comm, s, x, dy, block);
 }
 

@@ -39,7 +39,8 @@ void prove_block(Proof& proof, Communicator& comm, const Sizes& s) {
   for (const auto& [name, norms] : {std::pair{"ln_1", &block.ln_1}, {"ln_2", &block.ln_2}})
     for (const auto& [what, gradient] :
          {std::pair{".weight", norms->dweight.local()}, {".bias", norms->dbias.local()}}) {
-      proof.result(str("d", name, what), "1W", str("d", name, what, ", whole on every rank"), gradient, row);
+      proof.result(format("d{}{}", name, what), "1W", format("d{}{}, whole on every rank", name, what),
+                   gradient, row);
       apart += ranks_apart(comm, gradient);
     }
   proof.claim("layer-norm gradients: equal bits on all ranks", apart, 0,
@@ -56,11 +57,11 @@ void prove_block(Proof& proof, Communicator& comm, const Sizes& s) {
     return n * (whole * w + 2 * own_qkv(s, over) + w / over + 3 * f / over + 4) + core_saved(s, over, false);
   };
   proof.expect_memory(MemoryKind::weight, "all weights", weights(1) * e, weights(p) * e,
-                      str(e, " (attention + ((2 W + 1) F/p + W) + 4 W)"));
+                      format("{} (attention + ((2 W + 1) F/p + W) + 4 W)", e));
   proof.expect_memory(MemoryKind::gradient, "their gradients", weights(1) * e, weights(p) * e,
-                      str(e, " (attention + ((2 W + 1) F/p + W) + 4 W)"));
+                      format("{} (attention + ((2 W + 1) F/p + W) + 4 W)", e));
   proof.expect_memory(MemoryKind::activation, "activations", activations(1) * e, activations(p) * e,
-                      str(e, " (N (", whole, " W + 2 QKV_i + W/p + 3 F/p + 4) + P_i)"));
+                      format("{} (N ({} W + 2 QKV_i + W/p + 3 F/p + 4) + P_i)", e, whole));
 }
 
 /// In the exact tier the block is its attention's projections: a layer norm is exact nowhere.

@@ -71,7 +71,7 @@ Attention make_attention(Proof& proof, const Sizes& s, int rank, int p, const Co
 inline void expect_sums(Proof& proof, const Sizes& s, std::int64_t p, int halves) {
   const std::int64_t e = proof.element_bytes(), nw = s.n() * s.w() * halves,
                      more = s.shares_keys(p) ? 2 * s.n() * s.shape.kv_width() : 0;  // [dK dV]
-  const std::string sums = halves == 1 ? "N W" : str(halves, " N W"), cost = str("2 (p-1) ", e, " ");
+  const std::string sums = halves == 1 ? "N W" : format("{} N W", halves), cost = format("2 (p-1) {} ", e);
   proof.expect_traffic("fwd", "all_reduce", halves == 1 ? "Y" : "attention, MLP", halves,
                        2 * (p - 1) * nw * e, cost + sums);
   proof.expect_traffic("bwd", "all_reduce", more > 0 ? "dX, [dK dV]" : "dX", halves + (more > 0),
@@ -124,14 +124,14 @@ void prove_attention(Proof& proof, Communicator& comm, const Sizes& s) {
   const auto activations = [&](int over) {
     return s.n() * (4 * s.w() + 2 * own_qkv(s, over) + s.w() / over) + core_saved(s, over, proof.exact());
   };
-  const std::string weights =
-      str(e, s.shares_keys(p) ? " ((W+1)(W/p + 2 d) + W W/p + W)" : " ((W+1)(W + 2 KV)/p + W W/p + W)");
+  const std::string weights = format(
+      "{}{}", e, s.shares_keys(p) ? " ((W+1)(W/p + 2 d) + W W/p + W)" : " ((W+1)(W + 2 KV)/p + W W/p + W)");
   proof.expect_memory(MemoryKind::weight, "Wqkv b Wo c", attention_weights(s, 1) * e,
                       attention_weights(s, p) * e, weights);
   proof.expect_memory(MemoryKind::gradient, "dWqkv db dWo dc", attention_weights(s, 1) * e,
                       attention_weights(s, p) * e, weights);
   proof.expect_memory(MemoryKind::activation, "X dX Y dY QKV dQKV O P", activations(1) * e,
-                      activations(p) * e, str(e, " (N (4 W + 2 QKV_i + W/p) + P_i)"));
+                      activations(p) * e, format("{} (N (4 W + 2 QKV_i + W/p) + P_i)", e));
 }
 
 }  // namespace tessera::attention_heads

@@ -29,26 +29,25 @@ inline double seconds(const std::string& pace) {
 inline void apply_arguments(Config& s, const Arguments& arguments, int ranks) {
   ModelConfig& m = s.model;
   if (m.width() % m.attention.heads != 0)
-    throw UsageError(str("--heads ", m.attention.heads, " does not divide --width ", m.width(), ": --width ",
-                         (m.width() / m.attention.heads + 1) * m.attention.heads, " would work"));
+    throw UsageError(format("--heads {} does not divide --width {}: --width {} would work", m.attention.heads,
+                            m.width(), (m.width() / m.attention.heads + 1) * m.attention.heads));
   if (const std::int64_t tokens = arguments.batch * m.attention.options.seq; tokens > 1 << 20)
-    throw UsageError(str("--batch ", arguments.batch, " and --seq ", m.attention.options.seq, " make ",
-                         tokens, " tokens: up to ", 1 << 20, " would work"));
+    throw UsageError(format("--batch {} and --seq {} make {} tokens: up to {} would work", arguments.batch,
+                            m.attention.options.seq, tokens, 1 << 20));
   for (const auto& [schedule, name] : schedule_names)
     if (name == arguments.schedule) s.schedule = schedule;
   const std::int64_t group = s.schedule == Schedule::interleaved ? ranks : 1;  // microbatches go in groups
   if (arguments.batch % arguments.microbatches != 0 || arguments.microbatches % group != 0) {
     std::string fitting;
     for (std::int64_t n = group; n <= arguments.batch; n += group)
-      if (arguments.batch % n == 0) fitting += str(fitting.empty() ? "" : ", ", n);
-    throw UsageError(str(
-        "--microbatches ", arguments.microbatches,
-        arguments.batch % arguments.microbatches != 0
-            ? str(" does not divide --batch ", arguments.batch)
-            : str(" cannot be divided by --ranks ", ranks, ", as interleaved needs it"),
-        fitting.empty() ? str(": --batch ", (arguments.batch / group + 1) * group, " --microbatches ", group)
-                        : str(": --microbatches ", fitting),
-        " would work"));
+      if (arguments.batch % n == 0) fitting += format("{}{}", fitting.empty() ? "" : ", ", n);
+    throw UsageError(format("--microbatches {}{}{} would work", arguments.microbatches,
+                            arguments.batch % arguments.microbatches != 0
+                                ? format(" does not divide --batch {}", arguments.batch)
+                                : format(" cannot be divided by --ranks {}, as interleaved needs it", ranks),
+                            fitting.empty() ? format(": --batch {} --microbatches {}",
+                                                     (arguments.batch / group + 1) * group, group)
+                                            : format(": --microbatches {}", fitting)));
   }
   s.microbatches = static_cast<int>(arguments.microbatches);
   s.chunks = arguments.chunks > 0                               ? static_cast<int>(arguments.chunks)
@@ -57,10 +56,10 @@ inline void apply_arguments(Config& s, const Arguments& arguments, int ranks) {
   refuse_impossible(s.schedule, ranks, s.microbatches, s.chunks);
   const int parts = ranks * s.chunks;
   if (m.layers < parts)
-    throw UsageError(str("--layers ", m.layers, " cannot fill ", ranks, " stages",
-                         s.chunks > 1 ? str(" of ", s.chunks, " chunks") : "", ": --layers ", parts,
-                         " or more, or --ranks ", std::max<std::int64_t>(1, m.layers / s.chunks),
-                         " would work"));
+    throw UsageError(
+        format("--layers {} cannot fill {} stages{}: --layers {} or more, or --ranks {} would work", m.layers,
+               ranks, s.chunks > 1 ? format(" of {} chunks", s.chunks) : "", parts,
+               std::max<std::int64_t>(1, m.layers / s.chunks)));
   s.pace = seconds(arguments.pace);
   if (s.pace > 0 && arguments.partition == "balance")
     throw UsageError("--partition balance evens out what layers really cost: leave --pace out");

@@ -27,7 +27,7 @@ inline std::vector<Run> run_all(Proof& main, Communicator& comm, const Config& b
     const int parts = comm.size() * run.setup.chunks;
     try {
       refuse_impossible(schedule, comm.size(), base.microbatches, run.setup.chunks);
-      if (base.model.layers < parts) throw UsageError(str("needs ", parts, " layers"));
+      if (base.model.layers < parts) throw UsageError(format("needs {} layers", parts));
     } catch (const UsageError& error) {
       left_out.push_back(name + " left out: " + error.what());
       continue;
@@ -87,9 +87,9 @@ inline std::string balanced(const Balance& balance, const Run& run, bool stable)
                     percent(simulate(each->setup.plan(each->stages()), costs).bubble()),
                     percent(each->measured.timeline.bubble())});
   }
-  return str("Forward and backward of a microbatch, measured alone: embedding ", ms(balance.costs.embedding),
-             ", a block ", ms(balance.costs.block), ", head ", ms(balance.costs.head), "\n",
-             table(rows, "lrrrr", 0));
+  return format("Forward and backward of a microbatch, measured alone: embedding {}, a block {}, head {}\n{}",
+                ms(balance.costs.embedding), ms(balance.costs.block), ms(balance.costs.head),
+                table(rows, "lrrrr", 0));
 }
 
 /// How far a stage's activations in flight are from the formula.
@@ -113,10 +113,11 @@ inline std::string warning(const Config& s, int stages) {
   try {
     check(s.plan(stages), s.microbatches, s.chunks);
   } catch (const Error& error) {
-    return str("  --blocking: each send is waited for at once. The lists alone say what follows:\n    ",
-               error.what(),
-               "\n  Each of them sends before it receives, so none of them ever receives. Post the sends, "
-               "and wait later.\n");
+    return format(
+        "  --blocking: each send is waited for at once. The lists alone say what follows:\n    {}\n"
+        "  Each of them sends before it receives, so none of them ever receives. Post the sends, and wait "
+        "later.\n",
+        error.what());
   }
   return "  --blocking: each send is waited for at once. This schedule survives it: all messages go one way, "
          "then all the other.\n";

@@ -83,8 +83,8 @@ inline Measured prove(Proof& proof, Communicator& comm, const Config& s) {
   const auto right = std::make_shared<Named<Tensor>>();  // computed where a check fails, once
   for (const gpt::WeightInfo& info : infos)
     proof.mistake("d" + info.name,
-                  str("d", info.name, " is m = ", s.microbatches,
-                      " times too large: was the loss divided by one microbatch's tokens?"),
+                  format("d{} is m = {} times too large: was the loss divided by one microbatch's tokens?",
+                         info.name, s.microbatches),
                   [=, model = s.model, m = s.microbatches, name = "d" + info.name](const auto& in, int) {
                     if (right->empty()) *right = gpt::reference_step(in, model, batch).results;
                     return scale(right->at(name), m);
@@ -92,13 +92,13 @@ inline Measured prove(Proof& proof, Communicator& comm, const Config& s) {
   const std::int64_t e = proof.element_bytes(), boundaries = virtual_stages - 1;
   for (const auto& [phase, what] : {std::pair{"fwd", "activations"}, {"bwd", "gradients"}})
     if (boundaries > 0)
-      proof.expect_traffic(
-          phase, "send", what, boundaries * s.steps * s.microbatches,
-          s.steps * boundaries * s.model.tokens * s.model.width() * e,
-          str(s.steps > 1 ? str(s.steps, " x ") : "", "(", s.chunks > 1 ? "v " : "", "p-1) ", e, " m n W"));
+      proof.expect_traffic(phase, "send", what, boundaries * s.steps * s.microbatches,
+                           s.steps * boundaries * s.model.tokens * s.model.width() * e,
+                           format("{}({}p-1) {} m n W", s.steps > 1 ? format("{} x ", s.steps) : "",
+                                  s.chunks > 1 ? "v " : "", e));
   for (const auto& [kind, label] :
        {std::pair{MemoryKind::weight, "its layers' weights"}, {MemoryKind::gradient, "their gradients"}})
-    proof.expect_memory(kind, label, whole * e, mine * e, str(e, " x (layers (12 W W + 13 W) + ends)"));
+    proof.expect_memory(kind, label, whole * e, mine * e, format("{} x (layers (12 W W + 13 W) + ends)", e));
   if (r != 0) return {};
   std::sort(runs.begin(), runs.end(),
             [](const Measured& a, const Measured& b) { return a.timeline.bubble() < b.timeline.bubble(); });

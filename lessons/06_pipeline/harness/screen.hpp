@@ -49,7 +49,7 @@ inline std::string formula(const Config& s) {
 template <class Number>
 std::string joined(const std::vector<Number>& values) {
   std::string text;
-  for (const Number value : values) text += str(text.empty() ? "" : " ", value);
+  for (const Number value : values) text += format("{}{}", text.empty() ? "" : " ", value);
   return text;
 }
 
@@ -60,29 +60,29 @@ inline std::string report(const Run& run, int cores, std::size_t element_bytes, 
   const Run equal{s, {}};
   const Timeline predicted = stable ? equal.predicted() : run.predicted();
   std::string out =
-      str(name_of(s.schedule), ", ", p, p == 1 ? " stage" : " stages", "; layers ", text(s.partition), "; ",
-          s.microbatches, " microbatches of ", s.model.rows(), " tokens",
-          s.pace > 0 ? str("; a stage's forward paced to ", number(1e3 * s.pace), " ms") : "",
-          s.recompute ? "; forwards run again for the backward" : "", "\n");
+      format("{}, {}{}; layers {}; {} microbatches of {} tokens{}{}\n", name_of(s.schedule), p,
+             p == 1 ? " stage" : " stages", text(s.partition), s.microbatches, s.model.rows(),
+             s.pace > 0 ? format("; a stage's forward paced to {} ms", number(1e3 * s.pace)) : "",
+             s.recompute ? "; forwards run again for the backward" : "");
   out += legend(predicted) + "\n" + draw(predicted, "predicted", stable ? equal.unit() : run.unit());
   if (!stable) out += draw(run.measured.timeline, "measured", run.unit());
   const double law = bubble_predicted(s.schedule, p, s.microbatches, s.chunks);
-  out += str("bubble ", formula(s), " = ", percent(law), " for equal stages");
-  if (!stable && s.pace == 0) out += str("; from the measured costs ", percent(predicted.bubble()));
-  if (!stable) out += str("; measured ", percent(run.measured.timeline.bubble()));
+  out += format("bubble {} = {} for equal stages", formula(s), percent(law));
+  if (!stable && s.pace == 0) out += format("; from the measured costs {}", percent(predicted.bubble()));
+  if (!stable) out += format("; measured {}", percent(run.measured.timeline.bubble()));
   if (s.schedule == Schedule::zb_h1) out += "; i = 2(p-1) - min(m-1, p-1)";
-  const std::string stages = p == 1 ? "s0" : str("s0..s", p - 1);
-  out += str("\nin flight   ", stages, ": ", joined(run.measured.in_flight),
-             s.chunks > 1 ? str(" chunks, ", s.chunks, " a stage") : "",
-             "   (gpipe: ", s.microbatches * s.chunks, " everywhere)\n");
-  out += str("activations ", stages, ": ", joined(run.measured.activation_bytes), " B at most\n");
+  const std::string stages = p == 1 ? "s0" : format("s0..s{}", p - 1);
+  out += format("\nin flight   {}: {}{}   (gpipe: {} everywhere)\n", stages, joined(run.measured.in_flight),
+                s.chunks > 1 ? format(" chunks, {} a stage", s.chunks) : "", s.microbatches * s.chunks);
+  out += format("activations {}: {} B at most\n", stages, joined(run.measured.activation_bytes));
   if (p > 1)
-    out += str("a boundary  of two ", s.chunks > 1 ? "chunks" : "stages", ": m times n W = ",
-               bytes(s.model.rows() * s.model.width() * static_cast<std::int64_t>(element_bytes)),
-               " forward, and as many back\n");
+    out += format("a boundary  of two {}: m times n W = {} forward, and as many back\n",
+                  s.chunks > 1 ? "chunks" : "stages",
+                  bytes(s.model.rows() * s.model.width() * static_cast<std::int64_t>(element_bytes)));
   if (!stable && s.pace == 0 && p > cores)
-    out += str(p, " ranks share ", cores,
-               " cores: stages wait for a core as well as for each other. Try --pace 5ms\n");
+    out +=
+        format("{} ranks share {} cores: stages wait for a core as well as for each other. Try --pace 5ms\n",
+               p, cores);
   return out;
 }
 
@@ -94,12 +94,12 @@ inline std::string compare(const std::vector<Run>& runs, const std::vector<std::
     const Config& s = run.setup;
     const auto most =
         *std::max_element(run.measured.activation_bytes.begin(), run.measured.activation_bytes.end());
-    rows.push_back({"  " + name_of(s.schedule) + (s.chunks > 1 ? str(" v=", s.chunks) : ""), formula(s),
+    rows.push_back({"  " + name_of(s.schedule) + (s.chunks > 1 ? format(" v={}", s.chunks) : ""), formula(s),
                     percent(stable ? bubble_predicted(s.schedule, run.stages(), s.microbatches, s.chunks)
                                    : run.predicted().bubble()),
                     stable ? "" : percent(run.measured.timeline.bubble()), joined(run.measured.in_flight),
                     bytes(most),
-                    str(2 * s.microbatches * (static_cast<int>(s.partition.size()) - 1), " messages")});
+                    format("{} messages", 2 * s.microbatches * (static_cast<int>(s.partition.size()) - 1))});
   }
   if (stable)  // without what was measured
     for (auto& row : rows) row.erase(row.begin() + 3);
@@ -116,8 +116,8 @@ inline std::string drawing(const Run& run, bool stable) {
     for (Panel& panel : panels)
       for (auto& steps : panel.timeline.stages)
         for (Step& step : steps) step.begin *= 1e3, step.end *= 1e3;
-  return picture(str(name_of(run.setup.schedule), ", ", run.stages(), " stages, ", run.setup.microbatches,
-                     " microbatches"),
+  return picture(format("{}, {} stages, {} microbatches", name_of(run.setup.schedule), run.stages(),
+                        run.setup.microbatches),
                  panels, seconds ? "ms" : "in forwards of a stage");
 }
 

@@ -24,12 +24,12 @@ inline std::string legend(const Timeline& timeline) {
   const int m = timeline.microbatches();
   const auto range = [&](char from) {
     const char to = static_cast<char>(from + std::min(m, 26) - 1);
-    return m == 1 ? str(from) : str(from, '-', to);
+    return m == 1 ? format("{}", from) : format("{}-{}", from, to);
   };
-  std::string line = m == 1 ? "1" : str("1-", m);
+  std::string line = m == 1 ? "1" : format("1-{}", m);
   line += m < 10 ? " forward, " : " (last digit) forward, ";
-  line +=
-      timeline.split() ? str(range('a'), " its dX, ", range('A'), " its dW") : range('a') + " its backward";
+  line += timeline.split() ? format("{} its dX, {} its dW", range('a'), range('A'))
+                           : range('a') + " its backward";
   return line + ", . idle" + (timeline.chunks() > 1 ? "; a line a chunk" : "");
 }
 
@@ -62,7 +62,7 @@ inline std::string draw(const Timeline& timeline, const std::string& name, doubl
   const int chunks = timeline.chunks();
   const std::size_t stages = timeline.stages.size(), tail = 9;
   const auto label = [&](std::size_t stage, int chunk) {
-    return chunks == 1 ? str(" s", stage) : str(" s", stage, '.', chunk);
+    return chunks == 1 ? format(" s{}", stage) : format(" s{}.{}", stage, chunk);
   };
   const std::size_t margin = label(stages - 1, 0).size() + 1;
   const double makespan = timeline.makespan(), room = columns - static_cast<double>(margin + tail + 2);
@@ -73,7 +73,7 @@ inline std::string draw(const Timeline& timeline, const std::string& name, doubl
     return std::string(tail - std::min(tail, text.size()), ' ') + text;
   };
   std::string out = name;
-  if (!fits && unit > 0) out += str(" (", std::round(scale / unit * 100) / 100, " units a character)");
+  if (!fits && unit > 0) out += format(" ({:g} units a character)", std::round(scale / unit * 100) / 100);
   out.resize(std::max(out.size(), margin + cells + 2), ' ');
   out += right("idle") + '\n';
   for (std::size_t stage = 0; stage < stages; ++stage) {
@@ -86,7 +86,7 @@ inline std::string draw(const Timeline& timeline, const std::string& name, doubl
         line += step == nullptr ? '.' : step->chunk == chunk ? symbol(*step) : ' ';
       line += '|';
       const auto idle = std::count(shown.begin(), shown.end(), nullptr);
-      out += line + (chunk == 0 ? right(str(idle, '/', cells)) : "") + '\n';
+      out += line + (chunk == 0 ? right(format("{}/{}", idle, cells)) : "") + '\n';
     }
   }
   return out;
@@ -118,13 +118,14 @@ inline std::string cell(double x, double y, double w, double h, const Step& step
   std::string out = svg_rectangle(x, y, w, h, step.op == Op::forward ? fill : "#fff", " class=\"cell\"");
   if (step.op == Op::backward_weight)
     out += svg_rectangle(x + 2, y + 2, std::max(0.0, w - 4), h - 4, "none",
-                         str(" stroke=\"", fill, "\" stroke-width=\"3\""));
+                         format(" stroke=\"{}\" stroke-width=\"3\"", fill));
   else if (step.op != Op::forward)
     out += svg_rectangle(x, y, w, h, fill, " fill-opacity=\".4\"");
-  const std::string number = str(step.microbatch + 1);
+  const std::string number = std::to_string(step.microbatch + 1);
   if (w < 8 * static_cast<double>(number.size())) return out;  // too narrow to be read
   const char* on = step.op == Op::forward ? ink(step.microbatch) : ink(1);
-  return out + svg_text(x + w / 2, y + h / 2 + 4.5, number, str(" style=\"fill:", on, "\" font-size=\"13\""));
+  return out +
+         svg_text(x + w / 2, y + h / 2 + 4.5, number, format(" style=\"fill:{}\" font-size=\"13\"", on));
 }
 
 /// Ticks at 1, 2 or 5 times a power of ten, at most 15.
@@ -132,12 +133,12 @@ inline std::string axis(double y, double end, double scale, const std::string& u
   double tick = std::pow(10, std::floor(std::log10(end / 15)));
   for (const double step : {2.0, 2.5, 2.0})  // 1 -> 2 -> 5 -> 10
     if (end / tick > 15) tick *= step;
-  std::string out = str("<path class=\"arrow\" d=\"M", left, ' ', y, 'h', end * scale, "\"/>\n");
+  std::string out = format("<path class=\"arrow\" d=\"M{:g} {:g}h{:g}\"/>\n", left, y, end * scale);
   for (int n = 0; n * tick <= end * (1 + 1e-9); ++n) {
-    out += str("<path class=\"arrow\" d=\"M", left + n * tick * scale, ' ', y, "v5\"/>\n");
-    out += svg_text(left + n * tick * scale, y + 18, str(n * tick), " font-size=\"12\"");
+    out += format("<path class=\"arrow\" d=\"M{:g} {:g}v5\"/>\n", left + n * tick * scale, y);
+    out += svg_text(left + n * tick * scale, y + 18, format("{:g}", n * tick), " font-size=\"12\"");
   }
-  return out + svg_text(left, y + 34, "time, " + unit, str(start, " font-size=\"12\""));
+  return out + svg_text(left, y + 34, "time, " + unit, format("{} font-size=\"12\"", start));
 }
 
 inline std::string rows(const Timeline& timeline, double y, double scale) {
@@ -145,7 +146,7 @@ inline std::string rows(const Timeline& timeline, double y, double scale) {
   const double height = lane * chunks, begin = timeline.begin(), makespan = timeline.makespan();
   std::string out;
   for (std::size_t stage = 0; stage < timeline.stages.size(); ++stage, y += height + gap) {
-    out += svg_text(gap, y + height / 2 + 5, str("stage ", stage), start);
+    out += svg_text(gap, y + height / 2 + 5, format("stage {}", stage), start);
     out += svg_rectangle(left, y, makespan * scale, height, "url(#idle)");
     double free = begin;
     const auto name_gap = [&](double until) {  // where there is room for the word
@@ -195,7 +196,7 @@ inline std::string picture(const std::string& subject, const std::vector<Panel>&
     const Timeline& t = panel.timeline;
     longest = std::max(longest, t.makespan());
     height += 26 + static_cast<double>(t.stages.size()) * (lane * t.chunks() + gap) + 56;
-    title += str(&panel == panels.data() ? " " : ", ", percent(t.bubble()), ' ', panel.name);
+    title += format("{}{} {}", &panel == panels.data() ? " " : ", ", percent(t.bubble()), panel.name);
   }
   const double scale = (width - left - right) / longest;
   std::string out =
@@ -205,11 +206,12 @@ inline std::string picture(const std::string& subject, const std::vector<Panel>&
   out +=
       "<defs><pattern id=\"idle\" width=\"8\" height=\"8\" patternUnits=\"userSpaceOnUse\" "
       "patternTransform=\"rotate(45)\"><path d=\"M0 0v8\" class=\"idle\"/></pattern></defs>\n";
-  out += svg_text(gap, 26, title, str(start, " font-size=\"18\" font-weight=\"bold\""));
+  out += svg_text(gap, 26, title, format("{} font-size=\"18\" font-weight=\"bold\"", start));
   double y = 44;
   for (const Panel& panel : panels) {
     const Timeline& t = panel.timeline;
-    out += svg_text(left, y + 14, str(panel.name, ": ", percent(t.bubble()), " of the run is idle"), start);
+    out +=
+        svg_text(left, y + 14, format("{}: {} of the run is idle", panel.name, percent(t.bubble())), start);
     out += rows(t, y + 26, scale);
     y += 26 + static_cast<double>(t.stages.size()) * (lane * t.chunks() + gap);
     out += axis(y, t.makespan(), scale, unit);

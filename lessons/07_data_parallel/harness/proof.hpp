@@ -50,13 +50,13 @@ inline void prove_linear(Proof& proof, Communicator& comm, std::int64_t n, std::
   proof.result("dc", "1F", "dc = sum dY1 + sum dY2", gradients.second.local(), c_slice);
   const std::int64_t p = comm.size(), e = proof.element_bytes();
   proof.expect_traffic("linear", "all_reduce", "dA, dc", 2, 2 * (p - 1) * (k + 1) * f * e,
-                       str("2 (p-1) ", e, " (K + 1) F"));
+                       format("2 (p-1) {} (K + 1) F", e));
   for (const char* result : {"dA", "dc"})
-    proof.mistake(result,
-                  str(result, " is the mean of the ranks' means: a rank with fewer rows counted as much."),
-                  [=, name = std::string(result)](const auto& in, int) {
-                    return mean_of_means(in, name, static_cast<int>(p), seq);
-                  });
+    proof.mistake(
+        result, format("{} is the mean of the ranks' means: a rank with fewer rows counted as much.", result),
+        [=, name = std::string(result)](const auto& in, int) {
+          return mean_of_means(in, name, static_cast<int>(p), seq);
+        });
 }
 
 struct Config {
@@ -134,7 +134,7 @@ inline Trained prove(Proof& proof, Communicator& comm, const Config& s) {
   double apart = 0;
   for (const Parameter& one : replica.parameters())
     apart = std::max(apart, attention_heads::ranks_apart(comm, one.value));
-  proof.claim(str("replicas after ", s.steps, " steps: equal bits"), apart, 0,
+  proof.claim(format("replicas after {} steps: equal bits", s.steps), apart, 0,
               "a replica went its own way: was a gradient not summed?");
   const double rise = std::max(trained.losses.back() - trained.losses.front(), 0.0);  // NaN stays NaN
   if (s.steps > 0) proof.claim("the loss has not risen", rise, 0, "smaller --lr?");
@@ -145,11 +145,12 @@ inline Trained prove(Proof& proof, Communicator& comm, const Config& s) {
   const std::int64_t weights = gpt::elements_of(s.model), steps = s.steps + 1,
                      buckets = static_cast<std::int64_t>(trained.buckets);
   proof.expect_traffic("bwd", "all_reduce", "gradients", steps * buckets, steps * 2 * (p - 1) * weights * e,
-                       str(steps, " steps x 2 (p-1) ", e, " P"));
+                       format("{} steps x 2 (p-1) {} P", steps, e));
   for (const auto& [kind, label] : {std::pair{MemoryKind::weight, "weights"},
                                     {MemoryKind::gradient, "gradients"},
                                     {MemoryKind::optimizer, "SGD's velocity"}})
-    proof.expect_memory(kind, label, weights * e, weights * e, str(e, " P: the whole model on every rank"));
+    proof.expect_memory(kind, label, weights * e, weights * e,
+                        format("{} P: the whole model on every rank", e));
   return trained;
 }
 

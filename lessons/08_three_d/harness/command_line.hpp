@@ -10,7 +10,7 @@ namespace tessera::three_d {
 inline std::string divisors(std::int64_t n, std::int64_t most) {
   std::string text;
   for (std::int64_t d = 1; d <= std::min(n, most); ++d)
-    if (n % d == 0) text += str(text.empty() ? "" : ", ", d);
+    if (n % d == 0) text += format("{}{}", text.empty() ? "" : ", ", d);
   return text;
 }
 
@@ -22,8 +22,9 @@ struct Arguments {
 inline int ranks_of(const Arguments& arguments) {
   const std::int64_t all = arguments.tp * arguments.pp * arguments.dp;
   if (all > 64)
-    throw UsageError(str("64 ranks at most: --tp ", arguments.tp, " --pp ", arguments.pp, " --dp ",
-                         arguments.dp, " make ", all, "; --tp 2 --pp 2 --dp 2 would work"));
+    throw UsageError(
+        format("64 ranks at most: --tp {} --pp {} --dp {} make {}; --tp 2 --pp 2 --dp 2 would work",
+               arguments.tp, arguments.pp, arguments.dp, all));
   return static_cast<int>(all);
 }
 
@@ -37,18 +38,18 @@ inline void take_weights(Config& s, const Arguments& arguments, const Flags& fla
                                            {"--width", &m.attention.width, file.width},
                                            {"--vocab", &m.vocabulary, file.vocabulary}}) {
     if (flags.given(flag) && *mine != theirs)
-      throw UsageError(str(flag, " ", *mine, ": ", has, theirs, "; without ", flag, " it would work"));
+      throw UsageError(format("{} {}: {}{}; without {} it would work", flag, *mine, has, theirs, flag));
     *mine = theirs;
   }
   if (m.vocabulary > 65536) throw UsageError(has + "more ids than uint16 holds: up to 65536 would work");
   std::int64_t& seq = m.attention.options.seq;
   if (!flags.given("--seq")) seq = file.positions;
   if (seq > file.positions)
-    throw UsageError(str("--seq ", seq, ": ", has, file.positions, " positions: --seq ", file.positions,
-                         " or less would work"));
+    throw UsageError(format("--seq {}: {}{} positions: --seq {} or less would work", seq, has, file.positions,
+                            file.positions));
   if (!flags.given("--heads") && m.width() % 64 != 0)
     throw UsageError(
-        str(has, "a width of ", m.width(), ", no multiple of GPT-2's 64 a head: give its --heads"));
+        format("{}a width of {}, no multiple of GPT-2's 64 a head: give its --heads", has, m.width()));
   if (!flags.given("--heads")) m.attention.heads = m.width() / 64;
 }
 
@@ -57,9 +58,8 @@ inline void take_text(Config& s, const Arguments& arguments, const Flags& flags)
   if (tokens && flags.given("--text")) throw UsageError("--text and --tokens: one of them would work");
   s.text = tokens ? gpt::read_tokens(arguments.tokens) : gpt::corpus_of(mlp::read_text(arguments.text));
   if (tokens && s.text.size() > 0 && !s.weights && !flags.given("--vocab"))
-    throw UsageError(str("--tokens ", arguments.tokens,
-                         " needs --vocab, how many ids there are: its largest is ",
-                         *std::max_element(s.text.ids.begin(), s.text.ids.end())));
+    throw UsageError(format("--tokens {} needs --vocab, how many ids there are: its largest is {}",
+                            arguments.tokens, *std::max_element(s.text.ids.begin(), s.text.ids.end())));
   gpt::check_ids(s.text, s.training.model.vocabulary, s.seq(),
                  tokens ? "--tokens " + arguments.tokens : "--text " + arguments.text);
 }
@@ -72,11 +72,11 @@ inline void apply_arguments(Config& s, const Arguments& arguments, const Flags& 
   if (!arguments.weights.empty()) take_weights(s, arguments, flags);
   s.sizes = {static_cast<int>(arguments.tp), static_cast<int>(arguments.pp), static_cast<int>(arguments.dp)};
   if (m.width() % m.attention.heads != 0)
-    throw UsageError(str("--heads ", m.attention.heads, " does not divide --width ", m.width(), ": --heads ",
-                         divisors(m.width(), 64), " would work"));
+    throw UsageError(format("--heads {} does not divide --width {}: --heads {} would work", m.attention.heads,
+                            m.width(), divisors(m.width(), 64)));
   if (m.attention.heads % arguments.tp != 0)
-    throw UsageError(str("--tp ", arguments.tp, " does not divide the ", m.attention.heads, " heads: --tp ",
-                         divisors(m.attention.heads, 64), " would work"));
+    throw UsageError(format("--tp {} does not divide the {} heads: --tp {} would work", arguments.tp,
+                            m.attention.heads, divisors(m.attention.heads, 64)));
   for (const auto& [schedule, name] : pipeline::schedule_names)
     if (name == arguments.schedule) s.training.schedule = schedule;
   const bool interleaved = s.training.schedule == pipeline::Schedule::interleaved;
@@ -86,16 +86,15 @@ inline void apply_arguments(Config& s, const Arguments& arguments, const Flags& 
   s.training.microbatches = static_cast<int>(arguments.microbatches);
   pipeline::refuse_impossible(s.training.schedule, s.sizes.pp, s.training.microbatches, s.training.chunks);
   if (m.vocabulary < arguments.tp)
-    throw UsageError(str("--vocab ", m.vocabulary, " leaves some of ", arguments.tp,
-                         " ranks without an id: --vocab ", arguments.tp, " or more would work"));
+    throw UsageError(format("--vocab {} leaves some of {} ranks without an id: --vocab {} or more would work",
+                            m.vocabulary, arguments.tp, arguments.tp));
   if (m.layers < arguments.pp * s.training.chunks)
-    throw UsageError(str("--layers ", m.layers, " cannot fill ", arguments.pp * s.training.chunks,
-                         " virtual stages: --layers ", arguments.pp * s.training.chunks,
-                         " or more would work"));
+    throw UsageError(format("--layers {} cannot fill {} virtual stages: --layers {} or more would work",
+                            m.layers, arguments.pp * s.training.chunks, arguments.pp * s.training.chunks));
   if (const std::int64_t parts = arguments.dp * arguments.microbatches; s.batch % parts != 0)
-    throw UsageError(str("--batch ", s.batch, " cannot be shared out over ", arguments.dp, " replicas of ",
-                         arguments.microbatches, " microbatches: --batch ", (s.batch / parts + 1) * parts,
-                         " would work"));
+    throw UsageError(
+        format("--batch {} cannot be shared out over {} replicas of {} microbatches: --batch {} would work",
+               s.batch, arguments.dp, arguments.microbatches, (s.batch / parts + 1) * parts));
   s.training.adamw = arguments.optimizer == "adamw";
   m.attention.kv_heads = m.attention.heads;
   m.attention.options.batch = s.batch / (arguments.dp * arguments.microbatches);
@@ -110,7 +109,7 @@ inline void apply_arguments(Config& s, const Arguments& arguments, const Flags& 
   for (const auto& [flag, file] :
        {std::pair{"--save", s.save}, {"--dump", options.dump}, {"--svg", options.svg}})
     if (!file.empty() && s.eval)
-      throw UsageError(str("--eval trains nothing: without ", flag, " it would work"));
+      throw UsageError(format("--eval trains nothing: without {} it would work", flag));
   if (!options.svg.empty() && s.steps < 2)
     throw UsageError("--svg draws the losses: --steps 2 or more would work");
   if (s.save.empty()) return;

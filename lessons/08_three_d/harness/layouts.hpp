@@ -52,12 +52,13 @@ inline std::string find_broken_axis(Communicator& world, Config s, DType dtype, 
                                     {"pp", ParallelSizes{1, s.sizes.pp, 1}},
                                     {"dp", ParallelSizes{1, 1, s.sizes.dp}}}) {
     if (sizes.ranks() == 1) continue;
-    const auto group = world.split(world.rank() < sizes.ranks() ? 0 : -1, world.rank(), str(axis, "-alone"));
+    const auto group =
+        world.split(world.rank() < sizes.ranks() ? 0 : -1, world.rank(), format("{}-alone", axis));
     if (!group) continue;  // waits at the next split
     const double error = largest_distance(run_with_layout(*group, s, sizes, dtype, seed).losses, truth);
-    found += str(found.empty() ? "alone, " : ", ", axis);
-    found += error <= bound ? std::string(" holds") : str(" is off by ", error);
-    if (!(error <= bound)) broken += str(broken.empty() ? "" : " and ", axis);
+    found += format("{}{}", found.empty() ? "alone, " : ", ", axis);
+    found += error <= bound ? std::string(" holds") : format(" is off by {:g}", error);
+    if (!(error <= bound)) broken += format("{}{}", broken.empty() ? "" : " and ", axis);
   }
   world.journal() = before;  // these calls are in no table
   return found + (broken.empty() ? ": the fault is where they meet" : ": look at " + broken);

@@ -16,7 +16,7 @@ struct Compared {
 
 /// The bytes of a rank's own weights, in a formula.
 inline std::string own_formula(std::int64_t bytes) {
-  return str(bytes, " x own ((12 W W + 7 W)/tp + 6 W a layer, ends)");
+  return format("{} x own ((12 W W + 7 W)/tp + 6 W a layer, ends)", bytes);
 }
 
 // begin first_step
@@ -99,7 +99,7 @@ inline Compared check_run(Proof& proof, Communicator& world, const Trainer& trai
   if (s.eval) {
     std::int64_t forwards = 0;
     for (int replica = 0; replica < s.sizes.dp; ++replica) forwards += own_forwards(s, replica);
-    expect_forward_traffic(proof, s, "eval", forwards, str(forwards));
+    expect_forward_traffic(proof, s, "eval", forwards, std::to_string(forwards));
   } else {
     expect_traffic_by_axis(proof, s, static_cast<std::int64_t>(found.losses.size()) + 1,
                            buckets_of_all(world, trainer));
@@ -122,15 +122,15 @@ inline Compared check_run(Proof& proof, Communicator& world, const Trainer& trai
   std::string advice;
   if (!s.eval && agreed(world, !(error <= bound)))
     advice = find_broken_axis(world, s, proof.dtype(), proof.seed(), truth.losses, bound);
-  proof.claim(s.eval ? str("loss over ", whole_sequences(s), " sequences = the unsplit model's")
-                     : str("loss of each of ", found.losses.size(), " steps = the unsplit run's"),
+  proof.claim(s.eval ? format("loss over {} sequences = the unsplit model's", whole_sequences(s))
+                     : format("loss of each of {} steps = the unsplit run's", found.losses.size()),
               error, bound, advice);
   if (proof.dtype() == DType::f64 && !found.text.empty() && world.rank() == 0) {
     // In f32 another order of sums may draw another token now and then, and from there on another text.
     double differ = found.text.size() == reference.text.size() ? 0 : INFINITY;
     for (std::size_t i = 0; i < found.text.size() && i < reference.text.size(); ++i)
       differ += found.text[i] != reference.text[i];
-    proof.claim(str(found.text.size() - 1, " sampled tokens = the unsplit model's"), differ, 0,
+    proof.claim(format("{} sampled tokens = the unsplit model's", found.text.size() - 1), differ, 0,
                 "did each rank draw from its own columns alone?");
   }
   return {found, reference};

@@ -34,14 +34,14 @@ inline Grid gather_groups(Communicator& world, const ParallelSizes& sizes) {
 /// A line a stage and replica: the ranks of a tp group stand together.
 inline std::string text(const Grid& grid, const ParallelSizes& s) {
   std::vector<std::vector<std::string>> rows = {{"Ranks"}};
-  for (int d = 0; d < s.dp; ++d) rows[0].push_back(str("replica ", d));
+  for (int d = 0; d < s.dp; ++d) rows[0].push_back(format("replica {}", d));
   for (int p = 0; p < s.pp; ++p) {
-    rows.push_back({str("  stage ", p)});
+    rows.push_back({format("  stage {}", p)});
     for (int d = 0; d < s.dp; ++d) {
       std::string cell;
       const auto group =
           static_cast<std::size_t>(p) * static_cast<std::size_t>(s.dp) + static_cast<std::size_t>(d);
-      for (const std::int64_t rank : grid.tp.at(group)) cell += str(cell.empty() ? "" : " ", rank);
+      for (const std::int64_t rank : grid.tp.at(group)) cell += format("{}{}", cell.empty() ? "" : " ", rank);
       rows.back().push_back("[" + cell + "]");
     }
   }
@@ -49,7 +49,7 @@ inline std::string text(const Grid& grid, const ParallelSizes& s) {
     std::string out;
     for (const auto& group : groups) {
       out += out.empty() ? "{" : " {";
-      for (std::size_t i = 0; i < group.size(); ++i) out += str(i == 0 ? "" : ",", group[i]);
+      for (std::size_t i = 0; i < group.size(); ++i) out += format("{}{}", i == 0 ? "" : ",", group[i]);
       out += "}";
     }
     return out;
@@ -100,27 +100,26 @@ inline std::string drawing(const std::vector<double>& cut, const std::vector<dou
   const auto y = [&](double loss) { return top + height * (high - loss) / std::max(high - low, 1e-9); };
   const auto line = [&](const std::vector<double>& losses, const char* style) {
     std::string points;
-    for (std::size_t i = 0; i < losses.size(); ++i) points += str(x(i), ",", y(losses[i]), " ");
-    return str("<polyline points=\"", points, "\" fill=\"none\" ", style, "/>\n");
+    for (std::size_t i = 0; i < losses.size(); ++i) points += format("{:g},{:g} ", x(i), y(losses[i]));
+    return format("<polyline points=\"{}\" fill=\"none\" {}/>\n", points, style);
   };
   const auto say = [](double at, double down, const std::string& words, const char* more = "") {
-    return str("<text x=\"", at, "\" y=\"", down, "\" font-size=\"15\" ", more, ">", words, "</text>\n");
+    return format("<text x=\"{:g}\" y=\"{:g}\" font-size=\"15\" {}>{}</text>\n", at, down, more, words);
   };
   const char* blue = "stroke=\"#3b78c2\" stroke-width=\"7\" stroke-opacity=\".5\"";
   const char* red = "stroke=\"#c0392b\" stroke-width=\"2\"";
-  return str(
+  const std::string axes =
+      format("<path d=\"M{:g} {:g}v{:g}h{:g}\" fill=\"none\" stroke=\"#555\"/>\n", left, top, height, width) +
+      say(left - 6, top + 5, number(high), "text-anchor=\"end\"") +
+      say(left - 6, top + height, number(low), "text-anchor=\"end\"") +
+      say(left + width, top + height + 22, format("step {}", cut.size()), "text-anchor=\"end\"");
+  const std::string legend = format("<path d=\"M500 70h40\" {}/>", blue) + say(550, 75, "unsplit") +
+                             format("<path d=\"M500 95h40\" {}/>", red) + say(550, 100, "cut");
+  return format(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 800 410\" role=\"img\" "
-      "font-family=\"sans-serif\"><title>",
-      title,
-      ": the loss of the cut model and of the unsplit one over the steps</title>\n<rect width=\"800\" "
-      "height=\"410\" fill=\"#fff\"/>\n",
-      say(left, 28, title), line(whole, blue), line(cut, red), "<path d=\"M", left, " ", top, "v", height,
-      "h", width, "\" fill=\"none\" stroke=\"#555\"/>\n",
-      say(left - 6, top + 5, number(high), "text-anchor=\"end\""),
-      say(left - 6, top + height, number(low), "text-anchor=\"end\""),
-      say(left + width, top + height + 22, str("step ", cut.size()), "text-anchor=\"end\""),
-      "<path d=\"M500 70h40\" ", blue, "/>", say(550, 75, "unsplit"), "<path d=\"M500 95h40\" ", red, "/>",
-      say(550, 100, "cut"), "</svg>\n");
+      "font-family=\"sans-serif\"><title>{}: the loss of the cut model and of the unsplit one over the steps"
+      "</title>\n<rect width=\"800\" height=\"410\" fill=\"#fff\"/>\n{}{}{}{}{}</svg>\n",
+      title, say(left, 28, title), line(whole, blue), line(cut, red), axes, legend);
 }
 
 /// Bytes as a terminal may show them, ids as numbers.
@@ -128,7 +127,7 @@ inline std::string readable(const std::vector<std::uint16_t>& ids, bool bytes) {
   std::string out;
   for (const std::uint16_t id : ids)
     if (!bytes)
-      out += str(out.empty() ? "" : " ", id);
+      out += format("{}{}", out.empty() ? "" : " ", id);
     else if (id == '\n' || (id >= ' ' && id < 127))
       out += static_cast<char>(id);
     else
@@ -141,23 +140,24 @@ inline std::string results(const Config& s, const Compared& t, bool stable) {
   std::string out;
   const std::int64_t all = whole_sequences(s);
   if (s.eval)
-    out += str("\n  Loss ", number(t.run.loss), ", unsplit ", number(t.reference.loss), ": the mean over ",
-               all * s.seq(), " tokens, ", all, " sequences of ", s.seq(), "; perplexity ",
-               number(std::exp(t.run.loss)), "\n");
+    out += format("\n  Loss {}, unsplit {}: the mean over {} tokens, {} sequences of {}; perplexity {}\n",
+                  number(t.run.loss), number(t.reference.loss), all * s.seq(), all, s.seq(),
+                  number(std::exp(t.run.loss)));
   if (!stable && !t.run.losses.empty())
-    out += str("\n", plot(t.run.losses, t.reference.losses), "  loss ", number(t.run.losses.front()), " to ",
-               number(t.run.losses.back()), " in ", t.run.losses.size(), " steps, ",
-               number(std::round(t.run.tokens_per_second)), " tokens a second\n");
+    out +=
+        format("\n{}  loss {} to {} in {} steps, {} tokens a second\n",
+               plot(t.run.losses, t.reference.losses), number(t.run.losses.front()),
+               number(t.run.losses.back()), t.run.losses.size(), number(std::round(t.run.tokens_per_second)));
   if (s.weights && s.text.bytes && s.training.model.vocabulary != 256)
     out +=
         "  The bytes of a text are not GPT-2's tokens: --tokens FILE reads a text that was cut into them.\n";
   if (t.run.text.empty() || (stable && !s.eval)) return out;
   const auto apart = std::mismatch(t.run.text.begin(), t.run.text.end(), t.reference.text.begin()).first -
                      t.run.text.begin();
-  out += str("\n  ", s.sample, " tokens, temperature ", s.temperature,
-             ", after the text's first; the unsplit model ",
-             apart == s.sample + 1 ? "writes the same" : str("goes its own way from token ", apart, " on"),
-             ":\n");
+  out +=
+      format("\n  {} tokens, temperature {:g}, after the text's first; the unsplit model {}:\n", s.sample,
+             s.temperature,
+             apart == s.sample + 1 ? "writes the same" : format("goes its own way from token {} on", apart));
   return out + readable(t.run.text, s.text.bytes) + "\n";
 }
 

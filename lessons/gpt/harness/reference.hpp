@@ -23,7 +23,7 @@ inline MeasuredReference reference_step(const Inputs<Tensor>& in, const ModelCon
   const Tensor wte = in("wte.weight"), wpe = in("wpe.weight"), w = in(head_name);
 
   Tensor x = add(embedding(ids, wte), embedding(positions, wpe));
-  for (std::int64_t l = 0; l < config.layers; ++l) x = u.block(str("h.", l, "."), x);
+  for (std::int64_t l = 0; l < config.layers; ++l) x = u.block(format("h.{}.", l), x);
   const Tensor y = u.norm("ln_f", x);
   const CrossEntropy entropy = cross_entropy(matmul(y, t(w)), targets);
   const double tokens = static_cast<double>(n);
@@ -34,7 +34,7 @@ inline MeasuredReference reference_step(const Inputs<Tensor>& in, const ModelCon
   const Tensor dw = matmul(t(dlogits), y);
   u.note("d" + head_name, dw, largest_terms(t(dlogits), y));
   Tensor dx = u.norm_backward("ln_f", matmul(dlogits, w));
-  for (std::int64_t l = config.layers; l-- > 0;) dx = u.block_backward(str("h.", l, "."), dx);
+  for (std::int64_t l = config.layers; l-- > 0;) dx = u.block_backward(format("h.{}.", l), dx);
   const double sum = largest(sum_rows(absolute(dx)));
   const Tensor dwte = zero_gradient(wte), dwpe = zero_gradient(wpe);
   add_embedding_backward(dwte, dx, ids);
