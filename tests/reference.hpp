@@ -132,7 +132,8 @@ std::string wrong(const Tensor& actual, Index rows, Index cols, const Truth& tru
     for (Index j = 0; j < cols; ++j) {
       const Bounded expected = truth(i, j);
       if (!(std::abs(found(i, j) - expected.value) <= expected.bound))
-        return format("({}, {}) is {}, not {} +- {}", i, j, found(i, j), expected.value, expected.bound);
+        return format("({}, {}) is {:g}, not {:g} +- {:g}", i, j, found(i, j), expected.value,
+                      expected.bound);
     }
   return "";
 }

@@ -82,8 +82,8 @@ std::string why_cut(const mlp_block::Sizes& s) {
       format("./tessera run 04 --tokens {} --width {} --ffn {} --memory-per-rank {}KiB --ranks ", s.tokens,
              s.width, s.ffn, kib);
   return format(
-      "  Why cut at all: of {} KiB a rank, one rank has too little and each of four enough. Try\n    {}1\n   "
-      " {}4\n",
+      "  Why cut at all: of {} KiB a rank, one rank has too little and each of four enough. Try\n"
+      "    {}1\n    {}4\n",
       kib, command, command);
 }
 

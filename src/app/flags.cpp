@@ -75,7 +75,7 @@ void Flags::real(const std::string& name, double& target, double least, double m
   add(name, "X", help, tessera::number(target), true, [=, &target](const std::string& text) {
     double value = NAN;
     if (!to_number(text, value) || !(least <= value && value <= most))
-      throw UsageError(format("{} {}: a number from {} to {} would work", name, text, least, most));
+      throw UsageError(format("{} {}: a number from {:g} to {:g} would work", name, text, least, most));
     target = value;
   });
 }

@@ -36,7 +36,7 @@ struct Heads {
                 o.lengths.device() == q.device() && o.lengths.is_contiguous()),
            [&] { return format("attention: lengths {} are not ({}, 1) i32", shape(o.lengths), o.batch); });
     expect(o.dropout >= 0 && o.dropout < 1,
-           [&] { return format("attention: a dropout of {} is not in [0, 1)", o.dropout); });
+           [&] { return format("attention: a dropout of {:g} is not in [0, 1)", o.dropout); });
   }
 
   /// Keys [first, first + keys) and the queries that see any of them: with a causal mask those from `first`.

@@ -214,7 +214,7 @@ Tensor softmax_backward(const Tensor& dp, const Tensor& p) {
 
 Tensor dropout(const Tensor& x, double rate, std::uint64_t seed, const Position& where) {
   floating("dropout", {&x});
-  expect(rate >= 0 && rate < 1, [&] { return format("dropout: a rate of {} is not in [0, 1)", rate); });
+  expect(rate >= 0 && rate < 1, [&] { return format("dropout: a rate of {:g} is not in [0, 1)", rate); });
   expect(where.seq > 0 && where.heads > 0 && x.rows() % (where.seq * where.heads) == 0, [&] {
     return format("dropout: {} does not hold sequences of {} for {} heads", shape(x), where.seq, where.heads);
   });

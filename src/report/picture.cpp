@@ -43,7 +43,7 @@ double height_of(const Equation& equation, int ranks) {
 }
 
 std::string arrow(double x, double y, double width) {
-  return format("<path d=\"M{} {}h{}m-7-4l7 4l-7 4\" fill=\"none\" class=\"arrow\"/>\n", x, y, width);
+  return format("<path d=\"M{:g} {:g}h{:g}m-7-4l7 4l-7 4\" fill=\"none\" class=\"arrow\"/>\n", x, y, width);
 }
 
 void draw(std::ostream& out, const Block& b, int ranks, double x, double y) {
@@ -73,24 +73,23 @@ void draw(std::ostream& out, const Block& b, int ranks, double x, double y) {
 }  // namespace
 
 std::string svg_text(double x, double y, const std::string& words, const std::string& style) {
-  return format("<text x=\"{}\" y=\"{}\"{}>{}</text>\n", x, y, style, escaped(words));
+  return format("<text x=\"{:g}\" y=\"{:g}\"{}>{}</text>\n", x, y, style, escaped(words));
 }
 
 std::string svg_rectangle(double x, double y, double w, double h, const std::string& fill,
                           const std::string& style) {
-  return format("<rect x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" fill=\"{}\"{}/>\n", x, y, w, h, fill,
-                style);
+  return format("<rect x=\"{:g}\" y=\"{:g}\" width=\"{:g}\" height=\"{:g}\" fill=\"{}\"{}/>\n", x, y, w, h,
+                fill, style);
 }
 
 std::string svg_open(double width, double height, const std::string& alt, const std::string& style) {
   return format(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {}\" role=\"img\" "
-      "font-family=\"sans-serif\" font-size=\"14\" "
-      "text-anchor=\"middle\">\n<title>{}</"
-      "title>\n<style>text{{fill:#1f2328}}.name{{font-style:italic;font-size:16px}}.shape{{font-size:11px}}."
-      "page{{fill:#fff}}.arrow{{stroke:#1f2328}}@media(prefers-color-scheme:dark){{text{{fill:#e6edf3}}.page{"
-      "{fill:#0d1117}}.arrow{{stroke:#e6edf3}}}}{}</style>\n<rect width=\"100%\" height=\"100%\" rx=\"6\" "
-      "class=\"page\"/>\n",
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {:g} {:g}\" role=\"img\" "
+      "font-family=\"sans-serif\" font-size=\"14\" text-anchor=\"middle\">\n<title>{}</title>\n"
+      "<style>text{{fill:#1f2328}}.name{{font-style:italic;font-size:16px}}.shape{{font-size:11px}}"
+      ".page{{fill:#fff}}.arrow{{stroke:#1f2328}}"
+      "@media(prefers-color-scheme:dark){{text{{fill:#e6edf3}}.page{{fill:#0d1117}}.arrow{{stroke:#e6edf3}}}}"
+      "{}</style>\n<rect width=\"100%\" height=\"100%\" rx=\"6\" class=\"page\"/>\n",
       width, height, escaped(alt), style);
 }
 

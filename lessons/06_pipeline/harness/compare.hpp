@@ -114,8 +114,9 @@ inline std::string warning(const Config& s, int stages) {
     check(s.plan(stages), s.microbatches, s.chunks);
   } catch (const Error& error) {
     return format(
-        "  --blocking: each send is waited for at once. The lists alone say what follows:\n    {}\n  Each of "
-        "them sends before it receives, so none of them ever receives. Post the sends, and wait later.\n",
+        "  --blocking: each send is waited for at once. The lists alone say what follows:\n    {}\n"
+        "  Each of them sends before it receives, so none of them ever receives. Post the sends, and wait "
+        "later.\n",
         error.what());
   }
   return "  --blocking: each send is waited for at once. This schedule survives it: all messages go one way, "

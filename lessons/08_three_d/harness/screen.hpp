@@ -108,18 +108,18 @@ inline std::string drawing(const std::vector<double>& cut, const std::vector<dou
   };
   const char* blue = "stroke=\"#3b78c2\" stroke-width=\"7\" stroke-opacity=\".5\"";
   const char* red = "stroke=\"#c0392b\" stroke-width=\"2\"";
+  const std::string axes =
+      format("<path d=\"M{:g} {:g}v{:g}h{:g}\" fill=\"none\" stroke=\"#555\"/>\n", left, top, height, width) +
+      say(left - 6, top + 5, number(high), "text-anchor=\"end\"") +
+      say(left - 6, top + height, number(low), "text-anchor=\"end\"") +
+      say(left + width, top + height + 22, format("step {}", cut.size()), "text-anchor=\"end\"");
+  const std::string legend = format("<path d=\"M500 70h40\" {}/>", blue) + say(550, 75, "unsplit") +
+                             format("<path d=\"M500 95h40\" {}/>", red) + say(550, 100, "cut");
   return format(
       "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 800 410\" role=\"img\" "
-      "font-family=\"sans-serif\"><title>{}: the loss of the cut model and of the unsplit one over the "
-      "steps</title>\n<rect width=\"800\" height=\"410\" fill=\"#fff\"/>\n{}{}{}<path d=\"M{:g} "
-      "{:g}v{:g}h{:g}\" "
-      "fill=\"none\" stroke=\"#555\"/>\n{}{}{}<path d=\"M500 70h40\" {}/>{}<path d=\"M500 95h40\" "
-      "{}/>{}</svg>\n",
-      title, say(left, 28, title), line(whole, blue), line(cut, red), left, top, height, width,
-      say(left - 6, top + 5, number(high), "text-anchor=\"end\""),
-      say(left - 6, top + height, number(low), "text-anchor=\"end\""),
-      say(left + width, top + height + 22, format("step {}", cut.size()), "text-anchor=\"end\""), blue,
-      say(550, 75, "unsplit"), red, say(550, 100, "cut"));
+      "font-family=\"sans-serif\"><title>{}: the loss of the cut model and of the unsplit one over the steps"
+      "</title>\n<rect width=\"800\" height=\"410\" fill=\"#fff\"/>\n{}{}{}{}{}</svg>\n",
+      title, say(left, 28, title), line(whole, blue), line(cut, red), axes, legend);
 }
 
 /// Bytes as a terminal may show them, ids as numbers.
