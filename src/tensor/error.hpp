@@ -10,10 +10,6 @@
 #ifdef __cpp_lib_format
 #include <format>
 #else
-#ifdef __CUDACC__  // nvcc cannot check fmt's format strings: it takes no call in them for constant
-#define FMT_CONSTEVAL
-#define FMT_USE_CONSTEVAL 0
-#endif
 #include <fmt/core.h>
 #endif
 
@@ -22,9 +18,17 @@ namespace tessera {
 /// Every message is a format string, which the compiler checks against its arguments: format("rank {}", 3).
 /// A double is written as {:g}, with six digits; {} would write every digit that it has.
 #ifdef __cpp_lib_format
-using std::format, std::format_string;
+namespace formatting = std;
 #else
-using fmt::format, fmt::format_string;
+namespace formatting = fmt;
+#endif
+#ifdef __CUDACC__  // nvcc cannot evaluate the check, so it checks at run time
+template <class... Args>
+std::string format(std::string_view text, const Args&... args) {
+  return formatting::vformat(text, formatting::make_format_args(args...));
+}
+#else
+using formatting::format, formatting::format_string;
 #endif
 
 /// The command line cannot be honoured (exit code 2). The message says what can.
