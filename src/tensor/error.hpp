@@ -10,6 +10,9 @@
 #ifdef __cpp_lib_format
 #include <format>
 #else
+#ifdef __CUDACC__  // fmt 9 takes nvcc for a compiler without constexpr, and then does not compile in C++20
+#define FMT_USE_CONSTEXPR 1
+#endif
 #include <fmt/core.h>
 #endif
 
@@ -18,17 +21,9 @@ namespace tessera {
 /// Every message is a format string, which the compiler checks against its arguments: format("rank {}", 3).
 /// A double is written as {:g}, with six digits; {} would write every digit that it has.
 #ifdef __cpp_lib_format
-namespace formatting = std;
+using std::format, std::format_string;
 #else
-namespace formatting = fmt;
-#endif
-#ifdef __CUDACC__  // nvcc cannot evaluate the check, so it checks at run time
-template <class... Args>
-std::string format(std::string_view text, const Args&... args) {
-  return formatting::vformat(text, formatting::make_format_args(args...));
-}
-#else
-using formatting::format, formatting::format_string;
+using fmt::format, fmt::format_string;
 #endif
 
 /// The command line cannot be honoured (exit code 2). The message says what can.
