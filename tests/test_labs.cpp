@@ -5,9 +5,9 @@
 #include <set>
 
 #include "directory.hpp"
-#include "labs/judge.hpp"
-#include "labs/process.hpp"
-#include "labs/submission.hpp"
+#include "tools/labs/judge.hpp"
+#include "tools/labs/process.hpp"
+#include "tools/labs/submission.hpp"
 #include "support.hpp"
 
 using namespace tessera;
@@ -26,7 +26,7 @@ TEST_CASE("labs: every lesson has two tasks or more, in three sizes, with points
     CHECK(task.minutes > 0);
     CHECK(contains(task.text, "Hint: "));
     CHECK(
-        contains(pages::read(fs::path(TESSERA_SOURCE_DIR) / "tests/labs" / ("lab_" + task.lesson() + ".cpp")),
+        contains(pages::read(fs::path(TESSERA_SOURCE_DIR) / "tests/tools/labs" / ("lab_" + task.lesson() + ".cpp")),
                  "\"" + task.name + "\""));
   }
   CHECK(count.size() == 9);

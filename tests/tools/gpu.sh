@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# tests/gpu.sh [PART...]: all that needs a GPU, by one command, from a plain checkout, without a network. The parts, each
+# tests/tools/gpu.sh [PART...]: all that needs a GPU, by one command, from a plain checkout, without a network. The parts, each
 # below ten minutes on an H100 with 16 cores: build suite lessons sanitizer nccl bench. Its last line counts.
 #   TESSERA_HEADERS=DIR   doctest/doctest.h, nlohmann/json.hpp and fmt/core.h, where the system has none
 #   TESSERA_PYTHON=PYTHON a python3 with torch, to run beside; python3 where it has torch
@@ -162,7 +162,7 @@ fi
 for part in "${parts[@]}"; do
   case $part in
     build | suite | lessons | sanitizer | nccl | bench) echo "== $part"; "part_$part" || true ;;
-    *) echo "tests/gpu.sh: no part '$part'. There are: build suite lessons sanitizer nccl bench" >&2; exit 2 ;;
+    *) echo "tests/tools/gpu.sh: no part '$part'. There are: build suite lessons sanitizer nccl bench" >&2; exit 2 ;;
   esac
 done
 echo "$passed passed, $failed failed, $missing missing"

@@ -24,7 +24,7 @@ const char* const usage =
     "                                        may take 20 s, or N\n"
     "./tessera lab list                      the tasks with their points and times\n";
 
-const char* const recorded = "tests/labs/expected.json";  // there: this is a student's tree
+const char* const recorded = "tests/tools/labs/expected.json";  // there: this is a student's tree
 constexpr std::uint64_t check_seed = 1;
 constexpr auto any_bytes = Json::error_handler_t::replace;  // a message may hold no UTF-8
 

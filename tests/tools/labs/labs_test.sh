@@ -3,7 +3,7 @@
 # marks are the same each time; and a lesson whose functions are all open still compiles. BUILD has tessera_labs, and
 # PROGRAMS is the build of what is marked.
 set -euo pipefail
-root=$(dirname "$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")")
+root=$(readlink -f "$(dirname "${BASH_SOURCE[0]}")/../../..")
 build=$(readlink -f "$1") programs=$(readlink -f "$2")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -35,10 +35,10 @@ if labs new "$work/fresh" 2>/dev/null; then fail "lab new writes over a tree"; f
 
 echo "== cheats"
 cp -r "$work/fresh" "$work/cheats"
-echo '#error edited' >"$work/cheats/tests/labs/run.cpp"  # the student's tests, core and records are not asked
+echo '#error edited' >"$work/cheats/tests/tools/labs/run.cpp"  # the student's tests, core and records are not asked
 echo '#error edited' >"$work/cheats/src/ops/ops.hpp"
-echo '[]' >"$work/cheats/tests/labs/expected.json"
-cheats() { grep -v '^#' "$root/tests/labs/cheats.txt" | sed 's/ | /\t/g'; }
+echo '[]' >"$work/cheats/tests/tools/labs/expected.json"
+cheats() { grep -v '^#' "$root/tests/tools/labs/cheats.txt" | sed 's/ | /\t/g'; }
 while IFS=$'\t' read -r task where code says; do
   file=$(grep -rl "// task $task " "$work/cheats/lessons")
   text=$(cat "$file")

@@ -14,21 +14,20 @@ inline const std::vector<std::string> manifest = {".clang-format",
                                                   "CMakePresets.json",
                                                   "LICENSE",
                                                   "README.md",
-                                                  "cmake",
                                                   "lessons",
                                                   "notebooks_md",
                                                   "src",
                                                   "tessera",
-                                                  "tests/labs",
-                                                  "tests/pages/source.hpp",
-                                                  "tests/pages/text.hpp"};
+                                                  "tests/CMakeLists.txt",
+                                                  "tests/tools/labs",
+                                                  "tests/tools/run.sh",
+                                                  "tests/tools/pages/source.hpp",
+                                                  "tests/tools/pages/text.hpp"};
 
-/// A file with the lesson's ideas, of which --empty leaves signatures. Mains, proofs, baselines, pictures
-/// and sizes stay: they test.
+/// A file with the ideas of a lesson, of which --empty leaves signatures. Mains and harnesses stay: they
+/// test.
 inline bool teaches(const std::string& file) {
-  static const std::regex others(
-      R"(.*/(main\.cpp|[a-z_]*(proof|unsplit|by_head|picture|screen|timeline[a-z_]*|sizes|measure|compare|command_line)\.hpp))");
-  return !std::regex_match(file, others);
+  return file.find("/harness/") == std::string::npos && !file.ends_with("/main.cpp");
 }
 
 /// Excerpts of sources again, from the student's form of them.
@@ -56,7 +55,8 @@ inline void write_tree(const fs::path& from, const fs::path& to, const std::set<
     fs::create_directories((to / name).parent_path());
     fs::copy(from / name, to / name, fs::copy_options::recursive | fs::copy_options::copy_symlinks);
   }
-  for (const char* own : {"cheats.txt", "labs_test.sh", "tree_test.sh"}) fs::remove(to / "tests/labs" / own);
+  for (const char* own : {"cheats.txt", "labs_test.sh", "tree_test.sh"})
+    fs::remove(to / "tests/tools/labs" / own);
   for (const std::string& file : lesson_files(to)) {
     if (!file.ends_with("pp")) continue;
     const std::string code = pages::read(to / file),
