@@ -71,15 +71,24 @@ const Task plan_task("06.plan", [](Trial& t) {
   });
 });
 
+/// How many of its needs an instruction lacks when a drawn set of others is done: of another seed other sets.
 const Task needs_task("06.needs", [](Trial& t) {
+  constexpr int ops = static_cast<int>(Op::reduce) + 1;
   for (const auto& [at, first, last] :
        {std::tuple{"first", true, false}, {"middle", false, false}, {"last", false, true}}) {
     std::vector<std::string> words;
-    for (int op = 0; op <= static_cast<int>(Op::reduce); ++op) {
-      std::vector<Op> before = needs(static_cast<Op>(op), first, last);
-      std::sort(before.begin(), before.end());
-      words.push_back(str(name(static_cast<Op>(op)), " needs"));
-      for (const Op one : before) words.back() += str(" ", name(one));
+    for (int op = 0; op < ops; ++op) {
+      const std::vector<Op> wanted = needs(static_cast<Op>(op), first, last);
+      for (int set = 0; set < 4; ++set) {
+        std::string done = "after";
+        auto lacks = std::ssize(wanted);
+        for (int other = 0; other < ops; ++other) {
+          if (t.size(0, 1) == 0) continue;
+          done += str(" ", name(static_cast<Op>(other)));
+          lacks -= std::count(wanted.begin(), wanted.end(), static_cast<Op>(other));
+        }
+        words.push_back(str(done, ": ", name(static_cast<Op>(op)), " lacks ", lacks));
+      }
     }
     t.out(str(at, " stage"), words);
   }

@@ -59,10 +59,8 @@ inline void write_tree(const fs::path& from, const fs::path& to, const std::set<
   for (const char* own : {"cheats.txt", "labs_test.sh", "tree_test.sh"}) fs::remove(to / "tests/labs" / own);
   for (const std::string& file : lesson_files(to)) {
     if (!file.ends_with("pp")) continue;
-    const std::string code = pages::read(to / file),
-                      lesson = fs::path(file).parent_path().filename().string();
-    const bool all = empty.count(lesson.substr(0, 2)) > 0 && teaches(file);
-    pages::write(to / file, student_form(code, file, all));
+    const bool all = empty.count(folder_of(file).substr(0, 2)) > 0 && teaches(file);
+    pages::write(to / file, student_form(pages::read(to / file), file, all));
   }
   for (const auto& page : fs::directory_iterator(to / "notebooks_md"))
     if (page.path().extension() == ".md") cut_page(to, page.path());
