@@ -35,7 +35,7 @@ inline double wire_of_group(Communicator& comm, const std::string& phase, const 
 }
 
 inline void collectives_of(Communicator& comm, std::int64_t rows, std::int64_t cols, DType dtype) {
-  const std::string at = str(rows, " x ", cols, " ", name(dtype));
+  const std::string at = format("{} x {} {}", rows, cols, name(dtype));
   const auto phase = comm.phase(at);
   const int me = comm.rank(), n = comm.size();
   const Tensor x = input(me, rows, cols, dtype);
@@ -143,10 +143,10 @@ inline void many_in_flight(Communicator& comm) {
     const Tensor& sum = sums[static_cast<std::size_t>(i)];
     double last = 0;
     for (int r = 0; r < n; ++r) last += element(r, sum.size() - 1);
-    expect_eq(sum.values().back(), last, str("sum ", i));
+    expect_eq(sum.values().back(), last, format("sum {}", i));
     if (n > 1)
       require_equal(received[static_cast<std::size_t>(i)],
-                    input(left + i, 2, 40 * i + 1, DType::f64).values(), str("message ", i));
+                    input(left + i, 2, 40 * i + 1, DType::f64).values(), format("message {}", i));
   }
 }
 

@@ -59,8 +59,10 @@ class CpuDevice final : public Device {
     void* block = wanted <= most - held ? std::aligned_alloc(granule, bytes) : nullptr;
     if (block != nullptr) return block;
     taken_.fetch_sub(wanted);
-    throw UsageError(str("the system has no ", bytes, " B of memory left: this machine has ", most,
-                         " B, and its ranks hold ", held, " B. Smaller sizes or fewer ranks would work."));
+    throw UsageError(
+        format("the system has no {} B of memory left: this machine has {} B, and its ranks hold {} B. "
+               "Smaller sizes or fewer ranks would work.",
+               bytes, most, held));
   }
   void system_release(void* block, std::size_t bytes) override {
     std::free(block);

@@ -65,8 +65,8 @@ CudaDevice::~CudaDevice() {
 std::string CudaDevice::description() const {
   cudaDeviceProp gpu{};
   CUDA_CHECK(cudaGetDeviceProperties(&gpu, ordinal()));
-  return str(gpu.name, " (GPU ", ordinal(), ", sm_", gpu.major, gpu.minor, ", ", gpu.totalGlobalMem >> 30,
-             " GiB)");
+  return format("{} (GPU {}, sm_{}{}, {} GiB)", gpu.name, ordinal(), gpu.major, gpu.minor,
+                gpu.totalGlobalMem >> 30);
 }
 
 void CudaDevice::activate() const { CUDA_CHECK(cudaSetDevice(ordinal())); }
@@ -168,8 +168,9 @@ void* CudaDevice::system_allocate(std::size_t bytes) {
   const cudaError_t result = cudaMalloc(&block, bytes);
   if (result == cudaErrorMemoryAllocation) {
     cudaGetLastError();
-    throw UsageError(str("GPU ", ordinal(), " has no ", bytes, " B of memory left for ", description(),
-                         ". Smaller sizes, or ranks on more GPUs, would work."));
+    throw UsageError(
+        format("GPU {} has no {} B of memory left for {}. Smaller sizes, or ranks on more GPUs, would work.",
+               ordinal(), bytes, description()));
   }
   CUDA_CHECK(result);
   return block;
@@ -201,11 +202,13 @@ std::shared_ptr<Device> make_cuda_device(int ordinal) {
   const int count = cuda_device_count();
   if (count == 0) throw UsageError("no GPU found: --device cpu would work");
   if (ordinal < 0 || ordinal >= count)
-    throw UsageError(str("there is no GPU ", ordinal, ": this machine has ", count, "; --ranks ", count,
-                         " or --transport threads (ranks sharing GPU 0) would work"));
+    throw UsageError(
+        format("there is no GPU {}: this machine has {}; --ranks {} or --transport threads (ranks sharing "
+               "GPU 0) would work",
+               ordinal, count, count));
   // It turns f32 products into TF32 behind every check; what it computes could not be compared.
   if (const char* tf32 = std::getenv("NVIDIA_TF32_OVERRIDE"); tf32 && std::string_view(tf32) != "0")
-    throw UsageError(str("NVIDIA_TF32_OVERRIDE=", tf32, " changes f32 products: unset it, or set it to 0"));
+    throw UsageError(format("NVIDIA_TF32_OVERRIDE={} changes f32 products: unset it, or set it to 0", tf32));
   return std::make_shared<CudaDevice>(ordinal);
 }
 
