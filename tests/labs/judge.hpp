@@ -31,7 +31,7 @@ inline std::int64_t count_of(const Json& value, std::int64_t most) {
   const bool whole =
       value.is_number_unsigned() || (value.is_number_integer() && value.get<std::int64_t>() >= 0);
   if (!whole || value.get<std::uint64_t>() > static_cast<std::uint64_t>(most))
-    throw Error(str("it left ", value.dump().substr(0, 30), " where a number from 0 to ", most, " stands"));
+    throw Error(format("it left {} where a number from 0 to {} stands", value.dump().substr(0, 30), most));
   return value.get<std::int64_t>();
 }
 
@@ -85,7 +85,7 @@ inline std::string compare(const std::string& name, const Json& right, const Jso
     for (std::size_t i = 0; i < std::max(a.size(), b.size()); ++i) {
       const std::string wanted = i < a.size() ? a[i].get<std::string>() : "nothing more",
                         found = i < b.size() ? b[i].get<std::string>() : "nothing more";
-      if (wanted != found) return str(name, ", entry ", i, " is `", found, "`; right is `", wanted, "`");
+      if (wanted != found) return format("{}, entry {} is `{}`; right is `{}`", name, i, found, wanted);
     }
     return "";
   }
@@ -93,14 +93,14 @@ inline std::string compare(const std::string& name, const Json& right, const Jso
   std::vector<int> ranks;
   for (const Json& part : right.at("parts")) {
     const Json* own = part_of_rank(is.at("parts"), part.at("rank"));
-    if (own == nullptr) return str("rank ", part.at("rank").get<int>(), " leaves no ", name);
+    if (own == nullptr) return format("rank {} leaves no {}", part.at("rank").get<int>(), name);
     truth_parts.push_back(part_of(part));
     parts.push_back({truth_parts.back().slice, matrix_of(*own)});
     ranks.push_back(part.at("rank"));
     const Matrix &wanted = truth_parts.back().local, &found = parts.back().local;
     if (wanted.rows != found.rows || wanted.cols != found.cols)
-      return str("rank ", ranks.back(), "'s ", name, " is (", found.rows, ", ", found.cols,
-                 "), it should be (", wanted.rows, ", ", wanted.cols, ")");
+      return format("rank {}'s {} is ({}, {}), it should be ({}, {})", ranks.back(), name, found.rows,
+                    found.cols, wanted.rows, wanted.cols);
   }
   Truth truth{whole_of(truth_parts), {}, 0};
   double scale = 1;
@@ -118,9 +118,9 @@ inline std::string compare(const std::string& name, const Json& right, const Jso
   const Check outcome = check(name, identity, "float", truth, parts, known);
   if (outcome.ok) return "";
   const auto worst = static_cast<std::size_t>(outcome.rank);
-  return str(parts.size() > 1 ? str("rank ", ranks[worst], ", ") : "", "element (", outcome.row, ", ",
-             outcome.col, ") of ", name, ", which should be ", identity, ", is off by ", outcome.error,
-             outcome.diagnosis.empty() ? "" : ". ", outcome.diagnosis);
+  return format("{}element ({}, {}) of {}, which should be {}, is off by {:g}{}{}",
+                parts.size() > 1 ? format("rank {}, ", ranks[worst]) : "", outcome.row, outcome.col, name,
+                identity, outcome.error, outcome.diagnosis.empty() ? "" : ". ", outcome.diagnosis);
 }
 
 /// All bytes of a record, and in words: "64 B: all_reduce 64".
@@ -129,10 +129,10 @@ inline std::pair<std::int64_t, std::string> bytes_of(const Json& sent) {
   std::string text;
   for (const auto& [op, bytes] : sent.items()) {
     const std::int64_t own = count_of(bytes, std::int64_t{1} << 40);
-    text += str(text.empty() ? ": " : ", ", op, " ", own);
+    text += format("{}{} {}", text.empty() ? ": " : ", ", op, own);
     all += own;
   }
-  return {all, str(all, " B", text)};
+  return {all, format("{} B{}", all, text)};
 }
 
 /// The task of "task 02.forward is open", which an open one throws; "" in every other message.
@@ -147,7 +147,7 @@ inline Verdict judge(const std::string& task, const Json& reference, const Json&
   for (std::size_t i = 0; i < reference.size(); ++i) {
     const Json &right = reference[i], &is = answer.at(i);
     const int ranks = right.value("ranks", 0);  // 0: the task knows of none
-    const std::string where = ranks == 0 ? "" : str(ranks, ranks == 1 ? " rank: " : " ranks: ");
+    const std::string where = ranks == 0 ? "" : format("{}{}", ranks, ranks == 1 ? " rank: " : " ranks: ");
     if (is.contains("error")) {
       const std::string error = is.at("error"), open = open_task(error);
       if (open.empty()) return wrong(where + error);

@@ -39,7 +39,7 @@ void out(Trial& t, const std::string& name, const Plan& plan) {
   for (std::size_t r = 0; r < plan.size(); ++r) {
     std::vector<std::string> words;
     for (const Instruction& i : plan[r]) words.push_back(text(i));
-    t.out(str(name, ", stage ", r), words);
+    t.out(format("{}, stage {}", name, r), words);
   }
 }
 
@@ -49,7 +49,7 @@ void each_schedule(Trial& t,
   for (const auto& [schedule, name] : schedule_names) {
     const bool chunks = schedule == Schedule::interleaved;
     const int p = t.size(2, 5), v = chunks ? t.size(1, 3) : 1, m = chunks ? p * t.size(1, 3) : t.size(1, 9);
-    body(schedule, str(name, ": p ", p, ", m ", m, ", v ", v), p, m, v);
+    body(schedule, format("{}: p {}, m {}, v {}", name, p, m, v), p, m, v);
   }
 }
 
@@ -59,7 +59,7 @@ const Task shape_task("06.pattern", [](Trial& t) {
     for (int r = 0; r < p; ++r) {
       const SchedulePattern s = pattern(schedule, r, p, m, v);
       words.push_back(
-          str("stage ", r, ": warm_up ", s.warm_up, s.split ? ", split" : "", ", delay ", s.delay));
+          format("stage {}: warm_up {}{}, delay {}", r, s.warm_up, s.split ? ", split" : "", s.delay));
     }
     t.out(name, words);
   });
@@ -84,13 +84,13 @@ const Task needs_task("06.needs", [](Trial& t) {
         auto lacks = std::ssize(wanted);
         for (int other = 0; other < ops; ++other) {
           if (t.size(0, 1) == 0) continue;
-          done += str(" ", name(static_cast<Op>(other)));
+          done += format(" {}", name(static_cast<Op>(other)));
           lacks -= std::count(wanted.begin(), wanted.end(), static_cast<Op>(other));
         }
-        words.push_back(str(done, ": ", name(static_cast<Op>(op)), " lacks ", lacks));
+        words.push_back(format("{}: {} lacks {}", done, name(static_cast<Op>(op)), lacks));
       }
     }
-    t.out(str(at, " stage"), words);
+    t.out(format("{} stage", at), words);
   }
 });
 
@@ -109,9 +109,9 @@ const Task balance_task("06.balance", [](Trial& t) {
   const Partition found = balanced_partition(layers, parts, costs);
   std::int64_t sum = 0, least = layers;
   for (const std::int64_t n : found) sum += n, least = std::min(least, n);
-  t.out(str(layers, " layers, ", parts, " parts, embedding ", costs.embedding, ", head ", costs.head),
-        {str(found.size(), " parts, ", sum, " layers, ", least > 0 ? "none" : "one", " empty"),
-         str("the slowest takes ", costs.slowest(found))});
+  t.out(format("{} layers, {} parts, embedding {}, head {}", layers, parts, costs.embedding, costs.head),
+        {format("{} parts, {} layers, {} empty", found.size(), sum, least > 0 ? "none" : "one"),
+         format("the slowest takes {}", costs.slowest(found))});
 });
 
 const Task simulate_task("06.simulate", [](Trial& t) {
@@ -126,8 +126,8 @@ const Task simulate_task("06.simulate", [](Trial& t) {
     for (std::size_t r = 0; r < timeline.stages.size(); ++r) {
       std::vector<std::string> words;
       for (const Step& step : timeline.stages[r])
-        words.push_back(str(text(step), ": ", step.begin, " to ", step.end));
-      t.out(str("plan ", number, ", stage ", r), words);
+        words.push_back(format("{}: {} to {}", text(step), step.begin, step.end));
+      t.out(format("plan {}, stage {}", number, r), words);
     }
   }
 });

@@ -26,12 +26,12 @@ const Task mesh_task("08.mesh", [](Trial& t) {
                                       {"dp", mesh.dp.get()},
                                       {"pp", mesh.pp.get()},
                                       {"embedding", mesh.embedding.get()}}) {
-      words.push_back(str(name, ":"));
+      words.push_back(format("{}:", name));
       if (group == nullptr) continue;
       const Tensor me = Tensor::of(1, 1, {static_cast<double>(world.rank())});
-      for (const double rank : group->all_gather(me, 0).values()) words.back() += str(" ", rank);
+      for (const double rank : group->all_gather(me, 0).values()) words.back() += format(" {}", rank);
     }
-    t.out(str("tp ", sizes.tp, ", pp ", sizes.pp, ", dp ", sizes.dp, ": the groups of rank ", world.rank()),
+    t.out(format("tp {}, pp {}, dp {}: the groups of rank {}", sizes.tp, sizes.pp, sizes.dp, world.rank()),
           words);
   });
 });
@@ -50,7 +50,7 @@ const Task norm_task("08.norm", [](Trial& t) {
     const Trainer trainer(mesh, training, DType::f64,
                           [&](const std::string& name, const Slice& slice) { return t.in(name, slice); });
     for (const Parameter& one : trainer.parameters()) one.gradient.copy_from(t.in("d" + one.name, one.slice));
-    t.out(world.rank(), str("norm, tp ", sizes.tp, ", pp ", sizes.pp, ", dp ", sizes.dp),
+    t.out(world.rank(), format("norm, tp {}, pp {}, dp {}", sizes.tp, sizes.pp, sizes.dp),
           "the root of the sum of squares of the whole model's gradients", Tensor::of(1, 1, {trainer.norm()}),
           Slice::whole(1, 1));
   });

@@ -99,7 +99,7 @@ class Labs {
     if (!fs::is_directory(student)) throw UsageError(student.string() + " is no folder");
     const std::uint64_t seed = number("--seed", std::random_device()());
     if (seed == check_seed)
-      throw UsageError(str("--seed ", seed, " is that of the records which students have: take any other"));
+      throw UsageError(format("--seed {} is that of the records which students have: take any other", seed));
     const auto seconds = static_cast<int>(std::min<std::uint64_t>(number("--seconds", 20), 3600));
     std::set<std::string> lessons;
     for (const TaskInfo& task : all_tasks(o_.root))
@@ -116,7 +116,7 @@ class Labs {
     const fs::path file = o_.flag("--json", "");
     if (file.empty()) return 0;
     fs::remove(file);  // a link there is not followed
-    pages::write(file, gradescope(marks, str("Tessera, seed ", seed, ". Protection: ", protection))
+    pages::write(file, gradescope(marks, format("Tessera, seed {}. Protection: {}", seed, protection))
                                .dump(2, ' ', false, any_bytes) +
                            "\n");
     if (!fs::exists(file)) throw Error("cannot write " + file.string());

@@ -50,8 +50,8 @@ class Marking {
             ? "none for files, since this machine allows no user namespace: what is marked can read what you "
               "can, the "
               "solutions too (mark as root, in a container)"
-            : str("what is marked runs ", geteuid() == 0 ? str("as user ", nobody) : "in a user namespace",
-                  " and sees no file but its own");
+            : format("what is marked runs {} and sees no file but its own",
+                     geteuid() == 0 ? format("as user {}", nobody) : "in a user namespace");
     return files + (calls ? "; it can only compute"
                           : "; this kernel has no seccomp, so it may start and end other programs");
   }

@@ -114,7 +114,7 @@ struct Programs {
     Faults faults;
     build(lessons, "lab_", faults);
     for (const auto& [lesson, fault] : faults)
-      if (!fault.empty()) throw Error(str("lab_", lesson, ": ", fault));
+      if (!fault.empty()) throw Error(format("lab_{}: {}", lesson, fault));
   }
 
   /// The master's records of all tasks of the lessons, with what comes out where a sum is forgotten.
@@ -126,7 +126,7 @@ struct Programs {
       auto [trials, fault] = record(program, task.name, seed, "reference", {.computes = true});
       for (const Json& trial : trials)
         if (trial.contains("error")) fault += trial.at("error");
-      if (!fault.empty()) throw Error(str("the master's ", task.name, ": ", fault));
+      if (!fault.empty()) throw Error(format("the master's {}: {}", task.name, fault));
       const Json silent = record(program, task.name, seed, "silent", {.computes = true}).first;
       for (std::size_t i = 0; i < trials.size(); ++i)
         if (i < silent.size() && !trials[i].at("sent").empty() && silent[i].contains("results"))

@@ -102,14 +102,14 @@ Trial::Trial(std::uint64_t seed, int number, Mode mode)
 Trial::~Trial() = default;
 
 int Trial::size(int least, int most) {
-  const Random random(seed_, str("sizes of trial ", number_));
+  const Random random(seed_, format("sizes of trial {}", number_));
   const auto bits = random.bits(static_cast<std::uint64_t>(drawn_++));
   return least + static_cast<int>(bits % static_cast<std::uint64_t>(most - least + 1));
 }
 int Trial::cut(int most) { return ranks_ * size(1, most); }
 
 Tensor Trial::in(const std::string& name, const Slice& slice) const {
-  return generate(seed_, str(name, " of trial ", number_), slice, DType::f64, Fill::uniform, 1);
+  return generate(seed_, format("{} of trial {}", name, number_), slice, DType::f64, Fill::uniform, 1);
 }
 
 void Trial::on_ranks(const std::function<void(Communicator&)>& body) {
