@@ -27,6 +27,9 @@ set_tests_properties(labs labs_tree PROPERTIES LABELS "slow;once" TIMEOUT 900 RU
 add_test(NAME mutants COMMAND ${CMAKE_SOURCE_DIR}/tests/mutants/mutants.sh check ${CMAKE_BINARY_DIR})
 set_tests_properties(mutants PROPERTIES LABELS "slow;once" TIMEOUT 1800 PROCESSORS 2)
 
+add_test(NAME hunt COMMAND ${CMAKE_SOURCE_DIR}/tests/mutants/hunt_test.sh)
+set_tests_properties(hunt PROPERTIES LABELS once TIMEOUT 60)
+
 add_test(NAME clang_tidy COMMAND ${CMAKE_SOURCE_DIR}/tests/clang_tidy.sh ${CMAKE_BINARY_DIR})
 set_tests_properties(clang_tidy PROPERTIES LABELS slow TIMEOUT 900 SKIP_RETURN_CODE 77 PROCESSORS 2)
 

@@ -4,6 +4,7 @@
 #   mutants.sh field NAME WORD      what NAME's line WORD says
 #   mutants.sh plant NAME TREE      puts NAME into a copy of the repository
 #   mutants.sh tree FOLDER          makes such a copy
+#   mutants.sh hide NAME FOLDER     FOLDER/tree has NAME, and tells nobody
 #   mutants.sh hunted [LESSON]      the names of those that a lesson's own run shows; hunted_lessons: which
 #   mutants.sh show NAME            the change and why it looks as it does
 #   mutants.sh check BUILD [NAME]   plants each and demands that it is caught, as the pages show it; BUILD/bin
@@ -65,6 +66,25 @@ plant() {
       *) replace ;;
     esac
   done < <(block "$name"; echo end)
+}
+
+# In FOLDER/tree, a copy of the repository with NAME in it. Its table names no mistake: that is the reader's part.
+# A file that is as in the last copy keeps its time and every other is new, so that a build makes again what differs.
+hide() {
+  local name=$1 folder=$2 screen=$2/new/src/app/screen.cpp
+  rm -rf "$folder/new"
+  tree "$folder/new"
+  plant "$name" "$folder/new"
+  grep -q '^ *if (!advice.empty())' "$screen" || fail "$screen prints no advice"
+  sed -i '/^ *if (!advice.empty())/d' "$screen"
+  (
+    cd "$folder/new"
+    find . -type f | while IFS= read -r file; do
+      if cmp -s "$file" "../tree/$file"; then touch -r "../tree/$file" "$file"; else touch "$file"; fi
+    done
+  )
+  rm -rf "$folder/tree"
+  mv "$folder/new" "$folder/tree"
 }
 
 # configure TREE BUILD [-DNAME=VALUE...]: warnings are no errors, since a bug may leave a variable unused.
