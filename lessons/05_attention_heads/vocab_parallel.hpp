@@ -56,8 +56,11 @@ struct VocabParallelHead {
     Placed<Shard<1>> dlogits;  // (n, V_r)
   };
 
-  // task 05.cross_entropy (function, 4 points, 40 min): (n, W), local targets (n, 1) -> (n, 1) losses.
-  // Hint: the max first, or exp overflows.
+  // task 05.cross_entropy (function, 4 points, 40 min): (n, W), local targets (n, 1) -> (n, 1) losses; what
+  // the backward needs goes to saved.entropy. The logits are ln_f(X) w', and ops.hpp has row_largest,
+  // cross_entropy_terms and cross_entropy_of for one rank's columns of them. Hint: the largest logit of all
+  // ranks comes first, or exp overflows: tp.comm().all_reduce(x, Reduce::max). Which two terms are sums over
+  // all ids?
   Placed<Replicated> forward(const Placed<Replicated>& x, const Tensor& targets, Saved& saved,
                              const TensorParallel& tp) const {
     const Placed<Shard<1>> logits = matmul(ln_f.forward(x, saved.ln_f), t(w));  // (n, V_r)  no bytes sent

@@ -80,9 +80,12 @@ class Trainer {
     return worker.run(plan_[static_cast<std::size_t>(mesh_.pp->rank())], microbatches, hooks);
   }
 
-  // task 08.norm (function, 4 points, 45 min): the norm of all gradients, each parameter counted once.
-  // Hint: who has a copy of what? Norms and biases behind a sum lie on every rank of tp,
-  // the tied embedding on two stages, everything on every rank of dp.
+  // task 08.norm (function, 4 points, 45 min): the root of the sum of squares of all gradients of the model,
+  // the same on every rank, each parameter counted once. parameters() are this rank's own, each with its
+  // name, its gradient, and its slice of the whole. Hint: which ranks have a copy of what? A parameter whose
+  // slice is the whole (layer norms, biases behind a sum) lies on every rank of tp; where
+  // builder_.has_embedding_copy(), "wte.weight" is a copy; all of it lies on every rank of dp. Two
+  // all-reduces of one number are enough.
   double norm() const {
     double squares = 0;
     for (const Parameter& one : parameters()) {

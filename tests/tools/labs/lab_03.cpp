@@ -11,9 +11,9 @@ namespace {
 /// From the right Y: what it would be with c added by every rank before the sum.
 void mistakes(Trial& t, int rank, const char* name, const Tensor& y, const Tensor& c, const Slice& slice) {
   if (!t.reference()) return;
-  t.mistake(rank, name, str(name, " holds the bias p times: was it added before the sum?"),
+  t.mistake(rank, name, format("{} holds the bias p times: was it added before the sum?", name),
             add_bias(y, scale(c, t.ranks() - 1)), slice);
-  t.mistake(rank, name, str(name, " lacks the bias."), add_bias(y, scale(c, -1)), slice);
+  t.mistake(rank, name, format("{} lacks the bias.", name), add_bias(y, scale(c, -1)), slice);
 }
 
 const Task forward("03.forward", [](Trial& t) {

@@ -1,3 +1,5 @@
+#include <cmath>
+
 #include "05_attention_heads/block.hpp"
 #include "05_attention_heads/vocab_parallel.hpp"
 #include "lab.hpp"
@@ -24,10 +26,9 @@ const Task slice("05.qkv_slice", [](Trial& t) {
   std::vector<std::string> words;
   for (int r = 0; r < t.ranks(); ++r) {
     const Slice slice = qkv_slice(t.size(), s, r, t.ranks());
-    words.push_back(str("rank ", r, " of ", t.ranks(), ", W ", s.width, ", KV ", s.kv_width(), ": ",
-                        slice.local_rows(), " rows of ", slice.whole_rows, ", of ", slice.whole_cols,
-                        " columns"));
-    for (const Range& range : slice.col_ranges) words.back() += str(" [", range.begin, ", ", range.end, ")");
+    words.push_back(format("rank {} of {}, W {}, KV {}: {} rows of {}, of {} columns", r, t.ranks(), s.width,
+                           s.kv_width(), slice.local_rows(), slice.whole_rows, slice.whole_cols));
+    for (const Range& range : slice.col_ranges) words.back() += format(" [{}, {})", range.begin, range.end);
   }
   t.out("slices", words);
 });
@@ -53,8 +54,8 @@ void on_ranks(Trial& t, const AttentionShape& s, const Body& body) {
                            r,
                            Slice::whole(s.tokens(), w),
                            slice_of<Shard<1>>(s.tokens(), w, comm),
-                           {t.in(str("QKV of rank ", s.kv_heads == 1 ? 0 : r), w, qkv),
-                            t.in(str("b of rank ", s.kv_heads == 1 ? 0 : r), 1, qkv),
+                           {t.in(format("QKV of rank {}", s.kv_heads == 1 ? 0 : r), w, qkv),
+                            t.in(format("b of rank {}", s.kv_heads == 1 ? 0 : r), 1, qkv),
                             t.in("Wo", slice_of<Shard<0>>(w, w, comm)), t.in("c", 1, w), heads},
                            {},
                            TensorParallel(comm)};
@@ -64,7 +65,7 @@ void on_ranks(Trial& t, const AttentionShape& s, const Body& body) {
 
 template <class Attention>
 void out_weights(Trial& t, const Setup<Attention>& s) {
-  const std::string rank = str(" of rank ", s.rank);
+  const std::string rank = format(" of rank {}", s.rank);
   const Tensor dqkv = s.layer.dqkv(), dc = s.layer.dc_qkv();
   t.out(0, "dWqkv" + rank, "dWqkv = X' [dQ dK dV]_i", dqkv, Slice::whole(dqkv.rows(), dqkv.cols()));
   t.out(0, "db" + rank, "db = sum [dQ dK dV]_i", dc, Slice::whole(1, dc.cols()));
@@ -81,7 +82,7 @@ const Task forward("05.forward", [](Trial& t) {
 const Task backward("05.backward", [](Trial& t) {
   on_ranks<ParallelAttention>(t, shape_of(t), [&](auto& s) {
     const Tensor x = t.in("X", s.all),
-                 qkv = t.in(str("activations of rank ", s.rank), x.rows(), s.layer.dqkv().cols());
+                 qkv = t.in(format("activations of rank {}", s.rank), x.rows(), s.layer.dqkv().cols());
     const auto [q, k, v] = q_k_v(qkv, s.layer.heads);
     const Tensor o = s.layer.core.forward(q, k, v, s.layer.heads, s.saved.heads);
     s.saved.c_attn.x = Placed<Replicated>(x);

@@ -39,7 +39,7 @@ void out(Trial& t, const std::string& name, const Plan& plan) {
   for (std::size_t r = 0; r < plan.size(); ++r) {
     std::vector<std::string> words;
     for (const Instruction& i : plan[r]) words.push_back(text(i));
-    t.out(str(name, ", stage ", r), words);
+    t.out(format("{}, stage {}", name, r), words);
   }
 }
 
@@ -49,7 +49,7 @@ void each_schedule(Trial& t,
   for (const auto& [schedule, name] : schedule_names) {
     const bool chunks = schedule == Schedule::interleaved;
     const int p = t.size(2, 5), v = chunks ? t.size(1, 3) : 1, m = chunks ? p * t.size(1, 3) : t.size(1, 9);
-    body(schedule, str(name, ": p ", p, ", m ", m, ", v ", v), p, m, v);
+    body(schedule, format("{}: p {}, m {}, v {}", name, p, m, v), p, m, v);
   }
 }
 
@@ -59,7 +59,7 @@ const Task shape_task("06.pattern", [](Trial& t) {
     for (int r = 0; r < p; ++r) {
       const SchedulePattern s = pattern(schedule, r, p, m, v);
       words.push_back(
-          str("stage ", r, ": warm_up ", s.warm_up, s.split ? ", split" : "", ", delay ", s.delay));
+          format("stage {}: warm_up {}{}, delay {}", r, s.warm_up, s.split ? ", split" : "", s.delay));
     }
     t.out(name, words);
   });
@@ -71,17 +71,26 @@ const Task plan_task("06.plan", [](Trial& t) {
   });
 });
 
+/// How many of its needs an instruction lacks when a drawn set of others is done: of another seed other sets.
 const Task needs_task("06.needs", [](Trial& t) {
+  constexpr int ops = static_cast<int>(Op::reduce) + 1;
   for (const auto& [at, first, last] :
        {std::tuple{"first", true, false}, {"middle", false, false}, {"last", false, true}}) {
     std::vector<std::string> words;
-    for (int op = 0; op <= static_cast<int>(Op::reduce); ++op) {
-      std::vector<Op> before = needs(static_cast<Op>(op), first, last);
-      std::sort(before.begin(), before.end());
-      words.push_back(str(name(static_cast<Op>(op)), " needs"));
-      for (const Op one : before) words.back() += str(" ", name(one));
+    for (int op = 0; op < ops; ++op) {
+      const std::vector<Op> wanted = needs(static_cast<Op>(op), first, last);
+      for (int set = 0; set < 4; ++set) {
+        std::string done = "after";
+        auto lacks = std::ssize(wanted);
+        for (int other = 0; other < ops; ++other) {
+          if (t.size(0, 1) == 0) continue;
+          done += format(" {}", name(static_cast<Op>(other)));
+          lacks -= std::count(wanted.begin(), wanted.end(), static_cast<Op>(other));
+        }
+        words.push_back(format("{}: {} lacks {}", done, name(static_cast<Op>(op)), lacks));
+      }
     }
-    t.out(str(at, " stage"), words);
+    t.out(format("{} stage", at), words);
   }
 });
 
@@ -100,9 +109,9 @@ const Task balance_task("06.balance", [](Trial& t) {
   const Partition found = balanced_partition(layers, parts, costs);
   std::int64_t sum = 0, least = layers;
   for (const std::int64_t n : found) sum += n, least = std::min(least, n);
-  t.out(str(layers, " layers, ", parts, " parts, embedding ", costs.embedding, ", head ", costs.head),
-        {str(found.size(), " parts, ", sum, " layers, ", least > 0 ? "none" : "one", " empty"),
-         str("the slowest takes ", costs.slowest(found))});
+  t.out(format("{} layers, {} parts, embedding {}, head {}", layers, parts, costs.embedding, costs.head),
+        {format("{} parts, {} layers, {} empty", found.size(), sum, least > 0 ? "none" : "one"),
+         format("the slowest takes {}", costs.slowest(found))});
 });
 
 const Task simulate_task("06.simulate", [](Trial& t) {
@@ -117,8 +126,8 @@ const Task simulate_task("06.simulate", [](Trial& t) {
     for (std::size_t r = 0; r < timeline.stages.size(); ++r) {
       std::vector<std::string> words;
       for (const Step& step : timeline.stages[r])
-        words.push_back(str(text(step), ": ", step.begin, " to ", step.end));
-      t.out(str("plan ", number, ", stage ", r), words);
+        words.push_back(format("{}: {} to {}", text(step), step.begin, step.end));
+      t.out(format("plan {}, stage {}", number, r), words);
     }
   }
 });

@@ -70,7 +70,7 @@ const Task bucket("07.bucket", [](Trial& t) {
     for (const int n : sizes) parameters.push_back({"w", {}, Tensor::zeros(1, n, DType::f64), {}});
     const std::int64_t count = Buckets::offset(parameters, sizes.size());
     const Tensor all = Tensor::zeros(1, count, DType::f64);
-    const Tensor final_ones = t.in(str("gradients of rank ", comm.rank()), 1, count);
+    const Tensor final_ones = t.in(format("gradients of rank {}", comm.rank()), 1, count);
     Buckets buckets(all, parameters, bytes);
     std::vector<std::string> words;
     for (int step = 0; step < 2; ++step)
@@ -78,8 +78,8 @@ const Task bucket("07.bucket", [](Trial& t) {
         const std::int64_t at = Buckets::offset(parameters, i), end = at + sizes[i];
         all.column_range(at, end).copy_from(final_ones.column_range(at, end));
         buckets.ready_from(at, comm);
-        words.push_back(str("step ", step, ", final from ", at, " on: ", buckets.posted(), " of ",
-                            buckets.count(), " buckets are posted"));
+        words.push_back(format("step {}, final from {} on: {} of {} buckets are posted", step, at,
+                               buckets.posted(), buckets.count()));
         if (i == 0) buckets.finish();
       }
     if (comm.rank() == 0) t.out("posted", words);

@@ -8,12 +8,13 @@ using labs::Trial;
 
 namespace {
 
-/// 8 ranks cut in each way, by the number of the trial.
+/// 8 ranks: the first trial cuts each axis in two, the others in any way.
 ParallelSizes sizes_of(Trial& t) {
-  const std::vector<ParallelSizes> all = {{2, 2, 2}, {2, 1, 4}, {4, 2, 1}, {1, 4, 2}};
-  const ParallelSizes sizes = all[static_cast<std::size_t>(t.ranks() - 1)];
+  const bool in_two = t.ranks() == 2;
   t.set_ranks(8);
-  return sizes;
+  if (in_two) return {2, 2, 2};
+  const int tp = t.size(0, 3), pp = t.size(0, 3 - tp);  // powers of 2
+  return {1 << tp, 1 << pp, 1 << (3 - tp - pp)};
 }
 
 const Task mesh_task("08.mesh", [](Trial& t) {
@@ -25,12 +26,12 @@ const Task mesh_task("08.mesh", [](Trial& t) {
                                       {"dp", mesh.dp.get()},
                                       {"pp", mesh.pp.get()},
                                       {"embedding", mesh.embedding.get()}}) {
-      words.push_back(str(name, ":"));
+      words.push_back(format("{}:", name));
       if (group == nullptr) continue;
       const Tensor me = Tensor::of(1, 1, {static_cast<double>(world.rank())});
-      for (const double rank : group->all_gather(me, 0).values()) words.back() += str(" ", rank);
+      for (const double rank : group->all_gather(me, 0).values()) words.back() += format(" {}", rank);
     }
-    t.out(str("tp ", sizes.tp, ", pp ", sizes.pp, ", dp ", sizes.dp, ": the groups of rank ", world.rank()),
+    t.out(format("tp {}, pp {}, dp {}: the groups of rank {}", sizes.tp, sizes.pp, sizes.dp, world.rank()),
           words);
   });
 });
@@ -38,8 +39,8 @@ const Task mesh_task("08.mesh", [](Trial& t) {
 const Task norm_task("08.norm", [](Trial& t) {
   const ParallelSizes sizes = sizes_of(t);
   TrainingConfig training;
-  training.model.attention = {8, 4, 4, {}};
-  training.model.layers = 4;
+  training.model.attention = {8, 8, 8, {}};
+  training.model.layers = 8;
   training.model.vocabulary = 11;
   training.model.tied = true;
   training.model.attention.options.seq = 3;
@@ -49,7 +50,7 @@ const Task norm_task("08.norm", [](Trial& t) {
     const Trainer trainer(mesh, training, DType::f64,
                           [&](const std::string& name, const Slice& slice) { return t.in(name, slice); });
     for (const Parameter& one : trainer.parameters()) one.gradient.copy_from(t.in("d" + one.name, one.slice));
-    t.out(world.rank(), str("norm, tp ", sizes.tp, ", pp ", sizes.pp, ", dp ", sizes.dp),
+    t.out(world.rank(), format("norm, tp {}, pp {}, dp {}", sizes.tp, sizes.pp, sizes.dp),
           "the root of the sum of squares of the whole model's gradients", Tensor::of(1, 1, {trainer.norm()}),
           Slice::whole(1, 1));
   });

@@ -1,15 +1,11 @@
 // ./tessera lab: writes a student's tree, checks it, marks it. See notebooks_md/teaching.md.
-#include <atomic>
-#include <cstdio>
-#include <future>
-#include <iostream>
-#include <map>
-#include <random>
-#include <set>
+#include <sys/stat.h>
 
-#include "judge.hpp"
-#include "process.hpp"
-#include "submission.hpp"
+#include <cstdio>
+#include <iostream>
+#include <random>
+
+#include "marking.hpp"
 #include "tree.hpp"
 
 namespace tessera::labs {
@@ -24,8 +20,7 @@ const char* const usage =
     "                                        may take 20 s, or N\n"
     "./tessera lab list                      the tasks with their points and times\n";
 
-const char* const recorded = "tests/tools/labs/expected.json";  // there: this is a student's tree
-constexpr std::uint64_t check_seed = 1;
+constexpr std::uint64_t check_seed = 1;  // of the records that students have: no marking uses it
 constexpr auto any_bytes = Json::error_handler_t::replace;  // a message may hold no UTF-8
 
 struct Options {
@@ -37,16 +32,9 @@ struct Options {
   }
 };
 
-struct Mark {
-  TaskInfo task;
-  Verdict verdict;
-};
-
 class Labs {
  public:
-  explicit Labs(Options options) : o_(std::move(options)), scratch_(o_.build / "labs") {
-    fs::create_directories(scratch_);
-  }
+  explicit Labs(Options options) : o_(std::move(options)), programs_{o_.root, o_.build} {}
 
   int list() const {
     int points = 0, minutes = 0;
@@ -70,7 +58,8 @@ class Labs {
       empty.insert(o_.flags.at("--empty").begin(), o_.flags.at("--empty").end());
     for (const std::string& lesson : empty)
       if (lessons.count(lesson) == 0) throw UsageError("--empty takes a lesson: " + joined(lessons));
-    const Json expected = reference(o_.root, check_seed, lessons);
+    programs_.build_master(lessons);
+    const Json expected = programs_.reference(check_seed, lessons);
     write_tree(o_.root, to, empty);
     pages::write(to / recorded, expected.dump() + "\n");
     std::printf("%s: a student's tree, %zu tasks. There: ./tessera lab check\n", to.string().c_str(),
@@ -85,32 +74,52 @@ class Labs {
     const std::string only = o_.words.size() > 1 ? o_.words[1].substr(0, 2) : "";  // 02_column_split
     Json expected = Json::array();
     std::set<std::string> lessons;
+    std::map<std::string, std::set<std::string>> files;
     for (const Json& task : Json::parse(pages::read(o_.root / recorded)))
-      if (const std::string lesson = lesson_of(task); only.empty() || lesson == only)
-        lessons.insert(lesson), expected.push_back(task);
+      if (const std::string lesson = lesson_of(task); only.empty() || lesson == only) {
+        expected.push_back(task);
+        lessons.insert(lesson);
+        files[lesson].insert(task.at("file"));
+      }
     if (lessons.empty()) throw UsageError("there is no lesson " + only);
-    const std::vector<Mark> marks = mark(expected, check_seed, "lab_", build(lessons, "lab_"),
-                                         std::max(1U, std::thread::hardware_concurrency()));
+    Faults faults;
+    for (const std::string& lesson : lessons)
+      for (const std::string& file : files[lesson]) check_file(o_.root, file, faults[lesson]);
+    programs_.build(lessons, "lab_", faults);
+    const std::vector<Mark> marks =
+        mark(expected, check_seed, (o_.build / "bin/lab_").string(), {.computes = true}, faults,
+             std::max(1U, std::thread::hardware_concurrency()));
     show(marks, !only.empty());
-    return std::all_of(marks.begin(), marks.end(), [](const Mark& mark) { return passed(mark); }) ? 0 : 1;
+    return std::all_of(marks.begin(), marks.end(), [](const Mark& mark) { return mark.passed(); }) ? 0 : 1;
   }
 
+  /// Marks a submission. All that is expected lies in this process alone, and this process cannot be read.
   int grade(const fs::path& student) {
     if (fs::exists(o_.root / recorded)) throw UsageError("this is a student's tree: only the master marks");
+    if (!fs::is_directory(student)) throw UsageError(student.string() + " is no folder");
     const std::uint64_t seed = number("--seed", std::random_device()());
-    seconds_ = static_cast<int>(std::min<std::uint64_t>(number("--seconds", 20), 3600));
+    if (seed == check_seed)
+      throw UsageError(format("--seed {} is that of the records which students have: take any other", seed));
+    const auto seconds = static_cast<int>(std::min<std::uint64_t>(number("--seconds", 20), 3600));
     std::set<std::string> lessons;
     for (const TaskInfo& task : all_tasks(o_.root))
       if (task.lesson() == o_.flag("--only", task.lesson())) lessons.insert(task.lesson());
     if (lessons.empty()) throw UsageError("--only takes a lesson");
-    const Json expected = reference(o_.root, seed, lessons);
-    std::map<std::string, std::string> faults = submit(student, lessons);
-    for (const auto& [lesson, fault] : build(lessons, "graded_"))
-      if (faults[lesson].empty()) faults[lesson] = fault;
-    const std::vector<Mark> marks = mark(expected, seed, "graded_", faults, 1);
+    prctl(PR_SET_DUMPABLE, 0);
+    umask(022);  // the closed folder is read by another user
+    programs_.build_master(lessons);
+    Marking marking(programs_, student, seconds);
+    const std::string protection = marking.close_folder(lessons);
+    std::printf("Protection: %s.\n", protection.c_str());
+    const std::vector<Mark> marks = marking.marks(programs_.reference(seed, lessons), seed);
     show(marks, false);
     const fs::path file = o_.flag("--json", "");
-    if (!file.empty()) pages::write(file, gradescope(marks, seed).dump(2, ' ', false, any_bytes) + "\n");
+    if (file.empty()) return 0;
+    fs::remove(file);  // a link there is not followed
+    pages::write(file, gradescope(marks, format("Tessera, seed {}. Protection: {}", seed, protection))
+                               .dump(2, ' ', false, any_bytes) +
+                           "\n");
+    if (!fs::exists(file)) throw Error("cannot write " + file.string());
     return 0;
   }
 
@@ -126,142 +135,6 @@ class Labs {
     for (const std::string& word : words) text += (text.empty() ? "" : " ") + word;
     return text;
   }
-  static std::string lesson_of(const Json& task) { return task.at("name").get<std::string>().substr(0, 2); }
-  static bool passed(const Mark& mark) { return mark.verdict.state == Verdict::State::passed; }
-
-  /// One task's record, from the program that holds its lesson. "": how the program ended.
-  std::pair<Json, std::string> record(const std::string& program, const std::string& task, std::uint64_t seed,
-                                      const std::string& mode) const {
-    const fs::path answer = scratch_ / (task + ".json"), output = scratch_ / (task + ".txt");
-    fs::remove(answer);
-    std::vector<std::string> words = {(o_.build / "bin" / (program + task.substr(0, 2))).string(), task,
-                                      std::to_string(seed), answer.string()};
-    if (!mode.empty()) words.push_back(mode);
-    std::string fault = run_limited(words, output, {seconds_, rlim_t{4} << 30, true});
-    std::error_code none;
-    const bool regular = fs::is_regular_file(fs::symlink_status(answer, none));
-    if (fault.empty() && !regular) fault = "it ended before it had any results";
-    if (fault.empty()) {
-      Json json;
-      if (fs::file_size(answer) < 1 << 24) json = Json::parse(pages::read(answer), nullptr, false);
-      if (json.is_array()) return {json, ""};
-      fault = "it left no results that can be read";
-    }
-    const Lines said = fs::file_size(output) < 1 << 20 ? pages::split(pages::read(output)) : Lines();
-    for (const std::string& line : said)
-      if (const std::size_t at = line.find("what():"); at != std::string::npos && fault.size() < 300)
-        fault += ":" + line.substr(at + 7, 300);
-    return {Json(), fault};
-  }
-
-  /// The master's records of all tasks of the lessons, with what comes out where a sum is forgotten.
-  Json reference(const fs::path& root, std::uint64_t seed, const std::set<std::string>& lessons) {
-    for (const auto& [lesson, fault] : build(lessons, "lab_"))
-      if (!fault.empty()) throw Error(str("lab_", lesson, ": ", fault));
-    Json tasks = Json::array();
-    for (const TaskInfo& task : all_tasks(root)) {
-      if (lessons.count(task.lesson()) == 0) continue;
-      auto [trials, fault] = record("lab_", task.name, seed, "reference");
-      for (const Json& trial : trials)
-        if (trial.contains("error")) fault += trial.at("error");
-      if (!fault.empty()) throw Error(str("the master's ", task.name, ": ", fault));
-      const Json silent = record("lab_", task.name, seed, "silent").first;
-      for (std::size_t i = 0; i < trials.size(); ++i)
-        if (i < silent.size() && !trials[i].at("sent").empty() && silent[i].contains("results"))
-          for (const auto& [name, result] : silent[i].at("results").items())
-            if (result.contains("parts"))
-              trials[i]["mistakes"][name][name + " equals rank RANK's own term: was it all-reduced?"] =
-                  result.at("parts");
-      tasks.push_back({{"name", task.name}, {"points", task.points}, {"trials", trials}});
-    }
-    return tasks;
-  }
-
-  /// Builds the programs of the lessons. What is wrong with each, "" where nothing is.
-  std::map<std::string, std::string> build(const std::set<std::string>& lessons,
-                                           const std::string& program) const {
-    const fs::path log = scratch_ / "build.txt";
-    const bool ninja = fs::exists(o_.build / "build.ninja");
-    const auto make = [&](const std::vector<std::string>& more, int seconds) {
-      std::vector<std::string> words = {"cmake", "--build", o_.build.string(), "--parallel",
-                                        std::to_string(std::thread::hardware_concurrency())};
-      pages::append(words, more);
-      return run_limited(words, log, {seconds});
-    };
-    std::vector<std::string> all = {"--target"};
-    for (const std::string& lesson : lessons) all.push_back(program + lesson);
-    pages::append(all, ninja ? Lines{"--", "-k", "0"} : Lines{"--", "-k"});
-    std::map<std::string, std::string> faults;
-    const bool fine = lessons.size() > 1 && make(all, 900).empty();
-    for (const std::string& lesson : lessons) {
-      const std::string ended = fine ? "" : make({"--target", program + lesson}, 180);
-      if (!ended.empty())
-        faults[lesson] = "it does not compile: " + first_error(pages::split(pages::read(log)), ended);
-      else
-        faults[lesson] = "";
-    }
-    return faults;
-  }
-
-  /// What a compiler says first, and at which line of a lesson; `otherwise` where it says nothing.
-  static std::string first_error(const Lines& log, const std::string& otherwise) {
-    std::string error, where;
-    for (std::string line : log) {
-      if (const std::size_t at = line.find("lessons/"); at != std::string::npos) line.erase(0, at);
-      if (error.empty() &&
-          (line.find("error:") != std::string::npos || line.find("undefined reference") != std::string::npos))
-        error = line;
-      if (where.empty() && line.rfind("lessons/", 0) == 0) where = line.substr(0, line.find_first_of(" ,"));
-      if (!where.empty() && !error.empty()) break;
-    }
-    if (error.empty()) return otherwise;
-    return error.rfind("lessons/", 0) == 0 || where.empty() ? error : where + ", " + error;
-  }
-
-  /// Puts together what is built for each lesson: the master's lessons, but the files of that lesson which
-  /// have tasks are the student's. Says what is wrong with those.
-  std::map<std::string, std::string> submit(const fs::path& student,
-                                            const std::set<std::string>& lessons) const {
-    if (!fs::is_directory(student)) throw UsageError(student.string() + " is no folder");
-    std::map<std::string, std::set<std::string>> files;  // with tasks, by lesson
-    for (const TaskInfo& task : all_tasks(o_.root)) files[task.lesson()].insert(task.file);
-    std::map<std::string, std::string> faults;
-    for (const std::string& lesson : lessons)
-      for (const std::string& file : lesson_files(o_.root)) {
-        std::string code = pages::read(o_.root / file);
-        if (files.at(lesson).count(file) > 0) {
-          try {
-            code = "#line 1 \"" + file + "\"\n" + submitted(student, file);
-          } catch (const pages::Fault& fault) {
-            faults[lesson] = fault.what();
-          }
-        }
-        const fs::path to = o_.build / "submission" / lesson / fs::relative(file, "lessons");
-        if (!fs::exists(to) || pages::read(to) != code) pages::write(to, code);
-      }
-    return faults;
-  }
-
-  /// Runs each task, `at_once` of them side by side. Marks are given for one at a time, which has the machine
-  /// to itself: a limit of time is a limit of that task's.
-  std::vector<Mark> mark(const Json& expected, std::uint64_t seed, const std::string& program,
-                         const std::map<std::string, std::string>& faults, unsigned at_once) const {
-    std::vector<Mark> marks(expected.size());
-    std::atomic<std::size_t> next{0};
-    const auto work = [&] {
-      for (std::size_t i; (i = next++) < marks.size();) {
-        const std::string name = expected[i].at("name"), fault = faults.at(lesson_of(expected[i]));
-        marks[i] = {{.name = name, .points = expected[i].at("points")}, wrong(fault)};
-        if (!fault.empty()) continue;
-        const auto [answer, ended] = record(program, name, seed, "");
-        marks[i].verdict = ended.empty() ? judge(name, expected[i].at("trials"), answer) : wrong(ended);
-      }
-    };
-    std::vector<std::future<void>> workers;
-    for (unsigned n = 0; n < at_once; ++n) workers.push_back(std::async(std::launch::async, work));
-    for (std::future<void>& worker : workers) worker.get();
-    return marks;
-  }
 
   /// A line a lesson, then a line for each task that is wrong; with `all`, for each that is open too.
   static void show(const std::vector<Mark>& marks, bool all) {
@@ -272,7 +145,7 @@ class Labs {
       const auto state = static_cast<std::size_t>(mark.verdict.state);
       names[mark.task.lesson()].at(state) += " " + mark.task.name.substr(3);
       auto& [own, of] = points[mark.task.lesson()];
-      own += passed(mark) ? mark.task.points : 0, of += mark.task.points;
+      own += mark.passed() ? mark.task.points : 0, of += mark.task.points;
     }
     for (const auto& [lesson, by_state] : names) {
       const auto& [own, of] = points[lesson];
@@ -286,7 +159,7 @@ class Labs {
     std::string last;
     for (const Mark& mark : marks) {
       if (mark.verdict.text == last ||
-          (mark.verdict.state != Verdict::State::wrong && !(all && !passed(mark))))
+          (mark.verdict.state != Verdict::State::wrong && !(all && !mark.passed())))
         continue;
       last = mark.verdict.state == Verdict::State::wrong ? mark.verdict.text : "";  // a lesson's is said once
       std::printf("%s: %s\n", mark.task.name.c_str(), mark.verdict.text.c_str());
@@ -295,24 +168,23 @@ class Labs {
   }
 
   /// Gradescope's results.json: gradescope-autograders.readthedocs.io, "Autograder specifications".
-  static Json gradescope(const std::vector<Mark>& marks, std::uint64_t seed) {
+  static Json gradescope(const std::vector<Mark>& marks, const std::string& output) {
     Json tests = Json::array();
     int score = 0;
     for (const Mark& mark : marks) {
-      const int own = passed(mark) ? mark.task.points : 0;
+      const int own = mark.passed() ? mark.task.points : 0;
       score += own;
       tests.push_back({{"name", mark.task.name},
                        {"score", own},
                        {"max_score", mark.task.points},
-                       {"status", passed(mark) ? "passed" : "failed"},
+                       {"status", mark.passed() ? "passed" : "failed"},
                        {"output", mark.verdict.text}});
     }
-    return {{"score", score}, {"output", str("Tessera, seed ", seed)}, {"tests", tests}};
+    return {{"score", score}, {"output", output}, {"tests", tests}};
   }
 
   Options o_;
-  fs::path scratch_;
-  int seconds_ = 20;  // for a task
+  Programs programs_;
 };
 
 Options command_line(int argc, char** argv) {

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <functional>
+#include <set>
 
 #include "../pages/source.hpp"
 
@@ -16,6 +17,9 @@ namespace tessera::labs {
 
 namespace fs = std::filesystem;
 using pages::Lines;
+
+const char* const labs_folder = "tests/tools/labs";             // of the programs that call the tasks
+const char* const recorded = "tests/tools/labs/expected.json";  // what they should give; there: a student's tree
 
 struct TaskInfo {
   std::string name, size;  // "02.forward"; "line", "function" or "design"
@@ -62,6 +66,12 @@ inline std::vector<std::string> lesson_files(const fs::path& root) {
   return files;
 }
 
+/// The folder in lessons/ that a file lies in: "02_column_split".
+inline std::string folder_of(const std::string& file) {
+  const fs::path path(file);
+  return std::next(path.begin())->string();
+}
+
 inline std::vector<TaskInfo> all_tasks(const fs::path& root) {
   std::vector<TaskInfo> tasks;
   for (const std::string& file : lesson_files(root))
@@ -69,26 +79,57 @@ inline std::vector<TaskInfo> all_tasks(const fs::path& root) {
   return tasks;
 }
 
-/// Where the comment, the string or the character that begins at `at` ends; `at` where none begins.
-inline std::size_t skip_quiet(const std::string& code, std::size_t at) {
-  if (code.compare(at, 2, "//") == 0) return std::min(code.find('\n', at), code.size());
-  if (code.compare(at, 2, "/*") == 0) return std::min(code.find("*/", at), code.size() - 2) + 2;
-  const char quote = code[at];
-  const bool separator =
-      quote == '\'' && at > 0 && std::isalnum(static_cast<unsigned char>(code[at - 1]));  // 1'000
-  if ((quote != '"' && quote != '\'') || separator) return at;
-  std::size_t i = at + 1;
-  while (i < code.size() && code[i] != quote) i += code[i] == '\\' ? 2 : 1;
-  return i + 1;
+/// The piece of C++ that begins at `at`: a comment, a literal (raw: one that ends at a word of its own), a
+/// word or a number, or one character of anything else.
+struct Token {
+  enum class Kind { comment, literal, raw, word, other } kind;
+  std::size_t end;
+};
+
+inline bool in_word(char c) {
+  return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || c == '$' || (c & 0x80) != 0;
+}
+
+inline Token token_at(const std::string& code, std::size_t at) {
+  using Kind = Token::Kind;
+  const auto behind = [&](const std::string& text, std::size_t from) {
+    const std::size_t found = code.find(text, from);
+    return found == std::string::npos ? code.size() : found + text.size();
+  };
+  if (code.compare(at, 2, "//") == 0) return {Kind::comment, std::min(code.find('\n', at), code.size())};
+  if (code.compare(at, 2, "/*") == 0) return {Kind::comment, behind("*/", at + 2)};
+  std::size_t end = at;
+  if (std::isdigit(static_cast<unsigned char>(code[at])) != 0) {  // 1'000, 1.5e+3
+    const auto sign = [&] {
+      return std::string_view("+-").find(code[end]) < 2 && std::string_view("eEpP").find(code[end - 1]) < 4;
+    };
+    while (end < code.size() && (in_word(code[end]) || code[end] == '.' || (end > at && sign()) ||
+                                 (code[end] == '\'' && in_word(code[end + 1]))))
+      ++end;
+    return {Kind::word, end};
+  }
+  while (end < code.size() && in_word(code[end])) ++end;
+  const std::string word = code.substr(at, end - at);
+  const char quote = end < code.size() ? code[end] : ' ';
+  static const std::set<std::string> prefixes = {"", "L", "u", "U", "u8", "R", "LR", "uR", "UR", "u8R"};
+  if ((quote != '"' && quote != '\'') || prefixes.count(word) == 0)
+    return word.empty() ? Token{Kind::other, at + 1} : Token{Kind::word, end};
+  if (quote == '"' && word.ends_with('R')) {
+    const std::size_t bracket = code.find('(', end);
+    if (bracket == std::string::npos) return {Kind::raw, code.size()};
+    return {Kind::raw, behind(")" + code.substr(end + 1, bracket - end - 1) + "\"", bracket)};
+  }
+  for (++end; end < code.size() && code[end] != quote && code[end] != '\n'; ++end)
+    if (code[end] == '\\' && end + 1 < code.size()) ++end;
+  return {Kind::literal, std::min(end + (code[end] == quote ? 1 : 0), code.size())};  // at most its line
 }
 
 /// The brace that closes the one at `at`.
 inline std::size_t closing(const std::string& code, std::size_t at) {
   int depth = 0;
-  for (std::size_t i = at; i < code.size(); ++i) {
-    while (i < code.size() && skip_quiet(code, i) > i) i = skip_quiet(code, i);
-    if (i < code.size() && code[i] == '{') ++depth;
-    if (i < code.size() && code[i] == '}' && --depth == 0) return i;
+  for (std::size_t i = at; i < code.size(); i = token_at(code, i).end) {
+    if (code[i] == '{') ++depth;
+    if (code[i] == '}' && --depth == 0) return i;
   }
   throw pages::Fault("a brace is not closed");
 }
@@ -104,8 +145,11 @@ inline std::string cut(
   int parentheses = 0;
   for (std::size_t i = 0; i < code.size(); ++i) {
     const bool directive = code[i] == '#' && (i == 0 || code[i - 1] == '\n');
-    if (const std::size_t end = directive ? code.find('\n', i) : skip_quiet(code, i); end > i) {
+    const auto [kind, token_end] = token_at(code, i);
+    if (directive || kind != Token::Kind::other) {
+      const std::size_t end = directive ? code.find('\n', i) : token_end;
       out += code.substr(i, end - i);
+      if (!directive && kind == Token::Kind::word) head += code.substr(i, end - i);
       i = end - 1;
       continue;
     }
@@ -147,10 +191,33 @@ inline std::string cut(
                     "#pragma GCC diagnostic ignored \"-Wunused-parameter\"\n");
 }
 
+/// The names of the functions of a task, which stands in this source.
+inline std::set<std::string> functions_of(const std::string& code, const TaskInfo& task) {
+  std::set<std::string> names;
+  cut(code, [&](std::size_t at, const std::string& function) {
+    if (at > task.begin && at < task.end) names.insert(function);
+    return "";
+  });
+  return names;
+}
+
+/// The master's source with one of its tasks as a student's has it; "" where that has no such task.
+inline std::string with_task(const std::string& master, const std::string& student, const std::string& task) {
+  const auto place_in = [&](const std::string& code) {
+    const std::size_t begin = code.find("// task " + task + " ");
+    return std::pair(begin, code.find("// end task", begin));
+  };
+  const auto [begin, end] = place_in(master);
+  const auto [from, to] = place_in(student);
+  return to == std::string::npos
+             ? ""
+             : master.substr(0, begin) + student.substr(from, to - from) + master.substr(end);
+}
+
 /// A student's form of a source: its tasks open; with `all`, every function of it but main.
 inline std::string student_form(const std::string& code, const std::string& file, bool all) {
   const std::vector<TaskInfo> tasks = tasks_of(code, file);
-  const std::string lesson = fs::path(file).parent_path().filename().string().substr(0, 2);
+  const std::string lesson = folder_of(file).substr(0, 2);
   return cut(code, [&](std::size_t at, const std::string& function) -> std::string {
     for (const TaskInfo& task : tasks)
       if (at > task.begin && at < task.end) return task.name;

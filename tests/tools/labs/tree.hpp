@@ -20,12 +20,11 @@ inline const std::vector<std::string> manifest = {".clang-format",
                                                   "tessera",
                                                   "tests/CMakeLists.txt",
                                                   "tests/tools/labs",
-                                                  "tests/tools/run.sh",
                                                   "tests/tools/pages/source.hpp",
-                                                  "tests/tools/pages/text.hpp"};
+                                                  "tests/tools/pages/text.hpp",
+                                                  "tests/tools/run.sh"};
 
-/// A file with the ideas of a lesson, of which --empty leaves signatures. Mains and harnesses stay: they
-/// test.
+/// A file with the lesson's ideas, of which --empty leaves signatures. Mains and the harness stay: they test.
 inline bool teaches(const std::string& file) {
   return file.find("/harness/") == std::string::npos && !file.ends_with("/main.cpp");
 }
@@ -55,14 +54,11 @@ inline void write_tree(const fs::path& from, const fs::path& to, const std::set<
     fs::create_directories((to / name).parent_path());
     fs::copy(from / name, to / name, fs::copy_options::recursive | fs::copy_options::copy_symlinks);
   }
-  for (const char* own : {"cheats.txt", "labs_test.sh", "tree_test.sh"})
-    fs::remove(to / "tests/tools/labs" / own);
+  for (const char* own : {"cheats.txt", "labs_test.sh", "tree_test.sh"}) fs::remove(to / "tests/tools/labs" / own);
   for (const std::string& file : lesson_files(to)) {
     if (!file.ends_with("pp")) continue;
-    const std::string code = pages::read(to / file),
-                      lesson = fs::path(file).parent_path().filename().string();
-    const bool all = empty.count(lesson.substr(0, 2)) > 0 && teaches(file);
-    pages::write(to / file, student_form(code, file, all));
+    const bool all = empty.count(folder_of(file).substr(0, 2)) > 0 && teaches(file);
+    pages::write(to / file, student_form(pages::read(to / file), file, all));
   }
   for (const auto& page : fs::directory_iterator(to / "notebooks_md"))
     if (page.path().extension() == ".md") cut_page(to, page.path());
