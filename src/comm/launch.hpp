@@ -47,9 +47,15 @@ namespace mpi {
 bool built();         ///< Compiled in.
 int launched_size();  ///< Processes of the launcher (mpirun, srun), 0 outside of one. Reads the environment.
 int launched_rank();  ///< This process's rank there.
-int local_rank();     ///< On its machine: which GPU to take.
-/// Over all processes of the launcher; used to hand out the NCCL id.
-void broadcast_bytes(void* data, int bytes, int root);
+int local_rank();     ///< Its number among the processes of its machine.
+// For what is agreed before the ranks have a transport, from the main thread.
+/// Throws UsageError where MPI was started with another number of processes, as by a launcher without PMI,
+/// which makes every process rank 0 of 1.
+void expect_processes(int ranks);
+void broadcast_bytes(void* data, int bytes, int root);  ///< Over all processes of the launcher.
+/// A short text to another process. Does not wait for it.
+void send_message(const std::string& text, int to);
+std::optional<std::string> receive_message();  ///< Of any process, in the order of its sends. Does not wait.
 /// Runs body once, in this process. Where it throws, on any rank, the job ends and launch does not return:
 /// one message on stderr, and 2 (UsageError) or 3 as the exit code of all.
 void launch(const LaunchOptions& options, const std::function<void(Communicator&)>& body);

@@ -179,13 +179,20 @@ std::string World::enter(int world_rank, const Call& call) {
   const std::lock_guard lock(mutex_);
   Rank& me = ranks_[static_cast<std::size_t>(world_rank)];
   me.doing = str(call.text(), " (call ", ++me.calls, ")");
+  me.where.clear();
   throw_if_faulty();
   return me.doing;
 }
 
-void World::back_at(int world_rank, const std::string& doing) {
+void World::back_at(int world_rank, const std::string& where) {
   const std::lock_guard lock(mutex_);
-  ranks_[static_cast<std::size_t>(world_rank)].doing = doing;
+  ranks_[static_cast<std::size_t>(world_rank)].where = where;
+}
+
+void World::returned(int world_rank) {
+  const std::lock_guard lock(mutex_);
+  Rank& me = ranks_[static_cast<std::size_t>(world_rank)];
+  me.where = str("has returned after ", me.calls, " calls");
 }
 
 void World::report(const std::string& message) {
@@ -272,7 +279,9 @@ std::string World::everyone() const {
                        : rank.state == State::running ? "is at "
                                                       : "";
     text += str(text.empty() ? "" : "; ", "rank ", i, " ");
-    if (rank.state == State::finished)
+    if (!rank.where.empty())
+      text += rank.where;
+    else if (rank.state == State::finished)
       text += str("has returned after ", rank.calls, " calls");
     else
       text += rank.calls == 0 ? rank.doing : str(verb, rank.doing);
