@@ -29,10 +29,31 @@ struct Choice {
   std::string reason;  // "4 ranks as threads, CPU (no GPU found)"
 };
 
+/// What there is to choose from. Under a launcher it is the same in every process, so that all choose alike.
+struct Machine {
+  int launched = 0;        // processes of the launcher; 0 outside of one
+  int gpus = 0;            // the process sees so many; under a launcher, the fewest that any process sees
+  std::string no_gpu;      // why there are none: "no GPU found", or what the CUDA runtime says
+  std::string shared_gpu;  // which processes would take one GPU; empty where each takes another
+  bool mpi = false, cuda = false, nccl = false;  // built with
+};
+
 /// Fills in what the user left open (nullopt is auto). An explicit choice is honoured or refused with
-/// UsageError, never replaced. `ranks` nullopt: the launcher's processes, else `default_ranks`.
+/// UsageError, never replaced. `ranks` nullopt: the launcher's processes, else `default_ranks`. Under a
+/// launcher this is a collective call of all its processes.
 Choice choose_transport(std::optional<int> ranks, int default_ranks, std::optional<DeviceKind> device,
                         std::optional<Transport> transport);
+Choice choose(const Machine& machine, std::optional<int> ranks, int default_ranks,
+              std::optional<DeviceKind> device, std::optional<Transport> transport);
+
+/// One process's view of GPUs, as plain bytes.
+struct SeenGpus {
+  int count = 0;
+  char none[200] = {};   // why count is 0
+  char taken[200] = {};  // the GPU that the process would take, with its host: "node1 0000:1B:00.0"
+};
+/// The machine that all processes agree on, each with its view.
+Machine agreed(Machine machine, const std::vector<SeenGpus>& processes);
 
 /// Runs body(comm) on every rank and returns when all have returned. The first rank's exception, by time, is
 /// rethrown with its type; the other ranks stop with an error that names it. (MPI: see mpi::launch.)
@@ -63,6 +84,10 @@ void launch(const LaunchOptions& options, const std::function<void(Communicator&
 namespace nccl {
 bool built();
 std::string version();
+/// Before the first CUDA call of a process that may use NCCL. A kernel that is loaded at its first launch may
+/// wait until the GPU is idle, and so for a collective whose other ranks wait for this kernel; this has all
+/// kernels loaded at the start, unless the environment says otherwise.
+void prepare();
 /// One thread a GPU; under mpirun one process a GPU, MPI handing out the id. There, where body throws, the
 /// process prints what, and ends with code 2 (UsageError) or 3; launch does not return.
 void launch(const LaunchOptions& options, const std::function<void(Communicator&)>& body);

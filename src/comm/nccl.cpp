@@ -234,8 +234,11 @@ std::string version() {
   return str(version / 10000, ".", version / 100 % 100, ".", version % 100);
 }
 
+void prepare() { setenv("CUDA_MODULE_LOADING", "EAGER", 0); }
+
 void launch(const LaunchOptions& options, const std::function<void(Communicator&)>& body) {
   const auto start = std::chrono::steady_clock::now();
+  prepare();
   World world(options.ranks, options.timeout);
 
   if (mpi::launched_size() > 0) {

@@ -43,10 +43,15 @@ Engine::Engine(World& world, int world_rank, CudaDevice& device, Store& store, c
   device_.activate();
   CUDA_CHECK(cudaDeviceGetAttribute(&processors_, cudaDevAttrMultiProcessorCount, device_.ordinal()));
   device_.while_waiting = [this](Time began) { look(began, Patience::call); };
+  device_.before_freeing = [this] {
+    says("waits until its calls under way are done, because it needs their GPU memory");
+    until([this] { return pending_.empty(); }, Patience::connection);
+  };
 }
 
 Engine::~Engine() {
   device_.while_waiting = nullptr;
+  device_.before_freeing = nullptr;
   abort();
   for (Header* slab : slabs_) cudaFreeHost(slab);
 }

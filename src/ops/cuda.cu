@@ -19,15 +19,17 @@ struct Grid {
   Grid(std::int64_t n, std::int64_t of) : blocks(n), rows(std::min<std::int64_t>(of, 65535)) {}
 };
 
-/// kernel<<<grid>>>(arguments) on the active stream of the tensor's device. Nothing is launched where there
+/// Launches kernel(arguments) on the active stream of the tensor's device. Nothing is launched where there
 /// is no work: a grid of 0 blocks is an error in CUDA.
 template <class... Parameters, class... Arguments>
 void launch(const Tensor& where, const Grid& grid, void (*kernel)(Parameters...), Arguments... arguments) {
   if (grid.blocks == 0 || grid.rows == 0) return;
   const CudaDevice& device = cuda_device(where.device());
-  const dim3 blocks(static_cast<unsigned>(grid.blocks), static_cast<unsigned>(grid.rows));
-  kernel<<<blocks, block_size, 0, device.stream()>>>(Parameters(arguments)...);
-  CUDA_CHECK(cudaGetLastError());
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(grid.blocks), static_cast<unsigned>(grid.rows));
+  config.blockDim = block_size;
+  config.stream = device.stream();
+  CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
 }
 
 /// Blocks for n independent elements; beyond 2^16 a thread takes several, a grid apart.

@@ -59,8 +59,11 @@ class CpuDevice final : public Device {
     void* block = wanted <= most - held ? std::aligned_alloc(granule, bytes) : nullptr;
     if (block != nullptr) return block;
     taken_.fetch_sub(wanted);
-    throw UsageError(str("the system has no ", bytes, " B of memory left: this machine has ", most,
-                         " B, and its ranks hold ", held, " B. Smaller sizes or fewer ranks would work."));
+    return nullptr;
+  }
+  std::string out_of_memory(std::size_t bytes) const override {
+    return str("the system has no ", bytes, " B of memory left: this machine has ", physical_memory(),
+               " B, and its ranks hold ", taken_.load(), " B. Smaller sizes or fewer ranks would work.");
   }
   void system_release(void* block, std::size_t bytes) override {
     std::free(block);
@@ -106,7 +109,13 @@ void* Device::allocate(std::size_t bytes) {
     }
     ++system_allocations_;
   }
-  return system_allocate(size);
+  void* block = system_allocate(size);
+  if (block == nullptr) {
+    before_release();
+    if (release_pool()) block = system_allocate(size);
+  }
+  if (block == nullptr) throw UsageError(out_of_memory(size));
+  return block;
 }
 
 void Device::release(void* block, std::size_t bytes) {
@@ -126,10 +135,19 @@ std::int64_t Device::system_allocations() const {
   return system_allocations_;
 }
 
-void Device::release_pool() {
-  for (auto& [size, blocks] : free_)
-    for (void* block : blocks) system_release(block, size);
-  free_.clear();
+bool Device::release_pool() {
+  std::map<std::size_t, std::vector<void*>> idle;
+  {
+    const std::lock_guard lock(mutex_);
+    idle.swap(free_);
+  }
+  bool any = false;
+  for (auto& [size, blocks] : idle)
+    for (void* block : blocks) {
+      system_release(block, size);
+      any = true;
+    }
+  return any;
 }
 
 }  // namespace tessera

@@ -1,6 +1,6 @@
 // A Device is one rank's place to compute: where its memory comes from, how bytes are copied, and in which
-// order its work runs. On the CPU everything is done when the call returns,
-// so streams and events are empty there.
+// order its work runs. On the CPU everything is done when the call returns, so streams and events are empty
+// there.
 #pragma once
 
 #include <cstdint>
@@ -48,7 +48,9 @@ class Device {
   virtual std::string description() const = 0;
 
   /// A block of at least `bytes`, 64-byte aligned (256 on CUDA), taken from the blocks that came back if one
-  /// of that size is there. A training step in steady state therefore asks the system for nothing.
+  /// of that size is there. A training step in steady state therefore asks the system for nothing. Where the
+  /// system has none left, the blocks of other sizes go back to it first. Throws UsageError where that is not
+  /// enough.
   void* allocate(std::size_t bytes);
   void release(void* block, std::size_t bytes);
   std::int64_t system_allocations() const;  ///< How often the system was asked, since the start.
@@ -71,10 +73,14 @@ class Device {
 
  protected:
   Device(DeviceKind kind, int ordinal) : kind_(kind), ordinal_(ordinal) {}
-  /// The system's own calls. system_allocate throws UsageError where there is no memory left.
+  /// The system's own calls. system_allocate returns null where there is no memory left, and out_of_memory
+  /// says so.
   virtual void* system_allocate(std::size_t bytes) = 0;
   virtual void system_release(void* block, std::size_t bytes) = 0;
-  void release_pool();  ///< For destructors of derived classes: gives all free blocks back.
+  virtual std::string out_of_memory(std::size_t bytes) const = 0;
+  virtual void before_release() {}  ///< Returns when system_release will not wait for other ranks.
+  /// Gives all free blocks back, and says whether there were any. Destructors of derived classes call it.
+  bool release_pool();
 
  private:
   DeviceKind kind_;
@@ -98,6 +104,10 @@ class StreamScope {
 };
 
 int cuda_device_count();  ///< 0 without a driver, without a GPU, and in a build without CUDA.
+/// Why there is none: "no GPU found", or what the CUDA runtime says where a driver is there and does not
+/// serve, as one that is too old. Empty where there is a GPU.
+std::string why_no_gpu();
+std::string cuda_bus_id(int ordinal);  ///< The GPU's place in its machine: "0000:1B:00.0".
 bool built_with_cuda();
 std::shared_ptr<Device> make_cuda_device(int ordinal);  ///< Throws UsageError where there is no such GPU.
 

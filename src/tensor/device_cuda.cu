@@ -167,15 +167,24 @@ void* CudaDevice::system_allocate(std::size_t bytes) {
   void* block = nullptr;
   const cudaError_t result = cudaMalloc(&block, bytes);
   if (result == cudaErrorMemoryAllocation) {
-    cudaGetLastError();
-    throw UsageError(str("GPU ", ordinal(), " has no ", bytes, " B of memory left for ", description(),
-                         ". Smaller sizes, or ranks on more GPUs, would work."));
+    cudaGetLastError();  // else the next launch check would report it
+    return nullptr;
   }
   CUDA_CHECK(result);
   return block;
 }
 
 void CudaDevice::system_release(void* block, std::size_t) { cudaFree(block); }
+
+std::string CudaDevice::out_of_memory(std::size_t bytes) const {
+  return str("GPU ", ordinal(), " has no ", bytes, " B of memory left for ", description(),
+             ". Smaller sizes, or ranks on more GPUs, would work.");
+}
+
+void CudaDevice::before_release() {
+  if (before_freeing) before_freeing();
+  synchronize();
+}
 
 CudaDevice& cuda_device(const std::shared_ptr<Device>& device) {
   auto& cuda = static_cast<CudaDevice&>(*device);
@@ -184,10 +193,7 @@ CudaDevice& cuda_device(const std::shared_ptr<Device>& device) {
 }
 
 int cuda_device_count() {
-  // Read by the first CUDA call of the process. A kernel that is loaded at its first launch may wait for the
-  // whole GPU, and so for a collective whose other ranks wait for this kernel; and streams that share a
-  // hardware queue wait for one another.
-  setenv("CUDA_MODULE_LOADING", "EAGER", 0);
+  // The first CUDA call of the process reads it. Streams that share a hardware queue wait for one another.
   setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
   int count = 0;
   if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
@@ -195,11 +201,32 @@ int cuda_device_count() {
   return 0;  // no driver: the argument was left as it was, or worse
 }
 
+std::string why_no_gpu() {
+  int count = 0, driver = 0, runtime = 0;
+  const cudaError_t result = cudaGetDeviceCount(&count);
+  if (result == cudaSuccess && count > 0) return "";
+  cudaGetLastError();
+  cudaDriverGetVersion(&driver);
+  cudaRuntimeGetVersion(&runtime);
+  if (result == cudaSuccess || result == cudaErrorNoDevice || driver == 0) return "no GPU found";
+  const auto version = [](int number) {
+    return str(number / 1000, ".", number % 1000 / 10);
+  };  // 12020 is 12.2
+  return str(cudaGetErrorString(result), "; the driver serves CUDA ", version(driver), ", this build needs ",
+             version(runtime));
+}
+
+std::string cuda_bus_id(int ordinal) {
+  char text[32] = {};
+  CUDA_CHECK(cudaDeviceGetPCIBusId(text, sizeof text, ordinal));
+  return text;
+}
+
 bool built_with_cuda() { return true; }
 
 std::shared_ptr<Device> make_cuda_device(int ordinal) {
   const int count = cuda_device_count();
-  if (count == 0) throw UsageError("no GPU found: --device cpu would work");
+  if (count == 0) throw UsageError(why_no_gpu() + ": --device cpu would work");
   if (ordinal < 0 || ordinal >= count)
     throw UsageError(str("there is no GPU ", ordinal, ": this machine has ", count, "; --ranks ", count,
                          " or --transport threads (ranks sharing GPU 0) would work"));

@@ -40,12 +40,17 @@ class CudaDevice final : public Device {
   /// Called over and over while this thread waits for a stream, with the time when the wait began. A
   /// transport whose kernels wait for other ranks sets it, and throws from it where they never will be done.
   std::function<void(std::chrono::steady_clock::time_point began)> while_waiting;
+  /// Called before memory is freed, which waits inside of CUDA until the GPU is idle. A transport whose
+  /// kernels wait for other ranks sets it, and returns when none of its kernels is under way.
+  std::function<void()> before_freeing;
 
  private:
   struct Events;  // unused events; outlives the device where an Event does
 
   void* system_allocate(std::size_t bytes) override;
   void system_release(void* block, std::size_t bytes) override;
+  std::string out_of_memory(std::size_t bytes) const override;
+  void before_release() override;
   void drain(cudaStream_t stream);
 
   cudaStream_t streams_[2] = {};
