@@ -20,7 +20,7 @@ endif()
 set(found "threads")
 
 # Header-only: from the system, from a folder (-DTESSERA_HEADERS=...) where there is no network, else fetched.
-set(TESSERA_HEADERS "" CACHE PATH "A folder with doctest/doctest.h and nlohmann/json.hpp")
+set(TESSERA_HEADERS "" CACHE PATH "A folder with doctest/doctest.h, nlohmann/json.hpp and fmt/core.h")
 function(header_only name header repository tag include)
   find_path(${name}_INCLUDE ${header} HINTS ${TESSERA_HEADERS})
   if(NOT ${name}_INCLUDE)
@@ -34,6 +34,23 @@ function(header_only name header repository tag include)
 endfunction()
 header_only(doctest doctest/doctest.h https://github.com/doctest/doctest.git v2.4.11 .)
 header_only(json nlohmann/json.hpp https://github.com/nlohmann/json.git v3.11.3 include)
+
+# Messages are written by std::format, or by fmt where the compiler's library has no std::format.
+include(CheckCXXSourceCompiles)
+check_cxx_source_compiles("#include <version>
+#ifndef __cpp_lib_format
+#error
+#endif
+int main() {}" HAVE_STD_FORMAT)
+if(NOT HAVE_STD_FORMAT)
+  find_package(fmt QUIET)
+  if(NOT fmt_FOUND)
+    header_only(fmt fmt/core.h https://github.com/fmtlib/fmt.git 9.1.0 include)
+    target_compile_definitions(tessera_parts INTERFACE FMT_HEADER_ONLY)
+  else()
+    target_link_libraries(tessera_parts INTERFACE fmt::fmt)
+  endif()
+endif()
 
 set(HAVE_BLAS OFF)
 if(TESSERA_BLAS)

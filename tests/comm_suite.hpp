@@ -36,7 +36,7 @@ inline double wire_of_group(Communicator& comm, const std::string& phase, const 
 }
 
 inline void collectives_of(Communicator& comm, std::int64_t rows, std::int64_t cols, DType dtype) {
-  const std::string at = str(rows, " x ", cols, " ", name(dtype));
+  const std::string at = format("{} x {} {}", rows, cols, name(dtype));
   const auto phase = comm.phase(at);
   const int me = comm.rank(), n = comm.size();
   const Tensor x = input(me, rows, cols, dtype);
@@ -128,7 +128,7 @@ inline void groups_in_different_orders(Communicator& comm) {
   constexpr int groups = 5;
   const int n = comm.size(), me = comm.rank();
   std::vector<std::unique_ptr<Communicator>> all;
-  for (int g = 0; g < groups; ++g) all.push_back(comm.split(0, g % 2 == 0 ? me : -me, str("group ", g)));
+  for (int g = 0; g < groups; ++g) all.push_back(comm.split(0, g % 2 == 0 ? me : -me, format("group {}", g)));
   for (int round = 0; round < 3; ++round) {
     std::vector<Tensor> sums, received;
     std::vector<Request> requests;
@@ -149,12 +149,12 @@ inline void groups_in_different_orders(Communicator& comm) {
       double sum = 0;
       for (int r = 0; r < n; ++r) sum += element(r + (i + me) % groups, 2);
       expect_eq(sums[static_cast<std::size_t>(i)].values()[2], sum,
-                str("the sum of group ", (i + me) % groups));
+                format("the sum of group {}", (i + me) % groups));
     }
     for (int peer = 0; peer < n; ++peer)
       if (peer != me)
         require_equal(received[static_cast<std::size_t>(peer)],
-                      input(peer + round, 5, 8, DType::f32).values(), str("the message from ", peer));
+                      input(peer + round, 5, 8, DType::f32).values(), format("the message from {}", peer));
   }
 }
 
@@ -180,10 +180,10 @@ inline void many_in_flight(Communicator& comm) {
     const Tensor& sum = sums[static_cast<std::size_t>(i)];
     double last = 0;
     for (int r = 0; r < n; ++r) last += element(r, sum.size() - 1);
-    expect_eq(sum.values().back(), last, str("sum ", i));
+    expect_eq(sum.values().back(), last, format("sum {}", i));
     if (n > 1)
       require_equal(received[static_cast<std::size_t>(i)],
-                    input(left + i, 2, 40 * i + 1, DType::f64).values(), str("message ", i));
+                    input(left + i, 2, 40 * i + 1, DType::f64).values(), format("message {}", i));
   }
 }
 

@@ -118,9 +118,10 @@ void check_launchers() {
             1},
        }) {
     for (const auto& [name, value] : each.variables) setenv(name, value, 1);
-    const std::string said = str(mpi::launched_size(), " ", mpi::launched_rank(), " ", mpi::local_rank());
+    const std::string said =
+        format("{} {} {}", mpi::launched_size(), mpi::launched_rank(), mpi::local_rank());
     for (const auto& [name, value] : each.variables) unsetenv(name);
-    expect_eq(said, str(each.size, " ", each.rank, " ", each.local_rank), "size, rank, local rank");
+    expect_eq(said, format("{} {} {}", each.size, each.rank, each.local_rank), "size, rank, local rank");
   }
 }
 
@@ -135,8 +136,8 @@ int observe_wrong_programs(const std::string& mpirun) {
   const std::string self = std::filesystem::read_symlink("/proc/self/exe");
   int failures = 0;
   for (const WrongProgram& program : all_wrong_programs()) {
-    const std::string command = str("timeout -k 5 30 '", mpirun, "' -n ", program.ranks, " '", self,
-                                    "' wrong ", program.name, " 2>&1");
+    const std::string command =
+        format("timeout -k 5 30 '{}' -n {} '{}' wrong {} 2>&1", mpirun, program.ranks, self, program.name);
     FILE* pipe = popen(command.c_str(), "r");
     expect(pipe != nullptr, command);
     std::string output;
@@ -146,7 +147,7 @@ int observe_wrong_programs(const std::string& mpirun) {
     const int status = pclose(pipe), code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 
     std::vector<std::string> complaints;
-    if (code != program.code) complaints.push_back(str("exit code ", code, ", not ", program.code));
+    if (code != program.code) complaints.push_back(format("exit code {}, not {}", code, program.code));
     for (const std::string& part : program.says)
       if (output.find(part) == std::string::npos) complaints.push_back("does not say: " + part);
     // After a time-out every rank says where it is. Of everything else one rank speaks.

@@ -125,9 +125,9 @@ TEST_CASE("where to run: a driver that does not serve is named") {
   const char* says =
       "CUDA driver version is insufficient; the driver serves CUDA 12.2, this build needs 13.0";
   const Machine machine{0, 0, says, "", false, true, true};
-  CHECK(choose(machine, 2, 2, {}, {}).reason == str("2 ranks as threads, CPU (", says, ")"));
+  CHECK(choose(machine, 2, 2, {}, {}).reason == format("2 ranks as threads, CPU ({})", says));
   CHECK(message_from([&] { choose(machine, 2, 2, DeviceKind::cuda, {}); }) ==
-        str("--device cuda: ", says, "; --device cpu would work"));
+        format("--device cuda: {}; --device cpu would work", says));
   CHECK(contains(message_from([&] { choose(machine, 2, 2, {}, Transport::nccl); }), says));
   CHECK(why_no_gpu().empty() == (cuda_device_count() > 0));
 }

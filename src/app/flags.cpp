@@ -51,7 +51,7 @@ std::int64_t parse_size(const std::string& flag, const std::string& text) {
   std::int64_t value = 0;
   if (found == units.end() || !to_number(text.substr(0, digits), value) || value <= 0 ||
       value > INT64_MAX >> (10 * (found - units.begin())))
-    throw UsageError(str(flag, " ", text, " is no size: write 48MiB, 512KiB, 2GiB or 4096B"));
+    throw UsageError(format("{} {} is no size: write 48MiB, 512KiB, 2GiB or 4096B", flag, text));
   return value << (10 * (found - units.begin()));
 }
 
@@ -66,8 +66,7 @@ void Flags::number(const std::string& name, std::int64_t& target, std::int64_t l
   add(name, "N", help, target < least ? "" : std::to_string(target), true,
       [=, &target](const std::string& text) {
         if (!to_number(text, target) || target < least || target > most)
-          throw UsageError(
-              str(name, " ", text, ": a whole number from ", least, " to ", most, " would work"));
+          throw UsageError(format("{} {}: a whole number from {} to {} would work", name, text, least, most));
       });
 }
 
@@ -76,7 +75,7 @@ void Flags::real(const std::string& name, double& target, double least, double m
   add(name, "X", help, tessera::number(target), true, [=, &target](const std::string& text) {
     double value = NAN;
     if (!to_number(text, value) || !(least <= value && value <= most))
-      throw UsageError(str(name, " ", text, ": a number from ", least, " to ", most, " would work"));
+      throw UsageError(format("{} {}: a number from {:g} to {:g} would work", name, text, least, most));
     target = value;
   });
 }
@@ -85,7 +84,7 @@ void Flags::choice(const std::string& name, std::string& target, const std::vect
                    const std::string& help) {
   add(name, joined(choices), help, target, true, [=, &target](const std::string& text) {
     if (std::find(choices.begin(), choices.end(), text) == choices.end())
-      throw UsageError(str(name, " ", text, ": ", joined(choices), " would work"));
+      throw UsageError(format("{} {}: {} would work", name, text, joined(choices)));
     target = text;
   });
 }
@@ -93,7 +92,7 @@ void Flags::choice(const std::string& name, std::string& target, const std::vect
 void Flags::text(const std::string& name, std::string& target, const std::string& placeholder,
                  const std::string& help) {
   add(name, placeholder, help, target, true, [=, &target](const std::string& text) {
-    if (text.empty()) throw UsageError(str(name, " needs a ", placeholder));
+    if (text.empty()) throw UsageError(format("{} needs a {}", name, placeholder));
     target = text;
   });
 }
@@ -123,16 +122,16 @@ bool Flags::parse(int argc, char** argv) const {
       const auto near = std::min_element(flags_.begin(), flags_.end(), [&](const Flag& a, const Flag& b) {
         return distance(a.name, name) < distance(b.name, name);
       });
-      throw UsageError(str("there is no flag ", name,
-                           distance(near->name, name) <= 3 ? str(", did you mean ", near->name, "?") : "",
-                           "; --help all lists them"));
+      throw UsageError(
+          format("there is no flag {}{}; --help all lists them", name,
+                 distance(near->name, name) <= 3 ? format(", did you mean {}?", near->name) : ""));
     }
     std::string value;
     if (attached) {
-      if (!flag->takes_value) throw UsageError(str(name, " takes no value"));
+      if (!flag->takes_value) throw UsageError(format("{} takes no value", name));
       value = word.substr(equals + 1);
     } else if (flag->takes_value) {
-      if (++i == argc) throw UsageError(str(name, " needs a value: ", name, " ", flag->value));
+      if (++i == argc) throw UsageError(format("{} needs a value: {} {}", name, name, flag->value));
       value = argv[i];
     }
     flag->set(value);

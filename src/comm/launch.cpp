@@ -31,7 +31,7 @@ Machine agree(Machine machine) {
   gethostname(host, sizeof host - 1);
   const char* named = std::getenv("NCCL_HOSTID");
   if (machine.gpus > 0)
-    str(named ? named : host, " ", cuda_bus_id(mpi::local_rank() % machine.gpus))
+    format("{} {}", named ? named : host, cuda_bus_id(mpi::local_rank() % machine.gpus))
         .copy(seen.taken, sizeof seen.taken - 1);
   for (int process = 0; process < machine.launched; ++process)
     mpi::broadcast_bytes(&processes[static_cast<std::size_t>(process)], sizeof(SeenGpus), process);
@@ -47,7 +47,7 @@ Machine agreed(Machine machine, const std::vector<SeenGpus>& processes) {
     machine.gpus = std::min(machine.gpus, processes[p].count);
     for (std::size_t q = 0; q < p; ++q)
       if (machine.shared_gpu.empty() && std::string(processes[p].taken) == processes[q].taken)
-        machine.shared_gpu = str("processes ", q, " and ", p, " would share GPU ", processes[p].taken);
+        machine.shared_gpu = format("processes {} and {} would share GPU {}", q, p, processes[p].taken);
   }
   return machine;
 }
@@ -81,23 +81,25 @@ Choice choose(const Machine& machine, std::optional<int> ranks, int default_rank
     throw UsageError("--transport nccl runs on GPUs: leave --device cpu out, or use --transport threads");
   if (transport == Transport::threads && launched > 1)
     throw UsageError(
-        str("--transport threads under a launcher of ", launched, " processes: start one process"));
+        format("--transport threads under a launcher of {} processes: start one process", launched));
   if (device == DeviceKind::cuda && gpus == 0)
-    throw UsageError(str("--device cuda: ", machine.no_gpu,
-                         machine.cuda ? "" : ", and this build has no CUDA", "; --device cpu would work"));
+    throw UsageError(format("--device cuda: {}{}; --device cpu would work", machine.no_gpu,
+                            machine.cuda ? "" : ", and this build has no CUDA"));
 
   LaunchOptions options;
   options.ranks = ranks.value_or(launched > 0 ? launched : default_ranks);
   if (launched > 0 && options.ranks != launched)
-    throw UsageError(str("--ranks ", options.ranks, " under a launcher of ", launched, " processes"));
+    throw UsageError(format("--ranks {} under a launcher of {} processes", options.ranks, launched));
   const bool enough = launched > 0 ? machine.shared_gpu.empty() : options.ranks <= gpus;
   const bool gpu_each = machine.nccl && gpus > 0 && enough;
   if (transport == Transport::nccl && !gpu_each) {
-    std::string found = gpus == 0 ? machine.no_gpu : str(gpus, gpus == 1 ? " is" : " are", " here");
+    std::string found = gpus == 0 ? machine.no_gpu : format("{}{} here", gpus, gpus == 1 ? " is" : " are");
     if (gpus > 0 && launched > 0) found = machine.shared_gpu;
     if (!machine.nccl) found += (found.empty() ? "" : ", and ") + std::string("this build has no NCCL");
-    throw UsageError(str("--transport nccl needs a GPU for each of ", options.ranks, " ranks: ", found,
-                         "; --transport threads runs several ranks on one GPU or on the CPU"));
+    throw UsageError(
+        format("--transport nccl needs a GPU for each of {} ranks: {}; --transport threads runs several "
+               "ranks on one GPU or on the CPU",
+               options.ranks, found));
   }
 
   options.device = device.value_or(gpus > 0 && transport != Transport::mpi && (launched == 0 || gpu_each)
@@ -105,14 +107,14 @@ Choice choose(const Machine& machine, std::optional<int> ranks, int default_rank
                                        : DeviceKind::cpu);
   const bool on_gpu = options.device == DeviceKind::cuda;
   if (on_gpu && launched > 1 && !gpu_each)
-    throw UsageError(str("under a launcher each process needs a GPU of its own and NCCL: ",
-                         machine.nccl ? machine.shared_gpu : "this build has no NCCL",
-                         "; --device cpu would work"));
+    throw UsageError(
+        format("under a launcher each process needs a GPU of its own and NCCL: {}; --device cpu would work",
+               machine.nccl ? machine.shared_gpu : "this build has no NCCL"));
   options.transport = transport.value_or(launched > 0 ? (on_gpu ? Transport::nccl : Transport::mpi)
                                          : on_gpu && gpu_each && options.ranks > 1 ? Transport::nccl
                                                                                    : Transport::threads);
 
-  const std::string many = options.ranks == 1 ? "1 rank" : str(options.ranks, " ranks");
+  const std::string many = options.ranks == 1 ? "1 rank" : format("{} ranks", options.ranks);
   std::string how = options.transport == Transport::threads
                         ? (options.ranks == 1 ? " as a thread" : " as threads")
                     : launched > 0 ? " as processes"
@@ -123,9 +125,9 @@ Choice choose(const Machine& machine, std::optional<int> ranks, int default_rank
   if (on_gpu)
     where = options.transport == Transport::threads && options.ranks > 1 ? "sharing one GPU" : "CUDA";
   else if (!device && gpus == 0)
-    where += str(" (", machine.no_gpu, ")");
+    where += format(" ({})", machine.no_gpu);
   else if (!device)
-    where += machine.shared_gpu.empty() ? " (MPI moves host memory)" : str(" (", machine.shared_gpu, ")");
+    where += machine.shared_gpu.empty() ? " (MPI moves host memory)" : format(" ({})", machine.shared_gpu);
   return {options, many + how + ", " + where};
 }
 

@@ -18,7 +18,7 @@ std::vector<Header> matching_headers(World& world, const Header* all, std::size_
     return headers;
   std::string text;
   for (const Header& header : headers)
-    text += str(text.empty() ? "" : "; ", "rank ", header.world_rank, " is at ", header.doing);
+    text += format("{}rank {} is at {}", text.empty() ? "" : "; ", header.world_rank, header.doing);
   world.report("the calls do not match: " + text);
   world.check();
   return {};
@@ -97,7 +97,7 @@ class NcclCommunicator final : public Communicator {
   /// The channel of the messages from one rank of the group to another, made when the first is posted.
   Channel& messages(Channel*& channel, int from, int to) {
     if (!channel)
-      channel = &engine_.open(str(id_, ":", from, ">", to), {member(from), member(to)},
+      channel = &engine_.open(format("{}:{}>{}", id_, from, to), {member(from), member(to)},
                               rank() == from ? 0 : 1, Use::messages);
     return *channel;
   }
@@ -172,7 +172,7 @@ class NcclCommunicator final : public Communicator {
       if (i == rank()) place = static_cast<int>(members.size());
       members.push_back(member(i));
     }
-    const std::string id = str(id_, "/", splits_++, ".", color);
+    const std::string id = format("{}/{}.{}", id_, splits_++, color);
     Channel* channel = engine_.split(channel_, color, static_cast<int>(members.size()), place);
     if (!channel) return nullptr;
     return std::make_unique<NcclCommunicator>(engine_, *channel, id, std::move(members), place, name,
@@ -231,7 +231,7 @@ bool built() { return true; }
 std::string version() {
   int version = 0;
   NCCL_CHECK(ncclGetVersion(&version));  // 22809
-  return str(version / 10000, ".", version / 100 % 100, ".", version % 100);
+  return format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
 }
 
 void prepare() { setenv("CUDA_MODULE_LOADING", "EAGER", 0); }

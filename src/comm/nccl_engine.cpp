@@ -9,7 +9,7 @@ namespace tessera::nccl {
 void check(ncclResult_t result, const char* call, Where where) {
   if (result == ncclSuccess || result == ncclInProgress) return;
   throw Error(
-      str(place(where), ": ", call, ": ", ncclGetErrorString(result), ", ", ncclGetLastError(nullptr)));
+      format("{}: {}: {}, {}", place(where), call, ncclGetErrorString(result), ncclGetLastError(nullptr)));
 }
 
 bool Header::is_message() const { return std::strcmp(op, "send") == 0 || std::strcmp(op, "recv") == 0; }
@@ -179,7 +179,7 @@ void Engine::look(Time began, Patience patience) {
   try {
     for (const auto& channel : channels_) advance(*channel);
   } catch (const Error& error) {  // from here on every look throws: no task moves on after its channel broke
-    world_.report(str("rank ", world_rank_, ": ", error.what()));
+    world_.report(format("rank {}: {}", world_rank_, error.what()));
     throw;
   }
   const auto now = std::chrono::steady_clock::now();
@@ -238,7 +238,7 @@ void Engine::wait(const std::shared_ptr<Task>& task) {
 void Engine::abandon(const Task& task) {
   // A rank that unwinds drops its requests; a rank that does not unwind forgot to wait.
   if (std::uncaught_exceptions() == 0)
-    world_.report(str("rank ", world_rank_, " never waited for its ", task.doing));
+    world_.report(format("rank {} never waited for its {}", world_rank_, task.doing));
 }
 
 void Engine::close() {

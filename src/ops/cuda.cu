@@ -193,7 +193,7 @@ struct Gpu {
 
 int blas_size(std::int64_t n) {
   expect(n <= INT_MAX,
-         [&] { return str("matmul: cuBLAS counts to ", INT_MAX, ", this matrix has a side of ", n); });
+         [&] { return format("matmul: cuBLAS counts to {}, this matrix has a side of {}", INT_MAX, n); });
   return static_cast<int>(n);
 }
 
@@ -241,7 +241,7 @@ struct CudaKernels final : Mathematics<Gpu> {
 
   void reduce(const Tensor& out, const std::vector<Tensor>& inputs, Reduce how) const override {
     expect(inputs.size() <= most_inputs, [&] {
-      return str("reduce: ", inputs.size(), " ranks share this GPU, ", most_inputs, " are the most");
+      return format("reduce: {} ranks share this GPU, {} are the most", inputs.size(), most_inputs);
     });
     if (out.dtype() == DType::i32) return reduce_typed<std::int32_t>(out, inputs, how);
     floating(out.dtype(), [&]<class T>(T) { reduce_typed<T>(out, inputs, how); });

@@ -62,8 +62,10 @@ class CpuDevice final : public Device {
     return nullptr;
   }
   std::string out_of_memory(std::size_t bytes) const override {
-    return str("the system has no ", bytes, " B of memory left: this machine has ", physical_memory(),
-               " B, and its ranks hold ", taken_.load(), " B. Smaller sizes or fewer ranks would work.");
+    return format(
+        "the system has no {} B of memory left: this machine has {} B, and its ranks hold {} B. Smaller "
+        "sizes or fewer ranks would work.",
+        bytes, physical_memory(), taken_.load());
   }
   void system_release(void* block, std::size_t bytes) override {
     std::free(block);

@@ -65,8 +65,8 @@ CudaDevice::~CudaDevice() {
 std::string CudaDevice::description() const {
   cudaDeviceProp gpu{};
   CUDA_CHECK(cudaGetDeviceProperties(&gpu, ordinal()));
-  return str(gpu.name, " (GPU ", ordinal(), ", sm_", gpu.major, gpu.minor, ", ", gpu.totalGlobalMem >> 30,
-             " GiB)");
+  return format("{} (GPU {}, sm_{}{}, {} GiB)", gpu.name, ordinal(), gpu.major, gpu.minor,
+                gpu.totalGlobalMem >> 30);
 }
 
 void CudaDevice::activate() const { CUDA_CHECK(cudaSetDevice(ordinal())); }
@@ -177,8 +177,8 @@ void* CudaDevice::system_allocate(std::size_t bytes) {
 void CudaDevice::system_release(void* block, std::size_t) { cudaFree(block); }
 
 std::string CudaDevice::out_of_memory(std::size_t bytes) const {
-  return str("GPU ", ordinal(), " has no ", bytes, " B of memory left for ", description(),
-             ". Smaller sizes, or ranks on more GPUs, would work.");
+  return format("GPU {} has no {} B of memory left for {}. Smaller sizes, or ranks on more GPUs, would work.",
+                ordinal(), bytes, description());
 }
 
 void CudaDevice::before_release() {
@@ -210,10 +210,10 @@ std::string why_no_gpu() {
   cudaRuntimeGetVersion(&runtime);
   if (result == cudaSuccess || result == cudaErrorNoDevice || driver == 0) return "no GPU found";
   const auto version = [](int number) {
-    return str(number / 1000, ".", number % 1000 / 10);
+    return format("{}.{}", number / 1000, number % 1000 / 10);
   };  // 12020 is 12.2
-  return str(cudaGetErrorString(result), "; the driver serves CUDA ", version(driver), ", this build needs ",
-             version(runtime));
+  return format("{}; the driver serves CUDA {}, this build needs {}", cudaGetErrorString(result),
+                version(driver), version(runtime));
 }
 
 std::string cuda_bus_id(int ordinal) {
@@ -228,11 +228,13 @@ std::shared_ptr<Device> make_cuda_device(int ordinal) {
   const int count = cuda_device_count();
   if (count == 0) throw UsageError(why_no_gpu() + ": --device cpu would work");
   if (ordinal < 0 || ordinal >= count)
-    throw UsageError(str("there is no GPU ", ordinal, ": this machine has ", count, "; --ranks ", count,
-                         " or --transport threads (ranks sharing GPU 0) would work"));
+    throw UsageError(
+        format("there is no GPU {}: this machine has {}; --ranks {} or --transport threads (ranks sharing "
+               "GPU 0) would work",
+               ordinal, count, count));
   // It turns f32 products into TF32 behind every check; what it computes could not be compared.
   if (const char* tf32 = std::getenv("NVIDIA_TF32_OVERRIDE"); tf32 && std::string_view(tf32) != "0")
-    throw UsageError(str("NVIDIA_TF32_OVERRIDE=", tf32, " changes f32 products: unset it, or set it to 0"));
+    throw UsageError(format("NVIDIA_TF32_OVERRIDE={} changes f32 products: unset it, or set it to 0", tf32));
   return std::make_shared<CudaDevice>(ordinal);
 }
 

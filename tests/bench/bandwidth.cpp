@@ -30,7 +30,7 @@ void bandwidth(Report& report, const Options& o) {
       for (double& fraction : fractions) fraction *= tensors / 2;
       report.ratio(std::string("bandwidth.") + name, fractions,
                    o.cuda() ? std::optional(Target{Target::at_least, 0.8}) : std::nullopt,
-                   str("its bytes a second over those of a copy, tensors of ", bytes, " B"));
+                   format("its bytes a second over those of a copy, tensors of {} B", bytes));
     }
   });
 }

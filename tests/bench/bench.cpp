@@ -67,7 +67,7 @@ int run(int argc, char** argv) {
   if (!json.empty()) check_writable(json);
   if (serve) return serve_gpt(o), 0;
 
-  const std::string machine = str(processor(), ", ", sysconf(_SC_NPROCESSORS_ONLN), " cores"),
+  const std::string machine = format("{}, {} cores", processor(), sysconf(_SC_NPROCESSORS_ONLN)),
                     where = Device::make(o.device)->description(), compiler = __VERSION__;
   std::cout << "bench: " << machine << "; computes on " << where << (o.tf32 ? ", TF32" : "") << "\n  "
             << blas_name() << "; NCCL " << nccl::version() << "; compiler " << compiler << "; " << o.turns

@@ -36,7 +36,7 @@ void mlp_block(Report& report, const Options& o) {
     const auto turns =
         block_turns(comm, o, o.size(1024, 8192, 64), o.size(1024, 4096, 64), o.size(4096, 16384, 128));
     report.ratio("mlp_block.step_over_gemm", a_over_b(turns), Target{Target::at_most, 1.10},
-                 str("forward and backward of the MLP block over its six bare products, ", both(turns)));
+                 format("forward and backward of the MLP block over its six bare products, {}", both(turns)));
   });
 }
 
@@ -46,7 +46,7 @@ void tensor_parallel(Report& report, const Options& o) {
         block_turns(comm, o, o.size(1024, 8192, 64), o.size(1024, 4096, 64), o.size(4096, 16384, 128));
     if (comm.rank() == 0)
       report.ratio("tp.efficiency_2", b_over_a(turns), Target{Target::at_least, 0.93},
-                   str("two ranks' step of the block, and their halves of the products: ", both(turns)));
+                   format("two ranks' step of the block, and their halves of the products: {}", both(turns)));
   });
 }
 

@@ -13,7 +13,7 @@ namespace {
 
 /// What mpirun's two processes print (mpi_all_reduce.cpp): seconds of an all-reduce, large and small.
 std::optional<std::array<double, 2>> open_mpi(std::int64_t large, std::int64_t small) {
-  const std::string command = str(TESSERA_MPI_ALL_REDUCE, " ", large, " ", small, " 2>/dev/null");
+  const std::string command = format("{} {} {} 2>/dev/null", TESSERA_MPI_ALL_REDUCE, large, small);
   FILE* pipe = command[0] == ' ' ? nullptr : popen(command.c_str(), "r");
   if (pipe == nullptr) return {};
   std::array<double, 2> found{};
@@ -42,16 +42,15 @@ void all_reduce(Report& report, const Options& o) {
         comm, 20 * o.turns, [&] { comm.all_reduce(few); }, [] {});
     if (comm.rank() != 0) return;
     report.ratio("all_reduce.fraction_of_limit", b_over_a(turns), Target{Target::at_least, 0.7},
-                 str("two ranks' all-reduce of ", large,
-                     " B: the time to read and write the same bytes, over "
-                     "the time it takes; ",
-                     both(turns)));
+                 format("two ranks' all-reduce of {} B: the time to read and write the same bytes, over the "
+                        "time it takes; {}",
+                        large, both(turns)));
     std::vector<double> of_large, of_small;
     for (const Turn& turn : turns) of_large.push_back(turn.a);
     for (const Turn& turn : small_turns) of_small.push_back(turn.a - turn.b);  // without the barrier
     const auto mpi = open_mpi(large, small);
     report.table("All-reduce of two ranks, medians",
-                 {{"", str(large, " B"), str(small, " B")},
+                 {{"", format("{} B", large), format("{} B", small)},
                   {"threads", us(median(of_large)), us(median(of_small))},
                   {"Open MPI", mpi ? us((*mpi)[0]) : "not here", mpi ? us((*mpi)[1]) : ""}});
   });

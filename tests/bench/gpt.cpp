@@ -5,7 +5,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
-#include "08_three_d/run.hpp"
+#include "08_three_d/config.hpp"
 #include "attention.hpp"
 #include "report/table.hpp"
 #include "tensor/error.hpp"
@@ -36,8 +36,8 @@ void gpt(Report& report, const Options& o) {
     const auto turns = in_turns(
         comm, o.turns, [&] { gpt.step(); }, [&] { products.run(); });
     report.ratio("gpt.step_over_gemm", a_over_b(turns), Target{Target::at_most, o.cuda() ? 1.30 : 1.25},
-                 str("a training step (", s.tokens(), " tokens, width ", s.width, ", ", s.layers,
-                     " layers, AdamW) over its bare products, ", both(turns)));
+                 format("a training step ({} tokens, width {}, {} layers, AdamW) over its bare products, {}",
+                        s.tokens(), s.width, s.layers, both(turns)));
   });
 }
 
@@ -54,16 +54,16 @@ void serve_gpt(const Options& o) {
 
 void gpt_beside_pytorch(Report& report, const Options& o) {
   const GptSizes s = GptSizes::of(o);
-  const std::string command =
-      str(o.pytorch, " -B ", TESSERA_SOURCE_DIR, "/tests/bench/pytorch_step.py --tessera ", o.program,
-          " --turns ", o.turns, " --device ", name(o.device), " --seq ", s.seq, " --batch ", s.batch,
-          " --width ", s.width, " --layers ", s.layers, " --heads ", s.heads, o.quick ? " --quick" : "",
-          o.tf32 ? " --tf32" : "");
+  const std::string command = format(
+      "{} -B {}/tests/bench/pytorch_step.py --tessera {} --turns {} --device {} --seq {} --batch {} --width "
+      "{} --layers {} --heads {}{}{}",
+      o.pytorch, TESSERA_SOURCE_DIR, o.program, o.turns, name(o.device), s.seq, s.batch, s.width, s.layers,
+      s.heads, o.quick ? " --quick" : "", o.tf32 ? " --tf32" : "");
   std::string out;
   FILE* pipe = popen(command.c_str(), "r");
   expect(pipe != nullptr, [&] { return "cannot start " + command; });
   for (int letter = fgetc(pipe); letter != EOF; letter = fgetc(pipe)) out += static_cast<char>(letter);
-  if (pclose(pipe) != 0) throw UsageError(str("--pytorch ", o.pytorch, ": a python3 with torch would work"));
+  if (pclose(pipe) != 0) throw UsageError(format("--pytorch {}: a python3 with torch would work", o.pytorch));
   const auto json = nlohmann::json::parse(out);
   for (const auto& one : json.at("ratios"))
     report.ratio(one.at("name"), one.at("turns"),

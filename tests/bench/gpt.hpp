@@ -1,29 +1,29 @@
 // Lesson 08's trainer on made-up text, cut as wanted.
 #pragma once
 
-#include "08_three_d/run.hpp"
+#include "08_three_d/config.hpp"
 #include "bench.hpp"
 
 namespace tessera::bench {
 
-inline three_d::Training training_of(const GptSizes& s, const three_d::ParallelSizes& cut, int microbatches) {
-  three_d::Training training;
+inline three_d::TrainingConfig training_of(const GptSizes& s, const three_d::ParallelSizes& cut,
+                                           int microbatches) {
+  three_d::TrainingConfig training;
   training.microbatches = microbatches;
   training.adamw = true;
   training.lr = 1e-4;
-  three_d::Model& m = training.model;
+  gpt::ModelConfig& m = training.model;
   m = {{s.width, s.heads, s.heads, {}}, s.layers, s.vocabulary, s.tokens(), true};
   m.attention.options.seq = s.seq;
   m.attention.options.batch = s.batch / (cut.dp * microbatches);
   return training;
 }
 
-inline pipeline::MakeWeight weights_of_gpt(const three_d::Model& model) {
-  std::map<std::string, double> scales;
-  for (const auto& info : pipeline::weights_of(model)) scales[info.name] = 0.5 * info.scale;
-  return [scales](const std::string& name, const Slice& slice) {
+inline gpt::MakeWeight weights_of_gpt(const gpt::ModelConfig& model) {
+  return [make = gpt::initial_weights(model, nullptr, DType::f32, 1)](const std::string& name,
+                                                                      const Slice& slice) {
     const MemoryScope scope(MemoryKind::weight);
-    return three_d::initial(name, slice, DType::f32, 1, scales.at(name));
+    return make(name, slice);
   };
 }
 
@@ -34,25 +34,34 @@ class Gpt {
       : mesh_(world, cut),
         training_(training_of(s, cut, microbatches)),
         trainer_(mesh_, training_, DType::f32, weights_of_gpt(training_.model)) {
-    three_d::Config setup;
-    setup.sizes = cut;
-    setup.training = training_;
-    batch_ = three_d::own_microbatches(pipeline::make_tokens(training_.model, 1), setup, mesh_);
+    three_d::Config config;
+    config.sizes = cut;
+    config.training = training_;
+    batch_ = three_d::own_microbatches(gpt::random_tokens(training_.model, 1), config, trainer_);
   }
   void step() {
     trainer_.gradients(batch_);
     trainer_.step();
   }
-  std::int64_t activation_bytes() const { return trainer_.activation_bytes(); }  ///< The most of a step.
+  /// The most bytes of activations that this rank holds in a step.
+  std::int64_t activation_bytes() {
+    std::int64_t most = 0;
+    pipeline::WorkerHooks hooks;
+    hooks.after = [&](const pipeline::Instruction&) {
+      most = std::max(most, Device::current()->memory.now(MemoryKind::activation));
+    };
+    trainer_.gradients(batch_, hooks);
+    return most;
+  }
   const three_d::Mesh& mesh() const { return mesh_; }
-  const three_d::Training& training() const { return training_; }
-  const std::vector<pipeline::Tokens>& batch() const { return batch_; }
+  const three_d::TrainingConfig& training() const { return training_; }
+  const std::vector<gpt::Tokens>& batch() const { return batch_; }
 
  private:
   three_d::Mesh mesh_;
-  three_d::Training training_;
+  three_d::TrainingConfig training_;
   three_d::Trainer trainer_;
-  std::vector<pipeline::Tokens> batch_;
+  std::vector<gpt::Tokens> batch_;
 };
 
 }  // namespace tessera::bench

@@ -27,7 +27,7 @@ struct Row {
   /// Weights, gradients and both moments of AdamW, f32: 16 B a parameter of the rank.
   double expected_state() const {
     const auto training = training_of(s, {tp, 1, 1}, 1);
-    return 16.0 * static_cast<double>(three_d::own_elements(training.model, s.layers, true, true, 0, tp));
+    return 16.0 * static_cast<double>(gpt::own_elements(training.model, s.layers, true, true, 0, tp));
   }
   /// Lesson 08's own formula, which its check holds to the byte.
   double expected_activations() const {
@@ -62,14 +62,14 @@ void growth(Report& report, const Options& o) {
   const auto vary = [&](const std::string& what, std::int64_t GptSizes::*size, std::int64_t factor) {
     Row row{base};
     row.s.*size *= factor;
-    rows.emplace_back(str(what, " x ", factor), row);
+    rows.emplace_back(format("{} x {}", what, factor), row);
   };
   const std::vector<std::int64_t> factors =
       o.quick ? std::vector<std::int64_t>{2} : std::vector<std::int64_t>{2, 4, 8};
   for (const auto factor : factors) vary("batch", &GptSizes::batch, factor);
   for (const auto factor : factors) vary("width", &GptSizes::width, factor);
   for (const auto factor : factors) vary("layers", &GptSizes::layers, factor);
-  for (const int tp : {2, 4, 8, 16}) rows.emplace_back(str("tp ", tp), Row{base, tp});
+  for (const int tp : {2, 4, 8, 16}) rows.emplace_back(format("tp {}", tp), Row{base, tp});
   for (auto& [what, row] : rows) measure(row, o);
 
   std::vector<std::vector<std::string>> cells = {
@@ -79,9 +79,9 @@ void growth(Report& report, const Options& o) {
     cells.push_back({what, number(1e3 * row.seconds), times(row.seconds / first.seconds),
                      times(row.work() / first.work()), mib(row.state), mib(row.expected_state()),
                      mib(row.activations), mib(row.expected_activations())});
-  report.table(str("Growth of a training step and of rank 0's memory. Base: ", base.tokens(),
-                   " tokens, width ", base.width, ", ", base.layers, " layers, ", base.heads,
-                   " heads, one rank; the ranks of tp share this machine's cores"),
+  report.table(format("Growth of a training step and of rank 0's memory. Base: {} tokens, width {}, {} "
+                      "layers, {} heads, one rank; the ranks of tp share this machine's cores",
+                      base.tokens(), base.width, base.layers, base.heads),
                cells);
 }
 

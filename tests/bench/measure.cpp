@@ -92,7 +92,7 @@ std::vector<Turn> in_turns(Communicator& comm, std::int64_t turns, const Job& a,
 std::string both(const std::vector<Turn>& turns) {
   std::vector<double> a, b;
   for (const Turn& turn : turns) a.push_back(1e3 * turn.a), b.push_back(1e3 * turn.b);
-  return str(number(median(a)), " ms and ", number(median(b)), " ms");
+  return format("{} ms and {} ms", number(median(a)), number(median(b)));
 }
 
 std::vector<double> a_over_b(const std::vector<Turn>& turns) {
@@ -172,7 +172,7 @@ std::string Report::text(bool judged) const {
                       r.target ? side + number(r.target->value) : "", verdict});
     }
     out += tessera::table(rows, "lrrrrl", 2);
-    for (const Ratio& r : ratios_) out += str("  ", r.name, ": ", r.what, "\n");
+    for (const Ratio& r : ratios_) out += format("  {}: {}\n", r.name, r.what);
   }
   for (const Table& t : tables_)
     out += "\n" + t.title + "\n" + tessera::table(t.rows, "l" + std::string(t.rows[0].size() - 1, 'r'), 2);

@@ -1,7 +1,7 @@
 // Steps of several ranks: the pipeline over its simulation, and all three axes over their pieces' own work.
 #include <algorithm>
 
-#include "06_pipeline/proof.hpp"
+#include "06_pipeline/harness/proof.hpp"
 #include "bench.hpp"
 #include "gpt.hpp"
 #include "tensor/error.hpp"
@@ -26,26 +26,26 @@ double time_of(const Job& job) {
 void pipeline_step(Report& report, const Options& o) {
   const int stages = 2, microbatches = o.quick ? 4 : 16;
   launch(o.ranks(stages), [&](Communicator& comm) {
-    pipeline::Model model{{o.size(256, 1024, 32), 4, 4, {}}, o.size(4, 8, 4), 256, 1, false};
+    gpt::ModelConfig model{{o.size(256, 1024, 32), 4, 4, {}}, o.size(4, 8, 4), 256, 1, false};
     model.attention.options.seq = o.size(128, 1024, 16);
     model.tokens = microbatches * model.rows();
     const auto alone = comm.split(comm.rank(), 0, "tp");
     const TensorParallel tp(*alone);
-    pipeline::Builder builder(model, tp, weights_of_gpt(model));
+    gpt::Builder builder(model, tp, weights_of_gpt(model));
     const Range layers = part(model.layers, comm.rank(), stages);
-    const std::vector<pipeline::Chunk<>> chunks = {
+    const std::vector<gpt::Chunk> chunks = {
         builder.chunk(layers, comm.rank() == 0, comm.rank() == stages - 1)};
-    const auto batch = pipeline::cut_tokens(pipeline::make_tokens(model, 1), microbatches);
+    const auto batch = gpt::microbatches_of(gpt::random_tokens(model, 1), microbatches);
     const pipeline::Plan plan = pipeline::with_asynchronous_sends(
         pipeline::make_plan(pipeline::Schedule::one_f_one_b, stages, microbatches, 1));
-    pipeline::Worker<pipeline::Chunk<>> worker(comm, tp, chunks, model, DType::f32);
+    pipeline::Worker worker(comm, tp, chunks, model, DType::f32);
     const Placed<Replicated> x(numbers(model.rows(), model.width()));
     const auto ratios = undisturbed<double>(comm, o.turns, [&] {
       // F and B of a microbatch, while the other stage does the same: no messages.
       std::vector<double> forward, backward;
       comm.barrier();
-      for (const pipeline::Tokens& tokens : batch) {
-        pipeline::Chunk<>::Saved saved;
+      for (const gpt::Tokens& tokens : batch) {
+        gpt::Chunk::Saved saved;
         forward.push_back(time_of([&] { chunks[0].forward(x, tokens, saved, tp); }));
         backward.push_back(time_of([&] {
           chunks[0].backward_input(x, saved, tp);
@@ -56,14 +56,17 @@ void pipeline_step(Report& report, const Options& o) {
       costs.forward = of_all(comm, median(forward));
       costs.backward_input = of_all(comm, median(backward));
       comm.barrier();
-      const auto measured = pipeline::gather(
-          comm, worker.run(plan[static_cast<std::size_t>(comm.rank())], batch, pipeline::Pace{}));
+      const auto measured =
+          pipeline::gather(comm, pipeline::run_timed(worker, plan[static_cast<std::size_t>(comm.rank())],
+                                                     batch, comm.journal(), {}));
       return comm.rank() == 0 ? measured.timeline.makespan() / pipeline::simulate(plan, costs).makespan() : 0;
     });
     if (comm.rank() == 0)
-      report.ratio("pipeline.step_over_ideal", ratios, Target{Target::at_most, 1.10},
-                   str("1F1B, ", stages, " stages, ", microbatches,
-                       " microbatches, over the simulation from F and B measured without messages"));
+      report.ratio(
+          "pipeline.step_over_ideal", ratios, Target{Target::at_most, 1.10},
+          format(
+              "1F1B, {} stages, {} microbatches, over the simulation from F and B measured without messages",
+              stages, microbatches));
   });
 }
 
@@ -81,16 +84,16 @@ class Piece {
         x_(numbers(model_.rows(), model_.width())) {
     const int stages = gpt.mesh().sizes.pp, stage = gpt.mesh().pp->rank();
     chunk_ = builder_.chunk(part(model_.layers, stage, stages), stage == 0, stage == stages - 1);
-    for (const pipeline::Parameter& one : builder_.parameters)
+    for (const gpt::Parameter& one : builder_.parameters)
       for (auto* state : {&first_, &second_}) {
         state->push_back(empty_like(one.value));
         state->back().zero();
       }
   }
   void step() {
-    for (const pipeline::Parameter& one : builder_.parameters) one.gradient.zero();
-    for (const pipeline::Tokens& tokens : batch_) {
-      three_d::Chunk::Saved saved;
+    for (const gpt::Parameter& one : builder_.parameters) one.gradient.zero();
+    for (const gpt::Tokens& tokens : batch_) {
+      gpt::Chunk::Saved saved;
       chunk_.forward(x_, tokens, saved, tp_);
       chunk_.backward_input(x_, saved, tp_);
       chunk_.backward_weight(saved);
@@ -102,11 +105,11 @@ class Piece {
   }
 
  private:
-  three_d::Model model_;
+  gpt::ModelConfig model_;
   TensorParallel tp_;
-  three_d::GptBuilder builder_;
-  three_d::Chunk chunk_;
-  const std::vector<pipeline::Tokens>& batch_;
+  gpt::Builder builder_;
+  gpt::Chunk chunk_;
+  const std::vector<gpt::Tokens>& batch_;
   Placed<Replicated> x_;
   std::vector<Tensor> first_, second_;
   std::int64_t steps_ = 0;
@@ -124,9 +127,9 @@ void three_d_step(Report& report, const Options& o) {
     const auto turns = in_turns(
         world, o.turns, [&] { gpt.step(); }, [&] { piece.step(); });
     if (world.rank() == 0)
-      report.ratio(
-          "three_d.overhead", a_over_b(turns), Target{Target::at_most, 1.25},
-          str("a step of tp 2 x pp 2 x dp 2 over the eight pieces' own work, nothing sent; ", both(turns)));
+      report.ratio("three_d.overhead", a_over_b(turns), Target{Target::at_most, 1.25},
+                   format("a step of tp 2 x pp 2 x dp 2 over the eight pieces' own work, nothing sent; {}",
+                          both(turns)));
   });
 }
 

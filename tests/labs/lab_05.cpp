@@ -1,4 +1,5 @@
 #include "05_attention_heads/block.hpp"
+#include "05_attention_heads/vocab_parallel.hpp"
 #include "lab.hpp"
 
 using namespace tessera;
@@ -145,6 +146,41 @@ const Task block("05.block", [](Trial& t) {
           Slice::whole(1, w));
     t.out(comm.rank(), "dg2", "the gradient of ln_2's weight", layer.ln_2.dweight.local(),
           Slice::whole(1, w));
+  });
+});
+
+Tensor ids(Trial& t, const char* name, int n, int vocabulary) {
+  std::vector<double> values = t.in(name, n, 1).values();
+  for (double& value : values) value = std::floor((value + 1) / 2 * vocabulary);
+  return Tensor::of(n, 1, values, DType::i32);
+}
+
+const Task embedding_task("05.embedding", [](Trial& t) {
+  const int v = t.ranks() + t.size(), w = t.size(), n = 12;
+  t.on_ranks([&](Communicator& comm) {
+    const Range own = own_ids(v, comm.rank(), comm.size());
+    const VocabParallelEmbedding layer{Placed<Shard<0>>(t.in("wte", {v, w, {own}, {{0, w}}})),
+                                       Placed<Replicated>(t.in("wpe", n, w))};
+    const auto x =
+        layer.forward(local_ids(ids(t, "ids", n, v), own), ids(t, "positions", n, n), TensorParallel(comm));
+    t.out(comm.rank(), "x", "wte[id] + wpe[position]", x.local(), Slice::whole(n, w));
+  });
+});
+
+const Task cross_entropy_task("05.cross_entropy", [](Trial& t) {
+  const int v = t.ranks() + t.size(), w = t.size(), n = 7;
+  t.on_ranks([&](Communicator& comm) {
+    const Range own = own_ids(v, comm.rank(), comm.size());
+    const Placed<Replicated> gamma(scale(t.in("gamma", 1, w), 800)), beta(t.in("beta", 1, w));
+    const Placed<Shard<0>> wte(t.in("wte", {v, w, {own}, {{0, w}}}));
+    const VocabParallelHead head{
+        {gamma, beta}, wte, zero_gradient(wte)};  // logits so large that exp overflows
+    VocabParallelHead::Saved saved;
+    const auto loss = head.forward(Placed<Replicated>(t.in("X", n, w)),
+                                   local_ids(ids(t, "targets", n, v), own), saved, TensorParallel(comm));
+    t.out(comm.rank(), "loss", "log(sum_j exp(z_j - m)) - (z_target - m)", loss.local(), Slice::whole(n, 1));
+    t.out(comm.rank(), "probabilities", "softmax, the rank's own columns", saved.entropy.probabilities,
+          {n, v, {{0, n}}, {own}});
   });
 });
 

@@ -1,5 +1,5 @@
+#include "06_pipeline/messages.hpp"
 #include "06_pipeline/partition.hpp"
-#include "06_pipeline/sends.hpp"
 #include "06_pipeline/simulate.hpp"
 #include "06_pipeline/validate.hpp"
 #include "lab.hpp"
