@@ -32,10 +32,10 @@ inline LaunchOptions gpus(int n, Transport transport) {
 
 /// Memory that goes back to the pool while the GPU still works on it must not be given to anyone too early.
 inline void churn(Communicator& comm) {
-  const std::int64_t width = 700;
+  const std::int64_t width = 400;
   const int n = comm.size();
   std::int64_t warm = 0;
-  for (int step = 0; step < 30; ++step) {
+  for (int step = 0; step < 10; ++step) {
     Tensor x = Tensor::of(1, width, std::vector<double>(width, comm.rank() + step), DType::f32);
     for (int layer = 0; layer < 4; ++layer) {
       const Tensor zeros = Tensor::zeros(width, width, DType::f32);

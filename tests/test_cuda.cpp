@@ -228,3 +228,37 @@ TEST_CASE("cuda: the pool gives idle blocks of other sizes back to the GPU") {
   device->release(first, half);
   device->release(second, half);
 }
+
+TEST_CASE("cuda: a trace tells when the GPU worked, not when the host asked for it") {
+  NEEDS_GPUS(1)
+  for (const Transport transport : {Transport::threads, Transport::nccl}) {
+    if (transport == Transport::nccl && (!nccl::built() || cuda_device_count() < 2)) continue;
+    CAPTURE(name(transport));
+    LaunchOptions options = gpus(2, transport);
+    options.trace = true;
+    CHECK(said(options, [](Communicator& comm) {
+            const Tensor slow = Tensor::zeros(700, 700, DType::f64), x = zeros(8);
+            Device& device = *Device::current();
+            const auto products = [&] {
+              for (int i = 0; i < 10; ++i) matmul(slow, slow);
+            };
+            const Event first = device.mark();
+            products();
+            const double seconds = device.seconds_between(first, device.mark());
+            comm.barrier();
+            {
+              const Phase phase = comm.phase("bwd");
+              products();
+              Request sum = comm.iall_reduce(x);  // the host is here at once
+              products();
+              sum.wait();
+            }
+            std::map<std::string, Span> spans;
+            for (const Span& span : comm.journal().spans()) spans[span.name] = span;
+            const Span phase = spans.at("bwd"), sum = spans.at("all_reduce of 8 f32");
+            expect(phase.end - phase.begin > 0.3 * seconds, "the phase lasts as long as the GPU's work");
+            expect(sum.begin - phase.begin > 0.2 * seconds, "the sum starts after the work before it");
+            expect(sum.begin <= sum.end && sum.end < phase.end + 1e-4, "the sum ends within the phase");
+          }) == "");
+  }
+}

@@ -21,6 +21,7 @@ struct LaunchOptions {
   std::chrono::duration<double> timeout{60};  // of one call, before each rank says what it waits for
   bool verify = true;                         // MPI, NCCL: compare headers before each collective
   std::int64_t memory_per_rank = INT64_MAX;   // bytes
+  bool trace = false;                         // the journals tell a GPU's own times
 };
 
 /// Where to run, and why: what the first line of every lesson says.

@@ -35,6 +35,7 @@ class NcclWork final : public Work {
   NcclWork(Engine& engine, std::shared_ptr<Task> task) : engine_(engine), task_(std::move(task)) {}
   void wait() override { engine_.wait(task_); }
   void abandon() override { engine_.abandon(*task_); }
+  std::pair<Event, Event> marks() const override { return {task_->began, task_->ended}; }
 
  private:
   Engine& engine_;
@@ -205,7 +206,7 @@ void run_rank(World& world, int rank, int ordinal, Store& store, const LaunchOpt
     engine->connect(channel);
     {
       NcclCommunicator comm(*engine, channel, "world", members, rank, "world",
-                            std::make_shared<Journal>(start));
+                            std::make_shared<Journal>(start, options.trace));
       body(comm);
     }
     world.returned(rank);

@@ -38,6 +38,7 @@ Engine::Engine(World& world, int world_rank, CudaDevice& device, Store& store, c
       store_(store),
       timeout_(options.timeout),
       verify_(options.verify),
+      trace_(options.trace),
       slab_size_(64 * (static_cast<std::size_t>(options.ranks) + 1)),
       moved_(std::chrono::steady_clock::now()) {
   device_.activate();
@@ -162,10 +163,12 @@ void Engine::advance(Channel& channel) {
       task.met(channel.headers + 1);
     } else if (task.stage != Task::issued && task.issue) {
       device_.wait(channel.stream, task.ready);
+      if (trace_) task.began = device_.mark(channel.stream);
       NCCL_CHECK(task.issue(channel.comm, channel.stream));
       task.stage = Task::issued;
     } else {
       if (task.stage == Task::issued) task.done = device_.record(channel.stream);
+      if (trace_ && task.done) task.ended = device_.mark(channel.stream);
       task.stage = Task::finished;
       channel.tasks.pop_front();
     }

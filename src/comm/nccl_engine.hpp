@@ -54,6 +54,7 @@ struct Task {
   std::function<ncclResult_t(ncclComm_t, cudaStream_t)> issue;
   Event ready;            // the payload starts after this point of the compute stream
   Event delivered, done;  // after the headers; after the payload
+  Event began, ended;     // of the payload, with their times; where the run is traced
   enum { posted, exchanging, matched, issued, finished } stage = posted;
   bool awaited = false;  // the rank waits for it, or its compute stream does
   const void* channel = nullptr;
@@ -130,7 +131,7 @@ class Engine {
   CudaDevice& device_;
   Store& store_;
   std::chrono::duration<double> timeout_;
-  bool verify_;
+  bool verify_, trace_;
   int processors_ = 0;  // of the GPU
   std::vector<std::unique_ptr<Channel>> channels_;
   std::vector<Header*> slabs_;                // of pinned memory, which the channels share

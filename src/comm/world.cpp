@@ -58,6 +58,8 @@ Event Operation::run_step(int seat, const std::vector<Event>& events) {
   Device& device = *any.device();
   const StreamScope scope(device, Stream::communication);
   for (const Event& event : events) device.wait(event);  // recorded already: no kernel waits for a rank
+  const bool traced = me.journal->traced();
+  if (traced && !me.began) me.began = device.mark();
 
   if (call.op == "all_reduce" && me.steps_done == 0) {
     sum_in(*this, me, chunk(me.out, mine, n), [&](const Tensor& in) { return chunk(in, mine, n); });
@@ -76,6 +78,7 @@ Event Operation::run_step(int seat, const std::vector<Event>& events) {
   } else if (call.op == "send") {  // the receiver's step, the only one
     copy_in(me, me.out, seats[0].in);
   }
+  if (traced) me.ended = device.mark();
   return device.record();
 }
 

@@ -26,7 +26,8 @@ struct Operation {
     Tensor in, out;
     int color = 0, key = 0;  // split
     int steps_done = 0;
-    Event last;  // the end of this rank's work so far, for the others' streams
+    Event last;          // the end of this rank's work so far, for the others' streams
+    Event began, ended;  // of its work, with their times; where the run is traced
     Journal* journal = nullptr;
     TrafficKey row;
     std::string doing;  // for messages: "send to 1 of 8 f32 (call 3)"

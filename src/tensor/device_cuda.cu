@@ -139,17 +139,21 @@ void CudaDevice::wait(cudaStream_t stream, const Event& event) {
   CUDA_CHECK(cudaStreamWaitEvent(stream, static_cast<cudaEvent_t>(event.get()), 0));
 }
 
-Event CudaDevice::mark() {
+Event CudaDevice::mark(cudaStream_t stream) {
   activate();
   cudaEvent_t event = nullptr;
   CUDA_CHECK(cudaEventCreate(&event));
   Event marked(event, [](void* used) { cudaEventDestroy(static_cast<cudaEvent_t>(used)); });
-  CUDA_CHECK(cudaEventRecord(event, stream()));
+  CUDA_CHECK(cudaEventRecord(event, stream));
   return marked;
 }
 
 double CudaDevice::seconds_between(const Event& from, const Event& to) {
-  synchronize();
+  const auto began = std::chrono::steady_clock::now();
+  while (!reached(from) || !reached(to)) {
+    if (while_waiting) while_waiting(began);
+    std::this_thread::yield();
+  }
   float milliseconds = 0;
   CUDA_CHECK(cudaEventElapsedTime(&milliseconds, static_cast<cudaEvent_t>(from.get()),
                                   static_cast<cudaEvent_t>(to.get())));

@@ -23,7 +23,7 @@ class CudaDevice final : public Device {
   void synchronize() override;
   Event record() override { return record(stream()); }
   void wait(const Event& event) override { wait(stream(), event); }
-  Event mark() override;
+  Event mark() override { return mark(stream()); }
   double seconds_between(const Event& from, const Event& to) override;
   Stream select(Stream stream) override;
 
@@ -34,6 +34,7 @@ class CudaDevice final : public Device {
 
   // The same for streams of a transport's own.
   Event record(cudaStream_t stream);
+  Event mark(cudaStream_t stream);
   void wait(cudaStream_t stream, const Event& event);
   bool reached(const Event& event);  ///< Without waiting. True for the empty event.
 
