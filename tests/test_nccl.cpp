@@ -116,6 +116,8 @@ TEST_CASE("where to run: the processes of a launcher agree on it") {
                  "processes 0 and 1 would share GPU a 01; --device cpu would work"));
   CHECK(
       contains(choice(one, {}, Transport::nccl), "a GPU for each of 4 ranks: processes 0 and 1 would share"));
+  CHECK(choice({seen(0, "", "no GPU found"), seen(0, "", "the driver is too old")}) ==
+        "2 ranks as processes, MPI, CPU (no GPU found)");
   // One machine of two has none.
   const std::vector<SeenGpus> some = {seen(1, "a 01"), seen(0, "", "no GPU found")};
   CHECK(choice(some) == "2 ranks as processes, MPI, CPU (no GPU found)");

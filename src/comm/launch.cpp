@@ -42,11 +42,13 @@ Machine agree(Machine machine) {
 
 Machine agreed(Machine machine, const std::vector<SeenGpus>& processes) {
   machine.gpus = processes[0].count;
+  machine.no_gpu.clear();  // each process may have a reason of its own, and all must give the same
   for (std::size_t p = 0; p < processes.size(); ++p) {
     if (processes[p].count == 0 && machine.no_gpu.empty()) machine.no_gpu = processes[p].none;
     machine.gpus = std::min(machine.gpus, processes[p].count);
     for (std::size_t q = 0; q < p; ++q)
-      if (machine.shared_gpu.empty() && std::string(processes[p].taken) == processes[q].taken)
+      if (machine.shared_gpu.empty() && processes[p].count > 0 &&
+          std::string(processes[p].taken) == processes[q].taken)
         machine.shared_gpu = format("processes {} and {} would share GPU {}", q, p, processes[p].taken);
   }
   return machine;
