@@ -10,9 +10,8 @@
 #ifdef __cpp_lib_format
 #include <format>
 #else
-#ifdef __CUDACC__  // nvcc cannot check fmt's format strings: it takes no call in them for constant
-#define FMT_CONSTEVAL
-#define FMT_USE_CONSTEVAL 0
+#ifdef __CUDACC__  // fmt 9 takes nvcc for a compiler without constexpr, and then does not compile in C++20
+#define FMT_USE_CONSTEXPR 1
 #endif
 #include <fmt/core.h>
 #endif
