@@ -209,8 +209,8 @@ void run_rank(World& world, int rank, int ordinal, Store& store, const LaunchOpt
                             std::make_shared<Journal>(start, options.trace));
       body(comm);
     }
-    world.returned(rank);
     device->synchronize();
+    world.returned(rank);
     engine->close();
   } catch (...) {
     world.failed(rank, std::current_exception());

@@ -180,7 +180,10 @@ void Engine::look(Time began, Patience patience) {
   world_.check();
   device_.activate();
   try {
-    for (const auto& channel : channels_) advance(*channel);
+    for (const auto& channel : channels_) {
+      advance(*channel);
+      if (channel->comm) channel->settled();  // throws where a kernel or another process has failed
+    }
   } catch (const Error& error) {  // from here on every look throws: no task moves on after its channel broke
     world_.report(format("rank {}: {}", world_rank_, error.what()));
     throw;
@@ -191,8 +194,9 @@ void Engine::look(Time began, Patience patience) {
       }) > 0)
     moved_ = now;
   if (const Task* task = awaited()) says("waits in " + task->doing);
-  if (patience == Patience::endless || now - std::max(began, moved_) < timeout_) return;
-  if (patience == Patience::call && !stalled()) return;
+  const auto waited = now - std::max(began, moved_);
+  if (patience == Patience::endless || waited < timeout_) return;
+  if (patience == Patience::call && !stalled(waited)) return;
   world_.report_stall();
   world_.check();
 }
@@ -202,16 +206,19 @@ const Task* Engine::awaited() const {
   return task == pending_.end() ? nullptr : task->get();
 }
 
-/// A wait has stalled unless GPUs have yet to do earlier work, ours or another rank's, which takes as long as
-/// it takes. Once the headers of a call have met, all ranks have posted it, and nothing else is in its way. A
-/// call whose headers are not compared can only be judged by our own GPU.
-bool Engine::stalled() const {
+/// Earlier work of our own GPU takes as long as it takes. A call that other ranks have yet to make may wait
+/// for the time-out. Once the headers have met, all ranks have made the call, and it waits for their GPUs
+/// alone: ten times the time-out, after which a GPU or a network must have stopped.
+bool Engine::stalled(std::chrono::duration<double> waited) const {
   for (const auto& task : pending_) {
     if (!task->awaited) continue;
     const auto first = std::find_if(pending_.begin(), pending_.end(),
                                     [&](const auto& other) { return other->channel == task->channel; });
-    const Task& front = **first;  // the earliest of its channel, which is in the way of the others
-    if (front.compares ? front.stage < Task::matched : device_.reached(front.ready)) return true;
+    const Task& front = **first;  // the earliest call of its channel, which is in the way of the others
+    const bool met = front.compares && front.stage >= Task::matched;
+    const bool needs_gpu = met || !front.compares;
+    if (needs_gpu && !device_.reached(front.ready)) continue;
+    if (waited >= (met ? 10 : 1) * timeout_) return true;
   }
   return false;
 }

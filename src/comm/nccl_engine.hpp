@@ -97,8 +97,8 @@ class Engine {
   void connect(Channel& channel);  ///< Waits until the channel is connected.
 
   std::shared_ptr<Task> post(Channel& channel, Task task);
-  void wait(
-      const std::shared_ptr<Task>& task);  ///< Later work of the compute stream starts after its payload.
+  /// Returns when the payload is in its stream; later work of the compute stream starts after it.
+  void wait(const std::shared_ptr<Task>& task);
   void abandon(const Task& task);
   void close();  ///< The rank has returned: gives the communicators back when all ranks have.
   void abort();  ///< Ends the kernels that wait for other ranks. Throws nothing.
@@ -106,13 +106,11 @@ class Engine {
   World& world() { return world_; }
   int world_rank() const { return world_rank_; }
   bool verifies() const { return verify_; }
-  Store& store() { return store_; }
 
  private:
   using Time = std::chrono::steady_clock::time_point;
-  /// How long a wait may be without progress. A call, or a connection that all its ranks make now: the
-  /// time-out. Other ranks that compute before they return: no limit, since a rank that waits for them has
-  /// its own.
+  /// How long a wait may last without progress: for a call, see `stalled`; for a connection, which all its
+  /// ranks make at the same time, the time-out; and without a limit for the other ranks to return.
   enum class Patience { call, connection, endless };
 
   Channel& add(int ranks, int rank, Use use);
@@ -122,7 +120,7 @@ class Engine {
   void advance(Channel& channel);
   void look(Time began, Patience patience);
   const Task* awaited() const;
-  bool stalled() const;
+  bool stalled(std::chrono::duration<double> waited) const;
   void says(const std::string& where);
   void until(const std::function<bool()>& reached, Patience patience);
 
