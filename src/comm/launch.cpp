@@ -26,7 +26,7 @@ Machine agree(Machine machine) {
   SeenGpus& seen = processes[static_cast<std::size_t>(mine)];
   seen.count = machine.gpus;
   machine.no_gpu.copy(seen.none, sizeof seen.none - 1);
-  // NCCL takes processes for those of one host by the same variable.
+  // The variable by which NCCL, too, tells hosts apart.
   char host[100] = {};
   gethostname(host, sizeof host - 1);
   const char* named = std::getenv("NCCL_HOSTID");

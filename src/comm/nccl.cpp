@@ -73,7 +73,8 @@ class NcclCommunicator final : public Communicator {
     return mine;
   }
 
-  /// A task of this call. Its header is compared where the user wants that, and where it is the whole call.
+  /// Makes the task of a call. The headers are compared where the user wants that, or where they are the
+  /// whole call.
   Task logged(const Call& call, Issue issue) {
     Task task;
     task.doing = engine_.world().enter(engine_.world_rank(), call);
@@ -188,7 +189,7 @@ class NcclCommunicator final : public Communicator {
   std::vector<Channel*> outgoing_, incoming_;  // by peer; null: not used yet
 };
 
-/// One rank, on this thread. What it throws goes to the world.
+/// Runs one rank on this thread. What it throws goes to the world.
 void run_rank(World& world, int rank, int ordinal, Store& store, const LaunchOptions& options,
               std::chrono::steady_clock::time_point start, const std::function<void(Communicator&)>& body) {
   std::shared_ptr<Device> device;
@@ -215,14 +216,15 @@ void run_rank(World& world, int rank, int ordinal, Store& store, const LaunchOpt
   } catch (...) {
     world.failed(rank, std::current_exception());
   }
-  engine.reset();  // after a fault this aborts, and only then can the GPU's memory go
+  engine.reset();  // after a fault this ends the kernels that wait; to free the GPU's memory before would
+                   // wait for them
   device.reset();
   world.finished(rank);
 }
 
 [[noreturn]] void end_process(int code, const char* what) {
   std::cerr << "error: " << what << std::endl;
-  std::_Exit(code);  // mpirun ends the other processes; MPI_Finalize would wait for them
+  std::_Exit(code);  // mpirun ends the other processes, for which MPI_Finalize would wait
 }
 
 }  // namespace
@@ -231,7 +233,7 @@ bool built() { return true; }
 
 std::string version() {
   int version = 0;
-  NCCL_CHECK(ncclGetVersion(&version));  // 22809
+  NCCL_CHECK(ncclGetVersion(&version));  // 22809 for 2.28.9
   return format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
 }
 

@@ -175,7 +175,7 @@ void Engine::advance(Channel& channel) {
   }
 }
 
-/// One look at everything under way, from a wait that `began` then.
+/// Moves everything under way on, from a wait that `began` then, and ends the wait where it has stalled.
 void Engine::look(Time began, Patience patience) {
   world_.check();
   device_.activate();
@@ -246,7 +246,7 @@ void Engine::wait(const std::shared_ptr<Task>& task) {
 }
 
 void Engine::abandon(const Task& task) {
-  // A rank that unwinds drops its requests; a rank that does not unwind forgot to wait.
+  // A rank that unwinds drops its requests; a rank that does not unwind has forgotten to wait.
   if (std::uncaught_exceptions() == 0)
     world_.report(format("rank {} never waited for its {}", world_rank_, task.doing));
 }
@@ -266,8 +266,8 @@ void Engine::close() {
   NCCL_CHECK(ncclGroupEnd());
 }
 
-/// In one NCCL group: an abort may wait until the GPU is idle, and so for kernels of the communicators that
-/// are aborted after it. The group first tells all kernels to end.
+/// All aborts form one NCCL group, which first tells all kernels to end. A single abort may wait until the
+/// GPU is idle, and so for the kernels of communicators that would be aborted after it.
 void Engine::abort() {
   ncclGroupStart();
   for (const auto& channel : channels_)

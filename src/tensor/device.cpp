@@ -19,7 +19,8 @@ std::size_t rounded(std::size_t bytes) {
   return (std::max<std::size_t>(bytes, 1) + granule - 1) / granule * granule;
 }
 
-/// What this process may use: the machine's memory, or less where a batch system's control group says so.
+/// The bytes that this process may use: the machine's memory, or less where a batch system's control group
+/// says so.
 std::int64_t physical_memory() {
   std::int64_t most = sysconf(_SC_PHYS_PAGES) * static_cast<std::int64_t>(sysconf(_SC_PAGESIZE)), group = 0;
   for (const char* file : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"})
@@ -52,7 +53,8 @@ class CpuDevice final : public Device {
 
  private:
   void* system_allocate(std::size_t bytes) override {
-    // Asked beforehand: Linux grants more than there is, and kills the process that then writes to it.
+    // We ask beforehand, because Linux grants more than there is and kills the process that then writes to
+    // it.
     static const std::int64_t most = physical_memory();
     const auto wanted = static_cast<std::int64_t>(bytes);
     const std::int64_t held = taken_.fetch_add(wanted);
@@ -71,7 +73,7 @@ class CpuDevice final : public Device {
     std::free(block);
     taken_.fetch_sub(static_cast<std::int64_t>(bytes));
   }
-  static inline std::atomic<std::int64_t> taken_ = 0;  // by all ranks of the process
+  static inline std::atomic<std::int64_t> taken_ = 0;  // bytes that all ranks of the process hold
 };
 
 thread_local std::shared_ptr<Device> thread_device;

@@ -14,7 +14,7 @@
 
 namespace tessera {
 
-/// A point in a stream's work. Empty on the CPU. On CUDA a recorded cudaEvent_t.
+/// A point in a stream's work: a recorded cudaEvent_t on CUDA, and empty on the CPU.
 using Event = std::shared_ptr<void>;
 enum class Stream { compute, communication };
 enum class DeviceKind { cpu, cuda };
@@ -27,9 +27,9 @@ class Device {
   Device& operator=(const Device&) = delete;
 
   static std::shared_ptr<Device> make(DeviceKind kind, int ordinal = 0);
-  /// The device of this thread: what its Scope set, else one CPU device for the process.
+  /// The device of this thread: the one that its Scope set, or else the CPU device of the process.
   static const std::shared_ptr<Device>& current();
-  /// Host memory for copies that checks and files read. Outside the ledgers of the ranks.
+  /// The host's memory for copies that checks and files read; no rank's ledger counts it.
   static const std::shared_ptr<Device>& host();
 
   class Scope {
@@ -53,7 +53,7 @@ class Device {
   /// enough.
   void* allocate(std::size_t bytes);
   void release(void* block, std::size_t bytes);
-  std::int64_t system_allocations() const;  ///< How often the system was asked, since the start.
+  std::int64_t system_allocations() const;  ///< How often the system has been asked since the start.
 
   /// Copies `rows` rows of `width` bytes; pitches are in bytes. Either side may be on the host. Runs on the
   /// active stream; where one side is host memory it returns when the bytes have arrived.
@@ -67,7 +67,7 @@ class Device {
   /// which waits until both are reached.
   virtual Event mark();
   virtual double seconds_between(const Event& from, const Event& to);
-  /// Makes a stream active. Returns the one before.
+  /// Makes a stream active, and returns the one that was active before.
   virtual Stream select(Stream) { return Stream::compute; }
 
   MemoryLedger memory;
@@ -104,12 +104,12 @@ class StreamScope {
   Stream outer_;
 };
 
-int cuda_device_count();  ///< 0 without a driver, without a GPU, and in a build without CUDA.
-/// Why there is none: "no GPU found", or what the CUDA runtime says where a driver is there and does not
+int cuda_device_count();  ///< It is 0 without a driver, without a GPU, and in a build without CUDA.
+/// Says why there is none: "no GPU found", or what the CUDA runtime says where a driver is there and does not
 /// serve, as one that is too old. Empty where there is a GPU.
 std::string why_no_gpu();
 std::string cuda_bus_id(int ordinal);  ///< The GPU's place in its machine: "0000:1B:00.0".
 bool built_with_cuda();
-std::shared_ptr<Device> make_cuda_device(int ordinal);  ///< Throws UsageError where there is no such GPU.
+std::shared_ptr<Device> make_cuda_device(int ordinal);  ///< It throws UsageError where there is no such GPU.
 
 }  // namespace tessera

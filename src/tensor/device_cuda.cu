@@ -7,8 +7,9 @@
 
 namespace tessera {
 
-// An event may be recorded again while a stream still waits for its earlier mark: a wait keeps the mark it
-// was given. So an event goes back as soon as its last holder drops it, and steady state creates none.
+// An event may be recorded again while a stream still waits for its earlier mark, because the wait keeps the
+// mark that it was given. So an event goes back as soon as its last holder drops it, and steady state creates
+// none.
 struct CudaDevice::Events {
   ~Events() {
     for (cudaEvent_t event : unused) cudaEventDestroy(event);
@@ -19,7 +20,7 @@ struct CudaDevice::Events {
 
 namespace {
 
-// 32 MiB: what cuBLAS recommends for sm_90, and ample below.
+// cuBLAS recommends 32 MiB for sm_90, and needs less on older GPUs.
 constexpr std::size_t workspace_bytes = std::size_t{32} << 20;
 
 bool is_host(const void* address) {
@@ -28,7 +29,7 @@ bool is_host(const void* address) {
   return attributes.type == cudaMemoryTypeHost || attributes.type == cudaMemoryTypeUnregistered;
 }
 
-/// Not ready is an answer, yet it would come back from the next cudaGetLastError.
+/// "Not ready" is an answer and no failure, yet the next cudaGetLastError would return it.
 bool is_done(cudaError_t state, const char* call) {
   if (state == cudaErrorNotReady) {
     cudaGetLastError();
@@ -42,14 +43,14 @@ bool is_done(cudaError_t state, const char* call) {
 
 CudaDevice::CudaDevice(int ordinal) : Device(DeviceKind::cuda, ordinal), events_(std::make_shared<Events>()) {
   activate();
-  // Non-blocking: work of other libraries on the legacy default stream does not wait for ours,
+  // The streams do not block: work of other libraries on the legacy default stream does not wait for ours,
   // nor ours for it.
   for (cudaStream_t& stream : streams_) CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   CUBLAS_CHECK(cublasCreate(&blas_));
   CUDA_CHECK(cudaMalloc(&workspace_, workspace_bytes));
   CUBLAS_CHECK(cublasSetStream(blas_, stream(Stream::compute)));
   CUBLAS_CHECK(cublasSetWorkspace(blas_, workspace_, workspace_bytes));  // after the stream, which resets it
-  CUBLAS_CHECK(cublasSetMathMode(blas_, CUBLAS_PEDANTIC_MATH));          // f32 is f32: no TF32, no split
+  CUBLAS_CHECK(cublasSetMathMode(blas_, CUBLAS_PEDANTIC_MATH));          // f32 stays f32: no TF32, no split
 }
 
 CudaDevice::~CudaDevice() {
@@ -78,9 +79,10 @@ void CudaDevice::copy(void* to, std::size_t to_pitch, const void* from, std::siz
   if (width == 0 || rows == 0) return;
   activate();
   const bool host = is_host(to) || is_host(from);
-  // With pageable memory CUDA waits for the stream inside of the call, out of reach of while_waiting.
+  // With pageable memory CUDA would wait for the stream inside of the call, where while_waiting is not
+  // called.
   if (host) drain(stream());
-  // A pitch is limited to 2 GiB and must not be below the width, which one row does not care about.
+  // A pitch is limited to 2 GiB and must not be below the width; a single row has none.
   if (rows == 1 || (to_pitch == width && from_pitch == width))
     CUDA_CHECK(cudaMemcpyAsync(to, from, width * rows, cudaMemcpyDefault, stream()));
   else
@@ -202,7 +204,7 @@ int cuda_device_count() {
   int count = 0;
   if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
   cudaGetLastError();
-  return 0;  // no driver: the argument was left as it was, or worse
+  return 0;  // the failed call may have left anything in `count`
 }
 
 std::string why_no_gpu() {
@@ -236,7 +238,8 @@ std::shared_ptr<Device> make_cuda_device(int ordinal) {
         format("there is no GPU {}: this machine has {}; --ranks {} or --transport threads (ranks sharing "
                "GPU 0) would work",
                ordinal, count, count));
-  // It turns f32 products into TF32 behind every check; what it computes could not be compared.
+  // The variable turns f32 products into TF32 behind every check, and the bounds of the checks do not hold
+  // for them.
   if (const char* tf32 = std::getenv("NVIDIA_TF32_OVERRIDE"); tf32 && std::string_view(tf32) != "0")
     throw UsageError(format("NVIDIA_TF32_OVERRIDE={} changes f32 products: unset it, or set it to 0", tf32));
   return std::make_shared<CudaDevice>(ordinal);
