@@ -8,7 +8,7 @@
 #   TESSERA_GPU_OUT=DIR   the folder of logs, JSON and traces; build/gpu
 #   TESSERA_DEVICE=cpu    a dry run of the script itself: tiny sizes, nothing of a GPU
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 3
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 3
 
 build=build/gpu_build bin=build/gpu_build/bin out=${TESSERA_GPU_OUT:-build/gpu}
 device=${TESSERA_DEVICE:-cuda} python=${TESSERA_PYTHON:-python3}
