@@ -20,7 +20,7 @@ endif()
 set(found "threads")
 
 # Header-only: from the system, from a folder (-DTESSERA_HEADERS=...) where there is no network, else fetched.
-set(TESSERA_HEADERS "" CACHE PATH "A folder with doctest/doctest.h, nlohmann/json.hpp and fmt/core.h")
+set(TESSERA_HEADERS "" CACHE PATH "A folder with CLI/CLI.hpp, doctest/doctest.h, fmt/core.h, nlohmann/json.hpp")
 function(header_only name header repository tag include)
   find_path(${name}_INCLUDE ${header} HINTS ${TESSERA_HEADERS})
   if(NOT ${name}_INCLUDE)
@@ -33,6 +33,7 @@ function(header_only name header repository tag include)
   target_include_directories(tessera_parts SYSTEM INTERFACE ${${name}_INCLUDE})
 endfunction()
 header_only(doctest doctest/doctest.h https://github.com/doctest/doctest.git v2.4.11 .)
+header_only(cli11 CLI/CLI.hpp https://github.com/CLIUtils/CLI11.git v2.3.2 include)
 header_only(json nlohmann/json.hpp https://github.com/nlohmann/json.git v3.11.3 include)
 
 # Messages are written by std::format, or by fmt where the compiler's library has no std::format.

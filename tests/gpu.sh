@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # tests/gpu.sh [PART...]: all that needs a GPU, by one command, from a plain checkout, without a network. The parts, each
 # below ten minutes on an H100 with 16 cores: build suite lessons sanitizer nccl bench. Its last line counts.
-#   TESSERA_HEADERS=DIR   doctest/doctest.h, nlohmann/json.hpp and fmt/core.h, where the system has none
+#   TESSERA_HEADERS=DIR   CLI/CLI.hpp, doctest/doctest.h, fmt/core.h, nlohmann/json.hpp, where the system has none
 #   TESSERA_PYTHON=PYTHON a python3 with torch, to run beside; python3 where it has torch
 #   TESSERA_GPU_OUT=DIR   logs, JSON and traces; build/gpu
 #   TESSERA_DEVICE=cpu    a dry run of the script itself: tiny sizes, nothing of a GPU
