@@ -3,7 +3,7 @@
 # sanitizer, nccl and bench. Without arguments it runs what tells most, suite and lessons, within eight minutes on an
 # H100 with 16 cores; each other part takes at most eight minutes in a call of its own. Every call builds first, which
 # takes no time where the build folder is still there. The last line counts, and what is missing fails like an error.
-#   TESSERA_HEADERS=DIR   the folders doctest/, nlohmann/ and fmt/ with all their headers, where the system has none
+#   TESSERA_HEADERS=DIR   the folders CLI/, doctest/, fmt/ and nlohmann/ with all their headers, where the system has none
 #   TESSERA_PYTHON=PYTHON a python3 with torch, to run beside; python3 where it has torch
 #   TESSERA_GPU_OUT=DIR   the folder of logs, JSON and traces; build/gpu
 #   TESSERA_DEVICE=cpu    a dry run of the script itself: tiny sizes, nothing of a GPU
