@@ -66,12 +66,23 @@ TEST_CASE("nccl: what a peer's GPU has yet to do is no stall") {
   NEEDS_GPUS(2)
   NEEDS_NCCL
   LaunchOptions options = gpus(2, Transport::nccl);
-  options.timeout = std::chrono::milliseconds(100);
+  options.timeout = std::chrono::seconds(2);  // NCCL needs a part of it to connect
   CHECK(said(options, [](Communicator& comm) {
           comm.barrier();
-          const Tensor x = Tensor::of(1, 1, {1}, DType::f32), slow = Tensor::zeros(900, 900, DType::f64);
-          if (comm.rank() == 1)
-            for (int i = 0; i < 100; ++i) matmul(slow, slow);  // its host does not wait for them
+          const Tensor x = Tensor::of(1, 1, {1}, DType::f32);
+          if (comm.rank() == 1) {
+            Device& device = *Device::current();
+            double seconds = 0;
+            Tensor slow;
+            for (std::int64_t n = 256; seconds < 0.005;
+                 n *= 2) {  // few launches: a full queue stops the host
+              slow = Tensor::zeros(n, n, DType::f64);
+              const Event begin = device.mark();
+              matmul(slow, slow);
+              seconds = device.seconds_between(begin, device.mark());
+            }
+            for (double queued = 0; queued < 4; queued += seconds) matmul(slow, slow);
+          }
           require_equal(comm.all_reduce(x), {2}, "the sum");
         }) == "");
 }
