@@ -1,9 +1,11 @@
-// The conformance suite over MPI. Under mpirun: all programs, or `wrong NAME`, one that must fail. Started by
-// hand, with the path of mpirun: runs each wrong program under it, and reads what it says and how it ends.
+// The conformance suite over MPI. Under mpirun it runs all programs, or with `wrong NAME` one that must fail.
+// Started by hand, with the path of mpirun, it runs each wrong program as a job, and reads what the job
+// prints and how it ends.
 #include <sys/wait.h>
 
 #include <algorithm>
 #include <array>
+#include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
@@ -30,11 +32,16 @@ void conform() {
       each.verify = verify;
       launch(each, program.run);
     }
+  LaunchOptions impatient = options();
+  impatient.timeout = std::chrono::seconds(1);
+  launch(impatient, busy);
   std::array<char, 128> id{};
   if (mpi::launched_rank() == 0) id.fill('x');
   mpi::broadcast_bytes(id.data(), id.size(), 0);
   expect(std::count(id.begin(), id.end(), 'x') == 128, "broadcast_bytes");
 }
+
+void sleep_for_ever() { std::this_thread::sleep_for(std::chrono::hours(1)); }
 
 /// Beyond those of all transports: what only processes can do.
 std::vector<WrongProgram> all_wrong_programs() {
@@ -43,11 +50,42 @@ std::vector<WrongProgram> all_wrong_programs() {
       {"never_comes",
        3,
        [](Communicator& c) {
-         if (c.rank() == 1) std::this_thread::sleep_for(std::chrono::hours(1));
+         if (c.rank() == 1) sleep_for_ever();
          c.barrier();
        },
-       {"rank 0 waits in barrier (call 1)", "rank 2 waits in barrier (call 1)", "no progress for 2 s"}});
-  all.push_back({"dies",
+       {"no progress for 2 s: rank 0 waits in barrier in group world (call 1); rank 1 did not answer",
+        "; rank 2 waits in barrier in group world (call 1)"}});
+  all.push_back({"is_stopped",  // its peers wait in two groups; all numbers are those of the world
+                 4,
+                 [](Communicator& c) {
+                   const auto tp = c.split(c.rank() / 2, 0, "tp"), dp = c.split(c.rank() % 2, 0, "dp");
+                   if (c.rank() == 2) raise(SIGSTOP);
+                   (c.rank() == 0 ? dp : tp)->barrier();
+                   c.barrier();
+                 },
+                 {"no progress for 2 s: rank 0 waits in barrier in group dp {0, 2} (call 3); rank 1 waits in "
+                  "barrier in group tp {0, 1} (call 3); rank 2 did not answer",
+                  "; rank 3 waits in barrier in group tp {2, 3} (call 3)"}});
+  all.push_back({"is_stopped_while_busy",
+                 2,
+                 [](Communicator& c) {
+                   if (c.rank() == 1) {
+                     const auto busy = c.busy("computes the unsplit reference");
+                     std::this_thread::sleep_for(std::chrono::seconds(1));
+                     raise(SIGSTOP);
+                   }
+                   c.barrier();
+                 },
+                 {"rank 0 waits in barrier in group world (call 1); rank 1 did not answer"}});
+  all.push_back({"sleeps_when_all_have_returned",
+                 3,
+                 [](Communicator& c) {
+                   c.barrier();
+                   if (c.rank() == 1) sleep_for_ever();
+                 },
+                 {"no progress for 2 s: rank 0 has returned after 1 calls; rank 1 did not answer",
+                  "; rank 2 has returned after 1 calls"}});
+  all.push_back({"exits",
                  3,
                  [](Communicator& c) {
                    if (c.rank() == 1) std::_Exit(7);
@@ -55,6 +93,14 @@ std::vector<WrongProgram> all_wrong_programs() {
                  },
                  {},
                  7});
+  all.push_back({"is_killed",  // mpirun's code for it is 128 + 9
+                 3,
+                 [](Communicator& c) {
+                   if (c.rank() == 1) raise(SIGKILL);
+                   c.barrier();
+                 },
+                 {"signal 9"},
+                 137});
   all.push_back({"beyond_its_memory",
                  3,
                  [](Communicator& c) {
@@ -62,10 +108,30 @@ std::vector<WrongProgram> all_wrong_programs() {
                    if (c.rank() == 2) zeros(1 << 20);
                    c.barrier();
                  },
-                 {"error: rank 2: rank 2 is out of memory"},
+                 {"error: rank 2 is out of memory"},
                  2});
   all.push_back({"never_launches", 2, nullptr, {"waits in MPI_Init_thread, no progress for 2 s"}});
   return all;
+}
+
+/// Work that a rank has announced is no stall, whatever it takes: the time-out is 1 s.
+void busy(Communicator& comm) {
+  for (const int rank : {0, comm.size() - 1}) {
+    if (comm.rank() == rank) {
+      const auto busy = comm.busy("computes the unsplit reference");
+      std::this_thread::sleep_for(std::chrono::milliseconds(2500));
+      const auto alone = comm.busy("does it again");  // calls of its own do not end it
+      std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    }
+    comm.barrier();
+  }
+  const auto alone = comm.split(comm.rank(), 0, "alone");
+  if (comm.rank() != 0) return;
+  const auto busy = comm.busy("writes what it found");
+  for (int i = 0; i < 25; ++i) {
+    alone->barrier();
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
 }
 
 void run_wrong(const std::string& name) {
@@ -74,7 +140,7 @@ void run_wrong(const std::string& name) {
     if (program.run)
       launch(options(), [](Communicator&) {});  // MPI's own start is slow where cores are few
     else if (mpi::launched_rank() == 0)
-      std::this_thread::sleep_for(std::chrono::hours(1));
+      sleep_for_ever();
     LaunchOptions each = options();
     each.timeout = std::chrono::seconds(2);
     each.memory_per_rank = 1 << 20;
@@ -84,7 +150,7 @@ void run_wrong(const std::string& name) {
   throw UsageError("no wrong program " + name);
 }
 
-/// The launchers by their environment; a shell of Slurm is none.
+/// Launchers are known by their environment. A shell of Slurm is none.
 void check_launchers() {
   using Variables = std::vector<std::pair<const char*, const char*>>;
   struct Case {
@@ -149,8 +215,7 @@ int observe_wrong_programs(const std::string& mpirun) {
     if (code != program.code) complaints.push_back(str("exit code ", code, ", not ", program.code));
     for (const std::string& part : program.says)
       if (output.find(part) == std::string::npos) complaints.push_back("does not say: " + part);
-    // After a time-out every rank says where it is. Of everything else one rank speaks.
-    if (output.find("no progress") == std::string::npos && lines_with(output, "error: rank") > 1)
+    if (lines_with(output, "error: ") > 1 && program.run != nullptr)
       complaints.push_back("says it more than once");
     std::cout << (complaints.empty() ? "ends as it must: " : "FAILED: ") << program.name << "\n";
     for (const std::string& complaint : complaints) std::cout << "  " << complaint << "\n";

@@ -1,6 +1,11 @@
 // Ranks as threads: the conformance suite, and what this transport alone promises.
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <chrono>
+#include <cstdio>
+#include <cstdlib>
 #include <thread>
 
 #include "comm_suite.hpp"
@@ -53,8 +58,85 @@ TEST_CASE("a call that never completes ends at the time-out") {
     if (comm.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(600));
     comm.barrier();
   };
-  CHECK_THROWS_WITH_AS(launch(options, late),
-                       doctest::Contains("no progress for 0.2 s: rank 0 waits in barrier"), Error);
+  CHECK_THROWS_WITH_AS(
+      launch(options, late),
+      doctest::Contains("no progress for 0.2 s: rank 0 waits in barrier in group world (call 1); "
+                        "rank 1 has made no call"),
+      Error);
+}
+
+TEST_CASE(
+    "work that a rank has announced is no stall, whatever it takes; when it ends the time-out runs again") {
+  LaunchOptions options = ranks(3);
+  options.timeout = std::chrono::milliseconds(100);
+  const auto computes = [](Communicator& comm, int rank, int milliseconds) {
+    if (comm.rank() != rank) return;
+    const auto busy = comm.busy("computes the unsplit reference");
+    const auto inner = comm.busy("computes it again");
+    std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
+  };
+  for (const int rank : {0, 2})
+    CHECK_NOTHROW(launch(options, [&](Communicator& comm) {
+      computes(comm, rank, 500);
+      comm.barrier();
+      const auto half = comm.split(comm.rank() % 2, 0, "half");
+      computes(comm, rank, 500);
+      half->barrier();
+      computes(comm, rank, 500);  // the others may have returned
+    }));
+  CHECK_THROWS_WITH_AS(launch(options,
+                              [&](Communicator& comm) {
+                                computes(comm, 1, 300);
+                                if (comm.rank() == 1)
+                                  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+                                comm.barrier();
+                              }),
+                       doctest::Contains("rank 1 has made no call"), Error);
+}
+
+TEST_CASE("a rank that sleeps when all others have returned ends at the time-out") {
+  LaunchOptions options = ranks(3);
+  options.timeout = std::chrono::milliseconds(200);
+  const auto sleeps = [](Communicator& comm) {
+    comm.barrier();
+    if (comm.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(1000));
+  };
+  CHECK_THROWS_WITH_AS(
+      launch(options, sleeps),
+      doctest::Contains("no progress for 0.2 s: rank 0 has returned after 1 calls; rank 1 is "
+                        "outside any call, after barrier in group world (call 1); rank 2 has"),
+      Error);
+  options.ranks = 1;  // has nobody who waits for it
+  CHECK_NOTHROW(launch(options, sleeps));
+}
+
+TEST_CASE("a request that outlives its launch is an error, and so is its wait") {
+  Request kept;
+  const std::string message = message_of(2, [&](Communicator& comm) {
+    if (comm.rank() == 1) return comm.recv(Tensor::zeros(2, 2, DType::f32), 0);
+    kept = comm.isend(Tensor::zeros(2, 2, DType::f32), 1);
+  });
+  CHECK(contains(message, "rank 0 never waited for its send of 2 x 2 f32 to rank 1 in group world (call 1)"));
+  CHECK(contains(message_from([&] { kept.wait(); }), "this request outlived its launch"));
+}
+
+TEST_CASE("UsageError keeps its exit code where another rank cannot be stopped") {
+  if (const int child = fork(); child == 0) {  // the process ends while a rank computes
+    std::freopen("/dev/null", "w", stderr);
+    try {
+      on_ranks(2, [](Communicator& comm) {
+        if (comm.rank() == 1) throw UsageError("7 heads cannot be cut");
+        std::this_thread::sleep_for(std::chrono::minutes(1));
+      });
+    } catch (...) {
+    }
+    std::_Exit(0);
+  } else {
+    int status = 0;
+    waitpid(child, &status, 0);
+    CHECK(WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == 2);
+  }
 }
 
 TEST_CASE("a posted send is taken while its sender computes, and does not wait") {

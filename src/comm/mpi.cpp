@@ -2,7 +2,9 @@
 // behind a header that says what the rank is about to do (mpi_job.hpp).
 #include <algorithm>
 #include <climits>
+#include <cmath>
 #include <cstdlib>
+#include <numeric>
 
 #include "comm/mpi_job.hpp"
 #include "tensor/error.hpp"
@@ -32,13 +34,14 @@ Launcher launcher() {
   return {0, 0};
 }
 
-/// MPI from first use to the end of the process.
+/// MPI lives from its first use to the end of the process.
 void initialise(std::chrono::duration<double> timeout) {
   struct Library {
     explicit Library(std::chrono::duration<double> timeout) {
       const Watchdog watchdog("MPI_Init_thread", timeout);
       int provided = 0;
-      MPI_CHECK(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided));
+      MPI_CHECK(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided));
+      expect(provided >= MPI_THREAD_SERIALIZED, "this MPI was built without support for threads");
       MPI_CHECK(
           MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));  // communicators made of it inherit
     }
@@ -51,7 +54,7 @@ class MpiWork final : public Work {
  public:
   MpiWork(Job& job, std::shared_ptr<Transfer> transfer) : job_(job), transfer_(std::move(transfer)) {}
   void wait() override { job_.wait(transfer_); }
-  void abandon() override { job_.abandon(*transfer_); }
+  void abandon() override { job_.abandon(transfer_); }
 
  private:
   Job& job_;
@@ -62,7 +65,26 @@ MPI_Datatype type(const Tensor& x) {
   return x.dtype() == DType::f32 ? MPI_FLOAT : x.dtype() == DType::f64 ? MPI_DOUBLE : MPI_INT32_T;
 }
 int count(const Tensor& x) { return static_cast<int>(x.size()); }
-MPI_Op op(const Call& call) { return call.reduce == Reduce::sum ? MPI_SUM : MPI_MAX; }
+/// MPI_MAX may lose a NaN. Here one wins, as on the other transports.
+template <class T>
+void maximum(void* in, void* inout, int* length, MPI_Datatype*) {
+  const T* from = static_cast<const T*>(in);
+  T* to = static_cast<T*>(inout);
+  for (int i = 0; i < *length; ++i)
+    if (from[i] > to[i] || std::isnan(from[i])) to[i] = from[i];
+}
+
+MPI_Op op(const Call& call) {
+  const auto made_of = [](MPI_User_function* function) {
+    MPI_Op made = MPI_OP_NULL;
+    MPI_CHECK(MPI_Op_create(function, 1, &made));
+    return made;
+  };
+  if (call.reduce == Reduce::sum) return MPI_SUM;
+  if (call.dtype == DType::i32) return MPI_MAX;
+  static const MPI_Op f32 = made_of(maximum<float>), f64 = made_of(maximum<double>);
+  return call.dtype == DType::f32 ? f32 : f64;
+}
 
 int rank_in(MPI_Comm comm) {
   int rank = 0;
@@ -75,10 +97,24 @@ int size_of(MPI_Comm comm) {
   return size;
 }
 
+std::vector<int> world_ranks(MPI_Comm comm) {
+  MPI_Group group = MPI_GROUP_NULL, world = MPI_GROUP_NULL;
+  MPI_CHECK(MPI_Comm_group(comm, &group));
+  MPI_CHECK(MPI_Comm_group(MPI_COMM_WORLD, &world));
+  std::vector<int> ranks(static_cast<std::size_t>(size_of(comm))), members = ranks;
+  std::iota(ranks.begin(), ranks.end(), 0);
+  MPI_CHECK(
+      MPI_Group_translate_ranks(group, static_cast<int>(ranks.size()), ranks.data(), world, members.data()));
+  MPI_CHECK(MPI_Group_free(&group));
+  MPI_CHECK(MPI_Group_free(&world));
+  return members;
+}
+
 class MpiCommunicator final : public Communicator {
  public:
   MpiCommunicator(Job& job, std::shared_ptr<Group> group, std::string name, std::shared_ptr<Journal> journal)
-      : Communicator(rank_in(group->data), size_of(group->data), std::move(name), std::move(journal)),
+      : Communicator(rank_in(group->data), size_of(group->data), std::move(name), std::move(journal),
+                     world_ranks(group->data)),
         job_(job),
         group_(std::move(group)) {}
 
@@ -89,7 +125,7 @@ class MpiCommunicator final : public Communicator {
   std::unique_ptr<Work> post(const Call& call, const Tensor& in, const Tensor& out, Transfer::Start start) {
     for (const Tensor& x : {in, out})
       if (x.defined() && x.size() > INT_MAX)
-        throw Error(str(call.text(), ": ", x.size(), " elements, and MPI counts no further than ", INT_MAX));
+        throw Error(str(call.text(), ": MPI counts no further than ", INT_MAX, " elements"));
     return std::make_unique<MpiWork>(job_, job_.post(call, group_, in, out, std::move(start)));
   }
 
@@ -153,6 +189,8 @@ class MpiCommunicator final : public Communicator {
     if (!*made) return nullptr;
     return std::make_unique<MpiCommunicator>(job_, *made, name, shared_journal());
   }
+
+  std::unique_ptr<Busy> do_busy(const std::string& what) override { return job_.busy(what); }
 
   Job& job_;
   std::shared_ptr<Group> group_;

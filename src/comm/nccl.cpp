@@ -13,22 +13,6 @@ namespace tessera::nccl {
 
 namespace {
 
-/// What a rank is about to do, as its letter says it: plain bytes, all ranks run one binary.
-struct Header {
-  char op[16] = {};
-  std::int64_t elements = 0;
-  DType dtype = DType::f32;
-  Reduce reduce = Reduce::sum;
-  int peer = -1, world_rank = 0;
-  int color = 0, key = 0;  // split
-  char doing[96] = {};     // "all_reduce of 8 f32 (call 1)"
-
-  bool matches(const Header& other) const {
-    return std::strcmp(op, other.op) == 0 && elements == other.elements && dtype == other.dtype &&
-           reduce == other.reduce && peer == other.peer;
-  }
-};
-
 template <class T>
 std::string bytes_of(const T* objects, std::size_t count) {
   return {reinterpret_cast<const char*>(objects), count * sizeof(T)};
@@ -43,14 +27,13 @@ std::vector<T> objects_in(const char* bytes, std::size_t count) {
 
 std::vector<Header> matching_headers(World& world, const char* letters, std::size_t ranks) {
   auto headers = objects_in<Header>(letters, ranks);
-  if (std::all_of(headers.begin(), headers.end(), [&](const auto& h) { return h.matches(headers[0]); }))
-    return headers;
-  std::string text;
-  for (const Header& header : headers)
-    text += str(text.empty() ? "" : "; ", "rank ", header.world_rank, " is at ", header.doing);
-  world.report("the calls do not match: " + text);
-  world.check();
-  return {};
+  try {
+    expect_match(headers);
+  } catch (const Error& error) {
+    world.report(error.what());
+    throw;
+  }
+  return headers;
 }
 
 ncclDataType_t type(const Tensor& x) {
@@ -80,7 +63,7 @@ class NcclCommunicator final : public Communicator {
   /// `line` is connected. `members`: the group's ranks in the world, in group order.
   NcclCommunicator(Engine& engine, Line& line, std::vector<int> members, int rank, std::string name,
                    std::shared_ptr<Journal> journal)
-      : Communicator(rank, static_cast<int>(members.size()), std::move(name), std::move(journal)),
+      : Communicator(rank, static_cast<int>(members.size()), std::move(name), std::move(journal), members),
         engine_(engine),
         line_(line),
         members_(std::move(members)),
@@ -106,16 +89,8 @@ class NcclCommunicator final : public Communicator {
  private:
   using Issue = std::function<ncclResult_t(ncclComm_t, cudaStream_t)>;
 
-  Header header(const Call& call, const std::string& doing) const {
-    Header mine;
-    call.op.copy(mine.op, sizeof mine.op - 1);
-    mine.elements = call.elements;
-    mine.dtype = call.dtype;
-    mine.reduce = call.reduce;
-    mine.peer = call.peer;
-    mine.world_rank = engine_.world_rank();
-    doing.copy(mine.doing, sizeof mine.doing - 1);
-    return mine;
+  Header header(const Call& call) const {
+    return Header::of(call, engine_.world_rank(), engine_.world().calls(engine_.world_rank()));
   }
 
   Task logged(const Call& call) {
@@ -131,7 +106,7 @@ class NcclCommunicator final : public Communicator {
   std::unique_ptr<Work> collective(const Call& call, Issue issue) {
     Task task = logged(call);
     if (engine_.verifies() || !issue) {
-      const Header mine = header(call, task.doing);
+      const Header mine = header(call);
       task.letter = bytes_of(&mine, 1);
       task.open = [&world = engine_.world(), n = members_.size()](const char* letters) {
         matching_headers(world, letters, n);
@@ -195,7 +170,7 @@ class NcclCommunicator final : public Communicator {
   std::unique_ptr<Communicator> do_split(const Call& call, int color, int key,
                                          const std::string& name) override {
     Task task = logged(call);
-    Header mine = header(call, task.doing);
+    Header mine = header(call);
     mine.color = color;
     mine.key = key;
     task.letter = bytes_of(&mine, 1);
@@ -223,6 +198,10 @@ class NcclCommunicator final : public Communicator {
     if (color < 0) return nullptr;
     return std::make_unique<NcclCommunicator>(engine_, line, std::move(members), place, name,
                                               shared_journal());
+  }
+
+  std::unique_ptr<Busy> do_busy(const std::string& what) override {
+    return engine_.world().busy(engine_.world_rank(), what);
   }
 
   const ncclUniqueId& channel_id(int from, int to) const {

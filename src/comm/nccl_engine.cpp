@@ -143,6 +143,7 @@ void Engine::until(const std::function<bool()>& reached, bool setting_up) {
 void Engine::wait(const std::shared_ptr<Task>& task) {
   world_.back_at(world_rank_, task->doing);
   until([&] { return task->stage == Task::finished; }, false);
+  world_.left(world_rank_);
   device_.wait(task->done);
   task->issue = nullptr;  // its tensors: from here on the order of the compute stream protects them
 }
