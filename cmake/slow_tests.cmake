@@ -23,6 +23,16 @@ add_test(NAME labs_tree COMMAND ${CMAKE_SOURCE_DIR}/tests/labs/tree_test.sh ${CM
 set_tests_properties(bare PROPERTIES FIXTURES_SETUP bare)
 set_tests_properties(labs labs_tree PROPERTIES LABELS "slow;once" TIMEOUT 900 RUN_SERIAL ON FIXTURES_REQUIRED bare)
 
+# Ten times as many random programs on threads, and four times as many wrong ones as processes.
+add_test(NAME comm_long COMMAND tessera_tests "--test-case=random programs*")
+set_tests_properties(comm_long PROPERTIES LABELS "slow;once" ENVIRONMENT TESSERA_LONG=1 TIMEOUT 900)
+if(HAVE_MPI)
+  add_test(NAME mpi_long_4 COMMAND ${MPIEXEC_EXECUTABLE} -n 4 $<TARGET_FILE:tessera_mpi_tests>)
+  add_test(NAME mpi_wrong_long COMMAND tessera_mpi_tests ${MPIEXEC_EXECUTABLE})
+  set_tests_properties(mpi_long_4 mpi_wrong_long PROPERTIES LABELS "slow;once" TIMEOUT 900
+      ENVIRONMENT "TESSERA_LONG=1;${mpi_environment}")
+endif()
+
 # Seeded bugs, each of which must be caught by its symptom.
 add_test(NAME mutants COMMAND ${CMAKE_SOURCE_DIR}/tests/mutants/mutants.sh check ${CMAKE_BINARY_DIR})
 set_tests_properties(mutants PROPERTIES LABELS "slow;once" TIMEOUT 1800 PROCESSORS 2)

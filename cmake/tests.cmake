@@ -66,7 +66,8 @@ if(HAVE_MPI)
     list(APPEND mpi_tests mpi_05_block_${n} mpi_05_attention_${n})
   endforeach()
   add_test(NAME mpi_wrong COMMAND tessera_mpi_tests ${MPIEXEC_EXECUTABLE})
-  list(APPEND mpi_tests mpi_wrong)
+  add_test(NAME launchers COMMAND ${CMAKE_SOURCE_DIR}/tests/launchers.sh ${CMAKE_BINARY_DIR})
+  list(APPEND mpi_tests mpi_wrong launchers)
   # What Open MPI needs to run more ranks than cores, and as root; as variables, which other launchers ignore.
   set(mpi_environment OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
       PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe PRTE_MCA_hwloc_default_binding_policy=none
@@ -75,7 +76,7 @@ if(HAVE_MPI)
     list(APPEND mpi_environment ASAN_OPTIONS=detect_leaks=0)  # Open MPI keeps blocks until the process ends
   endif()
   set_tests_properties(${mpi_tests} PROPERTIES TIMEOUT 300 RUN_SERIAL ON ENVIRONMENT "${mpi_environment}")
-  set_tests_properties(mpi_wrong PROPERTIES RUN_SERIAL OFF)  # waits, mostly
+  set_tests_properties(mpi_wrong launchers PROPERTIES RUN_SERIAL OFF)  # they wait, mostly
 endif()
 
 # The pages: what stands on them is regenerated from sources and programs, and compared.

@@ -11,7 +11,7 @@
 #include <iostream>
 
 #include "comm/launch.hpp"
-#include "comm_suite.hpp"
+#include "random_programs.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
@@ -32,6 +32,12 @@ void conform() {
       each.verify = verify;
       launch(each, program.run);
     }
+  const int number = std::getenv("TESSERA_LONG") != nullptr ? 200 : 20;
+  for (int i = 0; i < number; ++i) {
+    const RandomProgram program(static_cast<std::uint64_t>(i), mpi::launched_size());
+    launch(options(), [&](Communicator& comm) { program.run(comm); });
+  }
+  if (mpi::launched_rank() == 0) std::cout << number << " random programs agree with the model\n";
   LaunchOptions impatient = options();
   impatient.timeout = std::chrono::seconds(1);
   launch(impatient, busy);
@@ -134,7 +140,21 @@ void busy(Communicator& comm) {
   }
 }
 
+constexpr int random_ranks = 4;
+const std::string random_prefix = "random_";
+
+/// How many random wrong programs run as jobs, each named by its number.
+int random_programs() { return std::getenv("TESSERA_LONG") != nullptr ? 4 * faults : faults; }
+
 void run_wrong(const std::string& name) {
+  if (name.rfind(random_prefix, 0) == 0) {
+    const RandomProgram program = wrong_program(std::stoi(name.substr(random_prefix.size())), random_ranks);
+    LaunchOptions each = options();
+    launch(each, [](Communicator&) {});
+    each.timeout = std::chrono::seconds(2);
+    launch(each, [&](Communicator& comm) { program.run(comm); });
+    return;
+  }
   for (const WrongProgram& program : all_wrong_programs()) {
     if (program.name != name) continue;
     if (program.run)
@@ -190,38 +210,82 @@ void check_launchers() {
   }
 }
 
+/// A launcher that started one process, perhaps a shell, is in nobody's way: only --transport mpi needs it.
+void check_launcher_of_one() {
+  setenv("OMPI_COMM_WORLD_SIZE", "1", 1);
+  for (const auto transport : {std::optional<Transport>(), std::optional(Transport::threads)})
+    for (const auto ranks : {std::optional<int>(), std::optional(4)}) {
+      const LaunchOptions chosen = choose_transport(ranks, 4, DeviceKind::cpu, transport).options;
+      expect(chosen.transport == Transport::threads && chosen.ranks == 4,
+             "4 threads under a launcher of one");
+    }
+  expect_eq(choose_transport(std::nullopt, 4, DeviceKind::cpu, Transport::mpi).options.ranks, 1, "ranks");
+  std::string refused;
+  try {
+    choose_transport(4, 4, DeviceKind::cpu, Transport::mpi);
+  } catch (const UsageError& error) {
+    refused = error.what();
+  }
+  unsetenv("OMPI_COMM_WORLD_SIZE");
+  expect_eq(refused, "--ranks 4 under a launcher of 1 process: --ranks 1 or a launcher of 4 would work",
+            "refused");
+}
+
 int lines_with(const std::string& text, const std::string& part) {
   int lines = 0;
   for (auto at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++lines;
   return lines;
 }
 
+struct Ended {
+  std::string command, output;
+  int code;
+};
+
+/// Runs `wrong NAME` as a job.
+Ended run_job(const std::string& mpirun, int ranks, const std::string& name) {
+  const std::string self = std::filesystem::read_symlink("/proc/self/exe");
+  Ended job{str("timeout -k 5 30 '", mpirun, "' -n ", ranks, " '", self, "' wrong ", name, " 2>&1"), "", -1};
+  FILE* pipe = popen(job.command.c_str(), "r");
+  expect(pipe != nullptr, job.command);
+  std::array<char, 4096> buffer;
+  while (const auto bytes = std::fread(buffer.data(), 1, buffer.size(), pipe))
+    job.output.append(buffer.data(), bytes);
+  const int status = pclose(pipe);
+  if (WIFEXITED(status)) job.code = WEXITSTATUS(status);
+  return job;
+}
+
+bool ends_as_it_must(const std::string& name, const Ended& job, const std::vector<std::string>& complaints) {
+  std::cout << (complaints.empty() ? "ends as it must: " : "FAILED: ") << name << "\n";
+  for (const std::string& complaint : complaints) std::cout << "  " << complaint << "\n";
+  if (!complaints.empty()) std::cout << job.command << "\n" << job.output << "\n";
+  return complaints.empty();
+}
+
 /// Runs every wrong program as a job of its own. The number of those that did not end as they must.
 int observe_wrong_programs(const std::string& mpirun) {
-  const std::string self = std::filesystem::read_symlink("/proc/self/exe");
   int failures = 0;
   for (const WrongProgram& program : all_wrong_programs()) {
-    const std::string command = str("timeout -k 5 30 '", mpirun, "' -n ", program.ranks, " '", self,
-                                    "' wrong ", program.name, " 2>&1");
-    FILE* pipe = popen(command.c_str(), "r");
-    expect(pipe != nullptr, command);
-    std::string output;
-    std::array<char, 4096> buffer;
-    while (const auto bytes = std::fread(buffer.data(), 1, buffer.size(), pipe))
-      output.append(buffer.data(), bytes);
-    const int status = pclose(pipe), code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-
+    const Ended job = run_job(mpirun, program.ranks, program.name);
     std::vector<std::string> complaints;
-    if (code != program.code) complaints.push_back(str("exit code ", code, ", not ", program.code));
+    if (job.code != program.code) complaints.push_back(str("exit code ", job.code, ", not ", program.code));
     for (const std::string& part : program.says)
-      if (output.find(part) == std::string::npos) complaints.push_back("does not say: " + part);
-    if (lines_with(output, "error: ") > 1 && program.run != nullptr)
+      if (job.output.find(part) == std::string::npos) complaints.push_back("does not say: " + part);
+    if (lines_with(job.output, "error: ") > 1 && program.run != nullptr)
       complaints.push_back("says it more than once");
-    std::cout << (complaints.empty() ? "ends as it must: " : "FAILED: ") << program.name << "\n";
-    for (const std::string& complaint : complaints) std::cout << "  " << complaint << "\n";
-    if (!complaints.empty()) std::cout << command << "\n" << output << "\n";
-    failures += !complaints.empty();
+    failures += !ends_as_it_must(program.name, job, complaints);
   }
+  for (int i = 0; i < random_programs(); ++i) {
+    const Ended job = run_job(mpirun, random_ranks, str(random_prefix, i));
+    std::vector<std::string> complaints;
+    if (job.code != 3) complaints.push_back(str("exit code ", job.code, ", not 3"));
+    const std::string missing = missing_from(job.output, wrong_program(i, random_ranks));
+    if (!missing.empty()) complaints.push_back("does not say: " + missing);
+    failures += !ends_as_it_must(str(random_prefix, i), job, complaints);
+  }
+  std::cout << all_wrong_programs().size() << " wrong programs and " << random_programs()
+            << " random ones ran as jobs\n";
   return failures;
 }
 
@@ -233,6 +297,7 @@ int main(int count, char** arguments) {
     if (mpi::launched_size() > 0 && count == 3) run_wrong(arguments[2]);
     if (mpi::launched_size() > 0) return 0;
     check_launchers();
+    check_launcher_of_one();
     return observe_wrong_programs(count > 1 ? arguments[1] : "mpirun") > 0;
   } catch (const std::exception& error) {
     std::cerr << "error: " << error.what() << std::endl;

@@ -6,9 +6,10 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <iostream>
 #include <thread>
 
-#include "comm_suite.hpp"
+#include "random_programs.hpp"
 #include "support.hpp"
 
 using namespace tessera;
@@ -49,6 +50,51 @@ TEST_CASE("wrong programs end within two seconds, and say what every rank was do
     for (const std::string& part : program.says) CHECK(contains(message, part));
     CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(2));
   }
+}
+
+namespace {
+/// How many random programs to run: ten times as many where TESSERA_LONG is set, as in ./tessera test --all.
+int programs_of(int number) {
+  return (std::getenv("TESSERA_LONG") != nullptr ? 10 * number : number) / thinned;
+}
+}  // namespace
+
+TEST_CASE("random programs over nested groups compute what a sequential model does") {
+  const int number = programs_of(500);
+  int right = 0;
+  for (int i = 0; i < number; ++i) {
+    CAPTURE(i);
+    const int n = 1 + i % 8;
+    const RandomProgram program(static_cast<std::uint64_t>(i), n);
+    const std::string message = message_of(n, [&](Communicator& comm) { program.run(comm); });
+    CHECK(message == "");
+    right += message.empty();
+  }
+  std::cout << right << " of " << number << " random programs agree with the model\n";
+}
+
+TEST_CASE(
+    "random programs with one fault end within two seconds, and name both calls, the group and the ranks") {
+  const int number = programs_of(600);
+  int explained = 0;
+  double longest = 0;
+  for (int i = 0; i < number; ++i) {
+    const int n = 3 + i % 6;
+    const RandomProgram program = wrong_program(i, n);
+    const auto start = std::chrono::steady_clock::now();
+    const std::string message = message_of(n, [&](Communicator& comm) { program.run(comm); });
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    longest = std::max(longest, took.count());
+    CAPTURE(i);
+    CAPTURE(i % faults);
+    CAPTURE(message);
+    const std::string missing = missing_from(message, program);
+    CHECK(missing == "");
+    CHECK(took.count() < 2);
+    explained += missing.empty();
+  }
+  std::cout << explained << " of " << number << " wrong programs, of " << faults
+            << " kinds, are explained; the longest took " << longest << " s\n";
 }
 
 TEST_CASE("a call that never completes ends at the time-out") {

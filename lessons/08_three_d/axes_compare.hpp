@@ -39,6 +39,7 @@ inline std::string find_broken_axis(Communicator& world, const Config& s, DType 
     if (sizes.ranks() == 1) continue;
     const auto group = world.split(world.rank() < sizes.ranks() ? 0 : -1, world.rank(), str(axis, "-alone"));
     if (!group) continue;  // waits at the next split
+    const auto busy = world.busy(str("trains with ", axis, " alone"));
     const std::string name = axis;
     run_with_layout(*group, s, sizes, dtype, seed, [&](Mesh& mesh, Trainer& trainer, const Config& own) {
       const double error = largest_distance(train(*group, mesh, trainer, own, seed), truth);

@@ -19,6 +19,7 @@ inline std::string checkpoint_file(const std::string& folder) {
 /// the process is killed, the folder has a whole checkpoint. Collective.
 inline void save(Communicator& world, const Mesh& mesh, const Trainer& trainer, const Training& training,
                  const std::string& folder) {
+  auto busy = world.rank() == 0 ? world.busy("writes the checkpoint") : nullptr;
   std::map<std::string, Tensor> file;
   for (const auto& info : pipeline::weights_of(training.model))
     for (const auto& [prefix, tensors] : trainer.state()) {
@@ -44,6 +45,7 @@ inline void save(Communicator& world, const Mesh& mesh, const Trainer& trainer, 
     std::filesystem::create_directories(folder);
     save_safetensors(checkpoint_file(folder), file);
   }
+  busy = nullptr;
   const Phase phase = world.phase("check");
   world.barrier();
 }

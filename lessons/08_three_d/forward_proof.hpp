@@ -65,6 +65,7 @@ inline Trained prove_eval(Proof& proof, Communicator& world, const Config& asked
     expect_sampling_traffic(proof, s);
   }
   if (world.rank() != 0) return found;
+  const auto busy = world.busy("reads the text with the unsplit reference");
   double truth = NAN;
   for (const DType dtype : {DType::f64, proof.dtype()})
     if (dtype != DType::f64 || std::isnan(truth))

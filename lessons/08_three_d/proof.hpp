@@ -79,6 +79,7 @@ inline Trained prove(Proof& proof, Communicator& world, const Config& s,
     one.value.copy_from(proof.other_slice(one.name, one.slice));  // for the dump
 
   std::vector<double> truth;
+  auto busy = world.rank() == 0 ? world.busy("trains the unsplit reference") : nullptr;
   for (const DType dtype : {DType::f64, proof.dtype()})
     if (world.rank() == 0 && (dtype != DType::f64 || truth.empty()))
       run_with_layout(*alone, s, {1, 1, 1}, dtype, proof.seed(),
@@ -87,6 +88,7 @@ inline Trained prove(Proof& proof, Communicator& world, const Config& s,
                         if (dtype == DType::f64) truth = trained.unsplit;
                         if (dtype == proof.dtype()) trained.reference_text = sample(one, own, proof.seed());
                       });
+  busy = nullptr;
   const double bound =
       3 * largest_distance(trained.unsplit, truth) + (proof.dtype() == DType::f64 ? 1e-10 : 1e-5);
   const double error = largest_distance(trained.losses, truth);

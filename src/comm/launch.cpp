@@ -11,7 +11,9 @@ const char* name(Transport transport) {
 
 Choice choose_transport(std::optional<int> ranks, int default_ranks, std::optional<DeviceKind> device,
                         std::optional<Transport> transport) {
-  const int launched = mpi::launched_size(), gpus = cuda_device_count();
+  const int gpus = cuda_device_count();
+  // A shell that a launcher started as its only process is no reason to refuse threads.
+  const int launched = mpi::launched_size() > 1 || transport == Transport::mpi ? mpi::launched_size() : 0;
   if (transport == Transport::mpi && device == DeviceKind::cuda)
     throw UsageError("--transport mpi moves host memory: use --device cpu, or --transport nccl for GPUs");
   if (transport == Transport::mpi && !mpi::built())
@@ -31,7 +33,9 @@ Choice choose_transport(std::optional<int> ranks, int default_ranks, std::option
   LaunchOptions options;
   options.ranks = ranks.value_or(launched > 0 ? launched : default_ranks);
   if (launched > 0 && options.ranks != launched)
-    throw UsageError(str("--ranks ", options.ranks, " under a launcher of ", launched, " processes"));
+    throw UsageError(str("--ranks ", options.ranks, " under a launcher of ", launched,
+                         launched == 1 ? " process" : " processes", ": --ranks ", launched,
+                         " or a launcher of ", options.ranks, " would work"));
   const bool gpu_each =
       nccl::built() && gpus > 0 && (launched > 0 ? mpi::local_rank() < gpus : options.ranks <= gpus);
   if (transport == Transport::nccl && !gpu_each)

@@ -247,7 +247,7 @@ void launch(const LaunchOptions& options, const std::function<void(Communicator&
     const Device::Scope scope(device);
     // Ranks share the cores of their machine; the ranks of other machines do not count.
     const int cores = static_cast<int>(std::thread::hardware_concurrency());
-    set_math_threads(std::max(1, cores / ranks_on_this_machine(options.timeout)));
+    set_math_threads(math_threads_or(std::max(1, cores / ranks_on_this_machine(options.timeout)), 1));
     {
       MpiCommunicator comm(job, world(options.timeout), "world", std::make_shared<Journal>());
       body(comm);

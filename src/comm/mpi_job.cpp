@@ -207,7 +207,9 @@ void Job::wait(const std::shared_ptr<Transfer>& transfer) {
   const std::string call = text_of(transfer->mine.call(), transfer->mine.number);
   doing_ = "waits in " + call;
   unwaited_.remove(transfer);
+  waits_ = true;
   poll(transfer->done);
+  waits_ = false;
   doing_ = "is outside any call, after " + call;
 }
 
@@ -227,7 +229,7 @@ std::unique_ptr<Busy> Job::busy(const std::string& what) {
             std::condition_variable_any never;
             std::unique_lock lock(mutex);
             do {
-              this->job.tell_all(beat);
+              if (!this->job.waits_) this->job.tell_all(beat);
             } while (
                 !never.wait_for(lock, stop, this->job.timeout_ / 4, [&] { return stop.stop_requested(); }));
           }) {}

@@ -6,6 +6,7 @@
 
 #include <mpi.h>
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <list>
@@ -96,7 +97,8 @@ class Job {
                                  Transfer::Start start);
   void wait(const std::shared_ptr<Transfer>& transfer);  ///< Ends the job at the time-out.
   void abandon(const std::shared_ptr<Transfer>& transfer);
-  /// Until the result dies, a thread tells all ranks again and again that this rank is busy.
+  /// Until the result dies, a thread tells all ranks again and again that this rank is busy, except while the
+  /// rank waits for others.
   std::unique_ptr<Busy> busy(const std::string& what);
   /// The body returned: waits for the other ranks as long as each makes calls or is busy. Throws Error where
   /// a request was not waited for.
@@ -130,6 +132,7 @@ class Job {
   std::list<std::shared_ptr<Transfer>> unwaited_;
   std::optional<std::string> fault_;  // after one, every call throws it
   bool returned_ = false;             // the body has
+  std::atomic<bool> waits_ = false;   // in poll: a busy rank's heartbeat pauses
   Time last_busy_;                    // when another rank last said so
   std::vector<Time> last_heard_;      // by rank
 };

@@ -225,7 +225,8 @@ void run_rank(World& world, int rank, int ordinal, const ncclUniqueId& id, const
     device->memory.owner(rank);
     device->memory.limit(options.memory_per_rank);
     const Device::Scope scope(device);
-    set_math_threads(options.ranks == 1 ? static_cast<int>(std::thread::hardware_concurrency()) : 1);
+    const int cores = static_cast<int>(std::thread::hardware_concurrency());
+    set_math_threads(math_threads_or(options.ranks == 1 ? cores : 1, options.ranks));
     engine = std::make_unique<Engine>(world, rank, cuda_device(device), options);
     std::vector<int> members;
     for (int member = 0; member < options.ranks; ++member) members.push_back(member);
@@ -270,7 +271,7 @@ void launch(const LaunchOptions& options, const std::function<void(Communicator&
   World world(options.ranks, options.timeout);
   ncclUniqueId id{};
 
-  if (mpi::launched_size() > 0) {
+  if (mpi::launched_size() > 1) {
     const int rank = mpi::launched_rank();
     try {
       if (rank == 0) NCCL_CHECK(ncclGetUniqueId(&id));

@@ -140,7 +140,7 @@ void launch_threads(const LaunchOptions& options, const std::function<void(Commu
         device->memory.owner(rank);
         device->memory.limit(options.memory_per_rank);
         const Device::Scope scope(device);
-        set_math_threads(options.ranks == 1 ? cores : 1);
+        set_math_threads(math_threads_or(options.ranks == 1 ? cores : 1, options.ranks));
         ThreadCommunicator comm(world, "world", rank, options.ranks, "world",
                                 std::make_shared<Journal>(start));
         body(comm);
