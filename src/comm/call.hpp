@@ -32,7 +32,7 @@ struct Call {
 
 /// A call as it crosses between processes: plain bytes, since all processes run one binary.
 struct Header {
-  char op[16] = {}, group[48] = {};
+  char op[16] = {}, group[64] = {};
   std::int64_t rows = 0, cols = 0, number = 0;  // number: of the calls that its rank has made
   DType dtype = DType::f32;
   Reduce reduce = Reduce::sum;

@@ -19,7 +19,7 @@ namespace tessera {
 struct Work {
   virtual ~Work() = default;
   virtual void wait() = 0;  ///< Returns when the buffers may be used again. Throws Error where the run broke.
-  virtual void abandon() = 0;  ///< The request died before it was waited for. Must not throw.
+  virtual void abandon() = 0;  ///< The request died before its wait. This must not throw.
 };
 
 /// A non-blocking call. It is move-only, keeps its tensors alive, and must be waited for before the launch
@@ -81,23 +81,25 @@ class Communicator {
   void barrier();
   /// For as long as the result lives, this rank computes, reads or writes by itself what other ranks wait
   /// for, e.g. "computes the unsplit reference". Their calls do not run into the time-out meanwhile, and
-  /// messages say what this rank does. Not collective.
+  /// messages say what this rank does. It is no collective call. NCCL in several processes cannot tell the
+  /// others; there --timeout must be longer than the work.
   [[nodiscard]] std::unique_ptr<Busy> busy(const std::string& what) { return do_busy(what); }
   /// This rank's rows (axis 0) or columns (axis 1) of n equal parts of x: a copy, no bytes sent.
   Tensor take_shard(const Tensor& x, int axis) const;
 
-  /// The non-blocking forms. x must stay as it is until the wait.
+  /// The non-blocking forms. Nobody may change x before the wait.
   Request isend(const Tensor& x, int to);
   Request irecv(const Tensor& x, int from);
-  Request iall_reduce(const Tensor& x, Reduce reduce = Reduce::sum);  ///< In place.
+  Request iall_reduce(const Tensor& x, Reduce reduce = Reduce::sum);  ///< The result replaces x.
 
-  /// Ranks of one color form a new group, ordered by (key, rank). Collective. A negative color gives null.
+  /// Ranks of one color form a new group, ordered by (key, rank). A negative color gives null. It is a
+  /// collective call.
   std::unique_ptr<Communicator> split(int color, int key, const std::string& name);
 
   virtual std::string transport() const = 0;  ///< "threads", "mpi", "nccl"
 
  protected:
-  /// `members`: the group's ranks in the world, in group order. Empty: the group is the world.
+  /// `members` are the group's ranks in the world, in group order. Without them the group is the world.
   Communicator(int rank, int size, std::string name, std::shared_ptr<Journal> journal,
                std::vector<int> members = {});
   const std::shared_ptr<Journal>& shared_journal() const { return journal_; }

@@ -1,5 +1,5 @@
-// Ranks as processes of mpirun or srun, on one machine or many: MPI's own non-blocking collectives, each
-// behind a header that says what the rank is about to do (mpi_job.hpp).
+// Ranks as processes of mpirun or srun, on one machine or many. They call MPI's own non-blocking collectives,
+// each after a header that says what the rank is about to do (mpi_job.hpp).
 #include <algorithm>
 #include <climits>
 #include <cmath>
@@ -22,9 +22,10 @@ struct Launcher {
   int size, rank;
 };
 
-/// What started this process. Open MPI's mpirun speaks for itself; PMI is MPICH's and Intel's mpiexec, and
-/// srun. The shell that sbatch or salloc gives is no launcher, though it has SLURM_NTASKS, and may be a step
-/// of one task with a PMI of its own: alone, a process of Slurm counts as not launched.
+/// What started this process. Open MPI's mpirun has variables of its own; those of PMI are set by the mpiexec
+/// of MPICH and Intel, and by srun. The shell that sbatch or salloc starts is no launcher. It has
+/// SLURM_NTASKS, and may be a step of one task with a PMI of its own, so a single process of Slurm counts as
+/// not launched.
 Launcher launcher() {
   if (const int size = variable("OMPI_COMM_WORLD_SIZE")) return {size, variable("OMPI_COMM_WORLD_RANK")};
   const bool step = std::getenv("SLURM_STEP_ID") != nullptr;
@@ -43,9 +44,9 @@ void initialise(std::chrono::duration<double> timeout) {
       MPI_CHECK(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided));
       expect(provided >= MPI_THREAD_SERIALIZED, "this MPI was built without support for threads");
       MPI_CHECK(
-          MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));  // communicators made of it inherit
+          MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));  // its communicators inherit that
     }
-    ~Library() { MPI_Finalize(); }  // waits for all processes: each comes here, or is killed with the job
+    ~Library() { MPI_Finalize(); }  // waits for all processes: each comes here or is killed with the job
   };
   static const Library library(timeout);
 }
@@ -65,7 +66,7 @@ MPI_Datatype type(const Tensor& x) {
   return x.dtype() == DType::f32 ? MPI_FLOAT : x.dtype() == DType::f64 ? MPI_DOUBLE : MPI_INT32_T;
 }
 int count(const Tensor& x) { return static_cast<int>(x.size()); }
-/// MPI_MAX may lose a NaN. Here one wins, as on the other transports.
+/// MPI_MAX may lose a NaN. With this operation a NaN wins, as on the other transports.
 template <class T>
 void maximum(void* in, void* inout, int* length, MPI_Datatype*) {
   const T* from = static_cast<const T*>(in);
@@ -121,7 +122,7 @@ class MpiCommunicator final : public Communicator {
   std::string transport() const override { return "mpi"; }
 
  private:
-  /// `start` may run after this communicator has died: it captures tensors and numbers, never `this`.
+  /// `start` may run after this communicator has died, so it captures tensors and numbers, never `this`.
   std::unique_ptr<Work> post(const Call& call, const Tensor& in, const Tensor& out, Transfer::Start start) {
     for (const Tensor& x : {in, out})
       if (x.defined() && x.size() > INT_MAX)
@@ -133,7 +134,7 @@ class MpiCommunicator final : public Communicator {
                                       const Tensor& out) override {
     model_wire(call, out.bytes());
     return post(call, in, out, [=](MPI_Comm comm, MPI_Request* request) {
-      // iall_reduce is in place, and MPI forbids two names for one buffer.
+      // iall_reduce works in place, and MPI forbids two names for one buffer.
       const void* from = in.raw() == out.raw() ? MPI_IN_PLACE : in.raw();
       MPI_CHECK(MPI_Iallreduce(from, out.raw(), count(in), type(in), op(call), comm, request));
     });
@@ -181,7 +182,8 @@ class MpiCommunicator final : public Communicator {
     const auto made = std::make_shared<std::shared_ptr<Group>>();
     const auto timeout = job_.timeout();
     post(call, {}, {}, [=](MPI_Comm comm, MPI_Request*) {
-      const Watchdog watchdog("MPI_Comm_split", timeout);  // blocks, but every rank of the group is here
+      const Watchdog watchdog("MPI_Comm_split",
+                              timeout);  // it blocks, but every rank of the group has arrived
       MPI_Comm part = MPI_COMM_NULL;
       MPI_CHECK(MPI_Comm_split(comm, color < 0 ? MPI_UNDEFINED : color, key, &part));
       if (part != MPI_COMM_NULL) *made = std::make_shared<Group>(part);
@@ -245,7 +247,7 @@ void launch(const LaunchOptions& options, const std::function<void(Communicator&
     device->memory.owner(job.rank());
     device->memory.limit(options.memory_per_rank);
     const Device::Scope scope(device);
-    // Ranks share the cores of their machine; the ranks of other machines do not count.
+    // Ranks share the cores of their own machine.
     const int cores = static_cast<int>(std::thread::hardware_concurrency());
     set_math_threads(math_threads_or(std::max(1, cores / ranks_on_this_machine(options.timeout)), 1));
     {
@@ -259,7 +261,7 @@ void launch(const LaunchOptions& options, const std::function<void(Communicator&
   } catch (const std::exception& error) {
     job.fail(3, error.what());
   } catch (...) {
-    job.fail(3, "threw what is no std::exception");
+    job.fail(3, "an object that is no std::exception was thrown");
   }
 }
 

@@ -93,7 +93,7 @@ Watchdog::Watchdog(std::string call, std::chrono::duration<double> timeout)
 Group::Group(MPI_Comm owned) : data(owned) { MPI_CHECK(MPI_Comm_dup(data, &control)); }
 
 Group::~Group() {
-  if (std::uncaught_exceptions() > 0) return;  // the job is about to end, and transfers may be under way
+  if (std::uncaught_exceptions() > 0) return;  // the job is about to end, and MPI may still use them
   MPI_Comm_free(&control);
   MPI_Comm_free(&data);
 }
@@ -118,7 +118,7 @@ std::shared_ptr<Transfer> Job::post(const Call& call, std::shared_ptr<Group> gro
   exchange_headers(*transfer);
   pending_.push_back(transfer);
   unwaited_.push_back(transfer);
-  advance();  // MPI has no thread of its own: it moves data only inside our calls
+  advance();  // MPI has no thread of its own, and moves data only inside our calls
   return transfer;
 }
 
@@ -127,13 +127,13 @@ void Job::exchange_headers(Transfer& transfer) const {
   Header& mine = transfer.mine;
   const MPI_Comm comm = transfer.group->control;
   const std::string op = mine.op;
-  if (op == "send") {  // synchronous: completes when the receiver has posted its recv, no earlier
+  if (op == "send") {  // synchronous: it completes when the receiver has posted its recv, no earlier
     MPI_CHECK(MPI_Issend(&mine, bytes, MPI_BYTE, mine.peer, message_tag, comm, &transfer.header));
   } else if (op == "recv") {
     transfer.theirs.resize(1);
     MPI_CHECK(
         MPI_Irecv(transfer.theirs.data(), bytes, MPI_BYTE, mine.peer, message_tag, comm, &transfer.header));
-  } else if (verify_ || op == "split") {  // a split blocks in MPI: only when all ranks are known to be there
+  } else if (verify_ || op == "split") {  // a split blocks in MPI, so all ranks must be there before
     int ranks = 0;
     MPI_CHECK(MPI_Comm_size(comm, &ranks));
     transfer.theirs.resize(static_cast<std::size_t>(ranks));
@@ -157,7 +157,7 @@ bool Job::held_back(const Transfer& transfer) const {
   return false;
 }
 
-/// One look at everything under way. True where something moved.
+/// Looks once at all transfers. True where one of them moved on.
 bool Job::advance() {
   if (const auto end = hear()) stop(notice(Notice::answer, end->code), end, "");
   if (fault_) throw Error(*fault_);
@@ -185,14 +185,14 @@ bool Job::advance() {
 void Job::poll(const bool& done) {
   const Time began = Clock::now();
   Time asked = began;
-  last_heard_.assign(static_cast<std::size_t>(size_), began);
   for (Backoff backoff; !done; backoff.pause()) {
     if (advance()) backoff = {};
     if (done) return;
     const Time now = Clock::now();
     Time since = std::max(began, last_busy_);
-    if (returned_) {  // a rank that waits has a time-out of its own; one that neither waits nor computes has
-                      // none
+    // After this rank has returned: a rank that waits has a time-out of its own, but no call ends one that
+    // does nothing. So all are asked what they do, and a rank that does not answer is a stall.
+    if (returned_) {
       last_heard_[static_cast<std::size_t>(rank_)] = now;
       since = *std::min_element(last_heard_.begin(), last_heard_.end());
     }
@@ -215,7 +215,7 @@ void Job::wait(const std::shared_ptr<Transfer>& transfer) {
 
 void Job::abandon(const std::shared_ptr<Transfer>& transfer) {
   unwaited_.remove(transfer);
-  // A rank that unwinds drops its requests; a rank that does not forgot to wait.
+  // A rank that unwinds drops its requests. Any other rank forgot to wait.
   if (std::uncaught_exceptions() == 0 && !fault_)
     fault_ =
         str("rank ", rank_, " never waited for its ", text_of(transfer->mine.call(), transfer->mine.number));
@@ -246,6 +246,7 @@ void Job::finish() {
   if (!unwaited_.empty()) abandon(std::shared_ptr(unwaited_.front()));
   if (fault_) throw Error(*fault_);
   returned_ = true;
+  last_heard_.assign(static_cast<std::size_t>(size_), Clock::now());
   doing_ = str("has returned after ", calls_, " calls");
   auto barrier = std::make_shared<Transfer>();
   barrier->started = true;
@@ -283,9 +284,9 @@ void Job::fail(int code, const std::string& what) {
   stop(notice(Notice::failed, code), std::nullopt, text + what);
 }
 
-/// Tells all ranks, and waits until all have answered, or for the grace. Then the first rank in order prints
-/// its message, or what all ranks are doing where a call ran into the time-out, and ends the job.
-/// noexcept: with MPI itself broken, std::terminate still ends the process, and the launcher the job.
+/// Tells all ranks, and waits until all have answered or the grace is over. Then the first rank in order
+/// prints its message, or after a time-out what all ranks are doing, and ends the job. It is noexcept: with
+/// MPI itself broken, std::terminate ends the process, and the launcher ends the job.
 // NOLINTNEXTLINE(bugprone-exception-escape)
 void Job::stop(const Notice& mine, const std::optional<Notice>& heard,
                const std::string& message) const noexcept {
@@ -307,7 +308,7 @@ void Job::stop(const Notice& mine, const std::optional<Notice>& heard,
     text += str(rank == 0 ? str("no progress for ", timeout_.count(), " s: ") : "; ", "rank ", rank, " ",
                 all.count(rank) > 0 ? all.at(rank).doing : "did not answer: it computes, or it was stopped");
   say("error: " + text);
-  // Not an exit: that runs MPI_Finalize, which waits for ranks that wait for this one.
+  // An exit would run MPI_Finalize, which waits for ranks that wait for this one.
   MPI_Abort(MPI_COMM_WORLD, mine.code);
   std::_Exit(mine.code);
 }

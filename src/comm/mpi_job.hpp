@@ -1,7 +1,7 @@
-// Job: this process's side of an MPI job. A call becomes a Transfer: first a header that says what the rank
+// Job is this process's side of an MPI job. A call becomes a Transfer: first a header that says what the rank
 // is about to do, which is compared on arrival, then the payload. Nothing here blocks except the calls that a
 // Watchdog guards: every wait polls all transfers under way, so that ranks may wait in different orders.
-// Beside the calls the ranks exchange notices: that one gives up, that one is busy, what one is doing.
+// Beside the calls the ranks exchange notices: a rank gives up, is busy, or answers what it is doing.
 #pragma once
 
 #include <mpi.h>
@@ -34,7 +34,7 @@ namespace tessera::mpi {
 std::recursive_mutex& one_at_a_time();
 void check(int code, const char* call, Where where = Where::here());
 
-bool test(MPI_Request& request);  ///< Complete? Drives MPI's progress. True for MPI_REQUEST_NULL.
+bool test(MPI_Request& request);  ///< Whether it is complete, as MPI_REQUEST_NULL is. Drives MPI's progress.
 
 /// A pause between polls. The first ones offer the core to others; as ranks may outnumber cores, later ones
 /// sleep.
@@ -91,8 +91,8 @@ class Job {
  public:
   explicit Job(const LaunchOptions& options);
 
-  /// Numbers the call, starts its header exchange and gives a chance to all that is under way. Throws where
-  /// calls do not match, here and in wait.
+  /// Numbers the call, starts its header exchange and moves all transfers on. Throws Error where calls do not
+  /// match, as wait does.
   std::shared_ptr<Transfer> post(const Call& call, std::shared_ptr<Group> group, Tensor in, Tensor out,
                                  Transfer::Start start);
   void wait(const std::shared_ptr<Transfer>& transfer);  ///< Ends the job at the time-out.
@@ -131,10 +131,10 @@ class Job {
   std::list<std::shared_ptr<Transfer>> pending_;  // in call order
   std::list<std::shared_ptr<Transfer>> unwaited_;
   std::optional<std::string> fault_;  // after one, every call throws it
-  bool returned_ = false;             // the body has
-  std::atomic<bool> waits_ = false;   // in poll: a busy rank's heartbeat pauses
-  Time last_busy_;                    // when another rank last said so
-  std::vector<Time> last_heard_;      // by rank
+  bool returned_ = false;             // the body has returned
+  std::atomic<bool> waits_ = false;   // in a call: then a busy rank's heartbeat pauses
+  Time last_busy_;                    // when another rank last said that it is busy
+  std::vector<Time> last_heard_;      // when each rank last sent a notice
 };
 
 }  // namespace tessera::mpi

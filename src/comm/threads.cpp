@@ -18,7 +18,7 @@ class ThreadWork final : public Work {
 
   void wait() override {
     world_.wait(world_rank_, operation_);
-    // On CUDA the copies may still be under way: later work on the compute stream starts after them.
+    // On CUDA the copies may not have ended. Later work on the compute stream starts after them.
     for (const auto& seat : operation_->seats)
       if (seat.last) Device::current()->wait(seat.last);
   }

@@ -10,7 +10,8 @@ namespace tessera {
 
 namespace {
 
-/// Part i of n of a contiguous tensor seen as one row of elements; the last parts may be one element shorter.
+/// Part i of n of a contiguous tensor, which counts as one row of elements. Parts differ by one element at
+/// most.
 Tensor chunk(const Tensor& x, std::size_t i, std::size_t n) {
   const auto size = x.size(), count = static_cast<std::int64_t>(n), index = static_cast<std::int64_t>(i);
   return x.reshape(1, size).column_range(size * index / count, size * (index + 1) / count);
@@ -22,7 +23,7 @@ void copy_in(Operation::Seat& me, const Tensor& to, const Tensor& from) {
   me.journal->wire(me.row, from.bytes(), true);
 }
 
-/// The sum over all seats of piece(seat's in), in rank order; n-1 pieces come from other ranks.
+/// Sums piece(in) over the inputs of all seats, in rank order. n-1 pieces come from other ranks.
 template <class Piece>
 void sum_in(Operation& operation, Operation::Seat& me, const Tensor& to, const Piece& piece) {
   std::vector<Tensor> inputs;
@@ -33,7 +34,7 @@ void sum_in(Operation& operation, Operation::Seat& me, const Tensor& to, const P
   me.journal->wire(me.row, static_cast<std::int64_t>(inputs.size() - 1) * to.bytes(), true);
 }
 
-/// What a rank threw, with the rank's name in front unless it stands there already.
+/// The message of what a rank threw, behind the rank's name unless it begins with that.
 std::string said_by(int rank, std::size_t ranks, const std::string& what) {
   const std::string who = str("rank ", rank);
   return ranks == 1 || what.rfind(who, 0) == 0 ? what : who + ": " + what;
@@ -63,7 +64,7 @@ Event Operation::run_step(int seat, const std::vector<Event>& events) {
   if (!any.defined()) return nullptr;  // a barrier, a split
   Device& device = *any.device();
   const StreamScope scope(device, Stream::communication);
-  for (const Event& event : events) device.wait(event);  // recorded already: no kernel waits for a rank
+  for (const Event& event : events) device.wait(event);  // all are recorded, so no kernel waits for a rank
 
   if (call.op == "all_reduce" && me.steps_done == 0) {
     sum_in(*this, me, chunk(me.out, mine, n), [&](const Tensor& in) { return chunk(in, mine, n); });
@@ -115,10 +116,10 @@ std::shared_ptr<Operation> World::post(const std::string& id, int seats, int ste
     throw_if_faulty();
   }
   entry.posted = true;
-  if (call.op == "send") entry.steps_done = steps;  // the receiver copies: the sender may be busy elsewhere
+  if (call.op == "send") entry.steps_done = steps;  // the receiver copies while the sender may compute
   operation->seats[static_cast<std::size_t>(seat)] = std::move(entry);
   me.pending.push_back(operation);
-  if (operation->all_posted()) {  // before that nobody can go on
+  if (operation->all_posted()) {  // no rank can go on before that
     open_.erase(id);
     wake(*operation);
   }
@@ -158,14 +159,14 @@ void World::wait(int world_rank, const std::shared_ptr<Operation>& operation) {
     me.awaited = nullptr;
   }
   std::erase(me.pending, operation);
-  // A slower rank still holds the operation; the memory of this one must not wait for it.
+  // A slower rank still holds the operation, and must not keep this rank's memory.
   operation->seats[own_seat].in = operation->seats[own_seat].out = {};
 }
 
 void World::abandon(int world_rank, const std::shared_ptr<Operation>& operation) {
   const std::lock_guard lock(mutex_);
   std::erase(ranks_[static_cast<std::size_t>(world_rank)].pending, operation);
-  // A rank that unwinds drops its requests; a rank that does not forgot to wait.
+  // A rank that unwinds drops its requests. Any other rank forgot to wait.
   if (std::uncaught_exceptions() == 0)
     fault(str("rank ", world_rank, " never waited for its ",
               operation->seats[static_cast<std::size_t>(seat_of(*operation, world_rank))].doing));
@@ -284,12 +285,12 @@ void World::join(std::vector<std::thread>& threads) {
     const Time since = std::max(moved_, busy_until());
     now = std::chrono::steady_clock::now();
     if (one_keeps_the_rest_waiting() && now - since >= timeout_) stall();
-    if (now - since < timeout_) now = since;  // until which the time-out has not passed
+    if (now - since < timeout_) now = since;  // the next look is when the time-out may have passed
   }
   const bool stopped = ended_.wait_for(lock, std::chrono::seconds(2), [&] { return all_ended(); });
   lock.unlock();
   if (!stopped) {
-    // A rank that computes for ever cannot be stopped from outside. Say what is known, and end the process.
+    // Nothing can stop a rank that computes for ever. Say what is known, and end the process.
     int code = 3;
     try {
       rethrow_first_fault();
@@ -305,7 +306,7 @@ void World::join(std::vector<std::thread>& threads) {
   rethrow_first_fault();
 }
 
-/// Some ranks have returned, and of the others none waits, so that no call's own time-out runs.
+/// True where some ranks have returned and no other rank waits, so that the time-out of no call runs.
 bool World::one_keeps_the_rest_waiting() const {
   const auto some = [&](State state) {
     return std::any_of(ranks_.begin(), ranks_.end(), [&](const Rank& rank) { return rank.state == state; });

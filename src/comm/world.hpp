@@ -1,5 +1,5 @@
-// World: what N rank threads know of each other. A call becomes an Operation on which all its ranks meet. It
-// runs in steps; in each step every rank touches only its own outputs and may read the others' inputs, and
+// World is what N rank threads know of each other. A call becomes an Operation on which all its ranks meet.
+// It runs in steps; in each step every rank touches only its own outputs and may read the others' inputs, and
 // the next step begins when all ranks have finished the one before. No data is buffered: an operation
 // completes when every rank has taken what it needs.
 #pragma once
@@ -20,18 +20,18 @@
 namespace tessera {
 
 struct Operation {
-  struct Seat {  // one participant's side
+  struct Seat {  // one rank's part in it
     int world_rank = -1;
     bool posted = false;
     Tensor in, out;
-    int color = 0, key = 0;  // split
+    int color = 0, key = 0;  // of a split
     int steps_done = 0;
     Event last;  // the end of this rank's work so far, for the others' streams
     Journal* journal = nullptr;
     TrafficKey row;
     std::string doing;  // for messages: "send of 1 x 8 f32 to rank 1 in group pp {0, 1} (call 3)"
   };
-  Call call;  // as the first rank to arrive made it
+  Call call;  // of the rank that arrived first
   int first_seat = 0;
   std::vector<Seat> seats;  // by rank in the group; a send and its recv: sender, receiver
   int steps = 0;
@@ -39,7 +39,7 @@ struct Operation {
   bool all_posted() const;
   bool complete() const;          // every seat has done every step
   bool can_step(int seat) const;  // all others have finished the step before
-  /// The copies and sums themselves, outside of any lock, after `events`. Returns the event that ends them.
+  /// Copies and sums, outside of any lock, after `events`. Returns the event that ends this work.
   Event run_step(int seat, const std::vector<Event>& events);
 };
 
@@ -84,16 +84,16 @@ class World {
     State state = State::running;
     long calls = 0;
     std::string doing;              // its latest call, or the one that it waits for
-    bool in_call = false;           // it waits, where World does not see that by `state`
+    bool in_call = false;           // it waits in a transport whose waits `state` does not show
     std::vector<std::string> busy;  // "computes the unsplit reference", innermost last
     std::vector<std::shared_ptr<Operation>> pending;
     std::shared_ptr<Operation> awaited;
-    std::condition_variable changed;  // one of its operations, or a fault
+    std::condition_variable changed;  // one of its operations has, or there is a fault
   };
 
-  // All below are called with the lock held.
+  // The caller of these functions holds the lock.
   std::shared_ptr<Operation> steppable(int world_rank) const;
-  void wake(const Operation& operation);  // its ranks, and no others: each waking costs a context switch
+  void wake(const Operation& operation);  // its ranks only, since each waking costs a context switch
   int seat_of(const Operation& operation, int world_rank) const;
   std::string everyone() const;
   Time busy_until() const;  // when a rank was last busy: now, where one is
@@ -105,12 +105,13 @@ class World {
   bool all_ended() const;
 
   mutable std::mutex mutex_;
-  std::condition_variable ended_;  // a rank has, or a fault
+  std::condition_variable ended_;  // a rank has ended, or there is a fault
   std::chrono::duration<double> timeout_;
   Time moved_;  // when a rank last made a call or returned
   Time last_busy_;
   std::vector<Rank> ranks_;
-  std::map<std::string, std::shared_ptr<Operation>> open_;  // not all ranks have arrived
+  std::map<std::string, std::shared_ptr<Operation>>
+      open_;  // by id, those at which not all ranks have arrived
   std::optional<std::string> fault_;
   std::exception_ptr first_thrown_;
 };

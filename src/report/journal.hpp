@@ -1,5 +1,5 @@
-// What one rank did: the bytes it sent, and when.
-// A Communicator and the groups split from it write one Journal.
+// Journal records what one rank did: which bytes it sent, and when. A Communicator and the groups split from
+// it write one Journal.
 #pragma once
 
 #include <chrono>
@@ -11,9 +11,9 @@
 
 namespace tessera {
 
-/// Bytes of one kind of call. `payload` is the full size S of the call's argument. `wire` are the bytes that
-/// crossed between ranks: counted where a transport copies another rank's buffer, else what a ring would send
-/// (Communicator::model_wire).
+/// The bytes of one kind of call. `payload` is the full size S of the call's argument. `wire` are the bytes
+/// that crossed between ranks: a transport that copies another rank's buffer counts them, for others it is
+/// what a ring algorithm would send (Communicator::model_wire).
 struct Traffic {
   std::int64_t calls = 0, payload = 0, wire = 0;
   bool counted = true;  // false: wire is a model
@@ -36,8 +36,7 @@ class Journal {
   explicit Journal(std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now())
       : start_(start) {}
 
-  /// Calls of a collective are entered by the first rank of its group,
-  /// so that sums over ranks count each once.
+  /// The first rank of a group enters its collectives, so that a sum over ranks counts each of them once.
   void call(const std::string& group, const std::string& op, bool first_of_group, std::int64_t payload);
   void wire(const TrafficKey& key, std::int64_t bytes, bool counted);
   TrafficKey key(const std::string& group, const std::string& op) const { return {phase_, group, op}; }
@@ -48,7 +47,7 @@ class Journal {
   void span(std::string name, std::string category, double begin);  ///< Ends now.
   void span(Span whole) { spans_.push_back(std::move(whole)); }
   const std::vector<Span>& spans() const { return spans_; }
-  void clear();  ///< Forgets traffic and spans; the clock goes on.
+  void clear();  ///< Forgets traffic and spans. The clock goes on.
 
  private:
   friend class Phase;
