@@ -7,6 +7,11 @@ foreach(lesson IN LISTS lessons)
   set_tests_properties(${lesson} PROPERTIES LABELS program TIMEOUT 300)
 endforeach()
 
+# The unsplit reference trains for longer than a call may wait: announced work is no stall.
+set(long_reference $<TARGET_FILE:08_three_d> --quiet --timeout 1 --steps 300 --tp 1 --pp 2 --dp 1)
+add_test(NAME long_reference COMMAND ${long_reference})
+set_tests_properties(long_reference PROPERTIES LABELS program TIMEOUT 300)
+
 # The suite: one executable, a file a subject, a ctest for each test case.
 set(TESSERA_SUITE tests/test_*.cpp CACHE STRING "a part of it, e.g. tests/test_comm.cpp, builds faster")
 file(GLOB suite CONFIGURE_DEPENDS ${TESSERA_SUITE})
@@ -66,8 +71,9 @@ if(HAVE_MPI)
     list(APPEND mpi_tests mpi_05_block_${n} mpi_05_attention_${n})
   endforeach()
   add_test(NAME mpi_wrong COMMAND tessera_mpi_tests ${MPIEXEC_EXECUTABLE})
+  add_test(NAME mpi_long_reference COMMAND ${MPIEXEC_EXECUTABLE} -n 2 ${long_reference})
   add_test(NAME launchers COMMAND ${CMAKE_SOURCE_DIR}/tests/launchers.sh ${CMAKE_BINARY_DIR})
-  list(APPEND mpi_tests mpi_wrong launchers)
+  list(APPEND mpi_tests mpi_long_reference mpi_wrong launchers)
   # What Open MPI needs to run more ranks than cores, and as root; as variables, which other launchers ignore.
   set(mpi_environment OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_hwloc_base_binding_policy=none
       PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe PRTE_MCA_hwloc_default_binding_policy=none
