@@ -331,18 +331,21 @@ TEST_CASE("nccl: wrong programs end, and say what every rank was doing") {
   LaunchOptions options = gpus(2, Transport::nccl);
   options.timeout = std::chrono::seconds(2);
   const auto zeros = [](std::int64_t n) { return Tensor::zeros(1, n, DType::f32); };
-  CHECK(contains(said(options, [&](Communicator& c) { c.all_reduce(zeros(8 + c.rank())); }),
-                 "the calls do not match: rank 0 is at all_reduce of 8 f32 (call 1); rank 1 is at "
-                 "all_reduce of 9 f32 (call 1)"));
+  CHECK(
+      contains(said(options, [&](Communicator& c) { c.all_reduce(zeros(8 + c.rank())); }),
+               "the calls do not match: rank 0 calls all_reduce of 1 x 8 f32 in group world (call 1); rank 1 "
+               "calls all_reduce of 1 x 9 f32 in group world (call 1)"));
   CHECK(said(options, [&](Communicator& c) {
           if (c.rank() == 1) throw UsageError("rank 1 is unwell");
           c.all_reduce(zeros(8));
         }) == "rank 1 is unwell");
   const std::string circle = said(options, [&](Communicator& c) { c.send(zeros(1 << 20), 1 - c.rank()); });
-  CHECK(contains(circle, "no progress for 2 s: rank 0 is at send to 1 of 1048576 f32 (call 1)"));
+  CHECK(contains(circle,
+                 "no progress for 2 s: rank 0 waits in send of 1 x 1048576 f32 to rank 1 in group "
+                 "world (call 1)"));
   CHECK(contains(said(options,
                       [&](Communicator& c) {
                         if (c.rank() == 0) c.recv(zeros(8), 1);
                       }),
-                 "rank 0 is at recv from 1 of 8 f32 (call 1)"));
+                 "rank 0 waits in recv of 1 x 8 f32 from rank 1 in group world (call 1)"));
 }
