@@ -3,14 +3,14 @@
 
 #include <numeric>
 
-#include "01_mlp/proof.hpp"
-#include "02_column_split/proof.hpp"
-#include "03_row_split/proof.hpp"
-#include "04_mlp_block/proof.hpp"
-#include "05_attention_heads/block_proof.hpp"
-#include "06_pipeline/proof.hpp"
-#include "07_data_parallel/proof.hpp"
-#include "08_three_d/proof.hpp"
+#include "01_mlp/harness/proof.hpp"
+#include "02_column_split/harness/proof.hpp"
+#include "03_row_split/harness/proof.hpp"
+#include "04_mlp_block/harness/proof.hpp"
+#include "05_attention_heads/harness/block_proof.hpp"
+#include "06_pipeline/harness/proof.hpp"
+#include "07_data_parallel/harness/proof.hpp"
+#include "08_three_d/harness/proof.hpp"
 
 namespace tessera {
 
@@ -45,7 +45,7 @@ pipeline::Config pipeline_setup(const identities::MatrixSizes& s, int p, pipelin
   setup.partition.front() += s.m / p % 2;
   setup.partition.back() += s.k / p % 2;
   setup.recompute = s.m / p % 2 == 0;
-  pipeline::Model& model = setup.model;
+  gpt::ModelConfig& model = setup.model;
   model.layers = std::accumulate(setup.partition.begin(), setup.partition.end(), std::int64_t{0});
   model.vocabulary = 2 + s.m / p;
   model.attention = {2 * (2 + s.k / p % 5), 2, 2, {}};
@@ -59,7 +59,7 @@ pipeline::Config pipeline_setup(const identities::MatrixSizes& s, int p, pipelin
 /// buckets of one gradient or of many.
 data_parallel::Config data_parallel_setup(const identities::MatrixSizes& s, int p) {
   data_parallel::Config setup;
-  pipeline::Model& model = setup.model;
+  gpt::ModelConfig& model = setup.model;
   model.layers = 1 + s.m / p % 2;
   model.vocabulary = 2 + s.m / p;
   model.attention = {2 * (2 + s.k / p % 5), 2, 2, {}};
@@ -80,7 +80,7 @@ three_d::Config three_d_setup(const identities::MatrixSizes& s, int p) {
       if (p % (t * d) == 0) all.push_back({t, p / (t * d), d});
   three_d::Config setup;
   setup.sizes = all[static_cast<std::size_t>((s.n + s.k + s.m) / p) % all.size()];
-  pipeline::Model& model = setup.training.model;
+  gpt::ModelConfig& model = setup.training.model;
   model.layers = setup.sizes.pp + s.m / p % 2;
   model.vocabulary = 128;
   model.tied = true;
@@ -151,7 +151,7 @@ std::vector<Claim> course() {
                     {Tier::floating}});
   claims.push_back({"08 three dimensions",
                     [](Proof& proof, Communicator& comm, const MatrixSizes& s) {
-                      three_d::prove(proof, comm, three_d_setup(s, comm.size()), [](std::int64_t) {});
+                      three_d::prove(proof, comm, three_d_setup(s, comm.size()));
                     },
                     {Tier::floating}});
   return claims;

@@ -5,8 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "06_pipeline/unsplit.hpp"
 #include "08_three_d/trainer.hpp"
+#include "gpt/harness/reference.hpp"
+#include "gpt/tokens.hpp"
 #include "support.hpp"
 
 namespace tessera::test {
@@ -26,21 +27,21 @@ inline double largest_difference(const Tensor& a, const Tensor& b) {
 
 /// One step of the whole model, in f64: its weights, its batch on the host, and what must come out.
 struct WholeStep {
-  pipeline::Model model;  // tied; options.batch: sequences of the whole batch
-  pipeline::MakeWeight make;
-  pipeline::Tokens batch;
+  gpt::ModelConfig model;  // tied; options.batch: sequences of the whole batch
+  gpt::MakeWeight make;
+  gpt::Tokens batch;
   Named<Tensor> results;  // "loss" (1, 1), and for each weight "d" + its name
 
   Inputs<Tensor> inputs() const {
     return [this](const std::string& weight) {
-      for (const auto& info : pipeline::weights_of(model))
+      for (const auto& info : gpt::weights_of(model))
         if (info.name == weight) return make(weight, Slice::whole(info.rows, info.cols));
       throw Error("no weight " + weight);
     };
   }
   double norm() const {
     double squares = 0;
-    for (const auto& info : pipeline::weights_of(model))
+    for (const auto& info : gpt::weights_of(model))
       for (const double g : results.at("d" + info.name).values()) squares += g * g;
     return std::sqrt(squares);
   }
@@ -51,22 +52,22 @@ struct WholeStep {
 inline void expect_close(const std::string& name, const Tensor& actual, const Tensor& truth, double most,
                          double relative) {
   const double error = largest_difference(actual, truth);
-  expect(most > 0 && error <= relative * most, str(name, " is off by ", error, ", the largest is ", most));
+  expect(most > 0 && error <= relative * most,
+         format("{} is off by {:g}, the largest is {:g}", name, error, most));
 }
 
 /// The step on one rank of the mesh: every gradient it holds, the loss and the norm are the whole's.
-inline void expect_whole(const WholeStep& whole, three_d::Mesh& mesh, const three_d::Training& training,
-                         double relative) {
+inline void expect_whole(const WholeStep& whole, const three_d::Mesh& mesh,
+                         const three_d::TrainingConfig& training, double relative) {
   three_d::Trainer trainer(mesh, training, DType::f64, whole.make);
-  const auto parts = pipeline::cut_tokens(whole.batch, training.microbatches * mesh.sizes.dp);
-  const Range own = three_d::own_ids(whole.model.vocabulary, mesh.tp->rank(), mesh.sizes.tp);
-  std::vector<pipeline::Tokens> mine;
+  const auto parts = gpt::microbatches_of(whole.batch, training.microbatches * mesh.sizes.dp);
+  std::vector<gpt::Tokens> mine;
   for (int i = 0; i < training.microbatches; ++i) {
     const auto& part = parts[static_cast<std::size_t>(mesh.dp->rank() * training.microbatches + i)];
-    mine.push_back({three_d::local_ids(part.ids, own), three_d::local_ids(part.targets, own)});
+    mine.push_back(gpt::local_tokens(part, whole.model, trainer.tp()));
   }
   const Tensor sum = mesh.dp->all_reduce(Tensor::of(1, 1, {trainer.gradients(mine)}));
-  for (const pipeline::Parameter& one : trainer.parameters()) {
+  for (const gpt::Parameter& one : trainer.parameters()) {
     const Tensor& truth = whole.results.at("d" + one.name);
     expect_close(one.name, one.gradient, one.slice.extract(truth), largest(truth), relative);
   }
@@ -96,7 +97,7 @@ inline void check_every_cut(const WholeStep& whole, double relative) {
     for (const three_d::ParallelSizes& sizes : factorisations(ranks))
       for (const auto& one : pipeline::schedule_names) {
         const Schedule schedule = one.first;
-        three_d::Training training;
+        three_d::TrainingConfig training;
         training.model = whole.model;
         training.model.attention.options.batch /= 8;
         training.microbatches = 8 / sizes.dp;
@@ -111,7 +112,7 @@ inline void check_every_cut(const WholeStep& whole, double relative) {
         CAPTURE(sizes.pp);
         CAPTURE(sizes.dp);
         const std::string fault = message_of(ranks, [&](Communicator& world) {
-          three_d::Mesh mesh(world, sizes);
+          const three_d::Mesh mesh(world, sizes);
           expect_whole(whole, mesh, training, relative);
         });
         CHECK(fault == "");

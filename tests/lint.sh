@@ -3,11 +3,10 @@
 # outgrown its limit, on leftovers; tests/lint.sh format on code that clang-format would change.
 set -euo pipefail
 
-# Lines neither blank nor comment: of the headers that teach; of the mains, proofs, baselines and screens beside them; of
-# the core, which has attention in two forms and communicators on three transports.
-readonly lesson_code_limit=3000 proof_code_limit=3000 core_code_limit=7000
-readonly proofs='/(main\.cpp|[a-z_]*(proof|unsplit|screen|timeline[a-z_]*|sizes|measure|compare|command_line|report)\.hpp)$'
-readonly lesson_file_limit=150 core_file_limit=350    # lines of one file
+# Lines neither blank nor comment of src and lessons together, and of tests; and the least share of the lessons that
+# teaches: what lies in lessons/NN_name and not in its harness/ or main.cpp.
+readonly product_code_limit=11500 tests_code_limit=10000 concept_share=30
+readonly concept_header_limit=200 file_limit=300 folder_limit=7  # lines of a file; files of a lesson's folder
 
 files() {  # tracked, or about to be; an unpacked archive has no .git
   if [[ -e .git ]]; then git ls-files --cached --others --exclude-standard --deduplicate
@@ -17,11 +16,13 @@ files() {  # tracked, or about to be; an unpacked archive has no .git
 }
 sources() { files | grep -E "^($1)/.*\.(hpp|cpp|cu|cuh)$" || true; }
 
-# tensor < report, ops < comm < placement < app < lessons/01 < lessons/02 < ...
+# tensor < report, ops < comm < placement < app < lessons/01 < lessons/02 < ..., with lessons/gpt before the pipeline. What
+# teaches never includes what proves, draws or asks for it: lessons/*/harness.
 arrows() {
   sources 'src|lessons' | xargs -rd '\n' grep -nHE '^ *# *include' | awk '
     function level(folder) {
       if (folder ~ /^[0-9][0-9]_/) return 10 + folder  # 06_pipeline counts as 6
+      if (folder == "gpt") return 15.5
       return folder in levels ? levels[folder] : -1
     }
     BEGIN { levels["tensor"] = 0; levels["report"] = levels["ops"] = 1; levels["comm"] = 2
@@ -38,6 +39,8 @@ arrows() {
       else if (level(other) < 0) print where "no folder of the core or lesson: " target
       else if (level(other) > level(mine) || (level(other) == level(mine) && other != mine))
         print where mine " must not include " other
+      else if (target ~ /\/harness\// && at[1] !~ /\/harness\/|\/main\.cpp$/)
+        print where "what teaches must not include a harness: " target
       else if (at[1] ~ /schedule/ && other ~ /^(comm|placement|app)$/)
         print where "a schedule is pure data, and must not include " other
     }'
@@ -52,16 +55,25 @@ code_lines() {  # of the files on standard input
     END { print n + 0 }'
 }
 
+concepts() { sources 'lessons' | grep -vE '/harness/|/main\.cpp$' || true; }
+
 sizes() {
-  local limit n f
+  local limit n f folder all concept
   over() { if (($2 > $3)); then echo "$1: $2 lines of code, more than $3"; fi; }
-  over lessons/ "$(sources lessons | grep -vE "$proofs" | code_lines)" $lesson_code_limit
-  over "lessons/'s mains and proofs" "$(sources lessons | grep -E "$proofs" | code_lines)" $proof_code_limit
-  over src/ "$(sources src | code_lines)" $core_code_limit
+  over "src/ and lessons/" "$(sources 'src|lessons' | code_lines)" $product_code_limit
+  over tests/ "$(sources tests | code_lines)" $tests_code_limit
+  all=$(sources lessons | code_lines) concept=$(concepts | code_lines)
+  if ((100 * concept < concept_share * all)); then
+    echo "lessons/: $concept of $all lines of code teach, less than $concept_share%"
+  fi
   sources 'src|lessons' | while read -r f; do
-    if [[ $f == src/* ]]; then limit=$core_file_limit; else limit=$lesson_file_limit; fi
+    limit=$file_limit
+    if [[ $f =~ ^lessons/[^/]*/[^/]*\.hpp$ ]]; then limit=$concept_header_limit; fi
     n=$(wc -l <"$f")
     if ((n > limit)); then echo "$f: $n lines, more than $limit"; fi
+  done
+  sources lessons | grep -v /harness/ | xargs -rd '\n' -n 1 dirname | sort | uniq -c | while read -r n folder; do
+    if ((n > folder_limit)); then echo "$folder: $n files, more than $folder_limit"; fi
   done
 }
 
@@ -99,4 +111,5 @@ if [[ ${1:-} == format ]]; then format; exit; fi
 cd "${1:-.}"
 found=$(arrows; sizes; leftovers; scripts; guards)
 if [[ -n $found ]]; then printf '%s\n' "$found"; exit 1; fi
-echo "clean. Code: $(sources lessons | code_lines) lines in lessons/, $(sources src | code_lines) lines in src/"
+echo "clean. Lines of code: $(sources lessons | code_lines) in lessons/, of which $(concepts | code_lines) teach," \
+  "$(sources src | code_lines) in src/, $(sources tests | code_lines) in tests/"

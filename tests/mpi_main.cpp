@@ -45,6 +45,24 @@ void conform() {
   if (mpi::launched_rank() == 0) id.fill('x');
   mpi::broadcast_bytes(id.data(), id.size(), 0);
   expect(std::count(id.begin(), id.end(), 'x') == 128, "broadcast_bytes");
+
+  // How ids reach the ranks that open a channel of NCCL; a rank may have sent several before the other looks.
+  const int rank = mpi::launched_rank(), size = mpi::launched_size();
+  for (int i = 0; i < 3; ++i) mpi::send_message(std::to_string(10 * rank + i), (rank + 1) % size);
+  for (int i = 0; i < 3; ++i) {
+    std::optional<std::string> message;
+    while (!message) message = mpi::receive_message();
+    expect_eq(*message, std::to_string(10 * ((rank + size - 1) % size) + i), "messages arrive in order");
+  }
+  mpi::expect_processes(size);
+  std::string refused;
+  try {
+    mpi::expect_processes(size + 1);
+  } catch (const UsageError& error) {
+    refused = error.what();
+  }
+  expect(refused.find("MPI was started with " + std::to_string(size)) != std::string::npos,
+         "the number of processes");
 }
 
 void sleep_for_ever() { std::this_thread::sleep_for(std::chrono::hours(1)); }
@@ -204,9 +222,10 @@ void check_launchers() {
             1},
        }) {
     for (const auto& [name, value] : each.variables) setenv(name, value, 1);
-    const std::string said = str(mpi::launched_size(), " ", mpi::launched_rank(), " ", mpi::local_rank());
+    const std::string said =
+        format("{} {} {}", mpi::launched_size(), mpi::launched_rank(), mpi::local_rank());
     for (const auto& [name, value] : each.variables) unsetenv(name);
-    expect_eq(said, str(each.size, " ", each.rank, " ", each.local_rank), "size, rank, local rank");
+    expect_eq(said, format("{} {} {}", each.size, each.rank, each.local_rank), "size, rank, local rank");
   }
 }
 
@@ -245,7 +264,7 @@ struct Ended {
 /// Runs `wrong NAME` as a job.
 Ended run_job(const std::string& mpirun, int ranks, const std::string& name) {
   const std::string self = std::filesystem::read_symlink("/proc/self/exe");
-  Ended job{str("timeout -k 5 30 '", mpirun, "' -n ", ranks, " '", self, "' wrong ", name, " 2>&1"), "", -1};
+  Ended job{format("timeout -k 5 30 '{}' -n {} '{}' wrong {} 2>&1", mpirun, ranks, self, name), "", -1};
   FILE* pipe = popen(job.command.c_str(), "r");
   expect(pipe != nullptr, job.command);
   std::array<char, 4096> buffer;
@@ -269,7 +288,8 @@ int observe_wrong_programs(const std::string& mpirun) {
   for (const WrongProgram& program : all_wrong_programs()) {
     const Ended job = run_job(mpirun, program.ranks, program.name);
     std::vector<std::string> complaints;
-    if (job.code != program.code) complaints.push_back(str("exit code ", job.code, ", not ", program.code));
+    if (job.code != program.code)
+      complaints.push_back(format("exit code {}, not {}", job.code, program.code));
     for (const std::string& part : program.says)
       if (job.output.find(part) == std::string::npos) complaints.push_back("does not say: " + part);
     if (lines_with(job.output, "error: ") > 1 && program.run != nullptr)
@@ -277,12 +297,12 @@ int observe_wrong_programs(const std::string& mpirun) {
     failures += !ends_as_it_must(program.name, job, complaints);
   }
   for (int i = 0; i < random_programs(); ++i) {
-    const Ended job = run_job(mpirun, random_ranks, str(random_prefix, i));
+    const Ended job = run_job(mpirun, random_ranks, format("{}{}", random_prefix, i));
     std::vector<std::string> complaints;
-    if (job.code != 3) complaints.push_back(str("exit code ", job.code, ", not 3"));
+    if (job.code != 3) complaints.push_back(format("exit code {}, not 3", job.code));
     const std::string missing = missing_from(job.output, wrong_program(i, random_ranks));
     if (!missing.empty()) complaints.push_back("does not say: " + missing);
-    failures += !ends_as_it_must(str(random_prefix, i), job, complaints);
+    failures += !ends_as_it_must(format("{}{}", random_prefix, i), job, complaints);
   }
   std::cout << all_wrong_programs().size() << " wrong programs and " << random_programs()
             << " random ones ran as jobs\n";

@@ -24,8 +24,8 @@ inline std::string faults(const Outcome& outcome) {
   std::string text;
   for (const Check& check : outcome.checks)
     if (!check.ok)
-      text += str(check.identity, ": rank ", check.rank, " (", check.row, ", ", check.col, ") ", check.error,
-                  " > ", check.bound, ". ", check.diagnosis, "\n");
+      text += format("{}: rank {} ({}, {}) {:g} > {:g}. {}\n", check.identity, check.rank, check.row,
+                     check.col, check.error, check.bound, check.diagnosis);
   for (const std::string& note : outcome.notes) text += note + "\n";
   return text;
 }

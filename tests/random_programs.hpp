@@ -88,14 +88,15 @@ class RandomProgram {
 
   /// What the message must contain, each element in one of its forms.
   std::vector<std::vector<std::string>> must_say() const {
-    const std::string rank = str("rank ", faulty_);
+    const std::string rank = format("rank {}", faulty_);
     std::vector<std::string> theirs;  // the right call, of any other rank
     for (const int member : members_)
       if (member != faulty_)
         for (const char* verb : {" calls ", " waits in "})
-          theirs.push_back(str("rank ", member, verb, right_.text()));
+          theirs.push_back(format("rank {}{}{}", member, verb, right_.text()));
     const auto ours = [&](const Call& call) {
-      return std::vector{str(rank, " calls ", call.text()), str(rank, " waits in ", call.text())};
+      return std::vector{format("{} calls {}", rank, call.text()),
+                         format("{} waits in {}", rank, call.text())};
     };
     switch (fault_) {
       case Fault::left_out:
@@ -109,7 +110,7 @@ class RandomProgram {
       case Fault::returns:
         return {theirs, {rank + " has returned after "}};
       case Fault::never_waits:
-        return {{str(rank, " never waited for its ", right_.text())}};
+        return {{format("{} never waited for its {}", rank, right_.text())}};
       case Fault::other_group:
         return {{rank}, {right_.group, wrong_.group}};
       default:
@@ -155,7 +156,7 @@ class RandomProgram {
   }
 
   Family split_of(const Family& parent, int number) {
-    Family family{0, str("g", number), {}, {}, {}};
+    Family family{0, format("g{}", number), {}, {}, {}};
     for (std::size_t i = 0; i < families_.size(); ++i)
       if (&families_[i] == &parent) family.parent = static_cast<int>(i);
     for (int r = 0; r < ranks_; ++r) {
@@ -266,7 +267,8 @@ class RandomProgram {
     const auto [rows, cols] = shape_of(step, n);
     const Tensor x = Tensor::of(rows, cols, step.in[index(rank)], step.dtype);
     const std::vector<double>& expected = step.out[index(rank)];
-    const std::string what = str("step ", number, " of kind ", step.kind, " in group ", group.name());
+    const std::string what =
+        format("step {} of kind {} in group {}", number, static_cast<int>(step.kind), group.name());
     Tensor result = x;
     switch (step.kind) {
       case Step::all_reduce:
@@ -327,8 +329,8 @@ class RandomProgram {
     faulty_ = members_[index(at)];
     planted_ = index(dice_.below(static_cast<int>(steps_.size())));
     std::string group;
-    for (const int member : members_) group += str(group.empty() ? "" : ", ", member);
-    group = family_ == 0 ? "world" : str(families_[index(family_)].name, " {", group, "}");
+    for (const int member : members_) group += format("{}{}", group.empty() ? "" : ", ", member);
+    group = family_ == 0 ? "world" : format("{} {{{}}}", families_[index(family_)].name, group);
 
     right_ = {.op = "all_reduce", .rows = 9, .cols = 11, .group = group};
     wrong_ = right_;

@@ -126,13 +126,14 @@ struct Bounded {
 /// "" where each element lies within its bound of truth(i, j), else the first that does not.
 template <class Truth>
 std::string wrong(const Tensor& actual, Index rows, Index cols, const Truth& truth) {
-  if (actual.rows() != rows || actual.cols() != cols) return str("it is ", shape(actual));
+  if (actual.rows() != rows || actual.cols() != cols) return format("it is {}", shape(actual));
   const Matrix found = elements_of(actual);
   for (Index i = 0; i < rows; ++i)
     for (Index j = 0; j < cols; ++j) {
       const Bounded expected = truth(i, j);
       if (!(std::abs(found(i, j) - expected.value) <= expected.bound))
-        return str("(", i, ", ", j, ") is ", found(i, j), ", not ", expected.value, " +- ", expected.bound);
+        return format("({}, {}) is {:g}, not {:g} +- {:g}", i, j, found(i, j), expected.value,
+                      expected.bound);
     }
   return "";
 }

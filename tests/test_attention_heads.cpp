@@ -1,6 +1,6 @@
 // Lesson 05: every cut of attention and of the block equals the whole, for every mask and number of kv heads;
 // the whole equals PyTorch and central differences; and broken by hand, it is caught and named.
-#include "05_attention_heads/block_proof.hpp"
+#include "05_attention_heads/harness/block_proof.hpp"
 #include "fixture.hpp"
 #include "proven.hpp"
 
@@ -65,7 +65,7 @@ TEST_CASE("lesson 05, exact: the projections of every cut, error 0") {
       }
 }
 
-TEST_CASE("the fused [Q|K|V] cut contiguously is caught and named") {
+TEST_CASE("the fused (Q|K|V) cut contiguously is caught and named") {
   for (const int ranks : {2, 3, 4}) {
     Sizes s = sizes(Part::attention, "causal", 12, 0);
     s.trap_qkv = true;
@@ -128,7 +128,7 @@ TEST_CASE("the unsplit block equals PyTorch: output and every gradient, for each
         CAPTURE(name);
         const bool gradient = name != "Y" && name != "dX";
         const Tensor& expected =
-            fixture.at(str("block.", mask, gradient ? ".d." + name.substr(1) : "." + name));
+            fixture.at(format("block.{}{}", mask, gradient ? ".d." + name.substr(1) : "." + name));
         CHECK(largest_difference(result, expected) <= 1e-12 * (1 + largest(expected)));
         ++compared;
       }

@@ -1,5 +1,5 @@
 // Lesson 08: where one axis breaks the combined run, the lesson names it.
-#include "08_three_d/proof.hpp"
+#include "08_three_d/harness/proof.hpp"
 #include "support.hpp"
 
 using namespace tessera;
@@ -87,7 +87,7 @@ class Broken final : public Communicator {
 Config small() {
   Config s;
   s.sizes = {2, 2, 2};
-  Model& m = s.training.model;
+  ModelConfig& m = s.training.model;
   m = {{8, 2, 2, {}}, 2, 128, 64, true};
   m.attention.options.batch = 1;
   m.attention.options.seq = 4;
@@ -95,7 +95,8 @@ Config small() {
   s.batch = 4;
   m.tokens = 16;
   s.steps = 4;
-  s.text = corpus_of("to be or not to be, that is the question: whether it is nobler in the mind to suffer");
+  s.text =
+      gpt::corpus_of("to be or not to be, that is the question: whether it is nobler in the mind to suffer");
   return s;
 }
 
@@ -105,7 +106,7 @@ std::string diagnosis(const Config& s, const Faulty& faulty) {
   on_ranks(s.sizes.ranks(), [&](Communicator& real) {
     Broken world(real, faulty);
     Proof proof(real, {Tier::floating, DType::f64, 3});
-    prove(proof, world, s, [](std::int64_t) {});
+    prove(proof, world, s);
     for (const Check& check : proof.finish().checks)
       if (contains(check.identity, "loss of each")) found = check.ok ? "" : check.diagnosis;
   });
@@ -127,7 +128,7 @@ TEST_CASE("a fault on one axis: the combined run differs, and each axis alone te
 }
 
 TEST_CASE(
-    "two faulty axes are both named; one that is not cut is not run; and the fault may lie where they meet") {
+    "two faulty axes are both named, one that is not cut is not run, and the fault may lie where they meet") {
   const auto two = [](const std::string& group) { return group.ends_with("tp") || group.ends_with("dp"); };
   CHECK(diagnosis(small(), two).ends_with(": look at tp and dp"));
   Config s = small();

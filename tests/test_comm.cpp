@@ -28,7 +28,8 @@ TEST_CASE("all_reduce sums in rank order: equal bits on all ranks and in every r
   std::vector<double> first;
   for (int run = 0; run < 3; ++run)
     on_ranks(4, [&](Communicator& comm) {
-      const Tensor x = generate(1, str("x", comm.rank()), Slice::whole(33, 65), DType::f32, Fill::uniform, 1);
+      const Tensor x =
+          generate(1, format("x{}", comm.rank()), Slice::whole(33, 65), DType::f32, Fill::uniform, 1);
       const Tensor y = comm.all_reduce(x);
       const Tensor all = comm.all_gather(y.reshape(1, y.size()), 0);
       for (int r = 1; r < 4; ++r)

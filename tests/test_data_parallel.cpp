@@ -1,6 +1,6 @@
 // Lesson 07: gradients summed in buckets equal the whole batch's, for even and uneven rows, whatever the
 // buckets; the replicas stay equal bit for bit.
-#include "07_data_parallel/proof.hpp"
+#include "07_data_parallel/harness/proof.hpp"
 #include "at_once.hpp"
 #include "proven.hpp"
 
@@ -61,7 +61,7 @@ TEST_CASE("20 steps on 4 ranks leave equal replicas, and the loss of the run on 
 TEST_CASE("buckets: one call each, from the last gradients to the first, none before it is ready") {
   on_ranks(2, [](Communicator& comm) {
     const Tensor all = Tensor::zeros(1, 100, DType::f32);
-    std::vector<pipeline::Parameter> parameters;  // of 10, 20, 30 and 40 elements
+    std::vector<gpt::Parameter> parameters;  // of 10, 20, 30 and 40 elements
     for (const std::int64_t n : {10, 20, 30, 40})
       parameters.push_back({"w", Slice::whole(1, n), Tensor::zeros(1, n, DType::f32), {}});
     const auto count = [&](std::int64_t bytes) { return Buckets(all, parameters, bytes).count(); };
@@ -82,15 +82,15 @@ TEST_CASE("buckets: one call each, from the last gradients to the first, none be
 TEST_CASE("buckets are posted when their last gradient is final, not before") {
   on_ranks(1, [](Communicator& comm) {
     const TensorParallel alone(comm);
-    const Model model = setup(2, 0, 0).model;
-    const Tokens batch = pipeline::cut_tokens(pipeline::make_tokens(model, 3), 1).at(0);
+    const ModelConfig model = setup(2, 0, 0).model;
+    const Tokens batch = gpt::microbatches_of(gpt::random_tokens(model, 3), 1).at(0);
     const auto gradients = [&](Communicator& dp, std::int64_t bucket) {
       Replica replica(model, alone, DType::f64, bucket, [](const std::string& name, const Slice& slice) {
         return generate(3, name, slice, DType::f64, Fill::uniform, 1);
       });
       replica.gradients(batch, dp);
       std::vector<double> all;
-      for (const pipeline::Parameter& one : replica.parameters())
+      for (const gpt::Parameter& one : replica.parameters())
         for (const double value : one.gradient.values()) all.push_back(value);
       return all;
     };
@@ -99,7 +99,7 @@ TEST_CASE("buckets are posted when their last gradient is final, not before") {
       AtOnce two;
       const std::vector<double> twice = gradients(two, bucket);
       expect_eq(twice.size(), once.size(), "gradients");
-      for (std::size_t i = 0; i < once.size(); ++i) expect(twice[i] == 2 * once[i], str("gradient ", i));
+      for (std::size_t i = 0; i < once.size(); ++i) expect(twice[i] == 2 * once[i], format("gradient {}", i));
     }
   });
 }

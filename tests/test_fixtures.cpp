@@ -116,7 +116,7 @@ TEST_CASE("PyTorch: attention under every mask, with all and with grouped kv hea
     for (const auto& [name, mask] : masks)
       for (const int kv_heads : {1, 2, 4})
         for (const auto form : {AttentionOptions::Form::plain, AttentionOptions::Form::streaming}) {
-          const std::string prefix = str(name, ".kv", kv_heads, ".");
+          const std::string prefix = format("{}.kv{}.", name, kv_heads);
           const Tensor q = torch[prefix + "q"], k = torch[prefix + "k"], v = torch[prefix + "v"];
           const AttentionOptions options{.batch = 2,
                                          .seq = 5,
@@ -144,11 +144,11 @@ TEST_CASE("PyTorch: three steps of SGD with momentum and of AdamW") {
     const Tensor u = torch["optim.w0"], m = zeros(), v = zeros();
     const AdamW options{.lr = 0.01, .beta1 = 0.8, .beta2 = 0.95, .epsilon = 1e-6, .decay = 0.1};
     for (const int step : {1, 2, 3}) {
-      const Tensor g = torch[str("optim.g", step)];
+      const Tensor g = torch[format("optim.g{}", step)];
       sgd(w, velocity, g, 0.1, 0.9);
-      torch.check(str("sgd.w", step), w);
+      torch.check(format("sgd.w{}", step), w);
       adamw(u, m, v, g, options, step);
-      torch.check(str("adamw.w", step), u);
+      torch.check(format("adamw.w{}", step), u);
     }
   });
 }

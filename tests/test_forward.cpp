@@ -2,7 +2,7 @@
 // the loss of a text and texts of its own, under every cut.
 #include <fstream>
 
-#include "08_three_d/train.hpp"
+#include "08_three_d/harness/layouts.hpp"
 #include "cut_gpt.hpp"
 #include "directory.hpp"
 #include "fixture.hpp"
@@ -34,32 +34,25 @@ std::string little_endian(const std::vector<int>& values, int bytes) {
 /// Hugging Face's model and the text of its fixture, of which it found the loss.
 Config pretrained(const std::string& file = hugging_face) {
   Config s;
-  s.weights = std::make_shared<const WeightsFile>(file);
-  Model& m = s.training.model;
+  s.weights = std::make_shared<const gpt::WeightsFile>(file);
+  ModelConfig& m = s.training.model;
   m = {{s.weights->width, 8, 8, {}}, s.weights->layers, s.weights->vocabulary, 192, true};
   m.attention.options.batch = 2;
   m.attention.options.seq = s.weights->positions;
-  s.training.learns = false;
-  s.text = read_tokens(fixtures + "gpt2/tokens.bin");
+  s.eval = true;
+  s.text = gpt::read_tokens(fixtures + "gpt2/tokens.bin");
   return s;
 }
 
-struct Found {
-  double loss = 0;
-  std::vector<std::uint16_t> text;
-};
-Found run(Config s, const ParallelSizes& sizes, DType dtype) {
-  Found found;
-  s.sizes = sizes;
+/// Loss and text of the model under a layout; they are the same on every rank.
+Results run(const Config& s, const ParallelSizes& sizes, DType dtype) {
+  Results found;
   on_ranks(sizes.ranks(), [&](Communicator& world) {
-    run_with_layout(world, s, sizes, dtype, 3, [&](Mesh&, Trainer& model, const Config& own) {
-      const Found mine{evaluate(model, own), sample(model, own, 7)};
-      const auto last = static_cast<double>(mine.text.back());
-      expect_eq(world.all_reduce(Tensor::of(1, 1, {mine.loss}), Reduce::max).values()[0], mine.loss,
-                "losses");
-      expect_eq(world.all_reduce(Tensor::of(1, 1, {last}), Reduce::max).values()[0], last, "last tokens");
-      if (world.rank() == 0) found = mine;
-    });
+    const Results mine = run_with_layout(world, s, sizes, dtype, 3);
+    const auto last = static_cast<double>(mine.text.empty() ? 0 : mine.text.back());
+    expect_eq(world.all_reduce(Tensor::of(1, 1, {mine.loss}), Reduce::max).values()[0], mine.loss, "losses");
+    expect_eq(world.all_reduce(Tensor::of(1, 1, {last}), Reduce::max).values()[0], last, "last tokens");
+    if (world.rank() == 0) found = mine;
   });
   return found;
 }
@@ -69,12 +62,12 @@ Found run(Config s, const ParallelSizes& sizes, DType dtype) {
 TEST_CASE("token files: nanoGPT's, llm.c's, and what is neither") {
   const auto fault = [](const std::string& bytes) {
     const Scratch file(bytes);
-    return message_from([&] { read_tokens(file.path); });
+    return message_from([&] { gpt::read_tokens(file.path); });
   };
   {
     const Scratch file(little_endian({0, 1, 255, 256, 50256, 65535}, 2));
-    CHECK(read_tokens(file.path).ids == std::vector<std::uint16_t>{0, 1, 255, 256, 50256, 65535});
-    CHECK(!read_tokens(file.path).bytes);
+    CHECK(gpt::read_tokens(file.path).ids == std::vector<std::uint16_t>{0, 1, 255, 256, 50256, 65535});
+    CHECK(!gpt::read_tokens(file.path).bytes);
   }
   std::vector<int> header(256);
   header[0] = 20240520, header[1] = 1, header[2] = 3;
@@ -85,17 +78,17 @@ TEST_CASE("token files: nanoGPT's, llm.c's, and what is neither") {
   };
   {
     const Scratch file(llm_c(3, 0));
-    CHECK(read_tokens(file.path).ids == std::vector<std::uint16_t>{7, 8, 50256});
+    CHECK(gpt::read_tokens(file.path).ids == std::vector<std::uint16_t>{7, 8, 50256});
   }
   CHECK(contains(fault(llm_c(1, 7)), "llm.c's version 7; version 1"));
   CHECK(contains(fault(llm_c(2, 4)), "llm.c's header promises 4 ids, there are 3"));
   CHECK(fault(llm_c(0, 20240521)).empty());  // not llm.c's: ids like any other
   CHECK(contains(fault("abc"), "has 3 bytes, an odd number"));
-  CHECK(contains(message_from([] { read_tokens("/tmp"); }), "cannot be read"));
-  CHECK(contains(message_from([] { read_tokens("/nowhere/x"); }), "cannot be read"));
+  CHECK(contains(message_from([] { gpt::read_tokens("/tmp"); }), "cannot be read"));
+  CHECK(contains(message_from([] { gpt::read_tokens("/nowhere/x"); }), "cannot be read"));
 
   const auto ids = [](const std::vector<std::uint16_t>& all, std::int64_t vocabulary, std::int64_t seq) {
-    return message_from([&] { check_ids({all, false}, vocabulary, seq, "--tokens x"); });
+    return message_from([&] { gpt::check_ids({all, false}, vocabulary, seq, "--tokens x"); });
   };
   CHECK(ids({1, 2, 3}, 4, 2).empty());
   CHECK(
@@ -126,7 +119,7 @@ TEST_CASE(
   s.training.chunks = 2, s.training.microbatches = 4;
   s.training.schedule = pipeline::Schedule::interleaved;
   CHECK(std::abs(run(s, {1, 4, 2}, DType::f64).loss - truth) <= 1e-10 * truth);
-  const Found f32 = run(s, {2, 2, 2}, DType::f32);
+  const Results f32 = run(s, {2, 2, 2}, DType::f32);
   CHECK(std::abs(f32.loss - truth) <= 1e-5);
 }
 
@@ -147,7 +140,7 @@ TEST_CASE(
 }
 
 TEST_CASE(
-    "draws: as often as the probabilities say, on any number of ranks alike; temperature 0 takes the "
+    "draws: as often as the probabilities say, on any number of ranks alike, temperature 0 takes the "
     "likeliest") {
   const std::vector<double> p = {0.5, 0.0, 0.125, 0.25, 0.125};
   constexpr std::int64_t draws = 20000 / thinned;
@@ -157,7 +150,7 @@ TEST_CASE(
     for (const double temperature : {1.0, 0.5, 0.0}) {
       std::vector<std::int64_t> drawn;
       on_ranks(ranks, [&](Communicator& tp) {
-        const Range own = own_ids(5, tp.rank(), ranks);
+        const Range own = attention_heads::own_ids(5, tp.rank(), ranks);
         const Tensor mine = Tensor::of(1, 5, p).column_range(own.begin, own.end).copy();
         std::vector<std::int64_t> found;
         const std::int64_t count = ranks == 1 ? draws : 300 / thinned;
@@ -187,15 +180,15 @@ TEST_CASE(
                  "the logits are no numbers"));
 }
 
-TEST_CASE("weights: prefix, masks, an equal head and f64 are taken; what is no such GPT-2 is refused") {
+TEST_CASE("weights: prefix, masks, an equal head and f64 are taken, what is no such GPT-2 is refused") {
   const Tensors original = load_safetensors(hugging_face);
   const Config s = pretrained();
   const auto loads = [&](const Tensors& tensors) {
     const Scratch file;
     save_safetensors(file.path, tensors);
     return message_from([&] {
-      const WeightsFile weights(file.path);
-      Model model = s.training.model;
+      const gpt::WeightsFile weights(file.path);
+      ModelConfig model = s.training.model;
       model.layers = weights.layers;
       weights.check(model);
     });
@@ -216,8 +209,8 @@ TEST_CASE("weights: prefix, masks, an equal head and f64 are taken; what is no s
     return loads(more);
   };
   for (const char* name : {"wte.weight", "wpe.weight", "ln_f.bias", "h.3.mlp.c_fc.weight"})
-    CHECK(
-        contains(without(name), str("there is no ", name, "; a GPT-2 with Hugging Face's names would work")));
+    CHECK(contains(without(name),
+                   format("there is no {}; a GPT-2 with Hugging Face's names would work", name)));
   CHECK(contains(without("h.7.ln_1.weight"), "has 11 tensors that no GPT-2 of 7 layers has"));
   CHECK(contains(with("h.0.mlp.c_fc.weight", Tensor::zeros(128, 32, DType::f64)),
                  "h.0.mlp.c_fc.weight is (128, 32) f64: (32, 128) in F32 or F64 would work"));
@@ -241,9 +234,10 @@ TEST_CASE("weights: published files hold masks of four axes, which nobody reads"
   std::memcpy(&length, raw.data(), 8);
   const std::size_t data = raw.size() - 8 - length;
   std::string header = raw.substr(8, length);
-  header.insert(header.rfind('}'),
-                str(R"(,"transformer.h.0.attn.bias":{"dtype":"F32","shape":[1,1,12,12],"data_offsets":[)",
-                    data, ",", data + 576, "]}"));
+  header.insert(
+      header.rfind('}'),
+      format(R"(,"transformer.h.0.attn.bias":{{"dtype":"F32","shape":[1,1,12,12],"data_offsets":[{},{}]}})",
+             data, data + 576));
   std::uint64_t longer = header.size();
   std::string file(8, '\0');
   std::memcpy(file.data(), &longer, 8);

@@ -41,7 +41,7 @@ WholeStep hugging_face() {
   const Tensors fixture = load_fixture("gpt2.safetensors");
   whole.batch = {fixture.at("tokens"), fixture.at("targets")};
   whole.results["loss"] = fixture.at("loss");
-  for (const auto& info : pipeline::weights_of(whole.model))
+  for (const auto& info : gpt::weights_of(whole.model))
     whole.results["d" + info.name] = fixture.at("d." + info.name);
   return whole;
 }
@@ -50,7 +50,7 @@ WholeStep hugging_face() {
 
 TEST_CASE("Hugging Face's GPT-2: the whole model has its loss and gradients") {
   const WholeStep whole = hugging_face();
-  const auto ours = pipeline::reference_step(whole.inputs(), whole.model, whole.batch, "wte.weight").results;
+  const auto ours = gpt::reference_step(whole.inputs(), whole.model, whole.batch).results;
   CHECK(ours.size() == whole.results.size());
   for (const auto& [name, truth] : whole.results)
     CHECK(message_from([&, &name = name, &truth = truth] {
@@ -62,13 +62,13 @@ TEST_CASE("Hugging Face's GPT-2: so has every factorisation of 1, 2, 4 and 8 ran
   check_every_cut(hugging_face(), 1e-10);
 }
 
-TEST_CASE("Hugging Face's GPT-2: files hold exactly our weights; masks and an equal head may be there") {
+TEST_CASE("Hugging Face's GPT-2: files hold exactly our weights, masks and an equal head may be there") {
   Tensors file = load_fixture("gpt2/model.safetensors");
   const Tensors weights = weights_of(file);
-  const auto infos = pipeline::weights_of(hugging_face().model);
+  const auto infos = gpt::weights_of(hugging_face().model);
   CHECK(weights.size() == infos.size());
   for (const auto& info : infos)
-    CHECK(shape(weights.at(info.name)) == str("(", info.rows, ", ", info.cols, ") f64"));
+    CHECK(shape(weights.at(info.name)) == format("({}, {}) f64", info.rows, info.cols));
 
   file["transformer.h.0.attn.bias"] = file["transformer.h.0.attn.masked_bias"] =
       Tensor::zeros(1, 1, DType::f32);

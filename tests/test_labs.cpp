@@ -5,9 +5,8 @@
 #include <set>
 
 #include "directory.hpp"
-#include "labs/judge.hpp"
-#include "labs/process.hpp"
-#include "labs/submission.hpp"
+#include "tools/labs/programs.hpp"
+#include "tools/labs/submission.hpp"
 #include "support.hpp"
 
 using namespace tessera;
@@ -26,7 +25,7 @@ TEST_CASE("labs: every lesson has two tasks or more, in three sizes, with points
     CHECK(task.minutes > 0);
     CHECK(contains(task.text, "Hint: "));
     CHECK(
-        contains(pages::read(fs::path(TESSERA_SOURCE_DIR) / "tests/labs" / ("lab_" + task.lesson() + ".cpp")),
+        contains(pages::read(fs::path(TESSERA_SOURCE_DIR) / "tests/tools/labs" / ("lab_" + task.lesson() + ".cpp")),
                  "\"" + task.name + "\""));
   }
   CHECK(count.size() == 9);
@@ -117,49 +116,160 @@ TEST_CASE("labs: the judge names rank, element, identity and mistake, and believ
                                             {"row_ranges", Json::array()},
                                             {"col_ranges", Json::array()}};
   CHECK(contains(verdict(smaller), "rank 1's y is (0, 0), it should be (1, 2)"));
-  const char* const unreadable = "it left no results that can be read";
+  const auto read = [](const std::string& text) { return verdict(Json::parse(text)); };
   for (const char* text :
        {"[]", "{}", "7", "[7]", "[{}]", R"([{"results": 1, "sent": 2}])", R"([{"error": 3}])"})
-    CHECK(verdict(Json::parse(text)) == unreadable);
-  CHECK(verdict(Json::parse(R"([{"error": "rank 1: task 09.y is open"}])")) == "open: open");
-  CHECK(verdict(Json::parse(R"([{"error": "task 09.x is open"}])")) == "open: waits for 09.x");
-  CHECK(verdict(Json::parse(R"([{"error": "no such thing"}])")) == "2 ranks: no such thing");
+    CHECK(read(text) == "it left no results that can be read");
+  CHECK(read(R"([{"error": "rank 1: task 09.y is open"}])") == "open: open");
+  CHECK(read(R"([{"error": "task 09.x is open"}])") == "open: waits for 09.x");
+  CHECK(read(R"([{"error": "no such thing"}])") == "2 ranks: no such thing");
+  const std::string text = good.dump(), long_error(200'000, 'x');
+  const auto with = [&](const std::string& from, const std::string& to) {
+    return std::string(text).replace(text.find(from), from.size(), to);
+  };
+  for (const char* number : {"1e77", "-1", "0.5", "18446744073709551615", "null"}) {
+    INFO(number);
+    CHECK(contains(read(with("\"rows\":1", std::string("\"rows\":") + number)), "it left "));
+    CHECK(contains(read(with("\"all_reduce\":32", std::string("\"all_reduce\":") + number)), "it left "));
+  }
+  CHECK(read(R"([{"error": ")" + long_error + R"("}])").size() < 600);
+  CHECK(read(R"([{"error": "task )" + long_error + R"( is open"}])").size() < 600);
+  CHECK(read(R"([{"error": "mine\n95 of 95 points\u001b[1m"}])") == "2 ranks: mine 95 of 95 points [1m");
 }
 
 TEST_CASE("labs: a submission includes the course and the standard library, and nothing else") {
+  const auto line_in = [](const std::string& code) {
+    return forbidden_line("int a;\n" + code + "\nint b;\n");
+  };
   for (const char* code :
-       {"#include <vector>", "# include <sys/stat.h>  // why", "#include \"ops/ops.hpp\"",
-        "int embedding;  // include it, or import", "// #include \"../x.hpp\"", "int included;"})
-    CHECK(forbidden_line(std::string("int a;\n") + code + "\nint b;\n") == "");
-  for (const char* code :
-       {"#include \"../x.hpp\"", "#include \"/x.hpp\"", "#include </x.hpp>", "#include <../x.hpp>",
-        "#include X", "#include_next \"ops/ops.hpp\"", "# /* */ include \"../x.hpp\"",
-        "%:include \"../x.hpp\"", "#inc\\\nlude \"../x.hpp\"", "#inc\\ \nlude \"../x.hpp\"",
-        "# /*\n// */ include \"../x.hpp\"", "const char* s = R\"(\")\";\n#include \"../x.hpp\"",
-        "const char* s = \"/*\";\n#include \"../x.hpp\"", "import x;", "#embed \"../x\"",
-        "/* // */ #include \"../x.hpp\""}) {
+       {"#include <vector>", "# include <sys/stat.h>  // why", "#include \"ops/ops.hpp\"", "#include <map>\r",
+        "int embedding;  // include it, or import", "// #include \"../x.hpp\"", "int included;",
+        "/* What we\n * include, import or #embed\n */", "const char* s = \"#include <../x>, asm\";",
+        "#define TWICE(x) (\\\r\n  2 * (x))", "#pragma once", "#pragma GCC diagnostic ignored \"-Wall\"",
+        "int n = 1'000'000; char c = '\\''; double d = 1.5e+3;", "throw std::logic_error(str(__LINE__));",
+        "#if 0\n#else\n#endif  // asm", "#error don't include this", "float module = __FILE__[0];"}) {
     INFO(code);
-    CHECK(forbidden_line(std::string("int a;\n") + code + "\nint b;\n") != "");
+    CHECK(line_in(code) == "");
+  }
+  for (const char* code : {"#include \"../x.hpp\"",
+                           "#include \"/x.hpp\"",
+                           "#include </x.hpp>",
+                           "#include <../x.hpp>",
+                           "#include X",
+                           "#include_next \"ops/ops.hpp\"",
+                           "# /* */ include \"../x.hpp\"",
+                           "%:include \"../x.hpp\"",
+                           "#inc\\\nlude \"../x.hpp\"",
+                           "#inc\\ \r\nlude \"../x.hpp\"",
+                           "# /*\n// */ include \"../x.hpp\"",
+                           "const char* s = R\"(\")\";\n#include \"../x.hpp\"",
+                           "const char* s = \"/*\";\n#include \"../x.hpp\"",
+                           "import x;",
+                           "#embed \"../x\"",
+                           "/* // */ #include \"../x.hpp\"",
+                           "#line 1 \"x\"",
+                           "# 1 \"x\"",
+                           "#pragma GCC pch_preprocess \"x\"",
+                           "_Pragma(\"GCC pch_preprocess\")",
+                           "asm(\".incbin\");",
+                           "void f() asm(\"g\");",
+                           "__asm__(\".incbin\");",
+                           "as\\\nm(\".incbin\");",
+                           "#define JOIN(a, b) a##b",
+                           "[[gnu::section(\"x\")]] int c;",
+                           "int c __attribute__((section(\"x\")));",
+                           "auto c = L'\"'; asm(\"x\"); //\"",
+                           "auto c = 1e+a'b'/*'\nasm(\"x\"); //*/",
+                           "auto c = 1'/*'\n;asm(\"x\"); //*/",
+                           "// \f\\\f\n/*\nasm(\"x\"); //*/",
+                           "int as\\u006d;",
+                           "\x01"}) {
+    INFO(code);
+    CHECK(line_in(code) != "");
   }
   CHECK(forbidden_line("#include <" + std::string(1 << 20, 'x') + ">") != "");
-  for (const TaskInfo& task : all_tasks(TESSERA_SOURCE_DIR))
-    CHECK(submitted(TESSERA_SOURCE_DIR, task.file) != "");
+  CHECK(forbidden_line(std::string(1 << 20, '#')) != "");
+  CHECK(forbidden_line("#define " + std::string(1 << 20, ' ') + "X") != "");
+  std::string joined = "int a";
+  for (int i = 0; i < 200'000; ++i) joined += "\\\r\n;";
+  CHECK(forbidden_line(joined) == "");  // in less than a minute
+  for (const TaskInfo& task : all_tasks(TESSERA_SOURCE_DIR)) {
+    std::string fault;
+    CHECK(check_file(TESSERA_SOURCE_DIR, task.file, fault) != "");
+    CHECK(fault == "");
+  }
 }
 
-TEST_CASE("labs: a program is stopped by time, by memory, and where it starts another") {
-  const test::Directory directory;
-  const fs::path output = directory.file("output");
-  const auto run = [&](const std::string& script, const Limits& limits) {
-    return run_limited({"/bin/sh", "-c", script}, output, limits);
+TEST_CASE("labs: of a compiler's errors the lesson's own line is named") {
+  const auto named = [](const Lines& log) { return first_error(log, "exit code 1"); };
+  CHECK(named({"In file included from ../lessons/02_x/x.hpp:3,",
+               "                 from lab_02.cpp:1:", "../src/placement/matmul.hpp: In instantiation of 'x':",
+               "../lessons/02_x/x.hpp:31:20:   required from here",
+               "../src/placement/matmul.hpp:9:5: error: static assertion failed"}) ==
+        "lessons/02_x/x.hpp:31:20: ../src/placement/matmul.hpp:9:5: error: static assertion failed");
+  CHECK(named({"In file included from ../lessons/03_y/y.hpp:3,",
+               "                 from lab_03.cpp:1:", "../lessons/02_x/x.hpp:7:1: error: expected ';'"}) ==
+        "lessons/02_x/x.hpp:7:1: error: expected ';'");
+  CHECK(named({"ninja: nothing"}) == "exit code 1");
+}
+
+TEST_CASE("labs: a task alone is the master's file with the student's part") {
+  const auto file = [](const std::string& one, const std::string& two) {
+    return "// task 09.a (line, 1 point, 5 min): a.\n" + one +
+           "// end task\n// task 09.ab (line, 1 point, 5 min): b.\n" + two + "// end task\n";
   };
-  CHECK(run("echo said", {}) == "");
-  CHECK(pages::read(output) == "said\n");
-  CHECK(run("exit 3", {}) == "exit code 3");
-  CHECK(contains(run("kill -11 $$", {}), "signal 11"));
-  CHECK(run("sleep 60 & sleep 60", {1}) == "it took longer than 1 s");
-  CHECK(run("ls / >/dev/null", {}) == "");
-  CHECK(run("exec ls /", {20, RLIM_INFINITY, true}) != "");  // no other program
+  CHECK(with_task(file("1\n", "2\n"), file("3\r\n", "4\n"), "09.a") == file("3\r\n", "2\n"));
+  CHECK(with_task(file("1\n", "2\n"), file("3\n", "4\n"), "09.ab") == file("1\n", "4\n"));
+  CHECK(with_task(file("1\n", "2\n"), "int a;\n", "09.a") == "");
+}
+
+TEST_CASE("labs: a program is stopped by time and by memory, and what it says and records comes back") {
+  const auto run = [&](const std::string& script, const Limits& limits) {
+    return run_limited({"/bin/sh", "-c", script}, limits);
+  };
+  const Ended said = run("echo said; echo recorded >&3", {});
+  CHECK(said.fault == "");
+  CHECK(said.said == "said\n");
+  CHECK(said.record == "recorded\n");
+  CHECK(run("exit 3", {}).fault == "exit code 3");
+  CHECK(contains(run("kill -11 $$", {}).fault, "signal 11"));
+  CHECK(run("sleep 60 & sleep 60", {1}).fault == "it took longer than 1 s");
+  CHECK(run("exec 1>&- 2>&- 3>&-; sleep 60", {1}).fault == "it took longer than 1 s");
+  const Ended endless = run("yes >&3", {1});
+  CHECK(endless.fault == "it took longer than 1 s");
+  CHECK(endless.record.size() <= 1 << 24);
+  CHECK(run("ls / >/dev/null", {}).fault == "");
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-  CHECK(run("x=$(head -c 300000000 /dev/zero | tr '\\0' x); exit 0", {20, rlim_t{100} << 20}) != "");
+  CHECK(run("x=$(head -c 300000000 /dev/zero | tr '\\0' x); exit 0", {20, rlim_t{100} << 20}).fault != "");
 #endif
+}
+
+TEST_CASE("labs: a program that may only compute starts, signals and writes nothing") {
+  const test::Directory directory;
+  const auto run = [&](const std::string& script) {
+    return run_limited({"/bin/sh", "-c", script}, {.computes = true}).fault;
+  };
+  CHECK(run("exit 0") == "");
+  CHECK(run("exec ls /") != "");
+  CHECK(run("ls /; exit 0") != "");
+  CHECK(run("kill -9 $PPID && exit 0") != "");
+  CHECK(run("echo x >" + directory.file("x") + " && exit 0") != "");
+  CHECK_FALSE(fs::exists(directory.file("x")));
+}
+
+TEST_CASE("labs: in a closed folder there is no other file, for root and for a user") {
+  const test::Directory directory;
+  const std::string folder = directory.file("closed");
+  fs::create_directories(folder);
+  const auto closed = [&] {
+    return enter(folder.c_str()) && access("/etc/passwd", F_OK) != 0 && access("..", F_OK) == 0;
+  };
+  const auto as_user = [] { return geteuid() != 0 || syscall(SYS_setresuid, nobody, nobody, nobody) == 0; };
+  fs::permissions(fs::path(folder).parent_path(), fs::perms::others_exec, fs::perm_options::add);
+  if (!can([&] { return as_user() && unshare(CLONE_NEWUSER) == 0 && chroot("/") == 0; }))
+    return test::skip(
+        "a kernel whose users may make user namespaces (sysctl "
+        "kernel.apparmor_restrict_unprivileged_userns=0)");
+  CHECK(can([&] { return as_user() && closed(); }));
+  if (geteuid() == 0) CHECK(can([&] { return closed() && geteuid() == nobody && setuid(0) != 0; }));
 }

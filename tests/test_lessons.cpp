@@ -1,8 +1,8 @@
 // Lessons 02 to 04 and the identities, swept: every output and every gradient equals the whole's, every byte
 // and every buffer its formula; and broken by hand, each is caught and named.
-#include "02_column_split/proof.hpp"
-#include "03_row_split/proof.hpp"
-#include "04_mlp_block/proof.hpp"
+#include "02_column_split/harness/proof.hpp"
+#include "03_row_split/harness/proof.hpp"
+#include "04_mlp_block/harness/proof.hpp"
 #include "course.hpp"
 #include "proven.hpp"
 

@@ -454,7 +454,7 @@ TEST_CASE("SGD with momentum against its formula, five steps") {
     const Operand w(uniform("w", rows, cols), c), velocity(uniform("v", rows, cols), c);
     Matrix p = w.values, v = velocity.values;
     for (int step = 1; step <= 5; ++step) {
-      const Operand g(uniform(str("g", step).c_str(), rows, cols), c);
+      const Operand g(uniform(format("g{}", step).c_str(), rows, cols), c);
       sgd(w, velocity, g, lr, momentum);
       for (std::size_t i = 0; i < p.data.size(); ++i) {
         v.data[i] = momentum * v.data[i] + g.values.data[i];
@@ -478,7 +478,7 @@ TEST_CASE("AdamW against its formula, five steps") {
       const Operand w(uniform("w", rows, cols), c), m(filled(rows, cols, 0), c), v(filled(rows, cols, 0), c);
       Matrix p = w.values, first = m.values, second = v.values;
       for (int step = 1; step <= 5; ++step) {
-        const Operand g(uniform(str("g", step).c_str(), rows, cols), c);
+        const Operand g(uniform(format("g{}", step).c_str(), rows, cols), c);
         adamw(w, m, v, g, o, step);
         for (std::size_t i = 0; i < p.data.size(); ++i) {
           const double d = g.values.data[i];
@@ -518,7 +518,7 @@ TEST_CASE("reduce: in the order of its inputs, into any of them, and a NaN stays
           for (const Reduce how : {Reduce::sum, Reduce::max}) {
             std::vector<Tensor> inputs;
             for (Index r = 0; r < ranks; ++r)
-              inputs.push_back(tensor_of(uniform(str("x", r).c_str(), 1, n, 100), dtype));
+              inputs.push_back(tensor_of(uniform(format("x{}", r).c_str(), 1, n, 100), dtype));
             std::vector<double> expected = inputs[0].values();
             for (std::size_t r = 1; r < inputs.size(); ++r) {
               const std::vector<double> x = inputs[r].values();

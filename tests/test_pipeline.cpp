@@ -2,7 +2,7 @@
 // bits those of a single stage; activations in flight are the formula's; partitions are right or refused.
 #include <algorithm>
 
-#include "06_pipeline/compare.hpp"
+#include "06_pipeline/harness/compare.hpp"
 #include "proven.hpp"
 
 using namespace tessera;
@@ -154,7 +154,7 @@ TEST_CASE("lesson 06: a loss divided by one microbatch's tokens is caught and na
     for (const auto& [name, rows, cols, scale] : weights_of(s.model))
       weights[name] = proof.other_slice(name, Slice::whole(rows, cols));
     const auto right = reference_step([&](const std::string& name) { return weights.at(name); }, s.model,
-                                      make_tokens(s.model, proof.seed()));
+                                      gpt::random_tokens(s.model, proof.seed()));
     for (const auto& [name, tensor] : right.results)
       if (name != "loss")
         proof.result(name, "??", "broken " + name, scale(tensor, 4),
@@ -215,7 +215,8 @@ TEST_CASE("partitions: what is no partition of the layers is refused with one th
     CAPTURE(words);
     CHECK_THROWS_AS(parse_partition(words, 8, 4), UsageError);
     CHECK(message_from([&] { parse_partition(words, 8, 4); }) ==
-          str("--partition ", words,
-              ": 4 numbers of at least 1, of sum 8, or balance: --partition 2,2,2,2 would work"));
+          format(
+              "--partition {}: 4 numbers of at least 1, of sum 8, or balance: --partition 2,2,2,2 would work",
+              words));
   }
 }

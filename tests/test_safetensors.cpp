@@ -165,8 +165,9 @@ TEST_CASE("a broken file is refused, and the message says where it is broken") {
   refuses(file_of(R"({"a":)" + a + R"(,"a":)" + a + "}", 4), R"(the header has "a" twice)");
 
   for (const char* dtype : {"F16", "BF16", "I64", "BOOL", "f32", ""}) {
-    const std::string quoted = str('"', dtype, '"');
-    refuses(file_of(one(quoted, "[2,3]", "[0,12]"), 12), str("has the dtype ", quoted, "; F32, F64 and I32"));
+    const std::string quoted = format("\"{}\"", dtype);
+    refuses(file_of(one(quoted, "[2,3]", "[0,12]"), 12),
+            format("has the dtype {}; F32, F64 and I32", quoted));
   }
   refuses(file_of(one("32", "[2,3]", "[0,24]"), 24), "has the dtype 32");
 
@@ -204,7 +205,7 @@ TEST_CASE("a broken file is refused, and the message says where it is broken") {
   refuses(file_of(good, 25), "1 B at the end belong to no tensor");
   refuses(file_of("{}", 1), "1 B at the end belong to no tensor");
   // A message stays a line, whatever the file holds.
-  CHECK(fault(directory, file_of(one(str('"', std::string(50000, 'x'), '"'), "[1]", "[0,4]"), 4)).size() <
+  CHECK(fault(directory, file_of(one(format("\"{}\"", std::string(50000, 'x')), "[1]", "[0,4]"), 4)).size() <
         400);
 }
 
@@ -240,7 +241,7 @@ TEST_CASE("what is no file cannot be read") {
   for (const std::string& path : {directory.file("missing"), directory.file(""), std::string()}) {
     CAPTURE(path);
     CHECK_THROWS_AS(load_safetensors(path), UsageError);
-    CHECK(contains(message_from([&] { load_safetensors(path); }), str("cannot read ", path, ": ")));
+    CHECK(contains(message_from([&] { load_safetensors(path); }), format("cannot read {}: ", path)));
   }
   CHECK(contains(message_from([&] { load_safetensors(directory.file("missing")); }), "No such file"));
 }
@@ -251,7 +252,7 @@ TEST_CASE("a file that cannot be written leaves nothing behind") {
   const auto refuses = [&](const std::string& path, const std::string& message) {
     CHECK_THROWS_AS(save_safetensors(path, small), UsageError);
     const std::string found = message_from([&] { save_safetensors(path, small); });
-    CHECK_MESSAGE(contains(found, str("cannot write ", path, ": ", message)), found);
+    CHECK_MESSAGE(contains(found, format("cannot write {}: {}", path, message)), found);
   };
   refuses(directory.file("missing/x"), "No such file or directory");
   write(directory.file("file"), "");
@@ -291,7 +292,7 @@ TEST_CASE("where the disk is full, the file that was there stays") {
     const std::string message = message_from([&] { save_safetensors(path, larger); });
     setrlimit(RLIMIT_FSIZE, &before);
     std::signal(SIGXFSZ, handler);
-    CHECK_MESSAGE(contains(message, str("cannot write ", path, ": File too large")), message);
+    CHECK_MESSAGE(contains(message, format("cannot write {}: File too large", path)), message);
     CHECK(directory.names() == std::vector<std::string>{"x"});
     CHECK(load_safetensors(path).at("a").values() == std::vector<double>{1, 2});
   }

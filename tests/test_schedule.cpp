@@ -4,7 +4,7 @@
 #include <functional>
 #include <map>
 
-#include "06_pipeline/sends.hpp"
+#include "06_pipeline/messages.hpp"
 #include "06_pipeline/simulate.hpp"
 #include "06_pipeline/validate.hpp"
 #include "support.hpp"
@@ -207,9 +207,9 @@ TEST_CASE("schedules: blocking sends deadlock in all but GPipe, and the reason n
     if (c.schedule == Schedule::interleaved) return;
     // The last stage has its first gradient to give, the one before it its second activation.
     const int p = c.p;
-    CHECK(contains(
-        why, str("stage ", p - 1, " waits for stage ", p - 2, " in its send_gradient of microbatch 1")));
-    CHECK(contains(why, str("stage ", p - 2, " waits for stage ", p - 1, " in its send of microbatch 2")));
+    CHECK(contains(why,
+                   format("stage {} waits for stage {} in its send_gradient of microbatch 1", p - 1, p - 2)));
+    CHECK(contains(why, format("stage {} waits for stage {} in its send of microbatch 2", p - 2, p - 1)));
   });
   CHECK(reason(with_blocking_sends(make_plan(Schedule::one_f_one_b, 2, 2)), 2) ==
         "circular wait: stage 0 waits for stage 1 in its send of microbatch 2, chunk 0; "

@@ -4,7 +4,7 @@
 #include <mutex>
 #include <set>
 
-#include "08_three_d/proof.hpp"
+#include "08_three_d/harness/proof.hpp"
 #include "at_once.hpp"
 #include "cut_gpt.hpp"
 #include "directory.hpp"
@@ -43,9 +43,9 @@ TEST_CASE(
           const Tensor logits = generate(1, "logits", Slice::whole(6, vocabulary), dtype, Fill::uniform, 30);
           const Tensor targets = Tensor::of(6, 1, {0, 7, 3, 7, 5, 1}, DType::i32);
           const CrossEntropy whole = cross_entropy(logits, targets);
-          const Range own = own_ids(vocabulary, comm.rank(), comm.size());
+          const Range own = attention_heads::own_ids(vocabulary, comm.rank(), comm.size());
           const Tensor mine = logits.column_range(own.begin, own.end).copy();
-          const Tensor local = local_ids(targets, own);
+          const Tensor local = attention_heads::local_ids(targets, own);
           CrossEntropyTerms terms =
               cross_entropy_terms(mine, comm.all_reduce(row_largest(mine), Reduce::max), local);
           terms.sum = comm.all_reduce(terms.sum);
@@ -73,8 +73,8 @@ TEST_CASE(
   whole.make = [](const std::string& weight, const Slice& slice) {
     return generate(3, weight, slice, DType::f64, Fill::uniform, weight.ends_with("bias") ? 0.5 : 0.3);
   };
-  whole.batch = pipeline::make_tokens(whole.model, 3);
-  whole.results = pipeline::reference_step(whole.inputs(), whole.model, whole.batch, "wte.weight").results;
+  whole.batch = gpt::random_tokens(whole.model, 3);
+  whole.results = gpt::reference_step(whole.inputs(), whole.model, whole.batch).results;
   check_every_cut(whole, 1e-13);
 }
 
@@ -83,7 +83,7 @@ namespace {
 Config on_text(const ParallelSizes& sizes, std::int64_t steps, bool adamw) {
   Config s;
   s.sizes = sizes;
-  Model& m = s.training.model;
+  ModelConfig& m = s.training.model;
   m = {{16, 8, 8, {}}, 8, 128, 64, true};
   m.attention.options.batch = 2;
   m.attention.options.seq = 4;
@@ -106,14 +106,14 @@ Run run_of(const Config& s) {
   const Directory directory;
   const std::string folder = directory.file("run");
   on_ranks(s.sizes.ranks(), [&](Communicator& world) {
-    Mesh mesh(world, s.sizes);
+    const Mesh mesh(world, s.sizes);
     Trainer trainer(mesh, s.training, DType::f64, [](const std::string& name, const Slice& slice) {
-      return initial(name, slice, DType::f64, 3, 0.1);
+      return gpt::random_weight(name, slice, DType::f64, 3, 0.1);
     });
-    if (!s.resume.empty()) resume(trainer, s.training, s.resume);
-    const auto losses = train(world, mesh, trainer, s, 3);
-    save(world, mesh, trainer, s.training, folder);
-    if (world.rank() == 0) run = {losses, load_safetensors(checkpoint_file(folder))};
+    if (!s.resume.empty()) trainer.resume(s.resume);
+    const auto losses = train(world, trainer, s, 3);
+    trainer.save(world, folder);
+    if (world.rank() == 0) run = {losses, load_safetensors(gpt::checkpoint_file(folder))};
   });
   return run;
 }
@@ -154,7 +154,7 @@ TEST_CASE("20 steps in f64 under every factorisation of 8: all weights are the u
   }
 }
 
-TEST_CASE("a checkpoint of step 10 resumes under any cut; under the same one bit for bit") {
+TEST_CASE("a checkpoint of step 10 resumes under any cut, under the same one bit for bit") {
   const Directory directory;
   const std::string folder = directory.file("run");
   constexpr std::int64_t at = thinned > 1 ? 3 : 10;
@@ -187,7 +187,7 @@ TEST_CASE("a checkpoint of step 10 resumes under any cut; under the same one bit
 }
 
 TEST_CASE(
-    "a loss that is no number ends the run and names the step; the last checkpoint is of a model that has "
+    "a loss that is no number ends the run and names the step, the last checkpoint is of a model that has "
     "one") {
   const Directory directory;
   const std::string folder = directory.file("run");
@@ -201,7 +201,7 @@ TEST_CASE(
   CAPTURE(fault);
   CHECK(contains(fault, "the loss of step "));
   CHECK(contains(fault, "; the last checkpoint in " + folder + " stays"));
-  REQUIRE(std::filesystem::exists(checkpoint_file(folder)));
+  REQUIRE(std::filesystem::exists(gpt::checkpoint_file(folder)));
   Config rest = on_text({1, 1, 1}, 60, false);
   rest.training.model.layers = 2;
   rest.training.lr = 0;
@@ -213,21 +213,19 @@ TEST_CASE(
 }
 
 TEST_CASE(
-    "f32 on real text, 100 steps: each loss as near to f64's as the unsplit run's; every run the same bits") {
+    "f32 on real text, 100 steps: each loss as near to f64's as the unsplit run's, every run the same bits") {
   Config s = on_text({1, 1, 1}, thinned > 1 ? 30 : 100, false);
   s.training.model.layers = 2;
   s.training.model.vocabulary = 256;
-  s.text = corpus_of(mlp::read_text(TESSERA_SOURCE_DIR "/README.md"));
+  s.text = gpt::corpus_of(mlp::read_text(TESSERA_SOURCE_DIR "/README.md"));
   const auto losses = [&](const ParallelSizes& sizes, DType dtype) {
     std::vector<double> found;
     Config cut = s;
     cut.sizes = sizes;
     cut.training.microbatches = 8 / sizes.dp;
     on_ranks(sizes.ranks(), [&](Communicator& world) {
-      run_with_layout(world, cut, sizes, dtype, 3, [&](Mesh& mesh, Trainer& trainer, const Config& own) {
-        const auto mine = train(world, mesh, trainer, own, 3);
-        if (world.rank() == 0) found = mine;
-      });
+      const auto mine = run_with_layout(world, cut, sizes, dtype, 3).losses;
+      if (world.rank() == 0) found = mine;
     });
     return found;
   };
@@ -260,15 +258,16 @@ TEST_CASE("buckets are summed over dp while the backward runs, and not before th
           s.training.schedule = schedule;
           s.training.chunks = interleaved ? 2 : 1;
           s.training.bucket = bucket;
-          Mesh mesh(world, s.sizes, str("b", bucket, twice));
-          Trainer trainer(mesh, s.training, DType::f64, initial_weights(s, DType::f64, 3));
+          Mesh mesh(world, s.sizes, format("b{}{:d}", bucket, twice));
+          Trainer trainer(mesh, s.training, DType::f64,
+                          gpt::initial_weights(s.training.model, s.weights, DType::f64, 3));
           const auto first_norm = [&] { return scale(trainer.parameters()[1].gradient, 2).values(); };
           std::vector<double> at_first_call;
           if (twice)
             mesh.dp = std::make_unique<AtOnce>([&] {
               if (at_first_call.empty()) at_first_call = first_norm();
             });
-          trainer.gradients(own_microbatches(batch_of(s, 3, 0), s, mesh));
+          trainer.gradients(own_microbatches(batch_of(s, 3, 0), s, trainer));
           std::vector<double> all;
           for (const Parameter& one : trainer.parameters())
             for (const double value : one.gradient.values()) all.push_back(value);
@@ -277,7 +276,8 @@ TEST_CASE("buckets are summed over dp while the backward runs, and not before th
         const auto once = step(1000, false).first;
         const auto [twice, early] = step(1000, true);
         expect_eq(twice.size(), once.size(), "gradients");
-        for (std::size_t i = 0; i < once.size(); ++i) expect(twice[i] == 2 * once[i], str("gradient ", i));
+        for (std::size_t i = 0; i < once.size(); ++i)
+          expect(twice[i] == 2 * once[i], format("gradient {}", i));
         expect(early, "the first bucket waited for the whole backward");
         expect(!step(1 << 30, true).second, "one bucket for all cannot be early");
       });

@@ -1,9 +1,9 @@
 // The simulator of lesson 06 on cases computed by hand, and the pictures of timelines.
 #include <sstream>
 
-#include "06_pipeline/sends.hpp"
+#include "06_pipeline/harness/timeline.hpp"
+#include "06_pipeline/messages.hpp"
 #include "06_pipeline/simulate.hpp"
-#include "06_pipeline/timeline_svg.hpp"
 #include "support.hpp"
 
 using namespace tessera;
@@ -136,7 +136,7 @@ TEST_CASE("timeline: the SVG shows every computation, the bubble, and says it") 
   CHECK(count(one, "fill=\"#0072b2\" class=\"cell\"/>\n<text") == 4 + 1);  // microbatch 1's forward, full
   CHECK(count(one, "url(#idle)") == 4 + 1);
   CHECK(count(one, ">bubble</text>") == 4);
-  for (int stage = 0; stage < 4; ++stage) CHECK(contains(one, str(">stage ", stage, "</text>")));
+  for (int stage = 0; stage < 4; ++stage) CHECK(contains(one, format(">stage {}</text>", stage)));
   CHECK(count(one, ">7</text>") == 4 * 3);  // microbatch 7
   CHECK(contains(one, ">time, in forwards</text>"));
   const std::string two =

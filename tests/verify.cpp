@@ -37,7 +37,7 @@ std::vector<int> parse_ranks(const std::string& text) {
   };
   if (!number(text.substr(0, dash), first) ||
       !number(dash == std::string::npos ? text : text.substr(dash + 1), last) || first > last)
-    throw UsageError(str("--ranks ", text, ": 4, or 2-8, would work, of 1 to 64"));
+    throw UsageError(format("--ranks {}: 4, or 2-8, would work, of 1 to 64", text));
   std::vector<int> ranks;
   for (auto n = static_cast<int>(first); n <= last; ++n) ranks.push_back(n);
   return ranks;
@@ -51,13 +51,13 @@ void enter(Row& row, const Outcome& outcome, DType dtype, int ranks, const ident
     else
       row.used[dtype == DType::f64] = std::max(row.used[dtype == DType::f64], check.used);
     if (!check.ok && row.fault.empty())
-      row.fault = str(row.claim, " at ", ranks, " ranks, ", name(dtype), ", (", s.n, ", ", s.k, ", ", s.m,
-                      "): ", check.identity, ", rank ", check.rank, ", element (", check.row, ", ", check.col,
-                      ") off by ", number(check.error), ". ", check.diagnosis);
+      row.fault = format("{} at {} ranks, {}, ({}, {}, {}): {}, rank {}, element ({}, {}) off by {}. {}",
+                         row.claim, ranks, name(dtype), s.n, s.k, s.m, check.identity, check.rank, check.row,
+                         check.col, number(check.error), check.diagnosis);
   }
   for (const std::string& note : outcome.notes) {
     ++row.failed;
-    if (row.fault.empty()) row.fault = str(row.claim, " at ", ranks, " ranks: ", note);
+    if (row.fault.empty()) row.fault = format("{} at {} ranks: {}", row.claim, ranks, note);
   }
 }
 
@@ -74,7 +74,7 @@ int verify(int argc, char** argv) {
   for (const char* fixed :
        {"--dtype", "--exact", "--dump", "--svg", "--trace", "--no-baseline", "--memory-per-rank"})
     if (flags.given(fixed))
-      throw UsageError(str(fixed, " is for ./tessera run: verify sweeps both tiers and dtypes"));
+      throw UsageError(format("{} is for ./tessera run: verify sweeps both tiers and dtypes", fixed));
   options.check_files();
   std::vector<int> all_ranks = parse_ranks(ranks_text);
   if (const int launched = mpi::launched_size(); launched > 0 && !flags.given("--ranks")) {
@@ -132,14 +132,15 @@ int verify(int argc, char** argv) {
   nlohmann::ordered_json json = {
       {"ranks", all_ranks}, {"shapes", shapes}, {"claims", nlohmann::ordered_json::array()}};
   const auto percent = [&](double used) {
-    return options.stable ? std::string(used <= 1 ? "< 100%" : "over") : str(std::lround(100 * used), "%");
+    return options.stable ? std::string(used <= 1 ? "< 100%" : "over")
+                          : format("{}%", std::lround(100 * used));
   };
   for (const Row& row : rows) {
     held += row.held;
     failed += row.failed;
     cells.push_back({row.claim, std::to_string(row.held + row.failed),
                      row.exact_error ? number(*row.exact_error) : "", percent(row.used[0]),
-                     percent(row.used[1]) + (row.failed > 0 ? str("  FAIL: ", row.failed) : "")});
+                     percent(row.used[1]) + (row.failed > 0 ? format("  FAIL: {}", row.failed) : "")});
     const nlohmann::ordered_json exact = row.exact_error ? nlohmann::ordered_json(*row.exact_error) : nullptr;
     json["claims"].push_back({{"name", row.claim},
                               {"held", row.held},
@@ -154,8 +155,8 @@ int verify(int argc, char** argv) {
   for (const Row& row : rows)
     if (!row.fault.empty()) std::cout << "  FAIL " << row.fault << "\n";
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  std::cout << held << " checks hold" << (failed > 0 ? str(", ", failed, " failed") : "")
-            << (options.stable ? "" : str(", in ", number(seconds), " s")) << std::endl;
+  std::cout << held << " checks hold" << (failed > 0 ? format(", {} failed", failed) : "")
+            << (options.stable ? "" : format(", in {} s", number(seconds))) << std::endl;
   if (!options.json.empty()) write_file(options.json, json.dump(2) + "\n");
   return failed == 0 ? 0 : 1;
 }

@@ -1,7 +1,7 @@
 // Lesson 01: an MLP on one device, forward, backward, and trained on real text.
 #include <unistd.h>
 
-#include "01_mlp/proof.hpp"
+#include "01_mlp/harness/proof.hpp"
 #include "01_mlp/training.hpp"
 #include "app/app.hpp"
 #include "report/table.hpp"
@@ -13,16 +13,16 @@ namespace {
 double bits(double nats) { return nats / std::log(2.0); }
 
 std::string trained(const mlp::Training& run, bool stable) {
-  std::string text = str("  It reads 8 bytes and guesses the next one, trained on ", run.path,
-                         stable ? "" : str(", ", run.text.size(), " bytes"), "\n");
+  std::string text = format("  It reads 8 bytes and guesses the next one, trained on {}{}\n", run.path,
+                            stable ? "" : format(", {} bytes", run.text.size()));
   std::vector<std::vector<std::string>> rows = {{"step", "loss", "bits a byte"}};
   for (const auto& [step, loss] : run.curve)
     rows.push_back({std::to_string(step), number(loss), number(bits(loss))});
   rows.push_back({"end", number(run.final_loss), number(bits(run.final_loss))});
-  const std::string entropy = str("  entropy of the bytes alone: ", number(run.entropy), " nats, ",
-                                  number(bits(run.entropy)), " bits a byte\n");
+  const std::string entropy = format("  entropy of the bytes alone: {} nats, {} bits a byte\n",
+                                     number(run.entropy), number(bits(run.entropy)));
   if (stable)
-    return text + str("  after ", run.steps, " steps the loss is below the entropy of the bytes alone\n");
+    return text + format("  after {} steps the loss is below the entropy of the bytes alone\n", run.steps);
   return text + table(rows, "rrr", 4) + entropy;
 }
 
@@ -63,7 +63,7 @@ int main(int argc, char** argv) {
     if (std::filesystem::exists(path)) run.path = path;
   App app({"01", "MLP", "Y = f(X A + c1) B + c2    X (N, K)  A (K, F)  B (F, K)",
            "Why the backward needs no tape: each layer keeps its own Saved, and hands dX to the one before.",
-           str("mlp.hpp:", mlp::code_line), "Code = formula?"},
+           format("mlp.hpp:{}", mlp::code_line), "Code = formula?"},
           App::one_rank);
   app.size("--tokens", sizes.tokens, "N, rows of X");
   app.size("--width", sizes.width, "K, columns of X and of Y");

@@ -24,9 +24,9 @@ inline std::string read_text(const std::string& path) {
     throw UsageError("--text " + path + ": cannot be read; any file of 64 bytes or more would work");
   std::string text{std::istreambuf_iterator<char>(file), {}};
   if (text.size() < 64)
-    throw UsageError(str("--text ", path, ": ", text.size(), " bytes are too few; 64 or more would work"));
+    throw UsageError(format("--text {}: {} bytes are too few; 64 or more would work", path, text.size()));
   if (text.find_first_not_of(text[0]) == std::string::npos)
-    throw UsageError(str("--text ", path, ": all bytes are the same, there is nothing to learn"));
+    throw UsageError(format("--text {}: all bytes are the same, there is nothing to learn", path));
   return text;
 }
 

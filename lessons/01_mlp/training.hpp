@@ -70,7 +70,7 @@ inline void train(Proof& proof, Training& run, bool bar) {
   proof.measure_memory();
   proof.expect_memory(MemoryKind::optimizer, "AdamW's moments", 2 * model.size() * proof.element_bytes(),
                       2 * model.size() * proof.element_bytes(),
-                      str(2 * proof.element_bytes(), " x ", model.size(), " weights"));
+                      format("{} x {} weights", 2 * proof.element_bytes(), model.size()));
   proof.claim("loss below the entropy of the bytes", run.final_loss, run.entropy,
               "It has not learnt enough yet: more --steps?");
   if (run.steps > 3) proof.claim("memory asked for after step 3", static_cast<double>(asked), 0);

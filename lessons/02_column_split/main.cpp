@@ -1,5 +1,5 @@
 // Lesson 02: Y = X A + c, cut by columns.
-#include "02_column_split/proof.hpp"
+#include "02_column_split/harness/proof.hpp"
 #include "app/app.hpp"
 #include "report/table.hpp"
 
@@ -48,7 +48,7 @@ std::vector<Equation> picture(const column_split::Sizes& s) {
 int main(int argc, char** argv) {
   column_split::Sizes sizes;
   App app({"02", "column split", "Y = X A + c    X (N, K)  A (K, F) = [A1 A2 ...]  c (1, F)",
-           "Why dX is a sum: all ranks used X.", str("column_split.hpp:", column_split::code_line)});
+           "Why dX is a sum: all ranks used X.", format("column_split.hpp:{}", column_split::code_line)});
   app.size("--tokens", sizes.tokens, "N, rows of X");
   app.size("--width", sizes.width, "K, columns of X");
   app.size("--ffn", sizes.ffn, "F, columns of A");

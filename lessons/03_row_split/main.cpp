@@ -1,5 +1,5 @@
 // Lesson 03: Y = X A + c, X cut by columns and A by rows.
-#include "03_row_split/proof.hpp"
+#include "03_row_split/harness/proof.hpp"
 #include "app/app.hpp"
 #include "report/table.hpp"
 
@@ -57,7 +57,7 @@ int main(int argc, char** argv) {
   row_split::Sizes sizes;
   App app({"03", "row split", "Y = X A + c    X (N, F) = [X1 X2 ...]  A (F, K) = [A1; A2; ...]  c (1, K)",
            "Why dX sends nothing: dY is whole on every rank, and X_i was used by rank i alone.",
-           str("row_split.hpp:", row_split::code_line)});
+           format("row_split.hpp:{}", row_split::code_line)});
   app.size("--tokens", sizes.tokens, "N, rows of X");
   app.size("--width", sizes.width, "K, columns of A");
   app.size("--ffn", sizes.ffn, "F, columns of X and rows of A");

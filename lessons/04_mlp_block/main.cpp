@@ -1,5 +1,5 @@
 // Lesson 04: the MLP block, columns then rows, one all-reduce each way.
-#include "04_mlp_block/proof.hpp"
+#include "04_mlp_block/harness/proof.hpp"
 #include "app/app.hpp"
 #include "report/table.hpp"
 
@@ -78,11 +78,13 @@ std::vector<Equation> picture(const mlp_block::Sizes& s) {
 std::string why_cut(const mlp_block::Sizes& s) {
   const auto need = [&](std::int64_t p) { return 4 * (2 * s.weights(p) + s.activations(p)); };
   const std::int64_t kib = (need(1) + need(4)) / 2 / 1024;
-  const std::string command = str("./tessera run 04 --tokens ", s.tokens, " --width ", s.width, " --ffn ",
-                                  s.ffn, " --memory-per-rank ", kib, "KiB --ranks ");
-  return str("  Why cut at all: of ", kib,
-             " KiB a rank, one rank has too little and each of four enough. Try\n    ", command, "1\n    ",
-             command, "4\n");
+  const std::string command =
+      format("./tessera run 04 --tokens {} --width {} --ffn {} --memory-per-rank {}KiB --ranks ", s.tokens,
+             s.width, s.ffn, kib);
+  return format(
+      "  Why cut at all: of {} KiB a rank, one rank has too little and each of four enough. Try\n"
+      "    {}1\n    {}4\n",
+      kib, command, command);
 }
 
 }  // namespace
@@ -93,7 +95,7 @@ int main(int argc, char** argv) {
   App app({"04", "MLP block",
            "Y = f(X A + c1) B + c2    X (N, K)  A (K, F) = [A1 A2 ...]  B (F, K) = [B1; B2; ...]",
            "Why columns first: f of a column needs that column only; f of a term of a sum would be wrong.",
-           str("mlp_block.hpp:", mlp_block::code_line)});
+           format("mlp_block.hpp:{}", mlp_block::code_line)});
   app.size("--tokens", sizes.tokens, "N, rows of X");
   app.size("--width", sizes.width, "K, columns of X and of Y");
   app.size("--ffn", sizes.ffn, "F, columns of A and rows of B");

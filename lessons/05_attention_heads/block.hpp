@@ -46,8 +46,10 @@ struct TransformerBlock {
     mlp_block::ParallelMlp::Saved mlp;
   };
 
-  // task 05.block (design, 4 points, 45 min): forward and backward, (N, W) -> (N, W). Hint: two residual
-  // adds, and drop() on what is added; backward, a value that was used twice gets two gradients.
+  // task 05.block (design, 4 points, 45 min): forward and backward, (N, W) -> (N, W). With M the sum in the
+  // middle, M = X + drop(attn(ln_1(X)), 1) and Y = M + drop(mlp(ln_2(M)), 2); each part keeps what it needs
+  // in its own part of `saved`. Hint: the backward of drop(x, n) is drop(dy, n), which draws the same mask; a
+  // value that was used twice gets the sum of two gradients.
   Placed<Replicated> forward(const Placed<Replicated>& x, Saved& saved, const TensorParallel& tp) const {
     const auto a = attn.forward(ln_1.forward(x, saved.ln_1), saved.attn, tp);  // the first all-reduce
     const auto h = add(x, drop(a, 1));

@@ -1,8 +1,8 @@
 // Lesson 05: attention cut by heads, and the transformer block.
 #include <functional>
 
-#include "05_attention_heads/block_proof.hpp"
-#include "05_attention_heads/picture.hpp"
+#include "05_attention_heads/harness/block_proof.hpp"
+#include "05_attention_heads/harness/screen.hpp"
 #include "app/app.hpp"
 #include "report/table.hpp"
 
@@ -40,11 +40,11 @@ std::string by_hand() {
     text += side_by_side({{"q" + i, Matrix::from(q)},
                           {"k" + i, Matrix::from(k)},
                           {"v" + i, Matrix::from(v)},
-                          {str("q", i, " k", i, "'"), Matrix::from(matmul(q, t(k)))},
-                          {str("P", i, ", no later token"), Matrix::from(saved.p)},
-                          {str("o", i, " = P", i, " v", i), Matrix::from(o)},
+                          {format("q{} k{}'", i, i), Matrix::from(matmul(q, t(k)))},
+                          {format("P{}, no later token", i), Matrix::from(saved.p)},
+                          {format("o{} = P{} v{}", i, i, i), Matrix::from(o)},
                           {"Wo" + i, Matrix::from(rows)},
-                          {str("o", i, " Wo", i), Matrix::from(terms.back())}},
+                          {format("o{} Wo{}", i, i), Matrix::from(terms.back())}},
                          4);
   }
   return text + side_by_side({{"Y, the sum", Matrix::from(add(terms[0], terms[1]))}}, 4);
@@ -54,16 +54,18 @@ std::string by_hand() {
 std::string trap_table(const Sizes& s, int p) {
   const std::int64_t w = s.w(), kv = s.shape.kv_width(), q_own = w / p, kv_own = kv / p;
   const auto name = [&](std::int64_t col) {
-    return col < w ? str("Q ", col) : col < w + kv ? str("K ", col - w) : str("V ", col - w - kv);
+    return col < w        ? format("Q {}", col)
+           : col < w + kv ? format("K {}", col - w)
+                          : format("V {}", col - w - kv);
   };
-  const auto words = [&](Range r) { return str(name(r.begin), "..", name(r.end - 1)); };
+  const auto words = [&](Range r) { return format("{}..{}", name(r.begin), name(r.end - 1)); };
   std::vector<std::vector<std::string>> rows = {
       {"The trap: a rank's", "q are", "k are", "v are", "instead of"}};
   for (int r = 0; r < p; ++r) {
     const std::int64_t q = part(s.qkv(), r, p).begin, k = q + q_own, v = k + kv_own;
     const auto own = attention_heads::qkv_slice(1, s.shape, r, p).col_ranges;
-    rows.push_back({str("  rank ", r), words({q, k}), words({k, v}), words({v, v + kv_own}),
-                    str(words(own[0]), ", ", words(own[1]), ", ", words(own[2]))});
+    rows.push_back({format("  rank {}", r), words({q, k}), words({k, v}), words({v, v + kv_own}),
+                    format("{}, {}, {}", words(own[0]), words(own[1]), words(own[2]))});
   }
   return table(rows, "lllll", 2);
 }
@@ -73,20 +75,22 @@ void check_heads(const Sizes& s, int p, const Options& options) {
   if (options.no_baseline)
     throw UsageError("--no-baseline is for lessons 01 to 04: without it this lesson would work");
   if (s.n() > 1 << 20)
-    throw UsageError(str("--batch ", s.shape.options.batch, " and --seq ", s.shape.options.seq, " make ",
-                         s.n(), " tokens: up to 1048576 would work"));
+    throw UsageError(format("--batch {} and --seq {} make {} tokens: up to 1048576 would work",
+                            s.shape.options.batch, s.shape.options.seq, s.n()));
   if (w % a != 0)
     throw UsageError(
-        str("--heads ", a, " does not divide --width ", w, ": --width ", (w / a + 1) * a, " would work"));
+        format("--heads {} does not divide --width {}: --width {} would work", a, w, (w / a + 1) * a));
   if (s.trap_qkv && (p == 1 || s.shares_keys(p) || s.part == attention_heads::Part::block))
     throw UsageError(
         "--trap qkv cuts K and V over several ranks: --part attention --kv-heads 0 --ranks 4 would work");
   if (a % kv == 0 && (kv == 1 || kv % p == 0)) return;
   std::string fitting;
   for (std::int64_t n = 1; n <= a; ++n)
-    if (a % n == 0 && (n == 1 || n % p == 0)) fitting += str(fitting.empty() ? "" : ", ", n);
-  throw UsageError(str("--kv-heads ", kv, " on ", p, p == 1 ? " rank" : " ranks", ": 1, or a number that ", p,
-                       " divides and that divides the ", a, " heads: --kv-heads ", fitting, " would work"));
+    if (a % n == 0 && (n == 1 || n % p == 0)) fitting += format("{}{}", fitting.empty() ? "" : ", ", n);
+  throw UsageError(
+      format("--kv-heads {} on {}{}: 1, or a number that {} divides and that divides the {} heads: "
+             "--kv-heads {} would work",
+             kv, p, p == 1 ? " rank" : " ranks", p, a, fitting));
 }
 
 void set_sizes(Sizes& s, Arguments& arguments, const Options& options, int ranks) {
@@ -108,7 +112,7 @@ int main(int argc, char** argv) {
            "Y = [head_1 head_2 ...] Wo + c    head = softmax(q k' / sqrt(d)) v    [Q K V] = X Wqkv + b",
            "Why heads: a head needs its own columns of Q, K and V only, as f needed one column. The rest is "
            "lesson 04.",
-           str("attention_heads.hpp:", attention_heads::code_line)});
+           format("attention_heads.hpp:{}", attention_heads::code_line)});
   app.size("--batch", o.batch, "sequences");
   app.size("--seq", o.seq, "tokens of a sequence; N = batch seq");
   app.size("--width", s.shape.width, "W, columns of X");

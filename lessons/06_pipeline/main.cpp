@@ -2,8 +2,8 @@
 #include <optional>
 #include <thread>
 
-#include "06_pipeline/command_line.hpp"
-#include "06_pipeline/compare.hpp"
+#include "06_pipeline/harness/command_line.hpp"
+#include "06_pipeline/harness/compare.hpp"
 #include "app/app.hpp"
 
 using namespace tessera;
@@ -33,14 +33,14 @@ std::string by_hand() {
 int main(int argc, char** argv) {
   Config setup;
   Arguments arguments;
-  Model& m = setup.model;
+  ModelConfig& m = setup.model;
   m.attention = {32, 4, 4, {}};
   m.attention.options.seq = 16;
   App app(
       {"06", "pipeline",
        "the layers in p stages, a batch in m microbatches of n tokens of width W that follow one another",
        "Why a bubble: the last stage waits for the first activation, the first stage for the last gradient.",
-       str("schedule.hpp:", code_line)});
+       format("schedule.hpp:{}", code_line)});
   app.flags().number("--microbatches", arguments.microbatches, 1, 1024, "m, parts of the batch");
   app.size("--batch", arguments.batch, "sequences of a step");
   app.flags().number("--layers", m.layers, 1, 1024, "blocks of the whole model");

@@ -32,7 +32,7 @@ inline std::string_view name(Op op) {
 
 /// "forward of microbatch 3, chunk 0": microbatches count from 1, as in the pictures.
 inline std::string text(const Instruction& i) {
-  return str(name(i.op), " of microbatch ", i.microbatch + 1, ", chunk ", i.chunk);
+  return format("{} of microbatch {}, chunk {}", name(i.op), i.microbatch + 1, i.chunk);
 }
 
 inline bool is_send(Op op) { return op == Op::send || op == Op::send_gradient; }
@@ -74,14 +74,14 @@ inline Partners match(const Plan& plan) {
   };
   for (const auto& [pair, ends] : pairs) {
     const auto& [sends, receives] = ends;
-    const std::string between = str("from stage ", pair.first, " to stage ", pair.second);
+    const std::string between = format("from stage {} to stage {}", pair.first, pair.second);
     if (sends.size() != receives.size())
-      throw Error(str(sends.size(), " sends ", between, ", but ", receives.size(), " receives"));
+      throw Error(format("{} sends {}, but {} receives", sends.size(), between, receives.size()));
     for (std::size_t n = 0; n < sends.size(); ++n) {
       const Instruction out = at(sends[n]), in = at(receives[n]);
       // Who sends across the boundary tells an activation from a gradient.
       if (out.microbatch != in.microbatch || boundary(sends[n]) != boundary(receives[n]))
-        throw Error(str("message ", n + 1, ' ', between, ": the ", text(out), ", meets the ", text(in)));
+        throw Error(format("message {} {}: the {}, meets the {}", n + 1, between, text(out), text(in)));
       partners[sends[n].stage][sends[n].index] = receives[n];
       partners[receives[n].stage][receives[n].index] = sends[n];
     }
@@ -95,7 +95,7 @@ inline Partners match(const Plan& plan) {
         return is_send(i.op) && i.microbatch == wait.microbatch && i.chunk == wait.chunk;
       };
       while (send > 0 && !posts(plan[stage][send])) --send;
-      if (!posts(plan[stage][send])) throw Error(str("stage ", stage, " waits for no send"));
+      if (!posts(plan[stage][send])) throw Error(format("stage {} waits for no send", stage));
       partners[stage][n] = partners[stage][send];
     }
   return partners;
@@ -135,12 +135,58 @@ void execute(const Plan& plan, const Partners& partners, const Visit& visit) {
         plan[stuck][next[stuck]].op == Op::wait
             ? plan[partners[other.stage][other.index].stage][partners[other.stage][other.index].index]
             : plan[stuck][next[stuck]];  // a wait is named by its send
-    circle += str(stuck == begin ? ": " : "; ", "stage ", stuck, " waits for stage ", other.stage, " in its ",
-                  text(at));
+    circle += format("{}stage {} waits for stage {} in its {}", stuck == begin ? ": " : "; ", stuck,
+                     other.stage, text(at));
     stuck = waits_for(stuck);
   } while (stuck != begin);
   throw Error(circle);
 }
 // end execute
+
+// When is a send waited for? Until then its buffer may not be changed: the receiver reads it there.
+
+// begin blocking
+/// The plan as a beginner would write it: each send is waited for at once.
+inline Plan with_blocking_sends(const Plan& plan) {
+  Plan blocking;
+  for (const Instructions& list : plan) {
+    Instructions& out = blocking.emplace_back();
+    for (const Instruction& i : list) {
+      out.push_back(i);
+      if (is_send(i.op)) out.push_back({Op::wait, i.microbatch, i.chunk});
+    }
+  }
+  return blocking;
+}
+// end blocking
+
+// begin asynchronous
+/// The plan as it works: a send is posted, and waited for when its buffer is to be freed. An activation has
+/// been taken when its gradient comes back, so that wait costs nothing;
+/// a gradient is given the time until the next one.
+// task 06.asynchronous (function, 3 points, 30 min): add the waits: for an activation right before the
+// backward of its microbatch and chunk, for a gradient right before the next one is sent, for the last one
+// before the reduce. Hint: two buffers a stage, and none may be left when the step ends.
+inline Plan with_asynchronous_sends(const Plan& plan) {
+  Plan asynchronous;
+  for (const Instructions& list : plan) {
+    Instructions& out = asynchronous.emplace_back();
+    Instructions gradient;  // the wait for the last one sent, if any
+    for (const Instruction& i : list) {
+      const bool returns = i.op == Op::backward || i.op == Op::backward_input;
+      if (returns &&
+          std::find(out.begin(), out.end(), Instruction{Op::send, i.microbatch, i.chunk}) != out.end())
+        out.push_back({Op::wait, i.microbatch, i.chunk});
+      if (i.op == Op::send_gradient || i.op == Op::reduce) {
+        out.insert(out.end(), gradient.begin(), gradient.end());
+        gradient = {{Op::wait, i.microbatch, i.chunk}};
+      }
+      out.push_back(i);
+    }
+  }
+  return asynchronous;
+}
+// end task
+// end asynchronous
 
 }  // namespace tessera::pipeline

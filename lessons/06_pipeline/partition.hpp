@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,13 @@ inline Partition even_partition(std::int64_t layers, int parts) {
   Partition partition(static_cast<std::size_t>(parts), layers / parts);
   for (std::int64_t i = 0; i < layers % parts; ++i) ++partition[static_cast<std::size_t>(i)];
   return partition;
+}
+
+/// The layers of virtual stage `at`, as a range of all layers.
+inline Range layers_of(const Partition& partition, int at) {
+  const auto first = partition.begin() + at;
+  const std::int64_t begin = std::accumulate(partition.begin(), first, std::int64_t{0});
+  return {begin, begin + *first};
 }
 
 /// Seconds of a forward and backward of one microbatch.
@@ -58,7 +66,7 @@ inline Partition balanced_partition(std::int64_t layers, int parts, const LayerC
 
 inline std::string text(const Partition& partition) {
   std::string out;
-  for (const std::int64_t n : partition) out += str(out.empty() ? "" : ",", n);
+  for (const std::int64_t n : partition) out += format("{}{}", out.empty() ? "" : ",", n);
   return out;
 }
 
@@ -77,8 +85,9 @@ inline Partition parse_partition(const std::string& words, std::int64_t layers, 
   }
   const bool positive = std::all_of(partition.begin(), partition.end(), [](std::int64_t n) { return n > 0; });
   if (!positive || sum != layers || partition.size() != static_cast<std::size_t>(parts))
-    throw UsageError(str("--partition ", words, ": ", parts, " numbers of at least 1, of sum ", layers,
-                         ", or balance: --partition ", text(even_partition(layers, parts)), " would work"));
+    throw UsageError(
+        format("--partition {}: {} numbers of at least 1, of sum {}, or balance: --partition {} would work",
+               words, parts, layers, text(even_partition(layers, parts))));
   return partition;
 }
 

@@ -85,16 +85,17 @@ inline void refuse_impossible(Schedule schedule, int stages, int microbatches, i
   const int p = stages, m = microbatches;
   if (p < 1 || m < 1 || chunks < 1)
     throw UsageError(
-        str("a pipeline needs at least one stage, microbatch and chunk, not ", p, ", ", m, " and ", chunks));
+        format("a pipeline needs at least one stage, microbatch and chunk, not {}, {} and {}", p, m, chunks));
   if (schedule != Schedule::interleaved && chunks > 1)
-    throw UsageError(str(chunks, " chunks a stage: only interleaved has them; 1 chunk would work"));
+    throw UsageError(format("{} chunks a stage: only interleaved has them; 1 chunk would work", chunks));
   if (p == 1 && chunks > 1)
     throw UsageError(
-        str(chunks, " chunks on a single stage have nobody to interleave with; 1 chunk would work"));
+        format("{} chunks on a single stage have nobody to interleave with; 1 chunk would work", chunks));
   if (const int below = m / p * p; schedule == Schedule::interleaved && below != m)
-    throw UsageError(str("interleaved takes microbatches in groups of one a stage: ", m,
-                         " cannot be divided by ", p, " stages; ", below > 0 ? str(below, " or ") : "",
-                         below + p, " would work"));
+    throw UsageError(
+        format("interleaved takes microbatches in groups of one a stage: {} cannot be divided by {} stages; "
+               "{}{} would work",
+               m, p, below > 0 ? format("{} or ", below) : "", below + p));
 }
 
 inline constexpr int code_line = __LINE__ + 4;

@@ -2,13 +2,65 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <string>
 #include <vector>
 
 #include "06_pipeline/messages.hpp"
-#include "06_pipeline/timeline.hpp"
 
 namespace tessera::pipeline {
+
+/// One instruction on the clock.
+struct Step : Instruction {
+  double begin = 0, end = 0;
+};
+
+inline bool computes(Op op) {
+  return op == Op::forward || op == Op::backward || op == Op::backward_input || op == Op::backward_weight;
+}
+
+/// The steps of each stage, in order, in one unit of time. A stage is busy while it computes, and idle else.
+/// Steps that do not compute (messages) may be there or not.
+struct Timeline {
+  std::vector<std::vector<Step>> stages;
+
+  /// The largest pick(step) of all computations.
+  template <class Pick>
+  double largest(const Pick& pick) const {
+    double most = -std::numeric_limits<double>::infinity();
+    for (const auto& steps : stages)
+      for (const Step& step : steps)
+        if (computes(step.op)) most = std::max<double>(most, pick(step));
+    return most;
+  }
+  double begin() const {
+    return -largest([](const Step& step) { return -step.begin; });
+  }
+  /// From the first computation's begin to the last one's end.
+  double makespan() const {
+    return largest([](const Step& step) { return step.end; }) - begin();
+  }
+  double idle(std::size_t stage) const {
+    double idle = makespan();
+    for (const Step& step : stages[stage]) idle -= computes(step.op) ? step.end - step.begin : 0;
+    return idle;
+  }
+  /// The idle share of the whole run: 1 - busy / (p makespan).
+  double bubble() const {
+    double sum = 0;
+    for (std::size_t stage = 0; stage < stages.size(); ++stage) sum += idle(stage);
+    return sum / (static_cast<double>(stages.size()) * makespan());
+  }
+  int microbatches() const {
+    return static_cast<int>(largest([](const Step& step) { return step.microbatch + 1; }));
+  }
+  int chunks() const {
+    return static_cast<int>(largest([](const Step& step) { return step.chunk + 1; }));
+  }
+  bool split() const {  // into dX and dW
+    return largest([](const Step& step) { return step.op == Op::backward_weight; }) > 0;
+  }
+};
 
 /// Times in any unit: of each virtual stage (uneven layers cost unevenly), and of a message.
 struct Costs {

@@ -44,7 +44,7 @@ inline int check_stage(const Instructions& list, int stage, int stages, int micr
   for (std::size_t n = 0; n < list.size(); ++n) {
     const Instruction& i = list[n];
     const auto refuse = [&](std::string_view why) {
-      throw Error(str("stage ", stage, ", instruction ", n, ", ", text(i), ": ", why));
+      throw Error(format("stage {}, instruction {}, {}: {}", stage, n, text(i), why));
     };
     if (reduces > 0) refuse("after the reduce, which sums what all backwards have left");
     if (i.op == Op::reduce) ++reduces;
@@ -57,7 +57,7 @@ inline int check_stage(const Instructions& list, int stage, int stages, int micr
       refuse("the pipeline ends here, nobody is at the other end");
     std::set<Op>& done = all_done[{i.microbatch, i.chunk}];
     for (const Op before : needs(i.op, at == 0, at == end))
-      if (done.count(before) == 0) refuse(str("comes before its ", name(before)));
+      if (done.count(before) == 0) refuse(format("comes before its {}", name(before)));
     if (i.op == Op::send && done.count(Op::backward_weight) > 0)
       refuse("its backward has freed what it sends");
     std::vector<Op> does = {i.op};
@@ -67,12 +67,12 @@ inline int check_stage(const Instructions& list, int stage, int stages, int micr
     if (i.op == Op::forward) most = std::max(most, ++held);
     if (does.back() == Op::backward_weight) --held;
   }
-  if (reduces == 0) throw Error(str("stage ", stage, ": the reduce is missing"));
+  if (reduces == 0) throw Error(format("stage {}: the reduce is missing", stage));
   for (int microbatch = 0; microbatch < microbatches; ++microbatch)
     for (int chunk = 0; chunk < chunks; ++chunk)
       for (const Op op : {Op::forward, Op::backward_input, Op::backward_weight})
         if (all_done[{microbatch, chunk}].count(op) == 0)
-          throw Error(str("stage ", stage, ": ", text({op, microbatch, chunk}), " is missing"));
+          throw Error(format("stage {}: {} is missing", stage, text({op, microbatch, chunk})));
   return most;
 }
 

@@ -7,11 +7,11 @@
 
 #include <vector>
 
-#include "06_pipeline/build.hpp"
+#include "gpt/builder.hpp"
 
 namespace tessera::data_parallel {
 
-using pipeline::Parameter;
+using gpt::Parameter;
 
 class Buckets {
  public:

@@ -1,5 +1,5 @@
 // Lesson 07: data parallelism, with the gradients summed in buckets while the backward goes on.
-#include "07_data_parallel/proof.hpp"
+#include "07_data_parallel/harness/proof.hpp"
 #include "app/app.hpp"
 #include "report/table.hpp"
 
@@ -45,7 +45,7 @@ std::vector<Equation> picture(const Config& s) {
 
 int main(int argc, char** argv) {
   Config s;
-  pipeline::Model& m = s.model;
+  gpt::ModelConfig& m = s.model;
   m.attention = {32, 4, 4, {}};
   m.layers = 4;
   m.attention.options.seq = 16;
@@ -55,7 +55,7 @@ int main(int argc, char** argv) {
        "[X1; X2] A = [X1 A; X2 A]    dA = X1' dY1 + X2' dY2    the loss is the mean over all ranks' tokens",
        "Why dA is a sum: every rank's rows used A. Why a plain one: the global number of tokens is in dY "
        "already.",
-       str("data_parallel.hpp:", data_parallel::code_line)});
+       format("data_parallel.hpp:{}", data_parallel::code_line)});
   app.size("--batch", m.attention.options.batch, "sequences of a step, shared out over the ranks");
   app.flags().size("--bucket", s.bucket, "bytes summed at a time, at least (64KiB)");
   app.flags().number("--layers", m.layers, 1, 4096, "blocks");
@@ -67,11 +67,11 @@ int main(int argc, char** argv) {
   app.flags().real("--lr", s.lr, 0, 1e3, "learning rate");
   Trained trained;
   const auto more = [&] {
-    std::string text = str(trained.buckets, trained.buckets == 1 ? " bucket" : " buckets", " of at least ",
-                           s.bucket, " B, posted while the backward goes on\n");
+    std::string text = format("{}{} of at least {} B, posted while the backward goes on\n", trained.buckets,
+                              trained.buckets == 1 ? " bucket" : " buckets", s.bucket);
     if (app.options().stable) return text;
-    return text + str("loss ", number(trained.losses.front()), " before, ", number(trained.losses.back()),
-                      " after ", s.steps, " steps\n");
+    return text + format("loss {} before, {} after {} steps\n", number(trained.losses.front()),
+                         number(trained.losses.back()), s.steps);
   };
   return app.run(
       argc, argv,
@@ -81,15 +81,16 @@ int main(int argc, char** argv) {
              m.attention.kv_heads = m.attention.heads;
              m.tokens = m.attention.tokens();
              if (m.tokens > 1 << 20)
-               throw UsageError(str("--batch ", o.batch, " and --seq ", o.seq, " make ", m.tokens,
-                                    " tokens: up to ", 1 << 20, " would work"));
+               throw UsageError(format("--batch {} and --seq {} make {} tokens: up to {} would work", o.batch,
+                                       o.seq, m.tokens, 1 << 20));
              if (m.width() % m.attention.heads != 0)
-               throw UsageError(str("--heads ", m.attention.heads, " does not divide --width ", m.width(),
-                                    ": --width ", (m.width() / m.attention.heads + 1) * m.attention.heads,
-                                    " would work"));
+               throw UsageError(format("--heads {} does not divide --width {}: --width {} would work",
+                                       m.attention.heads, m.width(),
+                                       (m.width() / m.attention.heads + 1) * m.attention.heads));
              if (o.batch < ranks)
-               throw UsageError(str("--batch ", o.batch, " leaves some of ", ranks,
-                                    " ranks without a sequence: --batch ", ranks, " or more would work"));
+               throw UsageError(format(
+                   "--batch {} leaves some of {} ranks without a sequence: --batch {} or more would work",
+                   o.batch, ranks, ranks));
            },
        .prove =
            [&](Proof& proof, Communicator& comm) {

@@ -1,26 +1,26 @@
-// A whole model on every rank, its rows of the batch, and a step:
-// forward, backward with the buckets under way, SGD.
+// A training step of data parallelism: every rank holds the whole model and its own sequences of the batch.
+// The gradients are summed in buckets while the backward still computes those of the layers before.
 #pragma once
 
-#include "06_pipeline/measure.hpp"
 #include "07_data_parallel/buckets.hpp"
 #include "07_data_parallel/data_parallel.hpp"
 
 namespace tessera::data_parallel {
 
-using pipeline::Chunk;
-using pipeline::Model;
-using pipeline::Tokens;
+using gpt::Chunk;
+using gpt::ModelConfig;
+using gpt::Tokens;
 
 class Replica {
  public:
-  /// `model` is of the rank's own sequences, with the tokens of the whole batch.
-  Replica(const Model& model, const TensorParallel& alone, DType dtype, std::int64_t bucket_bytes,
-          const pipeline::MakeWeight& make)
-      : alone_(alone), builder_(model, alone, make) {
-    const GradientBuffer arena(pipeline::elements_of(model), dtype);
-    chunk_ = builder_.chunk({0, model.layers}, true, true);
-    gradients_ = arena.all();
+  /// `config` has the sequences of this rank and the tokens of the whole batch; `alone` is a group of one
+  /// rank.
+  Replica(const ModelConfig& config, const TensorParallel& alone, DType dtype, std::int64_t bucket_bytes,
+          const gpt::MakeWeight& make)
+      : alone_(alone), builder_(config, alone, make) {
+    const GradientBuffer buffer(gpt::elements_of(config), dtype);  // where the gradients made below will lie
+    chunk_ = builder_.chunk({0, config.layers}, true, true);
+    gradients_ = buffer.all();
     buckets_ = Buckets(gradients_, parameters(), bucket_bytes);
     const MemoryScope scope(MemoryKind::optimizer);
     for (const Parameter& parameter : parameters())
@@ -28,17 +28,18 @@ class Replica {
   }
 
   // begin step
-  /// Leaves the summed gradients of the whole batch. Returns the sum of this rank's losses, (1, 1).
+  /// Leaves the gradients of the whole batch on every rank. Returns the sum of the losses of this rank's
+  /// tokens, (1, 1).
   Tensor gradients(const Tokens& batch, Communicator& dp) {
     gradients_.zero();
-    typename Chunk<>::Saved saved;
+    Chunk::Saved saved;
     Tensor loss;
     {
       const auto phase = dp.phase("fwd");
       loss = sum_rows(chunk_.forward({}, batch, saved, alone_).local());
     }
     const auto phase = dp.phase("bwd");
-    since_ = dp.journal().now();
+    since_ = dp.journal().moment();
     auto dx = chunk_.head->backward_input(batch.targets, chunk_.tokens, saved.head, alone_);
     chunk_.head->backward_weight(saved.head);
     ready("ln_f.weight", dp);
@@ -46,7 +47,8 @@ class Replica {
       dx = chunk_.blocks[l].backward_input(dx, saved.blocks[l], alone_);
       chunk_.blocks[l].backward_weight(saved.blocks[l]);
       saved.blocks[l] = {};
-      ready(str("h.", l, ".ln_1.weight"), dp);  // this block's and all later gradients are final
+      ready(format("h.{}.ln_1.weight", l),
+            dp);  // the gradients of this block and of all later ones are complete
     }
     chunk_.embedding->backward(dx, batch.ids, chunk_.positions);
     ready("wte.weight", dp);
@@ -63,22 +65,23 @@ class Replica {
   const Buckets& buckets() const { return buckets_; }
 
  private:
-  /// The backward has come down to the gradient `first`: a bar of the trace ends, a bucket may start.
+  /// The backward has come down to the gradient `first`: the bar of this layer ends in the trace, and a
+  /// bucket may start.
   void ready(const std::string& first, Communicator& dp) {
     dp.journal().span("backward to " + first, "layer", since_);
     std::size_t i = 0;
     while (parameters().at(i).name != first) ++i;
     buckets_.ready_from(Buckets::offset(parameters(), i), dp);
-    since_ = dp.journal().now();
+    since_ = dp.journal().moment();
   }
 
   const TensorParallel& alone_;
-  pipeline::Builder builder_;
-  Chunk<> chunk_;
-  Tensor gradients_;  // (1, P)  all of them
+  gpt::Builder builder_;
+  Chunk chunk_;
+  Tensor gradients_;  // (1, P)  of all parameters, in their order
   Buckets buckets_;
   std::vector<Tensor> velocity_;
-  double since_ = 0;  // when the last layer's backward ended
+  Moment since_;  // when the last layer's backward ended
 };
 
 }  // namespace tessera::data_parallel

@@ -4,8 +4,8 @@
 #include <filesystem>
 #include <iostream>
 
-#include "08_three_d/command_line.hpp"
-#include "08_three_d/results_screen.hpp"
+#include "08_three_d/harness/command_line.hpp"
+#include "08_three_d/harness/screen.hpp"
 #include "app/app.hpp"
 
 using namespace tessera;
@@ -13,10 +13,10 @@ using namespace tessera::three_d;
 
 namespace {
 
-int lesson(int argc, char** argv) {
+int run_lesson(int argc, char** argv) {
   Config s;
   Arguments arguments;
-  Model& m = s.training.model;
+  ModelConfig& m = s.training.model;
   m = {{32, 4, 4, {}}, 4, 256, 1, true};
   m.attention.options.seq = 32;
   for (const char* path : {"README.md", "/usr/share/common-licenses/GPL-3"})
@@ -25,7 +25,7 @@ int lesson(int argc, char** argv) {
            "tp cuts columns and heads, pp layers, dp the batch; one GPT-2, head tied to the embedding",
            "Why all three: tp is limited by heads and links, pp by layers and its bubble, dp by the batch; "
            "their product is not.",
-           str("trainer.hpp:", Trainer::code_line)},
+           format("train.hpp:{}", code_line)},
           App::own_ranks);
   for (const auto& [flag, size, help] : {std::tuple{"--tp", &arguments.tp, "ranks that share each layer"},
                                          {"--pp", &arguments.pp, "stages of layers"},
@@ -59,30 +59,37 @@ int lesson(int argc, char** argv) {
   app.flags().real("--clip", s.training.clip, 0, 1e9, "largest norm of the gradients; 0: any");
   app.flags().size("--bucket", s.training.bucket, "of gradients that are summed over dp in one call");
   Grid grid;
-  Trained trained;
+  Compared compared;
   const bool bar = isatty(STDERR_FILENO) == 1;
-  const auto prove_all = [&](Proof& proof, Communicator& world) {
-    const Grid groups = gather_groups(world, s.sizes);
-    const double began = world.journal().now();
-    const Trained mine = prove(proof, world, s, [&](std::int64_t done) {
+  const auto lesson = [&](Proof& proof, Communicator& world) {
+    const auto on_progress = [&, began = world.journal().now()](std::int64_t done) {
       const double seconds = world.journal().now() - began;
-      if (bar && seconds > 2)
+      if (world.rank() == 0 && bar && seconds > 2)
         std::cerr << progress_line(s.eval ? "reading" : "training", done,
                                    s.eval ? own_forwards(s, 0) : s.steps, seconds)
                   << std::flush;
-    });
+    };
+    const Grid groups = gather_groups(world, s.sizes);
+
+    const Mesh mesh(world, s.sizes);                                       // this rank's tp, pp and dp groups
+    if (!s.eval) check_first_step(proof, mesh, s);                         // against the unsplit model
+    Trainer trainer = make_trainer(mesh, s, proof.dtype(), proof.seed());  // this rank's slices of the model
+    if (s.eval) check_weights(proof, trainer, s);
+    const Results found = run(world, trainer, s, proof.seed(), on_progress);  // the training loop: train.hpp
+    const Compared mine = check_run(proof, world, trainer, s, found);         // against the unsplit run
+
     if (world.rank() != 0) return;
-    grid = groups, trained = mine;
+    grid = groups, compared = mine;
     for (const auto& [axis, of] : {std::pair{"tp", grid.tp}, {"pp", grid.pp}, {"dp", grid.dp}})
-      proof.record(str("groups.", axis), of);
-    record(proof, s, trained);
+      proof.record(format("groups.{}", axis), of);
+    record(proof, s, compared);
   };
-  const auto more = [&] { return text(grid, s.sizes) + results(s, trained, app.options().stable); };
+  const auto more = [&] { return text(grid, s.sizes) + results(s, compared, app.options().stable); };
   return app.run(
       argc, argv,
       {.ranks = [&] { return ranks_of(arguments); },
        .check = [&](int) { apply_arguments(s, arguments, app.flags(), app.options()); },
-       .prove = prove_all,
+       .prove = lesson,
        .by_hand =
            [] {
              return std::string(
@@ -92,8 +99,8 @@ int lesson(int argc, char** argv) {
        .picture = {},
        .drawing =
            [&] {
-             return drawing(trained.losses, trained.unsplit,
-                            str("tp ", arguments.tp, " x pp ", arguments.pp, " x dp ", arguments.dp));
+             return drawing(compared.run.losses, compared.reference.losses,
+                            format("tp {} x pp {} x dp {}", arguments.tp, arguments.pp, arguments.dp));
            },
        .more = more,
        .inexact = [] { return "a transformer block is exact nowhere: lessons 01 to 05 have it"; }});
@@ -102,5 +109,5 @@ int lesson(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  return guarded([&] { return lesson(argc, argv); });
+  return guarded([&] { return run_lesson(argc, argv); });
 }

@@ -22,8 +22,11 @@ struct Mesh {
   std::unique_ptr<Communicator>
       embedding;  // first and last stage, which share the embedding; null on the others
 
-  // task 08.mesh (design, 4 points, 40 min): world -> the groups. Hint: ranks of one group have one color,
-  // and what is the same for them is their place on the other two axes.
+  // task 08.mesh (design, 4 points, 40 min): world -> the four groups, called prefix + "tp", "dp", "pp" and
+  // "embedding". The rank at place (t, d, p) of the box has number t + tp (d + dp p) in the world.
+  // Hint: world.split(color, key, name) makes a group of all ranks with one color, in the order of their
+  // keys, and null where the color is -1: so every rank calls it for every group. What is the same for the
+  // ranks of a group is their place on the other two axes. A pipeline of one stage has no embedding group.
   Mesh(Communicator& world, const ParallelSizes& s, const std::string& prefix = "") : sizes(s) {
     expect_eq(world.size(), s.ranks(), "ranks of the world, tp pp dp");
     const int t = world.rank() % s.tp, d = world.rank() / s.tp % s.dp, p = world.rank() / (s.tp * s.dp);

@@ -1,65 +1,89 @@
-// Training: a run of the cut model, and the runs under other cuts beside it.
+// The training loop.
 #pragma once
 
-#include "08_three_d/checkpoint.hpp"
-#include "08_three_d/forward.hpp"
+#include "08_three_d/generate.hpp"
 
 namespace tessera::three_d {
 
-/// A step's loss that is no number ends the run. What was saved before is good: see train.
-inline void expect_finite(double loss, std::int64_t step, const Config& s) {
-  if (std::isfinite(loss)) return;
-  throw Error(str("the loss of step ", step + 1, " is ", loss, ": a smaller --lr, or --clip 1, would help",
-                  s.save.empty() ? "" : "; the last checkpoint in " + s.save + " stays"));
+/// A trainer with the initial weights of `s`, or the state of the checkpoint that it resumes.
+inline Trainer make_trainer(const Mesh& mesh, const Config& s, DType dtype, std::uint64_t seed,
+                            MemoryKind weights = MemoryKind::weight) {
+  const MemoryScope scope(weights);
+  TrainingConfig training = s.training;
+  training.learns = !s.eval;  // an evaluation has neither gradients nor an optimiser
+  Trainer trainer(mesh, training, dtype, gpt::initial_weights(s.training.model, s.weights, dtype, seed));
+  if (!s.resume.empty()) trainer.resume(s.resume);
+  return trainer;
 }
 
-/// What the next step will find, forward only.
+/// A step's loss that is no number ends the run. The checkpoints that were saved before hold a good model.
+inline void expect_finite(double loss, std::int64_t step, const Config& s) {
+  if (std::isfinite(loss)) return;
+  throw Error(format("the loss of step {} is {:g}: a smaller --lr, or --clip 1, would help{}", step + 1, loss,
+                     s.save.empty() ? "" : "; the last checkpoint in " + s.save + " stays"));
+}
+
+/// The loss that the next step will find, by a forward pass alone.
 inline double next_loss(const Trainer& trainer, const Config& s, std::uint64_t seed) {
   const Phase phase = trainer.mesh().pp->phase("check");
   const MemoryScope scope(MemoryKind::check);
   double sum = 0;
-  for (const Tokens& one : own_microbatches(batch_of(s, seed, trainer.steps()), s, trainer.mesh()))
+  for (const Tokens& one : own_microbatches(batch_of(s, seed, trainer.steps()), s, trainer))
     if (const Forward out = forward(trainer, one); out.losses.defined())
       for (const double loss : out.losses.values()) sum += loss;
-  return sum_over_dp_and_pp(sum, trainer.mesh()) / static_cast<double>(s.training.model.tokens);
+  return mean_loss(sum, s, trainer.mesh());
 }
 
-/// Steps from where the trainer is up to `steps`: the losses, each before its step. Saves where the setup
-/// says so, and only a model that still has a loss: the step before may have broken it.
+/// What a run has found, the same on every rank.
+struct Results {
+  std::vector<double> losses;       // of each step, before it
+  double loss = 0;                  // --eval: over the whole text
+  std::vector<std::uint16_t> text;  // --sample
+  double tokens_per_second = 0;     // of the training
+};
+
+inline constexpr int code_line = __LINE__ + 4;
+// begin train
+/// Trains up to step s.steps, from where the trainer is. Returns the loss of each step, taken before it.
+/// Saves where `s` says so, and only a model that still has a loss: the last step may have broken it.
 inline std::vector<double> train(
-    Communicator& world, const Mesh& mesh, Trainer& trainer, const Config& s, std::uint64_t seed,
-    const std::function<void(std::int64_t step)>& on_progress = [](std::int64_t) {}) {
+    Communicator& world, Trainer& trainer, const Config& s, std::uint64_t seed,
+    const std::function<void(std::int64_t done)>& on_progress = [](std::int64_t) {}) {
   std::vector<double> losses;
   while (trainer.steps() < s.steps) {
     const std::int64_t step = trainer.steps();
-    const double sum = trainer.gradients(own_microbatches(batch_of(s, seed, step), s, mesh));
-    losses.push_back(sum_over_dp_and_pp(sum, mesh) / static_cast<double>(s.training.model.tokens));
+    const auto microbatches = own_microbatches(batch_of(s, seed, step), s, trainer);
+    const double sum = trainer.gradients(microbatches);   // forward, backward, all-reduces
+    losses.push_back(mean_loss(sum, s, trainer.mesh()));  // of all tokens, on every rank
     expect_finite(losses.back(), step, s);
-    trainer.step();
+    trainer.step();  // the optimiser
     const bool due = s.every > 0 ? trainer.steps() % s.every == 0 : trainer.steps() == s.steps;
     if (!s.save.empty() && due) {
       expect_finite(next_loss(trainer, s, seed), trainer.steps(), s);
-      save(world, mesh, trainer, s.training, s.save);
+      trainer.save(world, s.save);
     }
-    on_progress(step);
+    on_progress(step + 1);
   }
   return losses;
 }
+// end train
 
-/// The same run under another cut, from the same beginning: unsplit, or along one axis. Nothing of it is
-/// booked as the model's, and nothing saved.
-inline void run_with_layout(Communicator& world, Config s, const ParallelSizes& sizes, DType dtype,
-                            std::uint64_t seed,
-                            const std::function<void(Mesh&, Trainer&, const Config&)>& use) {
-  const MemoryScope scope(MemoryKind::check);
-  s.training.microbatches *= s.sizes.dp / sizes.dp;  // the same microbatches
-  if (sizes.pp == 1) s.training.chunks = 1, s.training.schedule = pipeline::Schedule::one_f_one_b;
-  s.sizes = sizes;
-  s.save.clear();
-  Mesh mesh(world, sizes, world.name() + "-");
-  Trainer trainer(mesh, s.training, dtype, initial_weights(s, dtype, seed));
-  if (!s.resume.empty()) resume(trainer, s.training, s.resume);
-  use(mesh, trainer, s);
+/// The whole run: trains, or evaluates a model that does not learn; then writes a text. Collective.
+/// `on_progress` is told how many steps, or microbatches of the evaluation, are done.
+inline Results run(
+    Communicator& world, Trainer& trainer, const Config& s, std::uint64_t seed,
+    const std::function<void(std::int64_t done)>& on_progress = [](std::int64_t) {}) {
+  Results found;
+  if (s.eval) {
+    found.loss = evaluate(trainer, s, on_progress);
+  } else {
+    const double began = world.journal().now();
+    found.losses = train(world, trainer, s, seed, on_progress);
+    found.tokens_per_second = static_cast<double>(found.losses.size()) *
+                              static_cast<double>(s.training.model.tokens) / (world.journal().now() - began);
+  }
+  if (s.sample > 0) found.text = sample(trainer, s, seed);
+  return found;
 }
 
 }  // namespace tessera::three_d

@@ -1,85 +1,96 @@
-// One rank's part of a training step: the pipeline's worker over tensor-parallel chunks, the sums over dp
-// that begin while its last backward still runs, the sum over the ends (the tied embedding),
-// the norm, and the optimiser.
+// One rank's part of a training step: the worker of lesson 06 over tensor-parallel chunks, the all-reduces
+// over dp that begin while the last backward still runs, the all-reduce over the embedding group (the tied
+// embedding), the norm of all gradients, and the optimiser.
 #pragma once
 
-#include <numeric>
-
-#include "06_pipeline/measure.hpp"
-#include "06_pipeline/sends.hpp"
+#include "06_pipeline/partition.hpp"
+#include "06_pipeline/worker.hpp"
 #include "07_data_parallel/buckets.hpp"
-#include "08_three_d/gpt.hpp"
+#include "08_three_d/mesh.hpp"
+#include "gpt/checkpoint.hpp"
 
 namespace tessera::three_d {
 
-using pipeline::Tokens;
+using gpt::Chunk;
+using gpt::ModelConfig;
+using gpt::Parameter;
+using gpt::Tokens;
+
+struct TrainingConfig {
+  ModelConfig model;  // attention.options.batch: sequences of a microbatch; tokens: of the whole batch
+  pipeline::Schedule schedule = pipeline::Schedule::one_f_one_b;
+  int chunks = 1, microbatches = 1;  // microbatches of one replica
+  bool adamw = false;
+  double lr = 0.1, clip = 0;       // clip 0: the norm of the gradients is left alone
+  std::int64_t bucket = 16 << 10;  // bytes of gradients that one all-reduce over dp sums, at least
+  bool learns = true;              // false: no gradients, no optimiser
+};
 
 class Trainer {
  public:
-  Trainer(Mesh& mesh, const Training& training, DType dtype, const pipeline::MakeWeight& make)
+  Trainer(const Mesh& mesh, const TrainingConfig& config, DType dtype, const gpt::MakeWeight& make)
       : mesh_(mesh),
-        training_(training),
+        config_(config),
         tp_(*mesh.tp),
-        builder_(training.model, tp_, make),
+        builder_(config.model, tp_, make),
         plan_(pipeline::with_asynchronous_sends(
-            make_plan(training.schedule, mesh.sizes.pp, training.microbatches, training.chunks))) {
-    const int stages = mesh.sizes.pp, all = stages * training.chunks;
-    const auto partition = pipeline::even_partition(training.model.layers, all);
+            make_plan(config.schedule, mesh.sizes.pp, config.microbatches, config.chunks))) {
+    const int stages = mesh.sizes.pp, all = stages * config.chunks;
+    const auto partition = pipeline::even_partition(config.model.layers, all);
+    const auto virtual_stage = [&](int chunk) {
+      return pipeline::virtual_stage(chunk, mesh.pp->rank(), stages);
+    };
     std::int64_t elements = 0;
-    std::vector<std::pair<Range, int>> own;  // layers, virtual stage
-    for (int c = 0; c < training.chunks; ++c) {
-      const int at = pipeline::virtual_stage(c, mesh.pp->rank(), stages);
-      const std::int64_t begin = std::accumulate(partition.begin(), partition.begin() + at, std::int64_t{0});
-      own.push_back({{begin, begin + partition[static_cast<std::size_t>(at)]}, at});
-    }
-    for (const auto& [layers, at] : own)
+    for (int c = 0; c < config.chunks && config.learns; ++c)
       elements +=
-          own_elements(training.model, layers.size(), at == 0, at == all - 1, mesh.tp->rank(), mesh.sizes.tp);
-    const GradientBuffer arena(training.learns ? elements : 0, dtype);
-    for (const auto& [layers, at] : own) chunks_.push_back(builder_.chunk(layers, at == 0, at == all - 1));
-    gradients_ = arena.all();
-    if (!training.learns) return;
-    buckets_ = data_parallel::Buckets(gradients_, parameters(), training.bucket);
+          gpt::own_elements(config.model, pipeline::layers_of(partition, virtual_stage(c)).size(),
+                            virtual_stage(c) == 0, virtual_stage(c) == all - 1, tp_.rank(), tp_.size());
+    const GradientBuffer buffer(elements, dtype);  // where the gradients made below will lie
+    for (int c = 0; c < config.chunks; ++c) {
+      const int at = virtual_stage(c);
+      chunks_.push_back(builder_.chunk(pipeline::layers_of(partition, at), at == 0, at == all - 1));
+    }
+    gradients_ = buffer.all();
+    if (!config.learns) return;
+    buckets_ = data_parallel::Buckets(gradients_, parameters(), config.bucket);
     const MemoryScope scope(MemoryKind::optimizer);
-    for (const Parameter& one : parameters())
-      for (auto* state : {&first_, &second_})
-        if (state == &first_ || training.adamw)
-          state->push_back(Tensor::zeros(one.value.rows(), one.value.cols(), dtype));
+    for (auto& state : optimizer_state_)
+      for (const Parameter& one : parameters())
+        if (&state == &optimizer_state_[0] || config.adamw)
+          state.push_back(Tensor::zeros(one.value.rows(), one.value.cols(), dtype));
   }
 
-  static constexpr int code_line = __LINE__ + 2;
   // begin step
-  /// Gradients of the whole batch, of this rank's weights. Returns the sum of the losses of its tokens: on
-  /// the last stage, 0 elsewhere.
-  double gradients(const std::vector<Tokens>& microbatches) {
+  /// Leaves the gradients of the whole batch for the weights of this rank. Returns the sum of the losses of
+  /// its tokens on the last stage, 0 elsewhere. Adds to `hooks` what the step itself needs to know.
+  double gradients(const std::vector<Tokens>& microbatches, pipeline::WorkerHooks hooks = {}) {
     gradients_.zero();
-    pipeline::Worker<Chunk> worker(*mesh_.pp, tp_, chunks_, training_.model, gradients_.dtype());
-    const auto on_gradients_ready = [&](std::size_t chunk,
-                                        std::size_t block) {  // the layers before it still compute
-      buckets_.ready_from(data_parallel::Buckets::offset(parameters(), builder_.first_of(chunk, block)),
-                          *mesh_.dp);
+    hooks.gradients_ready = [&](std::size_t chunk,
+                                std::size_t block) {  // earlier layers still compute theirs
+      const std::size_t first = builder_.block_start(chunk, block);
+      buckets_.ready_from(data_parallel::Buckets::offset(parameters(), first), *mesh_.dp);
     };
-    const auto reduce = [&] {
+    hooks.reduce = [&] {
       buckets_.ready_from(0, *mesh_.dp);
       buckets_.finish();
-      if (mesh_.embedding)  // first and last stage used the same matrix
-        tied().gradient.copy_from(mesh_.embedding->all_reduce(tied().gradient));
+      if (mesh_.embedding)  // the first and the last stage used the same matrix
+        embedding().gradient.copy_from(mesh_.embedding->all_reduce(embedding().gradient));
     };
-    const pipeline::Trace trace = worker.run(plan_[static_cast<std::size_t>(mesh_.pp->rank())], microbatches,
-                                             {}, reduce, on_gradients_ready);
-    activation_bytes_ = trace.activation_bytes;
-    return trace.loss;
+    pipeline::Worker worker(*mesh_.pp, tp_, chunks_, config_.model, gradients_.dtype());
+    return worker.run(plan_[static_cast<std::size_t>(mesh_.pp->rank())], microbatches, hooks);
   }
 
-  // task 08.norm (function, 4 points, 45 min): the norm of all gradients, each parameter counted once.
-  // Hint: who has a copy of what? Norms and biases behind a sum lie on every rank of tp,
-  // the tied embedding on two stages, everything on every rank of dp.
+  // task 08.norm (function, 4 points, 45 min): the root of the sum of squares of all gradients of the model,
+  // the same on every rank, each parameter counted once. parameters() are this rank's own, each with its
+  // name, its gradient, and its slice of the whole. Hint: which ranks have a copy of what? A parameter whose
+  // slice is the whole (layer norms, biases behind a sum) lies on every rank of tp; where
+  // builder_.has_embedding_copy(), "wte.weight" is a copy; all of it lies on every rank of dp. Two
+  // all-reduces of one number are enough.
   double norm() const {
     double squares = 0;
-    for (std::size_t i = 0; i < parameters().size(); ++i) {
-      const Parameter& one = parameters()[i];
+    for (const Parameter& one : parameters()) {
       const bool whole = one.slice == Slice::whole(one.slice.whole_rows, one.slice.whole_cols);
-      const bool copied = builder_.has_copy() && one.name == "wte.weight";
+      const bool copied = builder_.has_embedding_copy() && one.name == "wte.weight";
       if (copied || (whole && mesh_.tp->rank() != 0)) continue;
       const Tensor row = one.gradient.reshape(1, one.gradient.size());
       squares += matmul(row, t(row)).values()[0];
@@ -92,57 +103,63 @@ class Trainer {
   }
   // end task
 
+  /// One step of the optimiser. Sends nothing but the norm, where gradients are clipped.
   void step() {
     ++steps_;
     double shrink = 1;
-    if (training_.clip > 0) shrink = std::min(1.0, training_.clip / (norm() + 1e-6));
+    if (config_.clip > 0) shrink = std::min(1.0, config_.clip / (norm() + 1e-6));
     if (shrink < 1) gradients_.copy_from(scale(gradients_, shrink));
+    const auto& [first, second] = optimizer_state_;
     for (std::size_t i = 0; i < parameters().size(); ++i) {
       const Parameter& one = parameters()[i];
-      if (training_.adamw)
-        adamw(one.value, first_[i], second_[i], one.gradient, {.lr = training_.lr}, steps_);
+      if (config_.adamw)
+        adamw(one.value, first[i], second[i], one.gradient, {.lr = config_.lr}, steps_);
       else
-        sgd(one.value, first_[i], one.gradient, training_.lr, 0.9);
+        sgd(one.value, first[i], one.gradient, config_.lr, 0.9);
     }
   }
   // end step
 
   const std::vector<Parameter>& parameters() const { return builder_.parameters; }
-  const Model& model() const { return training_.model; }
+  const ModelConfig& model() const { return config_.model; }
   const std::vector<Chunk>& chunks() const { return chunks_; }
   const TensorParallel& tp() const { return tp_; }
   const Mesh& mesh() const { return mesh_; }
   const data_parallel::Buckets& buckets() const { return buckets_; }
   DType dtype() const { return gradients_.dtype(); }
-  std::int64_t activation_bytes() const { return activation_bytes_; }  ///< The most of the last step.
   std::int64_t steps() const { return steps_; }
-  void resume_at(std::int64_t steps) { steps_ = steps; }
-  /// All that a step reads and writes, by the prefix of its names in a checkpoint,
-  /// in the order of the parameters.
-  std::vector<std::pair<std::string, std::vector<Tensor>>> state() const {
+
+  void save(Communicator& world, const std::string& folder) const {
+    gpt::save_checkpoint(world, mesh_.dp->rank() == 0, config_.model, parameters(), state(), folder);
+  }
+  void resume(const std::string& folder) {
+    steps_ = gpt::load_checkpoint(config_.model, parameters(), state(), folder);
+  }
+  /// All that a step reads and writes.
+  gpt::TrainingState state() const {
     std::vector<Tensor> values;
     for (const Parameter& one : parameters()) values.push_back(one.value);
-    if (!training_.learns) return {{"", values}};
-    if (!training_.adamw) return {{"", values}, {"optimizer.velocity.", first_}};
-    return {{"", values}, {"optimizer.m.", first_}, {"optimizer.v.", second_}};
+    if (!config_.learns) return {{""}, {values}, steps_};
+    if (!config_.adamw) return {{"", "optimizer.velocity."}, {values, optimizer_state_[0]}, steps_};
+    return {{"", "optimizer.m.", "optimizer.v."}, {values, optimizer_state_[0], optimizer_state_[1]}, steps_};
   }
 
  private:
-  const Parameter& tied() const {
+  const Parameter& embedding() const {
     return *std::find_if(parameters().begin(), parameters().end(),
                          [](const Parameter& one) { return one.name == "wte.weight"; });
   }
 
-  Mesh& mesh_;
-  Training training_;
+  const Mesh& mesh_;
+  TrainingConfig config_;
   TensorParallel tp_;
-  GptBuilder builder_;
+  gpt::Builder builder_;
   pipeline::Plan plan_;
   std::vector<Chunk> chunks_;
-  Tensor gradients_;  // (1, P_r)  all of this rank's
+  Tensor gradients_;  // (1, P_r)  of all parameters of this rank, in their order
   data_parallel::Buckets buckets_;
-  std::vector<Tensor> first_, second_;  // the optimiser's state
-  std::int64_t steps_ = 0, activation_bytes_ = 0;
+  std::array<std::vector<Tensor>, 2> optimizer_state_;  // velocities; or first and second moments
+  std::int64_t steps_ = 0;
 };
 
 }  // namespace tessera::three_d

@@ -56,13 +56,14 @@ Choice Options::choose_transport(bool ranks_given) const {
   choice.options.timeout = std::chrono::seconds(timeout);
   choice.options.verify = verify == "on";
   choice.options.memory_per_rank = memory_per_rank;
+  choice.options.trace = !trace.empty();
   return choice;
 }
 
 App::App(LessonText text, Ranks ranks)
     : text_(std::move(text)),
       ranks_(ranks),
-      flags_(str(text_.number, " ", text_.title, ": ", text_.formula)) {
+      flags_(format("{} {}: {}", text_.number, text_.title, text_.formula)) {
   if (ranks == one_rank) options_.ranks = 1;
 }
 
@@ -81,14 +82,14 @@ void App::check_divisions(int ranks) const {
   if (all_divided(ranks)) return;
   std::string fitting, undivided, better;
   for (int n = 1; n <= 64; ++n)
-    if (all_divided(n)) fitting += str(n == 1 ? "" : ", ", n);
+    if (all_divided(n)) fitting += format("{}{}", n == 1 ? "" : ", ", n);
   for (const Divided& one : divided_) {
     if (*one.size % ranks == 0) continue;
-    undivided += str(undivided.empty() ? "" : " and ", one.flag, ' ', *one.size);
-    better += str(' ', one.flag, ' ', (*one.size / ranks + 1) * ranks);
+    undivided += format("{}{} {}", undivided.empty() ? "" : " and ", one.flag, *one.size);
+    better += format(" {} {}", one.flag, (*one.size / ranks + 1) * ranks);
   }
-  throw UsageError(str("--ranks ", ranks, " does not divide ", undivided, ": --ranks ", fitting,
-                       " would work, or", better));
+  throw UsageError(format("--ranks {} does not divide {}: --ranks {} would work, or{}", ranks, undivided,
+                          fitting, better));
 }
 
 int guarded(const std::function<int()>& body) {

@@ -96,7 +96,7 @@ void Proof::make_dump(Outcome& outcome, const Gathered& results, const Gathered&
   const auto add_ranks = [&](const std::string& name, const std::vector<RankResult>& parts) {
     for (std::size_t r = 0; r < parts.size(); ++r)
       if (!parts[r].local.values.empty())
-        outcome.dump[str("rank", r, ".", name)] =
+        outcome.dump[format("rank{}.{}", r, name)] =
             Tensor::of(parts[r].local.rows, parts[r].local.cols, parts[r].local.values, options_.dtype);
   };
   std::size_t i = 0;
@@ -107,7 +107,7 @@ void Proof::make_dump(Outcome& outcome, const Gathered& results, const Gathered&
         Tensor::zeros(results_[i].slice.whole_rows, results_[i].slice.whole_cols, options_.dtype);
     for (std::size_t r = 0; r < results[i].size(); ++r)
       if (!results[i][r].local.values.empty())
-        results[i][r].slice.insert(whole, outcome.dump.at(str("rank", r, ".", results_[i].name)));
+        results[i][r].slice.insert(whole, outcome.dump.at(format("rank{}.{}", r, results_[i].name)));
     outcome.dump["split." + results_[i].name] = whole;
   }
 }
@@ -152,21 +152,22 @@ void Proof::gather_traffic(Outcome& outcome) {
     row.wire = measured.wire;
     row.counted = measured.counted;
     row.ok = row.calls == row.predicted_calls && (!row.counted || row.wire == row.predicted);
-    const std::string what = str(row.phase, " ", row.op, " ", row.label);
+    const std::string what = format("{} {} {}", row.phase, row.op, row.label);
     if (row.calls == 0)
-      outcome.notes.push_back(str(what, " was never called: the sum is still owed"));
+      outcome.notes.push_back(format("{} was never called: the sum is still owed", what));
     else if (!row.ok && row.predicted > 0 && row.wire == 2 * row.predicted)
-      outcome.notes.push_back(str(what, " sent twice what the formula says: was everything sent twice?"));
+      outcome.notes.push_back(
+          format("{} sent twice what the formula says: was everything sent twice?", what));
     else if (!row.ok)
-      outcome.notes.push_back(str(what, ": ", row.calls, " calls, ", row.wire, " B; the formula says ",
-                                  row.predicted_calls, " and ", row.predicted, " B"));
+      outcome.notes.push_back(format("{}: {} calls, {} B; the formula says {} and {} B", what, row.calls,
+                                     row.wire, row.predicted_calls, row.predicted));
     outcome.traffic.push_back(row);
   }
   for (const auto& [key, row] : total) {
     if (row.wire == 0) continue;  // a group of one rank, a barrier
     outcome.traffic.push_back({key.phase, key.group, key.op, "", "none expected", row.calls, row.payload,
                                row.wire, 0, 0, row.counted, false});
-    outcome.notes.push_back(str(key.phase, " ", key.op, ": ", row.calls, " calls that no formula expects"));
+    outcome.notes.push_back(format("{} {}: {} calls that no formula expects", key.phase, key.op, row.calls));
   }
 }
 
@@ -192,8 +193,8 @@ void Proof::gather_memory(Outcome& outcome) {
     row.ok = row.measured == row.predicted;
     for (std::size_t r = 0; r < row.measured.size(); ++r)
       if (row.measured[r] != row.predicted[r]) {
-        outcome.notes.push_back(str("rank ", r, " holds ", row.measured[r], " B of ", row.label,
-                                    "; the formula says ", row.predicted[r], " B"));
+        outcome.notes.push_back(format("rank {} holds {} B of {}; the formula says {} B", r, row.measured[r],
+                                       row.label, row.predicted[r]));
         break;
       }
   }

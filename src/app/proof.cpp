@@ -52,7 +52,9 @@ Tensor Proof::input(const std::string& name, const std::string& axes, const Slic
                     MemoryKind kind) {
   const MemoryScope scope(kind);
   Input& entry = inputs_[name] = {axes, slice, scale, {}};
-  return entry.local = generate_input(name, entry, slice, options_.dtype);
+  const Tensor local = generate_input(name, entry, slice, options_.dtype);
+  if (options_.dump) entry.local = local;
+  return local;
 }
 
 void Proof::result(const std::string& name, const std::string& axes, const std::string& identity,
@@ -133,9 +135,10 @@ void Proof::add_check(Outcome& outcome, const Result& result, const Truth& truth
 void Proof::expect_exact(double largest_sum) const {
   const double room = exact() ? 1 / unit_roundoff(options_.dtype) : INFINITY;
   if (!(largest_sum < room))
-    throw UsageError(str("--exact needs sums below ", number(room), " in ", name(options_.dtype),
-                         ", and these sizes reach ", number(largest_sum),
-                         ": smaller sizes or --dtype f64 would work"));
+    throw UsageError(
+        format("--exact needs sums below {} in {}, and these sizes reach {}: smaller sizes or --dtype f64 "
+               "would work",
+               number(room), name(options_.dtype), number(largest_sum)));
 }
 
 Named<Truth> Proof::bounded_truth(Named<Tensor>& unsplit) const {

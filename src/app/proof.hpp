@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "app/bounded.hpp"
+#include "app/gather.hpp"
 #include "comm/communicator.hpp"
 #include "ops/ops.hpp"
 #include "report/check.hpp"
@@ -78,9 +79,6 @@ struct Outcome {
   std::vector<std::string> notes;         // what the tables say of a mistake in bytes or memory
   bool ok() const;
 };
-
-/// Rank 0 gets every rank's part of a matrix, from any device; the others get nothing. Collective.
-std::vector<RankResult> gather_parts(Communicator& comm, const Slice& slice, const Tensor& local);
 
 class Proof {
  public:
@@ -152,7 +150,7 @@ class Proof {
     std::string axes;
     Slice slice;
     double scale;
-    Tensor local;
+    Tensor local;  // kept for the dump alone
   };
   struct Result {
     std::string name, axes, identity;

@@ -13,13 +13,13 @@ namespace tessera {
 namespace {
 
 std::string painted(bool colour, const char* code, const std::string& text) {
-  return colour ? str("\033[", code, "m", text, "\033[0m") : text;
+  return colour ? format("\033[{}m{}\033[0m", code, text) : text;
 }
 
 std::string percent(double used, bool stable) {
   if (stable) return used <= 1 ? "< 100%" : "over";
   if (!(used <= 1)) return std::isinf(used) ? "over" : number(used) + " x";
-  return used > 0 && used < 0.01 ? "< 1%" : str(std::lround(100 * used), "%");
+  return used > 0 && used < 0.01 ? "< 1%" : format("{}%", std::lround(100 * used));
 }
 
 /// A cell for each rank where there are few, else one for all.
@@ -30,7 +30,7 @@ std::vector<std::string> by_rank(const std::vector<std::int64_t>& values) {
     return cells;
   }
   const auto [least, most] = std::minmax_element(values.begin(), values.end());
-  return {*least == *most ? bytes(*least) : str(*least, " to ", bytes(*most))};
+  return {*least == *most ? bytes(*least) : format("{} to {}", *least, bytes(*most))};
 }
 
 const Outcome& tables_of(const RunReport& report) { return report.outcomes.back(); }
@@ -42,18 +42,18 @@ std::string faults(const RunReport& report, bool colour) {
   std::string text;
   const auto fail = [&](const std::string& what, const std::string& advice) {
     if (++count > most) return;
-    text += str("  ", painted(colour, "31", "FAIL"), " ", what, "\n");
-    if (!advice.empty()) text += str("       ", advice, "\n");
+    text += format("  {} {}\n", painted(colour, "31", "FAIL"), what);
+    if (!advice.empty()) text += format("       {}\n", advice);
   };
   for (const Check& shown : tables_of(report).checks)
     for (const Outcome& outcome : report.outcomes)
       for (const Check& check : outcome.checks)
         if (check.identity == shown.identity && !check.ok)
-          fail(str(check.identity, " (", check.tier, "): rank ", check.rank, ", element (", check.row, ", ",
-                   check.col, ") is off by ", number(check.error), ", the bound is ", number(check.bound)),
+          fail(format("{} ({}): rank {}, element ({}, {}) is off by {}, the bound is {}", check.identity,
+                      check.tier, check.rank, check.row, check.col, number(check.error), number(check.bound)),
                check.diagnosis);
   for (const std::string& note : tables_of(report).notes) fail(note, "");
-  if (count > most) text += str("       ... and ", count - most, " more\n");
+  if (count > most) text += format("       ... and {} more\n", count - most);
   return text;
 }
 
@@ -65,8 +65,8 @@ bool RunReport::ok() const {
 }
 
 std::string heading(const RunReport& report) {
-  return str(report.text.number, " ", report.text.title, ": ", report.choice.reason, ", ",
-             report.options.dtype, "\n", report.text.formula, "\n");
+  return format("{} {}: {}, {}\n{}\n", report.text.number, report.text.title, report.choice.reason,
+                report.options.dtype, report.text.formula);
 }
 
 std::string memory_table(const RunReport& report) {
@@ -74,7 +74,7 @@ std::string memory_table(const RunReport& report) {
   if (outcome.memory.empty()) return "";
   const std::size_t ranks = outcome.peak.size();
   std::vector<std::vector<std::string>> rows = {{"A rank holds", "whole"}};
-  for (std::size_t r = 0; ranks <= 4 && r < ranks; ++r) rows[0].push_back(str("rank", r));
+  for (std::size_t r = 0; ranks <= 4 && r < ranks; ++r) rows[0].push_back(format("rank{}", r));
   if (ranks > 4) rows[0].push_back("each rank");
   rows[0].push_back("formula for a rank");
   for (const MemoryRow& row : outcome.memory) {
@@ -95,10 +95,11 @@ std::string traffic_table(const RunReport& report) {
   std::vector<std::vector<std::string>> rows = {
       {"The ranks send, all together", "calls", counted ? "counted" : "ring model", "formula", ""}};
   for (const TrafficRow& row : outcome.traffic)
-    rows.push_back({str("  ", row.phase, " ", row.op, " ", row.label), std::to_string(row.calls),
+    rows.push_back({format("  {} {} {}", row.phase, row.op, row.label), std::to_string(row.calls),
                     bytes(row.wire), row.formula,
-                    row.ok ? ""
-                           : str("<- should be ", row.predicted_calls,
+                    row.ok
+                        ? ""
+                        : format("<- should be {}{}{}", row.predicted_calls,
                                  row.predicted_calls == 1 ? " call, " : " calls, ", bytes(row.predicted))});
   return table(rows, "lrrll", 2);
 }
@@ -125,7 +126,7 @@ std::string check_table(const RunReport& report, bool colour) {
     };
     const auto& all = tables_of(report).checks;
     const auto count = std::count_if(all.begin(), all.end(), belongs);
-    rows.push_back({"  " + (shown.group.empty() ? shown.identity : str(count, " ", shown.group))});
+    rows.push_back({"  " + (shown.group.empty() ? shown.identity : format("{} {}", count, shown.group))});
     for (const Outcome& outcome : report.outcomes) {
       const Check* check = worst(outcome, belongs);
       rows.back().push_back(check == nullptr              ? ""
@@ -148,13 +149,13 @@ std::string verdict(const RunReport& report, bool colour) {
   std::size_t wrong_rows = 0;
   for (const auto& row : tables_of(report).traffic) wrong_rows += !row.ok;
   for (const auto& row : tables_of(report).memory) wrong_rows += !row.ok;
-  std::string text = str(held, held == 1 ? " check holds" : " checks hold");
-  if (failed > 0) text += str(", ", painted(colour, "31", str(failed, " failed")));
+  std::string text = format("{}{}", held, held == 1 ? " check holds" : " checks hold");
+  if (failed > 0) text += format(", {}", painted(colour, "31", format("{} failed", failed)));
   if (wrong_rows > 0)
-    text += str(", ", painted(colour, "31",
-                              str(wrong_rows, wrong_rows == 1 ? " row" : " rows",
-                                  " of bytes or memory off the formula")));
-  return str(painted(colour, report.ok() ? "32" : "31", text), ".  Code: ", report.text.code, "\n");
+    text += format(", {}", painted(colour, "31",
+                                   format("{}{} of bytes or memory off the formula", wrong_rows,
+                                          wrong_rows == 1 ? " row" : " rows")));
+  return format("{}.  Code: {}\n", painted(colour, report.ok() ? "32" : "31", text), report.text.code);
 }
 
 std::string summary(const RunReport& report) {
@@ -169,8 +170,8 @@ std::string summary(const RunReport& report) {
   for (const TrafficRow& row : tables_of(report).traffic) sent += row.wire;
   char seconds[32];
   std::snprintf(seconds, sizeof(seconds), "%.1f s", report.seconds);
-  return str(report.text.number, ' ', report.text.title, '\t', held, " of ", all, '\t', percent(worst, false),
-             '\t', bytes(sent), '\t', seconds, '\t', report.ok() ? "holds" : "FAILS", '\n');
+  return format("{} {}\t{} of {}\t{}\t{}\t{}\t{}\n", report.text.number, report.text.title, held, all,
+                percent(worst, false), bytes(sent), seconds, report.ok() ? "holds" : "FAILS");
 }
 
 std::string to_json(const RunReport& report) {
@@ -272,15 +273,15 @@ std::string to_trace(const RunReport& report) {
                       {"ph", "M"},
                       {"pid", 0},
                       {"tid", r},
-                      {"args", {{"name", str("rank ", r)}}}});
+                      {"args", {{"name", format("rank {}", r)}}}});
     const std::vector<Span> bars = nested(spans[r]);
     for (const Span& span : bars) {
       if (span.category == "overlapped") {  // a row of its own
         for (const auto& [kind, at] : {std::pair{"b", span.begin}, {"e", span.end}})
-          events.push_back({{"name", str("rank ", r, ": ", span.name)},
+          events.push_back({{"name", format("rank {}: {}", r, span.name)},
                             {"cat", span.category},
                             {"ph", kind},
-                            {"id", str(r, ".", &span - bars.data())},
+                            {"id", format("{}.{}", r, &span - bars.data())},
                             {"pid", 0},
                             {"tid", r},
                             {"ts", 1e6 * at}});

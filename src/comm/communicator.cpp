@@ -40,8 +40,8 @@ std::string text_of(const Call& call, long number) {
 }
 
 std::string mismatch(int rank, const std::string& call, int other_rank, const std::string& other_call) {
-  return str("the calls do not match: rank ", rank, " calls ", call, "; rank ", other_rank, " calls ",
-             other_call);
+  return format("the calls do not match: rank {} calls {}; rank {} calls {}", rank, call, other_rank,
+                other_call);
 }
 
 void expect_match(const std::vector<Header>& calls) {
@@ -53,8 +53,7 @@ void expect_match(const std::vector<Header>& calls) {
   }
 }
 
-Request::Request(std::unique_ptr<Work> work, Tensor buffer, std::function<void(Journal&)> finish,
-                 std::weak_ptr<Journal> launch)
+Request::Request(std::unique_ptr<Work> work, Tensor buffer, Finish finish, std::weak_ptr<Journal> launch)
     : work_(std::move(work)),
       buffer_(std::move(buffer)),
       finish_(std::move(finish)),
@@ -78,7 +77,7 @@ void Request::wait() {
   const auto journal = launch_.lock();  // without it the transport is gone, too
   expect(journal != nullptr, "this request outlived its launch: wait for it before the rank returns");
   work->wait();
-  if (finish_) finish_(*journal);
+  if (finish_) finish_(*work, *journal);
 }
 
 namespace {
@@ -104,13 +103,14 @@ Tensor unstack_columns(const Tensor& stacked, int n) {
 std::string with_members(const std::string& name, const std::vector<int>& members) {
   constexpr std::size_t shown = 8;
   std::string text;
-  for (std::size_t i = 0; i < members.size() && i < shown; ++i) text += str(i == 0 ? "" : ", ", members[i]);
+  for (std::size_t i = 0; i < members.size() && i < shown; ++i)
+    text += format("{}{}", i == 0 ? "" : ", ", members[i]);
   if (members.empty() || name == "world") return name;
-  return str(name, " {", text, members.size() > shown ? ", ..." : "", "}");
+  return format("{} {{{}{}}}", name, text, members.size() > shown ? ", ..." : "");
 }
 
 void check_axis(int axis) {
-  expect(axis == 0 || axis == 1, [&] { return str("axis ", axis, " is neither rows (0) nor columns (1)"); });
+  expect(axis == 0 || axis == 1, [&] { return format("axis {} is neither rows (0) nor columns (1)", axis); });
 }
 
 void check_contiguous(const Call& call, const Tensor& x) {
@@ -140,7 +140,7 @@ Call Communicator::call_of(std::string op, const Tensor& x, int peer) const {
   call.peer = peer;
   const bool there = 0 <= peer && peer < size_;
   call.peer_in_world = there ? world_rank(peer) : peer;
-  expect(there, [&] { return str(call.text(), ": this group has ranks 0 to ", size_ - 1); });
+  expect(there, [&] { return format("{}: this group has ranks 0 to {}", call.text(), size_ - 1); });
   expect(peer != rank_ || call.op == "broadcast",
          [&] { return call.text() + ": a rank cannot exchange messages with itself"; });
   return call;
@@ -151,13 +151,16 @@ Request Communicator::start(const Call& call, std::int64_t payload, const Tensor
   // A send and its recv are one transfer, which the sender enters.
   const std::string op = call.point_to_point() ? "send" : call.op;
   journal_->call(name_, op, call.point_to_point() ? call.op == "send" : rank_ == 0, payload);
-  const double begin = journal_->now();
+  const Moment begin = journal_->moment();
   auto work = post(journal_->key(name_, op));
   const bool shown = journal_->phase() != "check" && size_ > 1;
-  const std::size_t before = journal_->spans().size();
-  const auto finish = [text = call.text(), shown, before, begin](Journal& journal) {
-    const bool alone = journal.spans().size() == before;  // nothing else ended before the wait
-    if (shown) journal.span(text, alone ? "communication" : "overlapped", begin);
+  const std::size_t before = journal_->span_count();
+  const auto finish = [text = call.text(), shown, before, begin](const Work& done, Journal& journal) {
+    const bool alone = journal.span_count() == before;  // nothing else ended before the wait
+    if (!shown) return;
+    Moment from = begin, to = journal.moment();
+    if (const auto [first, last] = done.marks(); last) from.mark = first, to.mark = last;
+    journal.span(text, alone ? "communication" : "overlapped", from, to);
   };
   return {std::move(work), keep, finish, journal_};
 }

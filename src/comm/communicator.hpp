@@ -20,6 +20,8 @@ struct Work {
   virtual ~Work() = default;
   virtual void wait() = 0;  ///< Returns when the buffers may be used again. Throws Error where the run broke.
   virtual void abandon() = 0;  ///< The request died before its wait. This must not throw.
+  /// Marks of a GPU's own time around the transfer, where the run is traced; else empty.
+  virtual std::pair<Event, Event> marks() const { return {}; }
 };
 
 /// A non-blocking call. It is move-only, keeps its tensors alive, and must be waited for before the launch
@@ -27,9 +29,9 @@ struct Work {
 class Request {
  public:
   Request() = default;
+  using Finish = std::function<void(const Work&, Journal&)>;
   /// `finish` runs after a wait. `launch` expires with the communicators of the rank.
-  Request(std::unique_ptr<Work> work, Tensor buffer, std::function<void(Journal&)> finish,
-          std::weak_ptr<Journal> launch);
+  Request(std::unique_ptr<Work> work, Tensor buffer, Finish finish, std::weak_ptr<Journal> launch);
   Request(Request&&) noexcept = default;
   Request& operator=(Request&& other) noexcept;
   ~Request();
@@ -39,7 +41,7 @@ class Request {
  private:
   std::unique_ptr<Work> work_;
   Tensor buffer_;
-  std::function<void(Journal&)> finish_;
+  Finish finish_;
   std::weak_ptr<Journal> launch_;
 };
 

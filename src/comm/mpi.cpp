@@ -4,6 +4,7 @@
 #include <climits>
 #include <cmath>
 #include <cstdlib>
+#include <list>
 #include <numeric>
 
 #include "comm/mpi_job.hpp"
@@ -12,6 +13,8 @@
 namespace tessera::mpi {
 
 namespace {
+
+constexpr int store_tag = 2;  // on MPI_COMM_WORLD, beside a job's notices
 
 int variable(const char* name) {
   const char* value = std::getenv(name);
@@ -126,7 +129,7 @@ class MpiCommunicator final : public Communicator {
   std::unique_ptr<Work> post(const Call& call, const Tensor& in, const Tensor& out, Transfer::Start start) {
     for (const Tensor& x : {in, out})
       if (x.defined() && x.size() > INT_MAX)
-        throw Error(str(call.text(), ": MPI counts no further than ", INT_MAX, " elements"));
+        throw Error(format("{}: MPI counts no further than {} elements", call.text(), INT_MAX));
     return std::make_unique<MpiWork>(job_, job_.post(call, group_, in, out, std::move(start)));
   }
 
@@ -225,6 +228,34 @@ int local_rank() {
   return 0;
 }
 
+void expect_processes(int ranks) {
+  initialise(LaunchOptions{}.timeout);
+  if (const int started = size_of(MPI_COMM_WORLD); started != ranks)
+    throw UsageError(
+        format("--ranks {}, but MPI was started with {}; under srun, --mpi=pmix or pmi2 may be missing",
+               ranks, started));
+}
+
+void send_message(const std::string& text, int to) {
+  static std::list<std::pair<std::string, MPI_Request>>
+      under_way;  // a list, because MPI reads from its texts
+  auto& [sent, request] = under_way.emplace_back(text, MPI_REQUEST_NULL);
+  MPI_CHECK(MPI_Isend(sent.data(), static_cast<int>(sent.size()), MPI_BYTE, to, store_tag, MPI_COMM_WORLD,
+                      &request));
+  std::erase_if(under_way, [](auto& each) { return test(each.second); });
+}
+
+std::optional<std::string> receive_message() {
+  int there = 0, bytes = 0;
+  MPI_Status status;
+  MPI_CHECK(MPI_Iprobe(MPI_ANY_SOURCE, store_tag, MPI_COMM_WORLD, &there, &status));
+  if (!there) return std::nullopt;
+  MPI_CHECK(MPI_Get_count(&status, MPI_BYTE, &bytes));
+  std::string text(static_cast<std::size_t>(bytes), ' ');
+  MPI_CHECK(MPI_Recv(text.data(), bytes, MPI_BYTE, status.MPI_SOURCE, store_tag, MPI_COMM_WORLD, &status));
+  return text;
+}
+
 void broadcast_bytes(void* data, int bytes, int root) {
   const auto timeout = LaunchOptions{}.timeout;
   initialise(timeout);
@@ -233,15 +264,16 @@ void broadcast_bytes(void* data, int bytes, int root) {
   const auto start = std::chrono::steady_clock::now();
   for (Backoff backoff; !test(request); backoff.pause())
     expect(std::chrono::steady_clock::now() - start < timeout,
-           str("broadcast_bytes from process ", root, ": no progress for ", timeout.count(), " s"));
+           format("broadcast_bytes from process {}: no progress for {:g} s", root, timeout.count()));
 }
 
 void launch(const LaunchOptions& options, const std::function<void(Communicator&)>& body) {
   initialise(options.timeout);
   Job job(options);
   if (job.size() != options.ranks)
-    throw UsageError(str("--ranks ", options.ranks, ", but MPI was started with ", job.size(),
-                         "; under srun, --mpi=pmix or pmi2 may be missing"));
+    throw UsageError(
+        format("--ranks {}, but MPI was started with {}; under srun, --mpi=pmix or pmi2 may be missing",
+               options.ranks, job.size()));
   try {
     const auto device = Device::make(DeviceKind::cpu);
     device->memory.owner(job.rank());

@@ -63,7 +63,7 @@ void check(int code, const char* call, Where where) {
   char text[MPI_MAX_ERROR_STRING];
   int length = 0;
   MPI_Error_string(code, text, &length);
-  throw Error(str(place(where), ": ", call, ": ", std::string(text, static_cast<std::size_t>(length))));
+  throw Error(format("{}: {}: {}", place(where), call, std::string(text, static_cast<std::size_t>(length))));
 }
 
 bool test(MPI_Request& request) {
@@ -85,8 +85,8 @@ Watchdog::Watchdog(std::string call, std::chrono::duration<double> timeout)
         std::condition_variable_any never;
         std::unique_lock lock(mutex);
         if (never.wait_for(lock, stop, timeout, [&] { return stop.stop_requested(); })) return;
-        say(str("error: rank ", launched_rank(), " waits in ", call, ", no progress for ", timeout.count(),
-                " s"));
+        say(format("error: rank {} waits in {}, no progress for {:g} s", launched_rank(), call,
+                   timeout.count()));
         std::_Exit(3);
       }) {}
 
@@ -217,8 +217,8 @@ void Job::abandon(const std::shared_ptr<Transfer>& transfer) {
   unwaited_.remove(transfer);
   // A rank that unwinds drops its requests. Any other rank forgot to wait.
   if (std::uncaught_exceptions() == 0 && !fault_)
-    fault_ =
-        str("rank ", rank_, " never waited for its ", text_of(transfer->mine.call(), transfer->mine.number));
+    fault_ = format("rank {} never waited for its {}", rank_,
+                    text_of(transfer->mine.call(), transfer->mine.number));
 }
 
 std::unique_ptr<Busy> Job::busy(const std::string& what) {
@@ -247,7 +247,7 @@ void Job::finish() {
   if (fault_) throw Error(*fault_);
   returned_ = true;
   last_heard_.assign(static_cast<std::size_t>(size_), Clock::now());
-  doing_ = str("has returned after ", calls_, " calls");
+  doing_ = format("has returned after {} calls", calls_);
   auto barrier = std::make_shared<Transfer>();
   barrier->started = true;
   MPI_CHECK(MPI_Ibarrier(MPI_COMM_WORLD, &barrier->payload));
@@ -279,7 +279,7 @@ std::optional<Notice> Job::hear() {
 
 void Job::fail(int code, const std::string& what) {
   // A fault that the transport found names the ranks itself.
-  const std::string who = str("rank ", rank_),
+  const std::string who = format("rank {}", rank_),
                     text = fault_ == what || what.rfind(who, 0) == 0 ? "" : who + ": ";
   stop(notice(Notice::failed, code), std::nullopt, text + what);
 }
@@ -305,8 +305,9 @@ void Job::stop(const Notice& mine, const std::optional<Notice>& heard,
   }
   std::string text = message;
   for (int rank = 0; rank < size_ && mine.kind == Notice::timed_out; ++rank)
-    text += str(rank == 0 ? str("no progress for ", timeout_.count(), " s: ") : "; ", "rank ", rank, " ",
-                all.count(rank) > 0 ? all.at(rank).doing : "did not answer: it computes, or it was stopped");
+    text +=
+        format("{}rank {} {}", rank == 0 ? format("no progress for {:g} s: ", timeout_.count()) : "; ", rank,
+               all.count(rank) > 0 ? all.at(rank).doing : "did not answer: it computes, or it was stopped");
   say("error: " + text);
   // An exit would run MPI_Finalize, which waits for ranks that wait for this one.
   MPI_Abort(MPI_COMM_WORLD, mine.code);

@@ -23,6 +23,11 @@ class ThreadWork final : public Work {
       if (seat.last) Device::current()->wait(seat.last);
   }
   void abandon() override { world_.abandon(world_rank_, operation_); }
+  std::pair<Event, Event> marks() const override {
+    for (const auto& seat : operation_->seats)
+      if (seat.world_rank == world_rank_) return {seat.began, seat.ended};
+    return {};
+  }
 
  private:
   World& world_;
@@ -48,7 +53,7 @@ class ThreadCommunicator final : public Communicator {
     Operation::Seat entry = seat(row, in, out);
     entry.color = color;
     entry.key = key;
-    return world_->post(str(id_, "#", collectives_++), size(), steps, rank(), call, std::move(entry));
+    return world_->post(format("{}#{}", id_, collectives_++), size(), steps, rank(), call, std::move(entry));
   }
 
   Operation::Seat seat(const TrafficKey& row, const Tensor& in, const Tensor& out) {
@@ -86,17 +91,17 @@ class ThreadCommunicator final : public Communicator {
   std::unique_ptr<Work> do_send(const Call& call, const TrafficKey& row, const Tensor& x) override {
     const auto number = transfers_[static_cast<std::size_t>(call.peer)].first++;
     return work(
-        world_->post(str(id_, ":", rank(), ">", call.peer, "#", number), 2, 1, 0, call, seat(row, x, {})));
+        world_->post(format("{}:{}>{}#{}", id_, rank(), call.peer, number), 2, 1, 0, call, seat(row, x, {})));
   }
   std::unique_ptr<Work> do_recv(const Call& call, const TrafficKey& row, const Tensor& x) override {
     const auto number = transfers_[static_cast<std::size_t>(call.peer)].second++;
     return work(
-        world_->post(str(id_, ":", call.peer, ">", rank(), "#", number), 2, 1, 1, call, seat(row, {}, x)));
+        world_->post(format("{}:{}>{}#{}", id_, call.peer, rank(), number), 2, 1, 1, call, seat(row, {}, x)));
   }
 
   std::unique_ptr<Communicator> do_split(const Call& call, int color, int key,
                                          const std::string& name) override {
-    const std::string id = str(id_, "/", collectives_, ".", color);
+    const std::string id = format("{}/{}.{}", id_, collectives_, color);
     const auto operation = meet(call, {}, 0, {}, {}, color, key);
     work(operation)->wait();
     if (color < 0) return nullptr;
@@ -142,7 +147,7 @@ void launch_threads(const LaunchOptions& options, const std::function<void(Commu
         const Device::Scope scope(device);
         set_math_threads(math_threads_or(options.ranks == 1 ? cores : 1, options.ranks));
         ThreadCommunicator comm(world, "world", rank, options.ranks, "world",
-                                std::make_shared<Journal>(start));
+                                std::make_shared<Journal>(start, options.trace));
         body(comm);
         device->synchronize();
       } catch (...) {

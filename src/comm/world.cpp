@@ -36,7 +36,7 @@ void sum_in(Operation& operation, Operation::Seat& me, const Tensor& to, const P
 
 /// The message of what a rank threw, behind the rank's name unless it begins with that.
 std::string said_by(int rank, std::size_t ranks, const std::string& what) {
-  const std::string who = str("rank ", rank);
+  const std::string who = format("rank {}", rank);
   return ranks == 1 || what.rfind(who, 0) == 0 ? what : who + ": " + what;
 }
 
@@ -65,6 +65,8 @@ Event Operation::run_step(int seat, const std::vector<Event>& events) {
   Device& device = *any.device();
   const StreamScope scope(device, Stream::communication);
   for (const Event& event : events) device.wait(event);  // all are recorded, so no kernel waits for a rank
+  const bool traced = me.journal->traced();
+  if (traced && !me.began) me.began = device.mark();
 
   if (call.op == "all_reduce" && me.steps_done == 0) {
     sum_in(*this, me, chunk(me.out, mine, n), [&](const Tensor& in) { return chunk(in, mine, n); });
@@ -83,6 +85,7 @@ Event Operation::run_step(int seat, const std::vector<Event>& events) {
   } else if (call.point_to_point()) {  // the receiver's step, the only one
     copy_in(me, me.out, seats[0].in);
   }
+  if (traced) me.ended = device.mark();
   return device.record();
 }
 
@@ -168,8 +171,8 @@ void World::abandon(int world_rank, const std::shared_ptr<Operation>& operation)
   std::erase(ranks_[static_cast<std::size_t>(world_rank)].pending, operation);
   // A rank that unwinds drops its requests. Any other rank forgot to wait.
   if (std::uncaught_exceptions() == 0)
-    fault(str("rank ", world_rank, " never waited for its ",
-              operation->seats[static_cast<std::size_t>(seat_of(*operation, world_rank))].doing));
+    fault(format("rank {} never waited for its {}", world_rank,
+                 operation->seats[static_cast<std::size_t>(seat_of(*operation, world_rank))].doing));
 }
 
 void World::finished(int world_rank) {
@@ -178,8 +181,8 @@ void World::finished(int world_rank) {
   me.state = State::finished;
   moved_ = std::chrono::steady_clock::now();
   for (const auto& operation : me.pending)
-    fault(str("rank ", world_rank, " never waited for its ",
-              operation->seats[static_cast<std::size_t>(seat_of(*operation, world_rank))].doing));
+    fault(format("rank {} never waited for its {}", world_rank,
+                 operation->seats[static_cast<std::size_t>(seat_of(*operation, world_rank))].doing));
   check_for_deadlock();
   ended_.notify_all();
 }
@@ -194,22 +197,21 @@ std::string World::enter(int world_rank, const Call& call) {
   const std::lock_guard lock(mutex_);
   Rank& me = ranks_[static_cast<std::size_t>(world_rank)];
   me.doing = text_of(call, ++me.calls);
-  me.in_call = false;
+  me.where.clear();
   moved_ = std::chrono::steady_clock::now();
   throw_if_faulty();
   return me.doing;
 }
 
-void World::back_at(int world_rank, const std::string& doing) {
+void World::back_at(int world_rank, const std::string& where) {
   const std::lock_guard lock(mutex_);
-  Rank& me = ranks_[static_cast<std::size_t>(world_rank)];
-  me.doing = doing;
-  me.in_call = true;
+  ranks_[static_cast<std::size_t>(world_rank)].where = where;
 }
 
-void World::left(int world_rank) {
+void World::returned(int world_rank) {
   const std::lock_guard lock(mutex_);
-  ranks_[static_cast<std::size_t>(world_rank)].in_call = false;
+  Rank& me = ranks_[static_cast<std::size_t>(world_rank)];
+  me.where = format("has returned after {} calls", me.calls);
 }
 
 long World::calls(int world_rank) const {
@@ -254,7 +256,7 @@ void World::failed(int world_rank, const std::exception_ptr& thrown) {
   const std::lock_guard lock(mutex_);
   if (fault_) return;
   const auto stop = [&](const char* what) {
-    fault(str("stopped, because rank ", world_rank, " threw: ", what));
+    fault(format("stopped, because rank {} threw: {}", world_rank, what));
     return said_by(world_rank, ranks_.size(), what);
   };
   try {
@@ -316,7 +318,7 @@ bool World::one_keeps_the_rest_waiting() const {
 
 World::Time World::busy_until() const {
   const bool now = std::any_of(ranks_.begin(), ranks_.end(), [](const Rank& rank) {
-    return !rank.busy.empty() && rank.state == State::running && !rank.in_call;
+    return !rank.busy.empty() && rank.state == State::running && rank.where.rfind("waits in", 0) != 0;
   });
   return now ? Time(std::chrono::steady_clock::now()) : last_busy_;
 }
@@ -349,20 +351,22 @@ std::string World::everyone() const {
   for (std::size_t i = 0; i < ranks_.size(); ++i) {
     const Rank& rank = ranks_[i];
     if (rank.state == State::elsewhere) continue;
-    text += str(text.empty() ? "" : "; ", "rank ", i, " ");
+    text += format("{}rank {} ", text.empty() ? "" : "; ", i);
     if (rank.state == State::finished)
-      text += str("has returned after ", rank.calls, " calls");
-    else if (rank.state == State::waiting || rank.in_call)
+      text += format("has returned after {} calls", rank.calls);
+    else if (rank.state == State::waiting)
       text += "waits in " + rank.doing;
-    else if (!rank.busy.empty())
+    else if (!rank.busy.empty() && rank.where.rfind("waits in", 0) != 0)
       text += rank.busy.back();
+    else if (!rank.where.empty())
+      text += rank.where;
     else
       text += rank.calls == 0 ? "has made no call" : "is outside any call, after " + rank.doing;
   }
   return text;
 }
 
-void World::stall() { fault(str("no progress for ", timeout_.count(), " s: ", everyone())); }
+void World::stall() { fault(format("no progress for {:g} s: {}", timeout_.count(), everyone())); }
 
 void World::fault(const std::string& message) {
   if (!fault_) fault_ = message;
@@ -382,7 +386,7 @@ void World::check_for_deadlock() {
     if (rank.state == State::running || rank.awaited->complete() || steppable(static_cast<int>(i))) return;
     someone_waits = true;
   }
-  if (someone_waits) fault(str("no rank can go on: ", everyone()));
+  if (someone_waits) fault(format("no rank can go on: {}", everyone()));
 }
 
 }  // namespace tessera

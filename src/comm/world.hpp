@@ -26,7 +26,8 @@ struct Operation {
     Tensor in, out;
     int color = 0, key = 0;  // of a split
     int steps_done = 0;
-    Event last;  // the end of this rank's work so far, for the others' streams
+    Event last;          // the end of this rank's work so far, for the others' streams
+    Event began, ended;  // of its work, with their times; where the run is traced
     Journal* journal = nullptr;
     TrafficKey row;
     std::string doing;  // for messages: "send of 1 x 8 f32 to rank 1 in group pp {0, 1} (call 3)"
@@ -58,10 +59,11 @@ class World {
   // For a transport whose ranks meet elsewhere, World keeps what each rank is doing, and the first fault.
   void only(int world_rank);                            ///< The other ranks are in other processes.
   std::string enter(int world_rank, const Call& call);  ///< Logs a call before it is made. Returns its text.
-  void back_at(int world_rank, const std::string& doing);  ///< The rank waits for this call of its own.
-  void left(int world_rank);                               ///< It waits no longer.
-  long calls(int world_rank) const;                        ///< How many it has entered.
-  void report(const std::string& message);                 ///< A fault: check throws on every rank.
+  /// Says where the rank is until its next call: "waits in barrier in group world (call 2)".
+  void back_at(int world_rank, const std::string& where);
+  void returned(int world_rank);            ///< The rank's function is at its end.
+  long calls(int world_rank) const;         ///< How many it has entered.
+  void report(const std::string& message);  ///< A fault: check throws on every rank.
   void report_stall();  ///< The same for a call that ran into the time-out, unless a rank is busy.
   void check() const;
 
@@ -84,7 +86,7 @@ class World {
     State state = State::running;
     long calls = 0;
     std::string doing;              // its latest call, or the one that it waits for
-    bool in_call = false;           // it waits in a transport whose waits `state` does not show
+    std::string where;              // of a rank that meets the others elsewhere: what it does
     std::vector<std::string> busy;  // "computes the unsplit reference", innermost last
     std::vector<std::shared_ptr<Operation>> pending;
     std::shared_ptr<Operation> awaited;

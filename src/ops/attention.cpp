@@ -26,16 +26,17 @@ struct Heads {
     expect(o.seq > 0 && d > 0 && group > 0 && group * o.kv_heads == o.heads && fits(q, o.heads) &&
                fits(k, o.kv_heads) && fits(v, o.kv_heads),
            [&] {
-             return str("attention: q ", shape(q), ", k ", shape(k), " and v ", shape(v), " are not ",
-                        o.batch, " sequences of ", o.seq, " with ", o.heads, " heads of queries and ",
-                        o.kv_heads, " of keys on one device");
+             return format(
+                 "attention: q {}, k {} and v {} are not {} sequences of {} with {} heads of queries and {} "
+                 "of keys on one device",
+                 shape(q), shape(k), shape(v), o.batch, o.seq, o.heads, o.kv_heads);
            });
     expect(o.mask != Mask::padding ||
                (o.lengths.dtype() == DType::i32 && o.lengths.rows() == o.batch && o.lengths.cols() == 1 &&
                 o.lengths.device() == q.device() && o.lengths.is_contiguous()),
-           [&] { return str("attention: lengths ", shape(o.lengths), " are not (", o.batch, ", 1) i32"); });
+           [&] { return format("attention: lengths {} are not ({}, 1) i32", shape(o.lengths), o.batch); });
     expect(o.dropout >= 0 && o.dropout < 1,
-           [&] { return str("attention: a dropout of ", o.dropout, " is not in [0, 1)"); });
+           [&] { return format("attention: a dropout of {:g} is not in [0, 1)", o.dropout); });
   }
 
   /// Keys [first, first + keys) and the queries that see any of them: with a causal mask those from `first`.

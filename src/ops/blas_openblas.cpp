@@ -47,7 +47,7 @@ std::string blas_name() {
   static constexpr const char* builds[] = {"sequential", "pthread", "openmp"};
   const std::string config = openblas_get_config();  // "OpenBLAS 0.3.21 ..."
   const auto version = config.substr(0, config.find(' ', config.find(' ') + 1));
-  return str(version, " (", builds[openblas_get_parallel()], ")");
+  return format("{} ({})", version, builds[openblas_get_parallel()]);
 }
 
 }  // namespace tessera

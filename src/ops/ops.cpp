@@ -15,31 +15,31 @@ namespace {
 
 void same_place(const char* op, const Tensor& a, const Tensor& b) {
   expect(a.device() == b.device(),
-         [&] { return str(op, ": ", shape(a), " and ", shape(b), " live on different devices"); });
+         [&] { return format("{}: {} and {} live on different devices", op, shape(a), shape(b)); });
 }
 
 void same(const char* op, const Tensor& a, const Tensor& b) {
   same_place(op, a, b);
   expect(a.rows() == b.rows() && a.cols() == b.cols() && a.dtype() == b.dtype(),
-         [&] { return str(op, ": ", shape(a), " and ", shape(b), " are not of one shape and dtype"); });
+         [&] { return format("{}: {} and {} are not of one shape and dtype", op, shape(a), shape(b)); });
 }
 
 void row_of(const char* op, const Tensor& row, const Tensor& x) {
   same_place(op, row, x);
   expect(row.rows() == 1 && row.cols() == x.cols() && row.dtype() == x.dtype(),
-         [&] { return str(op, ": ", shape(row), " is not a row for ", shape(x)); });
+         [&] { return format("{}: {} is not a row for {}", op, shape(row), shape(x)); });
 }
 
 void floating(const char* op, std::initializer_list<const Tensor*> tensors) {
   for (const Tensor* tensor : tensors)
     expect(tensor->dtype() != DType::i32,
-           [&] { return str(op, ": ", shape(*tensor), ": i32 is for ids, not for arithmetic"); });
+           [&] { return format("{}: {}: i32 is for ids, not for arithmetic", op, shape(*tensor)); });
 }
 
 void ids_for(const char* op, const Tensor& ids, const Tensor& rows) {
   same_place(op, ids, rows);
   expect(ids.dtype() == DType::i32 && ids.cols() == 1 && ids.rows() == rows.rows() && ids.is_contiguous(),
-         [&] { return str(op, ": ids ", shape(ids), " do not fit ", shape(rows)); });
+         [&] { return format("{}: ids {} do not fit {}", op, shape(ids), shape(rows)); });
 }
 
 struct Operand {
@@ -56,8 +56,8 @@ void gemm(const Tensor& c, double beta, Operand a, Operand b) {
   expect(a.of.dtype() == b.of.dtype() && a.of.dtype() == c.dtype() && a.cols() == b.rows() &&
              a.rows() == c.rows() && b.cols() == c.cols(),
          [&] {
-           return str("matmul: ", shape(a.of), a.transposed ? "^T" : "", " times ", shape(b.of),
-                      b.transposed ? "^T" : "", " is not ", shape(c));
+           return format("matmul: {}{} times {}{} is not {}", shape(a.of), a.transposed ? "^T" : "",
+                         shape(b.of), b.transposed ? "^T" : "", shape(c));
          });
   const auto whole = [](const Tensor& x) { return Stack{x, x.rows(), x.cols()}; };
   kernels_of(c).gemm(whole(c), beta, whole(a.of), a.transposed, whole(b.of), b.transposed);
@@ -135,9 +135,8 @@ Tensor scale(const Tensor& x, double factor) {
 }
 
 Tensor cast(const Tensor& x, DType dtype) {
-  expect(x.dtype() != DType::i32 && dtype != DType::i32, [&] {
-    return str("cast: ", shape(x), " to ", name(dtype), ": i32 is for ids, not for arithmetic");
-  });
+  expect(x.dtype() != DType::i32 && dtype != DType::i32,
+         [&] { return format("cast: {} to {}: i32 is for ids, not for arithmetic", shape(x), name(dtype)); });
   if (x.dtype() == dtype) return x;
   Tensor y = Tensor::empty(x.rows(), x.cols(), dtype, x.device());
   kernels_of(x).cast(y, x);
@@ -165,8 +164,9 @@ void add_embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor
   floating("embedding_backward", {&dtable});
   ids_for("embedding_backward", ids, dy);
   same_place("embedding_backward", dtable, dy);
-  expect(dtable.cols() == dy.cols() && dtable.dtype() == dy.dtype(),
-         [&] { return str("embedding_backward: ", shape(dy), " does not fit the table ", shape(dtable)); });
+  expect(dtable.cols() == dy.cols() && dtable.dtype() == dy.dtype(), [&] {
+    return format("embedding_backward: {} does not fit the table {}", shape(dy), shape(dtable));
+  });
   kernels_of(dy).embedding_backward(dtable, dy, ids);
 }
 
@@ -214,10 +214,9 @@ Tensor softmax_backward(const Tensor& dp, const Tensor& p) {
 
 Tensor dropout(const Tensor& x, double rate, std::uint64_t seed, const Position& where) {
   floating("dropout", {&x});
-  expect(rate >= 0 && rate < 1, [&] { return str("dropout: a rate of ", rate, " is not in [0, 1)"); });
+  expect(rate >= 0 && rate < 1, [&] { return format("dropout: a rate of {:g} is not in [0, 1)", rate); });
   expect(where.seq > 0 && where.heads > 0 && x.rows() % (where.seq * where.heads) == 0, [&] {
-    return str("dropout: ", shape(x), " does not hold sequences of ", where.seq, " for ", where.heads,
-               " heads");
+    return format("dropout: {} does not hold sequences of {} for {} heads", shape(x), where.seq, where.heads);
   });
   Position place = where;
   if (place.cols == 0) place.cols = x.cols();

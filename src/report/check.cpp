@@ -65,7 +65,7 @@ std::string moved_column(const RankResult& result, const Truth& truth) {
     std::int64_t from = 0;
     while (from < truth.value.cols && !equals(from)) ++from;
     if (from == truth.value.cols) return "";
-    if (moved.empty()) moved = str("column ", here, " is column ", from, " of the whole");
+    if (moved.empty()) moved = format("column {} is column {} of the whole", here, from);
   }
   return moved;
 }
@@ -74,16 +74,17 @@ std::string diagnose(const std::string& name, const Truth& truth, const RankResu
                      int ranks, const std::vector<Mistake>& mistakes) {
   for (const Mistake& mistake : mistakes)
     if ((mistake.rank < 0 || mistake.rank == rank) && fits(worst, truth, mistake.value)) return mistake.name;
-  if (fits(worst, truth, scaled(truth.value, 0))) return str(name, " is zero: was it ever computed?");
+  if (fits(worst, truth, scaled(truth.value, 0))) return format("{} is zero: was it ever computed?", name);
   if (ranks > 1 && fits(worst, truth, scaled(truth.value, ranks)))
-    return str(name, " is p = ", ranks,
-               " times too large: was it summed twice, or summed where every rank had the whole?");
+    return format(
+        "{} is p = {} times too large: was it summed twice, or summed where every rank had the whole?", name,
+        ranks);
   if (ranks > 1 && fits(worst, truth, scaled(truth.value, 1.0 / ranks)))
-    return str(name, " is p = ", ranks, " times too small: the mean in the place of the sum?");
+    return format("{} is p = {} times too small: the mean in the place of the sum?", name, ranks);
   if (truth.value.rows == truth.value.cols && fits(worst, truth, transpose(truth.value)))
-    return str(name, " is transposed.");
+    return format("{} is transposed.", name);
   if (const std::string moved = moved_column(worst, truth); !moved.empty())
-    return str(name, " has its columns permuted: ", moved, ".");
+    return format("{} has its columns permuted: {}.", name, moved);
   return "";
 }
 
@@ -94,8 +95,8 @@ Check check(const std::string& name, const std::string& identity, const std::str
   Check outcome{.identity = identity, .tier = tier, .baseline_error = truth.baseline_error, .ok = true};
   double worst = -1;
   for (std::size_t r = 0; r < results.size(); ++r) {
-    expect_eq(results[r].slice.whole_rows, truth.value.rows, str("rows of the whole ", name));
-    expect_eq(results[r].slice.whole_cols, truth.value.cols, str("columns of the whole ", name));
+    expect_eq(results[r].slice.whole_rows, truth.value.rows, format("rows of the whole {}", name));
+    expect_eq(results[r].slice.whole_cols, truth.value.cols, format("columns of the whole {}", name));
     for_each(results[r], [&](std::int64_t row, std::int64_t col, double value) {
       const double error = std::abs(value - truth.value.at(row, col)), bound = truth.bound.at(row, col);
       const bool holds = error <= bound;  // false for NaN

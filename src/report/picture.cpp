@@ -43,7 +43,7 @@ double height_of(const Equation& equation, int ranks) {
 }
 
 std::string arrow(double x, double y, double width) {
-  return str("<path d=\"M", x, ' ', y, 'h', width, "m-7-4l7 4l-7 4\" fill=\"none\" class=\"arrow\"/>\n");
+  return format("<path d=\"M{:g} {:g}h{:g}m-7-4l7 4l-7 4\" fill=\"none\" class=\"arrow\"/>\n", x, y, width);
 }
 
 void draw(std::ostream& out, const Block& b, int ranks, double x, double y) {
@@ -73,24 +73,24 @@ void draw(std::ostream& out, const Block& b, int ranks, double x, double y) {
 }  // namespace
 
 std::string svg_text(double x, double y, const std::string& words, const std::string& style) {
-  return str("<text x=\"", x, "\" y=\"", y, "\"", style, ">", escaped(words), "</text>\n");
+  return format("<text x=\"{:g}\" y=\"{:g}\"{}>{}</text>\n", x, y, style, escaped(words));
 }
 
 std::string svg_rectangle(double x, double y, double w, double h, const std::string& fill,
                           const std::string& style) {
-  return str("<rect x=\"", x, "\" y=\"", y, "\" width=\"", w, "\" height=\"", h, "\" fill=\"", fill, '"',
-             style, "/>\n");
+  return format("<rect x=\"{:g}\" y=\"{:g}\" width=\"{:g}\" height=\"{:g}\" fill=\"{}\"{}/>\n", x, y, w, h,
+                fill, style);
 }
 
 std::string svg_open(double width, double height, const std::string& alt, const std::string& style) {
-  return str(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 ", width, ' ', height,
-      "\" role=\"img\" font-family=\"sans-serif\" font-size=\"14\" text-anchor=\"middle\">\n<title>",
-      escaped(alt),
-      "</title>\n<style>text{fill:#1f2328}.name{font-style:italic;font-size:16px}.shape{font-size:11px}"
-      ".page{fill:#fff}.arrow{stroke:#1f2328}@media(prefers-color-scheme:dark){text{fill:#e6edf3}"
-      ".page{fill:#0d1117}.arrow{stroke:#e6edf3}}",
-      style, "</style>\n<rect width=\"100%\" height=\"100%\" rx=\"6\" class=\"page\"/>\n");
+  return format(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {:g} {:g}\" role=\"img\" "
+      "font-family=\"sans-serif\" font-size=\"14\" text-anchor=\"middle\">\n<title>{}</title>\n"
+      "<style>text{{fill:#1f2328}}.name{{font-style:italic;font-size:16px}}.shape{{font-size:11px}}"
+      ".page{{fill:#fff}}.arrow{{stroke:#1f2328}}"
+      "@media(prefers-color-scheme:dark){{text{{fill:#e6edf3}}.page{{fill:#0d1117}}.arrow{{stroke:#e6edf3}}}}"
+      "{}</style>\n<rect width=\"100%\" height=\"100%\" rx=\"6\" class=\"page\"/>\n",
+      width, height, escaped(alt), style);
 }
 
 Equation& Equation::add(const Block& block) {
@@ -141,7 +141,7 @@ std::string svg(const std::vector<Equation>& equations, int ranks, const std::st
   double x = gap;
   for (int r = 0; ranks > 1 && r < ranks; ++r, x += 74)  // one rank: nothing is cut, all is grey
     out << svg_rectangle(x, y + 4, 14, 14, colour(r))
-        << svg_text(x + 20, y + 16, str("rank ", r), " text-anchor=\"start\"");
+        << svg_text(x + 20, y + 16, format("rank {}", r), " text-anchor=\"start\"");
   out << svg_rectangle(x, y + 4, 14, 14, "#b0b0b0")
       << svg_text(x + 20, y + 16, ranks > 1 ? "on every rank" : "whole", " text-anchor=\"start\"");
   out << "</svg>\n";

@@ -60,11 +60,11 @@ std::string progress_line(const std::string& what, std::int64_t done, std::int64
   if (done >= all) return "\r\033[K";
   const auto filled = static_cast<std::size_t>(30 * done / all);
   const double left = seconds * static_cast<double>(all - done) / static_cast<double>(done);
-  return str("\r  ", what, " [", std::string(filled, '#'), std::string(30 - filled, ' '), "] ", done, "/",
-             all, ", ", static_cast<std::int64_t>(left + 1), " s left\033[K");
+  return format("\r  {} [{}{}] {}/{}, {} s left\033[K", what, std::string(filled, '#'),
+                std::string(30 - filled, ' '), done, all, static_cast<std::int64_t>(left + 1));
 }
 
-std::string bytes(std::int64_t count) { return str(count, " B"); }
+std::string bytes(std::int64_t count) { return format("{} B", count); }
 
 std::string number(double value) {
   char text[32];

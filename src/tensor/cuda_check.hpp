@@ -1,5 +1,5 @@
-// The one place where results of CUDA and cuBLAS are checked:
-// place, the call's text, the library's own words.
+// Every result of CUDA and cuBLAS is checked here. The error says the place, the call's text and the
+// library's own message.
 #pragma once
 
 #include <cublas_v2.h>
@@ -17,13 +17,13 @@ inline void check_cuda(cudaError_t result, const char* call, Where where = Where
   if (result == cudaSuccess) return;
   cudaGetLastError();  // else the next launch check would report it a second time
   throw Error(
-      str(place(where), ": ", call, ": ", cudaGetErrorName(result), ", ", cudaGetErrorString(result)));
+      format("{}: {}: {}, {}", place(where), call, cudaGetErrorName(result), cudaGetErrorString(result)));
 }
 
 inline void check_cublas(cublasStatus_t result, const char* call, Where where = Where::here()) {
   if (result == CUBLAS_STATUS_SUCCESS) return;
-  throw Error(
-      str(place(where), ": ", call, ": ", cublasGetStatusName(result), ", ", cublasGetStatusString(result)));
+  throw Error(format("{}: {}: {}, {}", place(where), call, cublasGetStatusName(result),
+                     cublasGetStatusString(result)));
 }
 
 }  // namespace tessera

@@ -6,8 +6,25 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <version>
+#ifdef __cpp_lib_format
+#include <format>
+#else
+#ifdef __CUDACC__  // fmt 9 takes nvcc for a compiler without constexpr, and then does not compile in C++20
+#define FMT_USE_CONSTEXPR 1
+#endif
+#include <fmt/core.h>
+#endif
 
 namespace tessera {
+
+/// Every message is a format string, which the compiler checks against its arguments: format("rank {}", 3).
+/// A double is written as {:g}, with six digits; {} would write every digit that it has.
+#ifdef __cpp_lib_format
+using std::format, std::format_string;
+#else
+using fmt::format, fmt::format_string;
+#endif
 
 /// The command line cannot be honoured (exit code 2). The message says what can.
 struct UsageError : std::runtime_error {
@@ -39,24 +56,24 @@ struct Where {
 /// "file.cpp:31" without the directories, which differ from machine to machine.
 inline std::string place(const Where& where) {
   const std::string_view file = where.file;
-  return str(file.substr(file.find_last_of('/') + 1), ":", where.line);
+  return format("{}:{}", file.substr(file.find_last_of('/') + 1), where.line);
 }
 
 /// Throws Error with `what` unless `holds`.
 inline void expect(bool holds, std::string_view what, Where where = Where::here()) {
-  if (!holds) throw Error(str(place(where), ": ", what));
+  if (!holds) throw Error(format("{}: {}", place(where), what));
 }
 
 /// The same, with a message that is made only where it is needed: for checks that every call makes.
 template <std::invocable Say>
 void expect(bool holds, const Say& say, Where where = Where::here()) {
-  if (!holds) throw Error(str(place(where), ": ", say()));
+  if (!holds) throw Error(format("{}: {}", place(where), say()));
 }
 
 /// Throws Error that prints both values unless they are equal.
 template <class A, class B>
 void expect_eq(const A& a, const B& b, std::string_view what, Where where = Where::here()) {
-  if (!(a == b)) throw Error(str(place(where), ": ", what, ": ", a, " is not ", b));
+  if (!(a == b)) throw Error(format("{}: {}: {} is not {}", place(where), what, a, b));
 }
 
 }  // namespace tessera

@@ -16,20 +16,20 @@ void check_writable(const std::string& path) {
   const std::filesystem::path folder = target.has_parent_path() ? target.parent_path() : ".";
   std::error_code ignored;
   if (!std::filesystem::is_directory(folder, ignored))
-    throw UsageError(str("cannot write ", path, ": there is no folder ", folder.string()));
+    throw UsageError(format("cannot write {}: there is no folder {}", path, folder.string()));
   if (std::filesystem::is_directory(target, ignored))
-    throw UsageError(str("cannot write ", path, ": it is a folder"));
+    throw UsageError(format("cannot write {}: it is a folder", path));
   // The file is renamed into its place, and must replace no device: root could lose /dev/null.
   const auto there = std::filesystem::symlink_status(target, ignored).type();
   if (there != std::filesystem::file_type::not_found && there != std::filesystem::file_type::regular)
-    throw UsageError(str("cannot write ", path, ": it is a device or a link, no file"));
+    throw UsageError(format("cannot write {}: it is a device or a link, no file", path));
   if (access(folder.c_str(), W_OK) != 0)
-    throw UsageError(str("cannot write ", path, ": the folder ", folder.string(), " is not writable"));
+    throw UsageError(format("cannot write {}: the folder {} is not writable", path, folder.string()));
 }
 
 NewFile::NewFile(const std::string& path) : path_(path) {
   static std::atomic<int> serial = 0;  // ranks are threads of one process
-  temporary_ = str(path, ".", getpid(), "-", serial++, ".tmp");
+  temporary_ = format("{}.{}-{}.tmp", path, getpid(), serial++);
   stream_.open(temporary_, std::ios::binary | std::ios::trunc);
   check();
 }
@@ -50,12 +50,12 @@ void NewFile::finish() {
   check();
   std::error_code error;
   std::filesystem::rename(temporary_, path_, error);
-  if (error) throw UsageError(str("cannot write ", path_, ": ", error.message()));
+  if (error) throw UsageError(format("cannot write {}: {}", path_, error.message()));
   finished_ = true;
 }
 
 void NewFile::check() const {
-  if (!stream_) throw UsageError(str("cannot write ", path_, ": ", std::strerror(errno)));
+  if (!stream_) throw UsageError(format("cannot write {}: {}", path_, std::strerror(errno)));
 }
 
 void write_file(const std::string& path, const std::string& content) {

@@ -19,9 +19,10 @@ void MemoryLedger::add(MemoryKind kind, std::int64_t bytes) {
   std::lock_guard lock(mutex_);
   if (kind != MemoryKind::check) {
     if (bytes > limit_ - total_)
-      throw UsageError(str("rank ", rank_, " is out of memory: it holds ", total_, " B and asks for ", bytes,
-                           " B of ", name(kind), ", --memory-per-rank allows ", limit_,
-                           " B. More ranks, smaller sizes or a higher limit would work."));
+      throw UsageError(
+          format("rank {} is out of memory: it holds {} B and asks for {} B of {}, --memory-per-rank allows "
+                 "{} B. More ranks, smaller sizes or a higher limit would work.",
+                 rank_, total_, bytes, name(kind), limit_));
     total_ += bytes;
     peak_ = std::max(peak_, total_);
   }

@@ -48,20 +48,19 @@ class Header {
   explicit Header(const std::string& path) : path_(path) {
     std::error_code error;
     if (!std::filesystem::is_regular_file(path, error))
-      throw UsageError(str("cannot read ", path, ": ", error ? error.message() : "it is not a file"));
+      throw UsageError(format("cannot read {}: {}", path, error ? error.message() : "it is not a file"));
     stream_.open(path, std::ios::binary | std::ios::ate);
-    if (!stream_) throw UsageError(str("cannot read ", path, ": ", system_message()));
+    if (!stream_) throw UsageError(format("cannot read {}: {}", path, system_message()));
     size_ = static_cast<std::uint64_t>(stream_.tellg());
     stream_.seekg(0);
   }
 
   std::map<std::string, Entry> read() {
-    require(size_ >= prefix_bytes, "the file has ", size_, " B, too few for the length of a header");
+    require(size_ >= prefix_bytes, "the file has {} B, too few for the length of a header", size_);
     std::uint64_t length = 0;
     read(&length, prefix_bytes);
-    require(length <= size_ - prefix_bytes, "the header of ", length, " B goes beyond the file of ", size_,
-            " B");
-    require(length <= header_limit, "the header of ", length, " B is over ", header_limit, " B");
+    require(length <= size_ - prefix_bytes, "the header of {} B goes beyond the file of {} B", length, size_);
+    require(length <= header_limit, "the header of {} B is over {} B", length, header_limit);
     std::string text(length, '\0');
     read(text.data(), length);
     data_begin_ = prefix_bytes + length;
@@ -77,9 +76,9 @@ class Header {
   }
 
  private:
-  template <class... Parts>
-  void require(bool holds, const Parts&... fault) const {
-    if (!holds) throw UsageError(str(path_, ": ", fault...));
+  template <class... Args>
+  void require(bool holds, format_string<Args...> fault, Args&&... args) const {
+    if (!holds) throw UsageError(path_ + ": " + format(fault, std::forward<Args>(args)...));
   }
 
   void read(void* to, std::uint64_t count) {
@@ -94,42 +93,42 @@ class Header {
     const auto watch = [&](int depth, json::parse_event_t event, json& value) {
       require(depth <= 4, "the header is nested too deeply");
       if (event == json::parse_event_t::key && depth == 1)
-        require(names.insert(value.get<std::string>()).second, "the header has ", quote(value), " twice");
+        require(names.insert(value.get<std::string>()).second, "the header has {} twice", quote(value));
       return true;
     };
     try {
       return json::parse(text, watch);
     } catch (const json::exception& error) {
-      throw UsageError(str(path_, ": the header is not JSON: ", error.what()));
+      throw UsageError(format("{}: the header is not JSON: {}", path_, error.what()));
     }
   }
 
   Entry entry(const std::string& name, const json& value) const {
-    const auto tensor = str("tensor ", quote(name));
-    require(value.is_object(), tensor, " is not described by an object");
+    const auto tensor = format("tensor {}", quote(name));
+    require(value.is_object(), "{} is not described by an object", tensor);
     for (const char* key : {"dtype", "shape", "data_offsets"})
-      require(value.contains(key), tensor, " has no ", key);
+      require(value.contains(key), "{} has no {}", tensor, key);
 
     const json &dtype = value["dtype"], &shape = value["shape"], &offsets = value["data_offsets"];
     const auto known = std::ranges::find_if(dtypes, [&](const auto& known) { return dtype == known.first; });
     Entry made;
     if (known == dtypes.end())
-      made.unreadable = str(" has the dtype ", quote(dtype), "; F32, F64 and I32 can be read");
+      made.unreadable = format(" has the dtype {}; F32, F64 and I32 can be read", quote(dtype));
     else
       made.dtype = known->second;
 
-    require(shape.is_array(), tensor, " has a shape that is not a list");
-    if (shape.size() > 2) made.unreadable = str(" has ", shape.size(), " axes; at most two can be read");
+    require(shape.is_array(), "{} has a shape that is not a list", tensor);
+    if (shape.size() > 2) made.unreadable = format(" has {} axes; at most two can be read", shape.size());
     for (const json& axis : shape)  // the parser keeps what is negative, broken or beyond 64 bits as others
-      require(axis.is_number_unsigned() && axis.get<std::uint64_t>() <= axis_limit, tensor, " has the shape ",
-              quote(shape), "; an axis has 0 to ", axis_limit, " elements");
+      require(axis.is_number_unsigned() && axis.get<std::uint64_t>() <= axis_limit,
+              "{} has the shape {}; an axis has 0 to {} elements", tensor, quote(shape), axis_limit);
 
     require(offsets.is_array() && offsets.size() == 2 && offsets[0].is_number_unsigned() &&
                 offsets[1].is_number_unsigned(),
-            tensor, " has data_offsets ", quote(offsets), ", not two byte positions");
+            "{} has data_offsets {}, not two byte positions", tensor, quote(offsets));
     const auto begin = offsets[0].get<std::uint64_t>(), end = offsets[1].get<std::uint64_t>();
-    require(begin <= end, tensor, " has reversed data_offsets ", quote(offsets));
-    require(end <= data_bytes_, tensor, " ends at ", end, " of ", data_bytes_, " B of data");
+    require(begin <= end, "{} has reversed data_offsets {}", tensor, quote(offsets));
+    require(end <= data_bytes_, "{} ends at {} of {} B of data", tensor, end, data_bytes_);
     made.begin = data_begin_ + begin;
     made.bytes = end - begin;
     if (!made.unreadable.empty()) return made;
@@ -140,8 +139,8 @@ class Header {
     made.cols = static_cast<std::int64_t>(axes[1]);
     // Both axes are below 2^31, so the elements fit; their bytes might not.
     const std::uint64_t elements = axes[0] * axes[1];
-    require(made.bytes % size_of(made.dtype) == 0 && made.bytes / size_of(made.dtype) == elements, tensor,
-            " of shape ", quote(shape), " ", known->first, " cannot lie in ", made.bytes, " B");
+    require(made.bytes % size_of(made.dtype) == 0 && made.bytes / size_of(made.dtype) == elements,
+            "{} of shape {} {} cannot lie in {} B", tensor, quote(shape), known->first, made.bytes);
     return made;
   }
 
@@ -153,13 +152,13 @@ class Header {
     });
     std::uint64_t at = data_begin_;
     for (const auto& [name, entry] : order) {
-      const auto tensor = str("tensor ", quote(name));
-      require(entry.begin >= at, tensor, " overlaps the one before it: it begins at ",
-              entry.begin - data_begin_, ", that ends at ", at - data_begin_);
-      require(entry.begin == at, "there is a hole of ", entry.begin - at, " B before ", tensor);
+      const auto tensor = format("tensor {}", quote(name));
+      require(entry.begin >= at, "{} overlaps the one before it: it begins at {}, that ends at {}", tensor,
+              entry.begin - data_begin_, at - data_begin_);
+      require(entry.begin == at, "there is a hole of {} B before {}", entry.begin - at, tensor);
       at += entry.bytes;
     }
-    require(at == size_, size_ - at, " B at the end belong to no tensor");
+    require(at == size_, "{} B at the end belong to no tensor", size_ - at);
   }
 
   std::string path_;
@@ -179,9 +178,9 @@ void save_safetensors(const std::string& path, const std::map<std::string, Tenso
   json header = json::object();  // keeps its keys sorted
   std::int64_t at = 0;
   for (const auto& [name, tensor] : order) {
-    expect(tensor.defined(), str("cannot write ", path, ": the tensor '", name, "' is undefined"));
+    expect(tensor.defined(), format("cannot write {}: the tensor '{}' is undefined", path, name));
     if (name == "__metadata__")
-      throw UsageError(str("cannot write ", path, ": no tensor may be called ", name));
+      throw UsageError(format("cannot write {}: no tensor may be called {}", path, name));
     header[name] = {{"dtype", format_name(tensor.dtype())},
                     {"shape", {tensor.rows(), tensor.cols()}},
                     {"data_offsets", {at, at + tensor.bytes()}}};
@@ -191,7 +190,7 @@ void save_safetensors(const std::string& path, const std::map<std::string, Tenso
   try {
     text = header.dump();
   } catch (const json::exception&) {
-    throw UsageError(str("cannot write ", path, ": the name of a tensor is not UTF-8"));
+    throw UsageError(format("cannot write {}: the name of a tensor is not UTF-8", path));
   }
   text.resize((text.size() + prefix_bytes - 1) / prefix_bytes * prefix_bytes, ' ');
 
@@ -210,19 +209,20 @@ SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path), entries
 
 const SafetensorsFile::Entry& SafetensorsFile::at(const std::string& name) const {
   const auto found = entries_.find(name);
-  if (found == entries_.end()) throw UsageError(str(path_, ": there is no tensor ", quote(name)));
+  if (found == entries_.end()) throw UsageError(format("{}: there is no tensor {}", path_, quote(name)));
   return found->second;
 }
 
 Tensor SafetensorsFile::read(const std::string& name) const {
   const Entry& entry = at(name);
-  if (!entry.unreadable.empty()) throw UsageError(str(path_, ": tensor ", quote(name), entry.unreadable));
+  if (!entry.unreadable.empty())
+    throw UsageError(format("{}: tensor {}{}", path_, quote(name), entry.unreadable));
   const MemoryScope scope(MemoryKind::check);
   const Tensor tensor = Tensor::empty(entry.rows, entry.cols, entry.dtype, Device::host());
   std::ifstream stream(path_, std::ios::binary);  // one each: ranks are threads, and read at once
   stream.seekg(static_cast<std::streamoff>(entry.begin));
   stream.read(tensor.raw(), static_cast<std::streamsize>(entry.bytes));
-  if (!stream) throw UsageError(str(path_, ": the file could not be read to its end"));
+  if (!stream) throw UsageError(format("{}: the file could not be read to its end", path_));
   return tensor;
 }
 

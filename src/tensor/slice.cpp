@@ -14,12 +14,12 @@ std::int64_t total(const std::vector<Range>& ranges) {
 
 std::int64_t index_in_whole(const std::vector<Range>& ranges, std::int64_t local) {
   if (local < 0)
-    throw Error(str("index ", local, " lies before its slice"));  // expect would build the text each time
+    throw Error(format("index {} lies before its slice", local));  // expect would build the text each time
   for (const Range& range : ranges) {
     if (local < range.size()) return range.begin + local;
     local -= range.size();
   }
-  throw Error(str("index ", local, " lies beyond its slice"));
+  throw Error(format("index {} lies beyond its slice", local));
 }
 
 std::int64_t index_in_shard(const std::vector<Range>& ranges, std::int64_t whole) {
@@ -36,10 +36,10 @@ template <class Visit>
 void for_each_block(const Slice& slice, const Tensor& whole, const Tensor& shard, const Visit& visit) {
   expect(
       whole.rows() == slice.whole_rows && whole.cols() == slice.whole_cols,
-      str("the slice is of (", slice.whole_rows, ", ", slice.whole_cols, "), the whole is ", shape(whole)));
+      format("the slice is of ({}, {}), the whole is {}", slice.whole_rows, slice.whole_cols, shape(whole)));
   expect(shard.rows() == slice.local_rows() && shard.cols() == slice.local_cols(),
-         str("the slice holds (", slice.local_rows(), ", ", slice.local_cols(), "), the shard is ",
-             shape(shard)));
+         format("the slice holds ({}, {}), the shard is {}", slice.local_rows(), slice.local_cols(),
+                shape(shard)));
   std::int64_t row = 0;
   for (const Range& r : slice.row_ranges) {
     std::int64_t col = 0;
@@ -55,7 +55,7 @@ void for_each_block(const Slice& slice, const Tensor& whole, const Tensor& shard
 }  // namespace
 
 Range part(std::int64_t size, int index, int parts) {
-  if (size % parts != 0) throw UsageError(str(parts, " ranks do not divide ", size));
+  if (size % parts != 0) throw UsageError(format("{} ranks do not divide {}", parts, size));
   const std::int64_t each = size / parts;
   return {index * each, (index + 1) * each};
 }

@@ -31,7 +31,7 @@ Storage::~Storage() {
 
 Tensor Tensor::empty(std::int64_t rows, std::int64_t cols, DType dtype, std::shared_ptr<Device> device) {
   expect(rows >= 0 && cols >= 0 && rows <= INT64_MAX / 8 / std::max<std::int64_t>(cols, 1),
-         [&] { return str("a tensor cannot be (", rows, ", ", cols, ")"); });
+         [&] { return format("a tensor cannot be ({}, {})", rows, cols); });
   Tensor tensor;
   tensor.rows_ = rows;
   tensor.cols_ = tensor.ld_ = cols;
@@ -79,7 +79,7 @@ const std::shared_ptr<Device>& Tensor::device() const {
 
 Tensor Tensor::row_range(std::int64_t begin, std::int64_t end) const {
   expect(0 <= begin && begin <= end && end <= rows_,
-         [&] { return str("rows [", begin, ", ", end, ") of ", shape(*this)); });
+         [&] { return format("rows [{}, {}) of {}", begin, end, shape(*this)); });
   Tensor view = *this;
   view.offset_ += begin * ld_;
   view.rows_ = end - begin;
@@ -88,7 +88,7 @@ Tensor Tensor::row_range(std::int64_t begin, std::int64_t end) const {
 
 Tensor Tensor::column_range(std::int64_t begin, std::int64_t end) const {
   expect(0 <= begin && begin <= end && end <= cols_,
-         [&] { return str("columns [", begin, ", ", end, ") of ", shape(*this)); });
+         [&] { return format("columns [{}, {}) of {}", begin, end, shape(*this)); });
   Tensor view = *this;
   view.offset_ += begin;
   view.cols_ = end - begin;
@@ -97,7 +97,7 @@ Tensor Tensor::column_range(std::int64_t begin, std::int64_t end) const {
 
 Tensor Tensor::reshape(std::int64_t rows, std::int64_t cols) const {
   expect(is_contiguous(), "reshape of a view whose rows lie apart");
-  expect(rows >= 0 && cols >= 0, [&] { return str("reshape to (", rows, ", ", cols, ")"); });
+  expect(rows >= 0 && cols >= 0, [&] { return format("reshape to ({}, {})", rows, cols); });
   expect_eq(rows * cols, size(), "elements after reshape");
   Tensor view = *this;
   view.rows_ = rows;
@@ -122,7 +122,7 @@ Tensor Tensor::to(std::shared_ptr<Device> target) const {
 
 void Tensor::copy_from(const Tensor& source) const {
   expect(rows_ == source.rows_ && cols_ == source.cols_ && dtype_ == source.dtype_,
-         [&] { return str("copy of ", shape(source), " into ", shape(*this)); });
+         [&] { return format("copy of {} into {}", shape(source), shape(*this)); });
   const std::size_t element = size_of(dtype_);
   // The side on a GPU does the work; between two tensors of the host either may.
   const auto& worker = device()->kind() == DeviceKind::cuda ? device() : source.device();
@@ -146,11 +146,11 @@ std::vector<double> Tensor::values() const {
 }
 
 void Tensor::check_dtype(DType wanted) const {
-  if (wanted != dtype_) throw Error(str("the tensor is ", shape(*this), ", not ", name(wanted)));
+  if (wanted != dtype_) throw Error(format("the tensor is {}, not {}", shape(*this), name(wanted)));
 }
 
 std::string shape(const Tensor& tensor) {
-  return str("(", tensor.rows(), ", ", tensor.cols(), ") ", name(tensor.dtype()));
+  return format("({}, {}) {}", tensor.rows(), tensor.cols(), name(tensor.dtype()));
 }
 
 Tensor empty_like(const Tensor& tensor) {

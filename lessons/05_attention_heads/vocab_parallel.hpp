@@ -1,0 +1,92 @@
+// The two largest matrices of a small model, the embedding and the head, cut by the vocabulary (Megatron's
+// VocabParallelEmbedding and vocab_parallel_cross_entropy): rank r of tp has V_r of the V ids, and no rank
+// ever holds a whole row of logits. Where tp does not divide V the shards differ by one row.
+#pragma once
+
+#include "05_attention_heads/block.hpp"
+
+namespace tessera::attention_heads {
+
+/// The ids of a rank, as a range of [0, V).
+inline Range own_ids(std::int64_t vocabulary, int rank, int ranks) {
+  return {vocabulary * rank / ranks, vocabulary * (rank + 1) / ranks};
+}
+
+/// ids as places in the rank's shard: those of other ranks fall outside of [0, V_r).
+inline Tensor local_ids(const Tensor& ids, Range own) {
+  const MemoryScope data(MemoryKind::check);
+  std::vector<double> values = ids.values();
+  for (double& id : values) id -= static_cast<double>(own.begin);
+  return Tensor::of(ids.rows(), 1, values, DType::i32);
+}
+
+// begin embedding
+struct VocabParallelEmbedding {
+  Placed<Shard<0>> wte;    // (V_r, W)  this rank's ids
+  Placed<Replicated> wpe;  // (seq, W)
+  Placed<Shard<0>> dwte = zero_gradient(wte);
+  Placed<Replicated> dwpe = zero_gradient(wpe);
+
+  // task 05.embedding (line, 1 point, 10 min): local ids (n, 1) -> (n, W). Hint: an id that is not here gives
+  // a row of zeros; who has it?
+  Placed<Replicated> forward(const Tensor& ids, const Tensor& positions, const TensorParallel& tp) const {
+    const Placed<Partial> rows(embedding(ids, wte.local()));  // zeros but for this rank's ids
+    return add(tp.all_reduce(rows), Placed<Replicated>(embedding(positions, wpe.local())));
+  }
+  // end task
+  void backward(const Placed<Replicated>& dx, const Tensor& ids, const Tensor& positions) const {
+    // No bytes are sent: each rank takes the rows of its ids.
+    add_embedding_backward(dwte.local(), dx.local(), ids);
+    add_embedding_backward(dwpe.local(), dx.local(), positions);
+  }
+};
+// end embedding
+
+// begin head
+/// Logits = ln_f(x) Wte', whose columns are cut as Wte's rows are, and their cross-entropy without ever
+/// gathering them: with m the largest logit, loss = log(sum_j exp(z_j - m)) - (z_target - m). Three numbers a
+/// token, three all-reduces.
+struct VocabParallelHead {
+  Norm ln_f;
+  Placed<Shard<0>> w, dw;  // (V_r, W)  wte, or the last stage's copy of it
+
+  struct Saved {
+    Norm::Saved ln_f;
+    CrossEntropy entropy;      // (n, 1), (n, V_r)
+    Placed<Shard<1>> dlogits;  // (n, V_r)
+  };
+
+  // task 05.cross_entropy (function, 4 points, 40 min): (n, W), local targets (n, 1) -> (n, 1) losses; what
+  // the backward needs goes to saved.entropy. The logits are ln_f(X) w', and ops.hpp has row_largest,
+  // cross_entropy_terms and cross_entropy_of for one rank's columns of them. Hint: the largest logit of all
+  // ranks comes first, or exp overflows: tp.comm().all_reduce(x, Reduce::max). Which two terms are sums over
+  // all ids?
+  Placed<Replicated> forward(const Placed<Replicated>& x, const Tensor& targets, Saved& saved,
+                             const TensorParallel& tp) const {
+    const Placed<Shard<1>> logits = matmul(ln_f.forward(x, saved.ln_f), t(w));  // (n, V_r)  no bytes sent
+    const Tensor largest = tp.comm().all_reduce(row_largest(logits.local()), Reduce::max);  // (n, 1)
+    CrossEntropyTerms terms = cross_entropy_terms(logits.local(), largest, targets);
+    terms.sum = tp.comm().all_reduce(terms.sum);        // (n, 1)  of exp(z - m) over all ids
+    terms.target = tp.comm().all_reduce(terms.target);  // (n, 1)  z_target - m, 0 where it is not here
+    saved.entropy = cross_entropy_of(terms);
+    return Placed<Replicated>(saved.entropy.loss);
+  }
+  // end task
+
+  /// softmax - onehot on the rank's own ids sends nothing;
+  /// dX is owed a sum, as always behind a cut by columns.
+  Placed<Replicated> backward_input(const Tensor& targets, std::int64_t tokens, Saved& saved,
+                                    const TensorParallel& tp) const {
+    saved.dlogits = Placed<Shard<1>>(cross_entropy_backward(saved.entropy, targets, tokens));
+    saved.entropy = {};
+    return ln_f.backward_input(tp.all_reduce(matmul(saved.dlogits, w)), saved.ln_f);
+  }
+  void backward_weight(const Saved& saved) const {
+    add_matmul(dw, t(saved.dlogits),
+               Placed<Replicated>(saved.ln_f.norm.y));  // Shard<0> x Replicated = Shard<0>
+    ln_f.backward_weight(saved.ln_f);
+  }
+};
+// end head
+
+}  // namespace tessera::attention_heads

@@ -1,0 +1,199 @@
+// When did which instruction run, and what did a step hold? The timeline of a run, and the costs of its
+// parts. With a pace, eight stages on two cores show the true shape of a pipeline.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <thread>
+#include <vector>
+
+#include "06_pipeline/partition.hpp"
+#include "06_pipeline/simulate.hpp"
+#include "06_pipeline/worker.hpp"
+#include "gpt/builder.hpp"
+#include "report/journal.hpp"
+#include "tensor/device.hpp"
+
+namespace tessera::pipeline {
+
+/// What a measured step left on this rank.
+struct Trace {
+  std::vector<Step> steps;            // seconds since the launch began
+  int in_flight = 0;                  // the most microbatch-chunks held between forward and dW
+  std::int64_t activation_bytes = 0;  // the most held between two instructions
+  double loss = 0;                    // the sum of this rank's losses over all tokens
+};
+
+/// Seconds of a tick: a forward of a chunk takes one, and so do dX and dW. 0 is as fast as it goes.
+struct Pace {
+  double forward = 0;
+  static int ticks(Op op) { return op == Op::backward ? 2 : 1; }
+};
+
+/// Times instructions by marks on the device, so that the work of a GPU is timed and not its launch.
+///
+/// With a pace each computation lasts until a deadline, which is a whole number of ticks on the clock of the
+/// machine: its own ticks after the end of the computation before it, or after the tick in which its message
+/// came. The system wakes a sleeping rank late, by a tenth of a millisecond or, where ranks outnumber cores,
+/// by one. The rank makes up for that by its next deadline. If it counted from the moment of waking instead,
+/// these delays would add up from stage to stage.
+class Clock {
+ public:
+  Clock(Journal& journal, const Pace& pace) : journal_(journal), pace_(pace), device_(*Device::current()) {
+    device_.synchronize();
+    if (pace_.forward > 0) wait_until(deadline_ = now() + 1);
+    start_ = journal_.now();
+    base_ = device_.mark();
+  }
+  void begin(const Instruction& i) { timed_.push_back({i, device_.mark(), {}}); }
+  void end() {
+    const Op op = timed_.back().instruction.op;
+    if (pace_.forward > 0 && (computes(op) || is_receive(op))) {
+      device_.synchronize();
+      deadline_ = computes(op) ? deadline_ + Pace::ticks(op) : std::max(deadline_, now());
+      wait_until(deadline_);
+    }
+    timed_.back().end = device_.mark();
+  }
+  std::vector<Step> steps() const {
+    std::vector<Step> steps;
+    for (const auto& [instruction, begin, end] : timed_)
+      steps.push_back({instruction, start_ + device_.seconds_between(base_, begin),
+                       start_ + device_.seconds_between(base_, end)});
+    return steps;
+  }
+
+ private:
+  struct Timed {
+    Instruction instruction;
+    Event begin, end;
+  };
+  using Clockwork = std::chrono::steady_clock;  // one for all processes of a machine
+  std::int64_t now() const {                    // in ticks, rounded down
+    const std::chrono::duration<double> seconds = Clockwork::now().time_since_epoch();
+    return static_cast<std::int64_t>(seconds.count() / pace_.forward);
+  }
+  void wait_until(std::int64_t tick) const {
+    const std::chrono::duration<double> seconds(static_cast<double>(tick) * pace_.forward);
+    std::this_thread::sleep_until(Clockwork::time_point(std::chrono::ceil<Clockwork::duration>(seconds)));
+  }
+  Journal& journal_;
+  Pace pace_;
+  Device& device_;
+  double start_ = 0;
+  std::int64_t deadline_ = 0;  // in ticks
+  Event base_;
+  std::vector<Timed> timed_;
+};
+
+/// One step of `worker` under the clock.
+inline Trace run_timed(Worker& worker, const Instructions& list, const std::vector<Tokens>& microbatches,
+                       Journal& journal, const Pace& pace) {
+  Clock clock(journal, pace);
+  Trace trace;
+  WorkerHooks hooks;
+  hooks.before = [&](const Instruction& i) { clock.begin(i); };
+  hooks.after = [&](const Instruction&) {
+    clock.end();
+    trace.in_flight = std::max(trace.in_flight, worker.in_flight());
+    trace.activation_bytes =
+        std::max(trace.activation_bytes, Device::current()->memory.now(MemoryKind::activation));
+  };
+  trace.loss = worker.run(list, microbatches, hooks);
+  trace.steps = clock.steps();
+  return trace;
+}
+
+/// What rank 0 knows of a measured run: the step with the median bubble.
+struct Measured {
+  Timeline timeline;
+  std::vector<int> in_flight;
+  std::vector<std::int64_t> activation_bytes;
+};
+
+/// Every rank's steps, on rank 0.
+inline Measured gather(Communicator& comm, const Trace& trace) {
+  const Phase phase = comm.phase("check");
+  const MemoryScope scope(MemoryKind::check);
+  std::vector<double> mine = {static_cast<double>(trace.in_flight),
+                              static_cast<double>(trace.activation_bytes)};
+  for (const Step& s : trace.steps)
+    for (const double value : {static_cast<double>(s.op), static_cast<double>(s.microbatch),
+                               static_cast<double>(s.chunk), s.begin, s.end})
+      mine.push_back(value);
+  Measured all;
+  for (const Tensor& one :
+       gather_to_first(comm, Tensor::of(1, static_cast<std::int64_t>(mine.size()), mine, DType::f64))) {
+    const std::vector<double> v = one.values();
+    all.in_flight.push_back(static_cast<int>(v[0]));
+    all.activation_bytes.push_back(static_cast<std::int64_t>(v[1]));
+    auto& steps = all.timeline.stages.emplace_back();
+    for (std::size_t i = 2; i < v.size(); i += 5)
+      steps.push_back({{static_cast<Op>(v[i]), static_cast<int>(v[i + 1]), static_cast<int>(v[i + 2])},
+                       v[i + 3],
+                       v[i + 4]});
+  }
+  return all;
+}
+
+/// What an embedding, a block and a head cost this device:
+/// forward and backward of a microbatch, the median of 7.
+inline LayerCosts measure_costs(const ModelConfig& config, const TensorParallel& alone, DType dtype,
+                                const Tokens& batch) {
+  const MemoryScope scope(MemoryKind::check);
+  gpt::Builder builder(config, alone, [&](const std::string& name, const Slice& slice) {
+    return generate(1, name, slice, dtype, Fill::uniform, 0.1);
+  });
+  const Placed<Replicated> x(
+      generate(1, "X", Slice::whole(config.rows(), config.width()), dtype, Fill::uniform, 1));
+  const auto time = [&](const Chunk& chunk) {
+    std::vector<double> seconds;
+    for (int i = 0; i < 7; ++i) {
+      Chunk::Saved saved;
+      const Event begin = Device::current()->mark();
+      chunk.forward(x, batch, saved, alone);
+      chunk.backward_input(x, saved, alone);
+      chunk.backward_weight(saved);
+      seconds.push_back(Device::current()->seconds_between(begin, Device::current()->mark()));
+    }
+    std::sort(seconds.begin(), seconds.end());
+    return seconds[seconds.size() / 2];
+  };
+  return {time(builder.chunk({0, 0}, true, false)), time(builder.chunk({0, 1}, false, false)),
+          time(builder.chunk({0, 0}, false, true))};
+}
+
+/// What each virtual stage took in a measured run: medians over the microbatches.
+/// Predicts that run's timeline.
+inline Costs costs_of(const Timeline& timeline, int virtual_stages) {
+  Costs costs = Costs::equal(virtual_stages, 0, 0, 0);
+  const int stages = static_cast<int>(timeline.stages.size());
+  for (int at = 0; at < virtual_stages; ++at) {
+    const auto median = [&](Op op) {
+      std::vector<double> seconds = {};
+      for (const Step& s : timeline.stages[static_cast<std::size_t>(at % stages)])
+        if (s.op == op && s.chunk == at / stages) seconds.push_back(s.end - s.begin);
+      std::sort(seconds.begin(), seconds.end());
+      return seconds.empty() ? 0 : seconds[seconds.size() / 2];
+    };
+    const auto i = static_cast<std::size_t>(at);
+    costs.forward[i] = median(Op::forward);
+    costs.backward_input[i] = median(Op::backward_input) + median(Op::backward);
+    costs.backward_weight[i] = median(Op::backward_weight);
+  }
+  return costs;
+}
+
+/// The rank's timeline for --trace: a bar an instruction, an arrow from each send to its receive.
+inline void journal_steps(Journal& journal, const Trace& trace, int stage, int stages) {
+  for (const Step& s : trace.steps) {
+    const int at = virtual_stage(s.chunk, stage, stages);
+    const bool to_next = s.op == Op::send || s.op == Op::receive_gradient;
+    const bool gradient = s.op == Op::send_gradient || s.op == Op::receive_gradient;
+    const std::string message = format("{}{}.{}", gradient ? "g" : "a", s.microbatch, to_next ? at : at - 1);
+    const std::string flow = is_send(s.op) ? "out:" + message : is_receive(s.op) ? "in:" + message : "";
+    journal.span({text(s), "pipeline", s.begin, s.end, flow});
+  }
+}
+
+}  // namespace tessera::pipeline

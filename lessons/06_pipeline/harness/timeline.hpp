@@ -1,0 +1,223 @@
+// The picture of a timeline, as text and as SVG.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <iomanip>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "06_pipeline/simulate.hpp"
+#include "report/picture.hpp"
+
+namespace tessera::pipeline {
+
+/// A forward is the last digit of its microbatch's number, its backward or dX the letter, its dW the capital.
+inline char symbol(const Step& step) {
+  if (step.op == Op::forward) return static_cast<char>('0' + (step.microbatch + 1) % 10);
+  return static_cast<char>((step.op == Op::backward_weight ? 'A' : 'a') + step.microbatch % 26);
+}
+
+/// "1-8 forward, a-h its backward, . idle"
+inline std::string legend(const Timeline& timeline) {
+  const int m = timeline.microbatches();
+  const auto range = [&](char from) {
+    const char to = static_cast<char>(from + std::min(m, 26) - 1);
+    return m == 1 ? format("{}", from) : format("{}-{}", from, to);
+  };
+  std::string line = m == 1 ? "1" : format("1-{}", m);
+  line += m < 10 ? " forward, " : " (last digit) forward, ";
+  line += timeline.split() ? format("{} its dX, {} its dW", range('a'), range('A'))
+                           : range('a') + " its backward";
+  return line + ", . idle" + (timeline.chunks() > 1 ? "; a line a chunk" : "");
+}
+
+/// What each of `cells` characters of a stage shows: the step that takes most of its time, none where the
+/// stage is idle for more than half of it.
+inline std::vector<const Step*> sampled(const Timeline& timeline, std::size_t stage, std::size_t cells,
+                                        double scale) {
+  std::vector<const Step*> shown(cells);
+  for (std::size_t cell = 0; cell < cells; ++cell) {
+    const double begin = timeline.begin() + static_cast<double>(cell) * scale;
+    double busy = 0, most = 0;
+    const Step* longest = nullptr;
+    for (const Step& step : timeline.stages[stage]) {
+      const double inside = std::min(step.end, begin + scale) - std::max(step.begin, begin);
+      if (!computes(step.op) || inside <= 0) continue;
+      busy += inside;
+      if (inside > most) longest = &step;
+      most = std::max(most, inside);
+    }
+    if (busy >= scale / 2) shown[cell] = longest;
+  }
+  return shown;
+}
+
+// begin draw
+/// A line a stage, or a chunk of it (s0.1, blank while stage 0 works in another chunk). A character is one
+/// `unit` of time, or more where the line would not fit into `columns` (0: as long as fits). The last column
+/// counts the idle ones.
+inline std::string draw(const Timeline& timeline, const std::string& name, double unit, int columns = 100) {
+  const int chunks = timeline.chunks();
+  const std::size_t stages = timeline.stages.size(), tail = 9;
+  const auto label = [&](std::size_t stage, int chunk) {
+    return chunks == 1 ? format(" s{}", stage) : format(" s{}.{}", stage, chunk);
+  };
+  const std::size_t margin = label(stages - 1, 0).size() + 1;
+  const double makespan = timeline.makespan(), room = columns - static_cast<double>(margin + tail + 2);
+  const bool fits = unit > 0 && std::round(makespan / unit) <= room;
+  const double scale = fits ? unit : makespan / room;
+  const auto cells = static_cast<std::size_t>(std::max(1.0, std::round(makespan / scale)));
+  const auto right = [&](const std::string& text) {
+    return std::string(tail - std::min(tail, text.size()), ' ') + text;
+  };
+  std::string out = name;
+  if (!fits && unit > 0) out += format(" ({:g} units a character)", std::round(scale / unit * 100) / 100);
+  out.resize(std::max(out.size(), margin + cells + 2), ' ');
+  out += right("idle") + '\n';
+  for (std::size_t stage = 0; stage < stages; ++stage) {
+    const auto shown = sampled(timeline, stage, cells, scale);
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      std::string line = label(stage, chunk);
+      line.resize(margin, ' ');
+      line += '|';
+      for (const Step* step : shown)
+        line += step == nullptr ? '.' : step->chunk == chunk ? symbol(*step) : ' ';
+      line += '|';
+      const auto idle = std::count(shown.begin(), shown.end(), nullptr);
+      out += line + (chunk == 0 ? right(format("{}/{}", idle, cells)) : "") + '\n';
+    }
+  }
+  return out;
+}
+// end draw
+
+// Timelines as SVG, one below the other on the same scale: the predicted above the measured. The picture is
+// legible at 1200 pixels, on light and on dark pages.
+
+struct Panel {
+  std::string name;  // "predicted"
+  Timeline timeline;
+};
+
+inline std::string percent(double share) {
+  std::ostringstream out;
+  out << std::fixed << std::setprecision(1) << 100 * share << '%';
+  return out.str();
+}
+
+namespace svg_detail {
+
+constexpr double left = 66, width = 1200, right = 26, lane = 30, gap = 8;
+constexpr const char* start = " text-anchor=\"start\"";
+
+/// One computation. Forward in full colour, backward (or dX) light, dW white in a coloured frame.
+inline std::string cell(double x, double y, double w, double h, const Step& step) {
+  const char* fill = colour(step.microbatch);
+  std::string out = svg_rectangle(x, y, w, h, step.op == Op::forward ? fill : "#fff", " class=\"cell\"");
+  if (step.op == Op::backward_weight)
+    out += svg_rectangle(x + 2, y + 2, std::max(0.0, w - 4), h - 4, "none",
+                         format(" stroke=\"{}\" stroke-width=\"3\"", fill));
+  else if (step.op != Op::forward)
+    out += svg_rectangle(x, y, w, h, fill, " fill-opacity=\".4\"");
+  const std::string number = std::to_string(step.microbatch + 1);
+  if (w < 8 * static_cast<double>(number.size())) return out;  // too narrow to be read
+  const char* on = step.op == Op::forward ? ink(step.microbatch) : ink(1);
+  return out +
+         svg_text(x + w / 2, y + h / 2 + 4.5, number, format(" style=\"fill:{}\" font-size=\"13\"", on));
+}
+
+/// Ticks at 1, 2 or 5 times a power of ten, at most 15.
+inline std::string axis(double y, double end, double scale, const std::string& unit) {
+  double tick = std::pow(10, std::floor(std::log10(end / 15)));
+  for (const double step : {2.0, 2.5, 2.0})  // 1 -> 2 -> 5 -> 10
+    if (end / tick > 15) tick *= step;
+  std::string out = format("<path class=\"arrow\" d=\"M{:g} {:g}h{:g}\"/>\n", left, y, end * scale);
+  for (int n = 0; n * tick <= end * (1 + 1e-9); ++n) {
+    out += format("<path class=\"arrow\" d=\"M{:g} {:g}v5\"/>\n", left + n * tick * scale, y);
+    out += svg_text(left + n * tick * scale, y + 18, format("{:g}", n * tick), " font-size=\"12\"");
+  }
+  return out + svg_text(left, y + 34, "time, " + unit, format("{} font-size=\"12\"", start));
+}
+
+inline std::string rows(const Timeline& timeline, double y, double scale) {
+  const int chunks = timeline.chunks();
+  const double height = lane * chunks, begin = timeline.begin(), makespan = timeline.makespan();
+  std::string out;
+  for (std::size_t stage = 0; stage < timeline.stages.size(); ++stage, y += height + gap) {
+    out += svg_text(gap, y + height / 2 + 5, format("stage {}", stage), start);
+    out += svg_rectangle(left, y, makespan * scale, height, "url(#idle)");
+    double free = begin;
+    const auto name_gap = [&](double until) {  // where there is room for the word
+      const double w = (until - free) * scale, middle = left + (free - begin) * scale + w / 2;
+      if (w > 80)
+        out += svg_rectangle(middle - 28, y + height / 2 - 10, 56, 20, "none", " class=\"page\"") +
+               svg_text(middle, y + height / 2 + 5, "bubble");
+    };
+    for (const Step& step : timeline.stages[stage]) {
+      if (!computes(step.op)) continue;
+      name_gap(step.begin);
+      free = step.end;
+      const double x = left + (step.begin - begin) * scale, w = (step.end - step.begin) * scale;
+      if (chunks > 1) out += svg_rectangle(x, y, w + .5, height, "none", " class=\"page\"");
+      out += cell(x, y + lane * step.chunk, w, lane, step);
+    }
+    name_gap(begin + makespan);
+  }
+  return out;
+}
+
+inline std::string key(double y, const Timeline& timeline) {
+  std::string out;
+  double x = left;
+  const auto entry = [&](const std::string& picture, const std::string& words, double wide) {
+    out += picture + svg_text(x + 36, y + 17, words, start);
+    x += wide;
+  };
+  entry(cell(x, y, 28, 24, {{Op::forward}, 0, 1}), "forward of microbatch 1", 230);
+  entry(cell(x, y, 28, 24, {{Op::backward}, 0, 1}), timeline.split() ? "its dX" : "its backward",
+        timeline.split() ? 110 : 150);
+  if (timeline.split()) entry(cell(x, y, 28, 24, {{Op::backward_weight}, 0, 1}), "its dW", 110);
+  entry(svg_rectangle(x, y, 28, 24, "url(#idle)"), "idle: the bubble", 180);
+  if (timeline.chunks() > 1) out += svg_text(x, y + 17, "a lane a chunk, the stage's first on top", start);
+  return out;
+}
+
+}  // namespace svg_detail
+
+/// `subject`: "1f1b, 4 stages, 8 microbatches"; `unit`: of all panels' times.
+inline std::string picture(const std::string& subject, const std::vector<Panel>& panels,
+                           const std::string& unit) {
+  using namespace svg_detail;
+  double longest = 0, height = 44;
+  std::string title = subject + ": bubble";
+  for (const Panel& panel : panels) {
+    const Timeline& t = panel.timeline;
+    longest = std::max(longest, t.makespan());
+    height += 26 + static_cast<double>(t.stages.size()) * (lane * t.chunks() + gap) + 56;
+    title += format("{}{} {}", &panel == panels.data() ? " " : ", ", percent(t.bubble()), panel.name);
+  }
+  const double scale = (width - left - right) / longest;
+  std::string out =
+      svg_open(width, height + 40,
+               title + ". A row is a stage, a colour and number a microbatch; hatched time is idle.",
+               ".cell{stroke:#808080}.idle{stroke:#808080;stroke-width:2}");
+  out +=
+      "<defs><pattern id=\"idle\" width=\"8\" height=\"8\" patternUnits=\"userSpaceOnUse\" "
+      "patternTransform=\"rotate(45)\"><path d=\"M0 0v8\" class=\"idle\"/></pattern></defs>\n";
+  out += svg_text(gap, 26, title, format("{} font-size=\"18\" font-weight=\"bold\"", start));
+  double y = 44;
+  for (const Panel& panel : panels) {
+    const Timeline& t = panel.timeline;
+    out +=
+        svg_text(left, y + 14, format("{}: {} of the run is idle", panel.name, percent(t.bubble())), start);
+    out += rows(t, y + 26, scale);
+    y += 26 + static_cast<double>(t.stages.size()) * (lane * t.chunks() + gap);
+    out += axis(y, t.makespan(), scale, unit);
+    y += 56;
+  }
+  return out + key(y, panels.front().timeline) + "</svg>\n";
+}
+
+}  // namespace tessera::pipeline

@@ -1,0 +1,132 @@
+// A trained model at work: its loss over a whole text, and a text that it writes. Both run forward only and
+// under the same cut, so that no rank holds more of the model than in training. All ranks take part: each
+// replica computes its share of the loss, and every replica writes the same text.
+#pragma once
+
+#include <numeric>
+
+#include "07_data_parallel/data_parallel.hpp"
+#include "08_three_d/config.hpp"
+
+namespace tessera::three_d {
+
+/// What the last stage has in the end; undefined on the others.
+struct Forward {
+  Tensor losses, probabilities;  // (n, 1) of all ids, (n, V_r) of this rank's
+};
+
+// begin forward
+/// One microbatch through all virtual stages. While it is in the next one, a stage takes the next microbatch.
+inline Forward forward(const Trainer& model, const Tokens& batch) {
+  Communicator& pp = *model.mesh().pp;
+  Forward last;
+  for (std::size_t c = 0; c < model.chunks().size(); ++c) {
+    const Chunk& chunk = model.chunks()[c];
+    Chunk::Saved saved;
+    Placed<Replicated> x;
+    if (!chunk.embedding) {
+      x = Placed<Replicated>(Tensor::empty(model.model().rows(), model.model().width(), model.dtype()));
+      pp.recv(x.local(), peer(pipeline::Op::receive, pp.rank(), pp.size()));
+    }
+    x = chunk.forward(x, batch, saved, model.tp());
+    if (chunk.head)
+      last = {x.local(), saved.head.entropy.probabilities};
+    else
+      pp.send(x.local(), peer(pipeline::Op::send, pp.rank(), pp.size()));
+  }
+  return last;
+}
+// end forward
+
+inline std::int64_t whole_sequences(const Config& s) { return (s.text.size() - 1) / s.seq(); }
+
+/// The replica's of the text's whole sequences, one behind the other; and how many microbatches they make.
+inline Range own_sequences(const Config& s, int replica) {
+  return data_parallel::own_rows(whole_sequences(s), replica, s.sizes.dp);
+}
+inline std::int64_t own_forwards(const Config& s, int replica) {
+  const std::int64_t b = s.training.model.attention.options.batch;
+  return (own_sequences(s, replica).size() + b - 1) / b;
+}
+
+// begin evaluate
+/// The mean loss over all whole sequences, on every rank. `on_progress`: after each microbatch.
+inline double evaluate(
+    const Trainer& model, const Config& s,
+    const std::function<void(std::int64_t done)>& on_progress = [](std::int64_t) {}) {
+  const Phase phase = model.mesh().pp->phase("eval");
+  const std::int64_t b = s.training.model.attention.options.batch, seq = s.seq();
+  const Range own = own_sequences(s, model.mesh().dp->rank());
+  double sum = 0;
+  for (std::int64_t first = own.begin; first < own.end; first += b) {
+    std::vector<std::size_t> places;  // where too few are left, the first stands in, and does not count
+    for (std::int64_t i = first; i < first + b; ++i)
+      places.push_back(static_cast<std::size_t>((i < own.end ? i : first) * seq));
+    const Forward out = forward(
+        model, gpt::local_tokens(gpt::sequences_at(s.text, places, seq), s.training.model, model.tp()));
+    on_progress((first - own.begin) / b + 1);
+    if (!out.losses.defined()) continue;
+    const auto losses = out.losses.values();
+    sum = std::accumulate(losses.begin(), losses.begin() + std::min(b, own.end - first) * seq, sum);
+  }
+  return sum_over_dp_and_pp(sum, model.mesh()) / static_cast<double>(whole_sequences(s) * seq);
+}
+// end evaluate
+
+// begin draw
+/// An id drawn from p^(1/T) / sum, of which each rank of tp knows its own columns, p (1, V_r), and no more:
+/// the largest log p_j + T g_j, where g_j = -log(-log(u_j)) with u_j uniform in (0, 1), is that of id j with
+/// just this probability (the Gumbel-max trick; Maddison, Tarlow and Minka 2014, section 2). u_j depends on
+/// seed, step and id alone, so every cut draws the same id.
+/// Sent: a pair of numbers a rank. T = 0: the likeliest.
+inline std::int64_t draw(const Tensor& p, Range own, double temperature, const Random& random,
+                         std::int64_t first, Communicator& tp) {
+  double best = -INFINITY, id = -1;
+  const std::vector<double> values = p.values();
+  for (std::int64_t j = own.begin; j < own.end; ++j) {
+    const double u = (random.bits(static_cast<std::uint64_t>(first + j)) + 0.5) * 0x1p-32;
+    const double score =
+        std::log(values[static_cast<std::size_t>(j - own.begin)]) - temperature * std::log(-std::log(u));
+    if (score > best) best = score, id = static_cast<double>(j);
+  }
+  const std::vector<double> all = tp.all_gather(Tensor::of(1, 2, {best, id}), 0).values();
+  best = -INFINITY;
+  for (std::size_t r = 0; r < all.size(); r += 2)
+    if (all[r] > best) best = all[r], id = all[r + 1];
+  expect(std::isfinite(best), "no token can be drawn: the logits are no numbers");
+  return static_cast<std::int64_t>(id);
+}
+// end draw
+
+// begin sample
+/// `s.sample` tokens after the text's first one, the same on every rank. Nothing is kept from one token to
+/// the next: each costs a forward over the last `seq` tokens.
+inline std::vector<std::uint16_t> sample(const Trainer& model, const Config& s, std::uint64_t seed) {
+  const Mesh& mesh = model.mesh();
+  const Phase phase = mesh.pp->phase("sample");
+  const Random random(seed, "sample");
+  const std::int64_t v = s.training.model.vocabulary;
+  std::vector<std::uint16_t> text = {s.text.ids.at(0)};
+  for (std::int64_t step = 0; step < s.sample; ++step) {
+    const auto seen = std::min(static_cast<std::int64_t>(text.size()), s.seq());
+    // The first sequence of a microbatch. What stands behind the text it cannot see: the mask is causal.
+    std::vector<double> context(text.end() - seen, text.end());
+    context.resize(static_cast<std::size_t>(s.training.model.rows()));
+    const auto count = static_cast<std::int64_t>(context.size());
+    const Tensor ids = Tensor::of(count, 1, context, DType::i32);
+    const Forward out = forward(model, gpt::local_tokens({ids, ids}, s.training.model, model.tp()));
+    const Tensor next = Tensor::of(1, 1, {0}, DType::i32);
+    if (out.probabilities.defined()) {
+      const auto id = draw(out.probabilities.row_range(seen - 1, seen),
+                           attention_heads::own_ids(v, mesh.tp->rank(), mesh.sizes.tp), s.temperature, random,
+                           step * v, *mesh.tp);
+      next.copy_from(Tensor::of(1, 1, {static_cast<double>(id)}, DType::i32));
+    }
+    mesh.pp->broadcast(next, mesh.sizes.pp - 1);  // the first stage needs it next
+    text.push_back(static_cast<std::uint16_t>(next.values()[0]));
+  }
+  return text;
+}
+// end sample
+
+}  // namespace tessera::three_d

@@ -1,0 +1,121 @@
+// From the command line to a Config, or to a message that says what would work.
+#pragma once
+
+#include "08_three_d/config.hpp"
+#include "app/app.hpp"
+#include "tensor/file.hpp"
+
+namespace tessera::three_d {
+
+inline std::string divisors(std::int64_t n, std::int64_t most) {
+  std::string text;
+  for (std::int64_t d = 1; d <= std::min(n, most); ++d)
+    if (n % d == 0) text += format("{}{}", text.empty() ? "" : ", ", d);
+  return text;
+}
+
+struct Arguments {
+  std::string schedule = "1f1b", optimizer = "sgd", text = "README.md", tokens, weights;
+  std::int64_t tp = 2, pp = 2, dp = 2, microbatches = 4, chunks = 0, vocabulary = 256;
+};
+
+inline int ranks_of(const Arguments& arguments) {
+  const std::int64_t all = arguments.tp * arguments.pp * arguments.dp;
+  if (all > 64)
+    throw UsageError(
+        format("64 ranks at most: --tp {} --pp {} --dp {} make {}; --tp 2 --pp 2 --dp 2 would work",
+               arguments.tp, arguments.pp, arguments.dp, all));
+  return static_cast<int>(all);
+}
+
+/// The sizes of a file's model, which the command line may repeat but not change.
+inline void take_weights(Config& s, const Arguments& arguments, const Flags& flags) {
+  s.weights = std::make_shared<const gpt::WeightsFile>(arguments.weights);
+  const gpt::WeightsFile& file = *s.weights;
+  ModelConfig& m = s.training.model;
+  const std::string has = "--weights " + arguments.weights + " has ";
+  for (const auto& [flag, mine, theirs] : {std::tuple{"--layers", &m.layers, file.layers},
+                                           {"--width", &m.attention.width, file.width},
+                                           {"--vocab", &m.vocabulary, file.vocabulary}}) {
+    if (flags.given(flag) && *mine != theirs)
+      throw UsageError(format("{} {}: {}{}; without {} it would work", flag, *mine, has, theirs, flag));
+    *mine = theirs;
+  }
+  if (m.vocabulary > 65536) throw UsageError(has + "more ids than uint16 holds: up to 65536 would work");
+  std::int64_t& seq = m.attention.options.seq;
+  if (!flags.given("--seq")) seq = file.positions;
+  if (seq > file.positions)
+    throw UsageError(format("--seq {}: {}{} positions: --seq {} or less would work", seq, has, file.positions,
+                            file.positions));
+  if (!flags.given("--heads") && m.width() % 64 != 0)
+    throw UsageError(
+        format("{}a width of {}, no multiple of GPT-2's 64 a head: give its --heads", has, m.width()));
+  if (!flags.given("--heads")) m.attention.heads = m.width() / 64;
+}
+
+inline void take_text(Config& s, const Arguments& arguments, const Flags& flags) {
+  const bool tokens = !arguments.tokens.empty();
+  if (tokens && flags.given("--text")) throw UsageError("--text and --tokens: one of them would work");
+  s.text = tokens ? gpt::read_tokens(arguments.tokens) : gpt::corpus_of(mlp::read_text(arguments.text));
+  if (tokens && s.text.size() > 0 && !s.weights && !flags.given("--vocab"))
+    throw UsageError(format("--tokens {} needs --vocab, how many ids there are: its largest is {}",
+                            arguments.tokens, *std::max_element(s.text.ids.begin(), s.text.ids.end())));
+  gpt::check_ids(s.text, s.training.model.vocabulary, s.seq(),
+                 tokens ? "--tokens " + arguments.tokens : "--text " + arguments.text);
+}
+
+/// Everything else that can be wrong with the command line, before anything runs.
+inline void apply_arguments(Config& s, const Arguments& arguments, const Flags& flags,
+                            const Options& options) {
+  ModelConfig& m = s.training.model;
+  m.vocabulary = arguments.vocabulary;
+  if (!arguments.weights.empty()) take_weights(s, arguments, flags);
+  s.sizes = {static_cast<int>(arguments.tp), static_cast<int>(arguments.pp), static_cast<int>(arguments.dp)};
+  if (m.width() % m.attention.heads != 0)
+    throw UsageError(format("--heads {} does not divide --width {}: --heads {} would work", m.attention.heads,
+                            m.width(), divisors(m.width(), 64)));
+  if (m.attention.heads % arguments.tp != 0)
+    throw UsageError(format("--tp {} does not divide the {} heads: --tp {} would work", arguments.tp,
+                            m.attention.heads, divisors(m.attention.heads, 64)));
+  for (const auto& [schedule, name] : pipeline::schedule_names)
+    if (name == arguments.schedule) s.training.schedule = schedule;
+  const bool interleaved = s.training.schedule == pipeline::Schedule::interleaved;
+  s.training.chunks = arguments.chunks > 0              ? static_cast<int>(arguments.chunks)
+                      : interleaved && arguments.pp > 1 ? 2
+                                                        : 1;
+  s.training.microbatches = static_cast<int>(arguments.microbatches);
+  pipeline::refuse_impossible(s.training.schedule, s.sizes.pp, s.training.microbatches, s.training.chunks);
+  if (m.vocabulary < arguments.tp)
+    throw UsageError(format("--vocab {} leaves some of {} ranks without an id: --vocab {} or more would work",
+                            m.vocabulary, arguments.tp, arguments.tp));
+  if (m.layers < arguments.pp * s.training.chunks)
+    throw UsageError(format("--layers {} cannot fill {} virtual stages: --layers {} or more would work",
+                            m.layers, arguments.pp * s.training.chunks, arguments.pp * s.training.chunks));
+  if (const std::int64_t parts = arguments.dp * arguments.microbatches; s.batch % parts != 0)
+    throw UsageError(
+        format("--batch {} cannot be shared out over {} replicas of {} microbatches: --batch {} would work",
+               s.batch, arguments.dp, arguments.microbatches, (s.batch / parts + 1) * parts));
+  s.training.adamw = arguments.optimizer == "adamw";
+  m.attention.kv_heads = m.attention.heads;
+  m.attention.options.batch = s.batch / (arguments.dp * arguments.microbatches);
+  m.tokens = s.batch * s.seq();
+  if (!s.resume.empty() && !std::filesystem::exists(gpt::checkpoint_file(s.resume)))
+    throw UsageError("--resume " + s.resume +
+                     ": there is no checkpoint.safetensors; a folder that --save wrote would work");
+  if (s.weights) s.weights->check(m);
+  if (s.weights && !s.resume.empty())
+    throw UsageError("--weights and --resume: each says where the model begins, one of them would work");
+  take_text(s, arguments, flags);
+  for (const auto& [flag, file] :
+       {std::pair{"--save", s.save}, {"--dump", options.dump}, {"--svg", options.svg}})
+    if (!file.empty() && s.eval)
+      throw UsageError(format("--eval trains nothing: without {} it would work", flag));
+  if (!options.svg.empty() && s.steps < 2)
+    throw UsageError("--svg draws the losses: --steps 2 or more would work");
+  if (s.save.empty()) return;
+  std::error_code ignored;  // the check says what is wrong
+  std::filesystem::create_directories(s.save, ignored);
+  check_writable(gpt::checkpoint_file(s.save));
+}
+
+}  // namespace tessera::three_d

@@ -1,0 +1,185 @@
+// Makes the chunks of a rank out of the slices of the weights that it owns, and lists these weights. Every
+// weight is made by its name and slice, so that any cut of the model gives the same model.
+#pragma once
+
+#include <cmath>
+
+#include "gpt/model.hpp"
+#include "tensor/error.hpp"
+
+namespace tessera::gpt {
+
+/// A weight of the whole model, and the scale that suits its fan-in.
+struct WeightInfo {
+  std::string name;
+  std::int64_t rows, cols;
+  double scale;
+};
+
+/// Every weight of the whole model, in the order of the model, with the names of Hugging Face's GPT-2.
+inline std::vector<WeightInfo> weights_of(const ModelConfig& m) {
+  const std::int64_t w = m.width(), f = m.ffn(), qkv = w + 2 * m.attention.kv_width();
+  const double scale = 1 / std::sqrt(static_cast<double>(w));
+  std::vector<WeightInfo> all = {{"wte.weight", m.vocabulary, w, 1}, {"wpe.weight", m.seq(), w, 1}};
+  const auto linear = [&](const std::string& name, std::int64_t rows, std::int64_t cols, double of) {
+    all.push_back({name + ".weight", rows, cols, of});
+    all.push_back({name + ".bias", 1, cols, 1});
+  };
+  for (std::int64_t l = 0; l < m.layers; ++l) {
+    const std::string h = format("h.{}.", l);
+    linear(h + "ln_1", 1, w, 1);
+    linear(h + "attn.c_attn", w, qkv, 3 * scale);
+    linear(h + "attn.c_proj", w, w, scale);
+    linear(h + "ln_2", 1, w, 1);
+    linear(h + "mlp.c_fc", w, f, scale);
+    linear(h + "mlp.c_proj", f, w, scale / 2);
+  }
+  linear("ln_f", 1, w, 1);
+  if (!m.tied) all.push_back({"lm_head.weight", m.vocabulary, w, scale});
+  return all;
+}
+
+/// P, the elements of the whole model.
+inline std::int64_t elements_of(const ModelConfig& config) {
+  std::int64_t all = 0;
+  for (const WeightInfo& info : weights_of(config)) all += info.rows * info.cols;
+  return all;
+}
+
+/// The elements that rank `rank` of `tp` holds of `layers` blocks, of the embedding if `first`, and of the
+/// head if `last`. The matrices of a block are cut; its norms and the biases after a sum are on every rank.
+/// The head of a tied model holds no matrix of its own where the embedding lies on the same stage.
+inline std::int64_t own_elements(const ModelConfig& m, std::int64_t layers, bool first, bool last, int rank,
+                                 int tp) {
+  const std::int64_t w = m.width(), f = m.ffn();
+  const std::int64_t ids = attention_heads::own_ids(m.vocabulary, rank, tp).size();
+  const std::int64_t cut = ((w + 1) * (w + 2 * m.attention.kv_width()) + w * w + (w + 1) * f + f * w) /
+                           tp;  // two pairs of matrices
+  return layers * (cut + 6 * w) + (first ? (ids + m.seq()) * w : 0) +
+         (last ? 2 * w + (first && m.tied ? 0 : ids * w) : 0);
+}
+
+// begin builder
+class Builder {
+ public:
+  Builder(const ModelConfig& config, const TensorParallel& tp, MakeWeight make)
+      : config_(config), rank_(tp.rank()), ranks_(tp.size()), make_(std::move(make)) {}
+
+  std::vector<Parameter> parameters;  // of everything built so far, in the order of the model
+
+  /// The layers [layers.begin, layers.end); the first chunk has the embedding, the last one the head.
+  Chunk chunk(Range layers, bool first, bool last) {
+    Chunk made;
+    if (first) made.embedding = embedding();
+    auto& starts = block_starts_.emplace_back();
+    for (std::int64_t l = layers.begin; l < layers.end; ++l) {
+      starts.push_back(parameters.size());
+      made.blocks.push_back(block(format("h.{}.", l)));
+    }
+    starts.push_back(parameters.size());
+    if (last) made.head = head();
+    made.positions = positions();
+    made.tokens = config_.tokens;
+    return made;
+  }
+
+  /// The index in `parameters` of the first parameter of a block. One past the last block of a chunk, it is
+  /// the first parameter of the head.
+  std::size_t block_start(std::size_t chunk, std::size_t block) const {
+    return block_starts_.at(chunk).at(block);
+  }
+
+  /// True on the last stage of a tied model that is not the first stage too: it holds a copy of wte, listed
+  /// under the same name. The copy starts equal and stays equal, since both stages step with the sum of both
+  /// gradients.
+  bool has_embedding_copy() const { return has_copy_; }
+
+ private:
+  Norm norm(const std::string& name) {
+    const Slice row = Slice::whole(1, config_.width());
+    const Norm made{Placed<Replicated>(make_(name + ".weight", row)),
+                    Placed<Replicated>(make_(name + ".bias", row))};
+    list(name + ".weight", row, made.weight.local(), made.dweight.local());
+    list(name + ".bias", row, made.bias.local(), made.dbias.local());
+    return made;
+  }
+
+  TransformerBlock block(const std::string& h) {
+    const std::int64_t w = config_.width(), f = config_.ffn();
+    const auto linear = [&](const std::string& name, const Slice& a, const Slice& c) {
+      return std::pair{make_(h + name + ".weight", a), make_(h + name + ".bias", c)};
+    };
+    const auto columns = [&](std::int64_t rows) { return Slice::columns(rows, f, rank_, ranks_); };
+    const auto qkv = [&](std::int64_t rows) {
+      return attention_heads::qkv_slice(rows, config_.attention, rank_, ranks_);
+    };
+    const auto rows = [&](std::int64_t of) { return Slice::rows(of, w, rank_, ranks_); };
+    const Slice row = Slice::whole(1, w);
+    const Norm ln_1 = norm(h + "ln_1");
+    const auto [a, ca] = linear("attn.c_attn", qkv(w), qkv(1));
+    const auto [o, co] = linear("attn.c_proj", rows(w), row);
+    const ParallelAttention attn(a, ca, o, co, attention_heads::own_heads(config_.attention, rank_, ranks_));
+    list(h + "attn.c_attn.weight", qkv(w), a, attn.dqkv());
+    list(h + "attn.c_attn.bias", qkv(1), ca, attn.dc_qkv());
+    list(h + "attn.c_proj.weight", rows(w), o, attn.c_proj.da.local());
+    list(h + "attn.c_proj.bias", row, co, attn.c_proj.dc.local());
+    const Norm ln_2 = norm(h + "ln_2");
+    const auto [u, cu] = linear("mlp.c_fc", columns(w), columns(1));
+    const auto [v, cv] = linear("mlp.c_proj", rows(f), row);
+    const mlp_block::ParallelMlp mlp{{u, cu}, {v, cv}};
+    list(h + "mlp.c_fc.weight", columns(w), u, mlp.fc1.da.local());
+    list(h + "mlp.c_fc.bias", columns(1), cu, mlp.fc1.dc.local());
+    list(h + "mlp.c_proj.weight", rows(f), v, mlp.fc2.da.local());
+    list(h + "mlp.c_proj.bias", row, cv, mlp.fc2.dc.local());
+    return {ln_1, attn, ln_2, mlp};
+  }
+
+  VocabParallelEmbedding embedding() {
+    const Slice wte = vocabulary_slice(), wpe = Slice::whole(config_.seq(), config_.width());
+    const VocabParallelEmbedding made{Placed<Shard<0>>(make_("wte.weight", wte)),
+                                      Placed<Replicated>(make_("wpe.weight", wpe))};
+    list("wte.weight", wte, made.wte.local(), made.dwte.local());
+    list("wpe.weight", wpe, made.wpe.local(), made.dwpe.local());
+    if (config_.tied) head_weight_ = {made.wte, made.dwte};
+    return made;
+  }
+
+  VocabParallelHead head() {
+    const Norm ln_f = norm("ln_f");
+    if (!head_weight_.first.local().defined()) {
+      const std::string name = config_.tied ? "wte.weight" : "lm_head.weight";
+      const Placed<Shard<0>> weight(make_(name, vocabulary_slice()));
+      head_weight_ = {weight, zero_gradient(weight)};
+      list(name, vocabulary_slice(), head_weight_.first.local(), head_weight_.second.local());
+      has_copy_ = config_.tied;
+    }
+    return {ln_f, head_weight_.first, head_weight_.second};
+  }
+
+  Slice vocabulary_slice() const {
+    const Range ids = attention_heads::own_ids(config_.vocabulary, rank_, ranks_);
+    return {config_.vocabulary, config_.width(), {ids}, {{0, config_.width()}}};
+  }
+
+  /// 0, 1, ..., seq - 1, once for each sequence of a microbatch. (n, 1)
+  Tensor positions() const {
+    const MemoryScope data(MemoryKind::check);
+    std::vector<double> at;
+    for (std::int64_t i = 0; i < config_.rows(); ++i) at.push_back(static_cast<double>(i % config_.seq()));
+    return Tensor::of(config_.rows(), 1, at, DType::i32);
+  }
+
+  void list(const std::string& name, const Slice& slice, const Tensor& value, const Tensor& gradient) {
+    parameters.push_back({name, slice, value, gradient});
+  }
+
+  ModelConfig config_;
+  int rank_, ranks_;
+  MakeWeight make_;
+  std::pair<Placed<Shard<0>>, Placed<Shard<0>>> head_weight_;  // and its gradient, where this rank has them
+  bool has_copy_ = false;
+  std::vector<std::vector<std::size_t>> block_starts_;  // of each chunk
+};
+// end builder
+
+}  // namespace tessera::gpt

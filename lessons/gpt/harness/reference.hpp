@@ -1,0 +1,48 @@
+// The whole model's step, line by line on plain tensors: the baseline of the lessons that cut a GPT.
+#pragma once
+
+#include "05_attention_heads/harness/by_head.hpp"
+#include "05_attention_heads/harness/reference.hpp"
+#include "gpt/model.hpp"
+#include "tensor/error.hpp"
+
+namespace tessera::gpt {
+
+/// The loss and every gradient of one step over all tokens at once. `batch` lives on the host.
+inline MeasuredReference reference_step(const Inputs<Tensor>& in, const ModelConfig& config,
+                                        const Tokens& batch) {
+  const std::string head_name = config.tied ? "wte.weight" : "lm_head.weight";
+  attention_heads::AttentionShape all = config.attention;
+  const std::int64_t seq = all.options.seq, n = batch.ids.rows();
+  all.options.batch = n / seq;
+  attention_heads::Reference u(in, all, attention_heads::reference_core);
+  std::vector<double> at;
+  for (std::int64_t i = 0; i < n; ++i) at.push_back(static_cast<double>(i % seq));
+  const Tensor positions = Tensor::of(n, 1, at, DType::i32);
+  const Tensor ids = batch.ids.to(Device::current()), targets = batch.targets.to(Device::current());
+  const Tensor wte = in("wte.weight"), wpe = in("wpe.weight"), w = in(head_name);
+
+  Tensor x = add(embedding(ids, wte), embedding(positions, wpe));
+  for (std::int64_t l = 0; l < config.layers; ++l) x = u.block(format("h.{}.", l), x);
+  const Tensor y = u.norm("ln_f", x);
+  const CrossEntropy entropy = cross_entropy(matmul(y, t(w)), targets);
+  const double tokens = static_cast<double>(n);
+  u.note("loss", scale(sum_rows(entropy.loss), 1 / tokens),
+         largest(sum_rows(absolute(entropy.loss))) / tokens);
+
+  const Tensor dlogits = cross_entropy_backward(entropy, targets, n);
+  const Tensor dw = matmul(t(dlogits), y);
+  u.note("d" + head_name, dw, largest_terms(t(dlogits), y));
+  Tensor dx = u.norm_backward("ln_f", matmul(dlogits, w));
+  for (std::int64_t l = config.layers; l-- > 0;) dx = u.block_backward(format("h.{}.", l), dx);
+  const double sum = largest(sum_rows(absolute(dx)));
+  const Tensor dwte = zero_gradient(wte), dwpe = zero_gradient(wpe);
+  add_embedding_backward(dwte, dx, ids);
+  add_embedding_backward(dwpe, dx, positions);
+  if (config.tied) add_to(dwte, dw);
+  u.note("dwte.weight", dwte, sum + largest_terms(t(dlogits), y));
+  u.note("dwpe.weight", dwpe, sum);
+  return u.whole;
+}
+
+}  // namespace tessera::gpt

@@ -1,0 +1,108 @@
+// A GPT-2 of which a rank holds a part: the model that lessons 06 and later cut. A Chunk is what one virtual
+// stage of a pipeline computes: the embedding if it is the first, some blocks, and the head if it is the
+// last. It needs the activations of the chunk before it and nothing else. Inside a chunk every matrix is cut
+// over the tensor-parallel ranks as in lesson 05; with one rank these cuts are the whole.
+#pragma once
+
+#include <functional>
+#include <optional>
+
+#include "05_attention_heads/block.hpp"
+#include "05_attention_heads/vocab_parallel.hpp"
+
+namespace tessera::gpt {
+
+using attention_heads::Norm;
+using attention_heads::ParallelAttention;
+using attention_heads::VocabParallelEmbedding;
+using attention_heads::VocabParallelHead;
+using TransformerBlock = attention_heads::TransformerBlock<>;
+
+/// The whole model, and the size of a microbatch: attention.options.batch sequences of .seq tokens.
+struct ModelConfig {
+  attention_heads::AttentionShape attention;  // width W, heads
+  std::int64_t layers = 8, vocabulary = 64;
+  std::int64_t tokens = 1;  // of the whole batch, over which the loss is the mean
+  bool tied = false;        // the head's weight is wte itself, as in GPT-2
+
+  std::int64_t width() const { return attention.width; }
+  std::int64_t ffn() const { return 4 * attention.width; }
+  std::int64_t rows() const { return attention.tokens(); }  // n, the tokens of a microbatch
+  std::int64_t seq() const { return attention.options.seq; }
+};
+
+/// A weight by its name in GPT-2: the slice of it that this rank holds, and the gradient of that slice.
+/// Optimisers, checks and checkpoints read this list.
+struct Parameter {
+  std::string name;
+  Slice slice;
+  Tensor value, gradient;
+};
+
+/// Makes a rank's slice of a weight.
+using MakeWeight = std::function<Tensor(const std::string& name, const Slice& slice)>;
+
+/// One microbatch at the ends of the pipeline: ids on the first stage, targets on the last. (n, 1) i32
+struct Tokens {
+  Tensor ids, targets;
+};
+
+// begin chunk
+struct Chunk {
+  std::optional<VocabParallelEmbedding> embedding;  // of the first chunk
+  std::vector<TransformerBlock> blocks;
+  std::optional<VocabParallelHead> head;  // of the last chunk
+  Tensor positions;                       // (n, 1) i32
+  std::int64_t tokens = 1;                // of the whole batch
+  bool recompute = false;                 // keep the input alone, and run forward again in the backward
+
+  /// What the backward needs of one microbatch.
+  struct Saved {
+    Placed<Replicated> x;  // (n, W)  the input, where it is kept for the recomputation
+    Tokens batch;
+    std::vector<TransformerBlock::Saved> blocks;
+    VocabParallelHead::Saved head;
+    Placed<Replicated> dx;  // (n, W)  what the embedding's backward needs
+  };
+
+  /// (n, W) -> (n, W). The first chunk makes it from ids, the last one returns the losses (n, 1).
+  Placed<Replicated> forward(const Placed<Replicated>& x, const Tokens& batch, Saved& saved,
+                             const TensorParallel& tp) const {
+    saved.batch = batch;
+    if (!recompute) return run(x, saved, tp);
+    saved.x = x;
+    Saved dropped{{}, batch, {}, {}, {}};
+    return run(x, dropped, tp);
+  }
+
+  /// (n, W) -> (n, W), from the last layer to the first. `dy` is undefined on the last chunk, whose head
+  /// makes it from the loss.
+  Placed<Replicated> backward_input(Placed<Replicated> dy, Saved& saved, const TensorParallel& tp) const {
+    if (recompute) run(saved.x, saved, tp);
+    if (head) dy = head->backward_input(saved.batch.targets, tokens, saved.head, tp);
+    for (std::size_t l = blocks.size(); l-- > 0;) dy = blocks[l].backward_input(dy, saved.blocks[l], tp);
+    if (embedding) saved.dx = dy;
+    return dy;
+  }
+
+  /// Adds to every gradient of the chunk. No other stage waits for it. Calls done(l) when the gradients of
+  /// block l, and of all that lies behind it, are complete; l = blocks.size() stands for the head alone.
+  void backward_weight(
+      const Saved& saved, const std::function<void(std::size_t)>& done = [](std::size_t) {}) const {
+    if (head) head->backward_weight(saved.head);
+    done(blocks.size());
+    for (std::size_t l = blocks.size(); l-- > 0; done(l)) blocks[l].backward_weight(saved.blocks[l]);
+    if (embedding) embedding->backward(saved.dx, saved.batch.ids, positions);
+  }
+
+ private:
+  Placed<Replicated> run(Placed<Replicated> x, Saved& saved, const TensorParallel& tp) const {
+    saved.blocks.resize(blocks.size());
+    if (embedding) x = embedding->forward(saved.batch.ids, positions, tp);
+    for (std::size_t l = 0; l < blocks.size(); ++l) x = blocks[l].forward(x, saved.blocks[l], tp);
+    return head ? head->forward(x, saved.batch.targets, saved.head, tp) : x;
+  }
+};
+// end chunk
+
+}  // namespace tessera::gpt

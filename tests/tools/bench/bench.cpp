@@ -1,0 +1,102 @@
+// ./tessera bench: the command line, what machine this is, and the ratios in their order. Both sides of a
+// ratio wait passively for their threads (OMP_WAIT_POLICY), as every lesson does unless the user has set
+// another policy.
+#include "bench.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "app/app.hpp"
+#include "tensor/error.hpp"
+#include "tensor/file.hpp"
+
+using namespace tessera;
+using namespace tessera::bench;
+
+namespace {
+
+struct Benchmark {
+  const char* name;
+  void (*run)(Report&, const bench::Options&);
+  bool on_gpu;  // at its sizes there; the others are about cores
+};
+
+constexpr Benchmark benchmarks[] = {
+    {"mlp_block", mlp_block, true},           {"gpt", gpt, true},
+    {"pytorch", gpt_beside_pytorch, true},    {"tp", tensor_parallel, false},
+    {"all_reduce", all_reduce, false},        {"pipeline", pipeline_step, false},
+    {"three_d", three_d_step, false},         {"bandwidth", bandwidth, true},
+    {"attention", streaming_attention, true}, {"growth", growth, false}};
+
+std::string processor() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);)
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  return "unknown CPU";
+}
+
+int run(int argc, char** argv) {
+  bench::Options o;
+  std::string device = "auto", json, only;
+  bool serve = false;
+  std::vector<std::string> names = {"all"};
+  for (const Benchmark& one : benchmarks) names.push_back(one.name);
+  only = "all";
+  Flags flags("bench: times as ratios, candidate and reference in turns");
+  flags.choice("--only", only, names, "one of them");
+  flags.choice("--device", device, {"auto", "cpu", "cuda"}, "where to compute");
+  flags.number("--turns", o.turns, 1, 1000, "of candidate and reference");
+  flags.text("--pytorch", o.pytorch, "PYTHON", "a python3 with torch, to run beside");
+  flags.toggle("--tf32", o.tf32, "on a GPU: products may round their factors to 10 bits");
+  flags.toggle("--quick", o.quick, "tiny sizes: shows that it runs, measures nothing");
+  flags.text("--json", json, "FILE", "the ratios, for programs");
+  flags.toggle("--serve", serve, "a GPT step for each line of input: prints its seconds");
+  if (!flags.parse(argc, argv)) return 0;
+  tessera::Options common;
+  common.device = device;
+  o.device = common.choose_transport(false).options.device;
+  o.program = std::filesystem::read_symlink("/proc/self/exe").string();
+  if (o.quick) o.turns = std::min<std::int64_t>(o.turns, 2);
+  if (o.tf32 && !o.cuda()) throw UsageError("--tf32 is of GPUs: with --device cuda it would work");
+  if (only == "pytorch" && o.pytorch.empty())
+    throw UsageError("--only pytorch: --pytorch PYTHON, a python3 with torch, would work");
+  if (!json.empty()) check_writable(json);
+  if (serve) return serve_gpt(o), 0;
+
+  const std::string machine = format("{}, {} cores", processor(), sysconf(_SC_NPROCESSORS_ONLN)),
+                    where = Device::make(o.device)->description(), compiler = __VERSION__;
+  std::cout << "bench: " << machine << "; computes on " << where << (o.tf32 ? ", TF32" : "") << "\n  "
+            << blas_name() << "; NCCL " << nccl::version() << "; compiler " << compiler << "; " << o.turns
+            << " turns" << std::endl;
+  Report report;
+  const Others others;
+  for (const Benchmark& one : benchmarks)
+    if (only == one.name || (only == "all" && (!o.cuda() || one.on_gpu) &&
+                             (one.run != gpt_beside_pytorch || !o.pytorch.empty()))) {
+      if (isatty(STDERR_FILENO) == 1) std::cerr << "\r\033[K  " << one.name << std::flush;
+      one.run(report, o);
+      if (isatty(STDERR_FILENO) == 1) std::cerr << "\r\033[K" << std::flush;
+    }
+  const double disturbed = std::max(0.0, others.share());
+  std::cout << report.text(!o.quick) << "\nOther processes took " << std::lround(100 * disturbed)
+            << "% of the cores; turns in which they took more than 10% were run again.\n";
+  if (json.empty()) return 0;
+  nlohmann::ordered_json file = {{"machine", machine},      {"device", where},      {"blas", blas_name()},
+                                 {"nccl", nccl::version()}, {"compiler", compiler}, {"quick", o.quick},
+                                 {"tf32", o.tf32},          {"turns", o.turns},     {"others", disturbed}};
+  file.update(report.json());
+  write_file(json, file.dump(2) + "\n");
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return guarded([&] { return run(argc, argv); });
+}

@@ -1,0 +1,67 @@
+// Lesson 08's trainer on made-up text, cut as wanted.
+#pragma once
+
+#include "08_three_d/config.hpp"
+#include "bench.hpp"
+
+namespace tessera::bench {
+
+inline three_d::TrainingConfig training_of(const GptSizes& s, const three_d::ParallelSizes& cut,
+                                           int microbatches) {
+  three_d::TrainingConfig training;
+  training.microbatches = microbatches;
+  training.adamw = true;
+  training.lr = 1e-4;
+  gpt::ModelConfig& m = training.model;
+  m = {{s.width, s.heads, s.heads, {}}, s.layers, s.vocabulary, s.tokens(), true};
+  m.attention.options.seq = s.seq;
+  m.attention.options.batch = s.batch / (cut.dp * microbatches);
+  return training;
+}
+
+inline gpt::MakeWeight weights_of_gpt(const gpt::ModelConfig& model) {
+  return [make = gpt::initial_weights(model, nullptr, DType::f32, 1)](const std::string& name,
+                                                                      const Slice& slice) {
+    const MemoryScope scope(MemoryKind::weight);
+    return make(name, slice);
+  };
+}
+
+/// One rank's side of it.
+class Gpt {
+ public:
+  Gpt(Communicator& world, const GptSizes& s, const three_d::ParallelSizes& cut, int microbatches)
+      : mesh_(world, cut),
+        training_(training_of(s, cut, microbatches)),
+        trainer_(mesh_, training_, DType::f32, weights_of_gpt(training_.model)) {
+    three_d::Config config;
+    config.sizes = cut;
+    config.training = training_;
+    batch_ = three_d::own_microbatches(gpt::random_tokens(training_.model, 1), config, trainer_);
+  }
+  void step() {
+    trainer_.gradients(batch_);
+    trainer_.step();
+  }
+  /// The most bytes of activations that this rank holds in a step.
+  std::int64_t activation_bytes() {
+    std::int64_t most = 0;
+    pipeline::WorkerHooks hooks;
+    hooks.after = [&](const pipeline::Instruction&) {
+      most = std::max(most, Device::current()->memory.now(MemoryKind::activation));
+    };
+    trainer_.gradients(batch_, hooks);
+    return most;
+  }
+  const three_d::Mesh& mesh() const { return mesh_; }
+  const three_d::TrainingConfig& training() const { return training_; }
+  const std::vector<gpt::Tokens>& batch() const { return batch_; }
+
+ private:
+  three_d::Mesh mesh_;
+  three_d::TrainingConfig training_;
+  three_d::Trainer trainer_;
+  std::vector<gpt::Tokens> batch_;
+};
+
+}  // namespace tessera::bench

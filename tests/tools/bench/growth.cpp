@@ -1,0 +1,110 @@
+// How a step's time and a rank's memory grow, beside what formulas say; and attention in its two forms.
+#include <algorithm>
+
+#include "08_three_d/activations.hpp"
+#include "attention.hpp"
+#include "gpt.hpp"
+#include "report/table.hpp"
+#include "tensor/error.hpp"
+
+namespace tessera::bench {
+
+namespace {
+
+struct Row {
+  GptSizes s;
+  int tp = 1;
+  double seconds = 0, state = 0, activations = 0;  // bytes of the rank that has most
+
+  /// Narayanan et al. 2021, section 5: 72 B l s h^2 (1 + s/(6h) + V/(12 l h)).
+  /// Ranks that share cores share them.
+  double work() const {
+    const auto b = static_cast<double>(s.batch), q = static_cast<double>(s.seq),
+               h = static_cast<double>(s.width), l = static_cast<double>(s.layers),
+               v = static_cast<double>(s.vocabulary);
+    return 72 * b * l * q * h * h * (1 + q / (6 * h) + v / (12 * l * h));
+  }
+  /// Weights, gradients and both moments of AdamW, f32: 16 B a parameter of the rank.
+  double expected_state() const {
+    const auto training = training_of(s, {tp, 1, 1}, 1);
+    return 16.0 * static_cast<double>(gpt::own_elements(training.model, s.layers, true, true, 0, tp));
+  }
+  /// Lesson 08's own formula, which its check holds to the byte.
+  double expected_activations() const {
+    return 4.0 * static_cast<double>(
+                     three_d::activations_predicted(training_of(s, {tp, 1, 1}, 1), {tp, 1, 1}, 0, 0));
+  }
+};
+
+void measure(Row& row, const Options& o) {
+  launch(o.ranks(row.tp), [&](Communicator& world) {
+    Gpt gpt(world, row.s, {row.tp, 1, 1}, 1);
+    const MemoryLedger& memory = Device::current()->memory;
+    std::vector<double> times;
+    for (int i = 0; i < (o.quick ? 2 : 6); ++i) times.push_back(seconds(world, [&] { gpt.step(); }));
+    times.erase(times.begin());
+    if (world.rank() != 0) return;
+    row.seconds = median(times);
+    row.state = static_cast<double>(memory.now());
+    row.activations = static_cast<double>(gpt.activation_bytes());
+  });
+}
+
+std::string times(double x) { return "x " + number(x); }
+std::string mib(double bytes) { return number(bytes / 1048576); }
+
+}  // namespace
+
+void growth(Report& report, const Options& o) {
+  GptSizes base{.seq = 64, .batch = 8, .width = 128, .layers = 2, .heads = 16};
+  if (o.quick) base = {.seq = 16, .batch = 2, .width = 32, .layers = 2, .heads = 16};
+  std::vector<std::pair<std::string, Row>> rows = {{"base", {base}}};
+  const auto vary = [&](const std::string& what, std::int64_t GptSizes::*size, std::int64_t factor) {
+    Row row{base};
+    row.s.*size *= factor;
+    rows.emplace_back(format("{} x {}", what, factor), row);
+  };
+  const std::vector<std::int64_t> factors =
+      o.quick ? std::vector<std::int64_t>{2} : std::vector<std::int64_t>{2, 4, 8};
+  for (const auto factor : factors) vary("batch", &GptSizes::batch, factor);
+  for (const auto factor : factors) vary("width", &GptSizes::width, factor);
+  for (const auto factor : factors) vary("layers", &GptSizes::layers, factor);
+  for (const int tp : {2, 4, 8, 16}) rows.emplace_back(format("tp {}", tp), Row{base, tp});
+  for (auto& [what, row] : rows) measure(row, o);
+
+  std::vector<std::vector<std::string>> cells = {
+      {"", "step ms", "", "expected", "state MiB", "expected", "activations MiB", "expected"}};
+  const Row& first = rows.front().second;
+  for (const auto& [what, row] : rows)
+    cells.push_back({what, number(1e3 * row.seconds), times(row.seconds / first.seconds),
+                     times(row.work() / first.work()), mib(row.state), mib(row.expected_state()),
+                     mib(row.activations), mib(row.expected_activations())});
+  report.table(format("Growth of a training step and of rank 0's memory. Base: {} tokens, width {}, {} "
+                      "layers, {} heads, one rank; the ranks of tp share this machine's cores",
+                      base.tokens(), base.width, base.layers, base.heads),
+               cells);
+}
+
+void streaming_attention(Report& report, const Options& o) {
+  std::vector<std::vector<std::string>> cells = {
+      {"seq", "plain ms", "streaming ms", "ratio", "plain keeps MiB", "streaming keeps MiB"}};
+  launch(o.ranks(1), [&](Communicator& comm) {
+    const std::int64_t heads = 4, width = o.quick ? 32 : 256;
+    for (std::int64_t seq = o.quick ? 32 : 256; seq <= (o.quick ? 64 : 4096); seq *= 2) {
+      const GptSizes s{.seq = seq, .batch = 1, .width = width, .heads = heads};
+      const AttentionJob plain_form(s, AttentionOptions::Form::plain),
+          streaming_form(s, AttentionOptions::Form::streaming);
+      double plain_keeps = 0, streaming_keeps = 0;
+      const auto turns = in_turns(
+          comm, std::min<std::int64_t>(o.turns, 9), [&] { plain_keeps = plain_form(); },
+          [&] { streaming_keeps = streaming_form(); });
+      std::vector<double> plain, streaming;
+      for (const Turn& turn : turns) plain.push_back(1e3 * turn.a), streaming.push_back(1e3 * turn.b);
+      cells.push_back({std::to_string(seq), number(median(plain)), number(median(streaming)),
+                       number(median(b_over_a(turns))), mib(plain_keeps), mib(streaming_keeps)});
+    }
+  });
+  report.table("Causal attention, forward and backward, 4 heads of 64: streaming beside plain", cells);
+}
+
+}  // namespace tessera::bench

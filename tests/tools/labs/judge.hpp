@@ -1,0 +1,175 @@
+// Two records of one task, the master's and another's, compared: values, then bytes. The other's is data from
+// an untrusted process: anything may stand in it.
+#pragma once
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <regex>
+
+#include "report/check.hpp"
+#include "tensor/error.hpp"
+
+namespace tessera::labs {
+
+using Json = nlohmann::json;
+
+struct Verdict {
+  enum class State { passed, open, wrong } state = State::passed;
+  std::string text;  // why not
+};
+
+/// A wrong answer's text, on one line that fits a page: the other process may have said anything.
+inline Verdict wrong(std::string text) {
+  if (text.size() > 500) text = text.substr(0, 500) + " ...";
+  for (char& c : text)
+    if (std::iscntrl(static_cast<unsigned char>(c)) != 0) c = ' ';
+  return {Verdict::State::wrong, text};
+}
+
+/// A number of the other's record that counts something. Throws Error where it is none, or more than `most`.
+inline std::int64_t count_of(const Json& value, std::int64_t most) {
+  const bool whole =
+      value.is_number_unsigned() || (value.is_number_integer() && value.get<std::int64_t>() >= 0);
+  if (!whole || value.get<std::uint64_t>() > static_cast<std::uint64_t>(most))
+    throw Error(format("it left {} where a number from 0 to {} stands", value.dump().substr(0, 30), most));
+  return value.get<std::int64_t>();
+}
+
+/// A rank's matrix, of the master's record or of the other's.
+inline Matrix matrix_of(const Json& part) {
+  Matrix m{count_of(part.at("rows"), 1 << 20), count_of(part.at("cols"), 1 << 20), {}};
+  for (const Json& value : part.at("values"))
+    m.values.push_back(value.is_number() ? value.get<double>() : NAN);
+  if (m.values.size() != static_cast<std::size_t>(m.rows * m.cols))
+    throw Error("a result is not of its own shape");
+  return m;
+}
+
+/// A rank's part of the master's record, with its place in the whole.
+inline RankResult part_of(const Json& part) {
+  const auto ranges = [](const Json& list) {
+    std::vector<Range> all;
+    for (const Json& range : list) all.push_back({range.at(0), range.at(1)});
+    return all;
+  };
+  return {{part.at("whole").at(0), part.at("whole").at(1), ranges(part.at("row_ranges")),
+           ranges(part.at("col_ranges"))},
+          matrix_of(part)};
+}
+
+/// The ranks' parts as one matrix, zero where nobody has any.
+/// Where several have an element, the first counts.
+inline Matrix whole_of(const std::vector<RankResult>& parts) {
+  const Slice& slice = parts.at(0).slice;
+  Matrix whole{slice.whole_rows, slice.whole_cols, {}};
+  whole.values.resize(static_cast<std::size_t>(whole.rows * whole.cols));
+  for (auto part = parts.rbegin(); part != parts.rend(); ++part)
+    for (std::int64_t i = 0; i < part->local.rows; ++i)
+      for (std::int64_t j = 0; j < part->local.cols; ++j) {
+        const auto [row, col] = part->slice.locate(i, j);
+        whole.at(row, col) = part->local.at(i, j);
+      }
+  return whole;
+}
+
+inline const Json* part_of_rank(const Json& parts, const Json& rank) {
+  for (const Json& part : parts)
+    if (part.at("rank") == rank) return &part;
+  return nullptr;
+}
+
+/// One result of one trial. `mistakes`: by what they say, each rank's part of the wrong result.
+inline std::string compare(const std::string& name, const Json& right, const Json& is, const Json& mistakes) {
+  if (right.contains("words")) {
+    const Json &a = right.at("words"), &b = is.at("words");
+    for (std::size_t i = 0; i < std::max(a.size(), b.size()); ++i) {
+      const std::string wanted = i < a.size() ? a[i].get<std::string>() : "nothing more",
+                        found = i < b.size() ? b[i].get<std::string>() : "nothing more";
+      if (wanted != found) return format("{}, entry {} is `{}`; right is `{}`", name, i, found, wanted);
+    }
+    return "";
+  }
+  std::vector<RankResult> truth_parts, parts;
+  std::vector<int> ranks;
+  for (const Json& part : right.at("parts")) {
+    const Json* own = part_of_rank(is.at("parts"), part.at("rank"));
+    if (own == nullptr) return format("rank {} leaves no {}", part.at("rank").get<int>(), name);
+    truth_parts.push_back(part_of(part));
+    parts.push_back({truth_parts.back().slice, matrix_of(*own)});
+    ranks.push_back(part.at("rank"));
+    const Matrix &wanted = truth_parts.back().local, &found = parts.back().local;
+    if (wanted.rows != found.rows || wanted.cols != found.cols)
+      return format("rank {}'s {} is ({}, {}), it should be ({}, {})", ranks.back(), name, found.rows,
+                    found.cols, wanted.rows, wanted.cols);
+  }
+  Truth truth{whole_of(truth_parts), {}, 0};
+  double scale = 1;
+  for (const double value : truth.value.values) scale = std::max(scale, std::abs(value));
+  truth.bound = truth.value;
+  for (double& bound : truth.bound.values) bound = 1e-10 * scale;
+  std::vector<Mistake> known;
+  for (const auto& [says, wrong_parts] : mistakes.items())
+    for (std::size_t r = 0; r < ranks.size(); ++r)
+      if (const Json* part = part_of_rank(wrong_parts, ranks[r])) {
+        const std::string named = std::regex_replace(says, std::regex("RANK"), std::to_string(ranks[r]));
+        known.push_back({named, whole_of({part_of(*part)}), static_cast<int>(r)});
+      }
+  const std::string identity = right.at("identity");
+  const Check outcome = check(name, identity, "float", truth, parts, known);
+  if (outcome.ok) return "";
+  const auto worst = static_cast<std::size_t>(outcome.rank);
+  return format("{}element ({}, {}) of {}, which should be {}, is off by {:g}{}{}",
+                parts.size() > 1 ? format("rank {}, ", ranks[worst]) : "", outcome.row, outcome.col, name,
+                identity, outcome.error, outcome.diagnosis.empty() ? "" : ". ", outcome.diagnosis);
+}
+
+/// All bytes of a record, and in words: "64 B: all_reduce 64".
+inline std::pair<std::int64_t, std::string> bytes_of(const Json& sent) {
+  std::int64_t all = 0;
+  std::string text;
+  for (const auto& [op, bytes] : sent.items()) {
+    const std::int64_t own = count_of(bytes, std::int64_t{1} << 40);
+    text += format("{}{} {}", text.empty() ? ": " : ", ", op, own);
+    all += own;
+  }
+  return {all, format("{} B{}", all, text)};
+}
+
+/// The task of "task 02.forward is open", which an open one throws; "" in every other message.
+inline std::string open_task(const std::string& error) {
+  const std::size_t end = error.find(" is open"), begin = error.rfind("task ", end);
+  if (end == std::string::npos || begin == std::string::npos) return "";
+  const std::string name = error.substr(begin + 5, end - begin - 5);
+  return name.size() > 50 || name.find(' ') != std::string::npos ? "" : name;
+}
+
+inline Verdict judge(const std::string& task, const Json& reference, const Json& answer) try {
+  for (std::size_t i = 0; i < reference.size(); ++i) {
+    const Json &right = reference[i], &is = answer.at(i);
+    const int ranks = right.value("ranks", 0);  // 0: the task knows of none
+    const std::string where = ranks == 0 ? "" : format("{}{}", ranks, ranks == 1 ? " rank: " : " ranks: ");
+    if (is.contains("error")) {
+      const std::string error = is.at("error"), open = open_task(error);
+      if (open.empty()) return wrong(where + error);
+      return {Verdict::State::open, open == task ? "open" : wrong("waits for " + open).text};
+    }
+    const Json results = right.at("results"), all_mistakes = right.value("mistakes", Json::object());
+    for (const auto& [name, result] : results.items()) {
+      const Json mistakes = all_mistakes.value(name, Json::object());
+      const std::string text = compare(name, result, is.at("results").at(name), mistakes);
+      if (!text.empty()) return wrong(where + text);
+    }
+    const auto [wanted, wanted_text] = bytes_of(right.at("sent"));
+    const auto [found, found_text] = bytes_of(is.at("sent"));
+    if (wanted != found)
+      return wrong(where + "the values are right, but the ranks send " + found_text + "; it takes " +
+                   wanted_text);
+  }
+  return {};
+} catch (const Json::exception&) {
+  return wrong("it left no results that can be read");
+} catch (const std::exception& error) {
+  return wrong(error.what());
+}
+
+}  // namespace tessera::labs

@@ -1,0 +1,59 @@
+#include "08_three_d/trainer.hpp"
+#include "lab.hpp"
+
+using namespace tessera;
+using namespace tessera::three_d;
+using labs::Task;
+using labs::Trial;
+
+namespace {
+
+/// 8 ranks: the first trial cuts each axis in two, the others in any way.
+ParallelSizes sizes_of(Trial& t) {
+  const bool in_two = t.ranks() == 2;
+  t.set_ranks(8);
+  if (in_two) return {2, 2, 2};
+  const int tp = t.size(0, 3), pp = t.size(0, 3 - tp);  // powers of 2
+  return {1 << tp, 1 << pp, 1 << (3 - tp - pp)};
+}
+
+const Task mesh_task("08.mesh", [](Trial& t) {
+  const ParallelSizes sizes = sizes_of(t);
+  t.on_ranks([&](Communicator& world) {
+    const Mesh mesh(world, sizes);
+    std::vector<std::string> words;
+    for (const auto& [name, group] : {std::pair{"tp", mesh.tp.get()},
+                                      {"dp", mesh.dp.get()},
+                                      {"pp", mesh.pp.get()},
+                                      {"embedding", mesh.embedding.get()}}) {
+      words.push_back(format("{}:", name));
+      if (group == nullptr) continue;
+      const Tensor me = Tensor::of(1, 1, {static_cast<double>(world.rank())});
+      for (const double rank : group->all_gather(me, 0).values()) words.back() += format(" {}", rank);
+    }
+    t.out(format("tp {}, pp {}, dp {}: the groups of rank {}", sizes.tp, sizes.pp, sizes.dp, world.rank()),
+          words);
+  });
+});
+
+const Task norm_task("08.norm", [](Trial& t) {
+  const ParallelSizes sizes = sizes_of(t);
+  TrainingConfig training;
+  training.model.attention = {8, 8, 8, {}};
+  training.model.layers = 8;
+  training.model.vocabulary = 11;
+  training.model.tied = true;
+  training.model.attention.options.seq = 3;
+  training.microbatches = 2;
+  t.on_ranks([&](Communicator& world) {
+    const Mesh mesh(world, sizes);
+    const Trainer trainer(mesh, training, DType::f64,
+                          [&](const std::string& name, const Slice& slice) { return t.in(name, slice); });
+    for (const Parameter& one : trainer.parameters()) one.gradient.copy_from(t.in("d" + one.name, one.slice));
+    t.out(world.rank(), format("norm, tp {}, pp {}, dp {}", sizes.tp, sizes.pp, sizes.dp),
+          "the root of the sum of squares of the whole model's gradients", Tensor::of(1, 1, {trainer.norm()}),
+          Slice::whole(1, 1));
+  });
+});
+
+}  // namespace

@@ -1,0 +1,208 @@
+// Another program, with limits of time and memory. What it prints, and what it writes to file descriptor 3,
+// come back over pipes. A program that holds a student's code has two walls around it: it can make no system
+// call but those of a program that computes (seccomp), so that it starts, signals and writes nothing; and it
+// sees no file but those of one folder (chroot).
+#pragma once
+
+#include <fcntl.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <chrono>
+#include <csignal>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace tessera::labs {
+
+struct Limits {
+  int seconds = 20;
+  rlim_t bytes = RLIM_INFINITY;  // of address space
+  bool computes = false;         // it may compute, and nothing else
+  std::filesystem::path folder;  // all that it sees of the disk, "" for all of it; its path begins there
+};
+
+struct Ended {
+  std::string fault;   // "exit code 1", "it took longer than 20 s"; "" after exit code 0
+  std::string said;    // what it printed, the first MiB
+  std::string record;  // what it wrote to file descriptor 3, the first 16 MiB
+};
+
+/// From here on this process can compute, read files and write to what is open; and become `program`. Every
+/// other call to the system fails as one that the kernel does not have. Returns whether this kernel can do
+/// it.
+inline bool only_compute(const char* program) {
+  static constexpr std::array calls = {
+      SYS_read,         SYS_pread64,         SYS_readv,         SYS_write,
+      SYS_writev,       SYS_close,           SYS_lseek,         SYS_fstat,
+      SYS_newfstatat,   SYS_statx,           SYS_access,        SYS_readlink,
+      SYS_getcwd,       SYS_getdents64,      SYS_poll,          SYS_mmap,
+      SYS_mprotect,     SYS_munmap,          SYS_mremap,        SYS_madvise,
+      SYS_brk,          SYS_rt_sigaction,    SYS_rt_sigreturn,  SYS_rt_sigprocmask,
+      SYS_sigaltstack,  SYS_sched_yield,     SYS_futex,         SYS_sched_getaffinity,
+      SYS_nanosleep,    SYS_clock_nanosleep, SYS_clock_gettime, SYS_clock_getres,
+      SYS_gettimeofday, SYS_restart_syscall, SYS_getpid,        SYS_gettid,
+      SYS_getuid,       SYS_geteuid,         SYS_getgid,        SYS_getegid,
+      SYS_uname,        SYS_sysinfo,         SYS_getrlimit,     SYS_getrusage,
+      SYS_getrandom,    SYS_arch_prctl,      SYS_getcpu,        SYS_set_tid_address,
+      SYS_rseq,         SYS_set_robust_list, SYS_exit,          SYS_exit_group};
+  std::array<sock_filter, 2 * calls.size() + 40> code;
+  std::size_t lines = 0;
+  const auto line = [&](int what, std::uint64_t value, std::uint8_t yes = 0, std::uint8_t no = 0) {
+    code[lines++] = {static_cast<std::uint16_t>(what), yes, no, static_cast<std::uint32_t>(value)};
+  };
+  const auto load = [&](std::size_t offset) { line(BPF_LD | BPF_W | BPF_ABS, offset); };
+  constexpr std::uint64_t refused = SECCOMP_RET_ERRNO | ENOSYS;
+  // A call that is let through where its argument, under the mask, has the value.
+  const auto only = [&](int call, std::size_t argument, std::uint64_t mask, std::uint64_t value) {
+    line(BPF_JMP | BPF_JEQ | BPF_K, static_cast<std::uint64_t>(call), 0, 5);
+    load(offsetof(seccomp_data, args) + 8 * argument);
+    line(BPF_ALU | BPF_AND | BPF_K, mask);
+    line(BPF_JMP | BPF_JEQ | BPF_K, value, 0, 1);
+    line(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    line(BPF_RET | BPF_K, refused);
+  };
+  load(offsetof(seccomp_data, arch));
+  line(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0);
+  line(BPF_RET | BPF_K, refused);
+  load(offsetof(seccomp_data, nr));
+  only(SYS_openat, 2, O_ACCMODE | O_CREAT | O_TRUNC, O_RDONLY);
+  only(SYS_clone, 0, CLONE_THREAD, CLONE_THREAD);
+  only(SYS_tgkill, 0, ~0U, static_cast<std::uint64_t>(getpid()));  // abort() ends this process
+  only(SYS_prlimit64, 0, ~0U, 0);                                  // of itself
+  only(SYS_execve, 0, ~0U,
+       reinterpret_cast<std::uintptr_t>(program));  // what it becomes knows no such address
+  for (const auto call : calls) {
+    line(BPF_JMP | BPF_JEQ | BPF_K, static_cast<std::uint64_t>(call), 0, 1);
+    line(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+  }
+  line(BPF_RET | BPF_K, refused);
+  const sock_fprog filter{static_cast<unsigned short>(lines), code.data()};
+  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+         prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter, 0, 0) == 0;
+}
+
+constexpr int nobody = 65534;
+
+/// From here on `folder` is all that this process sees of the disk: as the user nobody where it was root, in
+/// a user namespace where it was not. Returns whether this machine lets it.
+inline bool enter(const char* folder) {
+  const bool root = geteuid() == 0;
+  if ((!root && unshare(CLONE_NEWUSER) != 0) || chroot(folder) != 0 || chdir("/") != 0) return false;
+  return !root ||
+         (syscall(SYS_setgroups, 0, nullptr) == 0 && syscall(SYS_setresgid, nobody, nobody, nobody) == 0 &&
+          syscall(SYS_setresuid, nobody, nobody, nobody) == 0);
+}
+
+/// Does the step succeed in a process of its own?
+inline bool can(const std::function<bool()>& step) {
+  const pid_t child = fork();
+  if (child == 0) _exit(step() ? 0 : 1);
+  int status = 1;
+  return child > 0 && waitpid(child, &status, 0) == child && status == 0;
+}
+
+/// One end of a pipe, or nothing; a child that becomes another program loses it.
+struct End {
+  int fd = -1;
+  End() = default;
+  End(const End&) = delete;
+  End& operator=(const End&) = delete;
+  ~End() { close(); }
+  void close() {
+    if (fd >= 0) ::close(fd);
+    fd = -1;
+  }
+};
+
+/// What comes out of a program, up to `most` bytes of it; the rest is read and forgotten.
+struct Stream {
+  End in, out;
+  std::string text;
+  std::size_t most;
+  explicit Stream(std::size_t limit) : most(limit) {
+    std::array<int, 2> both{-1, -1};
+    if (pipe2(both.data(), O_CLOEXEC) != 0) return;
+    in.fd = both[0];
+    out.fd = fcntl(both[1], F_DUPFD_CLOEXEC, 10);  // not one of those that the program will have
+    ::close(both[1]);
+    fcntl(in.fd, F_SETFL, O_NONBLOCK);
+  }
+  void read() {  // a MiB at most, so that one that never ends meets its limit of time
+    std::array<char, 1 << 16> block;
+    for (int blocks = 0; in.fd >= 0 && blocks < 16; ++blocks) {
+      const ssize_t count = ::read(in.fd, block.data(), block.size());
+      if (count < 0) return;  // nothing there at the moment
+      if (count == 0) return in.close();
+      text.append(block.data(), std::min(static_cast<std::size_t>(count), most - text.size()));
+    }
+  }
+};
+
+/// Runs the words of a command. Nothing of its process group is left when this returns.
+inline Ended run_limited(const std::vector<std::string>& words, const Limits& limits) {
+  std::vector<char*> arguments;
+  for (const std::string& word : words) arguments.push_back(const_cast<char*>(word.c_str()));
+  arguments.push_back(nullptr);
+  std::string libraries = "LD_LIBRARY_PATH=/lib";
+  std::array<char*, 2> closed = {libraries.data(), nullptr};  // the environment in a folder of its own
+  Stream said(1 << 20), record(1 << 24);
+  if (said.out.fd < 0 || record.out.fd < 0) return {"no pipe could be made", "", ""};
+  const pid_t child = fork();
+  if (child < 0) return {"no process could be started", "", ""};
+  if (child == 0) {  // from here to exec: only what is safe after a fork
+    setpgid(0, 0);
+    const auto limit = [](auto what, rlim_t value) {
+      const rlimit both{value, value};
+      setrlimit(what, &both);
+    };
+    limit(RLIMIT_AS, limits.bytes);
+    limit(RLIMIT_CORE, 0);
+    limit(RLIMIT_FSIZE, rlim_t{1} << 28);
+    dup2(open("/dev/null", O_RDONLY), 0);
+    dup2(said.out.fd, 1), dup2(said.out.fd, 2), dup2(record.out.fd, 3);
+    close_range(4, ~0U, CLOSE_RANGE_CLOEXEC);
+    if (!limits.folder.empty() && !enter(limits.folder.c_str())) _exit(126);
+    if (limits.computes) only_compute(arguments[0]);
+    // A path with a / goes to the kernel as it is, at its address.
+    execvpe(arguments[0], arguments.data(), limits.folder.empty() ? environ : closed.data());
+    _exit(127);
+  }
+  setpgid(child, child);  // whoever comes first
+  said.out.close(), record.out.close();
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(limits.seconds);
+  int status = 0;
+  bool late = false;
+  while (waitpid(child, &status, late ? 0 : WNOHANG) == 0) {
+    std::array<pollfd, 2> both = {pollfd{said.in.fd, POLLIN, 0}, {record.in.fd, POLLIN, 0}};
+    poll(both.data(), both.size(), 2);
+    said.read(), record.read();
+    late = std::chrono::steady_clock::now() > deadline;
+    if (late) kill(-child, SIGKILL);
+  }
+  kill(-child, SIGKILL);  // what it may have left behind
+  said.read(), record.read();
+  Ended ended{"", std::move(said.text), std::move(record.text)};
+  const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 0;
+  if (late)
+    ended.fault = "it took longer than " + std::to_string(limits.seconds) + " s";
+  else if (WIFSIGNALED(status))
+    ended.fault = "signal " + std::to_string(WTERMSIG(status)) + " (" + strsignal(WTERMSIG(status)) + ")";
+  else if (code != 0)
+    ended.fault = "exit code " + std::to_string(code);
+  return ended;
+}
+
+}  // namespace tessera::labs

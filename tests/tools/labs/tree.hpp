@@ -1,0 +1,67 @@
+// A student's tree: what of the course it has, and in which form.
+#pragma once
+
+#include <set>
+
+#include "tasks.hpp"
+
+namespace tessera::labs {
+
+/// What a student's tree has of the course.
+inline const std::vector<std::string> manifest = {".clang-format",
+                                                  ".gitignore",
+                                                  "CMakeLists.txt",
+                                                  "CMakePresets.json",
+                                                  "LICENSE",
+                                                  "README.md",
+                                                  "lessons",
+                                                  "notebooks_md",
+                                                  "src",
+                                                  "tessera",
+                                                  "tests/CMakeLists.txt",
+                                                  "tests/tools/labs",
+                                                  "tests/tools/pages/source.hpp",
+                                                  "tests/tools/pages/text.hpp",
+                                                  "tests/tools/run.sh"};
+
+/// A file with the lesson's ideas, of which --empty leaves signatures. Mains and the harness stay: they test.
+inline bool teaches(const std::string& file) {
+  return file.find("/harness/") == std::string::npos && !file.ends_with("/main.cpp");
+}
+
+/// Excerpts of sources again, from the student's form of them.
+inline void cut_page(const fs::path& root, const fs::path& page) {
+  const Lines lines = pages::split(pages::read(page));
+  Lines now;
+  for (std::size_t i = 0; i < lines.size(); ++i) {
+    now.push_back(lines[i]);
+    const auto marker = pages::marker_in(lines[i]);
+    if (!marker || marker->kind != "excerpt") continue;
+    const pages::Place place(*marker);
+    if (!fs::exists(root / place.file)) continue;  // no part of the tree
+    now.push_back("```" + pages::language(place.file));
+    pages::append(now, pages::excerpt(root / place.file, place.name));
+    now.emplace_back("```");
+    while (i + 1 < lines.size() && lines[i + 1] != "<!-- end -->") ++i;
+  }
+  pages::write(page, pages::join(now));
+}
+
+/// The course at `from` for a student, into the folder `to`; of the lessons in `empty` signatures alone.
+inline void write_tree(const fs::path& from, const fs::path& to, const std::set<std::string>& empty) {
+  for (const std::string& name : manifest) {
+    if (!fs::exists(from / name)) continue;
+    fs::create_directories((to / name).parent_path());
+    fs::copy(from / name, to / name, fs::copy_options::recursive | fs::copy_options::copy_symlinks);
+  }
+  for (const char* own : {"cheats.txt", "labs_test.sh", "tree_test.sh"}) fs::remove(to / "tests/tools/labs" / own);
+  for (const std::string& file : lesson_files(to)) {
+    if (!file.ends_with("pp")) continue;
+    const bool all = empty.count(folder_of(file).substr(0, 2)) > 0 && teaches(file);
+    pages::write(to / file, student_form(pages::read(to / file), file, all));
+  }
+  for (const auto& page : fs::directory_iterator(to / "notebooks_md"))
+    if (page.path().extension() == ".md") cut_page(to, page.path());
+}
+
+}  // namespace tessera::labs

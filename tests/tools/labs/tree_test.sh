@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# tree_test.sh BUILD BARE -DNAME=VALUE...: a student's tree, of lessons 03 and 04 signatures alone, builds without a
+# warning; its lesson and its check name what is open; a task that is solved passes, one that is wrong is told why.
+# BUILD has tessera_labs, BARE a core.
+set -euo pipefail
+root=$(readlink -f "$(dirname "${BASH_SOURCE[0]}")/../../..")
+build=$(readlink -f "$1") bare=$(readlink -f "$2")
+shift 2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+fail() { echo "FAILED: $*"; exit 1; }
+expect() { [[ $1 == *"$2"* ]] || fail "no '$2' in: $1"; }
+
+"$build/bin/tessera_labs" --root "$root" --build "$bare" new "$work/tree" --empty 03 --empty 04
+diff -r "$root/src" "$work/tree/src" || fail "the tree has another core"  # else it need not be built again
+cmake -S "$work/tree" -B "$work/tree/build" --preset no-extras "-DTESSERA_CORE=$bare/libtessera_core.a" "$@" >/dev/null
+cmake --build "$work/tree/build" --parallel 2 >"$work/log" || { tail -n 30 "$work/log"; fail "the tree does not build"; }
+check() { "$work/tree/build/bin/tessera_labs" --root "$work/tree" --build "$work/tree/build" check "$@"; }
+
+code=0
+output=$("$work/tree/build/bin/03_row_split" 2>&1) || code=$?
+((code == 3)) || fail "an open lesson exits $code"
+expect "$output" "task 03.typed_forward is open"
+for name in 03.scattered 04.plain 04.backward_weight; do
+  grep -rq "task $name is open" "$work/tree/lessons" || fail "$name is not open"
+done
+output=$(check) && fail "open tasks pass"
+expect "$output" "03  0/8  open: forward backward typed_forward"
+file=$work/tree/lessons/02_column_split/column_split.hpp
+solve() { sed -i "s/throw std::logic_error(\"task $1 is open\");/$2/" "$file"; }
+solve 02.forward 'y = comm.all_gather(add_bias(matmul(x, a), c), 1);'
+solve 02.typed_backward 'saved.dy = dy; return Placed<Replicated>(matmul(dy, t(a)).local());'
+output=$(check 02) && fail "a wrong task passes"
+expect "$output" "02  1/7  passes: forward"
+expect "$output" "dx equals rank 1's own term: was it all-reduced?"
+if ls -R "$work/tree" | grep -qE 'cheats|\.git$'; then fail "the tree has what is not the student's"; fi
+echo "a student's tree holds"
