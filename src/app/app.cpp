@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "app/screen.hpp"
+#include "ops/kernels.hpp"
 #include "tensor/error.hpp"
 #include "tensor/file.hpp"
 #include "tensor/safetensors.hpp"
@@ -92,6 +93,7 @@ void App::check_divisions(int ranks) const {
 }
 
 int guarded(const std::function<int()>& body) {
+  wait_passively();
   // Of several processes that all find the same fault one prints; the others wait a moment before they end,
   // since a launcher stops all as soon as one has failed.
   const auto say = [](const std::string& message) {

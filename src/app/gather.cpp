@@ -61,6 +61,7 @@ std::vector<RankResult> gather_parts(Communicator& comm, const Slice& slice, con
 }
 
 Outcome Proof::finish() {
+  const auto busy = comm_.rank() == 0 ? comm_.busy("computes the unsplit reference") : nullptr;
   Outcome outcome;
   outcome.tier = options_.tier;
   gather_traffic(outcome);

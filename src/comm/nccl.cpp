@@ -14,14 +14,13 @@ namespace {
 
 std::vector<Header> matching_headers(World& world, const Header* all, std::size_t ranks) {
   std::vector<Header> headers(all, all + ranks);
-  if (std::all_of(headers.begin(), headers.end(), [&](const auto& h) { return h.matches(headers[0]); }))
-    return headers;
-  std::string text;
-  for (const Header& header : headers)
-    text += format("{}rank {} is at {}", text.empty() ? "" : "; ", header.world_rank, header.doing);
-  world.report("the calls do not match: " + text);
-  world.check();
-  return {};
+  try {
+    expect_match(headers);
+  } catch (const Error& error) {
+    world.report(error.what());
+    throw;
+  }
+  return headers;
 }
 
 ncclDataType_t type(const Tensor& x) {
@@ -48,7 +47,7 @@ class NcclCommunicator final : public Communicator {
   /// world, in group order. `channel` is connected.
   NcclCommunicator(Engine& engine, Channel& channel, std::string id, std::vector<int> members, int rank,
                    std::string name, std::shared_ptr<Journal> journal)
-      : Communicator(rank, static_cast<int>(members.size()), std::move(name), std::move(journal)),
+      : Communicator(rank, static_cast<int>(members.size()), std::move(name), std::move(journal), members),
         engine_(engine),
         channel_(channel),
         id_(std::move(id)),
@@ -61,24 +60,13 @@ class NcclCommunicator final : public Communicator {
  private:
   using Issue = std::function<ncclResult_t(ncclComm_t, cudaStream_t)>;
 
-  Header header(const Call& call, const std::string& doing) const {
-    Header mine;
-    call.op.copy(mine.op, sizeof mine.op - 1);
-    mine.elements = call.elements;
-    mine.dtype = call.dtype;
-    mine.reduce = call.reduce;
-    mine.peer = call.peer;
-    mine.world_rank = engine_.world_rank();
-    doing.copy(mine.doing, sizeof mine.doing - 1);
-    return mine;
-  }
-
   /// Makes the task of a call. The headers are compared where the user wants that, or where they are the
   /// whole call.
   Task logged(const Call& call, Issue issue) {
     Task task;
     task.doing = engine_.world().enter(engine_.world_rank(), call);
-    task.mine = header(call, task.doing);
+    const int rank = engine_.world_rank();
+    task.mine = Header::of(call, rank, engine_.world().calls(rank));
     task.compares = engine_.verifies() || !issue;
     task.issue = std::move(issue);
     return task;
@@ -181,6 +169,10 @@ class NcclCommunicator final : public Communicator {
                                               shared_journal());
   }
 
+  std::unique_ptr<Busy> do_busy(const std::string& what) override {
+    return engine_.world().busy(engine_.world_rank(), what);
+  }
+
   Engine& engine_;
   Channel& channel_;  // of the collectives
   std::string id_;
@@ -199,7 +191,8 @@ void run_rank(World& world, int rank, int ordinal, Store& store, const LaunchOpt
     device->memory.owner(rank);
     device->memory.limit(options.memory_per_rank);
     const Device::Scope scope(device);
-    set_math_threads(options.ranks == 1 ? static_cast<int>(std::thread::hardware_concurrency()) : 1);
+    const int cores = static_cast<int>(std::thread::hardware_concurrency());
+    set_math_threads(math_threads_or(options.ranks == 1 ? cores : 1, options.ranks));
     engine = std::make_unique<Engine>(world, rank, cuda_device(device), store, options);
     std::vector<int> members;
     for (int member = 0; member < options.ranks; ++member) members.push_back(member);
@@ -244,7 +237,7 @@ void launch(const LaunchOptions& options, const std::function<void(Communicator&
   prepare();
   World world(options.ranks, options.timeout);
 
-  if (mpi::launched_size() > 0) {
+  if (mpi::launched_size() > 1) {
     const int rank = mpi::launched_rank();
     try {
       const int gpus = cuda_device_count();
@@ -266,7 +259,7 @@ void launch(const LaunchOptions& options, const std::function<void(Communicator&
   std::vector<std::thread> threads;
   for (int rank = 0; rank < options.ranks; ++rank)
     threads.emplace_back([&, rank] { run_rank(world, rank, rank, store, options, start, body); });
-  world.join(threads);
+  world.join(threads, DeviceKind::cuda);
 }
 
 }  // namespace tessera::nccl

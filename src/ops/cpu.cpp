@@ -1,5 +1,11 @@
 // How the mathematics runs on the CPU: GEMM from a BLAS, everything else as loops over rows.
+#include <unistd.h>
+
 #include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <string>
+#include <vector>
 
 #include "ops/blas.hpp"
 #include "ops/mathematics.hpp"
@@ -148,6 +154,26 @@ const Kernels& cpu_kernels() {
 void set_math_threads(int threads) {
   math_threads = threads;
   blas::set_threads(threads);
+}
+
+int math_threads_or(int otherwise, int ranks_of_process) {
+  const char* wanted = std::getenv("OMP_NUM_THREADS");  // "4", or "4,2" for nested regions
+  const int threads = wanted != nullptr ? std::atoi(wanted) : 0;
+  return threads > 0 ? std::max(1, threads / ranks_of_process) : otherwise;
+}
+
+void wait_passively() {
+#ifdef _OPENMP
+  if (std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr) return;
+  std::ifstream file("/proc/self/cmdline", std::ios::binary);
+  std::vector<std::string> words;
+  for (std::string word; std::getline(file, word, '\0');) words.push_back(word);
+  std::vector<char*> arguments;
+  for (std::string& word : words) arguments.push_back(word.data());
+  arguments.push_back(nullptr);
+  setenv("OMP_WAIT_POLICY", "passive", 1);
+  if (!words.empty()) execv("/proc/self/exe", arguments.data());  // goes on here where that fails
+#endif
 }
 
 }  // namespace tessera
