@@ -1,7 +1,5 @@
 #include "comm/mpi_job.hpp"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <condition_variable>
 #include <cstdlib>
@@ -52,51 +50,6 @@ std::optional<Notice> receive_notice() {
 }
 
 }  // namespace
-
-std::recursive_mutex& one_at_a_time() {
-  static std::recursive_mutex mutex;  // an argument of a call may be another call's result
-  return mutex;
-}
-
-void check(int code, const char* call, Where where) {
-  if (code == MPI_SUCCESS) return;
-  char text[MPI_MAX_ERROR_STRING];
-  int length = 0;
-  MPI_Error_string(code, text, &length);
-  throw Error(format("{}: {}: {}", place(where), call, std::string(text, static_cast<std::size_t>(length))));
-}
-
-bool test(MPI_Request& request) {
-  int complete = 0;
-  MPI_CHECK(MPI_Test(&request, &complete, MPI_STATUS_IGNORE));
-  return complete != 0;
-}
-
-void Backoff::pause() {
-  if (++idle_ < 100)
-    sched_yield();
-  else
-    std::this_thread::sleep_for(30us);
-}
-
-Watchdog::Watchdog(std::string call, std::chrono::duration<double> timeout)
-    : thread_([call = std::move(call), timeout](const std::stop_token& stop) {
-        std::mutex mutex;
-        std::condition_variable_any never;
-        std::unique_lock lock(mutex);
-        if (never.wait_for(lock, stop, timeout, [&] { return stop.stop_requested(); })) return;
-        say(format("error: rank {} waits in {}, no progress for {:g} s", launched_rank(), call,
-                   timeout.count()));
-        std::_Exit(3);
-      }) {}
-
-Group::Group(MPI_Comm owned) : data(owned) { MPI_CHECK(MPI_Comm_dup(data, &control)); }
-
-Group::~Group() {
-  if (std::uncaught_exceptions() > 0) return;  // the job is about to end, and MPI may still use them
-  MPI_Comm_free(&control);
-  MPI_Comm_free(&data);
-}
 
 Job::Job(const LaunchOptions& options) : timeout_(options.timeout), verify_(options.verify) {
   MPI_CHECK(MPI_Comm_rank(MPI_COMM_WORLD, &rank_));

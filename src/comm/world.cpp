@@ -1,93 +1,10 @@
 #include "comm/world.hpp"
 
 #include <algorithm>
-#include <cstdlib>
-#include <iostream>
 
 #include "tensor/error.hpp"
 
 namespace tessera {
-
-namespace {
-
-/// Part i of n of a contiguous tensor, which counts as one row of elements. Parts differ by one element at
-/// most.
-Tensor chunk(const Tensor& x, std::size_t i, std::size_t n) {
-  const auto size = x.size(), count = static_cast<std::int64_t>(n), index = static_cast<std::int64_t>(i);
-  return x.reshape(1, size).column_range(size * index / count, size * (index + 1) / count);
-}
-
-/// Copies another rank's buffer, and counts it. Bytes cross between ranks here and in sum_in, nowhere else.
-void copy_in(Operation::Seat& me, const Tensor& to, const Tensor& from) {
-  to.copy_from(from);
-  me.journal->wire(me.row, from.bytes(), true);
-}
-
-/// Sums piece(in) over the inputs of all seats, in rank order. n-1 pieces come from other ranks.
-template <class Piece>
-void sum_in(Operation& operation, Operation::Seat& me, const Tensor& to, const Piece& piece) {
-  std::vector<Tensor> inputs;
-  for (const auto& seat : operation.seats) inputs.push_back(piece(seat.in));
-  // A single rank that reduces in place has its sum already.
-  const bool done = inputs.size() == 1 && inputs[0].raw() == to.raw();
-  if (!done) kernels_of(to).reduce(to, inputs, operation.call.reduce);
-  me.journal->wire(me.row, static_cast<std::int64_t>(inputs.size() - 1) * to.bytes(), true);
-}
-
-/// The message of what a rank threw, behind the rank's name unless it begins with that.
-std::string said_by(int rank, std::size_t ranks, const std::string& what) {
-  const std::string who = format("rank {}", rank);
-  return ranks == 1 || what.rfind(who, 0) == 0 ? what : who + ": " + what;
-}
-
-}  // namespace
-
-bool Operation::all_posted() const {
-  return std::all_of(seats.begin(), seats.end(), [](const Seat& seat) { return seat.posted; });
-}
-
-bool Operation::complete() const {
-  return std::all_of(seats.begin(), seats.end(),
-                     [&](const Seat& seat) { return seat.posted && seat.steps_done == steps; });
-}
-
-bool Operation::can_step(int seat) const {
-  const int done = seats[static_cast<std::size_t>(seat)].steps_done;
-  return done < steps && all_posted() &&
-         std::all_of(seats.begin(), seats.end(), [&](const Seat& other) { return other.steps_done >= done; });
-}
-
-Event Operation::run_step(int seat, const std::vector<Event>& events) {
-  const std::size_t n = seats.size(), mine = static_cast<std::size_t>(seat);
-  Seat& me = seats[mine];
-  const Tensor& any = me.in.defined() ? me.in : me.out;
-  if (!any.defined()) return nullptr;  // a barrier, a split
-  Device& device = *any.device();
-  const StreamScope scope(device, Stream::communication);
-  for (const Event& event : events) device.wait(event);  // all are recorded, so no kernel waits for a rank
-  const bool traced = me.journal->traced();
-  if (traced && !me.began) me.began = device.mark();
-
-  if (call.op == "all_reduce" && me.steps_done == 0) {
-    sum_in(*this, me, chunk(me.out, mine, n), [&](const Tensor& in) { return chunk(in, mine, n); });
-  } else if (call.op == "all_reduce") {
-    for (std::size_t i = 0; i < n; ++i)
-      if (i != mine) copy_in(me, chunk(me.out, i, n), chunk(seats[i].out, i, n));
-  } else if (call.op == "reduce_scatter") {
-    sum_in(*this, me, me.out.reshape(1, me.out.size()), [&](const Tensor& in) { return chunk(in, mine, n); });
-  } else if (call.op == "all_gather") {
-    chunk(me.out, mine, n).copy_from(me.in.reshape(1, me.in.size()));
-    for (std::size_t i = 0; i < n; ++i)
-      if (i != mine) copy_in(me, chunk(me.out, i, n), seats[i].in.reshape(1, seats[i].in.size()));
-  } else if (call.op == "broadcast") {
-    const auto root = static_cast<std::size_t>(call.peer);
-    if (mine != root) copy_in(me, me.out, seats[root].in);
-  } else if (call.point_to_point()) {  // the receiver's step, the only one
-    copy_in(me, me.out, seats[0].in);
-  }
-  if (traced) me.ended = device.mark();
-  return device.record();
-}
 
 World::World(int ranks, std::chrono::duration<double> timeout)
     : timeout_(timeout),
@@ -252,84 +169,6 @@ void World::check() const {
   throw_if_faulty();
 }
 
-void World::failed(int world_rank, const std::exception_ptr& thrown) {
-  const std::lock_guard lock(mutex_);
-  if (fault_) return;
-  const auto stop = [&](const char* what) {
-    fault(format("stopped, because rank {} threw: {}", world_rank, what));
-    return said_by(world_rank, ranks_.size(), what);
-  };
-  try {
-    std::rethrow_exception(thrown);
-  } catch (const UsageError& error) {
-    first_thrown_ = std::make_exception_ptr(UsageError(stop(error.what())));
-  } catch (const Error& error) {
-    first_thrown_ = std::make_exception_ptr(Error(stop(error.what())));
-  } catch (const std::exception& error) {
-    stop(error.what());
-    first_thrown_ = thrown;
-  } catch (...) {
-    stop("an object that is no std::exception");
-    first_thrown_ = thrown;
-  }
-}
-
-bool World::all_ended() const {
-  return std::none_of(ranks_.begin(), ranks_.end(), [](const Rank& rank) {
-    return rank.state == State::running || rank.state == State::waiting;
-  });
-}
-
-void World::join(std::vector<std::thread>& threads, DeviceKind device) {
-  std::unique_lock lock(mutex_);
-  const auto over = [&] { return fault_ || all_ended(); };
-  for (Time now = moved_; !ended_.wait_until(lock, now + timeout_, over);) {
-    const Time since = std::max(moved_, busy_until());
-    now = std::chrono::steady_clock::now();
-    if (one_keeps_the_rest_waiting() && now - since >= timeout_) stall();
-    if (now - since < timeout_) now = since;  // the next look is when the time-out may have passed
-  }
-  const std::chrono::seconds grace(device == DeviceKind::cuda ? 30 : 2);
-  const bool stopped = ended_.wait_for(lock, grace, [&] { return all_ended(); });
-  lock.unlock();
-  if (!stopped) {
-    // Nothing can stop a rank that computes for ever. Say what is known, and end the process.
-    int code = 3;
-    try {
-      rethrow_first_fault();
-    } catch (const UsageError& error) {
-      std::cerr << "error: " << error.what() << std::endl;
-      code = 2;
-    } catch (const std::exception& error) {
-      std::cerr << "error: " << error.what() << std::endl;
-    }
-    std::_Exit(code);
-  }
-  for (auto& thread : threads) thread.join();
-  rethrow_first_fault();
-}
-
-/// True where some ranks have returned and no other rank waits, so that the time-out of no call runs.
-bool World::one_keeps_the_rest_waiting() const {
-  const auto some = [&](State state) {
-    return std::any_of(ranks_.begin(), ranks_.end(), [&](const Rank& rank) { return rank.state == state; });
-  };
-  return some(State::finished) && some(State::running) && !some(State::waiting);
-}
-
-World::Time World::busy_until() const {
-  const bool now = std::any_of(ranks_.begin(), ranks_.end(), [](const Rank& rank) {
-    return !rank.busy.empty() && rank.state == State::running && rank.where.rfind("waits in", 0) != 0;
-  });
-  return now ? Time(std::chrono::steady_clock::now()) : last_busy_;
-}
-
-void World::rethrow_first_fault() {
-  const std::lock_guard lock(mutex_);
-  if (first_thrown_) std::rethrow_exception(first_thrown_);
-  throw_if_faulty();
-}
-
 std::shared_ptr<Operation> World::steppable(int world_rank) const {
   for (const auto& operation : ranks_[static_cast<std::size_t>(world_rank)].pending)
     if (operation->can_step(seat_of(*operation, world_rank))) return operation;
@@ -345,49 +184,6 @@ int World::seat_of(const Operation& operation, int world_rank) const {
   int seat = 0;
   while (operation.seats[static_cast<std::size_t>(seat)].world_rank != world_rank) ++seat;
   return seat;
-}
-
-std::string World::everyone() const {
-  std::string text;
-  for (std::size_t i = 0; i < ranks_.size(); ++i) {
-    const Rank& rank = ranks_[i];
-    if (rank.state == State::elsewhere) continue;
-    text += format("{}rank {} ", text.empty() ? "" : "; ", i);
-    if (rank.state == State::finished)
-      text += format("has returned after {} calls", rank.calls);
-    else if (rank.state == State::waiting)
-      text += "waits in " + rank.doing;
-    else if (!rank.busy.empty() && rank.where.rfind("waits in", 0) != 0)
-      text += rank.busy.back();
-    else if (!rank.where.empty())
-      text += rank.where;
-    else
-      text += rank.calls == 0 ? "has made no call" : "is outside any call, after " + rank.doing;
-  }
-  return text;
-}
-
-void World::stall() { fault(format("no progress for {:g} s: {}", timeout_.count(), everyone())); }
-
-void World::fault(const std::string& message) {
-  if (!fault_) fault_ = message;
-  for (Rank& rank : ranks_) rank.changed.notify_one();
-  ended_.notify_all();
-}
-
-void World::throw_if_faulty() const {
-  if (fault_) throw Error(*fault_);
-}
-
-void World::check_for_deadlock() {
-  bool someone_waits = false;
-  for (std::size_t i = 0; i < ranks_.size(); ++i) {
-    const Rank& rank = ranks_[i];
-    if (rank.state == State::finished || rank.state == State::elsewhere) continue;
-    if (rank.state == State::running || rank.awaited->complete() || steppable(static_cast<int>(i))) return;
-    someone_waits = true;
-  }
-  if (someone_waits) fault(format("no rank can go on: {}", everyone()));
 }
 
 }  // namespace tessera
