@@ -16,7 +16,6 @@ class Marking {
   Marking(const Programs& master, const fs::path& student, int seconds)
       : master_(master), student_(student), closed_(master.folder / "labs/marking") {
     limits_.seconds = seconds;
-    limits_.computes = true;
     fs::remove_all(closed_);
   }
   ~Marking() {
@@ -161,7 +160,7 @@ class Marking {
 
   const Programs& master_;
   fs::path student_, closed_;
-  Limits limits_;
+  Limits limits_ = task_limits;
 };
 
 }  // namespace tessera::labs

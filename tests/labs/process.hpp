@@ -34,6 +34,9 @@ struct Limits {
   std::filesystem::path folder;  // all that it sees of the disk, "" for all of it; its path begins there
 };
 
+/// Of a task: enough for any that is right.
+inline const Limits task_limits = {.bytes = rlim_t{4} << 30, .computes = true};
+
 struct Ended {
   std::string fault;   // "exit code 1", "it took longer than 20 s"; "" after exit code 0
   std::string said;    // what it printed, the first MiB
