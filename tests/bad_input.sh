@@ -56,6 +56,7 @@ for lesson in $lessons; do
   refused 'no flag --wdith, did you mean --width' "$lesson" --wdith=4
   refused 'no flag stray' "$lesson" stray
   refused '--exact takes no value' "$lesson" --exact=yes
+  refused '--json needs a value' "$lesson" --json= --quiet
   numbers=(-4 ten) limits=(5KB) files=(--json)  # one parser serves all: the whole sweep for the first lesson
   if [[ $lesson == 01_* ]]; then
     numbers=(-4 0 99999999999999999999 1048577 ten 4.5 '' ' 4' 0x10)

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -121,6 +122,42 @@ inline void waits_in_different_orders(Communicator& comm) {
   }
 }
 
+/// Groups know nothing of each other: every rank begins with another group, and has messages under way in
+/// both directions of every pair meanwhile.
+inline void groups_in_different_orders(Communicator& comm) {
+  constexpr int groups = 5;
+  const int n = comm.size(), me = comm.rank();
+  std::vector<std::unique_ptr<Communicator>> all;
+  for (int g = 0; g < groups; ++g) all.push_back(comm.split(0, g % 2 == 0 ? me : -me, format("group {}", g)));
+  for (int round = 0; round < 3; ++round) {
+    std::vector<Tensor> sums, received;
+    std::vector<Request> requests;
+    for (int peer = 0; peer < n; ++peer) {
+      received.push_back(Tensor::zeros(5, 8, DType::f32));
+      if (peer == me) continue;
+      requests.push_back(comm.isend(input(me + round, 5, 8, DType::f32), peer));
+      requests.push_back(comm.irecv(received.back(), peer));
+    }
+    for (int i = 0; i < groups; ++i) {
+      const int g = (i + me) % groups;
+      sums.push_back(input(me + g, 3, 7, DType::f32));
+      requests.push_back(all[static_cast<std::size_t>(g)]->iall_reduce(sums.back()));
+    }
+    for (std::size_t k = 0; k < requests.size(); ++k)
+      requests[(k + static_cast<std::size_t>(me)) % requests.size()].wait();
+    for (int i = 0; i < groups; ++i) {
+      double sum = 0;
+      for (int r = 0; r < n; ++r) sum += element(r + (i + me) % groups, 2);
+      expect_eq(sums[static_cast<std::size_t>(i)].values()[2], sum,
+                format("the sum of group {}", (i + me) % groups));
+    }
+    for (int peer = 0; peer < n; ++peer)
+      if (peer != me)
+        require_equal(received[static_cast<std::size_t>(peer)],
+                      input(peer + round, 5, 8, DType::f32).values(), format("the message from {}", peer));
+  }
+}
+
 /// Calls are matched in the order of their posting, whatever the timing: each has a size of its own.
 inline void many_in_flight(Communicator& comm) {
   constexpr int calls = 30;
@@ -205,6 +242,7 @@ struct Program {
 inline constexpr Program programs[] = {{"every collective", every_collective},
                                        {"ring", ring},
                                        {"waits in different orders", waits_in_different_orders},
+                                       {"groups in different orders", groups_in_different_orders},
                                        {"many in flight", many_in_flight},
                                        {"progress in other calls", progress_in_other_calls},
                                        {"split", split},

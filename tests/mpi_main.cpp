@@ -34,6 +34,24 @@ void conform() {
   if (mpi::launched_rank() == 0) id.fill('x');
   mpi::broadcast_bytes(id.data(), id.size(), 0);
   expect(std::count(id.begin(), id.end(), 'x') == 128, "broadcast_bytes");
+
+  // How ids reach the ranks that open a channel of NCCL; a rank may have sent several before the other looks.
+  const int rank = mpi::launched_rank(), size = mpi::launched_size();
+  for (int i = 0; i < 3; ++i) mpi::send_message(std::to_string(10 * rank + i), (rank + 1) % size);
+  for (int i = 0; i < 3; ++i) {
+    std::optional<std::string> message;
+    while (!message) message = mpi::receive_message();
+    expect_eq(*message, std::to_string(10 * ((rank + size - 1) % size) + i), "messages arrive in order");
+  }
+  mpi::expect_processes(size);
+  std::string refused;
+  try {
+    mpi::expect_processes(size + 1);
+  } catch (const UsageError& error) {
+    refused = error.what();
+  }
+  expect(refused.find("MPI was started with " + std::to_string(size)) != std::string::npos,
+         "the number of processes");
 }
 
 /// Beyond those of all transports: what only processes can do.

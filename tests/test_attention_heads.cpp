@@ -65,7 +65,7 @@ TEST_CASE("lesson 05, exact: the projections of every cut, error 0") {
       }
 }
 
-TEST_CASE("the fused [Q|K|V] cut contiguously is caught and named") {
+TEST_CASE("the fused (Q|K|V) cut contiguously is caught and named") {
   for (const int ranks : {2, 3, 4}) {
     Sizes s = sizes(Part::attention, "causal", 12, 0);
     s.trap_qkv = true;

@@ -128,7 +128,7 @@ TEST_CASE("a fault on one axis: the combined run differs, and each axis alone te
 }
 
 TEST_CASE(
-    "two faulty axes are both named; one that is not cut is not run; and the fault may lie where they meet") {
+    "two faulty axes are both named, one that is not cut is not run, and the fault may lie where they meet") {
   const auto two = [](const std::string& group) { return group.ends_with("tp") || group.ends_with("dp"); };
   CHECK(diagnosis(small(), two).ends_with(": look at tp and dp"));
   Config s = small();

@@ -1,23 +1,16 @@
-// What needs a GPU: its mathematics against the CPU's, ranks that share one, ranks that have one each (NCCL).
-// Without a GPU only the refusals are tested, and each other case says that it was skipped.
+// What needs a GPU: its mathematics against the CPU's, ranks that share one, its memory. Without a GPU only
+// the refusals are tested, and each other case says that it was skipped.
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
-#include <mutex>
 
-#include "ops/ops.hpp"
-#include "support.hpp"
+#include "gpu_ranks.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
 
 namespace {
-
-#define NEEDS_GPUS(n)                                                        \
-  if (cuda_device_count() < (n)) {                                           \
-    MESSAGE("skipped: needs ", (n), " GPU(s), found ", cuda_device_count()); \
-    return;                                                                  \
-  }
 
 using Results = std::vector<std::vector<double>>;
 
@@ -92,107 +85,6 @@ auto on(DeviceKind kind, const F& body) {
 
 constexpr std::int64_t shapes[][3] = {{1, 1, 1}, {7, 33, 5}, {300, 65, 17}, {129, 1000, 3}, {2, 3, 600}};
 
-LaunchOptions gpus(int n, Transport transport) {
-  LaunchOptions options = ranks(n);
-  options.device = DeviceKind::cuda;
-  options.transport = transport;
-  options.timeout = std::chrono::seconds(20);
-  return options;
-}
-
-double element(int rank, std::int64_t i) { return static_cast<double>((i * 7 + rank * 13) % 31 - 15); }
-
-Tensor input(int rank, std::int64_t rows, std::int64_t cols, DType dtype) {
-  std::vector<double> values;
-  for (std::int64_t i = 0; i < rows * cols; ++i) values.push_back(element(rank, i));
-  return Tensor::of(rows, cols, values, dtype);
-}
-
-void same(const Tensor& tensor, const std::vector<double>& expected, const char* what) {
-  expect(tensor.values() == expected, what);
-}
-
-void every_collective(Communicator& comm, std::int64_t rows, std::int64_t cols, DType dtype) {
-  const int n = comm.size(), me = comm.rank();
-  const Tensor x = input(me, rows, cols, dtype);
-  std::vector<double> sum, largest, stacked, times_n;
-  for (std::int64_t i = 0; i < x.size(); ++i) {
-    sum.push_back(0);
-    largest.push_back(-99);
-    for (int r = 0; r < n; ++r)
-      sum.back() += element(r, i), largest.back() = std::max(largest.back(), element(r, i));
-    times_n.push_back(n * element(me, i));
-  }
-  for (int r = 0; r < n; ++r)
-    for (std::int64_t i = 0; i < x.size(); ++i) stacked.push_back(element(r, i));
-  same(comm.all_reduce(x), sum, "all_reduce");
-  same(comm.all_reduce(x, Reduce::max), largest, "maximum");
-  const Tensor gathered = comm.all_gather(x, 0), wide = comm.all_gather(x, 1);
-  same(gathered, stacked, "all_gather of rows");
-  same(comm.reduce_scatter(gathered, 0), times_n, "reduce_scatter of rows");
-  same(comm.reduce_scatter(wide, 1), times_n, "reduce_scatter of columns");
-  const Tensor first = x.copy(), second = x.copy();
-  Request one = comm.iall_reduce(first), two = comm.iall_reduce(second);
-  two.wait();
-  one.wait();
-  same(first, sum, "iall_reduce");
-  same(second, sum, "iall_reduce, waited for out of order");
-  comm.broadcast(first, n - 1);
-  comm.barrier();
-}
-
-/// Every rank sends to every other one before it receives, and waits in an order of its own.
-void every_message(Communicator& comm) {
-  const int n = comm.size(), me = comm.rank();
-  std::vector<Tensor> in;
-  std::vector<Request> requests;
-  for (int round = 0; round < 3; ++round) {
-    for (int peer = 0; peer < n; ++peer)
-      if (peer != me)
-        requests.push_back(comm.isend(input(100 * round + 10 * me + peer, 40, 5, DType::f32), peer));
-    for (int peer = n - 1; peer >= 0; --peer)
-      if (peer != me) {
-        in.push_back(Tensor::empty(40, 5, DType::f32));
-        requests.push_back(comm.irecv(in.back(), peer));
-      }
-  }
-  same(comm.all_reduce(Tensor::of(1, 1, {1})), {static_cast<double>(n)}, "a collective among messages");
-  if (me % 2 == 1) std::reverse(requests.begin(), requests.end());
-  for (Request& request : requests) request.wait();
-  std::size_t k = 0;
-  for (int round = 0; round < 3; ++round)
-    for (int peer = n - 1; peer >= 0; --peer)
-      if (peer != me)
-        same(in[k++], input(100 * round + 10 * peer + me, 40, 5, DType::f32).values(), "message");
-}
-
-/// Memory that goes back to the pool while the GPU still works on it must not be given to anyone too early.
-void churn(Communicator& comm) {
-  const std::int64_t width = 700;
-  const int n = comm.size();
-  std::int64_t warm = 0;
-  for (int step = 0; step < 30; ++step) {
-    Tensor x = Tensor::of(1, width, std::vector<double>(width, comm.rank() + step), DType::f32);
-    for (int layer = 0; layer < 4; ++layer) {
-      const Tensor zeros = Tensor::zeros(width, width, DType::f32);
-      x = comm.all_reduce(add(x, matmul(x, matmul(zeros, zeros))));  // products that take a while
-    }
-    const double sum = std::pow(n, 3) * (n * step + n * (n - 1) / 2);
-    same(x, std::vector<double>(width, sum), "sums in a chain");
-    if (step == 2) warm = x.device()->system_allocations();
-    if (step > 2) expect_eq(x.device()->system_allocations(), warm, "system allocations in steady state");
-  }
-}
-
-std::string said(const LaunchOptions& options, const std::function<void(Communicator&)>& body) {
-  try {
-    launch(options, body);
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return "";
-}
-
 }  // namespace
 
 TEST_CASE("cuda: what is not there is refused with what would work") {
@@ -261,13 +153,7 @@ TEST_CASE("cuda: ranks that share a GPU") {
   NEEDS_GPUS(1)
   for (const int n : {1, 2, 3, 4, 8}) {
     CAPTURE(n);
-    CHECK(said(gpus(n, Transport::threads), [](Communicator& comm) {
-            for (const auto& [rows, cols] : {std::pair{1, 1}, {0, 3}, {5, 3}, {17, 61}})
-              for (const DType dtype : {DType::f32, DType::f64, DType::i32})
-                every_collective(comm, rows, cols, dtype);
-            every_message(comm);
-            churn(comm);
-          }) == "");
+    CHECK(said(gpus(n, Transport::threads), conform) == "");
   }
 }
 
@@ -295,54 +181,84 @@ TEST_CASE("cuda: streams wait for events") {
   });
 }
 
-TEST_CASE("nccl: every collective and message, one GPU a rank") {
-  NEEDS_GPUS(1)
-  if (!nccl::built()) {
-    MESSAGE("skipped: this build has no NCCL");
-    return;
-  }
-  for (int n = 1; n <= std::min(8, cuda_device_count()); ++n)
-    for (const bool verify : {true, false}) {
-      CAPTURE(n);
-      CAPTURE(verify);
-      LaunchOptions options = gpus(n, Transport::nccl);
-      options.verify = verify;
-      CHECK(said(options, [](Communicator& comm) {
-              for (const auto& [rows, cols] : {std::pair{1, 1}, {0, 3}, {17, 61}})
-                for (const DType dtype : {DType::f32, DType::f64, DType::i32})
-                  every_collective(comm, rows, cols, dtype);
-              every_message(comm);
-              churn(comm);
-              const auto half = comm.split(comm.rank() % 2, -comm.rank(), "half");
-              const auto first = half->split(half->rank() == 0 ? 0 : -1, 0, "first of half");
-              expect_eq(first != nullptr, half->rank() == 0, "color -1 gives none");
-              every_collective(*half, 3, 5, DType::f32);
-              every_message(*half);
-            }) == "");
+TEST_CASE("a device gives idle blocks of other sizes back before it is out of memory") {
+  struct Small final : Device {
+    Small() : Device(DeviceKind::cpu, 0) {}
+    ~Small() override { release_pool(); }
+    std::string description() const override { return "1000 KiB"; }
+    void copy(void*, std::size_t, const void*, std::size_t, std::size_t, std::size_t) override {}
+    void zero(void*, std::size_t, std::size_t, std::size_t) override {}
+    void* system_allocate(std::size_t bytes) override {
+      if (held + bytes > 1000 * 1024) return nullptr;
+      held += bytes;
+      return std::malloc(bytes);
     }
+    void system_release(void* block, std::size_t bytes) override {
+      held -= bytes;
+      std::free(block);
+    }
+    std::string out_of_memory(std::size_t) const override { return "too small"; }
+    std::size_t held = 0;
+  };
+  Small device;
+  device.release(device.allocate(600 * 1024), 600 * 1024);
+  void* block = device.allocate(700 * 1024);
+  CHECK(device.held == 700 * 1024);
+  CHECK(message_from([&] { device.allocate(400 * 1024); }) == "too small");
+  device.release(block, 700 * 1024);
 }
 
-TEST_CASE("nccl: wrong programs end, and say what every rank was doing") {
-  NEEDS_GPUS(2)
-  if (!nccl::built()) {
-    MESSAGE("skipped: this build has no NCCL");
-    return;
+TEST_CASE("cuda: the pool gives idle blocks of other sizes back to the GPU") {
+  NEEDS_GPUS(1)
+  const auto device = Device::make(DeviceKind::cuda);
+  std::size_t most = std::size_t{1} << 42;
+  void* block = nullptr;
+  for (; !block && most > 1024; most /= 2) {
+    try {
+      block = device->allocate(most);
+    } catch (const UsageError&) {
+      continue;
+    }
+    break;
   }
-  LaunchOptions options = gpus(2, Transport::nccl);
-  options.timeout = std::chrono::seconds(2);
-  const auto zeros = [](std::int64_t n) { return Tensor::zeros(1, n, DType::f32); };
-  CHECK(contains(said(options, [&](Communicator& c) { c.all_reduce(zeros(8 + c.rank())); }),
-                 "the calls do not match: rank 0 is at all_reduce of 8 f32 (call 1); rank 1 is at "
-                 "all_reduce of 9 f32 (call 1)"));
-  CHECK(said(options, [&](Communicator& c) {
-          if (c.rank() == 1) throw UsageError("rank 1 is unwell");
-          c.all_reduce(zeros(8));
-        }) == "rank 1 is unwell");
-  const std::string circle = said(options, [&](Communicator& c) { c.send(zeros(1 << 20), 1 - c.rank()); });
-  CHECK(contains(circle, "no progress for 2 s: rank 0 is at send to 1 of 1048576 f32 (call 1)"));
-  CHECK(contains(said(options,
-                      [&](Communicator& c) {
-                        if (c.rank() == 0) c.recv(zeros(8), 1);
-                      }),
-                 "rank 0 is at recv from 1 of 8 f32 (call 1)"));
+  REQUIRE(block != nullptr);
+  device->release(block, most);
+  const std::size_t half = most / 2 - 256;  // two of these do not fit beside the idle block
+  void *first = device->allocate(half), *second = device->allocate(half);
+  device->release(first, half);
+  device->release(second, half);
+}
+
+TEST_CASE("cuda: a trace tells when the GPU worked, not when the host asked for it") {
+  NEEDS_GPUS(1)
+  for (const Transport transport : {Transport::threads, Transport::nccl}) {
+    if (transport == Transport::nccl && (!nccl::built() || cuda_device_count() < 2)) continue;
+    CAPTURE(name(transport));
+    LaunchOptions options = gpus(2, transport);
+    options.trace = true;
+    CHECK(said(options, [](Communicator& comm) {
+            const Tensor slow = Tensor::zeros(700, 700, DType::f64), x = zeros(8);
+            Device& device = *Device::current();
+            const auto products = [&] {
+              for (int i = 0; i < 10; ++i) matmul(slow, slow);
+            };
+            const Event first = device.mark();
+            products();
+            const double seconds = device.seconds_between(first, device.mark());
+            comm.barrier();
+            {
+              const Phase phase = comm.phase("bwd");
+              products();
+              Request sum = comm.iall_reduce(x);  // the host is here at once
+              products();
+              sum.wait();
+            }
+            std::map<std::string, Span> spans;
+            for (const Span& span : comm.journal().spans()) spans[span.name] = span;
+            const Span phase = spans.at("bwd"), sum = spans.at("all_reduce of 8 f32");
+            expect(phase.end - phase.begin > 0.3 * seconds, "the phase lasts as long as the GPU's work");
+            expect(sum.begin - phase.begin > 0.2 * seconds, "the sum starts after the work before it");
+            expect(sum.begin <= sum.end && sum.end < phase.end + 1e-4, "the sum ends within the phase");
+          }) == "");
+  }
 }

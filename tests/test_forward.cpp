@@ -140,7 +140,7 @@ TEST_CASE(
 }
 
 TEST_CASE(
-    "draws: as often as the probabilities say, on any number of ranks alike; temperature 0 takes the "
+    "draws: as often as the probabilities say, on any number of ranks alike, temperature 0 takes the "
     "likeliest") {
   const std::vector<double> p = {0.5, 0.0, 0.125, 0.25, 0.125};
   constexpr std::int64_t draws = 20000 / thinned;
@@ -180,7 +180,7 @@ TEST_CASE(
                  "the logits are no numbers"));
 }
 
-TEST_CASE("weights: prefix, masks, an equal head and f64 are taken; what is no such GPT-2 is refused") {
+TEST_CASE("weights: prefix, masks, an equal head and f64 are taken, what is no such GPT-2 is refused") {
   const Tensors original = load_safetensors(hugging_face);
   const Config s = pretrained();
   const auto loads = [&](const Tensors& tensors) {

@@ -62,7 +62,7 @@ TEST_CASE("Hugging Face's GPT-2: so has every factorisation of 1, 2, 4 and 8 ran
   check_every_cut(hugging_face(), 1e-10);
 }
 
-TEST_CASE("Hugging Face's GPT-2: files hold exactly our weights; masks and an equal head may be there") {
+TEST_CASE("Hugging Face's GPT-2: files hold exactly our weights, masks and an equal head may be there") {
   Tensors file = load_fixture("gpt2/model.safetensors");
   const Tensors weights = weights_of(file);
   const auto infos = gpt::weights_of(hugging_face().model);

@@ -5,8 +5,8 @@
 #include <set>
 
 #include "directory.hpp"
-#include "labs/programs.hpp"
-#include "labs/submission.hpp"
+#include "tools/labs/programs.hpp"
+#include "tools/labs/submission.hpp"
 #include "support.hpp"
 
 using namespace tessera;
@@ -25,7 +25,7 @@ TEST_CASE("labs: every lesson has two tasks or more, in three sizes, with points
     CHECK(task.minutes > 0);
     CHECK(contains(task.text, "Hint: "));
     CHECK(
-        contains(pages::read(fs::path(TESSERA_SOURCE_DIR) / "tests/labs" / ("lab_" + task.lesson() + ".cpp")),
+        contains(pages::read(fs::path(TESSERA_SOURCE_DIR) / "tests/tools/labs" / ("lab_" + task.lesson() + ".cpp")),
                  "\"" + task.name + "\""));
   }
   CHECK(count.size() == 9);

@@ -75,7 +75,7 @@ TEST_CASE("uniform numbers: range, exactness in f32, moments") {
   CHECK(std::abs(neighbours / n) < 5.0 / 3 / std::sqrt(n));
 }
 
-TEST_CASE("small integers fill [-limit, limit] evenly") {
+TEST_CASE("small integers fill (-limit, limit) evenly") {
   const Random random(2, "integers");
   for (const int limit : {0, 1, 3, 8}) {
     CAPTURE(limit);

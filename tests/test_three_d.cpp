@@ -154,7 +154,7 @@ TEST_CASE("20 steps in f64 under every factorisation of 8: all weights are the u
   }
 }
 
-TEST_CASE("a checkpoint of step 10 resumes under any cut; under the same one bit for bit") {
+TEST_CASE("a checkpoint of step 10 resumes under any cut, under the same one bit for bit") {
   const Directory directory;
   const std::string folder = directory.file("run");
   constexpr std::int64_t at = thinned > 1 ? 3 : 10;
@@ -187,7 +187,7 @@ TEST_CASE("a checkpoint of step 10 resumes under any cut; under the same one bit
 }
 
 TEST_CASE(
-    "a loss that is no number ends the run and names the step; the last checkpoint is of a model that has "
+    "a loss that is no number ends the run and names the step, the last checkpoint is of a model that has "
     "one") {
   const Directory directory;
   const std::string folder = directory.file("run");
@@ -213,7 +213,7 @@ TEST_CASE(
 }
 
 TEST_CASE(
-    "f32 on real text, 100 steps: each loss as near to f64's as the unsplit run's; every run the same bits") {
+    "f32 on real text, 100 steps: each loss as near to f64's as the unsplit run's, every run the same bits") {
   Config s = on_text({1, 1, 1}, thinned > 1 ? 30 : 100, false);
   s.training.model.layers = 2;
   s.training.model.vocabulary = 256;

@@ -39,7 +39,7 @@ class Replica {
       loss = sum_rows(chunk_.forward({}, batch, saved, alone_).local());
     }
     const auto phase = dp.phase("bwd");
-    since_ = dp.journal().now();
+    since_ = dp.journal().moment();
     auto dx = chunk_.head->backward_input(batch.targets, chunk_.tokens, saved.head, alone_);
     chunk_.head->backward_weight(saved.head);
     ready("ln_f.weight", dp);
@@ -72,7 +72,7 @@ class Replica {
     std::size_t i = 0;
     while (parameters().at(i).name != first) ++i;
     buckets_.ready_from(Buckets::offset(parameters(), i), dp);
-    since_ = dp.journal().now();
+    since_ = dp.journal().moment();
   }
 
   const TensorParallel& alone_;
@@ -81,7 +81,7 @@ class Replica {
   Tensor gradients_;  // (1, P)  of all parameters, in their order
   Buckets buckets_;
   std::vector<Tensor> velocity_;
-  double since_ = 0;  // when the last layer's backward ended
+  Moment since_;  // when the last layer's backward ended
 };
 
 }  // namespace tessera::data_parallel

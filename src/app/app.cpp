@@ -55,6 +55,7 @@ Choice Options::choose_transport(bool ranks_given) const {
   choice.options.timeout = std::chrono::seconds(timeout);
   choice.options.verify = verify == "on";
   choice.options.memory_per_rank = memory_per_rank;
+  choice.options.trace = !trace.empty();
   return choice;
 }
 

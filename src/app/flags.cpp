@@ -1,5 +1,6 @@
 #include "app/flags.hpp"
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -17,12 +18,6 @@ template <class Number>
 bool to_number(const std::string& text, Number& value) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   return error == std::errc{} && end == text.data() + text.size();
-}
-
-std::string joined(const std::vector<std::string>& words) {
-  std::string text;
-  for (const auto& word : words) text += (text.empty() ? "" : "|") + word;
-  return text;
 }
 
 /// Edit distance, for "did you mean".
@@ -47,7 +42,7 @@ std::int64_t parse_size(const std::string& flag, const std::string& text) {
   const auto digits = text.find_first_not_of("0123456789");
   const std::string unit = digits == std::string::npos ? "B" : text.substr(digits);
   const std::vector<std::string> units = {"B", "KiB", "MiB", "GiB", "TiB"};
-  const auto found = std::find(units.begin(), units.end(), unit);
+  const auto found = std::ranges::find(units, unit);
   std::int64_t value = 0;
   if (found == units.end() || !to_number(text.substr(0, digits), value) || value <= 0 ||
       value > INT64_MAX >> (10 * (found - units.begin())))
@@ -55,24 +50,35 @@ std::int64_t parse_size(const std::string& flag, const std::string& text) {
   return value << (10 * (found - units.begin()));
 }
 
-void Flags::add(std::string name, std::string value, std::string help, std::string start, bool takes_value,
-                std::function<void(const std::string&)> set) {
-  flags_.push_back(
-      {std::move(name), std::move(value), std::move(help), std::move(start), std::move(set), takes_value});
+Flags::Flags(const std::string& usage) : app_(std::make_unique<CLI::App>(usage)) {
+  app_->set_help_flag();
+  app_->allow_extras();  // parse refuses them: CLI11 would not say which flag was meant
+}
+
+Flags::~Flags() = default;
+
+void Flags::add(const std::string& name, const std::string& value, const std::string& help,
+                const std::string& start, std::function<void(const std::string&)> set) {
+  const auto take = [set = std::move(set)](const CLI::results_t& results) {
+    set(results.front());
+    return true;
+  };
+  CLI::Option* option = app_->add_option(name, take, help);
+  option->type_name(value)->default_str(start)->take_last()->trigger_on_parse();
+  if (value.empty()) option->type_size(0);
 }
 
 void Flags::number(const std::string& name, std::int64_t& target, std::int64_t least, std::int64_t most,
                    const std::string& help) {
-  add(name, "N", help, target < least ? "" : std::to_string(target), true,
-      [=, &target](const std::string& text) {
-        if (!to_number(text, target) || target < least || target > most)
-          throw UsageError(format("{} {}: a whole number from {} to {} would work", name, text, least, most));
-      });
+  add(name, "N", help, target < least ? "" : std::to_string(target), [=, &target](const std::string& text) {
+    if (!to_number(text, target) || target < least || target > most)
+      throw UsageError(format("{} {}: a whole number from {} to {} would work", name, text, least, most));
+  });
 }
 
 void Flags::real(const std::string& name, double& target, double least, double most,
                  const std::string& help) {
-  add(name, "X", help, tessera::number(target), true, [=, &target](const std::string& text) {
+  add(name, "X", help, tessera::number(target), [=, &target](const std::string& text) {
     double value = NAN;
     if (!to_number(text, value) || !(least <= value && value <= most))
       throw UsageError(format("{} {}: a number from {:g} to {:g} would work", name, text, least, most));
@@ -82,86 +88,88 @@ void Flags::real(const std::string& name, double& target, double least, double m
 
 void Flags::choice(const std::string& name, std::string& target, const std::vector<std::string>& choices,
                    const std::string& help) {
-  add(name, joined(choices), help, target, true, [=, &target](const std::string& text) {
-    if (std::find(choices.begin(), choices.end(), text) == choices.end())
-      throw UsageError(format("{} {}: {} would work", name, text, joined(choices)));
+  const std::string all = CLI::detail::join(choices, "|");
+  add(name, all, help, target, [=, &target](const std::string& text) {
+    if (std::ranges::find(choices, text) == choices.end())
+      throw UsageError(format("{} {}: {} would work", name, text, all));
     target = text;
   });
 }
 
 void Flags::text(const std::string& name, std::string& target, const std::string& placeholder,
                  const std::string& help) {
-  add(name, placeholder, help, target, true, [=, &target](const std::string& text) {
+  add(name, placeholder, help, target, [=, &target](const std::string& text) {
     if (text.empty()) throw UsageError(format("{} needs a {}", name, placeholder));
     target = text;
   });
 }
 
 void Flags::toggle(const std::string& name, bool& target, const std::string& help) {
-  add(name, "", help, "", false, [&target](const std::string&) { target = true; });
+  add(name, "", help, "", [=, &target](const std::string& text) {
+    if (text != "true") throw UsageError(format("{} takes no value", name));
+    target = true;
+  });
 }
 
 void Flags::size(const std::string& name, std::int64_t& bytes, const std::string& help) {
-  add(name, "48MiB", help, "", true,
-      [=, &bytes](const std::string& text) { bytes = parse_size(name, text); });
+  add(name, "48MiB", help, "", [=, &bytes](const std::string& text) { bytes = parse_size(name, text); });
 }
+
+void Flags::rest() { shown_ = app_->get_options().size(); }
 
 bool Flags::parse(int argc, char** argv) const {
   for (int i = 1; i < argc; ++i) {
-    std::string word = argv[i];
+    const std::string word = argv[i];
     if (word == "--help" || word == "-h") {
       std::cout << help(i + 1 < argc && std::string(argv[i + 1]) == "all");
       return false;
     }
-    const auto equals = word.find('=');
-    const bool attached = word.starts_with("--") && equals != std::string::npos;
-    const std::string name = attached ? word.substr(0, equals) : word;
-    const auto flag =
-        std::find_if(flags_.begin(), flags_.end(), [&](const Flag& f) { return f.name == name; });
-    if (flag == flags_.end()) {
-      const auto near = std::min_element(flags_.begin(), flags_.end(), [&](const Flag& a, const Flag& b) {
-        return distance(a.name, name) < distance(b.name, name);
-      });
-      throw UsageError(
-          format("there is no flag {}{}; --help all lists them", name,
-                 distance(near->name, name) <= 3 ? format(", did you mean {}?", near->name) : ""));
-    }
-    std::string value;
-    if (attached) {
-      if (!flag->takes_value) throw UsageError(format("{} takes no value", name));
-      value = word.substr(equals + 1);
-    } else if (flag->takes_value) {
-      if (++i == argc) throw UsageError(format("{} needs a value: {} {}", name, name, flag->value));
-      value = argv[i];
-    }
-    flag->set(value);
-    flag->given = true;
-    flag->text = flag->takes_value ? value : "on";
+    if (word.starts_with("--") && word.ends_with('='))  // CLI11 would take the next word
+      throw UsageError(format("{} needs a value", word.substr(0, word.size() - 1)));
+  }
+  const auto flags = app_->get_options();
+  try {
+    app_->parse(argc, argv);
+  } catch (const CLI::ArgumentMismatch&) {  // the last word is a flag
+    const CLI::Option* flag = app_->get_option(argv[argc - 1]);
+    throw UsageError(format("{0} needs a value: {0} {1}", flag->get_name(), flag->get_type_name()));
+  }
+  if (const auto unknown = app_->remaining(); !unknown.empty()) {
+    const std::string name = unknown[0].substr(0, unknown[0].find('='));
+    const auto off = [&](const CLI::Option* flag) { return distance(flag->get_name(), name); };
+    const auto near = std::ranges::min_element(flags, {}, off);
+    throw UsageError(format("there is no flag {}{}; --help all lists them", name,
+                            off(*near) <= 3 ? format(", did you mean {}?", (*near)->get_name()) : ""));
   }
   return true;
 }
 
 bool Flags::given(const std::string& name) const {
-  return std::any_of(flags_.begin(), flags_.end(), [&](const Flag& f) { return f.name == name && f.given; });
+  const CLI::Option* flag = app_->get_option_no_throw(name);
+  return flag != nullptr && flag->count() > 0;
 }
 
 std::vector<Flags::Value> Flags::values() const {
   std::vector<Value> values;
-  for (const Flag& flag : flags_)
-    if (flag.given || !flag.start.empty())
-      values.push_back(
-          {flag.name.substr(2), flag.given ? flag.text : flag.start, flag.value == "N" || flag.value == "X"});
+  for (const CLI::Option* flag : app_->get_options()) {
+    const std::string kind = flag->get_type_name();
+    std::string text = flag->get_default_str();
+    if (flag->count() > 0) text = kind.empty() ? "on" : flag->results().back();
+    if (!text.empty()) values.push_back({flag->get_name().substr(2), text, kind == "N" || kind == "X"});
+  }
   return values;
 }
 
 std::string Flags::help(bool all) const {
   std::vector<std::vector<std::string>> rows;
-  for (std::size_t i = 0; i < flags_.size() && (all || i < shown_); ++i) {
-    const Flag& flag = flags_[i];
-    rows.push_back({flag.name + (flag.value.empty() ? "" : " " + flag.value),
-                    flag.help + (flag.start.empty() ? "" : " (" + flag.start + ")")});
+  for (const CLI::Option* flag : app_->get_options()) {
+    if (!all && rows.size() == shown_) break;
+    const std::string value = flag->get_type_name(), start = flag->get_default_str();
+    rows.push_back({flag->get_name() + (value.empty() ? "" : " " + value),
+                    flag->get_description() + (start.empty() ? "" : " (" + start + ")")});
   }
-  return usage_ + "\n" + table(rows, "ll", 2) + (all ? "" : "  --help all          the other flags\n");
+  return app_->get_description() + "\n" + table(rows, "ll", 2) +
+         (all ? "" : "  --help all          the other flags\n");
 }
 
 }  // namespace tessera

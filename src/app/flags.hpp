@@ -3,15 +3,21 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
-#include <utility>
 #include <vector>
+
+namespace CLI {
+class App;
+}
 
 namespace tessera {
 
+/// CLI11 parses; the messages say what would work, and the layout of --help is ours.
 class Flags {
  public:
-  explicit Flags(std::string usage) : usage_(std::move(usage)) {}
+  explicit Flags(const std::string& usage);
+  ~Flags();
 
   /// An integer of [least, most]. Every add names the flag ("--ranks"),
   /// where the value goes, and one line of help.
@@ -26,7 +32,7 @@ class Flags {
   void size(const std::string& name, std::int64_t& bytes, const std::string& help);  ///< "48MiB"
 
   /// Flags added after this call stand in --help all only.
-  void rest() { shown_ = flags_.size(); }
+  void rest();
   /// Throws UsageError that says what would work.
   /// Returns false where help was asked for and has been printed.
   bool parse(int argc, char** argv) const;
@@ -40,17 +46,10 @@ class Flags {
   std::vector<Value> values() const;
 
  private:
-  struct Flag {
-    std::string name, value, help, start;  // "--ranks", "N", "...", the default as text
-    std::function<void(const std::string&)> set;
-    bool takes_value;
-    mutable bool given = false;
-    mutable std::string text;  // as it was given
-  };
-  void add(std::string name, std::string value, std::string help, std::string start, bool takes_value,
-           std::function<void(const std::string&)> set);
-  std::string usage_;
-  std::vector<Flag> flags_;
+  /// `value` is the placeholder in --help ("N"), empty for a toggle; `start` is the default as text.
+  void add(const std::string& name, const std::string& value, const std::string& help,
+           const std::string& start, std::function<void(const std::string&)> set);
+  std::unique_ptr<CLI::App> app_;
   std::size_t shown_ = SIZE_MAX;
 };
 

@@ -17,7 +17,7 @@ std::string Call::text() const {
   return text;
 }
 
-Request::Request(std::unique_ptr<Work> work, Tensor buffer, std::function<void()> finish)
+Request::Request(std::unique_ptr<Work> work, Tensor buffer, Finish finish)
     : work_(std::move(work)), buffer_(std::move(buffer)), finish_(std::move(finish)) {}
 
 Request& Request::operator=(Request&& other) noexcept {
@@ -35,7 +35,7 @@ void Request::wait() {
   expect(work_ != nullptr, "this request was waited for already");
   const std::unique_ptr<Work> work = std::move(work_);
   work->wait();
-  if (finish_) finish_();
+  if (finish_) finish_(*work);
 }
 
 namespace {
@@ -79,13 +79,17 @@ Request Communicator::start(const Call& call, std::int64_t payload, const Tensor
   // A send and its recv are one transfer: the sender enters it.
   journal_->call(name_, point_to_point ? "send" : call.op, point_to_point ? call.op == "send" : rank_ == 0,
                  payload);
-  const double begin = journal_->now();
+  const Moment begin = journal_->moment();
   auto work = post(journal_->key(name_, point_to_point ? "send" : call.op));
   const bool shown = journal_->phase() != "check" && size_ > 1;
-  const std::size_t before = journal_->spans().size();
-  return {std::move(work), keep, [journal = journal_, text = call.text(), shown, before, begin] {
-            const bool alone = journal->spans().size() == before;  // nothing else ended before the wait
-            if (shown) journal->span(text, alone ? "communication" : "overlapped", begin);
+  const std::size_t before = journal_->span_count();
+  return {std::move(work), keep,
+          [journal = journal_, text = call.text(), shown, before, begin](const Work& done) {
+            const bool alone = journal->span_count() == before;  // nothing else ended before the wait
+            if (!shown) return;
+            Moment from = begin, to = journal->moment();
+            if (const auto [first, last] = done.marks(); last) from.mark = first, to.mark = last;
+            journal->span(text, alone ? "communication" : "overlapped", from, to);
           }};
 }
 

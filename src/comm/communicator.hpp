@@ -29,13 +29,16 @@ struct Work {
   virtual ~Work() = default;
   virtual void wait() = 0;  ///< Returns when the buffers may be used again. Throws Error where the run broke.
   virtual void abandon() = 0;  ///< The request died unwaited: tells the transport, must not throw.
+  /// Marks of a GPU's own time around the transfer, where the run is traced; else empty.
+  virtual std::pair<Event, Event> marks() const { return {}; }
 };
 
 /// A non-blocking call. Move-only; it keeps its tensors alive, and must be waited for.
 class Request {
  public:
   Request() = default;
-  Request(std::unique_ptr<Work> work, Tensor buffer, std::function<void()> finish);
+  using Finish = std::function<void(const Work&)>;
+  Request(std::unique_ptr<Work> work, Tensor buffer, Finish finish);
   Request(Request&&) noexcept = default;
   Request& operator=(Request&& other) noexcept;
   ~Request();
@@ -45,7 +48,7 @@ class Request {
  private:
   std::unique_ptr<Work> work_;
   Tensor buffer_;
-  std::function<void()> finish_;
+  Finish finish_;
 };
 
 class Communicator {

@@ -1,5 +1,11 @@
 #include "comm/launch.hpp"
 
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <vector>
+
 #include "tensor/error.hpp"
 
 namespace tessera {
@@ -9,12 +15,67 @@ const char* name(Transport transport) {
   return names[static_cast<int>(transport)];
 }
 
+namespace {
+
+/// Every process tells all others what it sees. Without this a process that finds a GPU of its own would take
+/// NCCL while another, which finds none, takes MPI.
+Machine agree(Machine machine) {
+  mpi::expect_processes(machine.launched);
+  std::vector<SeenGpus> processes(static_cast<std::size_t>(machine.launched));
+  const int mine = mpi::launched_rank();
+  SeenGpus& seen = processes[static_cast<std::size_t>(mine)];
+  seen.count = machine.gpus;
+  machine.no_gpu.copy(seen.none, sizeof seen.none - 1);
+  // The variable by which NCCL, too, tells hosts apart.
+  char host[100] = {};
+  gethostname(host, sizeof host - 1);
+  const char* named = std::getenv("NCCL_HOSTID");
+  if (machine.gpus > 0)
+    format("{} {}", named ? named : host, cuda_bus_id(mpi::local_rank() % machine.gpus))
+        .copy(seen.taken, sizeof seen.taken - 1);
+  for (int process = 0; process < machine.launched; ++process)
+    mpi::broadcast_bytes(&processes[static_cast<std::size_t>(process)], sizeof(SeenGpus), process);
+  return agreed(std::move(machine), processes);
+}
+
+}  // namespace
+
+Machine agreed(Machine machine, const std::vector<SeenGpus>& processes) {
+  machine.gpus = processes[0].count;
+  machine.no_gpu.clear();  // each process may have a reason of its own, and all must give the same
+  for (std::size_t p = 0; p < processes.size(); ++p) {
+    if (processes[p].count == 0 && machine.no_gpu.empty()) machine.no_gpu = processes[p].none;
+    machine.gpus = std::min(machine.gpus, processes[p].count);
+    for (std::size_t q = 0; q < p; ++q)
+      if (machine.shared_gpu.empty() && processes[p].count > 0 &&
+          std::string(processes[p].taken) == processes[q].taken)
+        machine.shared_gpu = format("processes {} and {} would share GPU {}", q, p, processes[p].taken);
+  }
+  return machine;
+}
+
 Choice choose_transport(std::optional<int> ranks, int default_ranks, std::optional<DeviceKind> device,
                         std::optional<Transport> transport) {
-  const int launched = mpi::launched_size(), gpus = cuda_device_count();
+  Machine machine{.launched = mpi::launched_size(),
+                  .mpi = mpi::built(),
+                  .cuda = built_with_cuda(),
+                  .nccl = nccl::built()};
+  const bool several = machine.launched > 1 || ranks.value_or(default_ranks) > 1;
+  const bool open = !transport || transport == Transport::nccl;
+  if (open && device != DeviceKind::cpu && (several || transport)) nccl::prepare();
+  machine.gpus = cuda_device_count();
+  machine.no_gpu = why_no_gpu();
+  if (machine.launched > 1 && machine.cuda && open && device != DeviceKind::cpu)
+    machine = agree(std::move(machine));
+  return choose(machine, ranks, default_ranks, device, transport);
+}
+
+Choice choose(const Machine& machine, std::optional<int> ranks, int default_ranks,
+              std::optional<DeviceKind> device, std::optional<Transport> transport) {
+  const int launched = machine.launched, gpus = machine.gpus;
   if (transport == Transport::mpi && device == DeviceKind::cuda)
     throw UsageError("--transport mpi moves host memory: use --device cpu, or --transport nccl for GPUs");
-  if (transport == Transport::mpi && !mpi::built())
+  if (transport == Transport::mpi && !machine.mpi)
     throw UsageError("--transport mpi: this build has no MPI (apt-get install libopenmpi-dev openmpi-bin)");
   if (transport == Transport::mpi && launched == 0)
     throw UsageError("--transport mpi needs its processes: ./tessera run starts mpirun, or start it by hand");
@@ -22,23 +83,26 @@ Choice choose_transport(std::optional<int> ranks, int default_ranks, std::option
     throw UsageError("--transport nccl runs on GPUs: leave --device cpu out, or use --transport threads");
   if (transport == Transport::threads && launched > 1)
     throw UsageError(
-        str("--transport threads under a launcher of ", launched, " processes: start one process"));
+        format("--transport threads under a launcher of {} processes: start one process", launched));
   if (device == DeviceKind::cuda && gpus == 0)
-    throw UsageError(str("--device cuda: no GPU found",
-                         built_with_cuda() ? "" : ", and this build has no CUDA",
-                         "; --device cpu would work"));
+    throw UsageError(format("--device cuda: {}{}; --device cpu would work", machine.no_gpu,
+                            machine.cuda ? "" : ", and this build has no CUDA"));
 
   LaunchOptions options;
   options.ranks = ranks.value_or(launched > 0 ? launched : default_ranks);
   if (launched > 0 && options.ranks != launched)
-    throw UsageError(str("--ranks ", options.ranks, " under a launcher of ", launched, " processes"));
-  const bool gpu_each =
-      nccl::built() && gpus > 0 && (launched > 0 ? mpi::local_rank() < gpus : options.ranks <= gpus);
-  if (transport == Transport::nccl && !gpu_each)
-    throw UsageError(str("--transport nccl needs a GPU for each of ", options.ranks, " ranks, and ", gpus,
-                         gpus == 1 ? " is" : " are", " here",
-                         nccl::built() ? "" : " (and this build has no NCCL)",
-                         "; --transport threads runs several ranks on one GPU or on the CPU"));
+    throw UsageError(format("--ranks {} under a launcher of {} processes", options.ranks, launched));
+  const bool enough = launched > 0 ? machine.shared_gpu.empty() : options.ranks <= gpus;
+  const bool gpu_each = machine.nccl && gpus > 0 && enough;
+  if (transport == Transport::nccl && !gpu_each) {
+    std::string found = gpus == 0 ? machine.no_gpu : format("{}{} here", gpus, gpus == 1 ? " is" : " are");
+    if (gpus > 0 && launched > 0) found = machine.shared_gpu;
+    if (!machine.nccl) found += (found.empty() ? "" : ", and ") + std::string("this build has no NCCL");
+    throw UsageError(
+        format("--transport nccl needs a GPU for each of {} ranks: {}; --transport threads runs several "
+               "ranks on one GPU or on the CPU",
+               options.ranks, found));
+  }
 
   options.device = device.value_or(gpus > 0 && transport != Transport::mpi && (launched == 0 || gpu_each)
                                        ? DeviceKind::cuda
@@ -46,12 +110,13 @@ Choice choose_transport(std::optional<int> ranks, int default_ranks, std::option
   const bool on_gpu = options.device == DeviceKind::cuda;
   if (on_gpu && launched > 1 && !gpu_each)
     throw UsageError(
-        "under a launcher each process needs a GPU of its own and NCCL; --device cpu would work");
+        format("under a launcher each process needs a GPU of its own and NCCL: {}; --device cpu would work",
+               machine.nccl ? machine.shared_gpu : "this build has no NCCL"));
   options.transport = transport.value_or(launched > 0 ? (on_gpu ? Transport::nccl : Transport::mpi)
                                          : on_gpu && gpu_each && options.ranks > 1 ? Transport::nccl
                                                                                    : Transport::threads);
 
-  const std::string many = options.ranks == 1 ? "1 rank" : str(options.ranks, " ranks");
+  const std::string many = options.ranks == 1 ? "1 rank" : format("{} ranks", options.ranks);
   std::string how = options.transport == Transport::threads
                         ? (options.ranks == 1 ? " as a thread" : " as threads")
                     : launched > 0 ? " as processes"
@@ -61,8 +126,10 @@ Choice choose_transport(std::optional<int> ranks, int default_ranks, std::option
   std::string where = "CPU";
   if (on_gpu)
     where = options.transport == Transport::threads && options.ranks > 1 ? "sharing one GPU" : "CUDA";
+  else if (!device && gpus == 0)
+    where += format(" ({})", machine.no_gpu);
   else if (!device)
-    where += gpus > 0 ? " (MPI moves host memory)" : " (no GPU found)";
+    where += machine.shared_gpu.empty() ? " (MPI moves host memory)" : format(" ({})", machine.shared_gpu);
   return {options, many + how + ", " + where};
 }
 

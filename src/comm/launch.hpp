@@ -19,37 +19,65 @@ struct LaunchOptions {
   DeviceKind device = DeviceKind::cpu;
   Transport transport = Transport::threads;
   std::chrono::duration<double> timeout{60};  // of one call, before each rank says what it waits for
-  bool verify = true;                         // MPI, NCCL: compare headers before each collective
+  bool verify = true;                         // MPI and NCCL compare headers before each call
   std::int64_t memory_per_rank = INT64_MAX;   // bytes
+  bool trace = false;                         // the journals tell a GPU's own times
 };
 
-/// Where to run, and why: what the first line of every lesson says.
+/// Where the ranks run, and why, as the first line of every lesson says it.
 struct Choice {
   LaunchOptions options;
   std::string reason;  // "4 ranks as threads, CPU (no GPU found)"
 };
 
+/// What there is to choose from. Under a launcher it is the same in every process, so that all choose alike.
+struct Machine {
+  int launched = 0;        // processes of the launcher; 0 outside of one
+  int gpus = 0;            // the process sees so many; under a launcher, the fewest that any process sees
+  std::string no_gpu;      // why there are none: "no GPU found", or what the CUDA runtime says
+  std::string shared_gpu;  // which processes would take one GPU; empty where each takes another
+  bool mpi = false, cuda = false, nccl = false;  // built with
+};
+
 /// Fills in what the user left open (nullopt is auto). An explicit choice is honoured or refused with
-/// UsageError, never replaced. `ranks` nullopt: the launcher's processes, else `default_ranks`.
+/// UsageError, never replaced. `ranks` nullopt: the launcher's processes, else `default_ranks`. Under a
+/// launcher this is a collective call of all its processes.
 Choice choose_transport(std::optional<int> ranks, int default_ranks, std::optional<DeviceKind> device,
                         std::optional<Transport> transport);
+Choice choose(const Machine& machine, std::optional<int> ranks, int default_ranks,
+              std::optional<DeviceKind> device, std::optional<Transport> transport);
+
+/// One process's view of GPUs, as plain bytes.
+struct SeenGpus {
+  int count = 0;
+  char none[200] = {};   // why count is 0
+  char taken[200] = {};  // the GPU that the process would take, with its host: "node1 0000:1B:00.0"
+};
+/// The machine that all processes agree on, each with its view.
+Machine agreed(Machine machine, const std::vector<SeenGpus>& processes);
 
 /// Runs body(comm) on every rank and returns when all have returned. The first rank's exception, by time, is
 /// rethrown with its type; the other ranks stop with an error that names it. (MPI: see mpi::launch.)
 void launch(const LaunchOptions& options, const std::function<void(Communicator&)>& body);
 
-/// True in the one process that prints: always with threads, process 0 with MPI.
+/// True in the process that prints: the only one, or process 0 of a launcher.
 bool is_printing_process();
 
-// The transports. A build without MPI or NCCL links a stub whose is_available is false.
+// The transports. A build without MPI or NCCL links a stub whose `built` is false.
 void launch_threads(const LaunchOptions& options, const std::function<void(Communicator&)>& body);
 namespace mpi {
-bool built();         ///< Compiled in.
-int launched_size();  ///< Processes of the launcher (mpirun, srun), 0 outside of one. Reads the environment.
+bool built();         ///< This build has it.
+int launched_size();  ///< Processes of the launcher (mpirun, srun) as the environment says; 0 outside of one.
 int launched_rank();  ///< This process's rank there.
-int local_rank();     ///< On its machine: which GPU to take.
-/// Over all processes of the launcher; used to hand out the NCCL id.
-void broadcast_bytes(void* data, int bytes, int root);
+int local_rank();     ///< Its number among the processes of its machine.
+// The main thread calls these, for what the processes agree on before they have a transport.
+/// Throws UsageError where MPI was started with another number of processes, as by a launcher without PMI,
+/// which makes every process rank 0 of 1.
+void expect_processes(int ranks);
+void broadcast_bytes(void* data, int bytes, int root);  ///< Over all processes of the launcher.
+/// Sends a short text to another process, and does not wait for it.
+void send_message(const std::string& text, int to);
+std::optional<std::string> receive_message();  ///< The next text, of any process, or nothing yet.
 /// Runs body once, in this process. Where it throws, on any rank, the job ends and launch does not return:
 /// one message on stderr, and 2 (UsageError) or 3 as the exit code of all.
 void launch(const LaunchOptions& options, const std::function<void(Communicator&)>& body);
@@ -57,8 +85,12 @@ void launch(const LaunchOptions& options, const std::function<void(Communicator&
 namespace nccl {
 bool built();
 std::string version();
-/// One thread a GPU; under mpirun one process a GPU, MPI handing out the id. There, where body throws, the
-/// process prints what, and ends with code 2 (UsageError) or 3; launch does not return.
+/// Before the first CUDA call of a process that may use NCCL. A kernel that is loaded at its first launch may
+/// wait until the GPU is idle, and so for a collective whose other ranks wait for this kernel; this has all
+/// kernels loaded at the start, unless the environment says otherwise.
+void prepare();
+/// Runs body in one thread for each GPU, or under a launcher once in this process, where MPI hands out NCCL's
+/// ids. There, if body throws, the process prints the message and ends with code 2 (UsageError) or 3.
 void launch(const LaunchOptions& options, const std::function<void(Communicator&)>& body);
 }  // namespace nccl
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <climits>
 #include <cstdlib>
+#include <list>
 
 #include "comm/mpi_job.hpp"
 #include "tensor/error.hpp"
@@ -10,6 +11,8 @@
 namespace tessera::mpi {
 
 namespace {
+
+constexpr int store_tag = 2;  // on MPI_COMM_WORLD, beside a job's alarms
 
 int variable(const char* name) {
   const char* value = std::getenv(name);
@@ -183,6 +186,33 @@ int local_rank() {
   for (const char* name : {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"})
     if (std::getenv(name)) return variable(name);
   return 0;
+}
+
+void expect_processes(int ranks) {
+  initialise(LaunchOptions{}.timeout);
+  if (const int started = size_of(MPI_COMM_WORLD); started != ranks)
+    throw UsageError(str("--ranks ", ranks, ", but MPI was started with ", started,
+                         "; under srun, --mpi=pmix or pmi2 may be missing"));
+}
+
+void send_message(const std::string& text, int to) {
+  static std::list<std::pair<std::string, MPI_Request>>
+      under_way;  // a list, because MPI reads from its texts
+  auto& [sent, request] = under_way.emplace_back(text, MPI_REQUEST_NULL);
+  MPI_CHECK(MPI_Isend(sent.data(), static_cast<int>(sent.size()), MPI_BYTE, to, store_tag, MPI_COMM_WORLD,
+                      &request));
+  std::erase_if(under_way, [](auto& each) { return test(each.second); });
+}
+
+std::optional<std::string> receive_message() {
+  int there = 0, bytes = 0;
+  MPI_Status status;
+  MPI_CHECK(MPI_Iprobe(MPI_ANY_SOURCE, store_tag, MPI_COMM_WORLD, &there, &status));
+  if (!there) return std::nullopt;
+  MPI_CHECK(MPI_Get_count(&status, MPI_BYTE, &bytes));
+  std::string text(static_cast<std::size_t>(bytes), ' ');
+  MPI_CHECK(MPI_Recv(text.data(), bytes, MPI_BYTE, status.MPI_SOURCE, store_tag, MPI_COMM_WORLD, &status));
+  return text;
 }
 
 void broadcast_bytes(void* data, int bytes, int root) {

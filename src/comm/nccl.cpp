@@ -2,7 +2,6 @@
 // machines. The transport is NCCL; nccl_engine.hpp says how its calls are kept from blocking each other.
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
 #include <iostream>
 #include <thread>
 
@@ -13,41 +12,13 @@ namespace tessera::nccl {
 
 namespace {
 
-/// What a rank is about to do, as its letter says it: plain bytes, all ranks run one binary.
-struct Header {
-  char op[16] = {};
-  std::int64_t elements = 0;
-  DType dtype = DType::f32;
-  Reduce reduce = Reduce::sum;
-  int peer = -1, world_rank = 0;
-  int color = 0, key = 0;  // split
-  char doing[96] = {};     // "all_reduce of 8 f32 (call 1)"
-
-  bool matches(const Header& other) const {
-    return std::strcmp(op, other.op) == 0 && elements == other.elements && dtype == other.dtype &&
-           reduce == other.reduce && peer == other.peer;
-  }
-};
-
-template <class T>
-std::string bytes_of(const T* objects, std::size_t count) {
-  return {reinterpret_cast<const char*>(objects), count * sizeof(T)};
-}
-
-template <class T>
-std::vector<T> objects_in(const char* bytes, std::size_t count) {
-  std::vector<T> objects(count);
-  std::memcpy(objects.data(), bytes, count * sizeof(T));
-  return objects;
-}
-
-std::vector<Header> matching_headers(World& world, const char* letters, std::size_t ranks) {
-  auto headers = objects_in<Header>(letters, ranks);
+std::vector<Header> matching_headers(World& world, const Header* all, std::size_t ranks) {
+  std::vector<Header> headers(all, all + ranks);
   if (std::all_of(headers.begin(), headers.end(), [&](const auto& h) { return h.matches(headers[0]); }))
     return headers;
   std::string text;
   for (const Header& header : headers)
-    text += str(text.empty() ? "" : "; ", "rank ", header.world_rank, " is at ", header.doing);
+    text += format("{}rank {} is at {}", text.empty() ? "" : "; ", header.world_rank, header.doing);
   world.report("the calls do not match: " + text);
   world.check();
   return {};
@@ -64,42 +35,26 @@ class NcclWork final : public Work {
   NcclWork(Engine& engine, std::shared_ptr<Task> task) : engine_(engine), task_(std::move(task)) {}
   void wait() override { engine_.wait(task_); }
   void abandon() override { engine_.abandon(*task_); }
+  std::pair<Event, Event> marks() const override { return {task_->began, task_->ended}; }
 
  private:
   Engine& engine_;
   std::shared_ptr<Task> task_;
 };
 
-/// Room for a header, and for the ids of this rank's channels to all others.
-std::size_t longest_letter(std::size_t ranks) {
-  return std::max(sizeof(Header), ranks * sizeof(ncclUniqueId));
-}
-
 class NcclCommunicator final : public Communicator {
  public:
-  /// `line` is connected. `members`: the group's ranks in the world, in group order.
-  NcclCommunicator(Engine& engine, Line& line, std::vector<int> members, int rank, std::string name,
-                   std::shared_ptr<Journal> journal)
+  /// `id` is the same on all ranks of the group, and no other group's. `members` are the group's ranks in the
+  /// world, in group order. `channel` is connected.
+  NcclCommunicator(Engine& engine, Channel& channel, std::string id, std::vector<int> members, int rank,
+                   std::string name, std::shared_ptr<Journal> journal)
       : Communicator(rank, static_cast<int>(members.size()), std::move(name), std::move(journal)),
         engine_(engine),
-        line_(line),
+        channel_(channel),
+        id_(std::move(id)),
         members_(std::move(members)),
         outgoing_(members_.size()),
-        incoming_(members_.size()) {
-    engine_.settle(line_);
-    if (size() == 1) return;
-    // Channels are opened when they are first used, by two ranks of which the others know nothing. So each
-    // rank hands out the ids of its outgoing channels now.
-    std::vector<ncclUniqueId> mine(members_.size());
-    for (int to = 0; to < size(); ++to)
-      if (to != this->rank()) NCCL_CHECK(ncclGetUniqueId(&mine[static_cast<std::size_t>(to)]));
-    Task task;
-    task.doing = str("making group ", this->name());
-    task.letter = bytes_of(mine.data(), mine.size());
-    const std::size_t n = members_.size();
-    task.open = [this, n](const char* letters) { ids_ = objects_in<ncclUniqueId>(letters, n * n); };
-    engine_.wait(engine_.post(line_, std::move(task)));
-  }
+        incoming_(members_.size()) {}
 
   std::string transport() const override { return "nccl"; }
 
@@ -118,28 +73,37 @@ class NcclCommunicator final : public Communicator {
     return mine;
   }
 
-  Task logged(const Call& call) {
+  /// Makes the task of a call. The headers are compared where the user wants that, or where they are the
+  /// whole call.
+  Task logged(const Call& call, Issue issue) {
     Task task;
     task.doing = engine_.world().enter(engine_.world_rank(), call);
+    task.mine = header(call, task.doing);
+    task.compares = engine_.verifies() || !issue;
+    task.issue = std::move(issue);
     return task;
   }
 
-  std::unique_ptr<Work> post(Line& line, Task task) {
-    return std::make_unique<NcclWork>(engine_, engine_.post(line, std::move(task)));
+  std::unique_ptr<Work> post(Channel& channel, Task task) {
+    if (!task.met)
+      task.met = [&world = engine_.world(), n = static_cast<std::size_t>(channel.ranks)](const Header* all) {
+        matching_headers(world, all, n);
+      };
+    return std::make_unique<NcclWork>(engine_, engine_.post(channel, std::move(task)));
   }
 
   std::unique_ptr<Work> collective(const Call& call, Issue issue) {
-    Task task = logged(call);
-    if (engine_.verifies() || !issue) {
-      const Header mine = header(call, task.doing);
-      task.letter = bytes_of(&mine, 1);
-      task.open = [&world = engine_.world(), n = members_.size()](const char* letters) {
-        matching_headers(world, letters, n);
-      };
-    }
-    task.issue = std::move(issue);
-    return post(line_, std::move(task));
+    return post(channel_, logged(call, std::move(issue)));
   }
+
+  /// The channel of the messages from one rank of the group to another, made when the first is posted.
+  Channel& messages(Channel*& channel, int from, int to) {
+    if (!channel)
+      channel = &engine_.open(format("{}:{}>{}", id_, from, to), {member(from), member(to)},
+                              rank() == from ? 0 : 1, Use::messages);
+    return *channel;
+  }
+  int member(int rank) const { return members_[static_cast<std::size_t>(rank)]; }
 
   std::unique_ptr<Work> do_all_reduce(const Call& call, const TrafficKey&, const Tensor& in,
                                       const Tensor& out) override {
@@ -168,42 +132,36 @@ class NcclCommunicator final : public Communicator {
       return ncclBroadcast(x.raw(), x.raw(), count(x), type(x), call.peer, comm, stream);
     });
   }
-  /// The letters alone: who has all of them knows that every rank is here.
+  /// Its headers are the whole call: a rank that has all of them knows that every rank is here.
   std::unique_ptr<Work> do_barrier(const Call& call) override { return collective(call, nullptr); }
 
   std::unique_ptr<Work> do_send(const Call& call, const TrafficKey&, const Tensor& x) override {
     model_wire(call, x.bytes());
-    Task task = logged(call);
-    task.issue = [=](ncclComm_t comm, cudaStream_t stream) {
+    Task task = logged(call, [=](ncclComm_t comm, cudaStream_t stream) {
       return ncclSend(x.raw(), count(x), type(x), 1, comm, stream);
-    };
-    Line*& channel = outgoing_[static_cast<std::size_t>(call.peer)];
-    if (!channel) channel = &engine_.open_channel(0, channel_id(rank(), call.peer));
-    return post(*channel, std::move(task));
+    });
+    Channel*& channel = outgoing_[static_cast<std::size_t>(call.peer)];
+    return post(messages(channel, rank(), call.peer), std::move(task));
   }
   std::unique_ptr<Work> do_recv(const Call& call, const TrafficKey&, const Tensor& x) override {
     model_wire(call, x.bytes());
-    Task task = logged(call);
-    task.issue = [=](ncclComm_t comm, cudaStream_t stream) {
+    Task task = logged(call, [=](ncclComm_t comm, cudaStream_t stream) {
       return ncclRecv(x.raw(), count(x), type(x), 0, comm, stream);
-    };
-    Line*& channel = incoming_[static_cast<std::size_t>(call.peer)];
-    if (!channel) channel = &engine_.open_channel(1, channel_id(call.peer, rank()));
-    return post(*channel, std::move(task));
+    });
+    Channel*& channel = incoming_[static_cast<std::size_t>(call.peer)];
+    return post(messages(channel, call.peer, rank()), std::move(task));
   }
 
   std::unique_ptr<Communicator> do_split(const Call& call, int color, int key,
                                          const std::string& name) override {
-    Task task = logged(call);
-    Header mine = header(call, task.doing);
-    mine.color = color;
-    mine.key = key;
-    task.letter = bytes_of(&mine, 1);
+    Task task = logged(call, nullptr);
+    task.mine.color = color;
+    task.mine.key = key;
     std::vector<Header> all;
-    task.open = [&](const char* letters) {
-      all = matching_headers(engine_.world(), letters, members_.size());
+    task.met = [&](const Header* headers) {
+      all = matching_headers(engine_.world(), headers, members_.size());
     };
-    engine_.wait(engine_.post(line_, std::move(task)));
+    engine_.wait(engine_.post(channel_, std::move(task)));
 
     std::vector<std::pair<int, int>> order;  // (key, rank) of this color
     for (int i = 0; i < size(); ++i)
@@ -214,30 +172,25 @@ class NcclCommunicator final : public Communicator {
     int place = 0;
     for (const auto& [_, i] : order) {
       if (i == rank()) place = static_cast<int>(members.size());
-      members.push_back(members_[static_cast<std::size_t>(i)]);
+      members.push_back(member(i));
     }
-    Line& line = engine_.add_line(longest_letter(members.size()), static_cast<int>(members.size()));
-    ncclConfig_t config = Engine::config();
-    NCCL_CHECK(ncclCommSplit(line_.comm, color < 0 ? NCCL_SPLIT_NOCOLOR : color, place, &line.comm, &config));
-    engine_.settle(line_);  // the parent is in progress until the child exists
-    if (color < 0) return nullptr;
-    return std::make_unique<NcclCommunicator>(engine_, line, std::move(members), place, name,
+    const std::string id = format("{}/{}.{}", id_, splits_++, color);
+    Channel* channel = engine_.split(channel_, color, static_cast<int>(members.size()), place);
+    if (!channel) return nullptr;
+    return std::make_unique<NcclCommunicator>(engine_, *channel, id, std::move(members), place, name,
                                               shared_journal());
   }
 
-  const ncclUniqueId& channel_id(int from, int to) const {
-    return ids_[static_cast<std::size_t>(from) * members_.size() + static_cast<std::size_t>(to)];
-  }
-
   Engine& engine_;
-  Line& line_;
+  Channel& channel_;  // of the collectives
+  std::string id_;
   std::vector<int> members_;
-  std::vector<ncclUniqueId> ids_;           // of the channel from row to column
-  std::vector<Line*> outgoing_, incoming_;  // by peer; null: not used yet
+  int splits_ = 0;
+  std::vector<Channel*> outgoing_, incoming_;  // by peer; null: not used yet
 };
 
-/// One rank, on this thread. What it throws goes to the world.
-void run_rank(World& world, int rank, int ordinal, const ncclUniqueId& id, const LaunchOptions& options,
+/// Runs one rank on this thread. What it throws goes to the world.
+void run_rank(World& world, int rank, int ordinal, Store& store, const LaunchOptions& options,
               std::chrono::steady_clock::time_point start, const std::function<void(Communicator&)>& body) {
   std::shared_ptr<Device> device;
   std::unique_ptr<Engine> engine;
@@ -247,28 +200,31 @@ void run_rank(World& world, int rank, int ordinal, const ncclUniqueId& id, const
     device->memory.limit(options.memory_per_rank);
     const Device::Scope scope(device);
     set_math_threads(options.ranks == 1 ? static_cast<int>(std::thread::hardware_concurrency()) : 1);
-    engine = std::make_unique<Engine>(world, rank, cuda_device(device), options);
+    engine = std::make_unique<Engine>(world, rank, cuda_device(device), store, options);
     std::vector<int> members;
     for (int member = 0; member < options.ranks; ++member) members.push_back(member);
-    Line& line = engine->add_line(longest_letter(members.size()), options.ranks);
-    engine->connect(line, options.ranks, rank, id);
+    Channel& channel = engine->open("world", members, rank, Use::collectives);
+    engine->connect(channel);
     {
-      NcclCommunicator comm(*engine, line, members, rank, "world", std::make_shared<Journal>(start));
+      NcclCommunicator comm(*engine, channel, "world", members, rank, "world",
+                            std::make_shared<Journal>(start, options.trace));
       body(comm);
     }
     device->synchronize();
+    world.returned(rank);
     engine->close();
   } catch (...) {
     world.failed(rank, std::current_exception());
   }
-  engine.reset();  // after a fault this aborts, and only then can the GPU's memory go
+  engine.reset();  // after a fault this ends the kernels that wait; to free the GPU's memory before would
+                   // wait for them
   device.reset();
   world.finished(rank);
 }
 
 [[noreturn]] void end_process(int code, const char* what) {
   std::cerr << "error: " << what << std::endl;
-  std::_Exit(code);  // mpirun ends the other processes; MPI_Finalize would wait for them
+  std::_Exit(code);  // mpirun ends the other processes, for which MPI_Finalize would wait
 }
 
 }  // namespace
@@ -277,27 +233,26 @@ bool built() { return true; }
 
 std::string version() {
   int version = 0;
-  NCCL_CHECK(ncclGetVersion(&version));  // 22809
-  return str(version / 10000, ".", version / 100 % 100, ".", version % 100);
+  NCCL_CHECK(ncclGetVersion(&version));  // 22809 for 2.28.9
+  return format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
 }
+
+void prepare() { setenv("CUDA_MODULE_LOADING", "EAGER", 0); }
 
 void launch(const LaunchOptions& options, const std::function<void(Communicator&)>& body) {
   const auto start = std::chrono::steady_clock::now();
-  // Several communicators on a GPU: without this kernels that wait for each other could share out the GPU
-  // differently on different ranks. Before driver 12.3 it would make them run one by one, which can hang.
-  int driver = 0;
-  if (cudaDriverGetVersion(&driver) == cudaSuccess && driver >= 12030)
-    setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", 0);
+  prepare();
   World world(options.ranks, options.timeout);
-  ncclUniqueId id{};
 
   if (mpi::launched_size() > 0) {
     const int rank = mpi::launched_rank();
     try {
-      if (rank == 0) NCCL_CHECK(ncclGetUniqueId(&id));
-      mpi::broadcast_bytes(&id, sizeof id, 0);
+      const int gpus = cuda_device_count();
+      expect(gpus > 0, "this process sees no GPU");
+      mpi::expect_processes(options.ranks);
+      ProcessStore store;
       world.only(rank);
-      run_rank(world, rank, mpi::local_rank(), id, options, start, body);
+      run_rank(world, rank, mpi::local_rank() % gpus, store, options, start, body);
       world.rethrow_first_fault();
     } catch (const UsageError& error) {
       end_process(2, error.what());
@@ -307,10 +262,10 @@ void launch(const LaunchOptions& options, const std::function<void(Communicator&
     return;
   }
 
-  NCCL_CHECK(ncclGetUniqueId(&id));
+  ThreadStore store;
   std::vector<std::thread> threads;
   for (int rank = 0; rank < options.ranks; ++rank)
-    threads.emplace_back([&, rank] { run_rank(world, rank, rank, id, options, start, body); });
+    threads.emplace_back([&, rank] { run_rank(world, rank, rank, store, options, start, body); });
   world.join(threads);
 }
 

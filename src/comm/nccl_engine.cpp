@@ -9,115 +9,183 @@ namespace tessera::nccl {
 void check(ncclResult_t result, const char* call, Where where) {
   if (result == ncclSuccess || result == ncclInProgress) return;
   throw Error(
-      str(place(where), ": ", call, ": ", ncclGetErrorString(result), ", ", ncclGetLastError(nullptr)));
+      format("{}: {}: {}, {}", place(where), call, ncclGetErrorString(result), ncclGetLastError(nullptr)));
 }
 
-Line::~Line() {
-  if (mailbox) cudaFreeHost(mailbox);
-  if (owns_stream) cudaStreamDestroy(stream);
+bool Header::is_message() const { return std::strcmp(op, "send") == 0 || std::strcmp(op, "recv") == 0; }
+
+bool Header::matches(const Header& other) const {
+  if (elements != other.elements || dtype != other.dtype) return false;
+  if (is_message() && other.is_message()) return true;
+  return std::strcmp(op, other.op) == 0 && reduce == other.reduce && peer == other.peer;
 }
 
-bool Line::settled() const {
+Channel::~Channel() {
+  if (stream) cudaStreamDestroy(stream);
+}
+
+bool Channel::settled() const {
   ncclResult_t state = ncclSuccess;
   NCCL_CHECK(ncclCommGetAsyncError(comm, &state));
   check(state, "a call that NCCL had accepted");
   return state == ncclSuccess;
 }
 
-Engine::Engine(World& world, int world_rank, CudaDevice& device, const LaunchOptions& options)
+Engine::Engine(World& world, int world_rank, CudaDevice& device, Store& store, const LaunchOptions& options)
     : world_(world),
       world_rank_(world_rank),
       device_(device),
+      store_(store),
       timeout_(options.timeout),
       verify_(options.verify),
+      trace_(options.trace),
+      slab_size_(64 * (static_cast<std::size_t>(options.ranks) + 1)),
       moved_(std::chrono::steady_clock::now()) {
-  device_.while_waiting = [this](Time began) { look(began, false); };
+  device_.activate();
+  CUDA_CHECK(cudaDeviceGetAttribute(&processors_, cudaDevAttrMultiProcessorCount, device_.ordinal()));
+  device_.while_waiting = [this](Time began) { look(began, Patience::call); };
+  device_.before_freeing = [this] {
+    says("waits until its calls under way are done, because it needs their GPU memory");
+    until([this] { return pending_.empty(); }, Patience::connection);
+  };
 }
 
 Engine::~Engine() {
   device_.while_waiting = nullptr;
+  device_.before_freeing = nullptr;
   abort();
+  for (Header* slab : slabs_) cudaFreeHost(slab);
 }
 
-ncclConfig_t Engine::config() {
+/// A kernel starts when the GPU has room for all its blocks, and keeps the room until the other ranks'
+/// kernels have run. Where two kernels do not fit together, and two ranks start them in different orders,
+/// both wait for ever. So their blocks are limited: the collectives of six groups fit on a GPU at once, with
+/// 14 messages beside them.
+ncclConfig_t Engine::config(const Channel& channel) const {
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
+  config.maxCTAs = channel.use == Use::collectives ? std::clamp(processors_ / 8, 1, 16)
+                                                   : std::clamp(processors_ / 64, 1, 2);
   return config;
 }
 
-Line& Engine::add_line(std::size_t longest_letter, int ranks) {
+Channel& Engine::add(int ranks, int rank, Use use) {
+  Channel& channel = *channels_.emplace_back(std::make_unique<Channel>());
+  channel.ranks = ranks;
+  channel.rank = rank;
+  channel.use = use;
+  return channel;
+}
+
+Channel& Engine::open(const std::string& key, const std::vector<int>& members, int rank, Use use) {
+  if (rank == 0) {
+    ncclUniqueId id{};
+    NCCL_CHECK(ncclGetUniqueId(&id));
+    for (const int member : members) store_.put(key, id, member);
+  }
+  Channel& channel = add(static_cast<int>(members.size()), rank, use);
+  channel.key = key;
+  return channel;
+}
+
+Channel* Engine::split(Channel& parent, int color, int ranks, int rank) {
+  Channel& child = add(
+      ranks, rank, Use::collectives);  // it stays even where it gets no communicator: NCCL writes to `made`
+  ncclConfig_t options = config(child);
   device_.activate();
-  Line& line = *lines_.emplace_back(std::make_unique<Line>());
-  line.stream = device_.stream(Stream::communication);
-  line.longest_letter = longest_letter;
-  if (longest_letter > 0)
-    CUDA_CHECK(cudaMallocHost(reinterpret_cast<void**>(&line.mailbox),
-                              longest_letter * (static_cast<std::size_t>(ranks) + 1)));
-  return line;
+  NCCL_CHECK(ncclCommSplit(parent.comm, color < 0 ? NCCL_SPLIT_NOCOLOR : color, rank, &child.made, &options));
+  // The parent is in progress until the child exists.
+  until([&] { return parent.settled(); }, Patience::connection);
+  if (color < 0) return nullptr;
+  child.comm = child.made;
+  connect(child);
+  return &child;
 }
 
-void Engine::connect(Line& line, int ranks, int rank, const ncclUniqueId& id) {
+void Engine::connect(Channel& channel) {
+  until([&] { return connected(channel); }, Patience::connection);
+}
+
+bool Engine::connected(Channel& channel) {
+  if (channel.comm) return channel.settled();
+  if (channel.key.empty()) return false;  // a split has yet to make it
+  const auto id = store_.get(channel.key);
+  if (!id) return false;
+  ncclConfig_t options = config(channel);
+  NCCL_CHECK(ncclCommInitRankConfig(&channel.made, channel.ranks, *id, channel.rank, &options));
+  channel.comm = channel.made;  // NCCL has written it when it returns, unlike a split
+  return channel.settled();
+}
+
+/// What the first task of a channel needs. Pinned memory comes from slabs, since to ask for it may wait until
+/// the GPU is idle; the first slab is there before any kernel waits.
+void Engine::furnish(Channel& channel) {
+  if (channel.stream) return;
+  CUDA_CHECK(cudaStreamCreateWithFlags(&channel.stream, cudaStreamNonBlocking));
+  const auto wanted = static_cast<std::size_t>(channel.ranks) + 1;
+  if (slab_left_ < wanted) {
+    Header* slab = nullptr;
+    CUDA_CHECK(cudaMallocHost(reinterpret_cast<void**>(&slab), slab_size_ * sizeof(Header)));
+    slabs_.push_back(slab);
+    slab_left_ = slab_size_;
+  }
+  slab_left_ -= wanted;
+  channel.headers = slabs_.back() + slab_left_;
+}
+
+std::shared_ptr<Task> Engine::post(Channel& channel, Task task) {
   device_.activate();
-  ncclConfig_t options = config();
-  if (line.owns_stream) options.maxCTAs = 4;  // many channels wait at once, and compute needs the rest
-  NCCL_CHECK(ncclCommInitRankConfig(&line.comm, ranks, id, rank, &options));
-}
-
-Line& Engine::open_channel(int rank, const ncclUniqueId& id) {
-  Line& line = add_line(0, 2);
-  CUDA_CHECK(cudaStreamCreateWithFlags(&line.stream, cudaStreamNonBlocking));
-  line.owns_stream = true;
-  connect(line, 2, rank, id);
-  return line;
-}
-
-std::shared_ptr<Task> Engine::post(Line& line, Task task) {
-  expect(task.letter.size() <= line.longest_letter, "a letter does not fit its mailbox");
+  furnish(channel);
   task.ready = device_.record();
+  task.channel = &channel;
+  said_.clear();
   auto shared = std::make_shared<Task>(std::move(task));
-  line.tasks.push_back(shared);
+  channel.tasks.push_back(shared);
   pending_.push_back(shared);
-  look(std::chrono::steady_clock::now(), false);
+  look(std::chrono::steady_clock::now(), Patience::call);
   return shared;
 }
 
-/// Moves the first task of the line as far as it goes without waiting, then the next. An event is recorded
-/// only when NCCL has settled: until then the kernel may not be in the stream.
-void Engine::advance(Line& line) {
-  while (!line.tasks.empty() && line.settled()) {
-    Task& task = *line.tasks.front();
-    if (task.stage == Task::posted && !task.letter.empty()) {
-      std::memcpy(line.mailbox, task.letter.data(), task.letter.size());
-      NCCL_CHECK(ncclAllGather(line.mailbox, line.mailbox + line.longest_letter, task.letter.size(), ncclInt8,
-                               line.comm, line.stream));
-      task.stage = Task::mailing;
-    } else if (task.stage == Task::mailing) {
-      if (!task.delivered) task.delivered = device_.record(line.stream);
+/// Moves the first task of the channel as far as it goes without waiting, then the next. An event is recorded
+/// only when NCCL has settled, because until then the kernel may not be in the stream.
+void Engine::advance(Channel& channel) {
+  while (!channel.tasks.empty() && connected(channel)) {
+    Task& task = *channel.tasks.front();
+    if (task.stage == Task::posted && task.compares) {
+      channel.headers[0] = task.mine;
+      NCCL_CHECK(ncclAllGather(channel.headers, channel.headers + 1, sizeof(Header), ncclInt8, channel.comm,
+                               channel.stream));
+      task.stage = Task::exchanging;
+    } else if (task.stage == Task::exchanging) {
+      if (!task.delivered) task.delivered = device_.record(channel.stream);
       if (!device_.reached(task.delivered)) return;
-      task.open(line.mailbox + line.longest_letter);
-      task.stage = Task::opened;
+      task.stage = Task::matched;
+      task.met(channel.headers + 1);
     } else if (task.stage != Task::issued && task.issue) {
-      device_.wait(line.stream, task.ready);
-      NCCL_CHECK(task.issue(line.comm, line.stream));
+      device_.wait(channel.stream, task.ready);
+      if (trace_) task.began = device_.mark(channel.stream);
+      NCCL_CHECK(task.issue(channel.comm, channel.stream));
       task.stage = Task::issued;
     } else {
-      if (task.stage == Task::issued) task.done = device_.record(line.stream);
+      if (task.stage == Task::issued) task.done = device_.record(channel.stream);
+      if (trace_ && task.done) task.ended = device_.mark(channel.stream);
       task.stage = Task::finished;
-      line.tasks.pop_front();
+      channel.tasks.pop_front();
     }
   }
 }
 
-/// One look at everything under way, from a wait that `began` then. The time-out counts from when a call
-/// could start: before, it is the compute stream that takes its time.
-void Engine::look(Time began, bool setting_up) {
+/// Moves everything under way on, from a wait that `began` then, and ends the wait where it has stalled.
+void Engine::look(Time began, Patience patience) {
   world_.check();
   device_.activate();
   try {
-    for (const auto& line : lines_)
-      if (line->comm) advance(*line);
-  } catch (const Error& error) {  // from here on every look throws: no task moves on after its line broke
-    world_.report(str("rank ", world_rank_, ": ", error.what()));
+    for (const auto& channel : channels_) {
+      advance(*channel);
+      if (channel->comm) channel->settled();  // throws where a kernel or another process has failed
+    }
+  } catch (const Error& error) {  // from here on every look throws: no task moves on after its channel broke
+    world_.report(format("rank {}: {}", world_rank_, error.what()));
     throw;
   }
   const auto now = std::chrono::steady_clock::now();
@@ -125,53 +193,86 @@ void Engine::look(Time began, bool setting_up) {
         return task->stage == Task::finished && device_.reached(task->done);
       }) > 0)
     moved_ = now;
-  const bool stalled = pending_.empty() ? setting_up : device_.reached(pending_.front()->ready);
-  if (!stalled || now - std::max(began, moved_) < timeout_) return;
-  if (!pending_.empty()) world_.back_at(world_rank_, pending_.front()->doing);
+  if (const Task* task = awaited()) says("waits in " + task->doing);
+  const auto waited = now - std::max(began, moved_);
+  if (patience == Patience::endless || waited < timeout_) return;
+  if (patience == Patience::call && !stalled(waited)) return;
   world_.report_stall();
   world_.check();
 }
 
-void Engine::until(const std::function<bool()>& reached, bool setting_up) {
+const Task* Engine::awaited() const {
+  const auto task = std::find_if(pending_.begin(), pending_.end(), [](const auto& t) { return t->awaited; });
+  return task == pending_.end() ? nullptr : task->get();
+}
+
+/// Earlier work of our own GPU takes as long as it takes. A call that other ranks have yet to make may wait
+/// for the time-out. Once the headers have met, all ranks have made the call, and it waits for their GPUs
+/// alone: ten times the time-out, after which a GPU or a network must have stopped.
+bool Engine::stalled(std::chrono::duration<double> waited) const {
+  for (const auto& task : pending_) {
+    if (!task->awaited) continue;
+    const auto first = std::find_if(pending_.begin(), pending_.end(),
+                                    [&](const auto& other) { return other->channel == task->channel; });
+    const Task& front = **first;  // the earliest call of its channel, which is in the way of the others
+    const bool met = front.compares && front.stage >= Task::matched;
+    const bool needs_gpu = met || !front.compares;
+    if (needs_gpu && !device_.reached(front.ready)) continue;
+    if (waited >= (met ? 10 : 1) * timeout_) return true;
+  }
+  return false;
+}
+
+void Engine::says(const std::string& where) {
+  if (where == said_) return;
+  said_ = where;
+  world_.back_at(world_rank_, where);
+}
+
+void Engine::until(const std::function<bool()>& reached, Patience patience) {
   const auto began = std::chrono::steady_clock::now();
   while (!reached()) {
-    look(began, setting_up);
+    look(began, patience);
     std::this_thread::yield();
   }
 }
 
 void Engine::wait(const std::shared_ptr<Task>& task) {
-  world_.back_at(world_rank_, task->doing);
-  until([&] { return task->stage == Task::finished; }, false);
+  task->awaited = true;
+  until([&] { return task->stage == Task::finished; }, Patience::call);
   device_.wait(task->done);
   task->issue = nullptr;  // its tensors: from here on the order of the compute stream protects them
+  says("is at " + task->doing);
 }
 
 void Engine::abandon(const Task& task) {
-  // A rank that unwinds drops its requests; a rank that does not forgot to wait.
+  // A rank that unwinds drops its requests; a rank that does not unwind has forgotten to wait.
   if (std::uncaught_exceptions() == 0)
-    world_.report(str("rank ", world_rank_, " never waited for its ", task.doing));
-}
-
-void Engine::settle(Line& line) {
-  until([&] { return line.settled(); }, true);
+    world_.report(format("rank {} never waited for its {}", world_rank_, task.doing));
 }
 
 void Engine::close() {
   world_.check();
   device_.activate();
-  // All are asked before one is waited for: the ranks hold their lines in different orders.
-  for (const auto& line : lines_)
-    if (line->comm) NCCL_CHECK(ncclCommFinalize(line->comm));
-  for (const auto& line : lines_)
-    if (line->comm) settle(*line);
-  for (const auto& line : lines_)
-    if (line->comm) NCCL_CHECK(ncclCommDestroy(std::exchange(line->comm, nullptr)));
+  // All are asked before one is waited for, and all are destroyed in one NCCL group, because the ranks of a
+  // machine do both together, and they hold their channels in different orders.
+  for (const auto& channel : channels_)
+    if (channel->comm) NCCL_CHECK(ncclCommFinalize(channel->comm));
+  for (const auto& channel : channels_)
+    if (channel->comm) until([&] { return channel->settled(); }, Patience::endless);
+  NCCL_CHECK(ncclGroupStart());
+  for (const auto& channel : channels_)
+    if (channel->comm) NCCL_CHECK(ncclCommDestroy(std::exchange(channel->comm, nullptr)));
+  NCCL_CHECK(ncclGroupEnd());
 }
 
+/// All aborts form one NCCL group, which first tells all kernels to end. A single abort may wait until the
+/// GPU is idle, and so for the kernels of communicators that would be aborted after it.
 void Engine::abort() {
-  for (const auto& line : lines_)
-    if (line->comm) ncclCommAbort(std::exchange(line->comm, nullptr));
+  ncclGroupStart();
+  for (const auto& channel : channels_)
+    if (channel->comm) ncclCommAbort(std::exchange(channel->comm, nullptr));
+  ncclGroupEnd();
 }
 
 }  // namespace tessera::nccl

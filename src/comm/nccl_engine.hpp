@@ -1,10 +1,11 @@
-// Engine: one rank's NCCL. NCCL's kernels wait for other ranks on the GPU, and run in issue order on a
-// stream, so a send that was issued before a recv on one stream keeps the recv from starting. A Communicator
-// promises more: a posted call never blocks a later one. So every group has one line for its collectives, all
-// on the device's communication stream; and one line for each direction between two ranks that exchange
-// messages, an NCCL communicator of these two with a stream of its own, where calls are ordered by nature. No
-// call blocks the host in NCCL. A call is a task in its line, which every wait of the rank, for a task or for
-// a stream, moves on; so a fault anywhere, or a time-out, ends every wait.
+// Engine: one rank's NCCL. A kernel of NCCL waits on the GPU until the other ranks' kernels run, and a stream
+// runs its kernels in the order of their launch: a send that was launched before a recv on one stream keeps
+// the recv from starting. A Communicator promises more: a posted call never blocks a later one that does not
+// need it. Therefore every group has a channel for its collectives, and a channel for each direction between
+// two ranks that exchange messages. A channel is an NCCL communicator with a stream of its own, and takes so
+// little of the GPU that the kernels of many channels run at once. The host never blocks in NCCL: a call is a
+// task in its channel, and every wait of the rank moves all tasks on, so that a fault of any rank, or the
+// time-out, ends every wait.
 #pragma once
 
 #include <nccl.h>
@@ -17,66 +18,90 @@
 #include <vector>
 
 #include "comm/launch.hpp"
+#include "comm/nccl_store.hpp"
 #include "comm/world.hpp"
 #include "tensor/device_cuda.hpp"
 #include "tensor/error.hpp"
 
 namespace tessera::nccl {
 
-/// Throws Error unless the call succeeded or is in progress: communicators do not block, so whoever goes on
-/// polls Line::settled first.
+/// Throws Error unless the call succeeded or is in progress. The communicators do not block, so the caller
+/// polls Channel::settled before the next call on the same communicator.
 #define NCCL_CHECK(call) ::tessera::nccl::check((call), #call)
 void check(ncclResult_t result, const char* call, Where where = Where::here());
 
-/// A call under way.
-struct Task {
-  std::string doing;   // for messages: "all_reduce of 8 f32 (call 3)"
-  std::string letter;  // sent to all ranks of the line before anything else; may be empty
-  std::function<void(const char* letters)> open;  // on the host, when all ranks' letters are here
-  /// Starts the payload, and keeps its tensors alive. Empty: the letters were all.
-  std::function<ncclResult_t(ncclComm_t, cudaStream_t)> issue;
-  Event ready;            // the payload starts after this point of the compute stream
-  Event delivered, done;  // the letters; the payload
-  enum { posted, mailing, opened, issued, finished } stage = posted;
+/// What a rank is about to do, as it crosses the wire. It is plain bytes, since all ranks run one binary.
+struct Header {
+  char op[16] = {};
+  std::int64_t elements = 0;
+  DType dtype = DType::f32;
+  Reduce reduce = Reduce::sum;
+  int peer = -1, world_rank = 0;
+  int color = 0, key = 0;  // of a split
+  char doing[96] = {};     // "all_reduce of 8 f32 (call 1)"
+
+  bool is_message() const;  ///< A send or a recv.
+  bool matches(const Header& other) const;
 };
 
-/// An NCCL communicator and its calls, in order. Stays where it is: NCCL holds the address of `comm`.
-struct Line {
-  Line() = default;
-  ~Line();
-  Line(const Line&) = delete;
-  Line& operator=(const Line&) = delete;
-  bool settled() const;  ///< Nothing of it is in progress on the host. Throws Error where it failed.
+/// A call under way.
+struct Task {
+  std::string doing;      // for messages: "all_reduce of 8 f32 (call 3)"
+  bool compares = false;  // the channel's ranks exchange `mine` before the payload
+  Header mine;
+  std::function<void(const Header* all)> met;  // runs on the host when the headers of all ranks are here
+  /// Launches the payload, and keeps its tensors alive. It is empty where the headers are the whole call.
+  std::function<ncclResult_t(ncclComm_t, cudaStream_t)> issue;
+  Event ready;            // the payload starts after this point of the compute stream
+  Event delivered, done;  // after the headers; after the payload
+  Event began, ended;     // of the payload, with their times; where the run is traced
+  enum { posted, exchanging, matched, issued, finished } stage = posted;
+  bool awaited = false;  // the rank waits for it, or its compute stream does
+  const void* channel = nullptr;
+};
 
-  ncclComm_t comm = nullptr;
-  cudaStream_t stream = nullptr;
-  bool owns_stream = false;
-  std::size_t longest_letter = 0;
-  char* mailbox = nullptr;  // pinned, so that NCCL reads and writes it: my letter, then everyone's
-  std::deque<std::shared_ptr<Task>> tasks;  // not finished
+enum class Use { collectives, messages };
+
+/// An NCCL communicator, its stream and its calls in the order of their posting.
+struct Channel {
+  Channel() = default;
+  ~Channel();
+  Channel(const Channel&) = delete;
+  Channel& operator=(const Channel&) = delete;
+  bool settled() const;  ///< NCCL has nothing of it in progress on the host. Throws Error where it failed.
+
+  int ranks = 0, rank = 0;
+  Use use = Use::collectives;
+  std::string key;  // of its id in the store; empty where a split makes the communicator
+  /// NCCL writes `made` from a thread of its own, until it has settled; only then the rank's thread may read
+  /// it, and copies it to `comm`, which NCCL does not know.
+  ncclComm_t made = nullptr, comm = nullptr;
+  cudaStream_t stream = nullptr;  // from the first task on
+  Header* headers = nullptr;      // pinned, because NCCL reads and writes them: this rank's, then all ranks'
+  std::deque<std::shared_ptr<Task>> tasks;  // those that are not finished
 };
 
 class Engine {
  public:
-  Engine(World& world, int world_rank, CudaDevice& device, const LaunchOptions& options);
+  Engine(World& world, int world_rank, CudaDevice& device, Store& store, const LaunchOptions& options);
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  /// A line without a communicator. Letters of `ranks` ranks fit its mailbox.
-  Line& add_line(std::size_t longest_letter, int ranks);
-  /// Starts to connect the line; its tasks begin when that is done.
-  void connect(Line& line, int ranks, int rank, const ncclUniqueId& id);
-  /// A connected line of two ranks, this one `rank`, with a stream of its own.
-  Line& open_channel(int rank, const ncclUniqueId& id);
-  static ncclConfig_t config();  ///< Not blocking.
+  /// A channel of `members`, ranks of the world, of which this one is number `rank`. The first member
+  /// publishes an id under `key`; the tasks begin when all members have opened the channel.
+  Channel& open(const std::string& key, const std::vector<int>& members, int rank, Use use);
+  /// A channel of those ranks of `parent` that give this color; null for a negative color. `ranks` and `rank`
+  /// describe the new group. Collective over the parent; returns when the channel is connected.
+  Channel* split(Channel& parent, int color, int ranks, int rank);
+  void connect(Channel& channel);  ///< Waits until the channel is connected.
 
-  std::shared_ptr<Task> post(Line& line, Task task);
-  void wait(const std::shared_ptr<Task>& task);  ///< The compute stream goes on after its payload.
+  std::shared_ptr<Task> post(Channel& channel, Task task);
+  /// Returns when the payload is in its stream; later work of the compute stream starts after it.
+  void wait(const std::shared_ptr<Task>& task);
   void abandon(const Task& task);
-  void settle(Line& line);  ///< Waits until NCCL has done on the host what was asked of it.
-  void close();             ///< All work is done: gives the communicators back.
-  void abort();             ///< Ends kernels that wait for other ranks. Throws nothing.
+  void close();  ///< The rank has returned: gives the communicators back when all ranks have.
+  void abort();  ///< Ends the kernels that wait for other ranks. Throws nothing.
 
   World& world() { return world_; }
   int world_rank() const { return world_rank_; }
@@ -84,18 +109,34 @@ class Engine {
 
  private:
   using Time = std::chrono::steady_clock::time_point;
-  void advance(Line& line);
-  void look(Time began, bool setting_up);
-  void until(const std::function<bool()>& reached, bool setting_up);
+  /// How long a wait may last without progress: for a call, see `stalled`; for a connection, which all its
+  /// ranks make at the same time, the time-out; and without a limit for the other ranks to return.
+  enum class Patience { call, connection, endless };
+
+  Channel& add(int ranks, int rank, Use use);
+  ncclConfig_t config(const Channel& channel) const;
+  void furnish(Channel& channel);
+  bool connected(Channel& channel);
+  void advance(Channel& channel);
+  void look(Time began, Patience patience);
+  const Task* awaited() const;
+  bool stalled(std::chrono::duration<double> waited) const;
+  void says(const std::string& where);
+  void until(const std::function<bool()>& reached, Patience patience);
 
   World& world_;
   int world_rank_;
   CudaDevice& device_;
+  Store& store_;
   std::chrono::duration<double> timeout_;
-  bool verify_;
-  std::vector<std::unique_ptr<Line>> lines_;
+  bool verify_, trace_;
+  int processors_ = 0;  // of the GPU
+  std::vector<std::unique_ptr<Channel>> channels_;
+  std::vector<Header*> slabs_;                // of pinned memory, which the channels share
+  std::size_t slab_size_, slab_left_ = 0;     // in headers; of the last slab, what no channel has
   std::list<std::shared_ptr<Task>> pending_;  // in call order; not known to be done on the GPU
   Time moved_;                                // when a task was last found done
+  std::string said_;                          // where the rank is, as the world knows it
 };
 
 }  // namespace tessera::nccl

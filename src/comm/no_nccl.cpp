@@ -1,4 +1,4 @@
-// In the place of nccl.cpp in a build without CUDA or NCCL.
+// This file stands in the place of nccl.cpp in a build without CUDA or NCCL.
 #include "comm/launch.hpp"
 #include "tensor/error.hpp"
 
@@ -6,6 +6,7 @@ namespace tessera::nccl {
 
 bool built() { return false; }
 std::string version() { return "none"; }
+void prepare() {}
 void launch(const LaunchOptions&, const std::function<void(Communicator&)>&) {
   throw UsageError("this build has no NCCL: it needs the CUDA toolkit and libnccl-dev");
 }

@@ -23,6 +23,11 @@ class ThreadWork final : public Work {
       if (seat.last) Device::current()->wait(seat.last);
   }
   void abandon() override { world_.abandon(world_rank_, operation_); }
+  std::pair<Event, Event> marks() const override {
+    for (const auto& seat : operation_->seats)
+      if (seat.world_rank == world_rank_) return {seat.began, seat.ended};
+    return {};
+  }
 
  private:
   World& world_;
@@ -142,7 +147,8 @@ void launch_threads(const LaunchOptions& options, const std::function<void(Commu
         device->memory.limit(options.memory_per_rank);
         const Device::Scope scope(device);
         set_math_threads(options.ranks == 1 ? cores : 1);
-        ThreadCommunicator comm(world, "world", members, rank, "world", std::make_shared<Journal>(start));
+        ThreadCommunicator comm(world, "world", members, rank, "world",
+                                std::make_shared<Journal>(start, options.trace));
         body(comm);
         device->synchronize();
       } catch (...) {

@@ -58,6 +58,8 @@ Event Operation::run_step(int seat, const std::vector<Event>& events) {
   Device& device = *any.device();
   const StreamScope scope(device, Stream::communication);
   for (const Event& event : events) device.wait(event);  // recorded already: no kernel waits for a rank
+  const bool traced = me.journal->traced();
+  if (traced && !me.began) me.began = device.mark();
 
   if (call.op == "all_reduce" && me.steps_done == 0) {
     sum_in(*this, me, chunk(me.out, mine, n), [&](const Tensor& in) { return chunk(in, mine, n); });
@@ -76,6 +78,7 @@ Event Operation::run_step(int seat, const std::vector<Event>& events) {
   } else if (call.op == "send") {  // the receiver's step, the only one
     copy_in(me, me.out, seats[0].in);
   }
+  if (traced) me.ended = device.mark();
   return device.record();
 }
 
@@ -179,13 +182,20 @@ std::string World::enter(int world_rank, const Call& call) {
   const std::lock_guard lock(mutex_);
   Rank& me = ranks_[static_cast<std::size_t>(world_rank)];
   me.doing = str(call.text(), " (call ", ++me.calls, ")");
+  me.where.clear();
   throw_if_faulty();
   return me.doing;
 }
 
-void World::back_at(int world_rank, const std::string& doing) {
+void World::back_at(int world_rank, const std::string& where) {
   const std::lock_guard lock(mutex_);
-  ranks_[static_cast<std::size_t>(world_rank)].doing = doing;
+  ranks_[static_cast<std::size_t>(world_rank)].where = where;
+}
+
+void World::returned(int world_rank) {
+  const std::lock_guard lock(mutex_);
+  Rank& me = ranks_[static_cast<std::size_t>(world_rank)];
+  me.where = str("has returned after ", me.calls, " calls");
 }
 
 void World::report(const std::string& message) {
@@ -272,7 +282,9 @@ std::string World::everyone() const {
                        : rank.state == State::running ? "is at "
                                                       : "";
     text += str(text.empty() ? "" : "; ", "rank ", i, " ");
-    if (rank.state == State::finished)
+    if (!rank.where.empty())
+      text += rank.where;
+    else if (rank.state == State::finished)
       text += str("has returned after ", rank.calls, " calls");
     else
       text += rank.calls == 0 ? rank.doing : str(verb, rank.doing);

@@ -26,7 +26,8 @@ struct Operation {
     Tensor in, out;
     int color = 0, key = 0;  // split
     int steps_done = 0;
-    Event last;  // the end of this rank's work so far, for the others' streams
+    Event last;          // the end of this rank's work so far, for the others' streams
+    Event began, ended;  // of its work, with their times; where the run is traced
     Journal* journal = nullptr;
     TrafficKey row;
     std::string doing;  // for messages: "send to 1 of 8 f32 (call 3)"
@@ -57,9 +58,11 @@ class World {
   // For a transport whose ranks meet elsewhere: World keeps what each is doing, and the first fault.
   void only(int world_rank);                            ///< The other ranks are in other processes.
   std::string enter(int world_rank, const Call& call);  ///< Logs a call before it is made. Returns its text.
-  void back_at(int world_rank, const std::string& doing);  ///< Now waits for this earlier call.
-  void report(const std::string& message);                 ///< A fault: check throws on every rank.
-  void report_stall();                                     ///< A fault: no progress for the time-out.
+  /// Says where the rank is until its next call: "waits in recv from 1 (call 2)".
+  void back_at(int world_rank, const std::string& where);
+  void returned(int world_rank);            ///< The rank's function is at its end.
+  void report(const std::string& message);  ///< A fault: check throws on every rank.
+  void report_stall();                      ///< A fault: no progress for the time-out.
   void check() const;
 
   /// The rank's function threw: every other rank stops. `finished` follows.
@@ -76,6 +79,7 @@ class World {
     State state = State::running;
     long calls = 0;
     std::string doing = "has made no call";
+    std::string where;  // of a rank that meets the others elsewhere, with its verb; in the place of `doing`
     std::vector<std::shared_ptr<Operation>> pending;
     std::shared_ptr<Operation> awaited;
     std::condition_variable changed;  // one of its operations, or a fault

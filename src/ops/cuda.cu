@@ -11,26 +11,28 @@ namespace tessera {
 
 namespace {
 
-constexpr int block_size = 256;  // threads
+constexpr int block_size = 256;  // in threads
 
 struct Grid {
-  std::int64_t blocks, rows = 1;       // rows of blocks: 65535 at most
-  Grid(std::int64_t n) : blocks(n) {}  // NOLINT: a number of blocks is a grid
+  std::int64_t blocks, rows = 1;       // CUDA allows 65535 rows of blocks
+  Grid(std::int64_t n) : blocks(n) {}  // NOLINT: a number of blocks is a grid of one row
   Grid(std::int64_t n, std::int64_t of) : blocks(n), rows(std::min<std::int64_t>(of, 65535)) {}
 };
 
-/// kernel<<<grid>>>(arguments) on the active stream of the tensor's device. Nothing is launched where there
+/// Launches kernel(arguments) on the active stream of the tensor's device. Nothing is launched where there
 /// is no work: a grid of 0 blocks is an error in CUDA.
 template <class... Parameters, class... Arguments>
 void launch(const Tensor& where, const Grid& grid, void (*kernel)(Parameters...), Arguments... arguments) {
   if (grid.blocks == 0 || grid.rows == 0) return;
   const CudaDevice& device = cuda_device(where.device());
-  const dim3 blocks(static_cast<unsigned>(grid.blocks), static_cast<unsigned>(grid.rows));
-  kernel<<<blocks, block_size, 0, device.stream()>>>(Parameters(arguments)...);
-  CUDA_CHECK(cudaGetLastError());
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(grid.blocks), static_cast<unsigned>(grid.rows));
+  config.blockDim = block_size;
+  config.stream = device.stream();
+  CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
 }
 
-/// Blocks for n independent elements; beyond 2^16 a thread takes several, a grid apart.
+/// The blocks for n independent elements. Beyond 2^16 blocks a thread takes several elements, a grid apart.
 std::int64_t blocks_for(std::int64_t n) {
   return std::min<std::int64_t>((n + block_size - 1) / block_size, 65536);
 }
@@ -76,13 +78,13 @@ struct Block {
     }
     __syncthreads();
     const T result = values[0];
-    __syncthreads();  // the next fold may write
+    __syncthreads();  // from here on the next fold may write
     return result;
   }
 };
 
-/// Rows of elements by rows of blocks. To find i and j of one number, a division of 64 bits an element, would
-/// cost more than the memory that it waits for.
+/// Rows of blocks take rows of elements. A single index would have to be split into i and j by a 64-bit
+/// division for each element, which costs more than the memory access itself.
 template <class F, class... T>
 __global__ void each_kernel(std::int64_t rows, std::int64_t cols, F f, View<T>... x) {
   for (std::int64_t i = blockIdx.y; i < rows; i += gridDim.y)
@@ -107,13 +109,14 @@ __global__ void columns_kernel(std::int64_t rows, std::int64_t cols, T* out, T b
   sums[threadIdx.x] = sum;
   __syncthreads();
   if (warp != 0 || j >= cols) return;
-  T total = beta == 0 ? T(0) : beta * out[j];  // what stands there may be NaN when beta is 0
+  T total = beta == 0 ? T(0) : beta * out[j];  // with beta 0 the old value may be NaN
   for (int w = 0; w < block_size / 32; ++w) total += sums[w * 32 + lane];
   out[j] = total;
 }
 
 /// Block i belongs to token i. If no earlier token has its id, the block adds the gradients of all tokens of
-/// that id to the table's row, in their order; else it has nothing to do. One writer a row, so no atomics.
+/// that id to the table's row, in their order; else it has nothing to do. Each row has one writer, so no
+/// atomics are needed.
 template <class T>
 __global__ void embedding_backward_kernel(std::int64_t tokens, std::int64_t cols, View<T> dtable,
                                           std::int64_t vocabulary, View<T> dy, View<std::int32_t> ids) {
@@ -129,7 +132,7 @@ __global__ void embedding_backward_kernel(std::int64_t tokens, std::int64_t cols
     const std::int64_t j = column + threadIdx.x;
     T sum = j < cols ? dtable.row(id)[j] : T(0);
     for (std::int64_t begin = mine; begin < tokens; begin += block_size) {
-      __syncthreads();  // all have read the ids before
+      __syncthreads();  // all threads have read the ids of the round before
       if (begin + threadIdx.x < tokens) next[threadIdx.x] = ids.data[begin + threadIdx.x];
       __syncthreads();
       const int count = static_cast<int>(min(std::int64_t{block_size}, tokens - begin));
@@ -148,7 +151,7 @@ struct Inputs {
   int count;
 };
 
-/// A thread reads its element of all inputs before it writes: out may be one of them.
+/// A thread reads its element of all inputs before it writes, because `out` may be one of them.
 template <class T, bool largest>
 __global__ void reduce_kernel(std::int64_t size, T* out, Inputs<T> inputs) {
   for_each_element(size, [&](std::int64_t e) {
@@ -176,7 +179,7 @@ struct Gpu {
   template <class F, class... T>
   static void each(const Tensor& y, const F& f, const View<T>&... x) {
     std::int64_t rows = y.rows(), cols = y.cols();
-    if (((x.ld == cols) && ...)) cols *= std::exchange(rows, 1);  // no gaps: one long row
+    if (((x.ld == cols) && ...)) cols *= std::exchange(rows, 1);  // without gaps the matrix is one long row
     launch(y, Grid(blocks_for(cols), rows), each_kernel<F, T...>, rows, cols, f, x...);
   }
   template <class F>
@@ -196,14 +199,15 @@ int blas_size(std::int64_t n) {
 }
 
 struct CudaKernels final : Mathematics<Gpu> {
-  /// cuBLAS reads column-major. A row-major matrix, read so, is its own transpose, with the same leading
-  /// dimension; and the row-major C = op(A) op(B) is, read so, C^T = op(B)^T op(A)^T. So: the operands change
-  /// places, the sizes m and n with them, and the flags of transposition stay as they are.
+  /// cuBLAS reads matrices by columns. A row-major matrix that is read so is its own transpose, with the same
+  /// leading dimension, and the row-major C = op(A) op(B) becomes C^T = op(B)^T op(A)^T. Therefore the
+  /// operands change places, and the sizes m and n with them; the flags of transposition stay as they are.
   void gemm(const Stack& c, double beta, const Stack& a, bool ta, const Stack& b, bool tb, std::int64_t outer,
             std::int64_t inner) const override {
     const std::int64_t terms = ta ? a.rows : a.cols;
     if (c.rows * c.cols == 0) return;
-    if (terms == 0) {  // one product: a head has columns. A leading dimension of 0 is refused by cuBLAS
+    if (terms ==
+        0) {  // cuBLAS refuses a leading dimension of 0; it is one product, since every head has columns
       if (beta == 0)
         c.of.zero();
       else

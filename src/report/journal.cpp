@@ -4,6 +4,11 @@
 
 namespace tessera {
 
+Journal::Journal(Time start, bool traced) : start_(start) {
+  if (traced && Device::current()->kind() == DeviceKind::cuda) gpu_ = Device::current();
+  base_ = moment();
+}
+
 void Journal::call(const std::string& group, const std::string& op, bool first_of_group,
                    std::int64_t payload) {
   Traffic& row = traffic_[key(group, op)];
@@ -22,17 +27,31 @@ double Journal::now() const {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
 }
 
-void Journal::span(std::string name, std::string category, double begin) {
-  spans_.push_back({std::move(name), std::move(category), begin, now()});
+Moment Journal::moment() const { return {now(), gpu_ ? gpu_->mark() : nullptr}; }
+
+void Journal::span(std::string name, std::string category, const Moment& begin, const Moment& end) {
+  if (begin.mark && end.mark) marked_.push_back({spans_.size(), begin.mark, end.mark});
+  spans_.push_back({std::move(name), std::move(category), begin.host, end.host});
+}
+
+const std::vector<Span>& Journal::spans() {
+  for (const Marked& marked : marked_) {
+    Span& span = spans_[marked.span];
+    span.begin = base_.host + gpu_->seconds_between(base_.mark, marked.begin);
+    span.end = base_.host + gpu_->seconds_between(base_.mark, marked.end);
+  }
+  marked_.clear();
+  return spans_;
 }
 
 void Journal::clear() {
   traffic_.clear();
   spans_.clear();
+  marked_.clear();
 }
 
 Phase::Phase(Journal& journal, std::string phase)
-    : journal_(journal), outer_(std::exchange(journal.phase_, std::move(phase))), begin_(journal.now()) {}
+    : journal_(journal), outer_(std::exchange(journal.phase_, std::move(phase))), begin_(journal.moment()) {}
 
 Phase::~Phase() {
   const std::string phase = std::exchange(journal_.phase_, std::move(outer_));

@@ -1,4 +1,4 @@
-// What one rank did: the bytes it sent, and when.
+// Journal: what one rank did, the bytes that it sent, and when.
 // A Communicator and the groups split from it write one Journal.
 #pragma once
 
@@ -8,6 +8,8 @@
 #include <string>
 #include <tuple>
 #include <vector>
+
+#include "tensor/device.hpp"
 
 namespace tessera {
 
@@ -31,10 +33,19 @@ struct Span {
   std::string flow = {};  // "out:ID" and "in:ID", the ends of an arrow, one word
 };
 
+/// A moment of a rank, in seconds since the launch began. On a GPU the host asks for work long before it is
+/// done: where the run is traced, a mark in a stream tells when the GPU came there.
+struct Moment {
+  double host = 0;
+  Event mark = nullptr;
+};
+
 class Journal {
  public:
-  explicit Journal(std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now())
-      : start_(start) {}
+  using Time = std::chrono::steady_clock::time_point;
+  /// For a trace the streams of the present device must be empty now: their first mark and the host's clock
+  /// are taken for one moment.
+  explicit Journal(Time start = std::chrono::steady_clock::now(), bool traced = false);
 
   /// Calls of a collective are entered by the first rank of its group,
   /// so that sums over ranks count each once.
@@ -44,18 +55,31 @@ class Journal {
   const std::map<TrafficKey, Traffic>& traffic() const { return traffic_; }
 
   const std::string& phase() const { return phase_; }
-  double now() const;
-  void span(std::string name, std::string category, double begin);  ///< Ends now.
+  double now() const;  ///< Of the host.
+  bool traced() const { return gpu_ != nullptr; }
+  Moment moment() const;  ///< Of the active stream, where the run is traced on a GPU.
+  void span(std::string name, std::string category, const Moment& begin) {
+    span(std::move(name), std::move(category), begin, moment());
+  }
+  void span(std::string name, std::string category, const Moment& begin, const Moment& end);
   void span(Span whole) { spans_.push_back(std::move(whole)); }
-  const std::vector<Span>& spans() const { return spans_; }
+  const std::vector<Span>& spans();  ///< Waits for the marks of those that have some.
+  std::size_t span_count() const { return spans_.size(); }
   void clear();  ///< Forgets traffic and spans; the clock goes on.
 
  private:
   friend class Phase;
-  std::chrono::steady_clock::time_point start_;
+  struct Marked {  // a span whose times are not read yet
+    std::size_t span;
+    Event begin, end;
+  };
+  Time start_;
+  std::shared_ptr<Device> gpu_;  // null: the host's times are the device's, or nobody will read them
+  Moment base_;
   std::string phase_;
   std::map<TrafficKey, Traffic> traffic_;
   std::vector<Span> spans_;
+  std::vector<Marked> marked_;
 };
 
 /// Calls and time of this scope belong to the phase: "fwd", "bwd", or "check", which stays out of all tables.
@@ -69,7 +93,7 @@ class Phase {
  private:
   Journal& journal_;
   std::string outer_;
-  double begin_;
+  Moment begin_;
 };
 
 }  // namespace tessera

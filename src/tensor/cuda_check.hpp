@@ -1,5 +1,5 @@
-// The one place where results of CUDA and cuBLAS are checked:
-// place, the call's text, the library's own words.
+// Every result of CUDA and cuBLAS is checked here. The error says the place, the call's text and the
+// library's own message.
 #pragma once
 
 #include <cublas_v2.h>

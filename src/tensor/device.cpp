@@ -19,7 +19,8 @@ std::size_t rounded(std::size_t bytes) {
   return (std::max<std::size_t>(bytes, 1) + granule - 1) / granule * granule;
 }
 
-/// What this process may use: the machine's memory, or less where a batch system's control group says so.
+/// The bytes that this process may use: the machine's memory, or less where a batch system's control group
+/// says so.
 std::int64_t physical_memory() {
   std::int64_t most = sysconf(_SC_PHYS_PAGES) * static_cast<std::int64_t>(sysconf(_SC_PAGESIZE)), group = 0;
   for (const char* file : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"})
@@ -52,23 +53,27 @@ class CpuDevice final : public Device {
 
  private:
   void* system_allocate(std::size_t bytes) override {
-    // Asked beforehand: Linux grants more than there is, and kills the process that then writes to it.
+    // We ask beforehand, because Linux grants more than there is and kills the process that then writes to
+    // it.
     static const std::int64_t most = physical_memory();
     const auto wanted = static_cast<std::int64_t>(bytes);
     const std::int64_t held = taken_.fetch_add(wanted);
     void* block = wanted <= most - held ? std::aligned_alloc(granule, bytes) : nullptr;
     if (block != nullptr) return block;
     taken_.fetch_sub(wanted);
-    throw UsageError(
-        format("the system has no {} B of memory left: this machine has {} B, and its ranks hold {} B. "
-               "Smaller sizes or fewer ranks would work.",
-               bytes, most, held));
+    return nullptr;
+  }
+  std::string out_of_memory(std::size_t bytes) const override {
+    return format(
+        "the system has no {} B of memory left: this machine has {} B, and its ranks hold {} B. Smaller "
+        "sizes or fewer ranks would work.",
+        bytes, physical_memory(), taken_.load());
   }
   void system_release(void* block, std::size_t bytes) override {
     std::free(block);
     taken_.fetch_sub(static_cast<std::int64_t>(bytes));
   }
-  static inline std::atomic<std::int64_t> taken_ = 0;  // by all ranks of the process
+  static inline std::atomic<std::int64_t> taken_ = 0;  // bytes that all ranks of the process hold
 };
 
 thread_local std::shared_ptr<Device> thread_device;
@@ -108,7 +113,13 @@ void* Device::allocate(std::size_t bytes) {
     }
     ++system_allocations_;
   }
-  return system_allocate(size);
+  void* block = system_allocate(size);
+  if (block == nullptr) {
+    before_release();
+    if (release_pool()) block = system_allocate(size);
+  }
+  if (block == nullptr) throw UsageError(out_of_memory(size));
+  return block;
 }
 
 void Device::release(void* block, std::size_t bytes) {
@@ -128,10 +139,19 @@ std::int64_t Device::system_allocations() const {
   return system_allocations_;
 }
 
-void Device::release_pool() {
-  for (auto& [size, blocks] : free_)
-    for (void* block : blocks) system_release(block, size);
-  free_.clear();
+bool Device::release_pool() {
+  std::map<std::size_t, std::vector<void*>> idle;
+  {
+    const std::lock_guard lock(mutex_);
+    idle.swap(free_);
+  }
+  bool any = false;
+  for (auto& [size, blocks] : idle)
+    for (void* block : blocks) {
+      system_release(block, size);
+      any = true;
+    }
+  return any;
 }
 
 }  // namespace tessera

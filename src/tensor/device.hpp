@@ -1,6 +1,6 @@
 // A Device is one rank's place to compute: where its memory comes from, how bytes are copied, and in which
-// order its work runs. On the CPU everything is done when the call returns,
-// so streams and events are empty there.
+// order its work runs. On the CPU everything is done when the call returns, so streams and events are empty
+// there.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@
 
 namespace tessera {
 
-/// A point in a stream's work. Empty on the CPU. On CUDA a recorded cudaEvent_t.
+/// A point in a stream's work: a recorded cudaEvent_t on CUDA, and empty on the CPU.
 using Event = std::shared_ptr<void>;
 enum class Stream { compute, communication };
 enum class DeviceKind { cpu, cuda };
@@ -27,9 +27,9 @@ class Device {
   Device& operator=(const Device&) = delete;
 
   static std::shared_ptr<Device> make(DeviceKind kind, int ordinal = 0);
-  /// The device of this thread: what its Scope set, else one CPU device for the process.
+  /// The device of this thread: the one that its Scope set, or else the CPU device of the process.
   static const std::shared_ptr<Device>& current();
-  /// Host memory for copies that checks and files read. Outside the ledgers of the ranks.
+  /// The host's memory for copies that checks and files read; no rank's ledger counts it.
   static const std::shared_ptr<Device>& host();
 
   class Scope {
@@ -48,10 +48,12 @@ class Device {
   virtual std::string description() const = 0;
 
   /// A block of at least `bytes`, 64-byte aligned (256 on CUDA), taken from the blocks that came back if one
-  /// of that size is there. A training step in steady state therefore asks the system for nothing.
+  /// of that size is there. A training step in steady state therefore asks the system for nothing. Where the
+  /// system has none left, the blocks of other sizes go back to it first. Throws UsageError where that is not
+  /// enough.
   void* allocate(std::size_t bytes);
   void release(void* block, std::size_t bytes);
-  std::int64_t system_allocations() const;  ///< How often the system was asked, since the start.
+  std::int64_t system_allocations() const;  ///< How often the system has been asked since the start.
 
   /// Copies `rows` rows of `width` bytes; pitches are in bytes. Either side may be on the host. Runs on the
   /// active stream; where one side is host memory it returns when the bytes have arrived.
@@ -61,20 +63,25 @@ class Device {
   virtual void synchronize() {}               ///< Returns when all streams are empty.
   virtual Event record() { return nullptr; }  ///< Marks the present end of the active stream.
   virtual void wait(const Event&) {}          ///< Later work of the active stream starts after the event.
-  /// A mark that knows its time, and the seconds from one to another of this device. Waits for the streams.
+  /// A mark in the active stream that knows its time, and the seconds from one to another of this device,
+  /// which waits until both are reached.
   virtual Event mark();
   virtual double seconds_between(const Event& from, const Event& to);
-  /// Makes a stream active. Returns the one before.
+  /// Makes a stream active, and returns the one that was active before.
   virtual Stream select(Stream) { return Stream::compute; }
 
   MemoryLedger memory;
 
  protected:
   Device(DeviceKind kind, int ordinal) : kind_(kind), ordinal_(ordinal) {}
-  /// The system's own calls. system_allocate throws UsageError where there is no memory left.
+  /// The system's own calls. system_allocate returns null where there is no memory left, and out_of_memory
+  /// says so.
   virtual void* system_allocate(std::size_t bytes) = 0;
   virtual void system_release(void* block, std::size_t bytes) = 0;
-  void release_pool();  ///< For destructors of derived classes: gives all free blocks back.
+  virtual std::string out_of_memory(std::size_t bytes) const = 0;
+  virtual void before_release() {}  ///< Returns when system_release will not wait for other ranks.
+  /// Gives all free blocks back, and says whether there were any. Destructors of derived classes call it.
+  bool release_pool();
 
  private:
   DeviceKind kind_;
@@ -97,8 +104,12 @@ class StreamScope {
   Stream outer_;
 };
 
-int cuda_device_count();  ///< 0 without a driver, without a GPU, and in a build without CUDA.
+int cuda_device_count();  ///< It is 0 without a driver, without a GPU, and in a build without CUDA.
+/// Says why there is none: "no GPU found", or what the CUDA runtime says where a driver is there and does not
+/// serve, as one that is too old. Empty where there is a GPU.
+std::string why_no_gpu();
+std::string cuda_bus_id(int ordinal);  ///< The GPU's place in its machine: "0000:1B:00.0".
 bool built_with_cuda();
-std::shared_ptr<Device> make_cuda_device(int ordinal);  ///< Throws UsageError where there is no such GPU.
+std::shared_ptr<Device> make_cuda_device(int ordinal);  ///< It throws UsageError where there is no such GPU.
 
 }  // namespace tessera

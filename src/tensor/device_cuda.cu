@@ -7,8 +7,9 @@
 
 namespace tessera {
 
-// An event may be recorded again while a stream still waits for its earlier mark: a wait keeps the mark it
-// was given. So an event goes back as soon as its last holder drops it, and steady state creates none.
+// An event may be recorded again while a stream still waits for its earlier mark, because the wait keeps the
+// mark that it was given. So an event goes back as soon as its last holder drops it, and steady state creates
+// none.
 struct CudaDevice::Events {
   ~Events() {
     for (cudaEvent_t event : unused) cudaEventDestroy(event);
@@ -19,7 +20,7 @@ struct CudaDevice::Events {
 
 namespace {
 
-// 32 MiB: what cuBLAS recommends for sm_90, and ample below.
+// cuBLAS recommends 32 MiB for sm_90, and needs less on older GPUs.
 constexpr std::size_t workspace_bytes = std::size_t{32} << 20;
 
 bool is_host(const void* address) {
@@ -28,7 +29,7 @@ bool is_host(const void* address) {
   return attributes.type == cudaMemoryTypeHost || attributes.type == cudaMemoryTypeUnregistered;
 }
 
-/// Not ready is an answer, yet it would come back from the next cudaGetLastError.
+/// "Not ready" is an answer and no failure, yet the next cudaGetLastError would return it.
 bool is_done(cudaError_t state, const char* call) {
   if (state == cudaErrorNotReady) {
     cudaGetLastError();
@@ -42,14 +43,14 @@ bool is_done(cudaError_t state, const char* call) {
 
 CudaDevice::CudaDevice(int ordinal) : Device(DeviceKind::cuda, ordinal), events_(std::make_shared<Events>()) {
   activate();
-  // Non-blocking: work of other libraries on the legacy default stream does not wait for ours,
+  // The streams do not block: work of other libraries on the legacy default stream does not wait for ours,
   // nor ours for it.
   for (cudaStream_t& stream : streams_) CUDA_CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   CUBLAS_CHECK(cublasCreate(&blas_));
   CUDA_CHECK(cudaMalloc(&workspace_, workspace_bytes));
   CUBLAS_CHECK(cublasSetStream(blas_, stream(Stream::compute)));
   CUBLAS_CHECK(cublasSetWorkspace(blas_, workspace_, workspace_bytes));  // after the stream, which resets it
-  CUBLAS_CHECK(cublasSetMathMode(blas_, CUBLAS_PEDANTIC_MATH));          // f32 is f32: no TF32, no split
+  CUBLAS_CHECK(cublasSetMathMode(blas_, CUBLAS_PEDANTIC_MATH));          // f32 stays f32: no TF32, no split
 }
 
 CudaDevice::~CudaDevice() {
@@ -78,9 +79,10 @@ void CudaDevice::copy(void* to, std::size_t to_pitch, const void* from, std::siz
   if (width == 0 || rows == 0) return;
   activate();
   const bool host = is_host(to) || is_host(from);
-  // With pageable memory CUDA waits for the stream inside of the call, out of reach of while_waiting.
+  // With pageable memory CUDA would wait for the stream inside of the call, where while_waiting is not
+  // called.
   if (host) drain(stream());
-  // A pitch is limited to 2 GiB and must not be below the width, which one row does not care about.
+  // A pitch is limited to 2 GiB and must not be below the width; a single row has none.
   if (rows == 1 || (to_pitch == width && from_pitch == width))
     CUDA_CHECK(cudaMemcpyAsync(to, from, width * rows, cudaMemcpyDefault, stream()));
   else
@@ -139,17 +141,21 @@ void CudaDevice::wait(cudaStream_t stream, const Event& event) {
   CUDA_CHECK(cudaStreamWaitEvent(stream, static_cast<cudaEvent_t>(event.get()), 0));
 }
 
-Event CudaDevice::mark() {
+Event CudaDevice::mark(cudaStream_t stream) {
   activate();
   cudaEvent_t event = nullptr;
   CUDA_CHECK(cudaEventCreate(&event));
   Event marked(event, [](void* used) { cudaEventDestroy(static_cast<cudaEvent_t>(used)); });
-  CUDA_CHECK(cudaEventRecord(event, stream()));
+  CUDA_CHECK(cudaEventRecord(event, stream));
   return marked;
 }
 
 double CudaDevice::seconds_between(const Event& from, const Event& to) {
-  synchronize();
+  const auto began = std::chrono::steady_clock::now();
+  while (!reached(from) || !reached(to)) {
+    if (while_waiting) while_waiting(began);
+    std::this_thread::yield();
+  }
   float milliseconds = 0;
   CUDA_CHECK(cudaEventElapsedTime(&milliseconds, static_cast<cudaEvent_t>(from.get()),
                                   static_cast<cudaEvent_t>(to.get())));
@@ -167,16 +173,24 @@ void* CudaDevice::system_allocate(std::size_t bytes) {
   void* block = nullptr;
   const cudaError_t result = cudaMalloc(&block, bytes);
   if (result == cudaErrorMemoryAllocation) {
-    cudaGetLastError();
-    throw UsageError(
-        format("GPU {} has no {} B of memory left for {}. Smaller sizes, or ranks on more GPUs, would work.",
-               ordinal(), bytes, description()));
+    cudaGetLastError();  // else the next launch check would report it
+    return nullptr;
   }
   CUDA_CHECK(result);
   return block;
 }
 
 void CudaDevice::system_release(void* block, std::size_t) { cudaFree(block); }
+
+std::string CudaDevice::out_of_memory(std::size_t bytes) const {
+  return format("GPU {} has no {} B of memory left for {}. Smaller sizes, or ranks on more GPUs, would work.",
+                ordinal(), bytes, description());
+}
+
+void CudaDevice::before_release() {
+  if (before_freeing) before_freeing();
+  synchronize();
+}
 
 CudaDevice& cuda_device(const std::shared_ptr<Device>& device) {
   auto& cuda = static_cast<CudaDevice&>(*device);
@@ -185,28 +199,47 @@ CudaDevice& cuda_device(const std::shared_ptr<Device>& device) {
 }
 
 int cuda_device_count() {
-  // Read by the first CUDA call of the process. A kernel that is loaded at its first launch may wait for the
-  // whole GPU, and so for a collective whose other ranks wait for this kernel; and streams that share a
-  // hardware queue wait for one another.
-  setenv("CUDA_MODULE_LOADING", "EAGER", 0);
+  // The first CUDA call of the process reads it. Streams that share a hardware queue wait for one another.
   setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
   int count = 0;
   if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
   cudaGetLastError();
-  return 0;  // no driver: the argument was left as it was, or worse
+  return 0;  // the failed call may have left anything in `count`
+}
+
+std::string why_no_gpu() {
+  int count = 0, driver = 0, runtime = 0;
+  const cudaError_t result = cudaGetDeviceCount(&count);
+  if (result == cudaSuccess && count > 0) return "";
+  cudaGetLastError();
+  cudaDriverGetVersion(&driver);
+  cudaRuntimeGetVersion(&runtime);
+  if (result == cudaSuccess || result == cudaErrorNoDevice || driver == 0) return "no GPU found";
+  const auto version = [](int number) {
+    return format("{}.{}", number / 1000, number % 1000 / 10);
+  };  // 12020 is 12.2
+  return format("{}; the driver serves CUDA {}, this build needs {}", cudaGetErrorString(result),
+                version(driver), version(runtime));
+}
+
+std::string cuda_bus_id(int ordinal) {
+  char text[32] = {};
+  CUDA_CHECK(cudaDeviceGetPCIBusId(text, sizeof text, ordinal));
+  return text;
 }
 
 bool built_with_cuda() { return true; }
 
 std::shared_ptr<Device> make_cuda_device(int ordinal) {
   const int count = cuda_device_count();
-  if (count == 0) throw UsageError("no GPU found: --device cpu would work");
+  if (count == 0) throw UsageError(why_no_gpu() + ": --device cpu would work");
   if (ordinal < 0 || ordinal >= count)
     throw UsageError(
         format("there is no GPU {}: this machine has {}; --ranks {} or --transport threads (ranks sharing "
                "GPU 0) would work",
                ordinal, count, count));
-  // It turns f32 products into TF32 behind every check; what it computes could not be compared.
+  // The variable turns f32 products into TF32 behind every check, and the bounds of the checks do not hold
+  // for them.
   if (const char* tf32 = std::getenv("NVIDIA_TF32_OVERRIDE"); tf32 && std::string_view(tf32) != "0")
     throw UsageError(format("NVIDIA_TF32_OVERRIDE={} changes f32 products: unset it, or set it to 0", tf32));
   return std::make_shared<CudaDevice>(ordinal);

@@ -23,29 +23,35 @@ class CudaDevice final : public Device {
   void synchronize() override;
   Event record() override { return record(stream()); }
   void wait(const Event& event) override { wait(stream(), event); }
-  Event mark() override;
+  Event mark() override { return mark(stream()); }
   double seconds_between(const Event& from, const Event& to) override;
   Stream select(Stream stream) override;
 
-  void activate() const;  ///< Makes this GPU the calling thread's. Before every call of CUDA.
+  void activate() const;  ///< Makes this GPU the calling thread's; it precedes every call of CUDA.
   cudaStream_t stream() const { return streams_[static_cast<int>(active_)]; }
   cudaStream_t stream(Stream which) const { return streams_[static_cast<int>(which)]; }
-  cublasHandle_t blas() const { return blas_; }  ///< Bound to the compute stream.
+  cublasHandle_t blas() const { return blas_; }  ///< The handle is bound to the compute stream.
 
-  // The same for streams of a transport's own.
+  // These do the same for a stream that a transport owns.
   Event record(cudaStream_t stream);
+  Event mark(cudaStream_t stream);
   void wait(cudaStream_t stream, const Event& event);
-  bool reached(const Event& event);  ///< Without waiting. True for the empty event.
+  bool reached(const Event& event);  ///< Does not wait. The empty event is always reached.
 
   /// Called over and over while this thread waits for a stream, with the time when the wait began. A
   /// transport whose kernels wait for other ranks sets it, and throws from it where they never will be done.
   std::function<void(std::chrono::steady_clock::time_point began)> while_waiting;
+  /// Called before memory is freed, which waits inside of CUDA until the GPU is idle. A transport whose
+  /// kernels wait for other ranks sets it, and returns when none of its kernels is under way.
+  std::function<void()> before_freeing;
 
  private:
-  struct Events;  // unused events; outlives the device where an Event does
+  struct Events;  // the unused events, which outlive the device where an Event does
 
   void* system_allocate(std::size_t bytes) override;
   void system_release(void* block, std::size_t bytes) override;
+  std::string out_of_memory(std::size_t bytes) const override;
+  void before_release() override;
   void drain(cudaStream_t stream);
 
   cudaStream_t streams_[2] = {};
@@ -55,7 +61,7 @@ class CudaDevice final : public Device {
   std::shared_ptr<Events> events_;
 };
 
-/// The device of a tensor on a GPU, made the calling thread's.
+/// The device of a tensor on a GPU, which becomes the calling thread's.
 CudaDevice& cuda_device(const std::shared_ptr<Device>& device);
 
 }  // namespace tessera

@@ -56,12 +56,11 @@ class Header {
   }
 
   std::map<std::string, Entry> read() {
-    require(size_ >= prefix_bytes, "the file has ", size_, " B, too few for the length of a header");
+    require(size_ >= prefix_bytes, "the file has {} B, too few for the length of a header", size_);
     std::uint64_t length = 0;
     read(&length, prefix_bytes);
-    require(length <= size_ - prefix_bytes, "the header of ", length, " B goes beyond the file of ", size_,
-            " B");
-    require(length <= header_limit, "the header of ", length, " B is over ", header_limit, " B");
+    require(length <= size_ - prefix_bytes, "the header of {} B goes beyond the file of {} B", length, size_);
+    require(length <= header_limit, "the header of {} B is over {} B", length, header_limit);
     std::string text(length, '\0');
     read(text.data(), length);
     data_begin_ = prefix_bytes + length;

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
 # A hunt builds again what the last one changed, and nothing else; its table names no mistake.
 set -euo pipefail
-mutants=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/mutants.sh
+bugs=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/bugs.sh
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 fail() { echo "FAILED: $*"; exit 1; }
 newer() { [[ $work/tree/$1 -nt $work/object ]]; }
 
-for first in $("$mutants" hunted); do
-  file=$("$mutants" field "$first" in | head -n 1)
+for first in $("$bugs" hunted); do
+  file=$("$bugs" files "$first" | head -n 1)
   if [[ $file == src/* ]]; then break; fi
 done
-"$mutants" hide "$first" "$work"
+"$bugs" hide "$first" "$work"
 planted=$(cat "$work/tree/$file")
 touch "$work/object"
 sleep 0.1
-"$mutants" hide missing_backward_all_reduce "$work"
+"$bugs" hide missing_backward_all_reduce "$work"
 [[ $(cat "$work/tree/$file") != "$planted" ]] || fail "$first is still there"
 newer "$file" || fail "$file is older than what was built from it with $first"
 newer lessons/02_column_split/column_split.hpp || fail "the bug is older than what was built without it"

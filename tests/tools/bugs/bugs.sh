@@ -1,75 +1,60 @@
 #!/usr/bin/env bash
-# The bugs of mutants.txt.
-#   mutants.sh names [LESSON]       their names
-#   mutants.sh field NAME WORD      what NAME's line WORD says
-#   mutants.sh plant NAME TREE      puts NAME into a copy of the repository
-#   mutants.sh tree FOLDER          makes such a copy
-#   mutants.sh hide NAME FOLDER     FOLDER/tree has NAME, and tells nobody
-#   mutants.sh hunted [LESSON]      the names of those that a lesson's own run shows; hunted_lessons: which
-#   mutants.sh show NAME            the change and why it looks as it does
-#   mutants.sh check BUILD [NAME]   plants each and demands that it is caught, as the pages show it; BUILD/bin
-#                                   holds the right lessons
+# The seeded bugs: NAME.patch beside this script. Above the patch stand, a line each,
+#   lesson: the lesson where the bug shows, and the hunt it belongs to
+#   run:    the lesson's program and its flags; or `suite FILE: CASE`, where the run of no lesson can see it
+#   shows:  what that run prints, which must not exit with 0
+#   why:    why the symptom looks as it does
+#
+#   bugs.sh names [LESSON]       their names
+#   bugs.sh field NAME KEY       what the line KEY of NAME says
+#   bugs.sh plant NAME TREE      applies NAME to a copy of the repository
+#   bugs.sh tree FOLDER          makes such a copy
+#   bugs.sh hunted [LESSON]      the names of those that the run of a lesson shows; hunted_lessons: which lessons
+#   bugs.sh show NAME            the change and why it looks as it does
+#   bugs.sh check BUILD [NAME]   plants each and demands that it is caught, as the pages show it; BUILD/bin holds the
+#                                right lessons
+#   bugs.sh hunt BUILD ...       ./tessera hunt
 set -euo pipefail
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
-root=$here/../..
+root=$(readlink -f "$here/../../..")
 
-fail() { echo "mutants: $*" >&2; exit 1; }
+fail() { echo "tessera: $*" >&2; exit 2; }
 
-# The lines of one bug.
-block() {
-  awk -v name="== $1" '$0 == name { found = 1; next } /^== / { found = 0 } found' "$here/mutants.txt"
-}
-field() { block "$1" | sed -n "s/^$2 //p"; }
+field() { sed -n "/^diff /q; s/^$2: //p" "$here/$1.patch" 2>/dev/null || true; }
+files() { sed -n 's/^+++ b\///p' "$here/$1.patch"; }
 
 names() {
-  local name
-  for name in $(sed -n 's/^== //p' "$here/mutants.txt"); do
+  local patch name
+  for patch in "$here"/*.patch; do
+    name=$(basename "$patch" .patch)
     if [[ -z ${1:-} || $(field "$name" lesson) == "$1" ]]; then echo "$name"; fi
   done
 }
-
 hunted() {
   local name
   for name in $(names "${1:-}"); do if [[ $(field "$name" run) != suite* ]]; then echo "$name"; fi; done
 }
-hunted_lessons() { sed -n 's/^lesson //p' "$here/mutants.txt" | sort -u | paste -sd ' '; }
+hunted_lessons() { sed -n 's/^lesson: //p' "$here"/*.patch | sort -u | paste -sd ' '; }
 
 show() {
-  block "$1" | grep '^[-+]'
+  sed -n '/^diff /,$p' "$here/$1.patch" | grep '^[-+]' | grep -vE '^(---|\+\+\+) '
   field "$1" why | fold -sw 110
 }
 
 tree() {
   mkdir -p "$1"
-  tar -C "$root" -cf - CMakeLists.txt CMakePresets.json cmake src lessons tests | tar -C "$1" -xf -
+  tar -C "$root" -cf - CMakeLists.txt CMakePresets.json src lessons tests | tar -C "$1" -xf -
 }
 
-# Reads the block line by line: after - comes the old piece, after + the lines of the new one.
+# git takes the tree for no part of a repository that lies around it.
 plant() {
-  local name=$1 tree=$2 file='' old='' new='' line
-  replace() {
-    if [[ -z $old ]]; then return; fi
-    local text rest
-    text=$(cat "$tree/$file"; echo x)
-    rest=${text/"$old"/}
-    [[ $rest != "$text" ]] || fail "$name: $file holds no '$old'"
-    [[ ${rest/"$old"/} == "$rest" ]] || fail "$name: $file holds '$old' twice"
-    text=${text/"$old"/"$new"}
-    printf '%s' "${text%x}" >"$tree/$file"
-    old='' new=''
-  }
-  while IFS= read -r line; do
-    case $line in
-      'in '*) replace; file=${line#in } ;;
-      '- '*) replace; old=${line#- } ;;
-      '+'*) line=${line#+}; new+=${new:+$'\n'}${line# } ;;
-      *) replace ;;
-    esac
-  done < <(block "$name"; echo end)
+  local tree
+  tree=$(readlink -f "$2")
+  GIT_CEILING_DIRECTORIES=$(dirname "$tree") git -C "$tree" apply "${@:3}" "$here/$1.patch" || fail "$1 does not apply"
 }
 
-# In FOLDER/tree, a copy of the repository with NAME in it. Its table names no mistake: that is the reader's part.
-# A file that is as in the last copy keeps its time and every other is new, so that a build makes again what differs.
+# In FOLDER/tree, a copy of the repository with NAME in it. Its table names no mistake: that is the reader's part. A file
+# that is as in the last copy keeps its time and every other is new, so that a build makes again what differs.
 hide() {
   local name=$1 folder=$2 screen=$2/new/src/app/screen.cpp
   rm -rf "$folder/new"
@@ -125,13 +110,13 @@ nobodys() {
 
 # check_one NAME FOLDER RIGHT: FOLDER has a tree and a build of its own, RIGHT is the folder of the right lessons.
 check_one() {
-  local name=$1 folder=$2 right=$3 began=$SECONDS run lesson shows file code=0 output page
+  local name=$1 folder=$2 right=$3 began=$SECONDS run lesson shows code=0 output page
   run=$(field "$name" run) shows=$(field "$name" shows) page=$(shown "$name" | without_bounds)
   plant "$name" "$folder/tree"
   if [[ $run == suite* ]]; then
     lesson=tessera_tests
     [[ $run =~ ^suite\ ([^:]*):\ (.*)$ ]] || fail "$name: run suite FILE: CASE"
-    configure "$folder/tree" "$folder/build" "-DTESSERA_SUITE=tests/${BASH_REMATCH[1]}"
+    configure "$folder/tree" "$folder/build" "-DTESSERA_SUITE=${BASH_REMATCH[1]}"
     run="tessera_tests --test-case=${BASH_REMATCH[2]}*"
   else
     lesson=${run%% *}
@@ -157,20 +142,20 @@ check_one() {
   else
     printf 'does not build: %s\n%s\n' "$name" "$output"
   fi
-  for file in $(field "$name" in); do cp "$root/$file" "$folder/tree/$file"; done
+  plant "$name" "$folder/tree" -R
 }
 
 # Two workers, each with a tree, so that what one changes is not what the other builds. The first also has a core,
 # and the bugs in it; the second takes that core as it was without a bug. Who makes a bug's folder takes the bug.
 check() {
-  local build=$1 folder=$1/mutants all headers caught
+  local build=$1 folder=$1/bugs all headers caught
   shift
   if (($#)); then all=("$@"); else mapfile -t all < <(names); fi
   headers=$(sed -n 's/^TESSERA_HEADERS:PATH=//p' "$build/CMakeCache.txt")
   worker() {
     local name
     for name in "${all[@]}"; do
-      if (($1 == 1)) && field "$name" in | grep -q '^src/'; then continue; fi
+      if (($1 == 1)) && files "$name" | grep -q '^src/'; then continue; fi
       if mkdir "$folder/$name" 2>/dev/null; then check_one "$name" "$folder/$1" "$build/bin"; fi
     done >"$folder/$1.log" 2>&1
   }
@@ -181,7 +166,7 @@ check() {
   nice cmake --build "$folder/0/build" --parallel "$(nproc)" --target tessera_core >"$folder/core.log"
   cp "$folder/0/build/libtessera_core.a" "$folder/"
   configure "$folder/1/tree" "$folder/1/build" "-DTESSERA_HEADERS=$headers" "-DTESSERA_CORE=$folder/libtessera_core.a"
-  mapfile -t all < <(for name in "${all[@]}"; do echo "$(field "$name" in | grep -c '^src/') $name"; done | sort -rns -k 1,1 | cut -d ' ' -f 2)
+  mapfile -t all < <(for name in "${all[@]}"; do echo "$(files "$name" | grep -c '^src/') $name"; done | sort -rns -k 1,1 | cut -d ' ' -f 2)
   worker 0 &
   worker 1 &
   wait
@@ -190,6 +175,41 @@ check() {
   caught=$(cat "$folder"/[01].log | grep -c '^caught [a-z_]* in ' || true)
   echo "$caught of ${#all[@]} bugs are caught by their symptom"
   [[ -z $(nobodys) ]] && ((caught == ${#all[@]}))
+}
+
+# hunt BUILD [LESSON | --names | --answer NAME]: hides a bug in a copy of the course and runs it. The name of the bug is
+# kept as a checksum, so that nobody finds it faster there than in the table.
+hunt() {
+  local hunt=$1/hunt lesson=${2:-} name run names
+  if [[ $lesson == --names ]]; then hunted; return; fi
+  if [[ $lesson == --answer ]]; then
+    [[ -f $hunt/secret ]] || fail "nothing is hidden: ./tessera hunt hides a bug"
+    name=${3:-}
+    [[ -n $name && -f $here/$name.patch ]] || fail "no bug is called '$name': see ./tessera hunt --names"
+    if [[ $(cksum <<<"$name") != "$(cat "$hunt/secret")" ]]; then
+      echo "No, $name would look different. What holds, what fails, on which rank, and do the bytes agree?"
+      return 1
+    fi
+    echo "Yes, $name, in $(files "$name" | paste -sd ' '):"
+    show "$name"
+    return
+  fi
+  mapfile -t names < <(hunted "${lesson%%_*}")
+  ((${#names[@]})) || fail "no bug is kept for lesson ${lesson%%_*}; there are some for: $(hunted_lessons)"
+  name=${names[RANDOM % ${#names[@]}]}
+  run=$(field "$name" run)
+  mkdir -p "$hunt"
+  cksum <<<"$name" >"$hunt/secret"
+  echo "Hiding a bug in a copy of the course (the first time builds its core, about a minute)." >&2
+  { hide "$name" "$hunt" && configure "$hunt/tree" "$hunt/build" &&
+    cmake --build "$hunt/build" --parallel "$(nproc)" --target "${run%% *}"; } >"$hunt/build.log" 2>&1 ||
+    { echo "the hunt does not build ($hunt/build.log)" >&2; exit 3; }
+  echo "\$ build/hunt/build/bin/$run"
+  # shellcheck disable=SC2086  # flags are words
+  "$hunt"/build/bin/$run || true
+  printf '\nA piece of the code was changed. Which mistake is it? Run it again with other flags as you like, then\n'
+  printf './tessera hunt --answer NAME, with one of:\n'
+  printf '  %s\n' "${names[@]}"
 }
 
 "$@"

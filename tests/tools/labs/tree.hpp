@@ -14,14 +14,15 @@ inline const std::vector<std::string> manifest = {".clang-format",
                                                   "CMakePresets.json",
                                                   "LICENSE",
                                                   "README.md",
-                                                  "cmake",
                                                   "lessons",
                                                   "notebooks_md",
                                                   "src",
                                                   "tessera",
-                                                  "tests/labs",
-                                                  "tests/pages/source.hpp",
-                                                  "tests/pages/text.hpp"};
+                                                  "tests/CMakeLists.txt",
+                                                  "tests/tools/labs",
+                                                  "tests/tools/pages/source.hpp",
+                                                  "tests/tools/pages/text.hpp",
+                                                  "tests/tools/run.sh"};
 
 /// A file with the lesson's ideas, of which --empty leaves signatures. Mains and the harness stay: they test.
 inline bool teaches(const std::string& file) {
@@ -53,7 +54,7 @@ inline void write_tree(const fs::path& from, const fs::path& to, const std::set<
     fs::create_directories((to / name).parent_path());
     fs::copy(from / name, to / name, fs::copy_options::recursive | fs::copy_options::copy_symlinks);
   }
-  for (const char* own : {"cheats.txt", "labs_test.sh", "tree_test.sh"}) fs::remove(to / "tests/labs" / own);
+  for (const char* own : {"cheats.txt", "labs_test.sh", "tree_test.sh"}) fs::remove(to / "tests/tools/labs" / own);
   for (const std::string& file : lesson_files(to)) {
     if (!file.ends_with("pp")) continue;
     const bool all = empty.count(folder_of(file).substr(0, 2)) > 0 && teaches(file);

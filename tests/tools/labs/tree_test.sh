@@ -3,7 +3,7 @@
 # warning; its lesson and its check name what is open; a task that is solved passes, one that is wrong is told why.
 # BUILD has tessera_labs, BARE a core.
 set -euo pipefail
-root=$(dirname "$(dirname "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")")")
+root=$(readlink -f "$(dirname "${BASH_SOURCE[0]}")/../../..")
 build=$(readlink -f "$1") bare=$(readlink -f "$2")
 shift 2
 work=$(mktemp -d)

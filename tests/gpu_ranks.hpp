@@ -1,0 +1,65 @@
+// Shared by the tests of GPUs: what a case needs, and ranks on GPUs that run the conformance suite.
+#pragma once
+
+#include <cmath>
+#include <string>
+
+#include "comm_suite.hpp"
+#include "ops/ops.hpp"
+#include "support.hpp"
+
+namespace tessera::test {
+
+#define NEEDS_GPUS(n)                                                        \
+  if (cuda_device_count() < (n)) {                                           \
+    MESSAGE("skipped: needs ", (n), " GPU(s), found ", cuda_device_count()); \
+    return;                                                                  \
+  }
+
+#define NEEDS_NCCL                              \
+  if (!nccl::built()) {                         \
+    MESSAGE("skipped: this build has no NCCL"); \
+    return;                                     \
+  }
+
+inline LaunchOptions gpus(int n, Transport transport) {
+  LaunchOptions options = ranks(n);
+  options.device = DeviceKind::cuda;
+  options.transport = transport;
+  options.timeout = std::chrono::seconds(20);
+  return options;
+}
+
+/// Memory that goes back to the pool while the GPU still works on it must not be given to anyone too early.
+inline void churn(Communicator& comm) {
+  const std::int64_t width = 400;
+  const int n = comm.size();
+  std::int64_t warm = 0;
+  for (int step = 0; step < 10; ++step) {
+    Tensor x = Tensor::of(1, width, std::vector<double>(width, comm.rank() + step), DType::f32);
+    for (int layer = 0; layer < 4; ++layer) {
+      const Tensor zeros = Tensor::zeros(width, width, DType::f32);
+      x = comm.all_reduce(add(x, matmul(x, matmul(zeros, zeros))));  // products that take a while
+    }
+    const double sum = std::pow(n, 3) * (n * step + n * (n - 1) / 2);
+    require_equal(x, std::vector<double>(width, sum), "sums in a chain");
+    if (step == 2) warm = x.device()->system_allocations();
+    if (step > 2) expect_eq(x.device()->system_allocations(), warm, "system allocations in steady state");
+  }
+}
+
+inline void conform(Communicator& comm) {
+  for (const Program& program : programs) program.run(comm);
+  churn(comm);
+}
+
+inline std::string said(const LaunchOptions& options, const std::function<void(Communicator&)>& body) {
+  try {
+    launch(options, body);
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "";
+}
+
+}  // namespace tessera::test

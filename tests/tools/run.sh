@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# run.sh BUILD [LESSON] [FLAGS]: runs one lesson of BUILD/bin, or all of them with a table at the end. With --transport
+# mpi a lesson runs under mpirun.
+set -euo pipefail
+build=$1
+shift
+die() { local code=$1; shift; echo "tessera: $*" >&2; exit "$code"; }
+
+# value_of --ranks ARGS...: prints the flag's value, nothing where it is absent.
+value_of() {
+  local flag=$1 value=
+  shift
+  while (($#)); do
+    case $1 in
+      "$flag") value=${2:-} ;;
+      "$flag="*) value=${1#*=} ;;
+    esac
+    shift
+  done
+  echo "$value"
+}
+
+# start LESSON ARGS...: with --transport mpi through mpirun, unless a launcher has already started this process.
+start() {
+  local binary ranks axis size launched=${OMPI_COMM_WORLD_SIZE:-}${PMI_SIZE:-}${SLURM_STEP_ID:-} line
+  binary=$(realpath --relative-to=. "$build/bin/$1")
+  shift
+  ranks=$(value_of --ranks "$@")
+  ranks=${ranks:-4}
+  if [[ $binary == */08_* ]]; then  # its ranks are a product, each axis 2 by default
+    ranks=1
+    for axis in --tp --pp --dp; do
+      size=$(value_of $axis "$@")
+      [[ ${size:=2} =~ ^[1-9][0-9]?$ ]] || size=100  # one process says what would work
+      ranks=$((ranks * size))
+    done
+  fi
+  # A number of ranks that every lesson refuses is refused by one process: mpirun can hang when 100 do it at once.
+  if [[ $(value_of --transport "$@") != mpi || -n $launched || ! $ranks =~ ^[1-9][0-9]?$ ]] || ((ranks > 64)); then
+    "$binary" "$@"
+    return
+  fi
+  command -v mpirun >/dev/null || die 2 "--transport mpi needs mpirun: sudo apt-get install libopenmpi-dev openmpi-bin"
+  line=(mpirun -n "$ranks")
+  if mpirun --version 2>/dev/null | grep -q 'Open MPI'; then
+    line+=(--oversubscribe --bind-to none)  # more ranks than cores is what a laptop has
+    if ((EUID == 0)); then line+=(--allow-run-as-root); fi
+  fi
+  line+=("$binary" "$@")
+  echo "\$ ${line[*]}"
+  "${line[@]}"
+}
+
+run_all() {
+  local flag flags lesson names code began before worst=0 hold=() failed=()
+  names=("$(dirname "$0")"/../../lessons/[0-9][0-9]_*/)
+  mapfile -t names < <(basename -a "${names[@]}")
+  for flag in --json --trace --svg --dump; do
+    [[ -z $(value_of $flag "$@") ]] || die 2 "$flag takes one lesson, e.g. ./tessera run 04 $flag FILE"
+  done
+  export TESSERA_SUMMARY=$build/summary  # a line a lesson, its cells apart by tabs
+  : >"$TESSERA_SUMMARY"
+  for lesson in "${names[@]}"; do
+    flags=("$@")
+    if [[ $lesson == 00_* ]]; then  # stands alone: the number of ranks is all it knows
+      flags=()
+      if [[ -n $(value_of --ranks "$@") ]]; then flags=(--ranks "$(value_of --ranks "$@")"); fi
+    fi
+    code=0 began=$SECONDS before=$(wc -l <"$TESSERA_SUMMARY")
+    start "$lesson" "${flags[@]}" || code=$?
+    echo
+    if (($(wc -l <"$TESSERA_SUMMARY") == before)); then  # 00 knows no table; a lesson that broke has none
+      printf '%s\t-\t-\t-\t%s s\t%s\n' "${lesson//_/ }" $((SECONDS - began)) "$(ended "$code")" >>"$TESSERA_SUMMARY"
+    fi
+    if ((code)); then failed+=("${lesson%%_*}"); else hold+=("${lesson%%_*}"); fi
+    worst=$(worse "$worst" "$code")
+  done
+  while IFS=$'\t' read -r -a cells; do printf '%-22s %10s %12s %12s %8s  %s\n' "${cells[@]}"; done < <(
+    printf 'lesson\tchecks\tof a bound\tsent\ttook\tverdict\n' && cat "$TESSERA_SUMMARY")
+  printf '%d lessons, %d hold (%s)' ${#names[@]} ${#hold[@]} "${hold[*]}"
+  if ((${#failed[@]})); then printf ', %d do not (%s)' ${#failed[@]} "${failed[*]}"; fi
+  echo
+  return "$worst"
+}
+
+ended() { case $1 in 0) echo holds ;; 1) echo FAILS ;; 2) echo refused ;; *) echo broke ;; esac; }
+
+# worse A B: a broken run outweighs a failed check, which outweighs a refused command line.
+worse() {
+  local code
+  for code in 0 2 1; do
+    if (($1 == code)); then echo "$2"; return; fi
+    if (($2 == code)); then echo "$1"; return; fi
+  done
+  echo 3
+}
+
+if [[ $# -gt 0 && $1 != -* ]]; then start "$@"; else run_all "$@"; fi
