@@ -5,9 +5,9 @@
 #include <set>
 
 #include "directory.hpp"
+#include "support.hpp"
 #include "tools/labs/programs.hpp"
 #include "tools/labs/submission.hpp"
-#include "support.hpp"
 
 using namespace tessera;
 using namespace tessera::labs;
@@ -24,9 +24,9 @@ TEST_CASE("labs: every lesson has two tasks or more, in three sizes, with points
     CHECK(task.points > 0);
     CHECK(task.minutes > 0);
     CHECK(contains(task.text, "Hint: "));
-    CHECK(
-        contains(pages::read(fs::path(TESSERA_SOURCE_DIR) / "tests/tools/labs" / ("lab_" + task.lesson() + ".cpp")),
-                 "\"" + task.name + "\""));
+    CHECK(contains(
+        pages::read(fs::path(TESSERA_SOURCE_DIR) / "tests/tools/labs" / ("lab_" + task.lesson() + ".cpp")),
+        "\"" + task.name + "\""));
   }
   CHECK(count.size() == 9);
   for (const auto& [lesson, tasks] : count) CHECK(tasks >= 2);
@@ -264,12 +264,12 @@ TEST_CASE("labs: in a closed folder there is no other file, for root and for a u
   const auto closed = [&] {
     return enter(folder.c_str()) && access("/etc/passwd", F_OK) != 0 && access("..", F_OK) == 0;
   };
-  const auto as_user = [] { return geteuid() != 0 || syscall(SYS_setresuid, nobody, nobody, nobody) == 0; };
+  const auto as_user = [] { return geteuid() != 0 || syscall(SYS_setresuid, 65534, 65534, 65534) == 0; };
   fs::permissions(fs::path(folder).parent_path(), fs::perms::others_exec, fs::perm_options::add);
   if (!can([&] { return as_user() && unshare(CLONE_NEWUSER) == 0 && chroot("/") == 0; }))
     return test::skip(
         "a kernel whose users may make user namespaces (sysctl "
         "kernel.apparmor_restrict_unprivileged_userns=0)");
   CHECK(can([&] { return as_user() && closed(); }));
-  if (geteuid() == 0) CHECK(can([&] { return closed() && geteuid() == nobody && setuid(0) != 0; }));
+  if (geteuid() == 0) CHECK(can([&] { return closed() && geteuid() == 65534 && setuid(0) != 0; }));
 }

@@ -65,7 +65,7 @@ void Flags::add(const std::string& name, const std::string& value, const std::st
   };
   CLI::Option* option = app_->add_option(name, take, help);
   option->type_name(value)->default_str(start)->take_last()->trigger_on_parse();
-  if (value.empty()) option->type_size(0);
+  if (value.empty()) option->expected(0);
 }
 
 void Flags::number(const std::string& name, std::int64_t& target, std::int64_t least, std::int64_t most,

@@ -259,7 +259,7 @@ void launch(const LaunchOptions& options, const std::function<void(Communicator&
   std::vector<std::thread> threads;
   for (int rank = 0; rank < options.ranks; ++rank)
     threads.emplace_back([&, rank] { run_rank(world, rank, rank, store, options, start, body); });
-  world.join(threads);
+  world.join(threads, DeviceKind::cuda);
 }
 
 }  // namespace tessera::nccl

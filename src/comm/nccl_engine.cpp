@@ -95,6 +95,7 @@ Channel* Engine::split(Channel& parent, int color, int ranks, int rank) {
 }
 
 void Engine::connect(Channel& channel) {
+  says("connects to the other ranks of its group");
   until([&] { return connected(channel); }, Patience::connection);
 }
 

@@ -155,7 +155,7 @@ void launch_threads(const LaunchOptions& options, const std::function<void(Commu
       }
       world->finished(rank);
     });
-  world->join(threads);
+  world->join(threads, options.device);
 }
 
 }  // namespace tessera

@@ -74,9 +74,10 @@ class World {
   void failed(int world_rank, const std::exception_ptr& thrown);
   /// The rank's thread is at its end. A request that was not waited for is a fault.
   void finished(int world_rank);
-  /// Blocks until all threads have ended; rethrows the first fault. Where a rank does not stop within two
-  /// seconds of a fault, the process prints the fault and ends with code 2 (UsageError) or 3.
-  void join(std::vector<std::thread>& threads);
+  /// Blocks until all threads have ended; rethrows the first fault. Where a rank does not stop within a grace
+  /// after a fault, the process prints the fault and ends with code 2 (UsageError) or 3. A rank on a GPU
+  /// stops only when the GPU has done what it was asked for.
+  void join(std::vector<std::thread>& threads, DeviceKind device);
   void rethrow_first_fault();
 
  private:

@@ -47,7 +47,7 @@ bool World::all_ended() const {
   });
 }
 
-void World::join(std::vector<std::thread>& threads) {
+void World::join(std::vector<std::thread>& threads, DeviceKind device) {
   std::unique_lock lock(mutex_);
   const auto over = [&] { return fault_ || all_ended(); };
   for (Time now = moved_; !ended_.wait_until(lock, now + timeout_, over);) {
@@ -56,7 +56,8 @@ void World::join(std::vector<std::thread>& threads) {
     if (one_keeps_the_rest_waiting() && now - since >= timeout_) stall();
     if (now - since < timeout_) now = since;  // the next look is when the time-out may have passed
   }
-  const bool stopped = ended_.wait_for(lock, std::chrono::seconds(2), [&] { return all_ended(); });
+  const std::chrono::seconds grace(device == DeviceKind::cuda ? 30 : 2);
+  const bool stopped = ended_.wait_for(lock, grace, [&] { return all_ended(); });
   lock.unlock();
   if (!stopped) {
     // Nothing can stop a rank that computes for ever. Say what is known, and end the process.

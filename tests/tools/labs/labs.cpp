@@ -86,9 +86,8 @@ class Labs {
     for (const std::string& lesson : lessons)
       for (const std::string& file : files[lesson]) check_file(o_.root, file, faults[lesson]);
     programs_.build(lessons, "lab_", faults);
-    const std::vector<Mark> marks =
-        mark(expected, check_seed, (o_.build / "bin/lab_").string(), {.computes = true}, faults,
-             std::max(1U, std::thread::hardware_concurrency()));
+    const std::vector<Mark> marks = mark(expected, check_seed, (o_.build / "bin/lab_").string(), task_limits,
+                                         faults, std::max(1U, std::thread::hardware_concurrency()));
     show(marks, !only.empty());
     return std::all_of(marks.begin(), marks.end(), [](const Mark& mark) { return mark.passed(); }) ? 0 : 1;
   }

@@ -16,7 +16,6 @@ class Marking {
   Marking(const Programs& master, const fs::path& student, int seconds)
       : master_(master), student_(student), closed_(master.folder / "labs/marking") {
     limits_.seconds = seconds;
-    limits_.computes = true;
     fs::remove_all(closed_);
   }
   ~Marking() {
@@ -43,17 +42,17 @@ class Marking {
       fs::create_directories(to.parent_path());
       fs::copy_file(word, to, fs::copy_options::skip_existing);
     }
-    const bool calls = can([] { return only_compute(""); });
     if (can([&] { return enter(closed_.c_str()); })) limits_.folder = closed_;
-    const std::string files =
-        limits_.folder.empty()
-            ? "none for files, since this machine allows no user namespace: what is marked can read what you "
-              "can, the "
-              "solutions too (mark as root, in a container)"
-            : format("what is marked runs {} and sees no file but its own",
-                     geteuid() == 0 ? format("as user {}", nobody) : "in a user namespace");
-    return files + (calls ? "; it can only compute"
-                          : "; this kernel has no seccomp, so it may start and end other programs");
+    std::string protection =
+        "none for files, since this machine allows no user namespace: what is marked can read "
+        "what you can, the solutions too (mark as root, in a container)";
+    if (!limits_.folder.empty())
+      protection = std::string("what is marked runs as ") +
+                   (geteuid() == 0 ? "user nobody" : "you, in a user namespace,") +
+                   " and sees no file but its own";
+    return protection + (can([] { return only_compute(""); })
+                             ? "; it can only compute"
+                             : "; this kernel has no seccomp, so it may start and end other programs");
   }
 
   /// Every task of `expected`. The files that have tasks are the student's, all else is the master's.
@@ -88,7 +87,7 @@ class Marking {
     for (std::size_t i = 0; i < marks.size(); ++i) {
       const std::string lesson = marks[i].task.lesson();
       if (marks[i].passed() || marks[i].verdict.text == "open" || !whole.at(lesson).empty() ||
-          !calls_one_of(wrong, marks[i].task.name))
+          !names_one_of(wrong, marks[i].task.name))
         continue;
       std::size_t round = 0;
       while (round < rounds.size() && rounds[round].count(lesson) > 0) ++round;
@@ -115,13 +114,13 @@ class Marking {
     }
   }
 
-  /// Does the task, or what its lab does with it, name a function of another of its lesson which is one of
+  /// Does the task, or what its lab does with it, name a function of another of its lesson that is one of
   /// `others`?
-  bool calls_one_of(const std::set<std::string>& others, const std::string& name) const {
+  bool names_one_of(const std::set<std::string>& others, const std::string& name) const {
     const std::string lab = pages::read(master_.root / labs_folder / ("lab_" + name.substr(0, 2) + ".cpp"));
     const std::size_t begin = lab.find("\"" + name + "\"");
     std::string text = lab.substr(begin, lab.find("const Task ", begin) - begin);
-    std::set<std::string> own, called, words;
+    std::set<std::string> own, called;
     for (const TaskInfo& task : all_tasks(master_.root)) {
       if (task.lesson() != name.substr(0, 2)) continue;
       const std::string code = pages::read(master_.root / task.file);
@@ -129,12 +128,8 @@ class Marking {
       if (task.name == name || others.count(task.name) > 0)
         (task.name == name ? own : called).merge(functions_of(code, task));
     }
-    for (std::size_t at = 0, end = 0; at < text.size(); at = end) {
-      end = token_at(text, at).end;
-      words.insert(text.substr(at, end - at));
-    }
     return std::any_of(called.begin(), called.end(), [&](const std::string& function) {
-      return own.count(function) == 0 && words.count(function) > 0;
+      return own.count(function) == 0 && text.find(function) != std::string::npos;
     });
   }
 
@@ -161,7 +156,7 @@ class Marking {
 
   const Programs& master_;
   fs::path student_, closed_;
-  Limits limits_;
+  Limits limits_ = task_limits;
 };
 
 }  // namespace tessera::labs

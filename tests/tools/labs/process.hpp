@@ -34,6 +34,9 @@ struct Limits {
   std::filesystem::path folder;  // all that it sees of the disk, "" for all of it; its path begins there
 };
 
+/// Of a task: enough for any that is right.
+inline const Limits task_limits = {.bytes = rlim_t{4} << 30, .computes = true};
+
 struct Ended {
   std::string fault;   // "exit code 1", "it took longer than 20 s"; "" after exit code 0
   std::string said;    // what it printed, the first MiB
@@ -94,11 +97,10 @@ inline bool only_compute(const char* program) {
          prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter, 0, 0) == 0;
 }
 
-constexpr int nobody = 65534;
-
 /// From here on `folder` is all that this process sees of the disk: as the user nobody where it was root, in
 /// a user namespace where it was not. Returns whether this machine lets it.
 inline bool enter(const char* folder) {
+  constexpr int nobody = 65534;
   const bool root = geteuid() == 0;
   if ((!root && unshare(CLONE_NEWUSER) != 0) || chroot(folder) != 0 || chdir("/") != 0) return false;
   return !root ||
@@ -114,41 +116,35 @@ inline bool can(const std::function<bool()>& step) {
   return child > 0 && waitpid(child, &status, 0) == child && status == 0;
 }
 
-/// One end of a pipe, or nothing; a child that becomes another program loses it.
-struct End {
-  int fd = -1;
-  End() = default;
-  End(const End&) = delete;
-  End& operator=(const End&) = delete;
-  ~End() { close(); }
-  void close() {
-    if (fd >= 0) ::close(fd);
-    fd = -1;
+/// What comes out of a program through a pipe, up to `most` bytes of it; the rest is read and forgotten.
+class Stream {
+ public:
+  explicit Stream(std::size_t most) : most_(most) {
+    if (pipe2(ends_.data(), O_CLOEXEC) == 0) fcntl(ends_[0], F_SETFL, O_NONBLOCK);
   }
-};
-
-/// What comes out of a program, up to `most` bytes of it; the rest is read and forgotten.
-struct Stream {
-  End in, out;
-  std::string text;
-  std::size_t most;
-  explicit Stream(std::size_t limit) : most(limit) {
-    std::array<int, 2> both{-1, -1};
-    if (pipe2(both.data(), O_CLOEXEC) != 0) return;
-    in.fd = both[0];
-    out.fd = fcntl(both[1], F_DUPFD_CLOEXEC, 10);  // not one of those that the program will have
-    ::close(both[1]);
-    fcntl(in.fd, F_SETFL, O_NONBLOCK);
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  ~Stream() { close(0), close(1); }
+  void close(std::size_t end) {
+    if (ends_.at(end) >= 0) ::close(ends_.at(end));
+    ends_.at(end) = -1;
   }
+  int reads() const { return ends_[0]; }
+  int writes() const { return ends_[1]; }
   void read() {  // a MiB at most, so that one that never ends meets its limit of time
     std::array<char, 1 << 16> block;
-    for (int blocks = 0; in.fd >= 0 && blocks < 16; ++blocks) {
-      const ssize_t count = ::read(in.fd, block.data(), block.size());
+    for (int blocks = 0; reads() >= 0 && blocks < 16; ++blocks) {
+      const ssize_t count = ::read(reads(), block.data(), block.size());
       if (count < 0) return;  // nothing there at the moment
-      if (count == 0) return in.close();
-      text.append(block.data(), std::min(static_cast<std::size_t>(count), most - text.size()));
+      if (count == 0) return close(0);
+      text.append(block.data(), std::min(static_cast<std::size_t>(count), most_ - text.size()));
     }
   }
+  std::string text;
+
+ private:
+  std::array<int, 2> ends_ = {-1, -1};
+  std::size_t most_;
 };
 
 /// Runs the words of a command. Nothing of its process group is left when this returns.
@@ -159,8 +155,7 @@ inline Ended run_limited(const std::vector<std::string>& words, const Limits& li
   std::string libraries = "LD_LIBRARY_PATH=/lib";
   std::array<char*, 2> closed = {libraries.data(), nullptr};  // the environment in a folder of its own
   Stream said(1 << 20), record(1 << 24);
-  if (said.out.fd < 0 || record.out.fd < 0) return {"no pipe could be made", "", ""};
-  const pid_t child = fork();
+  const pid_t child = said.writes() < 0 || record.writes() < 0 ? -1 : fork();
   if (child < 0) return {"no process could be started", "", ""};
   if (child == 0) {  // from here to exec: only what is safe after a fork
     setpgid(0, 0);
@@ -171,8 +166,8 @@ inline Ended run_limited(const std::vector<std::string>& words, const Limits& li
     limit(RLIMIT_AS, limits.bytes);
     limit(RLIMIT_CORE, 0);
     limit(RLIMIT_FSIZE, rlim_t{1} << 28);
-    dup2(open("/dev/null", O_RDONLY), 0);
-    dup2(said.out.fd, 1), dup2(said.out.fd, 2), dup2(record.out.fd, 3);
+    const int recorded = fcntl(record.writes(), F_DUPFD, 10), printed = fcntl(said.writes(), F_DUPFD, 10);
+    dup2(open("/dev/null", O_RDONLY), 0), dup2(printed, 1), dup2(printed, 2), dup2(recorded, 3);
     close_range(4, ~0U, CLOSE_RANGE_CLOEXEC);
     if (!limits.folder.empty() && !enter(limits.folder.c_str())) _exit(126);
     if (limits.computes) only_compute(arguments[0]);
@@ -181,12 +176,12 @@ inline Ended run_limited(const std::vector<std::string>& words, const Limits& li
     _exit(127);
   }
   setpgid(child, child);  // whoever comes first
-  said.out.close(), record.out.close();
+  said.close(1), record.close(1);
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(limits.seconds);
   int status = 0;
   bool late = false;
   while (waitpid(child, &status, late ? 0 : WNOHANG) == 0) {
-    std::array<pollfd, 2> both = {pollfd{said.in.fd, POLLIN, 0}, {record.in.fd, POLLIN, 0}};
+    std::array<pollfd, 2> both = {pollfd{said.reads(), POLLIN, 0}, {record.reads(), POLLIN, 0}};
     poll(both.data(), both.size(), 2);
     said.read(), record.read();
     late = std::chrono::steady_clock::now() > deadline;

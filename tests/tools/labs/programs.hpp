@@ -123,11 +123,11 @@ struct Programs {
     Json tasks = Json::array();
     for (const TaskInfo& task : all_tasks(root)) {
       if (lessons.count(task.lesson()) == 0) continue;
-      auto [trials, fault] = record(program, task.name, seed, "reference", {.computes = true});
+      auto [trials, fault] = record(program, task.name, seed, "reference", task_limits);
       for (const Json& trial : trials)
         if (trial.contains("error")) fault += trial.at("error");
       if (!fault.empty()) throw Error(format("the master's {}: {}", task.name, fault));
-      const Json silent = record(program, task.name, seed, "silent", {.computes = true}).first;
+      const Json silent = record(program, task.name, seed, "silent", task_limits).first;
       for (std::size_t i = 0; i < trials.size(); ++i)
         if (i < silent.size() && !trials[i].at("sent").empty() && silent[i].contains("results"))
           for (const auto& [name, result] : silent[i].at("results").items())

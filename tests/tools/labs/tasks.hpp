@@ -18,8 +18,9 @@ namespace tessera::labs {
 namespace fs = std::filesystem;
 using pages::Lines;
 
-const char* const labs_folder = "tests/tools/labs";             // of the programs that call the tasks
-const char* const recorded = "tests/tools/labs/expected.json";  // what they should give; there: a student's tree
+const char* const labs_folder = "tests/tools/labs";  // of the programs that call the tasks
+const char* const recorded =
+    "tests/tools/labs/expected.json";  // what they should give; there: a student's tree
 
 struct TaskInfo {
   std::string name, size;  // "02.forward"; "line", "function" or "design"

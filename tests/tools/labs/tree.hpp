@@ -54,7 +54,8 @@ inline void write_tree(const fs::path& from, const fs::path& to, const std::set<
     fs::create_directories((to / name).parent_path());
     fs::copy(from / name, to / name, fs::copy_options::recursive | fs::copy_options::copy_symlinks);
   }
-  for (const char* own : {"cheats.txt", "labs_test.sh", "tree_test.sh"}) fs::remove(to / "tests/tools/labs" / own);
+  for (const char* own : {"cheats.txt", "labs_test.sh", "tree_test.sh"})
+    fs::remove(to / "tests/tools/labs" / own);
   for (const std::string& file : lesson_files(to)) {
     if (!file.ends_with("pp")) continue;
     const bool all = empty.count(folder_of(file).substr(0, 2)) > 0 && teaches(file);
