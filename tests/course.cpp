@@ -7,7 +7,7 @@
 #include "02_column_split/harness/proof.hpp"
 #include "03_row_split/harness/proof.hpp"
 #include "04_mlp_block/harness/proof.hpp"
-#include "05_attention_heads/harness/block_proof.hpp"
+#include "05_attention_heads/harness/proof.hpp"
 #include "06_pipeline/harness/proof.hpp"
 #include "07_data_parallel/harness/proof.hpp"
 #include "08_three_d/harness/proof.hpp"
