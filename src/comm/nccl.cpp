@@ -41,6 +41,32 @@ class NcclWork final : public Work {
   std::shared_ptr<Task> task_;
 };
 
+/// NCCL's maximum of a NaN and a number is the number, which would hide the NaN. Therefore every rank gathers
+/// all inputs, and the wait takes their maximum by our own kernel.
+class MaximumWork final : public Work {
+ public:
+  /// `inputs` is (ranks, elements of out), full when `gathering` is done.
+  MaximumWork(std::unique_ptr<Work> gathering, Tensor inputs, const Tensor& out)
+      : gathering_(std::move(gathering)), inputs_(std::move(inputs)), out_(out.reshape(1, out.size())) {}
+  void wait() override {
+    constexpr std::size_t at_once = 64;  // the kernel takes no more
+    gathering_->wait();
+    std::vector<Tensor> some;
+    for (std::int64_t rank = 0; rank < inputs_.rows(); ++rank) {
+      some.push_back(inputs_.row_range(rank, rank + 1));
+      if (some.size() < at_once && rank + 1 < inputs_.rows()) continue;
+      kernels_of(out_).reduce(out_, some, Reduce::max);
+      some = {out_};
+    }
+  }
+  void abandon() override { gathering_->abandon(); }
+  std::pair<Event, Event> marks() const override { return gathering_->marks(); }
+
+ private:
+  std::unique_ptr<Work> gathering_;
+  Tensor inputs_, out_;
+};
+
 class NcclCommunicator final : public Communicator {
  public:
   /// `id` is the same on all ranks of the group, and no other group's. `members` are the group's ranks in the
@@ -96,6 +122,15 @@ class NcclCommunicator final : public Communicator {
   std::unique_ptr<Work> do_all_reduce(const Call& call, const TrafficKey&, const Tensor& in,
                                       const Tensor& out) override {
     model_wire(call, out.bytes());
+    if (call.reduce == Reduce::max && in.dtype() != DType::i32) {
+      const Tensor all = Tensor::empty(size(), in.size(), in.dtype(), in.device());
+      return std::make_unique<MaximumWork>(collective(call,
+                                                      [=](ncclComm_t comm, cudaStream_t stream) {
+                                                        return ncclAllGather(in.raw(), all.raw(), count(in),
+                                                                             type(in), comm, stream);
+                                                      }),
+                                           all, out);
+    }
     return collective(call, [=](ncclComm_t comm, cudaStream_t stream) {
       return ncclAllReduce(in.raw(), out.raw(), count(in), type(in), op(call), comm, stream);
     });

@@ -110,8 +110,9 @@ bool Engine::connected(Channel& channel) {
   return channel.settled();
 }
 
-/// What the first task of a channel needs. Pinned memory comes from slabs, since to ask for it may wait until
-/// the GPU is idle; the first slab is there before any kernel waits.
+/// Gives a channel what its first task needs. A GPU has 32 hardware queues, and streams beyond them wait for
+/// one another: a rank should use no more than 30 channels. Pinned memory comes from slabs, since to ask for
+/// it may wait until the GPU is idle; the first slab is there before any kernel waits.
 void Engine::furnish(Channel& channel) {
   if (channel.stream) return;
   CUDA_CHECK(cudaStreamCreateWithFlags(&channel.stream, cudaStreamNonBlocking));
