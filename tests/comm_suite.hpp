@@ -425,6 +425,11 @@ inline const std::vector<WrongProgram> wrong_programs = {
      },
      {"rank 1: 7 heads cannot be cut"},
      2},
+    {"refuses_a_flag",  // nobody asks which rank did
+     3,
+     [](Communicator&) { throw UsageError("--heads 7: --heads 6 would work"); },
+     {"--heads 7: --heads 6 would work"},
+     2},
     {"throws_everywhere", 4, [](Communicator& c) { c.reduce_scatter(zeros(7), 1); }, {"7", "4"}, 2},
     {"returns_early",
      3,

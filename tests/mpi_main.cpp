@@ -25,6 +25,26 @@ LaunchOptions options() {
   return options;
 }
 
+/// Work that a rank has announced is no stall, whatever it takes: the time-out is 1 s.
+void busy(Communicator& comm) {
+  for (const int rank : {0, comm.size() - 1}) {
+    if (comm.rank() == rank) {
+      const auto busy = comm.busy("computes the unsplit reference");
+      std::this_thread::sleep_for(std::chrono::milliseconds(2500));
+      const auto alone = comm.busy("does it again");  // calls of its own do not end it
+      std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    }
+    comm.barrier();
+  }
+  const auto alone = comm.split(comm.rank(), 0, "alone");
+  if (comm.rank() != 0) return;
+  const auto busy = comm.busy("writes what it found");
+  for (int i = 0; i < 25; ++i) {
+    alone->barrier();
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  }
+}
+
 void conform() {
   for (const bool verify : {true, false})
     for (const Program& program : programs) {
@@ -136,26 +156,6 @@ std::vector<WrongProgram> all_wrong_programs() {
                  2});
   all.push_back({"never_launches", 2, nullptr, {"waits in MPI_Init_thread, no progress for 2 s"}});
   return all;
-}
-
-/// Work that a rank has announced is no stall, whatever it takes: the time-out is 1 s.
-void busy(Communicator& comm) {
-  for (const int rank : {0, comm.size() - 1}) {
-    if (comm.rank() == rank) {
-      const auto busy = comm.busy("computes the unsplit reference");
-      std::this_thread::sleep_for(std::chrono::milliseconds(2500));
-      const auto alone = comm.busy("does it again");  // calls of its own do not end it
-      std::this_thread::sleep_for(std::chrono::milliseconds(500));
-    }
-    comm.barrier();
-  }
-  const auto alone = comm.split(comm.rank(), 0, "alone");
-  if (comm.rank() != 0) return;
-  const auto busy = comm.busy("writes what it found");
-  for (int i = 0; i < 25; ++i) {
-    alone->barrier();
-    std::this_thread::sleep_for(std::chrono::milliseconds(100));
-  }
 }
 
 constexpr int random_ranks = 4;

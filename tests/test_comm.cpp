@@ -141,6 +141,15 @@ TEST_CASE(
                        doctest::Contains("rank 1 has made no call"), Error);
 }
 
+TEST_CASE("a refusal of a flag names no rank: it is the same on all of them") {
+  CHECK(message_of(2, [](Communicator&) { throw UsageError("--heads 7: --heads 6 would work"); }) ==
+        "--heads 7: --heads 6 would work");
+  CHECK(message_of(2, [](Communicator& comm) {
+          comm.barrier();
+          if (comm.rank() == 1) throw Error("rank 1 is out of memory");
+        }) == "rank 1 is out of memory");
+}
+
 TEST_CASE("a rank that sleeps when all others have returned ends at the time-out") {
   LaunchOptions options = ranks(3);
   options.timeout = std::chrono::milliseconds(200);

@@ -47,6 +47,9 @@ struct Header {
 std::string text_of(const Call& call, long number);
 /// "the calls do not match: rank 0 calls ...; rank 2 calls ...", for two ranks of the world.
 std::string mismatch(int rank, const std::string& call, int other_rank, const std::string& other_call);
+/// What a rank threw, with the rank in front. A refusal of a flag ("--exact ...") is the same on every rank
+/// and stays as it is, as does a text that names the rank.
+std::string said_by(int rank, const std::string& what);
 /// Throws Error that names the first two calls which do not match.
 void expect_match(const std::vector<Header>& calls);
 

@@ -44,6 +44,11 @@ std::string mismatch(int rank, const std::string& call, int other_rank, const st
                 other_call);
 }
 
+std::string said_by(int rank, const std::string& what) {
+  const std::string who = format("rank {}", rank);
+  return what.starts_with("--") || what.starts_with(who) ? what : format("{}: {}", who, what);
+}
+
 void expect_match(const std::vector<Header>& calls) {
   for (const Header& other : calls) {
     const Header& first = calls.front();

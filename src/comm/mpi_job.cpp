@@ -232,9 +232,7 @@ std::optional<Notice> Job::hear() {
 
 void Job::fail(int code, const std::string& what) {
   // A fault that the transport found names the ranks itself.
-  const std::string who = format("rank {}", rank_),
-                    text = fault_ == what || what.rfind(who, 0) == 0 ? "" : who + ": ";
-  stop(notice(Notice::failed, code), std::nullopt, text + what);
+  stop(notice(Notice::failed, code), std::nullopt, fault_ == what ? what : said_by(rank_, what));
 }
 
 /// Tells all ranks, and waits until all have answered or the grace is over. Then the first rank in order

@@ -9,22 +9,12 @@
 
 namespace tessera {
 
-namespace {
-
-/// The message of what a rank threw, behind the rank's name unless it begins with that.
-std::string said_by(int rank, std::size_t ranks, const std::string& what) {
-  const std::string who = format("rank {}", rank);
-  return ranks == 1 || what.rfind(who, 0) == 0 ? what : who + ": " + what;
-}
-
-}  // namespace
-
 void World::failed(int world_rank, const std::exception_ptr& thrown) {
   const std::lock_guard lock(mutex_);
   if (fault_) return;
   const auto stop = [&](const char* what) {
     fault(format("stopped, because rank {} threw: {}", world_rank, what));
-    return said_by(world_rank, ranks_.size(), what);
+    return ranks_.size() == 1 ? std::string(what) : said_by(world_rank, what);
   };
   try {
     std::rethrow_exception(thrown);

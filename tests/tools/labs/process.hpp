@@ -165,6 +165,7 @@ inline Ended run_limited(const std::vector<std::string>& words, const Limits& li
     };
     limit(RLIMIT_AS, limits.bytes);
     limit(RLIMIT_CORE, 0);
+    if (geteuid() == 0) limit(RLIMIT_NPROC, 1000);  // threads; it binds the user whom a closed folder has
     limit(RLIMIT_FSIZE, rlim_t{1} << 28);
     const int recorded = fcntl(record.writes(), F_DUPFD, 10), printed = fcntl(said.writes(), F_DUPFD, 10);
     dup2(open("/dev/null", O_RDONLY), 0), dup2(printed, 1), dup2(printed, 2), dup2(recorded, 3);

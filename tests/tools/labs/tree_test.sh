@@ -33,5 +33,7 @@ solve 02.typed_backward 'saved.dy = dy; return Placed<Replicated>(matmul(dy, t(a
 output=$(check 02) && fail "a wrong task passes"
 expect "$output" "02  1/7  passes: forward"
 expect "$output" "dx equals rank 1's own term: was it all-reduced?"
+echo 'inline void quick() { asm("nop"); }' >>"$file"
+expect "$(check 02 || true)" 'asm("nop"); }` is not allowed here'
 if ls -R "$work/tree" | grep -qE 'cheats|\.git$'; then fail "the tree has what is not the student's"; fi
 echo "a student's tree holds"
