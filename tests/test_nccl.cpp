@@ -9,7 +9,7 @@ using namespace tessera::test;
 
 namespace {
 // It comes before the first CUDA call of the suite, when it is not known yet which cases run.
-const bool prepared = (nccl::prepare(), true);
+[[maybe_unused]] const bool prepared = (nccl::prepare(), true);
 }  // namespace
 
 TEST_CASE("nccl: every collective and message, one GPU a rank") {
