@@ -152,6 +152,7 @@ TEST_CASE("cuda: empty tensors, NaN, and the far ends of gelu") {
 TEST_CASE("cuda: ranks that share a GPU") {
   NEEDS_GPUS(1)
   for (const int n : {1, 2, 3, 4, 8}) {
+    if (thinned > 1 && n > 3) continue;  // a sanitizer makes it ten times slower
     CAPTURE(n);
     CHECK(said(gpus(n, Transport::threads), conform) == "");
   }

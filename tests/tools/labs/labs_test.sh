@@ -4,8 +4,7 @@
 # compiles. BUILD has tessera_labs, and PROGRAMS is the build of what is marked.
 set -euo pipefail
 labs=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
-root=$labs
-until [[ -e $root/CMakeLists.txt ]]; do root=$(dirname "$root"); done
+root=$(readlink -f "$labs/../../..")
 build=$(readlink -f "$1") programs=$(readlink -f "$2")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
