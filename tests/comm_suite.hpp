@@ -1,8 +1,9 @@
-// One conformance suite for every transport: programs that must run, and wrong programs with what must be
-// said of them. They throw where something is wrong, so that rank threads and processes can run them alike.
+// One conformance suite for every transport: programs that must run, and wrong programs with what the error
+// must say. A program throws where something is wrong, so that rank threads and processes run it alike.
 #pragma once
 
 #include <chrono>
+#include <cmath>
 #include <memory>
 #include <string>
 #include <thread>
@@ -79,6 +80,12 @@ inline void collectives_of(Communicator& comm, std::int64_t rows, std::int64_t c
   const Tensor inplace = x.copy();
   comm.iall_reduce(inplace).wait();
   require_equal(inplace, sum, "iall_reduce of " + at);
+  if (dtype != DType::i32 && x.size() > 0) {  // whichever rank has it, and beside whatever else
+    const Tensor with_nan = x.copy();
+    if (me == n / 2) with_nan.copy_from(Tensor::of(rows, cols, std::vector<double>(sum.size(), NAN), dtype));
+    for (const double value : comm.all_reduce(with_nan, Reduce::max).values())
+      expect(std::isnan(value), "the maximum of a NaN and a number is NaN, " + at);
+  }
   comm.barrier();
 }
 
@@ -87,7 +94,8 @@ inline void every_collective(Communicator& comm) {
     for (const DType dtype : {DType::f32, DType::f64, DType::i32}) collectives_of(comm, rows, cols, dtype);
 }
 
-/// Posted receives, requests waited for in any order, and messages beyond any eager limit.
+/// Receives that are posted first, requests that are waited for in another order, and messages beyond any
+/// eager limit.
 inline void ring(Communicator& comm) {
   if (comm.size() == 1) return;
   const auto phase = comm.phase("ring");
@@ -259,23 +267,41 @@ struct WrongProgram {
 
 inline Tensor zeros(std::int64_t n, DType dtype = DType::f32) { return Tensor::zeros(1, n, dtype); }
 
+// Each names the two calls that do not match, or what every rank was doing; and the group, by its name and
+// its ranks in the world.
 inline const std::vector<WrongProgram> wrong_programs = {
-    {"size",
+    {"rows",
      3,
      [](Communicator& c) { c.all_reduce(zeros(c.rank() == 2 ? 8 : 9)); },
-     {"the calls do not match: ", "all_reduce of 8 f32 (call 1)", "all_reduce of 9 f32 (call 1)"}},
+     {"the calls do not match: ", "rank 2 calls all_reduce of 1 x 8 f32 in group world (call 1)",
+      " calls all_reduce of 1 x 9 f32 in group world (call 1)"}},
+    {"shape",  // as many elements
+     2,
+     [](Communicator& c) {
+       c.all_reduce(c.rank() == 0 ? Tensor::zeros(2, 3, DType::f32) : Tensor::zeros(3, 2, DType::f32));
+     },
+     {"the calls do not match: ", "rank 0 calls all_reduce of 2 x 3 f32 in group world (call 1)",
+      "rank 1 calls all_reduce of 3 x 2 f32 in group world (call 1)"}},
     {"dtype",
      2,
      [](Communicator& c) { c.all_reduce(zeros(4, c.rank() == 0 ? DType::f32 : DType::f64)); },
-     {"the calls do not match: ", "all_reduce of 4 f64 (call 1)"}},
+     {"the calls do not match: ", "rank 0 calls all_reduce of 1 x 4 f32 in group world (call 1)",
+      "rank 1 calls all_reduce of 1 x 4 f64 in group world (call 1)"}},
+    {"dtype_of_nothing",
+     2,
+     [](Communicator& c) { c.all_reduce(zeros(0, c.rank() == 0 ? DType::f32 : DType::i32)); },
+     {"the calls do not match: ", "rank 0 calls all_reduce of 1 x 0 f32 in group world (call 1)",
+      "rank 1 calls all_reduce of 1 x 0 i32 in group world (call 1)"}},
     {"reduce",
      2,
      [](Communicator& c) { c.all_reduce(zeros(4), c.rank() == 0 ? Reduce::sum : Reduce::max); },
-     {"the calls do not match: ", "all_reduce of 4 f32 (max) (call 1)"}},
+     {"the calls do not match: ", "rank 0 calls all_reduce of 1 x 4 f32 in group world (call 1)",
+      "rank 1 calls all_reduce (max) of 1 x 4 f32 in group world (call 1)"}},
     {"root",
      2,
      [](Communicator& c) { c.broadcast(zeros(4), c.rank()); },
-     {"the calls do not match: ", "from root 1"}},
+     {"the calls do not match: ", "rank 0 calls broadcast of 1 x 4 f32 with root rank 0 in group world",
+      "rank 1 calls broadcast of 1 x 4 f32 with root rank 1 in group world (call 1)"}},
     {"op",
      2,
      [](Communicator& c) {
@@ -285,7 +311,18 @@ inline const std::vector<WrongProgram> wrong_programs = {
        else
          c.all_reduce(zeros(4));
      },
-     {"the calls do not match: ", "all_gather of 4 f32 (call 2)", "all_reduce of 4 f32 (call 2)"}},
+     {"the calls do not match: ", "rank 0 calls all_gather by rows of 1 x 4 f32 in group world (call 2)",
+      "rank 1 calls all_reduce of 1 x 4 f32 in group world (call 2)"}},
+    {"axis_of_all_gather",
+     2,
+     [](Communicator& c) { c.all_gather(zeros(4), c.rank()); },
+     {"the calls do not match: ", "rank 0 calls all_gather by rows of 1 x 4 f32 in group world (call 1)",
+      "rank 1 calls all_gather by columns of 1 x 4 f32 in group world (call 1)"}},
+    {"axis_of_reduce_scatter",
+     2,
+     [](Communicator& c) { c.reduce_scatter(Tensor::zeros(2, 4, DType::f32), c.rank()); },
+     {"the calls do not match: ", "rank 0 calls reduce_scatter by rows of 2 x 4 f32 in group world (call 1)",
+      "rank 1 calls reduce_scatter by columns of 2 x 4 f32 in group world (call 1)"}},
     {"split_or_barrier",
      2,
      [](Communicator& c) {
@@ -294,7 +331,16 @@ inline const std::vector<WrongProgram> wrong_programs = {
        else
          c.barrier();
      },
-     {"the calls do not match: ", "split (call 1)", "barrier (call 1)"}},
+     {"the calls do not match: ", "rank 0 calls split in group world (call 1)",
+      "rank 1 calls barrier in group world (call 1)"}},
+    {"in_a_group",  // two groups of one name: ranks 0 and 2, ranks 1 and 3
+     4,
+     [](Communicator& c) {
+       const auto tp = c.split(c.rank() % 2, 0, "tp");
+       tp->all_reduce(zeros(c.rank() == 3 ? 8 : 9));
+     },
+     {"the calls do not match: ", "rank 3 calls all_reduce of 1 x 8 f32 in group tp {1, 3} (call 2)",
+      "rank 1 calls all_reduce of 1 x 9 f32 in group tp {1, 3} (call 2)"}},
     {"message_size",
      2,
      [](Communicator& c) {
@@ -303,7 +349,18 @@ inline const std::vector<WrongProgram> wrong_programs = {
        else
          c.recv(zeros(5), 0);
      },
-     {"the calls do not match: ", "send to 1 of 4 f32 (call 1)", "recv from 0 of 5 f32 (call 1)"}},
+     {"the calls do not match: ", "rank 0 calls send of 1 x 4 f32 to rank 1 in group world (call 1)",
+      "rank 1 calls recv of 1 x 5 f32 from rank 0 in group world (call 1)"}},
+    {"message_shape",  // as many elements
+     2,
+     [](Communicator& c) {
+       if (c.rank() == 0)
+         c.send(Tensor::zeros(2, 3, DType::f32), 1);
+       else
+         c.recv(Tensor::zeros(3, 2, DType::f32), 0);
+     },
+     {"the calls do not match: ", "rank 0 calls send of 2 x 3 f32 to rank 1 in group world (call 1)",
+      "rank 1 calls recv of 3 x 2 f32 from rank 0 in group world (call 1)"}},
     {"message_dtype",  // as many bytes
      2,
      [](Communicator& c) {
@@ -312,12 +369,26 @@ inline const std::vector<WrongProgram> wrong_programs = {
        else
          c.recv(zeros(4), 0);
      },
-     {"the calls do not match: ", "send to 1 of 4 i32 (call 1)", "recv from 0 of 4 f32 (call 1)"}},
+     {"the calls do not match: ", "rank 0 calls send of 1 x 4 i32 to rank 1 in group world (call 1)",
+      "rank 1 calls recv of 1 x 4 f32 from rank 0 in group world (call 1)"}},
+    {"message_in_a_group",  // all numbers are those of the world
+     4,
+     [](Communicator& c) {
+       const auto pp = c.split(c.rank() / 2, 0, "pp");
+       if (pp->rank() == 0)
+         pp->send(zeros(c.rank() == 2 ? 4 : 5), 1);
+       else
+         pp->recv(zeros(5), 0);
+     },
+     {"the calls do not match: ", "rank 2 calls send of 1 x 4 f32 to rank 3 in group pp {2, 3} (call 2)",
+      "rank 3 calls recv of 1 x 5 f32 from rank 2 in group pp {2, 3} (call 2)"}},
     {"circle_of_sends",
      3,
      [](Communicator& c) { c.send(zeros(8), (c.rank() + 1) % 3); },  // small enough for any eager buffer
-     {"rank 0 waits in send to 1 of 8 f32 (call 1)", "rank 1 waits in send to 2",
-      "rank 2 waits in send to 0"}},
+     {"rank 0 waits in send of 1 x 8 f32 to rank 1 in group world (call 1); rank 1 waits in send of 1 x 8 "
+      "f32 "
+      "to rank 2 in group world (call 1); rank 2 waits in send of 1 x 8 f32 to rank 0 in group world (call "
+      "1)"}},
     {"recv_or_all_reduce",
      2,
      [](Communicator& c) {
@@ -326,22 +397,47 @@ inline const std::vector<WrongProgram> wrong_programs = {
        else
          c.all_reduce(zeros(4096));
      },
-     {"rank 0 waits in recv from 1 of 4096 f32 (call 1)", "rank 1 waits in all_reduce of 4096 f32 (call 1)"}},
+     {"rank 0 waits in recv of 1 x 4096 f32 from rank 1 in group world (call 1)",
+      "rank 1 waits in all_reduce of 1 x 4096 f32 in group world (call 1)"}},
+    {"waits_in_two_groups",
+     4,
+     [](Communicator& c) {
+       const auto row = c.split(c.rank() / 2, 0, "row"), column = c.split(c.rank() % 2, 0, "column");
+       (c.rank() == 0 || c.rank() == 3 ? row : column)->barrier();
+     },
+     {"rank 0 waits in barrier in group row {0, 1} (call 3)",
+      "rank 1 waits in barrier in group column {1, 3} (call 3)",
+      "rank 2 waits in barrier in group column {0, 2} (call 3)",
+      "rank 3 waits in barrier in group row {2, 3} (call 3)"}},
     {"throws",
      4,
      [](Communicator& c) {
-       if (c.rank() == 2) throw Error("rank 2 is unwell");
+       if (c.rank() == 2) throw Error("the weights are unwell");
        const auto half = c.split(c.rank() % 2, 0, "half");
        half->all_reduce(zeros(8));
      },
-     {"rank 2 is unwell"}},
+     {"rank 2: the weights are unwell"}},
+    {"refuses",
+     3,
+     [](Communicator& c) {
+       if (c.rank() == 1) throw UsageError("7 heads cannot be cut");
+       c.barrier();
+     },
+     {"rank 1: 7 heads cannot be cut"},
+     2},
+    {"refuses_a_flag",  // nobody asks which rank did
+     3,
+     [](Communicator&) { throw UsageError("--heads 7: --heads 6 would work"); },
+     {"--heads 7: --heads 6 would work"},
+     2},
     {"throws_everywhere", 4, [](Communicator& c) { c.reduce_scatter(zeros(7), 1); }, {"7", "4"}, 2},
     {"returns_early",
      3,
      [](Communicator& c) {
        if (c.rank() != 1) c.all_reduce(zeros(8));
      },
-     {"rank 0 waits in all_reduce of 8 f32 (call 1)", "rank 1 has returned after 0 calls"}},
+     {"rank 0 waits in all_reduce of 1 x 8 f32 in group world (call 1)",
+      "rank 1 has returned after 0 calls"}},
     {"forgets_to_wait",
      2,
      [](Communicator& c) {
@@ -350,8 +446,15 @@ inline const std::vector<WrongProgram> wrong_programs = {
        else
          c.recv(zeros(8), 0);
      },
-     {"rank 0 never waited for its send to 1"}},
-    {"to_itself", 2, [](Communicator& c) { c.send(zeros(8), c.rank()); }, {"itself"}},
+     {"rank 0 never waited for its send of 1 x 8 f32 to rank 1 in group world (call 1)"}},
+    {"keeps_a_request",  // beyond the launch: a wait would reach for what is gone
+     2,
+     [](Communicator& c) {
+       static Request kept[2];
+       kept[c.rank()] = c.iall_reduce(zeros(8));
+     },
+     {" never waited for its all_reduce of 1 x 8 f32 in group world (call 1)"}},
+    {"to_itself", 2, [](Communicator& c) { c.send(zeros(8), c.rank()); }, {"with itself"}},
     {"to_nobody", 2, [](Communicator& c) { c.send(zeros(8), 5); }, {"ranks 0 to 1"}},
 };
 

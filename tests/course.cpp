@@ -7,7 +7,7 @@
 #include "02_column_split/harness/proof.hpp"
 #include "03_row_split/harness/proof.hpp"
 #include "04_mlp_block/harness/proof.hpp"
-#include "05_attention_heads/harness/block_proof.hpp"
+#include "05_attention_heads/harness/proof.hpp"
 #include "06_pipeline/harness/proof.hpp"
 #include "07_data_parallel/harness/proof.hpp"
 #include "08_three_d/harness/proof.hpp"
@@ -16,17 +16,36 @@ namespace tessera {
 
 namespace {
 
-/// Attention of a size that depends on a sweep's shape: up to 3 p groups of heads of up to 5 columns.
+/// The sizes that a sweep of index 0, 1, ... takes in turn, from a table.
+template <class Case, std::size_t N>
+const Case& in_turn(const Case (&cases)[N], const identities::MatrixSizes& s) {
+  return cases[static_cast<std::size_t>(s.index) % N];
+}
+
+struct AttentionCase {
+  std::int64_t keys_per_rank, head_width, batch, seq;
+};
+constexpr AttentionCase attention_cases[] = {
+    {.keys_per_rank = 1, .head_width = 1, .batch = 1, .seq = 1},
+    {.keys_per_rank = 2, .head_width = 3, .batch = 2, .seq = 7},
+    {.keys_per_rank = 3, .head_width = 2, .batch = 1, .seq = 13},
+    {.keys_per_rank = 1, .head_width = 5, .batch = 3, .seq = 4},
+    {.keys_per_rank = 2, .head_width = 4, .batch = 1, .seq = 9},
+    {.keys_per_rank = 3, .head_width = 1, .batch = 2, .seq = 2},
+    {.keys_per_rank = 1, .head_width = 4, .batch = 2, .seq = 12},
+};
+
 attention_heads::Sizes attention_sizes(const identities::MatrixSizes& s, int p, attention_heads::Part part,
                                        const std::string& mask, int group, double dropout) {
+  const AttentionCase& one = in_turn(attention_cases, s);
   attention_heads::Sizes sizes;
   AttentionOptions& o = sizes.shape.options;
-  const std::int64_t keys = p * (1 + s.n / p % 3);
+  const std::int64_t keys = p * one.keys_per_rank;
   sizes.shape.heads = keys * std::max(group, 1);
   sizes.shape.kv_heads = group == 0 ? 1 : keys;
-  sizes.shape.width = sizes.shape.heads * (1 + s.k / p % 5);
-  o.batch = 1 + s.m / p % 3;
-  o.seq = 1 + (s.n + s.k) % 13;
+  sizes.shape.width = sizes.shape.heads * one.head_width;
+  o.batch = one.batch;
+  o.seq = one.seq;
   o.dropout = dropout;
   o.seed = 11;
   attention_heads::apply_arguments(sizes, mask, part == attention_heads::Part::block ? "block" : "attention",
@@ -34,69 +53,172 @@ attention_heads::Sizes attention_sizes(const identities::MatrixSizes& s, int p, 
   return sizes;
 }
 
-/// A pipeline of p stages that depends on a sweep's shape: up to 2 layers more than virtual stages, uneven.
-pipeline::Config pipeline_setup(const identities::MatrixSizes& s, int p, pipeline::Schedule schedule) {
+struct PipelineCase {
+  int microbatches, groups;            // groups of p microbatches, for interleaved
+  std::int64_t more_first, more_last;  // layers of the first and of the last virtual stage beyond one
+  bool recompute;
+  std::int64_t vocabulary, head_width, batch, seq;
+};
+constexpr PipelineCase pipeline_cases[] = {
+    {.microbatches = 1,
+     .groups = 1,
+     .more_first = 0,
+     .more_last = 0,
+     .recompute = false,
+     .vocabulary = 2,
+     .head_width = 2,
+     .batch = 1,
+     .seq = 1},
+    {.microbatches = 3,
+     .groups = 2,
+     .more_first = 1,
+     .more_last = 0,
+     .recompute = true,
+     .vocabulary = 11,
+     .head_width = 3,
+     .batch = 2,
+     .seq = 3},
+    {.microbatches = 7,
+     .groups = 1,
+     .more_first = 0,
+     .more_last = 1,
+     .recompute = false,
+     .vocabulary = 5,
+     .head_width = 4,
+     .batch = 1,
+     .seq = 5},
+    {.microbatches = 2,
+     .groups = 2,
+     .more_first = 1,
+     .more_last = 1,
+     .recompute = true,
+     .vocabulary = 23,
+     .head_width = 6,
+     .batch = 2,
+     .seq = 2},
+    {.microbatches = 5,
+     .groups = 1,
+     .more_first = 0,
+     .more_last = 0,
+     .recompute = true,
+     .vocabulary = 7,
+     .head_width = 5,
+     .batch = 1,
+     .seq = 4},
+};
+
+pipeline::Config pipeline_config(const identities::MatrixSizes& s, int p, pipeline::Schedule schedule) {
+  const PipelineCase& one = in_turn(pipeline_cases, s);
   const bool interleaved = schedule == pipeline::Schedule::interleaved;
-  pipeline::Config setup;
-  setup.schedule = schedule;
-  setup.chunks = interleaved && p > 1 ? 2 : 1;
-  setup.microbatches = static_cast<int>(interleaved ? p * (1 + s.n / p % 2) : 1 + (s.n + s.m) / p % 7);
-  setup.partition = pipeline::Partition(static_cast<std::size_t>(p * setup.chunks), 1);
-  setup.partition.front() += s.m / p % 2;
-  setup.partition.back() += s.k / p % 2;
-  setup.recompute = s.m / p % 2 == 0;
-  gpt::ModelConfig& model = setup.model;
-  model.layers = std::accumulate(setup.partition.begin(), setup.partition.end(), std::int64_t{0});
-  model.vocabulary = 2 + s.m / p;
-  model.attention = {2 * (2 + s.k / p % 5), 2, 2, {}};
-  model.attention.options.batch = 1 + s.k / p % 2;
-  model.attention.options.seq = 1 + (s.n + s.k) % 5;
-  model.tokens = setup.microbatches * model.rows();
-  return setup;
+  pipeline::Config config;
+  config.schedule = schedule;
+  config.chunks = interleaved && p > 1 ? 2 : 1;
+  config.microbatches = interleaved ? p * one.groups : one.microbatches;
+  config.partition = pipeline::Partition(static_cast<std::size_t>(p * config.chunks), 1);
+  config.partition.front() += one.more_first;
+  config.partition.back() += one.more_last;
+  config.recompute = one.recompute;
+  gpt::ModelConfig& model = config.model;
+  model.layers = std::accumulate(config.partition.begin(), config.partition.end(), std::int64_t{0});
+  model.vocabulary = one.vocabulary;
+  model.attention = {2 * one.head_width, 2, 2, {}};
+  model.attention.options.batch = one.batch;
+  model.attention.options.seq = one.seq;
+  model.tokens = config.microbatches * model.rows();
+  return config;
 }
 
-/// A small GPT, its batch of p to 3 p + 2 sequences cut over p ranks, evenly or not;
-/// buckets of one gradient or of many.
-data_parallel::Config data_parallel_setup(const identities::MatrixSizes& s, int p) {
-  data_parallel::Config setup;
-  gpt::ModelConfig& model = setup.model;
-  model.layers = 1 + s.m / p % 2;
-  model.vocabulary = 2 + s.m / p;
-  model.attention = {2 * (2 + s.k / p % 5), 2, 2, {}};
-  model.attention.options.batch = p * (1 + s.n / p % 3) + s.k / p % 3;
-  model.attention.options.seq = 1 + (s.n + s.k) % 5;
+/// The batch of p replicas, and what is left over; buckets of one gradient or of many.
+struct DataParallelCase {
+  std::int64_t layers, sequences_per_rank, more_sequences, bucket, vocabulary, head_width, seq;
+};
+constexpr DataParallelCase data_parallel_cases[] = {
+    {.layers = 1,
+     .sequences_per_rank = 1,
+     .more_sequences = 0,
+     .bucket = 100,
+     .vocabulary = 2,
+     .head_width = 2,
+     .seq = 1},
+    {.layers = 2,
+     .sequences_per_rank = 1,
+     .more_sequences = 1,
+     .bucket = 2000,
+     .vocabulary = 11,
+     .head_width = 3,
+     .seq = 3},
+    {.layers = 1,
+     .sequences_per_rank = 3,
+     .more_sequences = 2,
+     .bucket = 500,
+     .vocabulary = 23,
+     .head_width = 6,
+     .seq = 5},
+    {.layers = 2,
+     .sequences_per_rank = 2,
+     .more_sequences = 0,
+     .bucket = 1 << 20,
+     .vocabulary = 5,
+     .head_width = 4,
+     .seq = 2},
+};
+
+data_parallel::Config data_parallel_config(const identities::MatrixSizes& s, int p) {
+  const DataParallelCase& one = in_turn(data_parallel_cases, s);
+  data_parallel::Config config;
+  gpt::ModelConfig& model = config.model;
+  model.layers = one.layers;
+  model.vocabulary = one.vocabulary;
+  model.attention = {2 * one.head_width, 2, 2, {}};
+  model.attention.options.batch = p * one.sequences_per_rank + one.more_sequences;
+  model.attention.options.seq = one.seq;
   model.tokens = model.attention.tokens();
-  setup.bucket = s.m * 100;
-  setup.steps = 2;
-  setup.lr = 0.01;
-  return setup;
+  config.bucket = one.bucket;
+  config.steps = 2;
+  config.lr = 0.01;
+  return config;
 }
 
-/// A GPT under one of the factorisations of p into tp x pp x dp, two steps on made-up text.
-three_d::Config three_d_setup(const identities::MatrixSizes& s, int p) {
+struct ThreeDCase {
+  std::int64_t more_layers, head_width, batch, seq;  // layers beyond one a stage; sequences of a microbatch
+  int microbatches;
+  bool adamw;
+  double clip;
+};
+constexpr ThreeDCase three_d_cases[] = {
+    {.more_layers = 0, .head_width = 4, .batch = 1, .seq = 1, .microbatches = 1, .adamw = false, .clip = 0},
+    {.more_layers = 1, .head_width = 5, .batch = 2, .seq = 3, .microbatches = 3, .adamw = true, .clip = 1},
+    {.more_layers = 0, .head_width = 6, .batch = 1, .seq = 5, .microbatches = 2, .adamw = false, .clip = 1},
+    {.more_layers = 1, .head_width = 4, .batch = 2, .seq = 2, .microbatches = 1, .adamw = true, .clip = 0},
+    {.more_layers = 0, .head_width = 5, .batch = 1, .seq = 4, .microbatches = 2, .adamw = true, .clip = 1},
+};
+
+/// Two steps on made-up text, under the factorisations of p into tp x pp x dp in turn.
+three_d::Config three_d_config(const identities::MatrixSizes& s, int p) {
+  const ThreeDCase& one = in_turn(three_d_cases, s);
   std::vector<three_d::ParallelSizes> all;
   for (int t = 1; t <= p; ++t)
     for (int d = 1; d <= p / t; ++d)
       if (p % (t * d) == 0) all.push_back({t, p / (t * d), d});
-  three_d::Config setup;
-  setup.sizes = all[static_cast<std::size_t>((s.n + s.k + s.m) / p) % all.size()];
-  gpt::ModelConfig& model = setup.training.model;
-  model.layers = setup.sizes.pp + s.m / p % 2;
+  three_d::Config config;
+  config.sizes = all[static_cast<std::size_t>(s.index) % all.size()];
+  gpt::ModelConfig& model = config.training.model;
+  model.layers = config.sizes.pp + one.more_layers;
   model.vocabulary = 128;
   model.tied = true;
-  model.attention = {setup.sizes.tp * (4 + s.k / p % 3), setup.sizes.tp, setup.sizes.tp, {}};
-  model.attention.options.batch = 1 + s.k / p % 2;
-  model.attention.options.seq = 1 + (s.n + s.k) % 5;
-  setup.training.microbatches = static_cast<int>(1 + s.n / p % 3);
-  setup.training.adamw = s.m / p % 2 == 0;
-  setup.training.lr = 0.01;
-  setup.training.clip = s.n / p % 2 == 0 ? 1 : 0;
-  setup.batch = setup.sizes.dp * setup.training.microbatches * model.attention.options.batch;
-  model.tokens = setup.batch * setup.seq();
-  setup.steps = 2;
-  for (int i = 0; i < 100; ++i) setup.text.ids.push_back(static_cast<std::uint16_t>('a' + i * i % 26));
-  setup.sample = 2;
-  return setup;
+  model.attention = {config.sizes.tp * one.head_width, config.sizes.tp, config.sizes.tp, {}};
+  model.attention.options.batch = one.batch;
+  model.attention.options.seq = one.seq;
+  config.training.microbatches = one.microbatches;
+  config.training.adamw = one.adamw;
+  config.training.lr = 0.01;
+  config.training.clip = one.clip;
+  config.batch = config.sizes.dp * one.microbatches * one.batch;
+  model.tokens = config.batch * config.seq();
+  config.steps = 2;
+  for (int i = 0; i < 100; ++i) config.text.ids.push_back(static_cast<std::uint16_t>('a' + i * i % 26));
+  config.sample = 2;
+  return config;
 }
 
 }  // namespace
@@ -141,17 +263,17 @@ std::vector<Claim> course() {
   for (const auto& [schedule, name] : pipeline::schedule_names)
     claims.push_back({"06 pipeline, " + name,
                       [schedule = schedule](Proof& proof, Communicator& comm, const MatrixSizes& s) {
-                        pipeline::prove(proof, comm, pipeline_setup(s, comm.size(), schedule));
+                        pipeline::prove(proof, comm, pipeline_config(s, comm.size(), schedule));
                       },
                       {Tier::floating}});
   claims.push_back({"07 data parallel",
                     [](Proof& proof, Communicator& comm, const MatrixSizes& s) {
-                      data_parallel::prove(proof, comm, data_parallel_setup(s, comm.size()));
+                      data_parallel::prove(proof, comm, data_parallel_config(s, comm.size()));
                     },
                     {Tier::floating}});
   claims.push_back({"08 three dimensions",
                     [](Proof& proof, Communicator& comm, const MatrixSizes& s) {
-                      three_d::prove(proof, comm, three_d_setup(s, comm.size()));
+                      three_d::prove(proof, comm, three_d_config(s, comm.size()));
                     },
                     {Tier::floating}});
   return claims;

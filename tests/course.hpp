@@ -22,8 +22,8 @@ inline identities::MatrixSizes sweep_shape(int index, int p) {
     return p *
            static_cast<std::int64_t>(1 + random.bits(static_cast<std::uint64_t>(3 * index + which)) % most);
   };
-  return index == 0 ? identities::MatrixSizes{p, p, p}
-                    : identities::MatrixSizes{side(0, 11), side(1, 17), side(2, 23)};
+  return index == 0 ? identities::MatrixSizes{p, p, p, 0}
+                    : identities::MatrixSizes{side(0, 11), side(1, 17), side(2, 23), index};
 }
 
 }  // namespace tessera

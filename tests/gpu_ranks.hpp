@@ -30,6 +30,21 @@ inline LaunchOptions gpus(int n, Transport transport) {
   return options;
 }
 
+/// Gives the GPU work for so long, and returns at once. It takes few launches, since a full queue stops the
+/// host.
+inline void occupy_gpu(double wanted) {
+  Device& device = *Device::current();
+  double seconds = 0;
+  Tensor slow;
+  for (std::int64_t n = 256; seconds < 0.005; n *= 2) {
+    slow = Tensor::zeros(n, n, DType::f64);
+    const Event begin = device.mark();
+    matmul(slow, slow);
+    seconds = device.seconds_between(begin, device.mark());
+  }
+  for (double queued = 0; queued < wanted; queued += seconds) matmul(slow, slow);
+}
+
 /// Memory that goes back to the pool while the GPU still works on it must not be given to anyone too early.
 inline void churn(Communicator& comm) {
   const std::int64_t width = 400;

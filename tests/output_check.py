@@ -171,56 +171,82 @@ def check_svg(path, faults):
         faults.append("the picture lacks its root, its title or its blocks")
 
 
+class Case:
+    """A run of a lesson: its flags, and what its files must hold."""
+
+    def __init__(self, ranks, exact=True, messages=0, extra=lambda bars, report, faults: None, **asked):
+        self.asked = {name.replace("_", "-"): value for name, value in asked.items()} | {"seed": 5, "dtype": "f64"}
+        if ranks > 1 and "tp" not in asked:
+            self.asked["ranks"] = ranks
+        self.ranks, self.messages, self.extra = ranks, messages, extra
+        self.tiers = {"exact", "float"} if exact else {"float"}
+
+
+def mlp():
+    return Case(1, tokens=12, width=24, ffn=36, steps=60, text=__file__)
+
+
+def matrices():
+    return Case(3, tokens=12, width=24, ffn=36)
+
+
+def attention():
+    return Case(3, batch=2, seq=5, width=24, heads=6, kv_heads=3, dropout=0.25, mask="padding")
+
+
+def pipeline():
+    stages, chunks, microbatches = 3, 2, 6
+    return Case(stages, exact=False, schedule="interleaved", chunks=chunks, microbatches=microbatches, batch=12,
+                layers=7, seq=4, width=8, heads=2, vocab=11,
+                messages=2 * microbatches * (stages * chunks - 1))  # each way over each boundary of chunks
+
+
+def data_parallel():
+    def overlap(bars, report, faults):
+        calls = [row["calls"] for row in report["communication"] if row["phase"] == "bwd"]
+        check_overlap(*bars, calls[0] // (case.asked["steps"] + 1), faults)
+
+    case = Case(3, exact=False, extra=overlap, batch=5, seq=4, width=24, heads=3, layers=3, vocab=17, steps=3, lr=0.05,
+                bucket="16KiB")
+    return case
+
+
+def three_d():
+    return Case(8, exact=False, extra=lambda bars, report, faults: check_early(*bars, faults), tp=2, pp=2, dp=2, batch=8,
+                microbatches=2, layers=4, width=8, heads=2, seq=4, steps=2, bucket="1KiB", text=__file__)
+
+
+LESSONS = {"01": mlp, "02": matrices, "03": matrices, "04": matrices, "05": attention, "06": pipeline,
+           "07": data_parallel, "08": three_d}
+
+
+def check(program, case, scratch, name):
+    files = {flag: f"{scratch}/{name}.{flag}" for flag in ("json", "trace", "svg")}
+    line = [program] + [word for flag, value in {**case.asked, **files}.items() for word in (f"--{flag}", str(value))]
+    summary = f"{scratch}/summary"
+    run = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "TESSERA_SUMMARY": summary})
+    if run.returncode != 0:
+        sys.exit(f"{' '.join(line)}\nends with {run.returncode}\n{run.stdout}{run.stderr}")
+    faults = []
+    report = check_json(files["json"], case.asked, case.tiers, faults)
+    bars = check_trace(files["trace"], case.ranks, case.messages, faults)
+    case.extra(bars, report, faults)
+    check_summary(summary, report, faults)
+    check_svg(files["svg"], faults)
+    if sorted(os.listdir(scratch)) != sorted(f"{name}.{flag}" for flag in files):
+        faults.append(f"it leaves {os.listdir(scratch)}")
+    if faults:
+        sys.exit("\n  ".join([" ".join(line), *faults]))
+
+
 def main():
-    held = 0
-    with tempfile.TemporaryDirectory() as scratch:
-        for program in sorted(glob.glob(os.path.join(sys.argv[1], "0[1-9]_*"))):
-            asked = {"tokens": 12, "width": 24, "ffn": 36, "seed": 5, "dtype": "f64"}
-            if "05_attention" in program:
-                asked = {"batch": 2, "seq": 5, "width": 24, "heads": 6, "kv-heads": 3, "dropout": 0.25,
-                         "mask": "padding", "seed": 5, "dtype": "f64"}
-            tiers, messages = {"exact", "float"}, 0
-            if "06_pipeline" in program:
-                asked = {"schedule": "interleaved", "chunks": 2, "microbatches": 6, "batch": 12, "layers": 7, "seq": 4,
-                         "width": 8, "heads": 2, "vocab": 11, "seed": 5, "dtype": "f64"}
-                tiers, messages = {"float"}, 2 * 6 * (3 * 2 - 1)  # m each way over each boundary of chunks
-            if "07_data" in program:
-                asked = {"batch": 5, "seq": 4, "width": 24, "heads": 3, "layers": 3, "vocab": 17, "steps": 3,
-                         "lr": 0.05, "bucket": "16KiB", "seed": 5, "dtype": "f64"}
-                tiers = {"float"}
-            ranks = 1
-            if "01_mlp" in program:
-                asked.update({"steps": 60, "text": __file__})
-            elif "08_three" in program:
-                asked = {"tp": 2, "pp": 2, "dp": 2, "batch": 8, "microbatches": 2, "layers": 4, "width": 8, "heads": 2,
-                         "seq": 4, "steps": 2, "bucket": "1KiB", "text": __file__, "seed": 5, "dtype": "f64"}
-                ranks, tiers = 8, {"float"}
-            else:
-                ranks = asked["ranks"] = 3
-            files = {flag: f"{scratch}/{held}.{flag}" for flag in ("json", "trace", "svg")}
-            line = [program] + [word for name, value in {**asked, **files}.items() for word in (f"--{name}", str(value))]
-            summary = f"{scratch}/summary"
-            run = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "TESSERA_SUMMARY": summary})
-            if run.returncode != 0:
-                sys.exit(f"{' '.join(line)}\nends with {run.returncode}\n{run.stdout}{run.stderr}")
-            faults = []
-            report = check_json(files["json"], asked, tiers, faults)
-            bars = check_trace(files["trace"], ranks, messages, faults)
-            if "07_data" in program:
-                calls = [row["calls"] for row in report["communication"] if row["phase"] == "bwd"]
-                check_overlap(*bars, calls[0] // (asked["steps"] + 1), faults)
-            if "08_three" in program:
-                check_early(*bars, faults)
-            check_summary(summary, report, faults)
-            check_svg(files["svg"], faults)
-            if sorted(os.listdir(scratch)) != sorted(f"{i}.{flag}" for i in range(held + 1) for flag in files):
-                faults.append(f"it leaves {os.listdir(scratch)}")
-            if faults:
-                sys.exit("\n  ".join([" ".join(line), *faults]))
-            held += 1
-    if held < 7:
-        sys.exit(f"only {held} lessons in {sys.argv[1]}")
-    print(f"the JSON, traces and pictures of {held} lessons are in order")
+    for name, case in LESSONS.items():
+        programs = glob.glob(os.path.join(sys.argv[1], f"{name}_*"))
+        if len(programs) != 1:
+            sys.exit(f"{len(programs)} programs of lesson {name} in {sys.argv[1]}")
+        with tempfile.TemporaryDirectory() as scratch:
+            check(programs[0], case(), scratch, name)
+    print(f"the JSON, traces and pictures of {len(LESSONS)} lessons are in order")
 
 
 if __name__ == "__main__":

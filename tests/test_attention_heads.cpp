@@ -1,6 +1,6 @@
 // Lesson 05: every cut of attention and of the block equals the whole, for every mask and number of kv heads;
 // the whole equals PyTorch and central differences; and broken by hand, it is caught and named.
-#include "05_attention_heads/harness/block_proof.hpp"
+#include "05_attention_heads/harness/proof.hpp"
 #include "fixture.hpp"
 #include "proven.hpp"
 
@@ -123,7 +123,7 @@ TEST_CASE("the unsplit block equals PyTorch: output and every gradient, for each
       s.shape.options.lengths = fixture.at("lengths");
       const Inputs<Tensor> in = [&](const std::string& name) { return fixture.at("block." + name); };
       int compared = 0;
-      for (const auto& [name, result] : unsplit(in, s, core).results) {
+      for (const auto& [name, result] : reference(in, s, core).results) {
         CAPTURE(mask);
         CAPTURE(name);
         const bool gradient = name != "Y" && name != "dX";
@@ -153,9 +153,9 @@ TEST_CASE("the unsplit block equals central differences, with grouped queries an
                                                                 : w;
       return tensors[name] = generate(3, name, Slice::whole(rows, cols), DType::f64, Fill::uniform, 0.5);
     };
-    const MeasuredReference whole = unsplit(in, s, Core{});
+    const MeasuredReference whole = reference(in, s, Core{});
     const auto loss = [&] {
-      const auto y = unsplit(in, s, Core{}).results.at("Y").values(), dy = in("dY").values();
+      const auto y = reference(in, s, Core{}).results.at("Y").values(), dy = in("dY").values();
       double sum = 0;
       for (std::size_t i = 0; i < y.size(); ++i) sum += y[i] * dy[i];
       return sum;

@@ -1,9 +1,15 @@
 // Ranks as threads: the conformance suite, and what this transport alone promises.
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <iostream>
 #include <thread>
 
-#include "comm_suite.hpp"
+#include "random_programs.hpp"
 #include "support.hpp"
 
 using namespace tessera;
@@ -47,6 +53,51 @@ TEST_CASE("wrong programs end within two seconds, and say what every rank was do
   }
 }
 
+namespace {
+/// How many random programs to run: ten times as many where TESSERA_LONG is set, as in ./tessera test --all.
+int programs_of(int number) {
+  return (std::getenv("TESSERA_LONG") != nullptr ? 10 * number : number) / thinned;
+}
+}  // namespace
+
+TEST_CASE("random programs over nested groups compute what a sequential model does") {
+  const int number = programs_of(500);
+  int right = 0;
+  for (int i = 0; i < number; ++i) {
+    CAPTURE(i);
+    const int n = 1 + i % 8;
+    const RandomProgram program(static_cast<std::uint64_t>(i), n);
+    const std::string message = message_of(n, [&](Communicator& comm) { program.run(comm); });
+    CHECK(message == "");
+    right += message.empty();
+  }
+  std::cout << right << " of " << number << " random programs agree with the model\n";
+}
+
+TEST_CASE(
+    "random programs with one fault end within two seconds, and name both calls, the group and the ranks") {
+  const int number = programs_of(600);
+  int explained = 0;
+  double longest = 0;
+  for (int i = 0; i < number; ++i) {
+    const int n = 3 + i % 6;
+    const RandomProgram program = wrong_program(i, n);
+    const auto start = std::chrono::steady_clock::now();
+    const std::string message = message_of(n, [&](Communicator& comm) { program.run(comm); });
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    longest = std::max(longest, took.count());
+    CAPTURE(i);
+    CAPTURE(i % faults);
+    CAPTURE(message);
+    const std::string missing = missing_from(message, program);
+    CHECK(missing == "");
+    CHECK(took.count() < 2);
+    explained += missing.empty();
+  }
+  std::cout << explained << " of " << number << " wrong programs, of " << faults
+            << " kinds, are explained; the longest took " << longest << " s\n";
+}
+
 TEST_CASE("a call that never completes ends at the time-out") {
   LaunchOptions options = ranks(2);
   options.timeout = std::chrono::milliseconds(200);
@@ -54,8 +105,94 @@ TEST_CASE("a call that never completes ends at the time-out") {
     if (comm.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(600));
     comm.barrier();
   };
-  CHECK_THROWS_WITH_AS(launch(options, late),
-                       doctest::Contains("no progress for 0.2 s: rank 0 waits in barrier"), Error);
+  CHECK_THROWS_WITH_AS(
+      launch(options, late),
+      doctest::Contains("no progress for 0.2 s: rank 0 waits in barrier in group world (call 1); "
+                        "rank 1 has made no call"),
+      Error);
+}
+
+TEST_CASE(
+    "work that a rank has announced is no stall, whatever it takes; when it ends the time-out runs again") {
+  LaunchOptions options = ranks(3);
+  options.timeout = std::chrono::milliseconds(100);
+  const auto computes = [](Communicator& comm, int rank, int milliseconds) {
+    if (comm.rank() != rank) return;
+    const auto busy = comm.busy("computes the unsplit reference");
+    const auto inner = comm.busy("computes it again");
+    std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
+  };
+  for (const int rank : {0, 2})
+    CHECK_NOTHROW(launch(options, [&](Communicator& comm) {
+      computes(comm, rank, 500);
+      comm.barrier();
+      const auto half = comm.split(comm.rank() % 2, 0, "half");
+      computes(comm, rank, 500);
+      half->barrier();
+      computes(comm, rank, 500);  // the others may have returned
+    }));
+  CHECK_THROWS_WITH_AS(launch(options,
+                              [&](Communicator& comm) {
+                                computes(comm, 1, 300);
+                                if (comm.rank() == 1)
+                                  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+                                comm.barrier();
+                              }),
+                       doctest::Contains("rank 1 has made no call"), Error);
+}
+
+TEST_CASE("a refusal of a flag names no rank: it is the same on all of them") {
+  CHECK(message_of(2, [](Communicator&) { throw UsageError("--heads 7: --heads 6 would work"); }) ==
+        "--heads 7: --heads 6 would work");
+  CHECK(message_of(2, [](Communicator& comm) {
+          comm.barrier();
+          if (comm.rank() == 1) throw Error("rank 1 is out of memory");
+        }) == "rank 1 is out of memory");
+}
+
+TEST_CASE("a rank that sleeps when all others have returned ends at the time-out") {
+  LaunchOptions options = ranks(3);
+  options.timeout = std::chrono::milliseconds(200);
+  const auto sleeps = [](Communicator& comm) {
+    comm.barrier();
+    if (comm.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(1000));
+  };
+  CHECK_THROWS_WITH_AS(
+      launch(options, sleeps),
+      doctest::Contains("no progress for 0.2 s: rank 0 has returned after 1 calls; rank 1 is "
+                        "outside any call, after barrier in group world (call 1); rank 2 has"),
+      Error);
+  options.ranks = 1;  // has nobody who waits for it
+  CHECK_NOTHROW(launch(options, sleeps));
+}
+
+TEST_CASE("a request that outlives its launch is an error, and so is its wait") {
+  Request kept;
+  const std::string message = message_of(2, [&](Communicator& comm) {
+    if (comm.rank() == 1) return comm.recv(Tensor::zeros(2, 2, DType::f32), 0);
+    kept = comm.isend(Tensor::zeros(2, 2, DType::f32), 1);
+  });
+  CHECK(contains(message, "rank 0 never waited for its send of 2 x 2 f32 to rank 1 in group world (call 1)"));
+  CHECK(contains(message_from([&] { kept.wait(); }), "this request outlived its launch"));
+}
+
+TEST_CASE("UsageError keeps its exit code where another rank cannot be stopped") {
+  if (const int child = fork(); child == 0) {  // the process ends while a rank computes
+    std::freopen("/dev/null", "w", stderr);
+    try {
+      on_ranks(2, [](Communicator& comm) {
+        if (comm.rank() == 1) throw UsageError("7 heads cannot be cut");
+        std::this_thread::sleep_for(std::chrono::minutes(1));
+      });
+    } catch (...) {
+    }
+    std::_Exit(0);
+  } else {
+    int status = 0;
+    waitpid(child, &status, 0);
+    CHECK(WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == 2);
+  }
 }
 
 TEST_CASE("a posted send is taken while its sender computes, and does not wait") {

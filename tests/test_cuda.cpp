@@ -152,6 +152,7 @@ TEST_CASE("cuda: empty tensors, NaN, and the far ends of gelu") {
 TEST_CASE("cuda: ranks that share a GPU") {
   NEEDS_GPUS(1)
   for (const int n : {1, 2, 3, 4, 8}) {
+    if (thinned > 1 && n > 3) continue;  // a sanitizer makes it ten times slower
     CAPTURE(n);
     CHECK(said(gpus(n, Transport::threads), conform) == "");
   }
@@ -255,7 +256,7 @@ TEST_CASE("cuda: a trace tells when the GPU worked, not when the host asked for 
             }
             std::map<std::string, Span> spans;
             for (const Span& span : comm.journal().spans()) spans[span.name] = span;
-            const Span phase = spans.at("bwd"), sum = spans.at("all_reduce of 8 f32");
+            const Span phase = spans.at("bwd"), sum = spans.at("all_reduce of 1 x 8 f32 in group world");
             expect(phase.end - phase.begin > 0.3 * seconds, "the phase lasts as long as the GPU's work");
             expect(sum.begin - phase.begin > 0.2 * seconds, "the sum starts after the work before it");
             expect(sum.begin <= sum.end && sum.end < phase.end + 1e-4, "the sum ends within the phase");

@@ -45,8 +45,9 @@ Config pretrained(const std::string& file = hugging_face) {
 }
 
 /// Loss and text of the model under a layout; they are the same on every rank.
-Results run(const Config& s, const ParallelSizes& sizes, DType dtype) {
+Results run(Config s, const ParallelSizes& sizes, DType dtype) {
   Results found;
+  s.sizes = sizes;
   on_ranks(sizes.ranks(), [&](Communicator& world) {
     const Results mine = run_with_layout(world, s, sizes, dtype, 3);
     const auto last = static_cast<double>(mine.text.empty() ? 0 : mine.text.back());

@@ -3,6 +3,7 @@
 #include "02_column_split/harness/proof.hpp"
 #include "03_row_split/harness/proof.hpp"
 #include "04_mlp_block/harness/proof.hpp"
+#include "app/screen.hpp"
 #include "course.hpp"
 #include "proven.hpp"
 
@@ -95,9 +96,9 @@ TEST_CASE("gradients of several batches add up in every layer") {
     const auto twice = [](const Tensor& once, const Tensor& gradient) {
       expect(scale(once, 2).values() == gradient.values(), "two batches are not twice one");
     };
-    const mlp::Mlp whole(make("A", Slice::whole(6, 8)), make("c1", Slice::whole(1, 8)),
+    const mlp::Mlp whole{make("A", Slice::whole(6, 8)), make("c1", Slice::whole(1, 8)),
                          make("B", Slice::whole(8, 6)), make("c2", Slice::whole(1, 6)),
-                         mlp::Activation::relu);
+                         mlp::Activation::relu};
     mlp::Mlp::Saved saved;
     whole.forward(x, saved);
     whole.backward_input(dy, saved);
@@ -229,6 +230,29 @@ TEST_CASE("bounds bite: one typical term left out of one dot product fails, up t
       CHECK(outcome.checks.at(0).row == 2);
       CHECK(outcome.checks.at(0).col == 5);  // its place in the whole
     }
+}
+
+TEST_CASE("a failing check says its rank and element; a scalar has no element, and a claim no rank") {
+  const auto shown = [](std::int64_t rows, std::int64_t cols) {
+    Flags flags("");
+    RunReport report{{}, {}, {}, &flags, {}, 0};
+    report.outcomes.push_back(proven(2, {}, [&](Proof& proof, Communicator& comm) {
+      const auto x = identities::placed<Replicated>(proof, comm, "X", "NK", rows, 4);
+      const auto a = identities::placed<Replicated>(proof, comm, "A", "KM", 4, cols);
+      proof.result("Y", "NM", "Y = 2 X A", scale(matmul(x, a), 2).local(), Slice::whole(rows, cols));
+      proof.baseline(identities::product_of_whole);
+      proof.claim("loss of the first step", 0.5, 0.25, "Would a smaller --lr help?");
+    }));
+    return check_table(report, false);
+  };
+  const std::string matrix = shown(6, 8), scalar = shown(1, 1);
+  INFO(matrix, scalar);
+  CHECK(contains(matrix, "FAIL Y = 2 X A (float): rank 0, element ("));
+  CHECK(contains(scalar, "FAIL Y = 2 X A (float): rank 0 is off by "));
+  for (const std::string& text : {matrix, scalar})
+    CHECK(contains(text,
+                   "FAIL loss of the first step (float): is off by 0.5, the bound is 0.25\n"
+                   "       Would a smaller --lr help?\n"));
 }
 
 TEST_CASE("NaN never passes") {

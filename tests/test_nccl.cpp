@@ -9,7 +9,7 @@ using namespace tessera::test;
 
 namespace {
 // It comes before the first CUDA call of the suite, when it is not known yet which cases run.
-const bool prepared = (nccl::prepare(), true);
+[[maybe_unused]] const bool prepared = (nccl::prepare(), true);
 }  // namespace
 
 TEST_CASE("nccl: every collective and message, one GPU a rank") {
@@ -17,7 +17,7 @@ TEST_CASE("nccl: every collective and message, one GPU a rank") {
   NEEDS_NCCL
   for (const int n : {1, 2, 3, 4, 8})
     for (const bool verify : {true, false}) {
-      if (n > cuda_device_count()) continue;
+      if (n > cuda_device_count() || (thinned > 1 && n > 3)) continue;
       CAPTURE(n);
       CAPTURE(verify);
       LaunchOptions options = gpus(n, Transport::nccl);
@@ -66,14 +66,27 @@ TEST_CASE("nccl: what a peer's GPU has yet to do is no stall") {
   NEEDS_GPUS(2)
   NEEDS_NCCL
   LaunchOptions options = gpus(2, Transport::nccl);
-  options.timeout = std::chrono::milliseconds(200);
+  options.timeout = std::chrono::seconds(2);  // NCCL needs a part of it to connect
   CHECK(said(options, [](Communicator& comm) {
           comm.barrier();
-          const Tensor x = Tensor::of(1, 1, {1}, DType::f32), slow = Tensor::zeros(900, 900, DType::f64);
-          if (comm.rank() == 1)
-            for (int i = 0; i < 20; ++i) matmul(slow, slow);  // its host does not wait for them
+          const Tensor x = Tensor::of(1, 1, {1}, DType::f32);
+          if (comm.rank() == 1) occupy_gpu(4);  // its host goes on
           require_equal(comm.all_reduce(x), {2}, "the sum");
         }) == "");
+}
+
+TEST_CASE("cuda: after a fault a rank may take its time to stop, because its GPU is behind") {
+  NEEDS_GPUS(1)
+  for (const Transport transport : {Transport::threads, Transport::nccl}) {
+    if (transport == Transport::nccl && (!nccl::built() || cuda_device_count() < 2)) continue;
+    CHECK(said(gpus(2, transport), [](Communicator& comm) {
+            comm.barrier();
+            if (comm.rank() == 0) occupy_gpu(4);
+            comm.barrier();
+            if (comm.rank() == 1) throw UsageError("rank 1 is unwell");
+            comm.barrier();
+          }) == "rank 1 is unwell");
+  }
 }
 
 TEST_CASE("nccl: calls are not held to one order for the whole GPU") {

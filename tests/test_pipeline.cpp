@@ -138,8 +138,8 @@ TEST_CASE("lesson 06: with blocking sends 1F1B ends with the transport's diagnos
   const std::string message = message_from([&] { run(2, s, {}); });
   CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(2));
   CAPTURE(message);
-  CHECK(contains(message, "no rank can go on: rank 0 waits in send to 1"));
-  CHECK(contains(message, "rank 1 waits in send to 0"));
+  CHECK(contains(message, "no rank can go on: rank 0 waits in send of "));
+  CHECK(contains(message, "rank 1 waits in send of "));
   CHECK(contains(warning(s, 2), "stage 0 waits for stage 1 in its send of microbatch 2"));
   s.schedule = Schedule::gpipe;
   CHECK(run(2, s, {}).outcome.ok());

@@ -44,3 +44,34 @@ TEST_CASE("sizes in bytes: any number that fits, with and without a unit") {
        {"", "0", "-1", "B", "1.5GiB", "8388608TiB", "9223372036854775808", "1 KiB", "1kib"})
     CHECK_THROWS_AS(parse_size("--memory-per-rank", wrong), UsageError);
 }
+
+TEST_CASE("flags: a value stands behind = or a space, and the last of two counts") {
+  std::int64_t number = 0;
+  bool toggle = false;
+  Flags flags("usage");
+  flags.number("--number", number, -8, 8, "help");
+  flags.toggle("--toggle", toggle, "help");
+  const auto parse = [&](std::vector<const char*> words) {
+    words.insert(words.begin(), "program");
+    return message_from(
+        [&] { flags.parse(static_cast<int>(words.size()), const_cast<char**>(words.data())); });
+  };
+  CHECK(parse({}) == "");
+  CHECK(!flags.given("--toggle"));
+  CHECK(!flags.given("--other"));
+  CHECK(parse({"--number=-4", "--toggle"}) == "");
+  CHECK(number == -4);
+  CHECK(toggle);
+  CHECK(flags.given("--toggle"));
+  CHECK(flags.values().size() == 2);
+  CHECK(flags.values()[0].text == "-4");
+  CHECK(flags.values()[1].text == "on");
+  CHECK(parse({"--number", "-5", "--number", "6"}) == "");
+  CHECK(number == 6);
+  CHECK(parse({"--number", "9"}) == "--number 9: a whole number from -8 to 8 would work");
+  CHECK(parse({"--number"}) == "--number needs a value: --number N");
+  CHECK(parse({"--number=", "4"}) == "--number needs a value");
+  CHECK(parse({"--toggle=off"}) == "--toggle takes no value");
+  CHECK(parse({"--nunber=4"}) == "there is no flag --nunber, did you mean --number?; --help all lists them");
+  CHECK(parse({"elsewhere"}) == "there is no flag elsewhere; --help all lists them");
+}

@@ -1,4 +1,4 @@
-// A product cut over ranks, by hand. Ranks are threads.  g++ -std=c++20 -pthread by_hand.cpp -o by_hand
+// A product cut over ranks, by hand. The ranks are threads.  g++ -std=c++20 -pthread by_hand.cpp -o by_hand
 // begin matrix
 #include <algorithm>
 #include <barrier>
@@ -37,12 +37,13 @@ void print(const std::string& name, const Matrix& m) {
   }
 }
 
-bool check(const char* name, const std::vector<Matrix>& cut, const Matrix& whole) {
+bool check(const char* name, const std::vector<Matrix>& cut, const Matrix& reference) {
   int error = 0;  // the largest difference of two elements: sums of integers do not round, so it must be 0
   for (const Matrix& m : cut) {
-    if (m.rows != whole.rows || m.cols != whole.cols) return std::printf("  %s: wrong shape\n", name), false;
+    if (m.rows != reference.rows || m.cols != reference.cols)
+      return std::printf("  %s: wrong shape\n", name), false;
     for (int i = 0; i < m.rows * m.cols; ++i)
-      error = std::max(error, std::abs(m.values[i] - whole.values[i]));
+      error = std::max(error, std::abs(m.values[i] - reference.values[i]));
   }
   std::printf("  %s: error %d\n", name, error);
   return error == 0;
@@ -81,28 +82,28 @@ std::vector<Matrix> on_ranks(int p, Body body) {  // calls body(r) on p ranks at
   return results;
 }
 // end ranks, begin rows
-struct Group {  // what the ranks share: one slot each, and a place to wait
+struct Group {  // what the ranks share: a slot for each rank, and a barrier at which they wait
   int size;
   std::vector<Matrix> slots = std::vector<Matrix>(size);
   std::barrier<> barrier{size};
 };
 
 // task 00.all_reduce (function, 3 points, 25 min): give every rank the sum of all ranks' terms. Shapes: (N,
-// M) -> (N, M). Hint: nobody reads before all have written, and nobody writes again before all have read.
+// M) -> (N, M). Hint: no rank reads before all have written, and none writes again before all have read.
 Matrix all_reduce(Group& group, int r, const Matrix& term) {
   group.slots[r] = term;
   group.barrier.arrive_and_wait();
   Matrix sum{term.rows, term.cols};
-  for (const Matrix& slot : group.slots)  // in rank order: the same sum on every rank
+  for (const Matrix& slot : group.slots)  // in rank order, so that every rank gets the same sum
     for (int i = 0; i < slot.rows * slot.cols; ++i) sum.values[i] += slot.values[i];
   group.barrier.arrive_and_wait();
   return sum;
 }
 // end task
 
-// [X1 X2] [A1; A2] = X1 A1 + X2 A2: the ranks' products are full-size, and none of them is Y.
+// [X1 X2] [A1; A2] = X1 A1 + X2 A2: the product of each rank has the full size, and is only a term of Y.
 // task 00.rows (line, 1 point, 10 min): compute X A from rank r's columns of X. Shapes: X_r (N, K/p), A_r
-// (K/p, M) -> Y (N, M). Hint: rank r's columns of X meet the rows of A that have the same numbers.
+// (K/p, M) -> Y (N, M). Hint: column k of X is multiplied by row k of A.
 Matrix rows(Group& group, const Matrix& x_r, const Matrix& a, int r) {
   const int k = a.rows / group.size;
   return all_reduce(group, r, matmul(x_r, block(a, r * k, 0, k, a.cols)));  // p terms (N, M) -> their sum
@@ -114,7 +115,7 @@ Matrix relu(Matrix h) {
   return h;
 }
 
-// relu(X A) B, A cut by columns and B by rows: what the first product leaves is what the second needs.
+// relu(X A) B with A cut by columns and B by rows: the first product leaves the columns that B's rows need.
 // task 00.both (function, 2 points, 15 min): compute relu(X A) B with one sum. Shapes: X (N, K), A (K, F), B
 // (F, M) -> Y (N, M). Hint: relu looks at one element at a time, and rank r holds whole elements of X A.
 Matrix both(Group& group, const Matrix& x, const Matrix& a, const Matrix& b, int r) {

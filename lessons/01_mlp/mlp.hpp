@@ -1,5 +1,5 @@
-// A multi-layer perceptron on one device: Y = f(X A + c1) B + c2, with f = gelu or relu. N tokens, K columns
-// in, F hidden, M out. This is what every later lesson cuts.
+// A multi-layer perceptron on one device: Y = f(X A + c1) B + c2, with f = gelu or relu. X has N tokens of K
+// columns, the hidden layer has F columns, and Y has M. The later lessons cut this model over ranks.
 #pragma once
 
 #include "ops/ops.hpp"
@@ -8,7 +8,8 @@ namespace tessera::mlp {
 
 enum class Activation { gelu, relu };
 
-/// f and its backward, for whatever has them: Tensor here, later matrices that are cut, or that carry bounds.
+/// f and its backward for every type that has them: Tensor here, later also matrices that are cut over ranks
+/// and matrices that carry error bounds.
 template <class M>
 M activate(const M& x, Activation f) {
   return f == Activation::gelu ? gelu(x) : relu(x);
@@ -18,32 +19,23 @@ M activate_backward(const M& dy, const M& x, Activation f) {
   return f == Activation::gelu ? gelu_backward(dy, x) : relu_backward(dy, x);
 }
 
-inline constexpr int code_line = __LINE__ + 3;
+inline constexpr int code_line = __LINE__ + 4;
 // begin mlp
-/// Layers keep no tape: what the backward needs of one batch is its Saved.
+/// Layers keep no tape. What the backward of one batch needs lies in that batch's Saved, so that several
+/// batches can be between their forward and their backward at the same time.
 struct Mlp {
-  Tensor a, c1, b, c2;      // (K, F), (1, F), (F, M), (1, M)
-  Tensor da, dc1, db, dc2;  // their gradients, summed over batches
+  Tensor a, c1, b, c2;  // (K, F), (1, F), (F, M), (1, M)
   Activation f = Activation::gelu;
+  // The gradients of the weights, summed over batches.
+  Tensor da = zero_gradient(a), dc1 = zero_gradient(c1), db = zero_gradient(b), dc2 = zero_gradient(c2);
 
   struct Saved {
     Tensor x, pre, h;  // (N, K), (N, F), (N, F)  pre = X A + c1, h = f(pre)
     Tensor dpre, dy;   // (N, F), (N, M)
   };
 
-  Mlp(const Tensor& a_, const Tensor& c1_, const Tensor& b_, const Tensor& c2_, Activation f_)
-      : a(a_),
-        c1(c1_),
-        b(b_),
-        c2(c2_),
-        da(zero_gradient(a)),
-        dc1(zero_gradient(c1)),
-        db(zero_gradient(b)),
-        dc2(zero_gradient(c2)),
-        f(f_) {}
-
-  // task 01.forward (function, 2 points, 15 min): X (N, K) -> Y (N, M), and keep what the backward needs.
-  // Hint: two products, two biases, one f.
+  // task 01.forward (function, 2 points, 15 min): compute Y (N, M) from X (N, K), and keep what the backward
+  // needs. Hint: there are two products, two biases and one f.
   Tensor forward(const Tensor& x, Saved& saved) const {
     saved.x = x;
     saved.pre = add_bias(matmul(x, a), c1);   // (N, F)
@@ -52,8 +44,8 @@ struct Mlp {
   }
   // end task
 
-  // task 01.backward_input (function, 2 points, 20 min): dY (N, M) -> dX (N, K). Hint: read forward from its
-  // last line to its first; for Y = X A the gradient of X is dY A'.
+  // task 01.backward_input (function, 2 points, 20 min): compute dX (N, K) from dY (N, M). Hint: read forward
+  // from its last line to its first; for Y = X A the gradient of X is dY A'.
   Tensor backward_input(const Tensor& dy, Saved& saved) const {
     saved.dy = dy;
     const Tensor dh = matmul(dy, t(b));                // (N, F)
@@ -62,8 +54,8 @@ struct Mlp {
   }
   // end task
 
-  // task 01.backward_weight (function, 2 points, 15 min): add to da, dc1, db, dc2. Hint: for Y = X A + c the
-  // gradient of A is X' dY, and c was added to every row.
+  // task 01.backward_weight (function, 2 points, 15 min): add the gradients of this batch to da, dc1, db and
+  // dc2. Hint: for Y = X A + c the gradient of A is X' dY, and c was added to every row.
   void backward_weight(const Saved& saved) const {
     add_matmul(db, t(saved.h), saved.dy);    // (F, M) += H' dY
     add_sum_rows(dc2, saved.dy);             // (1, M)
@@ -73,5 +65,20 @@ struct Mlp {
   // end task
 };
 // end mlp
+
+/// What one forward and backward pass gives.
+struct Step {
+  Tensor y, dx;  // (N, M), (N, K)
+  Mlp::Saved saved;
+};
+
+/// Takes X (N, K) forward and dY (N, M) backward; adds the gradients of the weights to the model's.
+inline Step step(const Mlp& model, const Tensor& x, const Tensor& dy) {
+  Step pass;
+  pass.y = model.forward(x, pass.saved);
+  pass.dx = model.backward_input(dy, pass.saved);
+  model.backward_weight(pass.saved);
+  return pass;
+}
 
 }  // namespace tessera::mlp

@@ -1,5 +1,6 @@
-// The MLP at work: it reads the last 8 bytes of a text and guesses the next one. Each byte becomes a row of
-// an embedding table, the 8 rows side by side are X, and the MLP's Y are the logits of 256 possible bytes.
+// The MLP at work: it reads the last 8 bytes of a text and predicts the next
+// one. Each byte becomes a row of an embedding table, the 8 rows side by
+// side are X, and the MLP's Y holds the logits of the 256 possible bytes.
 #pragma once
 
 #include <array>
@@ -16,8 +17,8 @@
 
 namespace tessera::mlp {
 
-/// The bytes of a file. Throws UsageError where it is missing, unreadable,
-/// or too short or too even to learn from.
+/// The bytes of a file. Throws UsageError where the file cannot be read, where it has fewer than 64 bytes, or
+/// where all its bytes are equal.
 inline std::string read_text(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file || std::filesystem::is_directory(path))
@@ -26,12 +27,12 @@ inline std::string read_text(const std::string& path) {
   if (text.size() < 64)
     throw UsageError(format("--text {}: {} bytes are too few; 64 or more would work", path, text.size()));
   if (text.find_first_not_of(text[0]) == std::string::npos)
-    throw UsageError(format("--text {}: all bytes are the same, there is nothing to learn", path));
+    throw UsageError(format("--text {}: all its bytes are the same, so there is nothing to learn", path));
   return text;
 }
 
-/// The entropy of a text's byte frequencies in nats:
-/// the loss of the best guess that does not look at the context.
+/// The entropy of the byte frequencies of a text, in nats:
+/// the loss of the best prediction that does not look at the context.
 inline double byte_entropy(const std::string& text) {
   std::array<double, 256> count{};
   for (const char byte : text) ++count[static_cast<unsigned char>(byte)];
@@ -42,7 +43,7 @@ inline double byte_entropy(const std::string& text) {
   return entropy;
 }
 
-/// Contexts (N * 8, 1) and the bytes that follow them (N, 1), as ids.
+/// Contexts (N * 8, 1), and for each the byte that follows it (N, 1), as ids.
 struct Batch {
   Tensor context, target;
 };
@@ -57,9 +58,9 @@ struct TextModel {
   explicit TextModel(std::uint64_t seed, DType dtype)
       : table(weight(seed, "table", bytes, features, 1, dtype)),
         dtable(zero_gradient(table)),
-        mlp(weight(seed, "A", context * features, hidden, 1, dtype), weight(seed, "c1", 1, hidden, 0, dtype),
+        mlp{weight(seed, "A", context * features, hidden, 1, dtype), weight(seed, "c1", 1, hidden, 0, dtype),
             weight(seed, "B", hidden, bytes, 1, dtype), weight(seed, "c2", 1, bytes, 0, dtype),
-            Activation::gelu) {
+            Activation::gelu} {
     const MemoryScope scope(MemoryKind::optimizer);
     for (const auto& [w, g] : parameters()) {
       first.push_back(Tensor::zeros(w.rows(), w.cols(), dtype));
@@ -67,7 +68,7 @@ struct TextModel {
     }
   }
 
-  /// Positions of the text -> a batch. Position i wants i >= 8.
+  /// The batch that predicts the bytes at these positions of the text; each position must be at least 8.
   static Batch batch(const std::string& text, const std::vector<std::size_t>& positions) {
     std::vector<double> ids, next;
     for (const std::size_t at : positions) {
@@ -79,7 +80,7 @@ struct TextModel {
   }
 
   // begin step
-  /// Forward: the loss of each row (N, 1). With `learn`, backward too, and one step of AdamW.
+  /// Returns the loss of each row, (N, 1). With `learn`, also runs the backward and one step of AdamW.
   Tensor step(const Batch& batch, bool learn, double lr, std::int64_t number) {
     const std::int64_t n = batch.target.rows();
     Mlp::Saved saved;
@@ -92,8 +93,7 @@ struct TextModel {
     const Tensor dx = mlp.backward_input(dlogits, saved);                  // (N, 8 * 16)
     mlp.backward_weight(saved);
     add_embedding_backward(dtable, dx.reshape(n * context, features), batch.context);
-    std::size_t i = 0;
-    for (const auto& [w, g] : parameters()) {
+    for (std::size_t i = 0; const auto& [w, g] : parameters()) {
       adamw(w, first[i], second[i], g, {.lr = lr}, number);
       ++i;
     }

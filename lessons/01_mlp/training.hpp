@@ -1,26 +1,27 @@
-// The training run of lesson 01: batches drawn by the counter-based generator,
-// so that it is the same on every device.
+// The training run of lesson 01.
+// A counter-based generator draws the batches, so that the run is the same on every device.
 #pragma once
 
 #include <algorithm>
-#include <chrono>
-#include <iostream>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "01_mlp/text_model.hpp"
-#include "app/proof.hpp"
-#include "report/table.hpp"
 
 namespace tessera::mlp {
 
-struct Training {
-  std::string path;
+struct TrainingConfig {
+  std::string path, text;  // the file, and its bytes
   std::int64_t steps = 300;
-  std::string text;                                    // its bytes
+};
+
+/// What a training run has found.
+struct TrainingRun {
   std::vector<std::pair<std::int64_t, double>> curve;  // step, loss in nats
-  double entropy = 0, final_loss = 0;
+  double entropy = 0, final_loss = 0;                  // in nats
+  std::int64_t late_allocations = 0;  // how often memory was asked of the system after step 3
 };
 
 inline constexpr std::int64_t rows_a_step = 256;
@@ -30,7 +31,17 @@ inline double sum(const Tensor& losses) {
   return total;
 }
 
-/// The mean loss over 4096 positions of the text, spread evenly, or all where it is shorter.
+/// The batch of one step: 256 positions of the text, drawn independently of each other.
+inline Batch draw_batch(const std::string& text, const Random& random, std::int64_t step) {
+  std::vector<std::size_t> positions;
+  for (std::int64_t i = 0; i < rows_a_step; ++i)
+    positions.push_back(TextModel::context + random.bits(static_cast<std::uint64_t>(step * rows_a_step + i)) %
+                                                 (text.size() - TextModel::context));
+  return TextModel::batch(text, positions);
+}
+
+/// The mean loss in nats over 4096 positions that are spread evenly over the text, or over all positions
+/// where it has fewer.
 inline double evaluate(TextModel& model, const std::string& text) {
   const std::size_t room = text.size() - TextModel::context, count = std::min<std::size_t>(4096, room);
   double total = 0;
@@ -43,42 +54,24 @@ inline double evaluate(TextModel& model, const std::string& text) {
   return total / static_cast<double>(count);
 }
 
-/// Trains, checks that something was learnt, and books the optimiser's memory.
-/// `bar`: draw the progress on stderr.
-inline void train(Proof& proof, Training& run, bool bar) {
-  TextModel model(proof.seed(), proof.dtype());
-  const Random random(proof.seed(), "batches");
-  const std::size_t room = run.text.size() - TextModel::context;
-  std::int64_t after_warm_up = 0;
-  const auto start = std::chrono::steady_clock::now();
-  for (std::int64_t step = 1; step <= run.steps; ++step) {
-    std::vector<std::size_t> positions;
-    for (std::int64_t i = 0; i < rows_a_step; ++i)
-      positions.push_back(TextModel::context +
-                          random.bits(static_cast<std::uint64_t>(step * rows_a_step + i)) % room);
-    const Tensor loss = model.step(TextModel::batch(run.text, positions), true, 3e-3, step);
-    if (step == 1 || step % std::max<std::int64_t>(1, run.steps / 6) == 0)
+/// Trains the model for config.steps steps. Calls `on_progress` with the number of steps done.
+inline TrainingRun train(TextModel& model, const TrainingConfig& config, std::uint64_t seed,
+                         const std::function<void(std::int64_t done)>& on_progress) {
+  TrainingRun run;
+  const Random random(seed, "batches");
+  std::int64_t after_warm_up = 0;  // the first steps fill the memory pool
+  for (std::int64_t step = 1; step <= config.steps; ++step) {
+    const Batch batch = draw_batch(config.text, random, step);
+    const Tensor loss = model.step(batch, true, 3e-3, step);  // (256, 1)  forward, backward, AdamW
+    if (step == 1 || step % std::max<std::int64_t>(1, config.steps / 6) == 0)
       run.curve.emplace_back(step, sum(loss) / rows_a_step);
     if (step == 3) after_warm_up = Device::current()->system_allocations();
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    if (bar && seconds > 2) std::cerr << progress_line("training", step, run.steps, seconds) << std::flush;
+    on_progress(step);
   }
-  const std::int64_t asked = Device::current()->system_allocations() - after_warm_up;
-  run.entropy = byte_entropy(run.text);
-  run.final_loss = evaluate(model, run.text);
-
-  proof.measure_memory();
-  proof.expect_memory(MemoryKind::optimizer, "AdamW's moments", 2 * model.size() * proof.element_bytes(),
-                      2 * model.size() * proof.element_bytes(),
-                      format("{} x {} weights", 2 * proof.element_bytes(), model.size()));
-  proof.claim("loss below the entropy of the bytes", run.final_loss, run.entropy,
-              "It has not learnt enough yet: more --steps?");
-  if (run.steps > 3) proof.claim("memory asked for after step 3", static_cast<double>(asked), 0);
-  std::vector<double> losses;
-  for (const auto& [step, loss] : run.curve) losses.push_back(loss);
-  proof.record("loss", losses);
-  proof.record("final_loss", std::vector{run.final_loss});
-  proof.record("byte_entropy", std::vector{run.entropy});
+  run.late_allocations = Device::current()->system_allocations() - after_warm_up;
+  run.entropy = byte_entropy(config.text);
+  run.final_loss = evaluate(model, config.text);
+  return run;
 }
 
 }  // namespace tessera::mlp

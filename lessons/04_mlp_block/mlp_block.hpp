@@ -1,8 +1,10 @@
 // The MLP of a transformer, Y = f(X A + c1) B + c2 with f = gelu or relu, cut as Megatron cuts it (Shoeybi et
-// al. 2019, section 3, figure 3a): A by columns, B by rows. What comes out of the first is cut just as the
-// second wants it, and f works on each column by itself, so nothing is sent between the two:
+// al. 2019, section 3, figure 3a): A by columns, B by rows. The output of the first layer is cut as the
+// second needs its input, and f works on each column separately, so that nothing is sent between the two:
 //
-//   Y = f(X A1 + c1_1) B1 + f(X A2 + c1_2) B2 + c2     one all-reduce forward, one backward
+//   Y = f(X A1 + c1_1) B1 + f(X A2 + c1_2) B2 + c2     one all-reduce in the forward, one in the backward
+//
+// Shapes: N tokens, K = width, F = ffn, p ranks. Bytes are counted in elements, over all ranks together.
 #pragma once
 
 #include "01_mlp/mlp.hpp"
@@ -15,7 +17,7 @@ using mlp::Activation;
 
 inline constexpr int code_line = __LINE__ + 3;
 // begin block
-/// Columns, f, rows: the sandwich with one all-reduce.
+/// A layer cut by columns, f, and a layer cut by rows, with one all-reduce at the end of each pass.
 struct ParallelMlp {
   column_split::ColumnParallelLinear fc1;  // A (K, F/p), c1 (1, F/p)
   row_split::RowParallelLinear fc2;        // B (F/p, K), c2 (1, K)
@@ -23,20 +25,21 @@ struct ParallelMlp {
 
   struct Saved {
     column_split::ColumnParallelLinear::Saved fc1;
-    row_split::RowParallelLinear::Saved fc2;  // its x is H, (N, F/p)
-    Placed<Shard<1>> pre;                     // (N, F/p)  X A + c1, what f's slope depends on
+    row_split::RowParallelLinear::Saved fc2;  // fc2.x is H, (N, F/p)
+    Placed<Shard<1>> pre;                     // (N, F/p)  X A + c1: the slope of f is taken here
   };
 
-  // task 04.forward (function, 2 points, 15 min): (N, K) -> (N, K).
-  // Hint: three lines, and only the last one communicates.
+  // task 04.forward (function, 2 points, 15 min): compute Y, (N, K) -> (N, K).
+  // Hint: it takes three lines, and only the last one communicates.
   Placed<Replicated> forward(const Placed<Replicated>& x, Saved& saved, const TensorParallel& tp) const {
     saved.pre = fc1.forward(x, saved.fc1);       // Shard<1>    (N, F/p)  no bytes sent
-    const auto h = mlp::activate(saved.pre, f);  // Shard<1>    (N, F/p)  f takes each column by itself
+    const auto h = mlp::activate(saved.pre, f);  // Shard<1>    (N, F/p)  f works on each column separately
     return fc2.forward(h, saved.fc2, tp);        // Replicated  (N, K)    the only all-reduce
   }
   // end task
 
-  // task 04.backward (function, 2 points, 15 min): (N, K) -> (N, K). Hint: the mirror image of forward.
+  // task 04.backward (function, 2 points, 15 min): compute dX,
+  // (N, K) -> (N, K). Hint: it is the mirror image of forward.
   Placed<Replicated> backward_input(const Placed<Replicated>& dy, Saved& saved,
                                     const TensorParallel& tp) const {
     const auto dh = fc2.backward_input(dy, saved.fc2);           // Shard<1>    (N, F/p)  no bytes sent
@@ -53,7 +56,8 @@ struct ParallelMlp {
 // end block
 
 // begin plain
-/// The plain way: both matrices by columns, and a gather after each. It is right, and it sends more.
+/// The plain way cuts both matrices by columns and gathers after each.
+/// Its results are right, and it sends more bytes.
 struct AllGatherMlp {
   column_split::ColumnParallelLinear fc1, fc2;  // A (K, F/p), B (F, K/p)
   Activation f = Activation::gelu;
@@ -63,9 +67,9 @@ struct AllGatherMlp {
     Placed<Shard<1>> pre;
   };
 
-  // task 04.plain (design, 5 points, 60 min): all three passes, (N, K) -> (N, K). Hint: gather H, then Y;
-  // backward a rank needs its own columns of dH only, so what stands in the place of an all-reduce? Send no
-  // more than the bytes that lesson 04's page counts.
+  // task 04.plain (design, 5 points, 60 min): write all three passes, (N, K) -> (N, K). Hint: gather H, then
+  // Y. In the backward a rank needs its own columns of dH only, so which collective takes the place of an
+  // all-reduce? Send no more bytes than the page of lesson 04 counts.
   Placed<Replicated> forward(const Placed<Replicated>& x, Saved& saved, const TensorParallel& tp) const {
     saved.pre = fc1.forward(x, saved.fc1);                      // Shard<1>    (N, F/p)
     const auto h = tp.all_gather(mlp::activate(saved.pre, f));  // Replicated  (N, F)    (p-1) NF
@@ -75,18 +79,50 @@ struct AllGatherMlp {
   Placed<Replicated> backward_input(const Placed<Replicated>& dy, Saved& saved,
                                     const TensorParallel& tp) const {
     saved.fc2.dy = tp.take_shard<1>(dy);  // Shard<1>    (N, K/p)  no bytes sent
-    // dH is a sum over ranks, of which rank i needs its own columns only: half of an all-reduce.
+    // dH is a sum over the ranks, and each rank needs only its own columns of it: half of an all-reduce.
     const auto dh = tp.reduce_scatter<1>(matmul(saved.fc2.dy, t(fc2.a)));  // Shard<1>  (N, F/p)  (p-1) NF
     const auto dpre = mlp::activate_backward(dh, saved.pre, f);            // Shard<1>    (N, F/p)
     return fc1.backward_input(dpre, saved.fc1, tp);                        // Replicated  (N, K)    2(p-1) NK
   }
 
   void backward_weight(const Saved& saved) const {
-    fc1.backward_weight(saved.fc1);  // dA_i = X' dPre_i, the rank's own columns
+    fc1.backward_weight(saved.fc1);  // dA_i = X' dP_i, the rank's own columns
     fc2.backward_weight(saved.fc2);  // dB_i = H' dY_i
   }
   // end task
 };
 // end plain
+
+/// Where X starts on one rank: rank 0 sends its X (N, K) to the others, (p-1) NK.
+inline Placed<Replicated> broadcast_x(const Placed<Replicated>& x, const TensorParallel& tp) {
+  const Phase phase = tp.comm().phase("plain-fwd");
+  const Placed<Replicated> received(tp.rank() == 0 ? x.local() : empty_like(x.local()));
+  tp.comm().broadcast(received.local(), 0);
+  return received;
+}
+/// What one forward and backward pass of a layer gives.
+template <class Layer>
+struct Step {
+  Placed<Replicated> y, dx;  // (N, K), (N, K)
+  typename Layer::Saved saved;
+};
+
+// begin step
+/// Takes X (N, K) forward and dY (N, K) backward, both whole on every rank, and adds to the layer's
+/// gradients. The ledger counts the bytes of each pass in the phase `way` + "fwd" or "bwd".
+template <class Layer>
+Step<Layer> step(const Layer& layer, const Placed<Replicated>& x, const Placed<Replicated>& dy,
+                 const TensorParallel& tp, const std::string& way = "") {
+  Step<Layer> pass;
+  {
+    const Phase phase = tp.comm().phase(way + "fwd");
+    pass.y = layer.forward(x, pass.saved, tp);
+  }
+  const Phase phase = tp.comm().phase(way + "bwd");
+  pass.dx = layer.backward_input(dy, pass.saved, tp);
+  layer.backward_weight(pass.saved);
+  return pass;
+}
+// end step
 
 }  // namespace tessera::mlp_block

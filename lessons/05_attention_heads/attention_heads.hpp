@@ -1,12 +1,12 @@
 // Self-attention cut by heads (Shoeybi et al. 2019, section 3, figure 3b). A head is to attention what a
-// column was to the MLP: it needs its own columns of Q, K and V and nobody else's. So the sandwich of lesson
-// 04 stands, with the heads as the columns:
+// column was to the MLP: it needs its own columns of Q, K and V, and those of no other head. So the cut of
+// lesson 04 works here as well, with heads in the place of columns:
 //
 //   Y = sum over ranks of  heads_i(X Wqkv_i + b_i) Wproj_i  + c       one all-reduce forward, one backward
 //   head(q, k, v) = softmax(q k' / sqrt(d)) v                         ops/attention.hpp
 //
-// N = batch seq tokens, W = width, a heads of d = W / a columns,
-// of which kv share each a / kv keys and values.
+// There are N = batch seq tokens, the width is W, and each of the heads has d = W / heads columns. There are
+// kv heads of K and V; each of them serves heads / kv query heads.
 #pragma once
 
 #include <array>
@@ -18,10 +18,10 @@
 
 namespace tessera::attention_heads {
 
-/// The whole attention, whatever the ranks.
+/// The sizes of the whole attention, independent of the ranks.
 struct AttentionShape {
   std::int64_t width = 96, heads = 12, kv_heads = 12;
-  AttentionOptions options;  // batch, seq, mask, dropout; the heads are filled in by own_heads
+  AttentionOptions options;  // batch, seq, mask, dropout; own_heads fills in the heads
 
   std::int64_t head_width() const { return width / heads; }
   std::int64_t kv_width() const { return kv_heads * head_width(); }
@@ -29,10 +29,11 @@ struct AttentionShape {
 };
 
 // begin slices
-/// The columns of a rank in c_attn = [Q | K | V], GPT-2's fused matrix: its heads' in Q, in K and in V. One
-/// contiguous p-th of the whole would be somebody's Q alone. (rows, W + 2 kv d)
-// task 05.qkv_slice (function, 3 points, 25 min): three column ranges. Hint: each of Q, K and V is cut as
-// lesson 02 cuts, then moved to where it begins in the fused matrix.
+/// The columns of a rank in c_attn = [Q | K | V], GPT-2's fused matrix of (rows, W + 2 kv d): the columns of
+/// its heads in Q, in K and in V. A contiguous p-th of the fused matrix would hold some columns of Q, or of
+/// K, or of V.
+// task 05.qkv_slice (function, 3 points, 25 min): compute three column ranges. Hint: each of Q, K and V is
+// cut as in lesson 02, and its range is then moved to where it begins in the fused matrix.
 inline Slice qkv_slice(std::int64_t rows, const AttentionShape& s, int rank, int ranks) {
   Slice slice = Slice::whole(rows, s.width + 2 * s.kv_width());
   const Range q = part(s.width, rank, ranks), kv = part(s.kv_width(), rank, ranks);
@@ -43,33 +44,34 @@ inline Slice qkv_slice(std::int64_t rows, const AttentionShape& s, int rank, int
 // end task
 // end slices
 
-/// The rank's heads, and where they stand among all: dropout's masks are drawn by the place in the whole.
+/// The heads of a rank, and their place among all heads. Dropout needs the place: it draws each element's
+/// mask by the element's place in the whole, so that every cut drops the same elements.
 inline AttentionOptions own_heads(const AttentionShape& s, int rank, int ranks) {
   AttentionOptions own = s.options;
   own.heads = s.heads / ranks;
   own.kv_heads = s.kv_heads % ranks == 0 ? s.kv_heads / ranks : s.kv_heads;
   own.first_head = rank * own.heads;
   own.all_heads = s.heads;
-  const MemoryScope data(MemoryKind::check);  // the batch's lengths are no part of the model
+  const MemoryScope data(MemoryKind::check);  // the lengths of the batch are not part of the model
   if (own.lengths.defined()) own.lengths = own.lengths.to(Device::current());
   return own;
 }
 
-/// Q, K and V as views of their columns in [Q | K | V]; `own` says how many heads these are.
+/// Q, K and V as views of their columns in [Q | K | V]; `own` says how many heads each of them has.
 inline std::array<Tensor, 3> q_k_v(const Tensor& qkv, const AttentionOptions& own) {
   const std::int64_t d = qkv.cols() / (own.heads + 2 * own.kv_heads);
   const std::int64_t q = own.heads * d, kv = own.kv_heads * d;
   return {qkv.column_range(0, q), qkv.column_range(q, q + kv), qkv.column_range(q + kv, q + 2 * kv)};
 }
 
-/// Dropout of a sub-layer's output, drawn by the token's place in the whole batch;
-/// `which` tells a block's apart.
+/// Dropout of the output of a block's half, drawn by the place of the token in the whole batch. `which` is 1
+/// or 2, so that the two halves of a block draw different masks.
 inline Tensor dropout_of(const Tensor& x, const AttentionOptions& o, std::uint64_t which) {
   return o.dropout > 0 ? dropout(x, o.dropout, o.seed + which, {.first_row = o.first_batch * o.seq}) : x;
 }
 
-/// What happens inside a head, as f was a parameter of lesson 04: attention, or a stand-in that is linear and
-/// therefore exact on integers.
+/// The function inside a head, a parameter as f was in lesson 04: attention, or in the exact tier a linear
+/// function, which is exact on integers.
 struct Core {
   Tensor (*forward)(const Tensor&, const Tensor&, const Tensor&, const AttentionOptions&,
                     AttentionSaved&) = attention;
@@ -79,11 +81,11 @@ struct Core {
 
 inline constexpr int code_line = __LINE__ + 3;
 // begin heads
-/// Attention whose kv heads are cut too.
+/// Attention whose kv heads are cut over the ranks too.
 struct ParallelAttention {
   column_split::ColumnParallelLinear c_attn;  // (W, (W + 2 kv d)/p), its qkv_slice
   row_split::RowParallelLinear c_proj;        // (W/p, W)
-  AttentionOptions heads;                     // this rank's
+  AttentionOptions heads;                     // this rank's heads
   Core core;
 
   ParallelAttention(const Tensor& qkv, const Tensor& c_qkv, const Tensor& proj, const Tensor& c,
@@ -93,11 +95,11 @@ struct ParallelAttention {
   struct Saved {
     column_split::ColumnParallelLinear::Saved c_attn;
     AttentionSaved heads;
-    row_split::RowParallelLinear::Saved c_proj;  // its x is O, (N, W/p)
+    row_split::RowParallelLinear::Saved c_proj;  // c_proj.x is O, (N, W/p)
   };
 
-  // task 05.forward (function, 2 points, 20 min): (N, W) -> (N, W).
-  // Hint: lesson 04 with the core in the place of f.
+  // task 05.forward (function, 2 points, 20 min): compute Y, (N, W) -> (N, W).
+  // Hint: it is lesson 04 with the core in the place of f.
   Placed<Replicated> forward(const Placed<Replicated>& x, Saved& saved, const TensorParallel& tp) const {
     const Placed<Shard<1>> qkv = c_attn.forward(x, saved.c_attn);  // (N, (W + 2 kv d)/p)  no bytes sent
     const auto [q, k, v] = q_k_v(qkv.local(), heads);
@@ -106,8 +108,8 @@ struct ParallelAttention {
   }
   // end task
 
-  // task 05.backward (function, 3 points, 25 min): (N, W) -> (N, W). Hint: the mirror image; dQ, dK and dV
-  // lie side by side in one tensor.
+  // task 05.backward (function, 3 points, 25 min): compute dX, (N, W) -> (N, W). Hint: it is the mirror image
+  // of forward; dQ, dK and dV lie side by side in one tensor.
   Placed<Replicated> backward_input(const Placed<Replicated>& dy, Saved& saved,
                                     const TensorParallel& tp) const {
     const Placed<Shard<1>> d_o = c_proj.backward_input(dy, saved.c_proj);  // (N, W/p)  no bytes sent
@@ -124,6 +126,7 @@ struct ParallelAttention {
     c_proj.backward_weight(saved.c_proj);
   }
 
+  /// The gradients of c_attn's weight and bias, for the proof: the columns of qkv_slice.
   Tensor dqkv() const { return c_attn.da.local(); }
   Tensor dc_qkv() const { return c_attn.dc.local(); }
 };

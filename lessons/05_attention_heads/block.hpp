@@ -1,7 +1,7 @@
-// The transformer block, pre-layer-norm as in GPT-2: X + attention(ln_1(X)), then + mlp(ln_2(...)). Each half
-// is a sandwich with one all-reduce each way, so the block sends two (N, W) sums forward and two backward.
-// Between the sandwiches everything is Replicated: each rank does the norms and the residual adds alike, and
-// gets the same bits.
+// The transformer block with the layer norms first, as in GPT-2: H = X + attention(ln_1(X)), Y = H +
+// mlp(ln_2(H)). Each half has one all-reduce in each pass, so the block sums two (N, W) matrices over the
+// ranks in the forward and two in the backward. Between the halves everything is Replicated: all ranks
+// compute the norms and the residual additions in the same way, and get the same bits.
 #pragma once
 
 #include "04_mlp_block/mlp_block.hpp"
@@ -9,7 +9,7 @@
 
 namespace tessera::attention_heads {
 
-/// Layer norm with its weights. A row's mean needs the whole row: on Shard<1> this does not compile.
+/// Layer norm with its weights. The mean of a row needs the whole row: on Shard<1> this does not compile.
 struct Norm {
   Placed<Replicated> weight, bias;  // (1, W)
   Placed<Replicated> dweight = zero_gradient(weight), dbias = zero_gradient(bias);
@@ -26,13 +26,15 @@ struct Norm {
     saved.dy = dy;
     return layer_norm_backward(dy, saved.norm, weight);
   }
-  /// dY is whole on every rank, and so are these: nothing is owed. (Were dY a Partial, they would be too.)
+  /// dY is whole on every rank, and so are these gradients: they need no all-reduce. If dY were Shard<0>,
+  /// they would be Partial.
   void backward_weight(const Saved& saved) const {
     add_layer_norm_weights(dweight, dbias, saved.dy, saved.norm);
   }
 };
 
 // begin block
+/// The block around any kind of attention.
 template <class Attention = ParallelAttention>
 struct TransformerBlock {
   Norm ln_1;
@@ -74,7 +76,7 @@ struct TransformerBlock {
   }
 
   /// Dropout number `which` of the block. x is whole on every rank, and the mask is drawn by the place in the
-  /// whole: every rank drops the same elements without a word.
+  /// whole: every rank drops the same elements, and nothing is sent for that.
   Placed<Replicated> drop(const Placed<Replicated>& x, std::uint64_t which) const {
     return Placed<Replicated>(dropout_of(x.local(), attn.heads, which));
   }

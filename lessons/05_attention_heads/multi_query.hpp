@@ -1,6 +1,6 @@
-// Multi-query attention: all heads share one key and one value (Shazeer 2019), which no cut can share out. So
-// every rank computes them whole, K and V are Replicated, and since every rank's heads used them, dK and dV
-// are Partial: one more all-reduce is owed, of the thin (N, 2 d).
+// Multi-query attention: all heads use the same key and value (Shazeer 2019), and a single head cannot be cut
+// over ranks. So every rank computes K and V whole: they are Replicated. The heads of every rank have used
+// them, so that dK and dV are Partial, and the backward needs one more all-reduce, of a thin (N, 2 d) matrix.
 #pragma once
 
 #include "05_attention_heads/attention_heads.hpp"
@@ -8,15 +8,16 @@
 namespace tessera::attention_heads {
 
 // begin multi_query
+/// Attention whose query heads are cut over the ranks, and whose one kv head every rank has.
 struct MultiQueryAttention {
-  column_split::ColumnParallelLinear q;  // (W, W/p), this rank's columns of c_attn's Q
-  Placed<Replicated> kv, c_kv;           // (W, 2 d), (1, 2 d)  its K and V
+  column_split::ColumnParallelLinear q;  // (W, W/p), this rank's columns of Q in c_attn
+  Placed<Replicated> kv, c_kv;           // (W, 2 d), (1, 2 d)  K and V in c_attn
   row_split::RowParallelLinear c_proj;   // (W/p, W)
   AttentionOptions heads;                // this rank's heads, one key and one value
   Core core;
   Placed<Replicated> dkv = zero_gradient(kv), dc_kv = zero_gradient(c_kv);
 
-  /// qkv = [Q_i | K | V] (W, W/p + 2 d): of Q this rank's heads, of K and V all there is.
+  /// qkv = [Q_i | K | V] (W, W/p + 2 d): this rank's heads of Q, and the whole K and V.
   MultiQueryAttention(const Tensor& qkv, const Tensor& c_qkv, const Tensor& proj, const Tensor& c,
                       AttentionOptions own, Core core_ = {})
       : q(qkv.column_range(0, proj.rows()), c_qkv.column_range(0, proj.rows())),
@@ -33,8 +34,8 @@ struct MultiQueryAttention {
     row_split::RowParallelLinear::Saved c_proj;
   };
 
-  // task 05.multi_query (design, 5 points, 60 min): forward and backward, (N, W) -> (N, W). Hint: who used K
-  // and V? And of which terms is dX the sum, of which are whole on every rank already?
+  // task 05.multi_query (design, 5 points, 60 min): write forward and backward, (N, W) -> (N, W). Hint: which
+  // ranks used K and V? And dX is a sum of terms; which of them are whole on every rank already?
   Placed<Replicated> forward(const Placed<Replicated>& x, Saved& saved, const TensorParallel& tp) const {
     const Placed<Shard<1>> queries = q.forward(x, saved.q);         // (N, W/p)  no bytes sent
     const Placed<Replicated> keys = add_bias(matmul(x, kv), c_kv);  // (N, 2 d)  the same on every rank
@@ -66,12 +67,14 @@ struct MultiQueryAttention {
   Tensor dqkv() const { return beside(q.da.local(), dkv.local()); }
   Tensor dc_qkv() const { return beside(q.dc.local(), dc_kv.local()); }
 
+  /// [left, right], copied into one tensor.
   static Tensor beside(const Tensor& left, const Tensor& right) {
     const Tensor both = Tensor::empty(left.rows(), left.cols() + right.cols(), left.dtype(), left.device());
     both.column_range(0, left.cols()).copy_from(left);
     both.column_range(left.cols(), both.cols()).copy_from(right);
     return both;
   }
+  /// K and V as views of [K | V].
   static std::pair<Tensor, Tensor> halves(const Tensor& keys) {
     const std::int64_t d = keys.cols() / 2;
     return {keys.column_range(0, d), keys.column_range(d, 2 * d)};

@@ -1,6 +1,7 @@
-// The two largest matrices of a small model, the embedding and the head, cut by the vocabulary (Megatron's
-// VocabParallelEmbedding and vocab_parallel_cross_entropy): rank r of tp has V_r of the V ids, and no rank
-// ever holds a whole row of logits. Where tp does not divide V the shards differ by one row.
+// The two largest matrices of a small model, the embedding and the head, cut by the
+// vocabulary (Megatron's VocabParallelEmbedding and vocab_parallel_cross_entropy):
+// rank r of tp has V_r of the V ids, and no rank ever holds a whole row of logits.
+// Where tp does not divide V, the numbers of rows of the shards differ by one.
 #pragma once
 
 #include "05_attention_heads/block.hpp"
@@ -12,7 +13,7 @@ inline Range own_ids(std::int64_t vocabulary, int rank, int ranks) {
   return {vocabulary * rank / ranks, vocabulary * (rank + 1) / ranks};
 }
 
-/// ids as places in the rank's shard: those of other ranks fall outside of [0, V_r).
+/// The ids, counted from the first id of this rank. Ids of other ranks fall outside of [0, V_r).
 inline Tensor local_ids(const Tensor& ids, Range own) {
   const MemoryScope data(MemoryKind::check);
   std::vector<double> values = ids.values();
@@ -21,21 +22,22 @@ inline Tensor local_ids(const Tensor& ids, Range own) {
 }
 
 // begin embedding
+/// Token and position embedding; the token table is cut by rows.
 struct VocabParallelEmbedding {
   Placed<Shard<0>> wte;    // (V_r, W)  this rank's ids
   Placed<Replicated> wpe;  // (seq, W)
   Placed<Shard<0>> dwte = zero_gradient(wte);
   Placed<Replicated> dwpe = zero_gradient(wpe);
 
-  // task 05.embedding (line, 1 point, 10 min): local ids (n, 1) -> (n, W). Hint: an id that is not here gives
-  // a row of zeros; who has it?
+  // task 05.embedding (line, 1 point, 10 min): embed local ids, (n, 1) -> (n, W). Hint: an id of another rank
+  // gives a row of zeros here; how do the ranks put their rows together?
   Placed<Replicated> forward(const Tensor& ids, const Tensor& positions, const TensorParallel& tp) const {
-    const Placed<Partial> rows(embedding(ids, wte.local()));  // zeros but for this rank's ids
+    const Placed<Partial> rows(embedding(ids, wte.local()));  // zeros except for this rank's ids
     return add(tp.all_reduce(rows), Placed<Replicated>(embedding(positions, wpe.local())));
   }
   // end task
   void backward(const Placed<Replicated>& dx, const Tensor& ids, const Tensor& positions) const {
-    // No bytes are sent: each rank takes the rows of its ids.
+    // No bytes are sent: dX is whole on every rank, and each rank takes the rows that belong to its ids.
     add_embedding_backward(dwte.local(), dx.local(), ids);
     add_embedding_backward(dwpe.local(), dx.local(), positions);
   }
@@ -43,12 +45,12 @@ struct VocabParallelEmbedding {
 // end embedding
 
 // begin head
-/// Logits = ln_f(x) Wte', whose columns are cut as Wte's rows are, and their cross-entropy without ever
-/// gathering them: with m the largest logit, loss = log(sum_j exp(z_j - m)) - (z_target - m). Three numbers a
-/// token, three all-reduces.
+/// The logits z = ln_f(x) Wte', whose columns are cut as the rows of Wte are, and their cross-entropy, for
+/// which they are never gathered: with m the largest logit, loss = log(sum_j exp(z_j - m)) - (z_target - m).
+/// Three numbers for each token go through three all-reduces.
 struct VocabParallelHead {
   Norm ln_f;
-  Placed<Shard<0>> w, dw;  // (V_r, W)  wte, or the last stage's copy of it
+  Placed<Shard<0>> w, dw;  // (V_r, W)  wte, or the copy of it on the last stage
 
   struct Saved {
     Norm::Saved ln_f;
@@ -66,15 +68,15 @@ struct VocabParallelHead {
     const Placed<Shard<1>> logits = matmul(ln_f.forward(x, saved.ln_f), t(w));  // (n, V_r)  no bytes sent
     const Tensor largest = tp.comm().all_reduce(row_largest(logits.local()), Reduce::max);  // (n, 1)
     CrossEntropyTerms terms = cross_entropy_terms(logits.local(), largest, targets);
-    terms.sum = tp.comm().all_reduce(terms.sum);        // (n, 1)  of exp(z - m) over all ids
-    terms.target = tp.comm().all_reduce(terms.target);  // (n, 1)  z_target - m, 0 where it is not here
+    terms.sum = tp.comm().all_reduce(terms.sum);        // (n, 1)  sum of exp(z - m) over all ids
+    terms.target = tp.comm().all_reduce(terms.target);  // (n, 1)  z_target - m; other ranks have 0
     saved.entropy = cross_entropy_of(terms);
     return Placed<Replicated>(saved.entropy.loss);
   }
   // end task
 
-  /// softmax - onehot on the rank's own ids sends nothing;
-  /// dX is owed a sum, as always behind a cut by columns.
+  /// The gradient of the logits, softmax - onehot on the rank's own ids, sends nothing. dX is Partial and
+  /// needs an all-reduce, as before every layer that is cut by columns.
   Placed<Replicated> backward_input(const Tensor& targets, std::int64_t tokens, Saved& saved,
                                     const TensorParallel& tp) const {
     saved.dlogits = Placed<Shard<1>>(cross_entropy_backward(saved.entropy, targets, tokens));

@@ -1,7 +1,7 @@
 // The messages of a plan: which receive takes which send, and in which order the stages can go on.
 //
-// Nothing is buffered: a send completes when its receive has taken it. Between two stages messages carry no
-// name: the n-th receive takes the n-th send, so both sides must agree on the order.
+// Nothing is buffered: a send completes when its receive has taken the data. Messages between two stages
+// carry no name: the n-th receive takes the n-th send, so both stages must agree on the order.
 #pragma once
 
 #include <map>
@@ -38,8 +38,8 @@ inline std::string text(const Instruction& i) {
 inline bool is_send(Op op) { return op == Op::send || op == Op::send_gradient; }
 inline bool is_receive(Op op) { return op == Op::receive || op == Op::receive_gradient; }
 
-/// The stage at the other end of a message. They stand in a ring:
-/// after the last comes the first's next chunk.
+/// The stage at the other end of a message. The stages form a ring: the last stage sends to the next chunk of
+/// the first one.
 inline int peer(Op op, int stage, int stages) {
   const bool next = op == Op::send || op == Op::receive_gradient;
   return (stage + (next ? 1 : stages - 1)) % stages;
@@ -50,10 +50,10 @@ struct Place {
   int stage = -1;  // -1: none
   std::size_t index = 0;
 };
-using Partners = std::vector<std::vector<Place>>;  // shaped as the plan
+using Partners = std::vector<std::vector<Place>>;  // a place for each instruction of a plan
 
-/// Of each send its receive, of each receive its send, of each wait the receive that ends it. Throws Error
-/// where the two sides of a pair of stages disagree.
+/// Finds for each send its receive, for each receive its send, and for each wait the receive that ends it.
+/// Throws Error where the two stages of a pair disagree about a message.
 inline Partners match(const Plan& plan) {
   const int stages = static_cast<int>(plan.size());
   using Places = std::vector<Place>;
@@ -79,7 +79,7 @@ inline Partners match(const Plan& plan) {
       throw Error(format("{} sends {}, but {} receives", sends.size(), between, receives.size()));
     for (std::size_t n = 0; n < sends.size(); ++n) {
       const Instruction out = at(sends[n]), in = at(receives[n]);
-      // Who sends across the boundary tells an activation from a gradient.
+      // The direction across the boundary tells an activation from a gradient.
       if (out.microbatch != in.microbatch || boundary(sends[n]) != boundary(receives[n]))
         throw Error(format("message {} {}: the {}, meets the {}", n + 1, between, text(out), text(in)));
       partners[sends[n].stage][sends[n].index] = receives[n];
@@ -123,7 +123,7 @@ void execute(const Plan& plan, const Partners& partners, const Visit& visit) {
   std::size_t stuck = 0;
   while (stuck < plan.size() && done(stuck)) ++stuck;
   if (stuck == plan.size()) return;
-  // A stage that is stuck waits for one that is stuck: follow them until one comes again.
+  // A stage that cannot go on waits for another such stage: follow them until one appears again.
   const auto waits_for = [&](std::size_t stage) { return partners[stage][next[stage]].stage; };
   std::set<std::size_t> seen;
   while (seen.insert(stuck).second) stuck = waits_for(stuck);
@@ -143,7 +143,8 @@ void execute(const Plan& plan, const Partners& partners, const Visit& visit) {
 }
 // end execute
 
-// When is a send waited for? Until then its buffer may not be changed: the receiver reads it there.
+// A stage may not change the buffer of a send until it has waited for it, since the receiver reads the data
+// there. When should it wait?
 
 // begin blocking
 /// The plan as a beginner would write it: each send is waited for at once.
@@ -161,9 +162,9 @@ inline Plan with_blocking_sends(const Plan& plan) {
 // end blocking
 
 // begin asynchronous
-/// The plan as it works: a send is posted, and waited for when its buffer is to be freed. An activation has
-/// been taken when its gradient comes back, so that wait costs nothing;
-/// a gradient is given the time until the next one.
+/// The plan with asynchronous sends: a stage waits for a send when it wants to free the buffer. When the
+/// gradient of an activation comes back, the activation has been taken, so this wait costs nothing. A
+/// gradient has time until the stage sends the next one.
 // task 06.asynchronous (function, 3 points, 30 min): add the waits: for an activation right before the
 // backward of its microbatch and chunk, for a gradient right before the next one is sent, for the last one
 // before the reduce. Hint: two buffers a stage, and none may be left when the step ends.

@@ -1,4 +1,4 @@
-// Which layers does each virtual stage hold? In order, none twice and none left out.
+// Which layers does each virtual stage hold? Each layer belongs to one stage, in the order of the model.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +13,7 @@ namespace tessera::pipeline {
 
 using Partition = std::vector<std::int64_t>;  // layers of each virtual stage
 
-/// As even as it goes, the first ones longer.
+/// Parts of equal length, the first ones longer by a layer where `parts` does not divide `layers`.
 inline Partition even_partition(std::int64_t layers, int parts) {
   Partition partition(static_cast<std::size_t>(parts), layers / parts);
   for (std::int64_t i = 0; i < layers % parts; ++i) ++partition[static_cast<std::size_t>(i)];
@@ -43,8 +43,8 @@ struct LayerCosts {
 };
 
 // begin balance
-/// The partition whose slowest stage is fastest: a pipeline runs at the pace of that one. Blocks are equal,
-/// so only the ends can differ.
+/// The partition whose slowest stage is the fastest, since a pipeline runs at the pace of its slowest stage.
+/// All blocks cost the same, so only the first and the last stage differ from the others.
 // task 06.balance (function, 3 points, 30 min): layers, parts, costs -> partition. Hint: try every length of
 // the first and of the last stage.
 inline Partition balanced_partition(std::int64_t layers, int parts, const LayerCosts& costs) {

@@ -1,9 +1,10 @@
-// Who does what, and in which order: the schedule of a pipeline as data. Nothing here computes or sends. The
-// worker executes these lists, the simulator times them, the check reads them: all three see the same list.
+// The schedule of a pipeline as data: which stage does what, and in which order. Nothing here computes or
+// sends. The worker executes these lists, the simulator times them, and the check reads them; all three see
+// the same lists.
 //
-// A pipeline has p stages, a step m microbatches. Stage r holds v chunks of layers,
-// the virtual stages r, r + p, r + 2p, ...: a microbatch passes virtual stages 0, 1, ..., v p - 1 forward,
-// and back in the other direction.
+// A pipeline has p stages, and a step has m microbatches. Stage r holds v chunks of layers, which are the
+// virtual stages r, r + p, r + 2p, ... Forward, a microbatch passes the virtual stages 0, 1, ..., v p - 1;
+// backward, it passes them in the other direction.
 #pragma once
 
 #include <algorithm>
@@ -29,17 +30,17 @@ inline const std::vector<std::pair<Schedule, std::string>> schedule_names = {
 enum class Op {
   receive,           // the input of a forward, from the virtual stage before
   forward,           // keeps its activations until the last half of its backward
-  send,              // posts the output to the virtual stage after, and does not wait
+  send,              // starts to send the output to the virtual stage after, and does not wait
   receive_gradient,  // of the output, from the virtual stage after
   backward,          // both halves:
   backward_input,    //   dX, which the stage before waits for
-  backward_weight,   //   dW, which nobody waits for; frees the activations
-  send_gradient,     // posts dX to the virtual stage before, and does not wait
+  backward_weight,   //   dW, for which no stage waits; frees the activations
+  send_gradient,     // starts to send dX to the virtual stage before, and does not wait
   wait,              // until this stage's last send has been taken
   reduce             // once, at the end: sums the gradients over the data-parallel ranks
 };
 
-/// `chunk` counts this stage's own chunks. Both numbers begin at 0.
+/// `chunk` counts the chunks of this stage. Both numbers begin at 0.
 struct Instruction {
   Op op;
   int microbatch = 0, chunk = 0;
@@ -57,8 +58,8 @@ inline int virtual_stage(int chunk, int stage, int stages) { return chunk * stag
 /// backwards that are left. These numbers are all that tells them apart.
 struct SchedulePattern {
   int warm_up;
-  bool split = false;  // dX and dW as two instructions,
-  int delay = 0;       // each dW so many microbatches behind its dX
+  bool split = false;  // dX and dW are two instructions,
+  int delay = 0;       // and each dW comes this many microbatches after its dX
 };
 
 // task 06.pattern (function, 3 points, 40 min): p stages, m microbatches, v chunks -> what stage r does.
@@ -75,7 +76,7 @@ inline SchedulePattern pattern(Schedule schedule, int r, int p, int m, int v) {
     case Schedule::zb_h1:
       break;
   }
-  return {p - r - 1, true, r};  // the late stages hurry with dX, and keep r dW for when they would idle
+  return {p - r - 1, true, r};  // late stages compute dX first, and keep r dW for when they would idle
 }
 // end task
 // end pattern

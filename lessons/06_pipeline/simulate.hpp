@@ -1,4 +1,5 @@
-// When does who do what? The plan on a clock, for any costs, and the closed forms that it must reach.
+// The plan on a clock: when each stage executes each instruction, for any costs; and the closed forms that
+// the simulation must reach.
 #pragma once
 
 #include <algorithm>
@@ -19,8 +20,8 @@ inline bool computes(Op op) {
   return op == Op::forward || op == Op::backward || op == Op::backward_input || op == Op::backward_weight;
 }
 
-/// The steps of each stage, in order, in one unit of time. A stage is busy while it computes, and idle else.
-/// Steps that do not compute (messages) may be there or not.
+/// The steps of each stage, in order, in one unit of time. A stage is busy while it computes, and idle
+/// otherwise. Messages, which do not compute, may be among the steps or not.
 struct Timeline {
   std::vector<std::vector<Step>> stages;
 
@@ -62,7 +63,8 @@ struct Timeline {
   }
 };
 
-/// Times in any unit: of each virtual stage (uneven layers cost unevenly), and of a message.
+/// What the instructions of each virtual stage cost, and what a message costs, in any unit of time. Stages
+/// may differ, since a stage with more layers costs more.
 struct Costs {
   std::vector<double> forward, backward_input, backward_weight;  // a whole backward is the sum of the two
   double message = 0;
@@ -73,7 +75,8 @@ struct Costs {
     return {all(forward), all(backward_input), all(backward_weight), message};
   }
 
-  /// Of an instruction of virtual stage `at`. A send is posted and costs nothing; its receive takes the time.
+  /// The cost of an instruction of virtual stage `at`. A send costs nothing, since it does not wait; its
+  /// receive takes the time of the message.
   double of(Op op, int at) const {
     switch (op) {
       case Op::forward:
@@ -140,8 +143,8 @@ inline double bubble_predicted(Schedule schedule, int p, int m, int v) {
 }
 // end closed
 
-/// The most activations that stage r holds, in chunks: from the forward to the dW. The warm-up, the forward
-/// of the first pair, and the dW that are put off; but never more than there are.
+/// The most activations that stage r holds, in chunks, each from its forward to its dW: those of the warm-up,
+/// that of the first pair, and those whose dW is delayed, but never more than there are.
 inline int in_flight_predicted(Schedule schedule, int stages, int microbatches, int chunks, int r) {
   const SchedulePattern s = pattern(schedule, r, stages, microbatches, chunks);
   return std::min(microbatches * chunks, s.warm_up + 1 + s.delay);

@@ -1,5 +1,6 @@
-// Is a plan legal? Read off the lists alone: every microbatch once, nothing before what it needs or after
-// what it frees, every send with its receive, and no circle of stages that wait for one another.
+// Is a plan legal? The lists alone tell: every microbatch is computed once, no instruction comes before what
+// it needs or after what it frees, every send has its receive, and no stages wait for one another in a
+// circle.
 #pragma once
 
 #include <algorithm>
@@ -14,8 +15,8 @@
 namespace tessera::pipeline {
 
 // begin needs
-/// What the same stage must have done with the same microbatch and chunk before. `first`, `last`: of the
-/// whole pipeline. A whole backward counts as both its halves.
+/// What the same stage must have done before with the same microbatch and chunk. `first` and `last` tell
+/// whether it is the first or the last virtual stage. A whole backward counts as both of its halves.
 // task 06.needs (function, 2 points, 20 min): an instruction -> what it reads. Hint: six rules, two of them
 // different at an end.
 inline std::vector<Op> needs(Op op, bool first, bool last) {
@@ -54,7 +55,7 @@ inline int check_stage(const Instructions& list, int stage, int stages, int micr
     const int at = virtual_stage(i.chunk, stage, stages), end = stages * chunks - 1;
     const bool to_next = i.op == Op::send || i.op == Op::receive_gradient;
     if ((is_send(i.op) || is_receive(i.op)) && at == (to_next ? end : 0))
-      refuse("the pipeline ends here, nobody is at the other end");
+      refuse("the pipeline ends here, no stage is at the other end");
     std::set<Op>& done = all_done[{i.microbatch, i.chunk}];
     for (const Op before : needs(i.op, at == 0, at == end))
       if (done.count(before) == 0) refuse(format("comes before its {}", name(before)));

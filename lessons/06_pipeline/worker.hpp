@@ -13,7 +13,7 @@ using gpt::Chunk;
 using gpt::ModelConfig;
 using gpt::Tokens;
 
-/// What others want to know while a worker runs. None of it changes what the worker computes.
+/// Functions that the worker calls on its way. None of them changes what the worker computes.
 struct WorkerHooks {
   std::function<void(const Instruction&)> before = [](const Instruction&) {};
   std::function<void(const Instruction&)> after = [](const Instruction&) {};

@@ -1,8 +1,8 @@
-// One all-reduce for each of a model's many gradients would pay many latencies, one for all of them could
-// start only at the end. So they are summed in buckets: contiguous ranges of the one row that holds them all
-// (GradientBuffer), each posted as soon as the backward, which runs from the last layer to the first, has
-// finished its lowest gradient. PyTorch's DistributedDataParallel
-// does the same (Li et al. 2020, section 3.2).
+// An all-reduce for each of the many gradients of a model would pay many latencies, and a single one for all
+// gradients could start only at the end of the backward. So they are summed in buckets: contiguous ranges of
+// the row that holds all gradients (GradientBuffer). The backward runs from the last layer to the first; the
+// all-reduce of a bucket starts as soon as the first gradient in it is complete. PyTorch's
+// DistributedDataParallel does the same (Li et al. 2020, section 3.2).
 #pragma once
 
 #include <vector>
@@ -16,8 +16,8 @@ using gpt::Parameter;
 class Buckets {
  public:
   Buckets() = default;
-  /// `all` (1, P) holds the gradients of `parameters` in their order;
-  /// a bucket has at least `bytes`, but the last.
+  /// `all` (1, P) holds the gradients of `parameters` in their order. Each bucket but the last has at least
+  /// `bytes`.
   Buckets(const Tensor& all, const std::vector<Parameter>& parameters, std::int64_t bytes) : all_(all) {
     std::int64_t end = all.size();
     for (std::size_t i = parameters.size(); i-- > 0;) {
@@ -37,7 +37,7 @@ class Buckets {
   }
   // end task
 
-  /// Until every sum is there.
+  /// Waits until every bucket has been summed.
   void finish() {
     for (Request& request : posted_) request.wait();
     posted_.clear();
@@ -48,7 +48,7 @@ class Buckets {
   std::size_t count() const { return ranges_.size(); }
   std::size_t posted() const { return next_; }
 
-  /// Where the gradient of parameter `index` begins in the row.
+  /// The place in the row where the gradient of parameter `index` begins.
   static std::int64_t offset(const std::vector<Parameter>& parameters, std::size_t index) {
     std::int64_t at = 0;
     for (std::size_t i = 0; i < index; ++i) at += parameters[i].value.size();

@@ -4,8 +4,8 @@
 //   dA = [X1; X2]' [dY1; dY2] = X1' dY1 + X2' dY2    each rank has a term of the gradient
 //
 // So the gradients, and nothing else, are summed: P numbers a step for P weights. The loss is the mean over
-// the global number of tokens, which stands in dY already: the sum is plain, nothing is divided by the ranks,
-// and rows may be cut unevenly.
+// the global number of tokens, and dY already contains this division. The sum is therefore plain: nothing is
+// divided by the number of ranks, and the ranks may hold different numbers of rows.
 #pragma once
 
 #include "comm/communicator.hpp"
@@ -13,8 +13,8 @@
 
 namespace tessera::data_parallel {
 
-/// The rank's rows of `size`, as even as it goes: 10 over 4 ranks are 2, 3, 2, 3. Cut between `unit`s only,
-/// as between sequences.
+/// The rows of a rank out of `size`, in parts that differ by one unit at most: 10 rows over 4 ranks are 2, 3,
+/// 2 and 3. The cuts lie between units of `unit` rows, for example between sequences.
 inline Range own_rows(std::int64_t size, int rank, int ranks, std::int64_t unit = 1) {
   const std::int64_t units = size / unit;
   return {units * rank / ranks * unit, units * (rank + 1) / ranks * unit};

@@ -10,13 +10,14 @@
 
 namespace tessera::three_d {
 
-/// What the last stage has in the end; undefined on the others.
+/// What the last stage has computed; undefined on the other stages.
 struct Forward {
   Tensor losses, probabilities;  // (n, 1) of all ids, (n, V_r) of this rank's
 };
 
 // begin forward
-/// One microbatch through all virtual stages. While it is in the next one, a stage takes the next microbatch.
+/// Sends one microbatch through all virtual stages. While it is in the next stage, a stage takes the next
+/// microbatch.
 inline Forward forward(const Trainer& model, const Tokens& batch) {
   Communicator& pp = *model.mesh().pp;
   Forward last;

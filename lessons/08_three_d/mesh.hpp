@@ -1,5 +1,5 @@
-// Three kinds of neighbours. The world's ranks stand in a box of tp x dp x pp, laid out as Megatron does
-// (parallel_state.py): tp fastest, since its ranks talk most and should share a machine, then dp, then pp.
+// The ranks of the world stand in a box of tp x dp x pp, in the order of Megatron (parallel_state.py): tp is
+// fastest, since its ranks communicate most and should share a machine, then dp, then pp.
 #pragma once
 
 #include <memory>
@@ -15,7 +15,7 @@ struct ParallelSizes {
 };
 
 // begin mesh
-/// Of one rank: its place on each axis, and the group of those who differ from it on that axis alone.
+/// The process groups of one rank: for each axis, the ranks that differ from it on that axis alone.
 struct Mesh {
   ParallelSizes sizes;
   std::unique_ptr<Communicator> tp, dp, pp;

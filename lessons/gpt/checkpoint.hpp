@@ -32,6 +32,7 @@ inline void save_checkpoint(Communicator& world, bool writes, const ModelConfig&
                             const std::string& folder) {
   const DType dtype = parameters.front().value.dtype();
   std::map<std::string, Tensor> file;
+  auto busy = world.rank() == 0 ? world.busy("writes the checkpoint") : nullptr;
   for (const WeightInfo& info : weights_of(config))
     for (std::size_t k = 0; k < state.prefixes.size(); ++k) {
       Slice slice = Slice::nothing_of(info.rows, info.cols);
@@ -53,6 +54,7 @@ inline void save_checkpoint(Communicator& world, bool writes, const ModelConfig&
     std::filesystem::create_directories(folder);
     save_safetensors(checkpoint_file(folder), file);
   }
+  busy = nullptr;
   const Phase phase = world.phase("check");
   world.barrier();
 }

@@ -11,6 +11,8 @@
 #include <thread>
 
 #include "app/screen.hpp"
+#include "ops/kernels.hpp"
+#include "report/table.hpp"
 #include "tensor/error.hpp"
 #include "tensor/file.hpp"
 #include "tensor/safetensors.hpp"
@@ -18,21 +20,21 @@
 namespace tessera {
 
 void Options::add_to(Flags& flags, bool with_ranks) {
-  // The ones that matter come first; with the lesson's own sizes they are eight.
+  // The flags that matter most come first; together with the lesson's own sizes they are eight.
   if (with_ranks) flags.number("--ranks", ranks, 1, 64, "ranks to cut over");
-  flags.choice("--dtype", dtype, {"f32", "f64"}, "of all numbers");
+  flags.choice("--dtype", dtype, {"f32", "f64"}, "type of all numbers");
   flags.choice("--device", device, {"auto", "cpu", "cuda"}, "where to compute");
-  flags.choice("--transport", transport, {"auto", "threads", "mpi", "nccl"}, "how ranks talk");
-  flags.toggle("--exact", exact, "small integers only: the difference must be 0");
+  flags.choice("--transport", transport, {"auto", "threads", "mpi", "nccl"}, "how ranks communicate");
+  flags.toggle("--exact", exact, "compute with small integers: the difference must be 0");
   flags.rest();
-  flags.number("--seed", seed, 0, INT64_MAX, "of all random numbers");
-  flags.text("--json", json, "FILE", "the results, for programs");
-  flags.text("--dump", dump, "FILE", "inputs, shards, outputs and gradients, as safetensors");
-  flags.text("--svg", svg, "FILE", "the picture of the cut");
-  flags.text("--trace", trace, "FILE", "the timeline, for Perfetto");
+  flags.number("--seed", seed, 0, INT64_MAX, "seed of all random numbers");
+  flags.text("--json", json, "FILE", "write the results there, for programs");
+  flags.text("--dump", dump, "FILE", "write inputs, shards, outputs and gradients there, as safetensors");
+  flags.text("--svg", svg, "FILE", "write the picture of the cut there");
+  flags.text("--trace", trace, "FILE", "write the timeline there, for Perfetto");
   flags.size("--memory-per-rank", memory_per_rank, "an allocation beyond it fails");
   flags.toggle("--no-baseline", no_baseline, "no unsplit run: 64 elements of each result are recomputed");
-  flags.choice("--verify", verify, {"on", "off"}, "MPI, NCCL: compare calls between ranks first");
+  flags.choice("--verify", verify, {"on", "off"}, "MPI and NCCL compare calls between ranks first");
   flags.number("--timeout", timeout, 1, 86400, "seconds that one call may wait");
   flags.toggle("--quiet", quiet, "print the verdict only");
   flags.toggle("--stable", stable, "leave out what differs from machine to machine");
@@ -44,13 +46,14 @@ void Options::check_files() const {
 }
 
 Choice Options::choose_transport(bool ranks_given) const {
-  const auto wanted_ranks = ranks_given ? std::optional(static_cast<int>(ranks)) : std::nullopt;
-  const auto kind =
-      device == "auto" ? std::nullopt : std::optional(device == "cuda" ? DeviceKind::cuda : DeviceKind::cpu);
-  const auto way = transport == "auto" ? std::nullopt
-                   : transport == "mpi"
-                       ? std::optional(Transport::mpi)
-                       : std::optional(transport == "nccl" ? Transport::nccl : Transport::threads);
+  std::optional<int> wanted_ranks;
+  std::optional<DeviceKind> kind;
+  std::optional<Transport> way;  // without a value: choose
+  if (ranks_given) wanted_ranks = static_cast<int>(ranks);
+  for (const DeviceKind one : {DeviceKind::cpu, DeviceKind::cuda})
+    if (device == name(one)) kind = one;
+  for (const Transport one : {Transport::threads, Transport::mpi, Transport::nccl})
+    if (transport == name(one)) way = one;
   Choice choice = tessera::choose_transport(wanted_ranks, static_cast<int>(ranks), kind, way);
   choice.options.timeout = std::chrono::seconds(timeout);
   choice.options.verify = verify == "on";
@@ -91,9 +94,19 @@ void App::check_divisions(int ranks) const {
                           fitting, better));
 }
 
+std::function<void(std::int64_t done)> progress_bar(Communicator& comm, const std::string& what,
+                                                    std::int64_t all) {
+  const bool draws = comm.rank() == 0 && isatty(STDERR_FILENO) == 1;
+  return [=, &comm, began = comm.journal().now()](std::int64_t done) {
+    const double seconds = comm.journal().now() - began;
+    if (draws && seconds > 2) std::cerr << progress_line(what, done, all, seconds) << std::flush;
+  };
+}
+
 int guarded(const std::function<int()>& body) {
-  // Of several processes that all find the same fault one prints; the others wait a moment before they end,
-  // since a launcher stops all as soon as one has failed.
+  wait_passively();
+  // Where several processes find the same fault, one of them prints it. The others wait a moment before they
+  // end, since a launcher stops all processes as soon as one has failed.
   const auto say = [](const std::string& message) {
     if (is_printing_process())
       std::cerr << "error: " << message << std::endl;
@@ -164,8 +177,7 @@ int App::run_checked(int argc, char** argv, const LessonParts& parts) {
   }
   if (talks || code != 0) std::cout << check_table(report, colour);
   if (talks) {
-    if (const std::string more = parts.more ? parts.more() : ""; !more.empty())
-      std::cout << std::endl << more;
+    if (const std::string more = parts.more(); !more.empty()) std::cout << std::endl << more;
     std::cout << std::endl << text_.why << std::endl;
   }
   if (options_.quiet) std::cout << text_.number << " " << text_.title << ": ";

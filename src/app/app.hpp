@@ -1,6 +1,6 @@
-// App: what every lesson's executable does. It reads the flags, chooses where to run, runs the lesson in both
-// tiers on every rank, prints the screen, writes the files, and returns the exit code: 0 all checks hold, 1 a
-// check failed, 2 the command line cannot be honoured, 3 the run broke.
+// App does what the program of every lesson does: it reads the flags, chooses where to run, runs the lesson
+// in both tiers on every rank, prints the screen, writes the files, and returns the exit code. 0: all checks
+// hold; 1: a check failed; 2: the command line asks for something impossible; 3: the run broke.
 #pragma once
 
 #include <functional>
@@ -17,27 +17,27 @@ namespace tessera {
 
 struct LessonText {
   std::string number, title;  // "02", "column split"
-  std::string formula;        // one line; sizes are added by the lesson
-  std::string why;            // the sentence to take home
+  std::string formula;        // one line
+  std::string why;            // the sentence to remember
   std::string code;           // "column_split.hpp:31"
   std::string question = "Cut = whole?";
 };
 
-/// What a lesson supplies. prove runs on every rank, once a tier;
-/// the others run once, where output is printed.
+/// What a lesson supplies. `prove` runs on every rank, once in each tier. The other functions run once, in
+/// the process that prints.
 struct LessonParts {
-  std::function<int()> ranks = {};  // where the lesson's own flags say how many, and there is no --ranks
-  std::function<void(int ranks)> check = [](int) {
-  };  // after parsing, before anything runs: throws UsageError
+  /// The number of ranks, where the lesson's own flags say it and there is no --ranks.
+  std::function<int()> ranks = {};
+  /// Runs after parsing and before everything else. Throws UsageError.
+  std::function<void(int ranks)> check = [](int) {};
   std::function<void(Proof&, Communicator&)> prove;
   std::function<std::string()> by_hand;                     // the 2 x 2 example
   std::function<std::vector<Equation>(int ranks)> picture;  // for --svg
-  std::function<std::string()> drawing = {};  // in its place where there are no equations: the SVG
-  std::function<std::string()> first = [] { return ""; };  // what stands above the tables; may be empty
-  std::function<std::string()> more;                       // further tables of this lesson; may be empty
-  std::function<std::string()> inexact = [] {
-    return "";
-  };  // why there is no exact tier, where there is none
+  std::function<std::string()> drawing = {};  // the SVG itself, where the picture has no equations
+  std::function<std::string()> first = [] { return ""; };  // stands above the tables; may be empty
+  std::function<std::string()> more = [] { return ""; };   // further tables of this lesson; may be empty
+  /// Why the lesson has no exact tier; "" where it has one.
+  std::function<std::string()> inexact = [] { return ""; };
 };
 
 /// The flags that mean the same in every lesson.
@@ -49,7 +49,7 @@ struct Options {
 
   DType type() const { return dtype == "f64" ? DType::f64 : DType::f32; }
   void add_to(Flags& flags, bool with_ranks);
-  void check_files() const;  ///< Throws UsageError where one of the files could not be written.
+  void check_files() const;  ///< Throws UsageError where one of the files cannot be written.
   Choice choose_transport(bool ranks_given) const;
 };
 
@@ -58,10 +58,11 @@ class App {
   enum Ranks { one_rank, many_ranks, own_ranks };
   explicit App(LessonText text, Ranks ranks = many_ranks);
 
-  /// A size of the lesson: a flag of its own, at least 1.
+  /// Adds a flag for a size of the lesson; a size is at least 1.
   void size(const std::string& name, std::int64_t& target, const std::string& help);
-  Flags& flags() { return flags_; }  ///< For the lesson's flags that are no sizes.
-  /// The ranks must divide this size: refused by exit code 2, with the --ranks that do.
+  Flags& flags() { return flags_; }  ///< For the lesson's other flags.
+  /// Demands that the ranks divide this size.
+  /// Else the program ends with exit code 2, and names the --ranks that do.
   void ranks_divide(const std::string& flag, const std::int64_t& size);
 
   int run(int argc, char** argv, const LessonParts& parts);
@@ -82,7 +83,13 @@ class App {
   std::vector<Divided> divided_;
 };
 
-/// Runs `body`, prints what it throws as "error: ..." and turns it into the exit code.
+/// A function that draws how much of `all` is done. It draws on stderr, where that is a terminal, on rank 0,
+/// and only after two seconds.
+std::function<void(std::int64_t done)> progress_bar(Communicator& comm, const std::string& what,
+                                                    std::int64_t all);
+
+/// Runs `body` and returns its exit code, or prints its exception as "error:
+/// ..." and returns the code for that.
 int guarded(const std::function<int()>& body);
 
 }  // namespace tessera

@@ -28,7 +28,7 @@ void note_sum(const Bounded& x, const Tensor& magnitude) {
   x.arithmetic->largest_sum = std::max(x.arithmetic->largest_sum, largest(magnitude));
 }
 
-/// left and right multiply matrices as the product at hand does, transposed or not.
+/// The product of a and b. `multiply` multiplies two tensors in the same way, one of them transposed or none.
 template <class Multiply>
 Bounded product(const Bounded& a, const Bounded& b, std::int64_t terms, const Multiply& multiply) {
   const Tensor a_abs = absolute(a.value), b_abs = absolute(b.value);
@@ -109,8 +109,8 @@ Bounded sum_rows(const Bounded& x) {
   return {sum_rows(x.value), add(scale(magnitude, g), own), x.arithmetic};
 }
 
-// |gelu'| <= 1.13. Its own rounding: x/2 (1 + tanh z) with z to 6 u
-// and |z tanh'(z)| <= 0.45 stays below 8 u |x|.
+// |gelu'| <= 1.13. The rounding of gelu itself stays below 8 u |x|: in x/2 (1 + tanh z), z has a relative
+// error of 6 u, and |z tanh'(z)| <= 0.45.
 Bounded gelu(const Bounded& x) {
   Bounded y = like(x);
   const double u = x.arithmetic->unit, *p = x.value.data<double>(), *e = x.error.data<double>();
@@ -119,8 +119,7 @@ Bounded gelu(const Bounded& x) {
   return y;
 }
 
-// |gelu''| <= 0.8, at 0. The slope's own rounding stays below 3 u on the CPU, which computes it in f64 for
-// f32, and below 25 u in the f32 of cuda.cu.
+// |gelu''| <= 0.8, reached at 0. The rounding of the slope itself stays below 25 u (functions.hpp).
 Bounded gelu_backward(const Bounded& dy, const Bounded& x) { return chain(dy, x, 0.8, 26, gelu_slope); }
 
 Bounded relu(const Bounded& x) {
@@ -135,7 +134,7 @@ Bounded relu_backward(const Bounded& dy, const Bounded& x) {
   Bounded dx = chain(dy, x, 0, 0, [](double p) { return p > 0 ? 1.0 : 0.0; });
   const double *p = x.value.data<double>(), *e = x.error.data<double>(), *g = dy.value.data<double>();
   double* error = dx.error.data<double>();
-  for (std::int64_t i = 0; i < dx.error.size(); ++i)  // the sign of x itself may be in doubt
+  for (std::int64_t i = 0; i < dx.error.size(); ++i)  // where x may have either sign, the slope is in doubt
     if (e[i] > 0 && std::abs(p[i]) <= e[i]) error[i] = std::abs(g[i]) + dy.error.data<double>()[i];
   return dx;
 }

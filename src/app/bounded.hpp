@@ -1,13 +1,14 @@
-// Bounded: a matrix in f64 together with how far a computation in f32 or f64 may lie from it. Evaluating a
-// lesson's unsplit formula on Bounded matrices gives the truth and the bound of the floating tier at once,
-// operation by operation, for any order of summation, so that every cut of the sum is covered.
+// Bounded is a matrix in f64 together with a bound: how far a computation in f32 or f64 may lie from it. The
+// unsplit formula of a lesson, evaluated on Bounded matrices, gives the truth and the bound of the floating
+// tier at once. Each operation bounds its error for any order of summation, so that the bound holds for every
+// cut of the sum.
 //
 // With u the unit round-off and |x' - x| <= e for every operand:
 //   a b + rounding          : u |result|
 //   sum of K terms          : gamma(K) sum |terms|; gamma(K) = min(K u / (1 - K u), 4 sqrt(K) u).
-//                             The first is Higham, Accuracy and Stability, 3.1; the second holds for
-//                             independent roundings with a probability of 1 - 2 exp(-8) a sum before its
-//                             large slack counts (Higham and Mary 2019, theorem 2.4).
+//                             The first is from Higham, Accuracy and Stability, 3.1. The second holds for
+//                             independent roundings with a probability of at least 1 - 2 exp(-8) for each
+//                             sum (Higham and Mary 2019, theorem 2.4).
 //   operands' own errors    : |(a + ea)(b + eb) - a b| <= ea |b| + (|a| + ea) eb
 //   f(x), |f'| <= L         : L e + the rounding of f itself
 #pragma once
@@ -18,14 +19,15 @@
 
 namespace tessera {
 
-/// Of one evaluation: the unit round-off (0 in the exact tier) and the largest sum of absolute terms it met.
+/// What one evaluation shares: the unit round-off, 0 in the exact tier,
+/// and the largest sum of absolute terms so far.
 struct Arithmetic {
   double unit = 0;
   double largest_sum = 0;
 };
 
 struct Bounded {
-  Tensor value, error;  // f64 on the host, of one shape; error is 0 for inputs
+  Tensor value, error;  // f64 on the host, both of one shape; the error of an input is 0
   std::shared_ptr<Arithmetic> arithmetic;
 };
 struct BoundedTransposed {
@@ -40,7 +42,7 @@ double largest(const Tensor& x);
 
 Bounded bounded_input(const Tensor& value, std::shared_ptr<Arithmetic> arithmetic);
 
-// The functions of ops.hpp, so that one template computes with Tensor and with Bounded.
+// The functions of ops.hpp for Bounded, so that one template computes with Tensor and with Bounded.
 Bounded matmul(const Bounded& a, const Bounded& b);
 Bounded matmul(const BoundedTransposed& a, const Bounded& b);
 Bounded matmul(const Bounded& a, const BoundedTransposed& b);

@@ -13,14 +13,14 @@ namespace tessera {
 
 namespace {
 
-/// The whole of `text` as a number, or false.
+/// Reads the whole `text` as a number; returns false where it is not one.
 template <class Number>
 bool to_number(const std::string& text, Number& value) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   return error == std::errc{} && end == text.data() + text.size();
 }
 
-/// Edit distance, for "did you mean".
+/// The edit distance of two words, for "did you mean".
 std::size_t distance(const std::string& a, const std::string& b) {
   std::vector<std::size_t> row(b.size() + 1);
   for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
@@ -65,7 +65,7 @@ void Flags::add(const std::string& name, const std::string& value, const std::st
   };
   CLI::Option* option = app_->add_option(name, take, help);
   option->type_name(value)->default_str(start)->take_last()->trigger_on_parse();
-  if (value.empty()) option->type_size(0);
+  if (value.empty()) option->expected(0);
 }
 
 void Flags::number(const std::string& name, std::int64_t& target, std::int64_t least, std::int64_t most,

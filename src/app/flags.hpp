@@ -1,4 +1,4 @@
-// The command line of a lesson: one table of flags, from which parsing, messages and --help all come.
+// The command line of a lesson: parsing, messages and --help all come from one table of flags.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,8 @@ class Flags {
   explicit Flags(const std::string& usage);
   ~Flags();
 
-  /// An integer of [least, most]. Every add names the flag ("--ranks"),
-  /// where the value goes, and one line of help.
+  /// A flag with an integer of [least, most]. This and the following functions take the name of the flag
+  /// ("--ranks"), the variable that gets the value, and one line of help.
   void number(const std::string& name, std::int64_t& target, std::int64_t least, std::int64_t most,
               const std::string& help);
   void real(const std::string& name, double& target, double least, double most, const std::string& help);
@@ -31,14 +31,14 @@ class Flags {
   void toggle(const std::string& name, bool& target, const std::string& help);
   void size(const std::string& name, std::int64_t& bytes, const std::string& help);  ///< "48MiB"
 
-  /// Flags added after this call stand in --help all only.
+  /// Flags that are added after this call stand only in --help all.
   void rest();
   /// Throws UsageError that says what would work.
-  /// Returns false where help was asked for and has been printed.
+  /// Returns false where the user asked for help, which is then printed.
   bool parse(int argc, char** argv) const;
   bool given(const std::string& name) const;
   std::string help(bool all) const;
-  /// Every flag that takes a value or was given, with its value as text: config{} of the JSON.
+  /// Every flag that was given or has a default, with its value as text, for config{} of the JSON.
   struct Value {
     std::string name, text;
     bool is_number;

@@ -1,4 +1,4 @@
-// How the ranks' results come together on rank 0: values, bytes, memory, timelines.
+// Rank 0 gathers what the ranks have found: values, bytes, memory, timelines.
 #include <algorithm>
 #include <sstream>
 
@@ -9,14 +9,15 @@ namespace tessera {
 
 namespace {
 
-/// Rank 0's part of a proof is no part of the run: its memory and its calls are booked as checks.
+/// What rank 0 does for the proof is not part of the run: its memory and its calls count as checks.
 struct CheckScope {
   explicit CheckScope(Communicator& comm) : memory(MemoryKind::check), phase(comm.journal(), "check") {}
   MemoryScope memory;
   Phase phase;
 };
 
-/// A rank's parts travel to rank 0 as one row of numbers: whole rows, whole cols, ranges, then the elements.
+/// A rank sends its parts to rank 0 as one row of numbers:
+/// rows and columns of the whole, ranges, then the elements.
 void pack(std::vector<double>& row, const Slice& slice, const Tensor& local) {
   const auto put = [&](std::int64_t value) { row.push_back(static_cast<double>(value)); };
   put(slice.whole_rows);
@@ -61,6 +62,7 @@ std::vector<RankResult> gather_parts(Communicator& comm, const Slice& slice, con
 }
 
 Outcome Proof::finish() {
+  const auto busy = comm_.rank() == 0 ? comm_.busy("computes the unsplit reference") : nullptr;
   Outcome outcome;
   outcome.tier = options_.tier;
   gather_traffic(outcome);
@@ -112,9 +114,9 @@ void Proof::make_dump(Outcome& outcome, const Gathered& results, const Gathered&
 }
 
 void Proof::gather_traffic(Outcome& outcome) {
-  // One text a rank: a line a kind of call, an empty line, a line a span.
+  // Each rank sends one text: a line for each kind of call, an empty line, and a line for each span.
   std::ostringstream mine;
-  mine.precision(12);  // seconds: to less than a microsecond
+  mine.precision(12);  // keeps seconds to less than a microsecond
   for (const auto& [key, row] : comm_.journal().traffic())
     if (key.phase != "check")
       mine << (key.phase.empty() ? "-" : key.phase) << ' ' << key.group << ' ' << key.op << ' ' << row.calls

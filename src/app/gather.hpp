@@ -1,4 +1,4 @@
-// Matrices that lie in parts on the ranks come together on rank 0, for checks and for files.
+// Rank 0 gathers matrices whose parts lie on the ranks, for checks and for files.
 #pragma once
 
 #include <vector>
@@ -8,8 +8,8 @@
 
 namespace tessera {
 
-/// Rank 0 gets the part of a matrix that each rank holds, from any device; the other ranks get nothing.
-/// Collective. Its memory and its calls are booked as checks.
+/// Collective. Rank 0 gets the part of a matrix that each rank holds, from any device; the other ranks get
+/// nothing. Its memory and its calls count as checks.
 std::vector<RankResult> gather_parts(Communicator& comm, const Slice& slice, const Tensor& local);
 
 }  // namespace tessera

@@ -16,7 +16,7 @@ Matrix constant(std::int64_t rows, std::int64_t cols, double value) {
 
 double unit_roundoff(DType dtype) { return dtype == DType::f32 ? std::ldexp(1, -24) : std::ldexp(1, -53); }
 
-/// The largest distance of an element; NaN where an element is NaN.
+/// The largest distance between an element and its truth; NaN where an element is NaN.
 double distance(const Tensor& x, const Matrix& truth) {
   const std::vector<double> values = x.values();
   double most = 0;
@@ -69,15 +69,13 @@ void Proof::mistake(const std::string& result, const std::string& name, MistakeF
 void Proof::expect_traffic(const std::string& phase, const std::string& op, const std::string& label,
                            std::int64_t calls, std::int64_t wire, const std::string& formula,
                            const std::string& group) {
-  TrafficRow row;
-  row.phase = phase;
-  row.group = group.empty() ? comm_.name() : group;
-  row.op = op;
-  row.label = label;
-  row.formula = formula;
-  row.predicted_calls = calls;
-  row.predicted = wire;
-  traffic_.push_back(row);
+  traffic_.push_back({.phase = phase,
+                      .group = group.empty() ? comm_.name() : group,
+                      .op = op,
+                      .label = label,
+                      .formula = formula,
+                      .predicted_calls = calls,
+                      .predicted = wire});
 }
 
 void Proof::measure_memory() {
@@ -91,21 +89,21 @@ void Proof::expect_memory(MemoryKind kind, const std::string& label, std::int64_
 }
 
 void Proof::claim(const std::string& identity, double error, double bound, const std::string& advice) {
-  Check claimed;
-  claimed.identity = identity;
-  claimed.tier = tier_name();
-  claimed.error = error;
-  claimed.bound = bound;
-  claimed.used = error == 0 ? 0 : error / bound;
-  claimed.ok = error <= bound;
-  if (!claimed.ok) claimed.diagnosis = advice;
-  claims_.push_back(claimed);
+  claims_.push_back({.identity = identity,
+                     .tier = tier_name(),
+                     .error = error,
+                     .bound = bound,
+                     .used = error == 0 ? 0 : error / bound,
+                     .ok = error <= bound,
+                     .scalar = true,
+                     .rank = -1});
+  if (!claims_.back().ok) claims_.back().diagnosis = advice;
 }
 
 Inputs<Tensor> Proof::whole_inputs(DType dtype) const {
   return [this, dtype](const std::string& name) {
     const Input& input = inputs_.at(name);
-    // Generated in the run's dtype: the truth starts from the same numbers.
+    // The numbers are generated in the dtype of the run, so that the truth starts from the same ones.
     return cast(generate_input(name, input, Slice::whole(input.slice.whole_rows, input.slice.whole_cols),
                                options_.dtype),
                 dtype);
@@ -119,13 +117,12 @@ void Proof::add_check(Outcome& outcome, const Result& result, const Truth& truth
     const Device::Scope host(Device::host());
     std::vector<Mistake> mistakes;
     for (const Mistaken& mistaken : mistakes_)
-      if (mistaken.result == result.name)
-        for (int rank = 0; rank < comm_.size(); ++rank)
-          mistakes.push_back(
-              {mistaken.name, Matrix::from(mistaken.formula(whole_inputs(DType::f64), rank)), rank});
-    for (Mistake& mistake : mistakes)
-      if (const auto at = mistake.name.find("{rank}"); at != std::string::npos)
-        mistake.name.replace(at, 6, std::to_string(mistake.rank));
+      for (int rank = 0; mistaken.result == result.name && rank < comm_.size(); ++rank) {
+        std::string name = mistaken.name;
+        if (const auto at = name.find("{rank}"); at != std::string::npos)
+          name.replace(at, 6, std::to_string(rank));
+        mistakes.push_back({name, Matrix::from(mistaken.formula(whole_inputs(DType::f64), rank)), rank});
+      }
     first = check(result.name, result.identity, tier_name(), truth, parts, mistakes);
   }
   first.group = result.group;
@@ -142,7 +139,7 @@ void Proof::expect_exact(double largest_sum) const {
 }
 
 Named<Truth> Proof::bounded_truth(Named<Tensor>& unsplit) const {
-  // The truth carries f64's own rounding as well.
+  // The truth is computed in f64, and has the rounding of f64 itself as well.
   const auto arithmetic = std::make_shared<Arithmetic>();
   arithmetic->unit = exact() ? 0 : unit_roundoff(options_.dtype) + unit_roundoff(DType::f64);
   Named<Truth> truth;
@@ -190,13 +187,16 @@ void Proof::compare(Outcome& outcome, const Gathered& gathered) {
 void Proof::compare_samples(Outcome& outcome, const Gathered& gathered) {
   if (reference_measured_)
     throw UsageError("--no-baseline is for lessons 01 to 04: without it this lesson would work");
-  // A result with tokens (N) needs only its own rows of X and dY; any other only its own columns of the
-  // hidden axis (F). So the formula is evaluated twice on thin slices of the inputs, and 64 elements of each
-  // result looked at.
+  // A result with tokens (axis N) needs only its own rows of X and dY; any other result needs only its own
+  // columns of the hidden axis F. So the formula is evaluated twice, on thin slices of the inputs, and 64
+  // elements of each result are compared.
   const auto arithmetic = std::make_shared<Arithmetic>();
   arithmetic->unit = exact() ? 0 : unit_roundoff(options_.dtype) + unit_roundoff(DType::f64);
   const Random random(options_.seed, "samples");
   std::uint64_t drawn = 0;
+  const auto draw = [&](std::int64_t size) {
+    return static_cast<std::int64_t>(random.bits(drawn++) % static_cast<std::uint64_t>(size));
+  };
   const Device::Scope host(Device::host());
   for (const char axis : {'N', 'F'}) {
     Samples samples;
@@ -210,8 +210,7 @@ void Proof::compare_samples(Outcome& outcome, const Gathered& gathered) {
         std::vector<Range>& chosen = samples[axis];
         if (chosen.empty())
           for (int i = 0; i < 8; ++i) {
-            const auto index =
-                static_cast<std::int64_t>(random.bits(drawn++) % static_cast<std::uint64_t>(size));
+            const std::int64_t index = draw(size);
             chosen.push_back({index, index + 1});
           }
         ranges = chosen;
@@ -223,8 +222,8 @@ void Proof::compare_samples(Outcome& outcome, const Gathered& gathered) {
       const Result& result = results_[i];
       const bool has_tokens = result.axes.find('N') != std::string::npos;
       if (has_tokens != (axis == 'N')) continue;
-      // Element (row, col) of the truth at hand is (samples[row], col) of the whole;
-      // compare 64 of them a rank.
+      // Element (row, col) of this truth is element (samples[row],
+      // col) of the whole. Each rank's 64 are compared.
       const Matrix value = Matrix::from(truth.at(result.name).value),
                    bound = Matrix::from(truth.at(result.name).error);
       const bool by_rows = result.axes[0] == axis, by_cols = result.axes[1] == axis;
@@ -232,10 +231,7 @@ void Proof::compare_samples(Outcome& outcome, const Gathered& gathered) {
       std::vector<RankResult> parts(gathered[i].size());
       for (std::size_t r = 0; r < parts.size(); ++r) parts[r] = {Slice::whole(1, 64), constant(1, 64, 0)};
       for (std::int64_t k = 0; k < 64; ++k) {
-        const auto row =
-            static_cast<std::int64_t>(random.bits(drawn++) % static_cast<std::uint64_t>(value.rows));
-        const auto col =
-            static_cast<std::int64_t>(random.bits(drawn++) % static_cast<std::uint64_t>(value.cols));
+        const std::int64_t row = draw(value.rows), col = draw(value.cols);
         expected.value.at(0, k) = value.at(row, col);
         expected.bound.at(0, k) = bound.at(row, col);
         const std::int64_t whole_row = by_rows ? samples[axis][static_cast<std::size_t>(row)].begin : row;

@@ -1,6 +1,7 @@
-// Proof: one run of a lesson against its baseline. A lesson makes its inputs here, computes with them as the
-// cut does, and hands back each result with the slice of the whole it should be; what the whole is, it says
-// once as a formula over unsplit matrices. Everything else follows: truth, bounds, checks, dumps.
+// Proof compares one run of a lesson with its baseline. The lesson makes its inputs
+// here, computes with them on the ranks, and hands back each result with the slice of
+// the whole that it should be. It says once, as a formula over unsplit matrices, what
+// the whole is. The truth, the bounds, the checks and the dump follow from that.
 #pragma once
 
 #include <functional>
@@ -13,27 +14,28 @@
 #include "app/gather.hpp"
 #include "comm/communicator.hpp"
 #include "ops/ops.hpp"
+#include "placement/placed_ops.hpp"
 #include "report/check.hpp"
 
 namespace tessera {
 
 enum class Tier {
-  exact,    ///< small integers: every sum is exact in any order, the difference must be 0
-  floating  ///< random numbers: the truth is f64, the bound is derived
+  exact,    ///< small integers: every sum is exact in any order, so that the difference must be 0
+  floating  ///< random numbers: the truth is computed in f64, and the bound is derived
 };
 
 struct ProofOptions {
   Tier tier = Tier::floating;
   DType dtype = DType::f32;
   std::uint64_t seed = 1;
-  bool dump = false;     // keep every tensor for --dump
-  bool baseline = true;  // false: only samples of the truth, for sizes that no device could hold
+  bool dump = false;     // keeps every tensor for --dump
+  bool baseline = true;  // false: computes only samples of the truth, for sizes that no device could hold
 };
 
 /// Matrices by name.
 template <class M>
 using Named = std::map<std::string, M>;
-/// in("X") is the whole X (or the samples of it that --no-baseline looks at).
+/// in("X") is the whole X, or the samples of it that --no-baseline looks at.
 template <class M>
 using Inputs = std::function<M(const std::string&)>;
 
@@ -50,11 +52,12 @@ struct MemoryRow {
   bool ok = false;
 };
 
-/// An unsplit run whose rounding no formula bounds: beside each result the largest sum of absolute terms in
-/// its last reduction, which scales what another order of summation may change.
+/// The results of an unsplit run whose rounding no formula bounds. Beside each stands the largest sum of
+/// absolute terms in its last reduction: it scales the change that another order of summation may make.
 struct MeasuredReference {
   Named<Tensor> results;
-  std::map<std::string, double> largest_sum;  // every result's, and of whatever else --exact must know exact
+  std::map<std::string, double>
+      largest_sum;  // of every result, and of all other sums that --exact needs exact
 };
 /// The largest sum of absolute terms |a_i1 b_1j| + |a_i2 b_2j| + ... of the product.
 template <class A, class B>
@@ -75,8 +78,8 @@ struct Outcome {
   std::vector<std::int64_t> peak;         // bytes, by rank
   std::vector<std::vector<Span>> spans;   // by rank
   Named<Tensor> dump;                     // whole.*, split.*, rankN.*
-  std::map<std::string, Recorded> extra;  // a lesson's own keys of the JSON
-  std::vector<std::string> notes;         // what the tables say of a mistake in bytes or memory
+  std::map<std::string, Recorded> extra;  // the lesson's own keys of the JSON
+  std::vector<std::string> notes;         // a sentence for each mistake in bytes or memory
   bool ok() const;
 };
 
@@ -92,57 +95,88 @@ class Proof {
     return input(name, axes, slice, scale, MemoryKind::weight);
   }
 
-  /// Another slice of an input that has been made already: the same whole, cut otherwise.
+  /// Says how long the axis of each letter is. Then a placement alone says which slice of an input or a
+  /// result this rank holds. The axis '1' has one element.
+  void axes(const std::map<char, std::int64_t>& sizes) { sizes_ = sizes; }
+  template <class P>
+  Slice slice(const std::string& axes) const {
+    const auto size = [&](char letter) { return letter == '1' ? 1 : sizes_.at(letter); };
+    return slice_of<P>(size(axes[0]), size(axes[1]), comm_);
+  }
+  template <class P>
+  Placed<P> input(const std::string& name, const std::string& axes) {
+    return Placed<P>(input(name, axes, slice<P>(axes)));
+  }
+  template <class P>
+  Tensor weight(const std::string& name, const std::string& axes, double scale = 1) {  // as layers take it
+    return weight(name, axes, slice<P>(axes), scale);
+  }
+  template <class P>
+  void result(const std::string& name, const std::string& axes, const std::string& identity,
+              const Placed<P>& placed) {
+    result(name, axes, identity, placed.local(), slice<P>(axes));
+  }
+
+  /// Another slice of an input that has been made already: the same whole under another cut.
   Tensor other_slice(const std::string& name, const Slice& slice) const {
     return generate_input(name, inputs_.at(name), slice, options_.dtype);
   }
 
-  /// What this rank computed, and where in the whole `name` it belongs: nothing_of(rows, cols) where other
-  /// ranks have it all. Results of one `group` share a line on the screen.
-  /// Every rank names the same results in one order.
+  /// What this rank has computed, and which slice of the whole `name` it is: nothing_of(rows, cols) where
+  /// other ranks hold all of it. Results of one `group` share a line on the screen. Every rank must name the
+  /// same results in the same order.
   void result(const std::string& name, const std::string& axes, const std::string& identity,
               const Tensor& local, const Slice& slice, const std::string& group = "");
 
   /// The unsplit formula: a generic function from Inputs<M> to Named<M>, called with Tensor and with Bounded.
-  template <class Whole>
-  void baseline(Whole whole) {
-    reference_tensor_ = [whole](const Inputs<Tensor>& in) -> Named<Tensor> { return whole(in); };
-    reference_bounded_ = [whole](const Inputs<Bounded>& in) -> Named<Bounded> { return whole(in); };
+  template <class Reference>
+  void baseline(Reference reference) {
+    reference_tensor_ = [reference](const Inputs<Tensor>& in) -> Named<Tensor> { return reference(in); };
+    reference_bounded_ = [reference](const Inputs<Bounded>& in) -> Named<Bounded> { return reference(in); };
   }
-  /// From lesson 05 on: an element may be off by 8 times the unsplit run's own largest error in the same
-  /// dtype plus 64 u largest_sum, u the unit round-off.
-  void measured_baseline(std::function<MeasuredReference(const Inputs<Tensor>&)> whole) {
-    reference_measured_ = std::move(whole);
+  /// The baseline from lesson 05 on. An element may be off by 8 times the largest error of the unsplit run in
+  /// the same dtype plus 64 u largest_sum, where u is the unit round-off.
+  void measured_baseline(std::function<MeasuredReference(const Inputs<Tensor>&)> reference) {
+    reference_measured_ = std::move(reference);
   }
-  /// What the whole `result` would be on `rank` after the mistake that `name` describes;
-  /// asked only when a check fails.
+  /// What the whole `result` would be on `rank` after the mistake that `name` describes. The formula is
+  /// called only when a check fails.
   using MistakeFormula = std::function<Tensor(const Inputs<Tensor>&, int rank)>;
   void mistake(const std::string& result, const std::string& name, MistakeFormula formula);
 
-  /// A check that is no comparison with the whole: error <= bound must hold, so NaN fails. Rank 0's counts.
-  /// `advice`: printed where it fails.
+  /// A check of one number: error <= bound must hold, so NaN fails. The numbers of rank 0 count. `advice` is
+  /// printed where the check fails.
   void claim(const std::string& identity, double error, double bound, const std::string& advice = "");
-  /// A key of the lesson's own in the JSON; "a.b" is b in the object a. Rank 0's counts.
+  /// Writes a key of the lesson's own into the JSON; "a.b" is b in the object a. The value of rank 0 counts.
   void record(const std::string& key, const Recorded& value) { extra_[key] = value; }
 
-  /// Bytes over the group from the lesson's sizes alone. A call that no row expects fails. `group`: of the
-  /// axis by that name, all its groups together; "": this proof's own.
+  /// How often `op` is called in `phase`, and how many bytes the ranks of the group send in it all together,
+  /// by a formula of the lesson's sizes. A call that no row expects is a failure. `group` names an axis, and
+  /// means all groups of that axis together; "" is the group of this proof.
   void expect_traffic(const std::string& phase, const std::string& op, const std::string& label,
                       std::int64_t calls, std::int64_t wire, const std::string& formula,
                       const std::string& group = "");
-  /// Books what this rank holds now; the rows of expect_memory that follow are compared with that.
+  /// Takes note of the bytes that this rank holds now;
+  /// the rows of expect_memory that follow are compared with them.
   void measure_memory();
-  /// The same for one kind, of another moment.
+  /// Takes note of the bytes of one kind at another moment.
   void measure_memory(MemoryKind kind, std::int64_t bytes) { measured_[kind] = bytes; }
   void expect_memory(MemoryKind kind, const std::string& label, std::int64_t whole, std::int64_t rank,
                      const std::string& formula);
+  /// The weights of a layer, and their gradients, which take as many bytes.
+  void expect_weights(const std::string& weights, const std::string& gradients, std::int64_t whole,
+                      std::int64_t rank, const std::string& formula) {
+    expect_memory(MemoryKind::weight, weights, whole, rank, formula);
+    expect_memory(MemoryKind::gradient, gradients, whole, rank, formula);
+  }
 
-  /// Collective. Gathers, compares, and returns rank 0's outcome.
+  /// Collective. Gathers and compares the results, and returns the outcome on rank 0.
   Outcome finish();
 
   bool exact() const { return options_.tier == Tier::exact; }
   DType dtype() const { return options_.dtype; }
   std::uint64_t seed() const { return options_.seed; }
+  int ranks() const { return comm_.size(); }
   std::int64_t element_bytes() const { return static_cast<std::int64_t>(size_of(options_.dtype)); }
 
  private:
@@ -150,7 +184,7 @@ class Proof {
     std::string axes;
     Slice slice;
     double scale;
-    Tensor local;  // kept for the dump alone
+    Tensor local;  // kept only for the dump
   };
   struct Result {
     std::string name, axes, identity;
@@ -162,7 +196,7 @@ class Proof {
     std::string result, name;
     MistakeFormula formula;
   };
-  using Samples = std::map<char, std::vector<Range>>;  // by axis letter: which indices to look at
+  using Samples = std::map<char, std::vector<Range>>;  // for each axis letter the indices to look at
 
   Tensor generate_input(const std::string& name, const Input& input, const Slice& slice, DType dtype) const;
   Inputs<Tensor> whole_inputs(DType dtype) const;
@@ -181,6 +215,7 @@ class Proof {
 
   Communicator& comm_;
   ProofOptions options_;
+  std::map<char, std::int64_t> sizes_;  // of the axes, by letter
   std::map<std::string, Input> inputs_;
   std::vector<Result> results_;
   std::vector<Mistaken> mistakes_;

@@ -1,4 +1,4 @@
-// What people and programs read of a run: the tables on the screen, the JSON, the trace.
+// What people and programs read about a run: the tables on the screen, the JSON, the trace.
 #pragma once
 
 #include "app/app.hpp"
@@ -14,6 +14,7 @@ struct RunReport {
   std::vector<Outcome> outcomes;  // by tier, exact first
   double seconds = 0;
   bool ok() const;
+  const Outcome& tables() const { return outcomes.back(); }  ///< The run whose bytes and memory are shown.
 };
 
 std::string heading(const RunReport& report);
@@ -21,13 +22,13 @@ std::string memory_table(const RunReport& report);
 std::string traffic_table(const RunReport& report);
 std::string check_table(const RunReport& report, bool colour);
 std::string verdict(const RunReport& report, bool colour);
-/// A line of ./tessera run's table, its cells apart by tabs: lesson, checks, the worst share of a bound,
-/// bytes, seconds, verdict.
+/// A line for the table of ./tessera run, with tabs between its cells: lesson, checks, the worst share of a
+/// bound, bytes, seconds, verdict.
 std::string summary(const RunReport& report);
 
 /// One object: lesson, ranks, ..., checks, communication, memory, timings, ok.
 std::string to_json(const RunReport& report);
-/// Chrome trace events, for Perfetto: one row a rank.
+/// Chrome trace events, for Perfetto: one row for each rank.
 std::string to_trace(const RunReport& report);
 
 }  // namespace tessera

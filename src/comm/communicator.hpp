@@ -1,6 +1,7 @@
 // Communicator: one rank's side of a group of ranks. The public functions check their arguments and write the
 // journal; the private do_* are the transport's. Every rank of the group must make the same calls in the same
-// order; a rank that does not is found, and the error says what every rank was doing.
+// order. Where a rank does not, an error names the two calls that do not match, or says what every rank waits
+// for. Messages number the ranks as in the world, and name the group.
 #pragma once
 
 #include <functional>
@@ -8,37 +9,29 @@
 #include <string>
 #include <vector>
 
-#include "ops/kernels.hpp"
+#include "comm/call.hpp"
 #include "report/journal.hpp"
 #include "tensor/slice.hpp"
 
 namespace tessera {
 
-/// A call as its ranks must agree on it. `op` and the fields that do not apply stay at their defaults.
-struct Call {
-  std::string op;  // "all_reduce"
-  std::int64_t elements = 0;
-  DType dtype = DType::f32;
-  Reduce reduce = Reduce::sum;
-  int peer = -1;             // root, destination or source
-  std::string text() const;  ///< "all_reduce of 4096 f32", "recv from 1"
-};
-
-/// A transport's work under way.
+/// A call that a transport has begun.
 struct Work {
   virtual ~Work() = default;
   virtual void wait() = 0;  ///< Returns when the buffers may be used again. Throws Error where the run broke.
-  virtual void abandon() = 0;  ///< The request died unwaited: tells the transport, must not throw.
+  virtual void abandon() = 0;  ///< The request died before its wait. This must not throw.
   /// Marks of a GPU's own time around the transfer, where the run is traced; else empty.
   virtual std::pair<Event, Event> marks() const { return {}; }
 };
 
-/// A non-blocking call. Move-only; it keeps its tensors alive, and must be waited for.
+/// A non-blocking call. It is move-only, keeps its tensors alive, and must be waited for before the launch
+/// ends: a later wait throws Error.
 class Request {
  public:
   Request() = default;
-  using Finish = std::function<void(const Work&)>;
-  Request(std::unique_ptr<Work> work, Tensor buffer, Finish finish);
+  using Finish = std::function<void(const Work&, Journal&)>;
+  /// `finish` runs after a wait. `launch` expires with the communicators of the rank.
+  Request(std::unique_ptr<Work> work, Tensor buffer, Finish finish, std::weak_ptr<Journal> launch);
   Request(Request&&) noexcept = default;
   Request& operator=(Request&& other) noexcept;
   ~Request();
@@ -49,6 +42,15 @@ class Request {
   std::unique_ptr<Work> work_;
   Tensor buffer_;
   Finish finish_;
+  std::weak_ptr<Journal> launch_;
+};
+
+/// Communicator::busy makes one. While it lives, its rank counts as computing.
+struct Busy {
+  Busy() = default;
+  Busy(const Busy&) = delete;
+  Busy& operator=(const Busy&) = delete;
+  virtual ~Busy() = default;
 };
 
 class Communicator {
@@ -59,6 +61,10 @@ class Communicator {
 
   int rank() const { return rank_; }
   int size() const { return size_; }
+  /// Where a rank of this group stands in the world.
+  int world_rank(int rank) const {
+    return members_.empty() ? rank : members_[static_cast<std::size_t>(rank)];
+  }
   const std::string& name() const { return name_; }
   Journal& journal() const { return *journal_; }
   Phase phase(std::string name) const { return {*journal_, std::move(name)}; }
@@ -75,29 +81,37 @@ class Communicator {
   void send(const Tensor& x, int to) { isend(x, to).wait(); }
   void recv(const Tensor& x, int from) { irecv(x, from).wait(); }
   void barrier();
+  /// For as long as the result lives, this rank computes, reads or writes by itself what other ranks wait
+  /// for, e.g. "computes the unsplit reference". Their calls do not run into the time-out meanwhile, and
+  /// messages say what this rank does. It is no collective call. NCCL in several processes cannot tell the
+  /// others; there --timeout must be longer than the work.
+  [[nodiscard]] std::unique_ptr<Busy> busy(const std::string& what) { return do_busy(what); }
   /// This rank's rows (axis 0) or columns (axis 1) of n equal parts of x: a copy, no bytes sent.
   Tensor take_shard(const Tensor& x, int axis) const;
 
-  /// The non-blocking forms. x must stay as it is until the wait.
+  /// The non-blocking forms. Nobody may change x before the wait.
   Request isend(const Tensor& x, int to);
   Request irecv(const Tensor& x, int from);
-  Request iall_reduce(const Tensor& x, Reduce reduce = Reduce::sum);  ///< In place.
+  Request iall_reduce(const Tensor& x, Reduce reduce = Reduce::sum);  ///< The result replaces x.
 
-  /// Ranks of one color form a new group, ordered by (key, rank). Collective. A negative color gives null.
+  /// Ranks of one color form a new group, ordered by (key, rank). A negative color gives null. It is a
+  /// collective call.
   std::unique_ptr<Communicator> split(int color, int key, const std::string& name);
 
   virtual std::string transport() const = 0;  ///< "threads", "mpi", "nccl"
 
  protected:
-  Communicator(int rank, int size, std::string name, std::shared_ptr<Journal> journal)
-      : rank_(rank), size_(size), name_(std::move(name)), journal_(std::move(journal)) {}
+  /// `members` are the group's ranks in the world, in group order. Without them the group is the world.
+  Communicator(int rank, int size, std::string name, std::shared_ptr<Journal> journal,
+               std::vector<int> members = {});
   const std::shared_ptr<Journal>& shared_journal() const { return journal_; }
-  /// For transports that cannot count: this rank's share of the group's bytes as a ring algorithm sends them.
+  /// For transports that cannot count: enters this rank's share of the bytes that a ring algorithm would
+  /// send.
   void model_wire(const Call& call, std::int64_t full_bytes) const;
 
  private:
-  // All tensors are contiguous, on one device. `call` is checked between ranks and printed in errors; `key`
-  // is the journal row that counted bytes belong to.
+  // All tensors are contiguous, on one device. The transport compares `call` between the ranks and prints it
+  // in errors. `key` is the journal's row for bytes that the transport counts.
   virtual std::unique_ptr<Work> do_all_reduce(const Call&, const TrafficKey&, const Tensor& in,
                                               const Tensor& out) = 0;
   /// out = the ranks' in, one after the other.
@@ -112,18 +126,22 @@ class Communicator {
   virtual std::unique_ptr<Work> do_barrier(const Call&) = 0;
   virtual std::unique_ptr<Communicator> do_split(const Call&, int color, int key,
                                                  const std::string& name) = 0;
+  virtual std::unique_ptr<Busy> do_busy(const std::string&) { return std::make_unique<Busy>(); }
 
+  Call call_of(std::string op, const Tensor& x = {}) const;
+  /// Throws Error unless the group has a rank `peer`, another one where the call is no broadcast.
+  Call call_of(std::string op, const Tensor& x, int peer) const;
   Request start(const Call& call, std::int64_t payload, const Tensor& keep,
                 const std::function<std::unique_ptr<Work>(const TrafficKey&)>& post);
-  void check_peer(const Call& call) const;
 
   int rank_, size_;
-  std::string name_;
+  std::string name_, name_in_messages_;  // "tp", "tp {0, 2}"
   std::shared_ptr<Journal> journal_;
+  std::vector<int> members_;
 };
 
-/// Rank 0 gets every rank's tensor, shapes may differ; the others get nothing.
-/// For checks and dumps (phase "check").
+/// Rank 0 gets every rank's tensor, and the shapes may differ; the other ranks get nothing. The bytes belong
+/// to the phase "check".
 std::vector<Tensor> gather_to_first(Communicator& comm, const Tensor& x);
 std::vector<std::string> gather_to_first(Communicator& comm, const std::string& text);
 

@@ -56,7 +56,9 @@ Machine agreed(Machine machine, const std::vector<SeenGpus>& processes) {
 
 Choice choose_transport(std::optional<int> ranks, int default_ranks, std::optional<DeviceKind> device,
                         std::optional<Transport> transport) {
-  Machine machine{.launched = mpi::launched_size(),
+  // A shell that a launcher started as its only process is no reason to refuse threads.
+  const int launched = mpi::launched_size();
+  Machine machine{.launched = launched > 1 || transport == Transport::mpi ? launched : 0,
                   .mpi = mpi::built(),
                   .cuda = built_with_cuda(),
                   .nccl = nccl::built()};
@@ -91,7 +93,9 @@ Choice choose(const Machine& machine, std::optional<int> ranks, int default_rank
   LaunchOptions options;
   options.ranks = ranks.value_or(launched > 0 ? launched : default_ranks);
   if (launched > 0 && options.ranks != launched)
-    throw UsageError(format("--ranks {} under a launcher of {} processes", options.ranks, launched));
+    throw UsageError(
+        format("--ranks {} under a launcher of {} process{}: --ranks {} or a launcher of {} would work",
+               options.ranks, launched, launched == 1 ? "" : "es", launched, options.ranks));
   const bool enough = launched > 0 ? machine.shared_gpu.empty() : options.ranks <= gpus;
   const bool gpu_each = machine.nccl && gpus > 0 && enough;
   if (transport == Transport::nccl && !gpu_each) {

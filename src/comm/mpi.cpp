@@ -1,9 +1,11 @@
-// Ranks as processes of mpirun or srun, on one machine or many: MPI's own non-blocking collectives, each
-// behind a header that says what the rank is about to do (mpi_job.hpp).
+// Ranks as processes of mpirun or srun, on one machine or many. They call MPI's own non-blocking collectives,
+// each after a header that says what the rank is about to do (mpi_job.hpp).
 #include <algorithm>
 #include <climits>
+#include <cmath>
 #include <cstdlib>
 #include <list>
+#include <numeric>
 
 #include "comm/mpi_job.hpp"
 #include "tensor/error.hpp"
@@ -12,7 +14,7 @@ namespace tessera::mpi {
 
 namespace {
 
-constexpr int store_tag = 2;  // on MPI_COMM_WORLD, beside a job's alarms
+constexpr int store_tag = 2;  // on MPI_COMM_WORLD, beside a job's notices
 
 int variable(const char* name) {
   const char* value = std::getenv(name);
@@ -23,9 +25,10 @@ struct Launcher {
   int size, rank;
 };
 
-/// What started this process. Open MPI's mpirun speaks for itself; PMI is MPICH's and Intel's mpiexec, and
-/// srun. The shell that sbatch or salloc gives is no launcher, though it has SLURM_NTASKS, and may be a step
-/// of one task with a PMI of its own: alone, a process of Slurm counts as not launched.
+/// What started this process. Open MPI's mpirun has variables of its own; those of PMI are set by the mpiexec
+/// of MPICH and Intel, and by srun. The shell that sbatch or salloc starts is no launcher. It has
+/// SLURM_NTASKS, and may be a step of one task with a PMI of its own, so a single process of Slurm counts as
+/// not launched.
 Launcher launcher() {
   if (const int size = variable("OMPI_COMM_WORLD_SIZE")) return {size, variable("OMPI_COMM_WORLD_RANK")};
   const bool step = std::getenv("SLURM_STEP_ID") != nullptr;
@@ -35,17 +38,18 @@ Launcher launcher() {
   return {0, 0};
 }
 
-/// MPI from first use to the end of the process.
+/// MPI lives from its first use to the end of the process.
 void initialise(std::chrono::duration<double> timeout) {
   struct Library {
     explicit Library(std::chrono::duration<double> timeout) {
       const Watchdog watchdog("MPI_Init_thread", timeout);
       int provided = 0;
-      MPI_CHECK(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided));
+      MPI_CHECK(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided));
+      expect(provided >= MPI_THREAD_SERIALIZED, "this MPI was built without support for threads");
       MPI_CHECK(
-          MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));  // communicators made of it inherit
+          MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));  // its communicators inherit that
     }
-    ~Library() { MPI_Finalize(); }  // waits for all processes: each comes here, or is killed with the job
+    ~Library() { MPI_Finalize(); }  // waits for all processes: each comes here or is killed with the job
   };
   static const Library library(timeout);
 }
@@ -54,7 +58,7 @@ class MpiWork final : public Work {
  public:
   MpiWork(Job& job, std::shared_ptr<Transfer> transfer) : job_(job), transfer_(std::move(transfer)) {}
   void wait() override { job_.wait(transfer_); }
-  void abandon() override { job_.abandon(*transfer_); }
+  void abandon() override { job_.abandon(transfer_); }
 
  private:
   Job& job_;
@@ -65,7 +69,26 @@ MPI_Datatype type(const Tensor& x) {
   return x.dtype() == DType::f32 ? MPI_FLOAT : x.dtype() == DType::f64 ? MPI_DOUBLE : MPI_INT32_T;
 }
 int count(const Tensor& x) { return static_cast<int>(x.size()); }
-MPI_Op op(const Call& call) { return call.reduce == Reduce::sum ? MPI_SUM : MPI_MAX; }
+/// MPI_MAX may lose a NaN. With this operation a NaN wins, as on the other transports.
+template <class T>
+void maximum(void* in, void* inout, int* length, MPI_Datatype*) {
+  const T* from = static_cast<const T*>(in);
+  T* to = static_cast<T*>(inout);
+  for (int i = 0; i < *length; ++i)
+    if (from[i] > to[i] || std::isnan(from[i])) to[i] = from[i];
+}
+
+MPI_Op op(const Call& call) {
+  const auto made_of = [](MPI_User_function* function) {
+    MPI_Op made = MPI_OP_NULL;
+    MPI_CHECK(MPI_Op_create(function, 1, &made));
+    return made;
+  };
+  if (call.reduce == Reduce::sum) return MPI_SUM;
+  if (call.dtype == DType::i32) return MPI_MAX;
+  static const MPI_Op f32 = made_of(maximum<float>), f64 = made_of(maximum<double>);
+  return call.dtype == DType::f32 ? f32 : f64;
+}
 
 int rank_in(MPI_Comm comm) {
   int rank = 0;
@@ -78,21 +101,35 @@ int size_of(MPI_Comm comm) {
   return size;
 }
 
+std::vector<int> world_ranks(MPI_Comm comm) {
+  MPI_Group group = MPI_GROUP_NULL, world = MPI_GROUP_NULL;
+  MPI_CHECK(MPI_Comm_group(comm, &group));
+  MPI_CHECK(MPI_Comm_group(MPI_COMM_WORLD, &world));
+  std::vector<int> ranks(static_cast<std::size_t>(size_of(comm))), members = ranks;
+  std::iota(ranks.begin(), ranks.end(), 0);
+  MPI_CHECK(
+      MPI_Group_translate_ranks(group, static_cast<int>(ranks.size()), ranks.data(), world, members.data()));
+  MPI_CHECK(MPI_Group_free(&group));
+  MPI_CHECK(MPI_Group_free(&world));
+  return members;
+}
+
 class MpiCommunicator final : public Communicator {
  public:
   MpiCommunicator(Job& job, std::shared_ptr<Group> group, std::string name, std::shared_ptr<Journal> journal)
-      : Communicator(rank_in(group->data), size_of(group->data), std::move(name), std::move(journal)),
+      : Communicator(rank_in(group->data), size_of(group->data), std::move(name), std::move(journal),
+                     world_ranks(group->data)),
         job_(job),
         group_(std::move(group)) {}
 
   std::string transport() const override { return "mpi"; }
 
  private:
-  /// `start` may run after this communicator has died: it captures tensors and numbers, never `this`.
+  /// `start` may run after this communicator has died, so it captures tensors and numbers, never `this`.
   std::unique_ptr<Work> post(const Call& call, const Tensor& in, const Tensor& out, Transfer::Start start) {
     for (const Tensor& x : {in, out})
       if (x.defined() && x.size() > INT_MAX)
-        throw Error(str(call.text(), ": ", x.size(), " elements, and MPI counts no further than ", INT_MAX));
+        throw Error(format("{}: MPI counts no further than {} elements", call.text(), INT_MAX));
     return std::make_unique<MpiWork>(job_, job_.post(call, group_, in, out, std::move(start)));
   }
 
@@ -100,7 +137,7 @@ class MpiCommunicator final : public Communicator {
                                       const Tensor& out) override {
     model_wire(call, out.bytes());
     return post(call, in, out, [=](MPI_Comm comm, MPI_Request* request) {
-      // iall_reduce is in place, and MPI forbids two names for one buffer.
+      // iall_reduce works in place, and MPI forbids two names for one buffer.
       const void* from = in.raw() == out.raw() ? MPI_IN_PLACE : in.raw();
       MPI_CHECK(MPI_Iallreduce(from, out.raw(), count(in), type(in), op(call), comm, request));
     });
@@ -148,7 +185,8 @@ class MpiCommunicator final : public Communicator {
     const auto made = std::make_shared<std::shared_ptr<Group>>();
     const auto timeout = job_.timeout();
     post(call, {}, {}, [=](MPI_Comm comm, MPI_Request*) {
-      const Watchdog watchdog("MPI_Comm_split", timeout);  // blocks, but every rank of the group is here
+      const Watchdog watchdog("MPI_Comm_split",
+                              timeout);  // it blocks, but every rank of the group has arrived
       MPI_Comm part = MPI_COMM_NULL;
       MPI_CHECK(MPI_Comm_split(comm, color < 0 ? MPI_UNDEFINED : color, key, &part));
       if (part != MPI_COMM_NULL) *made = std::make_shared<Group>(part);
@@ -156,6 +194,8 @@ class MpiCommunicator final : public Communicator {
     if (!*made) return nullptr;
     return std::make_unique<MpiCommunicator>(job_, *made, name, shared_journal());
   }
+
+  std::unique_ptr<Busy> do_busy(const std::string& what) override { return job_.busy(what); }
 
   Job& job_;
   std::shared_ptr<Group> group_;
@@ -191,8 +231,9 @@ int local_rank() {
 void expect_processes(int ranks) {
   initialise(LaunchOptions{}.timeout);
   if (const int started = size_of(MPI_COMM_WORLD); started != ranks)
-    throw UsageError(str("--ranks ", ranks, ", but MPI was started with ", started,
-                         "; under srun, --mpi=pmix or pmi2 may be missing"));
+    throw UsageError(
+        format("--ranks {}, but MPI was started with {}; under srun, --mpi=pmix or pmi2 may be missing",
+               ranks, started));
 }
 
 void send_message(const std::string& text, int to) {
@@ -223,23 +264,24 @@ void broadcast_bytes(void* data, int bytes, int root) {
   const auto start = std::chrono::steady_clock::now();
   for (Backoff backoff; !test(request); backoff.pause())
     expect(std::chrono::steady_clock::now() - start < timeout,
-           str("broadcast_bytes from process ", root, ": no progress for ", timeout.count(), " s"));
+           format("broadcast_bytes from process {}: no progress for {:g} s", root, timeout.count()));
 }
 
 void launch(const LaunchOptions& options, const std::function<void(Communicator&)>& body) {
   initialise(options.timeout);
   Job job(options);
   if (job.size() != options.ranks)
-    throw UsageError(str("--ranks ", options.ranks, ", but MPI was started with ", job.size(),
-                         "; under srun, --mpi=pmix or pmi2 may be missing"));
+    throw UsageError(
+        format("--ranks {}, but MPI was started with {}; under srun, --mpi=pmix or pmi2 may be missing",
+               options.ranks, job.size()));
   try {
     const auto device = Device::make(DeviceKind::cpu);
     device->memory.owner(job.rank());
     device->memory.limit(options.memory_per_rank);
     const Device::Scope scope(device);
-    // Ranks share the cores of their machine; the ranks of other machines do not count.
+    // Ranks share the cores of their own machine.
     const int cores = static_cast<int>(std::thread::hardware_concurrency());
-    set_math_threads(std::max(1, cores / ranks_on_this_machine(options.timeout)));
+    set_math_threads(math_threads_or(std::max(1, cores / ranks_on_this_machine(options.timeout)), 1));
     {
       MpiCommunicator comm(job, world(options.timeout), "world", std::make_shared<Journal>());
       body(comm);
@@ -251,7 +293,7 @@ void launch(const LaunchOptions& options, const std::function<void(Communicator&
   } catch (const std::exception& error) {
     job.fail(3, error.what());
   } catch (...) {
-    job.fail(3, "threw what is no std::exception");
+    job.fail(3, "an object that is no std::exception was thrown");
   }
 }
 

@@ -1,15 +1,17 @@
-// Job: this process's side of an MPI job. A call becomes a Transfer: a header that says what the rank is
-// about to do, compared on arrival, then the payload. Nothing here blocks but Watchdog's calls: every wait
-// polls all transfers under way, so that ranks may wait in different orders,
-// and hears when another rank gives up.
+// Job is this process's side of an MPI job. A call becomes a Transfer: first a header that says what the rank
+// is about to do, which is compared on arrival, then the payload. Nothing here blocks except the calls that a
+// Watchdog guards: every wait polls all transfers under way, so that ranks may wait in different orders.
+// Beside the calls the ranks exchange notices: a rank gives up, is busy, or answers what it is doing.
 #pragma once
 
 #include <mpi.h>
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <list>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
@@ -20,13 +22,22 @@
 
 namespace tessera::mpi {
 
-/// Throws Error with the place, the call's text and MPI's own words unless the call succeeded.
-#define MPI_CHECK(call) ::tessera::mpi::check((call), #call)
+/// Throws Error with the place, the call's text and MPI's own words unless the call succeeded. The lock is
+/// MPI_THREAD_SERIALIZED: the thread of a busy rank's heartbeat calls MPI as well.
+#define MPI_CHECK(call)                                              \
+  ::tessera::mpi::check(                                             \
+      [&] {                                                          \
+        const std::lock_guard lock(::tessera::mpi::one_at_a_time()); \
+        return (call);                                               \
+      }(),                                                           \
+      #call)
+std::recursive_mutex& one_at_a_time();
 void check(int code, const char* call, Where where = Where::here());
 
-bool test(MPI_Request& request);  ///< Complete? Drives MPI's progress. True for MPI_REQUEST_NULL.
+bool test(MPI_Request& request);  ///< Whether it is complete, as MPI_REQUEST_NULL is. Drives MPI's progress.
 
-/// Between polls: first the core is offered to others, then, as ranks may outnumber cores, given up.
+/// A pause between polls. The first ones offer the core to others; as ranks may outnumber cores, later ones
+/// sleep.
 class Backoff {
  public:
   void pause();
@@ -54,23 +65,11 @@ struct Group {
   MPI_Comm data, control = MPI_COMM_NULL;
 };
 
-/// A call as it crosses the wire: plain bytes, all processes run one binary.
-struct Header {
-  char op[16] = {};
-  std::int64_t elements = 0, number = 0;  // the rank's calls so far
-  DType dtype = DType::f32;
-  Reduce reduce = Reduce::sum;
-  int peer = -1, world_rank = 0;
-  Call call() const { return {op, elements, dtype, reduce, peer}; }
-  bool point_to_point() const { return call().op == "send" || call().op == "recv"; }
-  std::string text() const;  ///< "all_reduce of 8 f32 (call 1)"
-};
-
-/// A call under way. MPI holds pointers into it and into its tensors: it stays where it is, and it lives
+/// A call that has begun. MPI holds pointers into it and into its tensors, so it stays where it is, and lives
 /// until MPI is done with it, even where its Request died.
 struct Transfer {
   Header mine;
-  std::vector<Header> theirs;  // empty: nothing to compare with
+  std::vector<Header> theirs;  // empty: there is nothing to compare with
   std::shared_ptr<Group> group;
   Tensor in, out;
   using Start = std::function<void(MPI_Comm, MPI_Request*)>;
@@ -79,20 +78,32 @@ struct Transfer {
   bool started = false, done = false;
 };
 
+/// What a rank tells another one beside its calls.
+struct Notice {
+  enum Kind { failed, timed_out, answer, question, busy } kind;  // the first two end the job
+  int rank, code;                                                // code: the exit code of the job
+  char doing[192];                                               // "waits in barrier in group world (call 3)"
+  /// Of the ranks that give up, the first in this order speaks: the cause before those that waited for it.
+  auto order() const { return std::pair<int, int>(kind, rank); }
+};
+
 class Job {
  public:
   explicit Job(const LaunchOptions& options);
 
-  /// Numbers the call, starts its header exchange and gives a chance to all that is under way. Throws where
-  /// calls do not match, here and in wait.
+  /// Numbers the call, starts its header exchange and moves all transfers on. Throws Error where calls do not
+  /// match, as wait does.
   std::shared_ptr<Transfer> post(const Call& call, std::shared_ptr<Group> group, Tensor in, Tensor out,
                                  Transfer::Start start);
   void wait(const std::shared_ptr<Transfer>& transfer);  ///< Ends the job at the time-out.
-  void abandon(const Transfer& transfer);
-  /// The body returned: waits for the other ranks, for as long as they take.
+  void abandon(const std::shared_ptr<Transfer>& transfer);
+  /// Until the result dies, a thread tells all ranks again and again that this rank is busy, except while the
+  /// rank waits for others.
+  std::unique_ptr<Busy> busy(const std::string& what);
+  /// The body returned: waits for the other ranks as long as each makes calls or is busy. Throws Error where
+  /// a request was not waited for.
   void finish();
-  /// The body threw: ends all processes with `code`, and stderr gets one message,
-  /// of the first rank that failed.
+  /// The body threw: ends all processes with `code`. One rank, the first that failed, prints a message.
   [[noreturn]] void fail(int code, const std::string& what);
 
   int rank() const { return rank_; }
@@ -100,26 +111,30 @@ class Job {
   std::chrono::duration<double> timeout() const { return timeout_; }
 
  private:
-  struct Alarm {
-    bool timed_out;
-    int code, rank;
-    auto order() const { return std::pair(timed_out, rank); }  // the cause before those that waited for it
-  };
+  using Time = std::chrono::time_point<std::chrono::steady_clock, std::chrono::duration<double>>;
   void exchange_headers(Transfer& transfer) const;
   bool held_back(const Transfer& transfer) const;
   bool advance();
-  void poll(const bool& done, std::optional<std::chrono::steady_clock::time_point> deadline);
-  std::optional<Alarm> hear() const;
+  void poll(const bool& done);
+  Notice notice(Notice::Kind kind, int code = 0) const;
+  void tell_all(const Notice& notice) const;
+  std::optional<Notice> hear();
   // NOLINTNEXTLINE(bugprone-exception-escape): an exception here is std::terminate, as meant
-  [[noreturn]] void stop(const Alarm& mine, const std::string& message) const noexcept;
+  [[noreturn]] void stop(const Notice& mine, const std::optional<Notice>& heard,
+                         const std::string& message) const noexcept;
 
   int rank_ = 0, size_ = 0;
   std::chrono::duration<double> timeout_;
   bool verify_;
   long calls_ = 0;
-  std::string doing_;                             // "waits in recv from 1 of 8 f32 (call 7)"
+  std::string doing_ = "has made no call";        // "waits in barrier in group world (call 7)"
   std::list<std::shared_ptr<Transfer>> pending_;  // in call order
-  std::optional<std::string> fault_;              // after one, every call throws it
+  std::list<std::shared_ptr<Transfer>> unwaited_;
+  std::optional<std::string> fault_;  // after one, every call throws it
+  bool returned_ = false;             // the body has returned
+  std::atomic<bool> waits_ = false;   // in a call: then a busy rank's heartbeat pauses
+  Time last_busy_;                    // when another rank last said that it is busy
+  std::vector<Time> last_heard_;      // when each rank last sent a notice
 };
 
 }  // namespace tessera::mpi

@@ -14,14 +14,13 @@ namespace {
 
 std::vector<Header> matching_headers(World& world, const Header* all, std::size_t ranks) {
   std::vector<Header> headers(all, all + ranks);
-  if (std::all_of(headers.begin(), headers.end(), [&](const auto& h) { return h.matches(headers[0]); }))
-    return headers;
-  std::string text;
-  for (const Header& header : headers)
-    text += format("{}rank {} is at {}", text.empty() ? "" : "; ", header.world_rank, header.doing);
-  world.report("the calls do not match: " + text);
-  world.check();
-  return {};
+  try {
+    expect_match(headers);
+  } catch (const Error& error) {
+    world.report(error.what());
+    throw;
+  }
+  return headers;
 }
 
 ncclDataType_t type(const Tensor& x) {
@@ -42,13 +41,39 @@ class NcclWork final : public Work {
   std::shared_ptr<Task> task_;
 };
 
+/// NCCL's maximum of a NaN and a number is the number, which would hide the NaN. Therefore every rank gathers
+/// all inputs, and the wait takes their maximum by our own kernel.
+class MaximumWork final : public Work {
+ public:
+  /// `inputs` is (ranks, elements of out), full when `gathering` is done.
+  MaximumWork(std::unique_ptr<Work> gathering, Tensor inputs, const Tensor& out)
+      : gathering_(std::move(gathering)), inputs_(std::move(inputs)), out_(out.reshape(1, out.size())) {}
+  void wait() override {
+    constexpr std::size_t at_once = 64;  // the kernel takes no more
+    gathering_->wait();
+    std::vector<Tensor> some;
+    for (std::int64_t rank = 0; rank < inputs_.rows(); ++rank) {
+      some.push_back(inputs_.row_range(rank, rank + 1));
+      if (some.size() < at_once && rank + 1 < inputs_.rows()) continue;
+      kernels_of(out_).reduce(out_, some, Reduce::max);
+      some = {out_};
+    }
+  }
+  void abandon() override { gathering_->abandon(); }
+  std::pair<Event, Event> marks() const override { return gathering_->marks(); }
+
+ private:
+  std::unique_ptr<Work> gathering_;
+  Tensor inputs_, out_;
+};
+
 class NcclCommunicator final : public Communicator {
  public:
   /// `id` is the same on all ranks of the group, and no other group's. `members` are the group's ranks in the
   /// world, in group order. `channel` is connected.
   NcclCommunicator(Engine& engine, Channel& channel, std::string id, std::vector<int> members, int rank,
                    std::string name, std::shared_ptr<Journal> journal)
-      : Communicator(rank, static_cast<int>(members.size()), std::move(name), std::move(journal)),
+      : Communicator(rank, static_cast<int>(members.size()), std::move(name), std::move(journal), members),
         engine_(engine),
         channel_(channel),
         id_(std::move(id)),
@@ -61,24 +86,13 @@ class NcclCommunicator final : public Communicator {
  private:
   using Issue = std::function<ncclResult_t(ncclComm_t, cudaStream_t)>;
 
-  Header header(const Call& call, const std::string& doing) const {
-    Header mine;
-    call.op.copy(mine.op, sizeof mine.op - 1);
-    mine.elements = call.elements;
-    mine.dtype = call.dtype;
-    mine.reduce = call.reduce;
-    mine.peer = call.peer;
-    mine.world_rank = engine_.world_rank();
-    doing.copy(mine.doing, sizeof mine.doing - 1);
-    return mine;
-  }
-
   /// Makes the task of a call. The headers are compared where the user wants that, or where they are the
   /// whole call.
   Task logged(const Call& call, Issue issue) {
     Task task;
     task.doing = engine_.world().enter(engine_.world_rank(), call);
-    task.mine = header(call, task.doing);
+    const int rank = engine_.world_rank();
+    task.mine = Header::of(call, rank, engine_.world().calls(rank));
     task.compares = engine_.verifies() || !issue;
     task.issue = std::move(issue);
     return task;
@@ -108,6 +122,15 @@ class NcclCommunicator final : public Communicator {
   std::unique_ptr<Work> do_all_reduce(const Call& call, const TrafficKey&, const Tensor& in,
                                       const Tensor& out) override {
     model_wire(call, out.bytes());
+    if (call.reduce == Reduce::max && in.dtype() != DType::i32) {
+      const Tensor all = Tensor::empty(size(), in.size(), in.dtype(), in.device());
+      return std::make_unique<MaximumWork>(collective(call,
+                                                      [=](ncclComm_t comm, cudaStream_t stream) {
+                                                        return ncclAllGather(in.raw(), all.raw(), count(in),
+                                                                             type(in), comm, stream);
+                                                      }),
+                                           all, out);
+    }
     return collective(call, [=](ncclComm_t comm, cudaStream_t stream) {
       return ncclAllReduce(in.raw(), out.raw(), count(in), type(in), op(call), comm, stream);
     });
@@ -181,6 +204,10 @@ class NcclCommunicator final : public Communicator {
                                               shared_journal());
   }
 
+  std::unique_ptr<Busy> do_busy(const std::string& what) override {
+    return engine_.world().busy(engine_.world_rank(), what);
+  }
+
   Engine& engine_;
   Channel& channel_;  // of the collectives
   std::string id_;
@@ -199,7 +226,8 @@ void run_rank(World& world, int rank, int ordinal, Store& store, const LaunchOpt
     device->memory.owner(rank);
     device->memory.limit(options.memory_per_rank);
     const Device::Scope scope(device);
-    set_math_threads(options.ranks == 1 ? static_cast<int>(std::thread::hardware_concurrency()) : 1);
+    const int cores = static_cast<int>(std::thread::hardware_concurrency());
+    set_math_threads(math_threads_or(options.ranks == 1 ? cores : 1, options.ranks));
     engine = std::make_unique<Engine>(world, rank, cuda_device(device), store, options);
     std::vector<int> members;
     for (int member = 0; member < options.ranks; ++member) members.push_back(member);
@@ -244,7 +272,7 @@ void launch(const LaunchOptions& options, const std::function<void(Communicator&
   prepare();
   World world(options.ranks, options.timeout);
 
-  if (mpi::launched_size() > 0) {
+  if (mpi::launched_size() > 1) {
     const int rank = mpi::launched_rank();
     try {
       const int gpus = cuda_device_count();
@@ -266,7 +294,7 @@ void launch(const LaunchOptions& options, const std::function<void(Communicator&
   std::vector<std::thread> threads;
   for (int rank = 0; rank < options.ranks; ++rank)
     threads.emplace_back([&, rank] { run_rank(world, rank, rank, store, options, start, body); });
-  world.join(threads);
+  world.join(threads, DeviceKind::cuda);
 }
 
 }  // namespace tessera::nccl

@@ -12,14 +12,6 @@ void check(ncclResult_t result, const char* call, Where where) {
       format("{}: {}: {}, {}", place(where), call, ncclGetErrorString(result), ncclGetLastError(nullptr)));
 }
 
-bool Header::is_message() const { return std::strcmp(op, "send") == 0 || std::strcmp(op, "recv") == 0; }
-
-bool Header::matches(const Header& other) const {
-  if (elements != other.elements || dtype != other.dtype) return false;
-  if (is_message() && other.is_message()) return true;
-  return std::strcmp(op, other.op) == 0 && reduce == other.reduce && peer == other.peer;
-}
-
 Channel::~Channel() {
   if (stream) cudaStreamDestroy(stream);
 }
@@ -103,6 +95,7 @@ Channel* Engine::split(Channel& parent, int color, int ranks, int rank) {
 }
 
 void Engine::connect(Channel& channel) {
+  says("connects to the other ranks of its group");
   until([&] { return connected(channel); }, Patience::connection);
 }
 
@@ -117,8 +110,9 @@ bool Engine::connected(Channel& channel) {
   return channel.settled();
 }
 
-/// What the first task of a channel needs. Pinned memory comes from slabs, since to ask for it may wait until
-/// the GPU is idle; the first slab is there before any kernel waits.
+/// Gives a channel what its first task needs. A GPU has 32 hardware queues, and streams beyond them wait for
+/// one another: a rank should use no more than 30 channels. Pinned memory comes from slabs, since to ask for
+/// it may wait until the GPU is idle; the first slab is there before any kernel waits.
 void Engine::furnish(Channel& channel) {
   if (channel.stream) return;
   CUDA_CHECK(cudaStreamCreateWithFlags(&channel.stream, cudaStreamNonBlocking));
@@ -142,6 +136,7 @@ std::shared_ptr<Task> Engine::post(Channel& channel, Task task) {
   auto shared = std::make_shared<Task>(std::move(task));
   channel.tasks.push_back(shared);
   pending_.push_back(shared);
+  unwaited_.push_back(shared);
   look(std::chrono::steady_clock::now(), Patience::call);
   return shared;
 }
@@ -239,19 +234,22 @@ void Engine::until(const std::function<bool()>& reached, Patience patience) {
 
 void Engine::wait(const std::shared_ptr<Task>& task) {
   task->awaited = true;
+  unwaited_.remove(task);
   until([&] { return task->stage == Task::finished; }, Patience::call);
   device_.wait(task->done);
   task->issue = nullptr;  // its tensors: from here on the order of the compute stream protects them
-  says("is at " + task->doing);
+  says("is outside any call, after " + task->doing);
 }
 
 void Engine::abandon(const Task& task) {
+  unwaited_.remove_if([&](const auto& other) { return other.get() == &task; });
   // A rank that unwinds drops its requests; a rank that does not unwind has forgotten to wait.
   if (std::uncaught_exceptions() == 0)
     world_.report(format("rank {} never waited for its {}", world_rank_, task.doing));
 }
 
 void Engine::close() {
+  if (!unwaited_.empty()) abandon(*std::shared_ptr(unwaited_.front()));
   world_.check();
   device_.activate();
   // All are asked before one is waited for, and all are destroyed in one NCCL group, because the ranks of a

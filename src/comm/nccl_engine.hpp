@@ -30,20 +30,6 @@ namespace tessera::nccl {
 #define NCCL_CHECK(call) ::tessera::nccl::check((call), #call)
 void check(ncclResult_t result, const char* call, Where where = Where::here());
 
-/// What a rank is about to do, as it crosses the wire. It is plain bytes, since all ranks run one binary.
-struct Header {
-  char op[16] = {};
-  std::int64_t elements = 0;
-  DType dtype = DType::f32;
-  Reduce reduce = Reduce::sum;
-  int peer = -1, world_rank = 0;
-  int color = 0, key = 0;  // of a split
-  char doing[96] = {};     // "all_reduce of 8 f32 (call 1)"
-
-  bool is_message() const;  ///< A send or a recv.
-  bool matches(const Header& other) const;
-};
-
 /// A call under way.
 struct Task {
   std::string doing;      // for messages: "all_reduce of 8 f32 (call 3)"
@@ -135,8 +121,9 @@ class Engine {
   std::vector<Header*> slabs_;                // of pinned memory, which the channels share
   std::size_t slab_size_, slab_left_ = 0;     // in headers; of the last slab, what no channel has
   std::list<std::shared_ptr<Task>> pending_;  // in call order; not known to be done on the GPU
-  Time moved_;                                // when a task was last found done
-  std::string said_;                          // where the rank is, as the world knows it
+  std::list<std::shared_ptr<Task>> unwaited_;
+  Time moved_;        // when a task was last found done
+  std::string said_;  // where the rank is, as the world knows it
 };
 
 }  // namespace tessera::nccl

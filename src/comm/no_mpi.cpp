@@ -1,4 +1,4 @@
-// In the place of mpi.cpp in a build without MPI.
+// Stands in the place of mpi.cpp in a build without MPI.
 #include "comm/launch.hpp"
 #include "tensor/error.hpp"
 

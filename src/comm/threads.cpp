@@ -1,5 +1,5 @@
-// Ranks as threads of one process: on the CPU, or all on one GPU. What a rank sends is read by the others
-// from its own memory; see world.hpp.
+// Ranks as threads of one process, on the CPU or all on one GPU. A rank reads what another one sends from the
+// other one's own memory; world.hpp says when.
 #include <algorithm>
 #include <thread>
 
@@ -18,7 +18,7 @@ class ThreadWork final : public Work {
 
   void wait() override {
     world_.wait(world_rank_, operation_);
-    // On CUDA the copies may still be under way: later work on the compute stream starts after them.
+    // On CUDA the copies may not have ended. Later work on the compute stream starts after them.
     for (const auto& seat : operation_->seats)
       if (seat.last) Device::current()->wait(seat.last);
   }
@@ -37,15 +37,13 @@ class ThreadWork final : public Work {
 
 class ThreadCommunicator final : public Communicator {
  public:
-  /// `members`: the group's ranks in the world, in group order.
-  /// `id` is the same on all of them, and no other group's.
-  ThreadCommunicator(std::shared_ptr<World> world, std::string id, std::vector<int> members, int rank,
-                     std::string name, std::shared_ptr<Journal> journal)
-      : Communicator(rank, static_cast<int>(members.size()), std::move(name), std::move(journal)),
+  /// `id` is the same on all ranks of the group, and no other group has it.
+  ThreadCommunicator(std::shared_ptr<World> world, std::string id, int rank, int size, std::string name,
+                     std::shared_ptr<Journal> journal, std::vector<int> members = {})
+      : Communicator(rank, size, std::move(name), std::move(journal), std::move(members)),
         world_(std::move(world)),
         id_(std::move(id)),
-        members_(std::move(members)),
-        transfers_(members_.size(), {0, 0}) {}
+        transfers_(static_cast<std::size_t>(size), {0, 0}) {}
 
   std::string transport() const override { return "threads"; }
 
@@ -55,12 +53,12 @@ class ThreadCommunicator final : public Communicator {
     Operation::Seat entry = seat(row, in, out);
     entry.color = color;
     entry.key = key;
-    return world_->post(str(id_, "#", collectives_++), size(), steps, rank(), call, std::move(entry));
+    return world_->post(format("{}#{}", id_, collectives_++), size(), steps, rank(), call, std::move(entry));
   }
 
   Operation::Seat seat(const TrafficKey& row, const Tensor& in, const Tensor& out) {
     Operation::Seat entry;
-    entry.world_rank = members_[static_cast<std::size_t>(rank())];
+    entry.world_rank = world_rank(rank());
     entry.in = in;
     entry.out = out;
     entry.journal = &journal();
@@ -70,8 +68,7 @@ class ThreadCommunicator final : public Communicator {
   }
 
   std::unique_ptr<Work> work(std::shared_ptr<Operation> operation) {
-    return std::make_unique<ThreadWork>(*world_, members_[static_cast<std::size_t>(rank())],
-                                        std::move(operation));
+    return std::make_unique<ThreadWork>(*world_, world_rank(rank()), std::move(operation));
   }
 
   std::unique_ptr<Work> do_all_reduce(const Call& call, const TrafficKey& row, const Tensor& in,
@@ -94,17 +91,17 @@ class ThreadCommunicator final : public Communicator {
   std::unique_ptr<Work> do_send(const Call& call, const TrafficKey& row, const Tensor& x) override {
     const auto number = transfers_[static_cast<std::size_t>(call.peer)].first++;
     return work(
-        world_->post(str(id_, ":", rank(), ">", call.peer, "#", number), 2, 1, 0, call, seat(row, x, {})));
+        world_->post(format("{}:{}>{}#{}", id_, rank(), call.peer, number), 2, 1, 0, call, seat(row, x, {})));
   }
   std::unique_ptr<Work> do_recv(const Call& call, const TrafficKey& row, const Tensor& x) override {
     const auto number = transfers_[static_cast<std::size_t>(call.peer)].second++;
     return work(
-        world_->post(str(id_, ":", call.peer, ">", rank(), "#", number), 2, 1, 1, call, seat(row, {}, x)));
+        world_->post(format("{}:{}>{}#{}", id_, call.peer, rank(), number), 2, 1, 1, call, seat(row, {}, x)));
   }
 
   std::unique_ptr<Communicator> do_split(const Call& call, int color, int key,
                                          const std::string& name) override {
-    const std::string id = str(id_, "/", collectives_, ".", color);
+    const std::string id = format("{}/{}.{}", id_, collectives_, color);
     const auto operation = meet(call, {}, 0, {}, {}, color, key);
     work(operation)->wait();
     if (color < 0) return nullptr;
@@ -117,14 +114,18 @@ class ThreadCommunicator final : public Communicator {
     int mine = 0;
     for (const auto& [_, i] : order) {
       if (i == rank()) mine = static_cast<int>(members.size());
-      members.push_back(members_[static_cast<std::size_t>(i)]);
+      members.push_back(world_rank(i));
     }
-    return std::make_unique<ThreadCommunicator>(world_, id, std::move(members), mine, name, shared_journal());
+    const int size = static_cast<int>(members.size());
+    return std::make_unique<ThreadCommunicator>(world_, id, mine, size, name, shared_journal(),
+                                                std::move(members));
+  }
+  std::unique_ptr<Busy> do_busy(const std::string& what) override {
+    return world_->busy(world_rank(rank()), what);
   }
 
   std::shared_ptr<World> world_;
   std::string id_;
-  std::vector<int> members_;
   long collectives_ = 0;
   std::vector<std::pair<long, long>> transfers_;  // by peer: sent, received
 };
@@ -135,8 +136,6 @@ void launch_threads(const LaunchOptions& options, const std::function<void(Commu
   const auto world = std::make_shared<World>(options.ranks, options.timeout);
   const auto start = std::chrono::steady_clock::now();
   const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  std::vector<int> members;
-  for (int rank = 0; rank < options.ranks; ++rank) members.push_back(rank);
 
   std::vector<std::thread> threads;
   for (int rank = 0; rank < options.ranks; ++rank)
@@ -146,8 +145,8 @@ void launch_threads(const LaunchOptions& options, const std::function<void(Commu
         device->memory.owner(rank);
         device->memory.limit(options.memory_per_rank);
         const Device::Scope scope(device);
-        set_math_threads(options.ranks == 1 ? cores : 1);
-        ThreadCommunicator comm(world, "world", members, rank, "world",
+        set_math_threads(math_threads_or(options.ranks == 1 ? cores : 1, options.ranks));
+        ThreadCommunicator comm(world, "world", rank, options.ranks, "world",
                                 std::make_shared<Journal>(start, options.trace));
         body(comm);
         device->synchronize();
@@ -156,7 +155,7 @@ void launch_threads(const LaunchOptions& options, const std::function<void(Commu
       }
       world->finished(rank);
     });
-  world->join(threads);
+  world->join(threads, options.device);
 }
 
 }  // namespace tessera

@@ -9,8 +9,9 @@ namespace tessera {
 
 namespace {
 
-/// The sizes of one call, and its products over all heads. Query head h = n group + g uses kv head n: for
-/// each g the kv heads are the inner stack of a product, and those that sum over g do so in its order.
+/// The sizes of one call, and its products over all heads. Query head h = n
+/// group + g uses kv head n. There is a product for each g, whose inner stack
+/// is the kv heads; results that are sums over g are added in the order of g.
 struct Heads {
   const AttentionOptions& options;
   std::int64_t group, d;  // query heads for each kv head; columns of a head
@@ -39,7 +40,8 @@ struct Heads {
            [&] { return format("attention: a dropout of {:g} is not in [0, 1)", o.dropout); });
   }
 
-  /// Keys [first, first + keys) and the queries that see any of them: with a causal mask those from `first`.
+  /// The tile of keys [first, first + keys) and of the queries that see any of them:
+  /// with a causal mask those from `first` on.
   AttentionTile tile(std::int64_t first, std::int64_t keys) const {
     const AttentionOptions& o = options;
     const std::int64_t all = o.all_heads > 0 ? o.all_heads : o.heads;
@@ -66,15 +68,15 @@ struct Heads {
     return Tensor::empty(options.batch * options.heads * options.seq, cols, like.dtype(), like.device());
   }
 
-  /// The g-th query heads of x (batch seq, heads d), its tokens from `first`.
+  /// The g-th query heads of x (batch seq, heads d), with its tokens from `first` on.
   Stack queries(const Tensor& x, std::int64_t g, std::int64_t first) const {
     return {x, options.seq - first, d, first * x.ld() + g * d, options.seq * x.ld(), group * d};
   }
-  /// The kv heads of x (batch seq, kv_heads d), the tile's tokens.
+  /// The kv heads of x (batch seq, kv_heads d), with the tokens of the tile.
   Stack keys(const Tensor& x, const AttentionTile& t) const {
     return {x, t.keys, d, t.first_key * x.ld(), options.seq * x.ld(), d};
   }
-  /// The scores of the g-th query heads in a tile's tensor.
+  /// The scores of the g-th query heads in the tensor of a tile.
   Stack scores(const Tensor& x, std::int64_t g, const AttentionTile& t) const {
     const std::int64_t head = options.seq * x.ld();
     return {x,
@@ -95,7 +97,7 @@ struct Heads {
     for (std::int64_t g = 0; g < group; ++g)
       gemm(queries(o, g, t.first_query), beta, scores(p, g, t), false, keys(v, t), false);
   }
-  /// dv = p^T dy: the gradient of v, or dk from ds and q. The tile's keys get nothing from elsewhere.
+  /// dv = p^T dy: the gradient of v, or dk from ds and q. No other tile adds to the gradients of these keys.
   void collect(const Tensor& dv, const Tensor& p, const Tensor& dy, const AttentionTile& t) const {
     for (std::int64_t g = 0; g < group; ++g)
       gemm(keys(dv, t), g > 0, scores(p, g, t), true, queries(dy, g, t.first_query), false);
@@ -107,7 +109,7 @@ struct Heads {
   }
 };
 
-/// body(tile) for each tile of keys, from the first.
+/// Calls body(tile) for each tile of keys, from the first to the last.
 template <class Body>
 void for_tiles(const Heads& heads, const Body& body) {
   const std::int64_t seq = heads.options.seq;
@@ -126,7 +128,7 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
   saved = {q, k, v, o, {}, {}};
   if (options.streams()) {
     const Tensor scores = heads.rows(std::min(attention_tile_keys, seq), q), sum = heads.rows(1, q);
-    saved.log_sum = heads.rows(1, q);  // the largest score so far, until the end
+    saved.log_sum = heads.rows(1, q);  // holds the largest score so far, until the end
     for_tiles(heads, [&](const AttentionTile& tile) {
       heads.score(scores, q, k, tile);
       kernels.online_softmax(scores, o, saved.log_sum, sum, tile);

@@ -1,28 +1,29 @@
-// Attention over the heads of one rank: softmax(q k^T / sqrt(d)) v. A head's q, k and v are columns of their
-// tensors, which are usually columns of one fused product themselves: nothing is transposed or copied.
+// Attention over the heads of one rank: softmax(q k^T / sqrt(d)) v. The q, k and v of a head are columns of
+// their tensors, and these are usually columns of one fused product. Nothing is transposed or copied.
 #pragma once
 
 #include "ops/ops.hpp"
 
 namespace tessera {
 
-/// Keys of one tile of the streaming form: its scores
-/// and exponentials pass through the cache between two products.
+/// How many keys a tile of the streaming form has.
+/// Its scores and exponentials should stay in the cache between two products.
 inline constexpr std::int64_t attention_tile_keys = 192;
 
 struct AttentionOptions {
   std::int64_t batch = 1, seq = 1;
-  std::int64_t heads = 1,
-               kv_heads = 1;  // that this rank has; query head h uses kv head h / (heads / kv_heads)
+  /// The heads of this rank; query head h uses kv head h / (heads / kv_heads).
+  std::int64_t heads = 1, kv_heads = 1;
   Mask mask = Mask::causal;
-  Tensor lengths;  // (batch, 1) i32, for Mask::padding alone: at least 1 each
+  Tensor lengths;  // (batch, 1) i32, each at least 1; only for Mask::padding
   double dropout = 0;
   std::uint64_t seed = 0;
-  /// Where these heads and sequences stand in the whole, for dropout. all_heads 0: as many as `heads`.
+  /// The place of these heads and sequences in the whole, for dropout. all_heads = 0 stands for `heads`.
   std::int64_t first_head = 0, all_heads = 0, first_batch = 0;
-  /// plain keeps all probabilities, seq^2 a head. streaming walks over tiles of keys and keeps seq numbers.
+  /// The plain form keeps seq^2 probabilities for each head. The streaming form goes through tiles of keys,
+  /// and keeps seq numbers for each head.
   enum class Form { automatic, plain, streaming };
-  Form form = Form::automatic;  // streaming from seq 256 up
+  Form form = Form::automatic;  // streaming for seq of 256 and more
   bool streams() const { return form == Form::streaming || (form == Form::automatic && seq >= 256); }
 };
 
@@ -37,8 +38,8 @@ struct AttentionSaved {
 /// 2023. The streaming form: Milakov and Gimelshein 2018 for the softmax, Dao et al. 2022 for the rest.
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options,
                  AttentionSaved& saved);
-/// Writes dq, dk and dv, of the shapes of q, k and v, which may be columns of one tensor. The options are
-/// those of the forward.
+/// Writes dq, dk and dv, which have the shapes of q, k and v and may be columns of one tensor. The options
+/// must be those of the forward.
 void attention_backward(const Tensor& dy, const AttentionSaved& saved, const AttentionOptions& options,
                         const Tensor& dq, const Tensor& dk, const Tensor& dv);
 

@@ -7,7 +7,7 @@
 
 namespace tessera {
 
-/// Row r of those that a tile works on: where it stands, and how many of the tile's keys its query sees.
+/// Row r of the rows that a tile works on: its place, and how many of the tile's keys its query sees.
 struct TileRow {
   std::int64_t row, token, head, heads, visible;
   TESSERA_BOTH TileRow(const AttentionTile& t, std::int64_t r) {
@@ -23,7 +23,7 @@ struct TileRow {
     visible = end - t.first_key;
     visible = visible < 0 ? 0 : visible > t.keys ? t.keys : visible;
   }
-  /// The head's columns of the token's row.
+  /// The columns of this head in the row of this token.
   template <class T>
   TESSERA_BOTH T* part(const View<T>& x) const {
     return x.row(token) + head * (x.cols / heads);
@@ -45,7 +45,7 @@ struct SoftmaxRow {
 
 /// One step of the online softmax (Milakov and Gimelshein, algorithm 3). With m the largest score up to this
 /// tile: p = exp(scale (scores - m)), sum = sum exp(scale (old m - m)) + sum of p, and o follows the change
-/// of m. Nothing is old at the first tile. Dropout goes into p, not into the sum.
+/// of m. The first tile has no old m. Dropout acts on p, and not on the sum.
 template <class T>
 struct OnlineSoftmaxRow {
   AttentionTile tile;

@@ -1,4 +1,5 @@
-// One row-major GEMM: OpenBLAS where it is found (blas_openblas.cpp), plain loops where not (blas_plain.cpp).
+// One row-major GEMM, from OpenBLAS where it is found (blas_openblas.cpp),
+// else as plain loops (blas_plain.cpp).
 #pragma once
 
 #include <cstdint>
@@ -11,7 +12,8 @@ void gemm(bool ta, bool tb, std::int64_t m, std::int64_t n, std::int64_t k, cons
           const float* b, std::int64_t ldb, float beta, float* c, std::int64_t ldc);
 void gemm(bool ta, bool tb, std::int64_t m, std::int64_t n, std::int64_t k, const double* a, std::int64_t lda,
           const double* b, std::int64_t ldb, double beta, double* c, std::int64_t ldc);
-/// Of the calling thread's products. Ranks that are threads each call it with 1.
+/// Sets the number of threads for the products of the calling thread.
+/// Ranks that are threads each call it with 1.
 void set_threads(int threads);
 
 }  // namespace tessera::blas

@@ -1,5 +1,11 @@
-// How the mathematics runs on the CPU: GEMM from a BLAS, everything else as loops over rows.
+// The mathematics on the CPU: GEMM comes from a BLAS, and everything else is loops over rows.
+#include <unistd.h>
+
 #include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <string>
+#include <vector>
 
 #include "ops/blas.hpp"
 #include "ops/mathematics.hpp"
@@ -10,7 +16,8 @@ namespace {
 
 thread_local int math_threads = 1;
 
-/// body(i) for i in [0, n), on this rank's threads. Work below a few thousand elements is not worth a thread.
+/// Calls body(i) for i in [0, n), on this rank's threads.
+/// Fewer than a few thousand elements are not worth a thread.
 template <class Body>
 void for_rows(std::int64_t n, std::int64_t work_per_row, const Body& body) {
   [[maybe_unused]] const int threads = n * work_per_row >= 32768 ? math_threads : 1;
@@ -18,8 +25,8 @@ void for_rows(std::int64_t n, std::int64_t work_per_row, const Body& body) {
   for (std::int64_t i = 0; i < n; ++i) body(i);
 }
 
-/// A team of one (row_functions.hpp). simd: no step of a loop needs another, and a sum may be folded from
-/// several, as many as the build's vectors hold.
+/// A team of one lane (row_functions.hpp). The steps of its loops are independent (simd), and a sum may be
+/// folded from several partial sums, as many as a vector of this build holds.
 struct OneLane {
   template <class F>
   TESSERA_BOTH void each(std::int64_t n, const F& f) const {
@@ -62,8 +69,8 @@ struct Cpu {
     for_rows(n, cols, [&](std::int64_t i) { f(OneLane{}, i); });
   }
 
-  /// Each thread owns columns, so that the order of the sum is always that of the rows. As many side by side
-  /// as go: memory is read in long stretches, and the sums stay in the first-level cache.
+  /// Each thread owns columns, so that the sum is always taken in the order of the rows. It takes as many
+  /// columns side by side as have their sums in the first-level cache: then memory is read in long stretches.
   template <class T, class F>
   static void columns(const Tensor& out, T beta, std::int64_t n, const F& term) {
     const std::int64_t fair = (out.cols() + math_threads - 1) / math_threads;
@@ -80,8 +87,8 @@ struct Cpu {
 };
 
 struct CpuKernels final : Mathematics<Cpu> {
-  /// One product may use all threads; of several, each runs on one, so that their bits do not depend on the
-  /// threads. A BLAS on OpenMP does so by itself in a parallel loop.
+  /// One product may use all threads. Of several products each runs on one thread, so that their bits do not
+  /// depend on the number of threads; a BLAS on OpenMP does that in every parallel loop.
   void gemm(const Stack& c, double beta, const Stack& a, bool ta, const Stack& b, bool tb, std::int64_t outer,
             std::int64_t inner) const override {
     const std::int64_t k = ta ? a.rows : a.cols;
@@ -117,7 +124,8 @@ struct CpuKernels final : Mathematics<Cpu> {
   }
 
  private:
-  /// Blocks that stay in the first-level cache, each summed over all inputs before the next one is touched.
+  /// Goes through the row in blocks that fit in the first-level cache,
+  /// and sums each over all inputs before the next.
   template <class T>
   static void reduce_typed(const Tensor& out, const std::vector<Tensor>& inputs, Reduce how) {
     constexpr std::int64_t block = 2048;
@@ -148,6 +156,26 @@ const Kernels& cpu_kernels() {
 void set_math_threads(int threads) {
   math_threads = threads;
   blas::set_threads(threads);
+}
+
+int math_threads_or(int otherwise, int ranks_of_process) {
+  const char* wanted = std::getenv("OMP_NUM_THREADS");  // "4", or "4,2" for nested regions
+  const int threads = wanted != nullptr ? std::atoi(wanted) : 0;
+  return threads > 0 ? std::max(1, threads / ranks_of_process) : otherwise;
+}
+
+void wait_passively() {
+#ifdef _OPENMP
+  if (std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr) return;
+  std::ifstream file("/proc/self/cmdline", std::ios::binary);
+  std::vector<std::string> words;
+  for (std::string word; std::getline(file, word, '\0');) words.push_back(word);
+  std::vector<char*> arguments;
+  for (std::string& word : words) arguments.push_back(word.data());
+  arguments.push_back(nullptr);
+  setenv("OMP_WAIT_POLICY", "passive", 1);
+  if (!words.empty()) execv("/proc/self/exe", arguments.data());  // goes on here where that fails
+#endif
 }
 
 }  // namespace tessera

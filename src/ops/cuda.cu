@@ -1,5 +1,5 @@
-// How the mathematics runs on a GPU: GEMM from cuBLAS, elements by threads, rows by blocks. Every sum has a
-// fixed order and no atomics, so a run repeats bit by bit.
+// The mathematics on a GPU: GEMM comes from cuBLAS, threads compute elements, and blocks compute rows. Every
+// sum has a fixed order and uses no atomics, so that a run repeats bit by bit.
 #include <algorithm>
 #include <climits>
 #include <utility>
@@ -67,7 +67,7 @@ struct Block {
   __device__ bool first() const { return threadIdx.x == 0; }
 
  private:
-  /// All threads get fold(..., fold(v0, v128)...), a tree that does not depend on timing.
+  /// Gives fold(..., fold(v0, v128)...) to all threads. The tree of folds does not depend on timing.
   template <class T, class Fold>
   __device__ static T fold(T value, const Fold& fold) {
     __shared__ T values[block_size];
@@ -96,8 +96,8 @@ __global__ void rows_kernel(F f) {
   f(Block{}, blockIdx.x);
 }
 
-/// A warp's 32 columns lie side by side in memory; the block's 8 warps take every eighth row, and their sums
-/// are added in the order of the warps.
+/// The 32 columns of a warp lie side by side in memory. Each of the block's 8 warps takes every eighth row,
+/// and their sums are added in the order of the warps.
 template <class T, class F>
 __global__ void columns_kernel(std::int64_t rows, std::int64_t cols, T* out, T beta, F term) {
   __shared__ T sums[block_size];

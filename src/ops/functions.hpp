@@ -1,5 +1,5 @@
-// Each element-wise function, written once for the CPU and the GPU: y = f(x...) as f(y, x...). What the tests
-// prove of one holds for the other, up to fused multiply-adds.
+// Each element-wise function y = f(x...), written as f(y, x...) once for the CPU and the GPU. What the tests
+// prove on one of them holds on the other, up to fused multiply-adds.
 #pragma once
 
 #include <cmath>
@@ -11,17 +11,18 @@
 
 namespace tessera {
 
-/// A matrix as a loop or a kernel sees it. Passed by value, so nothing is copied to a GPU beforehand.
+/// A matrix as a loop or a kernel sees it.
+/// It is passed by value, so that nothing must be copied to a GPU beforehand.
 template <class T>
 struct View {
   T* data;
   std::int64_t ld, rows, cols;
-  View(const Tensor& x)  // NOLINT: stands for the tensor
+  View(const Tensor& x)  // NOLINT: a view stands for its tensor
       : data(x.data<T>()), ld(x.ld()), rows(x.rows()), cols(x.cols()) {}
   TESSERA_BOTH T* row(std::int64_t i) const { return data + i * ld; }
 };
 
-/// Calls f with a float or a double that tells the type.
+/// Calls f with a float or a double, whose type is that of the dtype.
 template <class F>
 void floating(DType dtype, const F& f) {
   if (dtype == DType::f32)
@@ -32,7 +33,7 @@ void floating(DType dtype, const F& f) {
 
 /// e^x for x <= 87, to 2 units in the last place; 0 where the result is no normal number, NaN for NaN.
 /// x = n ln 2 + r with |r| <= ln(2) / 2, e^x = 2^n e^r, and Taylor's series for e^r: its rest is below u / 8.
-/// Without a call or a branch, so that loops over it vectorise.
+/// It has neither a call nor a branch, so that loops over it vectorise.
 template <class T>
 TESSERA_BOTH T exponential(T x) {
   constexpr bool single = sizeof(T) == 4;
@@ -70,15 +71,16 @@ struct Cast {
     y = static_cast<To>(x);
   }
 };
-struct Relu {  // NaN passes
+struct Relu {  // relu of NaN is NaN
   TESSERA_BOTH void operator()(auto& y, auto x) const { y = x <= 0 ? 0 : x; }
   TESSERA_BOTH void operator()(auto& dx, auto dy, auto x) const { dx = x <= 0 ? 0 : dy; }
 };
 
 // gelu(x) = x/2 (1 + tanh(z/2)) with z = 2 sqrt(2/pi) (x + 0.044715 x^3), which is x s(z) with the logistic
-// s(z) = 1 / (1 + exp(-z)): without the cancellation of 1 + tanh in the negative tail, so that f32 will do.
-// Error, u the unit round-off: z has a relative error of at most 7 u, exp adds 4 u (2 ulp), the rest 3 u. As
-// z s(z) (1 - s(z)) <= 0.23, |error of gelu| <= 6 u |x|; likewise |error of the slope| <= 25 u.
+// s(z) = 1 / (1 + exp(-z)). This form lacks the cancellation of 1 + tanh in the negative tail, so that f32
+// suffices. The error, with u the unit round-off: z has a relative error of at most 7 u, exp adds 4 u (2
+// ulp), the rest 3 u. Since z s(z) (1 - s(z)) <= 0.23, |error of gelu| <= 6 u |x|; in the same way |error of
+// the slope| <= 25 u.
 struct Gelu {
   template <class T>
   struct Logistic {

@@ -1,5 +1,5 @@
-// What a back end must compute. ops.cpp has checked every shape, dtype and device before it calls one of
-// these; outputs exist already. Every matrix may be a view with a leading dimension of its own.
+// What a back end must compute. ops.cpp checks every shape, dtype and device, and makes the outputs, before
+// it calls one of these functions. Every matrix may be a view with its own leading dimension.
 #pragma once
 
 #include <vector>
@@ -10,25 +10,26 @@
 namespace tessera {
 
 enum class Reduce { sum, max };
-/// Which keys a query sees: those up to itself; all; those before its sequence's length.
+/// Which keys a query sees. causal: those up to the query itself;
+/// none: all; padding: those before the end of its sequence.
 enum class Mask { causal, none, padding };
 
 struct AdamW {
   double lr = 1e-3, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, decay = 0.01;
 };
 
-/// Where a local matrix stands in the whole. Its rows may be those of heads of sequences, row
-/// (b heads + h) seq + i: then they are rows (b all_heads + first_head + h) seq + i of the whole. By default
-/// the local matrix is the whole.
+/// The place of a local matrix in the whole. Where its rows belong to heads of
+/// sequences, its row (b heads + h) seq + i is row (b all_heads + first_head +
+/// h) seq + i of the whole. By default the local matrix is the whole.
 struct Position {
   std::int64_t first_row = 0, first_col = 0;
-  std::int64_t cols = 0;  // of the whole; 0: as many as the local matrix has
+  std::int64_t cols = 0;  // the columns of the whole; 0 stands for those of the local matrix
   std::int64_t seq = 1, heads = 1, all_heads = 1, first_head = 0;
 };
 
-/// What an element is multiplied by: 0, or 1 / (1 - rate). A function of its place in the whole.
+/// The factor of each element, 0 or 1 / (1 - rate). It depends on the element's place in the whole.
 struct Dropout {
-  Position where;  // with its cols
+  Position where;  // its cols must be given
   Random random{0, "dropout"};
   std::uint32_t threshold = 0;  // 0: nothing is dropped
   double scale = 1;
@@ -38,7 +39,7 @@ struct Dropout {
         random(seed, "dropout"),
         threshold(static_cast<std::uint32_t>(rate * 0x1p32)),
         scale(1 / (1 - rate)) {}
-  /// Of the first element of a local row.
+  /// The index in the whole of the first element of a local row.
   TESSERA_BOTH std::uint64_t index(std::int64_t row) const {
     const std::int64_t head = row / where.seq, b = head / where.heads, h = head % where.heads;
     row = where.first_row + (b * where.all_heads + where.first_head + h) * where.seq + row % where.seq;
@@ -50,28 +51,27 @@ struct Dropout {
   }
 };
 
-/// Matrices inside one tensor, as gemm takes them: that of the pair (o, n) begins at element
-/// first + o outer + n inner, and its rows lie as far apart as the tensor's.
+/// Matrices inside one tensor, for gemm. The matrix of the pair (o, n) begins at element first + o outer + n
+/// inner, and has the leading dimension of the tensor.
 struct Stack {
   Tensor of;
   std::int64_t rows, cols, first = 0, outer = 0, inner = 0;
 };
 
-/// A tile of attention's scores, keys [first_key, first_key + keys)
-/// by queries [first_query, seq) of all heads.
+/// A tile of the scores of attention: queries [first_query,
+/// seq) of all heads by keys [first_key, first_key + keys).
 struct AttentionTile {
   Mask mask = Mask::causal;
   std::int64_t seq = 1, heads = 1, first_query = 0, first_key = 0, keys = 1;
   const std::int32_t* lengths = nullptr;  // for Mask::padding
-  double scale = 1;                       // of the scores: 1 / sqrt(d)
+  double scale = 1;                       // the factor of the scores, 1 / sqrt(d)
   Dropout dropout;
 };
 
-/// What a rank has of a cross-entropy whose columns are cut, of (N, V_r) logits.
+/// The part of a rank in a cross-entropy whose columns are cut; the rank has (N, V_r) logits.
 struct CrossEntropyTerms {
   Tensor exponentials;  // (N, V_r)  exp(z - largest)
-  Tensor sum,
-      target;  // (N, 1)  their sum, and z_target - largest, 0 where the target is no column of this rank
+  Tensor sum, target;   // (N, 1)  their sum; z_target - largest, 0 where another rank has the target
 };
 
 struct Kernels {
@@ -102,8 +102,8 @@ struct Kernels {
   /// dgamma_j += sum_i dy_ij (x_ij - mean_i) inverse_deviation_i
   virtual void layer_norm_gamma(const Tensor& dgamma, const Tensor& dy, const Tensor& x, const Tensor& mean,
                                 const Tensor& inverse_deviation) const = 0;
-  /// p = softmax(scale x) over the keys that each row sees, 0 elsewhere.
-  /// The tile is all there is; p may be x.
+  /// p = softmax(scale x) over the keys that each row sees,
+  /// 0 elsewhere. The tile must hold all keys; p may be x.
   virtual void softmax(const Tensor& p, const Tensor& x, const AttentionTile& tile) const = 0;
   /// dx = factor p (dp - sum_k dp_k p_k), row by row; dx may be dp.
   virtual void softmax_backward(const Tensor& dx, const Tensor& dp, const Tensor& p, double factor) const = 0;
@@ -132,8 +132,8 @@ struct Kernels {
   virtual void adamw(const Tensor& w, const Tensor& m, const Tensor& v, const Tensor& g, const AdamW& options,
                      std::int64_t step) const = 0;
   /// out = inputs[0] (+) inputs[1] (+) ..., in that order, so that the bits do not depend on timing. The
-  /// inputs may be other ranks' memory; out may be one of them. Contiguous, f32, f64, i32. A NaN of any input
-  /// stays a NaN, under max as well.
+  /// inputs may lie in the memory of other ranks, and out may be one of them. All are contiguous, of f32, f64
+  /// or i32. Where an input is NaN the result is NaN, under max as well.
   virtual void reduce(const Tensor& out, const std::vector<Tensor>& inputs, Reduce how) const = 0;
 };
 
@@ -141,8 +141,17 @@ const Kernels& cpu_kernels();
 const Kernels& cuda_kernels();  ///< Throws UsageError in a build without CUDA.
 const Kernels& kernels_of(const Tensor& tensor);
 
-/// Threads for one rank's mathematics on the CPU: all cores for one rank, one for each of several.
+/// Sets the number of threads for the mathematics of one rank on the CPU. One rank uses all cores; of several
+/// ranks each uses one thread.
 void set_math_threads(int threads);
+/// How many threads a rank of this process should take: its share of OMP_NUM_THREADS where the user has set
+/// it, at least 1; else `otherwise`.
+int math_threads_or(int otherwise, int ranks_of_process);
+/// OpenMP's threads spin while they wait for each other. On a busy machine they thereby take the core from
+/// the thread that they wait for. libgomp reads OMP_WAIT_POLICY only when a program is loaded, so this starts
+/// the program again with OMP_WAIT_POLICY=passive, unless the user has set that variable or GOMP_SPINCOUNT.
+/// To be called before anything else is done.
+void wait_passively();
 std::string blas_name();  ///< "OpenBLAS 0.3.21 (openmp)", or "plain loops"
 
 }  // namespace tessera

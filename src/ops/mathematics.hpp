@@ -1,8 +1,9 @@
-// Kernels in terms of a Machine, which knows how to run a loop: cpu.cpp's by threads, cuda.cu's by blocks.
+// Kernels in terms of a Machine, which runs loops:
+// the one in cpu.cpp with threads, the one in cuda.cu with blocks.
 //   Machine::each(y, f, views...)          f(y_ij, x_ij...) for all elements of y, in any order
-//   Machine::rows(y, n, cols, f)           f(team, i) for each row i of n; cols tells the work
+//   Machine::rows(y, n, cols, f)           f(team, i) for each row i of n; cols says how much work a row is
 //   Machine::columns(out, beta, rows, f)   out_j = beta out_j + sum over i of f(i, j)
-// What differs stays there: products, and sums over ranks and ids.
+// Products, and sums over ranks and ids, differ between the machines, and stand in cpu.cpp and cuda.cu.
 #pragma once
 
 #include "ops/attention_functions.hpp"
@@ -121,7 +122,7 @@ struct Mathematics : Kernels {
   static void rows(const Tensor& y, const Members&... members) {
     floating(y.dtype(), [&]<class T>(T) { Machine::rows(y, y.rows(), y.cols(), Row<T>{members...}); });
   }
-  /// Those rows of all heads' that see keys of the tile.
+  /// The rows of all heads that see keys of the tile.
   template <template <class> class Row, class... Members>
   static void tile_rows(const Tensor& y, const AttentionTile& tile, const Members&... members) {
     floating(y.dtype(), [&]<class T>(T) {

@@ -1,4 +1,4 @@
-// In the place of cuda.cu in a build without CUDA.
+// This file takes the place of cuda.cu in a build without CUDA.
 #include "ops/kernels.hpp"
 #include "tensor/error.hpp"
 

@@ -265,29 +265,6 @@ Tensor cross_entropy_backward(const CrossEntropy& saved, const Tensor& targets, 
   return dlogits;
 }
 
-namespace {
-thread_local GradientBuffer* arena = nullptr;
-}  // namespace
-
-Tensor zero_gradient(const Tensor& x) {
-  if (arena != nullptr) return arena->take(x);
-  const MemoryScope scope(MemoryKind::gradient);
-  return Tensor::zeros(x.rows(), x.cols(), x.dtype());
-}
-
-GradientBuffer::GradientBuffer(std::int64_t elements, DType dtype) : outer_(std::exchange(arena, this)) {
-  const MemoryScope scope(MemoryKind::gradient);
-  all_ = Tensor::zeros(1, elements, dtype);
-}
-GradientBuffer::~GradientBuffer() { arena = outer_; }
-
-Tensor GradientBuffer::take(const Tensor& like) {
-  if (all_.size() == 0) return {};
-  const std::int64_t begin = taken_;
-  taken_ += like.size();
-  return all_.column_range(begin, taken_).reshape(like.rows(), like.cols());
-}
-
 void sgd(const Tensor& w, const Tensor& velocity, const Tensor& g, double lr, double momentum) {
   floating("sgd", {&w});
   same("sgd", w, g);

@@ -1,6 +1,6 @@
-// The mathematics of one rank. Each function checks shapes, dtypes and devices (Error names both sides),
-// makes its result with this thread's memory kind, and runs where its inputs live. Gradients stand beside
-// their function: dy is the gradient of the loss with respect to y.
+// The mathematics of one rank. Each function checks shapes, dtypes and devices (an Error names both
+// operands), counts the memory of its result as this thread's MemoryKind, and runs on the device of its
+// inputs. The gradient of a function stands beside it: dy is the gradient of the loss with respect to y.
 #pragma once
 
 #include "ops/kernels.hpp"
@@ -8,16 +8,16 @@
 
 namespace tessera {
 
-/// Products. (N, K) (K, M) -> (N, M); either side may be t(...): matmul(dy, t(a)) is dY A^T.
+/// The product (N, K) (K, M) -> (N, M). One operand may be t(...): matmul(dy, t(a)) is dY A^T.
 /// For Y = X A: dX = dY A^T and dA = X^T dY.
 Tensor matmul(const Tensor& a, const Tensor& b);
 Tensor matmul(const Transposed& a, const Tensor& b);
 Tensor matmul(const Tensor& a, const Transposed& b);
-/// sum += a b: how gradients of several microbatches come together.
+/// sum += a b. The gradients of several microbatches are added up in this way.
 void add_matmul(const Tensor& sum, const Tensor& a, const Tensor& b);
 void add_matmul(const Tensor& sum, const Transposed& a, const Tensor& b);
 
-/// x (N, F) + c (1, F), c added to every row. Its gradient: dx = dy, dc = sum_rows(dy).
+/// Adds c (1, F) to every row of x (N, F). The gradients are dx = dy and dc = sum_rows(dy).
 Tensor add_bias(const Tensor& x, const Tensor& c);
 Tensor sum_rows(const Tensor& x);                       ///< (N, F) -> (1, F)
 void add_sum_rows(const Tensor& sum, const Tensor& x);  ///< sum (1, F) += sum_rows(x)
@@ -25,7 +25,7 @@ void add_sum_rows(const Tensor& sum, const Tensor& x);  ///< sum (1, F) += sum_r
 Tensor add(const Tensor& a, const Tensor& b);     ///< The residual add. da = db = dy.
 void add_to(const Tensor& sum, const Tensor& x);  ///< sum += x
 Tensor scale(const Tensor& x, double factor);
-Tensor cast(const Tensor& x, DType dtype);  ///< Between f32 and f64; the same tensor for its own dtype.
+Tensor cast(const Tensor& x, DType dtype);  ///< Between f32 and f64; returns x where it has this dtype.
 
 /// gelu(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
 /// Hendrycks and Gimpel, "Gaussian Error Linear Units".
@@ -34,7 +34,8 @@ Tensor gelu_backward(const Tensor& dy, const Tensor& x);
 Tensor relu(const Tensor& x);
 Tensor relu_backward(const Tensor& dy, const Tensor& x);  ///< 0 where x <= 0.
 
-/// Row ids_i of table (V, F) for each of ids (N, 1) i32 -> (N, F). Ids outside [0, V) give zero rows.
+/// Row ids_i of the table (V, F) for each of the ids (N, 1)
+/// i32 -> (N, F). An id outside [0, V) gives a row of zeros.
 Tensor embedding(const Tensor& ids, const Tensor& table);
 void add_embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& ids);
 
@@ -55,32 +56,35 @@ Tensor softmax(const Tensor& x);
 /// dx = p (dp - sum_k dp_k p_k), row by row.
 Tensor softmax_backward(const Tensor& dp, const Tensor& p);
 
-/// y = x / (1 - rate) where the element is kept, else 0. Philox under `seed`, at the element's index in the
-/// whole, keeps it with probability 1 - rate: each cut drops what the whole would. dx is the same function of
-/// dy. Srivastava et al. 2014, "Dropout", scaled at training.
+/// y = x / (1 - rate) where the element is kept, else 0. Philox with `seed`, at the index of the element in
+/// the whole, keeps it with probability 1 - rate, so that every cut drops the same elements. dx is the same
+/// function of dy. Srivastava et al. 2014, "Dropout", scaled at training.
 Tensor dropout(const Tensor& x, double rate, std::uint64_t seed, const Position& where = {});
 
 struct CrossEntropy {
   Tensor loss;           // (N, 1)  -log p(target) of each row, in nats
   Tensor probabilities;  // (N, V)  what the backward needs
 };
-/// Softmax cross-entropy of logits (N, V) with targets (N, 1) i32 in [0, V); any other gives a NaN loss.
+/// Softmax cross-entropy of logits (N, V) with targets (N,
+/// 1) i32 in [0, V); any other target gives a NaN loss.
 CrossEntropy cross_entropy(const Tensor& logits, const Tensor& targets);
-/// The same where each rank has some of the columns. row_largest (N, V_r) -> (N, 1), to be reduced by max;
-/// then the terms, whose sum and target are to be summed over the ranks; then the result, of this rank's
-/// columns. Targets count from the rank's first column. After Megatron's vocab_parallel_cross_entropy.
+// The same where each rank has V_r of the columns, in three steps; targets count from the rank's first
+// column. After Megatron's vocab_parallel_cross_entropy.
+/// Step 1: (N, V_r) -> (N, 1), which the caller reduces over the ranks by max.
 Tensor row_largest(const Tensor& x);
+/// Step 2: the terms, whose `sum` and `target` the caller sums over the ranks.
 CrossEntropyTerms cross_entropy_terms(const Tensor& logits, const Tensor& largest, const Tensor& targets);
+/// Step 3: the loss (N, 1), and the probabilities (N, V_r) of this rank's columns.
 CrossEntropy cross_entropy_of(const CrossEntropyTerms& terms);
-/// The gradient of (sum of the losses) / tokens: (probabilities - onehot) / tokens.
-/// `tokens` is the global number.
+/// The gradient of (sum of the losses) / tokens, which is (probabilities - onehot) / tokens. `tokens` is the
+/// number of tokens of all ranks and microbatches together.
 Tensor cross_entropy_backward(const CrossEntropy& saved, const Tensor& targets, std::int64_t tokens);
 
-/// Zeros of x's shape, booked as gradients: what a layer's backward_weight adds to.
+/// Zeros with the shape of x, to which a layer's backward_weight adds. The ledger counts them as gradients.
 Tensor zero_gradient(const Tensor& x);
-/// While it lives, this thread's zero_gradient takes its tensors from here, one behind the other: so the
-/// gradients of a model are one contiguous row, and any range of them one message. An arena of no elements
-/// gives undefined tensors: to a model that never learns.
+/// While it lives, zero_gradient of this thread takes its tensors from here, one behind the other. So the
+/// gradients of a model are one contiguous row, and any range of them is one message. A buffer without
+/// elements gives undefined tensors, for a model that does not learn.
 class GradientBuffer {
  public:
   GradientBuffer(std::int64_t elements, DType dtype);
@@ -96,7 +100,7 @@ class GradientBuffer {
   GradientBuffer* outer_;
 };
 
-/// velocity = momentum velocity + g;  w -= lr velocity. Sutskever et al. 2013 in PyTorch's form.
+/// velocity = momentum velocity + g;  w -= lr velocity. Sutskever et al. 2013, in the form that PyTorch uses.
 void sgd(const Tensor& w, const Tensor& velocity, const Tensor& g, double lr, double momentum);
 /// Adam with decoupled weight decay, step = 1, 2, ... Loshchilov and Hutter 2019, algorithm 2.
 void adamw(const Tensor& w, const Tensor& m, const Tensor& v, const Tensor& g, const AdamW& options,

@@ -1,7 +1,8 @@
-// Each function that looks at a whole row, written once for a team: on the CPU one lane that walks along the
-// row, on a GPU the 256 threads of a block. team.each(n, f) calls f(j) for j in [0, n); team.sum and
-// team.largest fold what f returns, in an order that depends on n alone, and give it to all lanes;
-// team.first() is true on one lane. A lane may read what it wrote itself, or what was written before a fold.
+// Each function that looks at a whole row, written once for a team. On the CPU a team is one lane, which goes
+// along the row; on a GPU it is the 256 threads of a block. team.each(n, f) calls f(j) for j in [0, n).
+// team.sum and team.largest fold what f returns, in an order that depends only on n, and give the result to
+// all lanes. team.first() is true on one lane. A lane may read what it has written itself, and what any lane
+// has written before a fold.
 #pragma once
 
 #include "ops/functions.hpp"
@@ -42,12 +43,12 @@ struct CrossEntropyRow {
     team.each(logits.cols, [&](std::int64_t j) { p[j] /= e.sum; });
     if (!team.first()) return;
     const std::int32_t target = targets.data[i];
-    const bool known = 0 <= target && target < logits.cols;  // else there is no such probability
+    const bool known = 0 <= target && target < logits.cols;  // other targets have no probability
     *loss.row(i) = known ? std::log(e.sum) - (x[target] - e.largest) : T(NAN);
   }
 };
 
-/// The same in three steps, for logits whose columns are cut: between them the ranks reduce.
+/// The same in three steps, for logits whose columns are cut. The ranks reduce between the steps.
 template <class T>
 struct LargestRow {
   View<T> largest, x;

@@ -1,6 +1,6 @@
-// The algebra: what each function makes of the placements it gets. The rules hold for each axis by itself.
-// A rule is a static_assert in the function's own body, no deeper and in this header: then a mistake takes 8
-// lines of a compiler's output at most.
+// The algebra: the placement of each function's result follows from the placements of its arguments. The
+// rules hold on each axis separately. A rule is a static_assert in the body of the function itself, so that a
+// mistake takes 8 lines of the compiler's output at most.
 #pragma once
 
 #include "comm/communicator.hpp"
@@ -18,7 +18,7 @@ inline constexpr bool rows_whole = no_partial<Tp, Dp> && !is<Tp, Shard<1>> && !i
 /// Both axes agree.
 template <class Tp, class Dp, class Tq, class Dq>
 inline constexpr bool alike = agree<Tp, Tq>&& agree<Dp, Dq>;
-/// Placed<Tp, Dp> where the call was allowed.
+/// Placed<Tp, Dp> where the call is allowed.
 template <bool Allowed, class Tp, class Dp>
 using Checked = std::conditional_t<Allowed, Placed<Tp, Dp>, Placed<Mistaken, Mistaken>>;
 
@@ -33,7 +33,7 @@ Placed<Tp, Dp>::Placed(const Placed<Tq, Dq>& other) : local_(other.local()) {
 // clang-format on
 
 // clang-format off
-// Y = L R on one axis: the four block-matrix identities. No other pair has a product.
+// Y = L R on one axis: the four block-matrix identities. No other pair of placements has a product.
 template <class L, class R> struct Product { using type = Mistaken; };
 template <> struct Product<Replicated, Replicated> { using type = Replicated; };  // X A
 template <> struct Product<Replicated, Shard<1>> { using type = Shard<1>; };      // X [A1 A2] = [X A1, X A2]
@@ -47,7 +47,7 @@ template <class L, class R, class l, class r>
 inline constexpr bool avoids =
     !(is<typename L::tp, l> && is<typename R::tp, r>)&&!(is<typename L::dp, l> && is<typename R::dp, r>);
 
-/// The product of two placed matrices, one of them may be t(...).
+/// The product of two placed matrices; one of them may be t(...).
 /// A pair outside of the four rules does not compile.
 template <class L, class R>
 requires requires(const L& l, const R& r) { l.operand(), r.operand(); }
@@ -71,7 +71,7 @@ auto matmul(const L& left, const R& right) {
 }
 
 // clang-format off
-/// sum += l r, for gradients of several microbatches: the product must be placed as the sum is.
+/// sum += left right, for the gradients of several microbatches. The product must be placed as the sum is.
 template <class Tp, class Dp, class L, class R>
 void add_matmul(const Placed<Tp, Dp>& sum, const L& left, const R& right) {
   using tp = product<typename L::tp, typename R::tp>;
@@ -81,7 +81,7 @@ void add_matmul(const Placed<Tp, Dp>& sum, const L& left, const R& right) {
   add_matmul(sum.local(), left.operand(), right.operand());
 }
 
-// Element-wise, not linear: the shards may stay apart, the terms of a sum may not.
+// Element-wise functions that are not linear: they work on shards, and not on the terms of a sum.
 template <class Tp, class Dp>
 auto gelu(const Placed<Tp, Dp>& x) {
   static_assert(no_partial<Tp, Dp>, "gelu(Partial): gelu(a + b) is not gelu(a) + gelu(b). all_reduce first.");
@@ -107,7 +107,7 @@ auto relu_backward(const Placed<Tp, Dp>& dy, const Placed<Tq, Dq>& x) {
   return Checked<whole && same, Tp, Dp>(relu_backward(dy.local(), x.local()));
 }
 
-// Linear: sums of sums are sums.
+// Linear functions: they work on the terms of a sum as well.
 template <class Tp, class Dp, class Tq, class Dq>
 auto add(const Placed<Tp, Dp>& a, const Placed<Tq, Dq>& b) {
   constexpr bool same = alike<Tp, Dp, Tq, Dq>, whole = no_partial<Tp, Dp> && no_partial<Tq, Dq>;
@@ -120,8 +120,8 @@ auto scale(const Placed<Tp, Dp>& x, double factor) {
   return Placed<Tp, Dp>(scale(x.local(), factor));
 }
 
-/// The placement that a (1, F) row must have to be added to the rows of x:
-/// cut with the columns, whole otherwise.
+/// The placement that a (1, F) row must have, so that it can be added to the rows of x: it is cut where the columns of x
+/// are, and whole otherwise.
 template <class P>
 using row_for = std::conditional_t<is<P, Shard<1>> || is<P, Mistaken>, P, Replicated>;
 
@@ -133,7 +133,7 @@ auto add_bias(const Placed<Tp, Dp>& x, const Placed<Tq, Dq>& c) {
   return Checked<whole && fits, Tp, Dp>(add_bias(x.local(), c.local()));
 }
 
-/// The sum over tokens. Where the tokens are cut, each rank has a term of it.
+/// The placement of the sum over tokens. Where the tokens are cut, each rank has a term of the sum.
 template <class P>
 using summed_rows = std::conditional_t<is<P, Shard<0>>, Partial, P>;
 
@@ -148,8 +148,8 @@ void add_sum_rows(const Placed<Tq, Dq>& sum, const Placed<Tp, Dp>& x) {
   add_sum_rows(sum.local(), x.local());
 }
 
-/// ids (N, 1) are Replicated or Shard<0>, the table Replicated or cut by features: the rules of
-/// matmul(onehot, table).
+/// ids (N, 1) are Replicated or Shard<0>, and the table is Replicated or cut by features:
+/// these are the rules of matmul(onehot, table).
 template <class Tp, class Dp, class Tq, class Dq>
 auto embedding(const Placed<Tp, Dp>& ids, const Placed<Tq, Dq>& table) {
   static_assert(rows_whole<Tp, Dp>, "embedding: ids are Replicated or Shard<0>. all_gather or all_reduce them.");
@@ -158,7 +158,7 @@ auto embedding(const Placed<Tp, Dp>& ids, const Placed<Tq, Dq>& table) {
   return Placed<product<Tp, Tq>, product<Dp, Dq>>(embedding(ids.local(), table.local()));
 }
 
-/// A row is compared with itself: its columns must be together.
+/// A softmax compares the elements of a row with each other, so the rank must hold whole rows.
 template <class Tp, class Dp, class Tq, class Dq>
 CrossEntropy cross_entropy(const Placed<Tp, Dp>& logits, const Placed<Tq, Dq>& targets) {
   static_assert(rows_whole<Tp, Dp>, "cross_entropy: a softmax needs whole rows. all_gather a Shard<1>, all_reduce a Partial first.");
@@ -166,7 +166,7 @@ CrossEntropy cross_entropy(const Placed<Tp, Dp>& logits, const Placed<Tq, Dq>& t
   return cross_entropy(logits.local(), targets.local());
 }
 
-/// A row's mean and deviation need the whole row.
+/// The mean and the deviation of a row need the whole row.
 template <class Tp, class Dp, class Tq, class Dq>
 auto layer_norm(const Placed<Tp, Dp>& x, const Placed<Tq, Dq>& gamma, const Placed<Tq, Dq>& beta, LayerNorm& saved) {
   constexpr bool rows = rows_whole<Tp, Dp>, fits = alike<Tq, Dq, Replicated, Replicated>;
@@ -188,7 +188,7 @@ void add_layer_norm_weights(const Placed<Tq, Dq>& dgamma, const Placed<Tq, Dq>& 
   add_layer_norm_weights(dgamma.local(), dbeta.local(), dy.local(), saved);
 }
 
-/// The part of a (rows, cols) whole that this rank holds under placement P.
+/// The part of a whole (rows, cols) matrix that this rank holds under placement P.
 template <class P>
 Slice slice_of(std::int64_t rows, std::int64_t cols, const Communicator& comm) {
   static_assert(!is<P, Partial>, "slice_of(Partial): a term of a sum is no part of the whole. Reduce it, and ask for what it becomes.");
@@ -197,8 +197,8 @@ Slice slice_of(std::int64_t rows, std::int64_t cols, const Communicator& comm) {
   return Slice::whole(rows, cols);
 }
 
-/// One axis of ranks with its collectives: the only way from one placement to another. Each changes the
-/// placement of its own axis alone.
+/// One axis of ranks with its collectives, which are the only way from one placement to another. A collective changes
+/// the placement on its own axis only.
 template <int Number>
 class Axis {
  public:
@@ -207,20 +207,20 @@ class Axis {
   int size() const { return comm_.size(); }
   Communicator& comm() const { return comm_; }
 
-  /// Partial -> Replicated: the sum, on every rank.
+  /// Partial -> Replicated: every rank gets the sum.
   template <class Tp, class Dp>
   auto all_reduce(const Placed<Tp, Dp>& x) const {
     static_assert(!is<on<Tp, Dp>, Replicated>, "all_reduce(Replicated): every rank has the whole on this axis. The sum of p copies is p times too large: leave it out.");
     static_assert(is<on<Tp, Dp>, Replicated> || agree<on<Tp, Dp>, Partial>, "all_reduce(Shard): on this axis the ranks hold parts, not terms of a sum. all_gather puts them together.");
     return replace<Replicated, Tp, Dp>(comm_.all_reduce(x.local()));
   }
-  /// Partial -> Shard<Dim>: this rank's part of the sum.
+  /// Partial -> Shard<Dim>: every rank gets its own part of the sum.
   template <int Dim, class Tp, class Dp>
   auto reduce_scatter(const Placed<Tp, Dp>& x) const {
     static_assert(agree<on<Tp, Dp>, Partial>, "reduce_scatter: not a Partial on this axis, there is no sum to take. take_shard cuts a Replicated.");
     return replace<Shard<Dim>, Tp, Dp>(comm_.reduce_scatter(x.local(), Dim));
   }
-  /// Shard<d> -> Replicated.
+  /// Shard<d> -> Replicated: every rank gets all parts.
   template <class Tp, class Dp>
   auto all_gather(const Placed<Tp, Dp>& x) const {
     using From = on<Tp, Dp>;
@@ -228,7 +228,7 @@ class Axis {
     static_assert(!is<From, Replicated>, "all_gather(Replicated): every rank has the whole on this axis. Leave it out.");
     return replace<Replicated, Tp, Dp>(comm_.all_gather(x.local(), is<From, Shard<1>> ? 1 : 0));
   }
-  /// Replicated -> Shard<Dim>: sends nothing.
+  /// Replicated -> Shard<Dim>: every rank keeps its own part, and nothing is sent.
   template <int Dim, class Tp, class Dp>
   auto take_shard(const Placed<Tp, Dp>& x) const {
     static_assert(!is<on<Tp, Dp>, Partial>, "take_shard(Partial): on this axis x is a term of a sum. reduce_scatter adds and cuts.");

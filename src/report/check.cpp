@@ -11,7 +11,7 @@ Matrix Matrix::from(const Tensor& tensor) { return {tensor.rows(), tensor.cols()
 
 namespace {
 
-/// Calls visit(row, col, value) with each element's place in the whole.
+/// Calls visit(row, col, value) for each element; row and col are its place in the whole.
 template <class Visit>
 void for_each(const RankResult& result, const Visit& visit) {
   for (std::int64_t i = 0; i < result.local.rows; ++i)
@@ -21,7 +21,7 @@ void for_each(const RankResult& result, const Visit& visit) {
     }
 }
 
-/// The result is `wrong` up to rounding, and `wrong` is not the truth itself.
+/// True where the result equals `wrong` up to rounding and `wrong` differs from the truth.
 bool fits(const RankResult& result, const Truth& truth, const Matrix& wrong) {
   if (wrong.rows != truth.value.rows || wrong.cols != truth.value.cols) return false;
   bool same = true, different = false;
@@ -48,7 +48,7 @@ Matrix transpose(const Matrix& x) {
   return y;
 }
 
-/// Where columns of the result are columns of the truth at other places: the first that moved, "", if not so.
+/// Where every column of the result is some column of the truth, says which is the first that moved; else "".
 std::string moved_column(const RankResult& result, const Truth& truth) {
   std::string moved;
   for (std::int64_t j = 0; j < result.local.cols; ++j) {
@@ -80,7 +80,7 @@ std::string diagnose(const std::string& name, const Truth& truth, const RankResu
         "{} is p = {} times too large: was it summed twice, or summed where every rank had the whole?", name,
         ranks);
   if (ranks > 1 && fits(worst, truth, scaled(truth.value, 1.0 / ranks)))
-    return format("{} is p = {} times too small: the mean in the place of the sum?", name, ranks);
+    return format("{} is p = {} times too small: was the mean taken in the place of the sum?", name, ranks);
   if (truth.value.rows == truth.value.cols && fits(worst, truth, transpose(truth.value)))
     return format("{} is transposed.", name);
   if (const std::string moved = moved_column(worst, truth); !moved.empty())
@@ -92,7 +92,11 @@ std::string diagnose(const std::string& name, const Truth& truth, const RankResu
 
 Check check(const std::string& name, const std::string& identity, const std::string& tier, const Truth& truth,
             const std::vector<RankResult>& results, const std::vector<Mistake>& mistakes) {
-  Check outcome{.identity = identity, .tier = tier, .baseline_error = truth.baseline_error, .ok = true};
+  Check outcome{.identity = identity,
+                .tier = tier,
+                .baseline_error = truth.baseline_error,
+                .ok = true,
+                .scalar = truth.value.values.size() == 1};
   double worst = -1;
   for (std::size_t r = 0; r < results.size(); ++r) {
     expect_eq(results[r].slice.whole_rows, truth.value.rows, format("rows of the whole {}", name));

@@ -1,5 +1,5 @@
-// A check: what the ranks computed against what the whole computes, element by element within a bound, and
-// where it fails, which of the known mistakes would give just that.
+// A check compares what the ranks have computed with what the unsplit model computes, element by element and
+// within a bound. Where it fails, it looks for a known mistake that would give exactly the wrong result.
 #pragma once
 
 #include <string>
@@ -23,17 +23,18 @@ struct Matrix {
 };
 
 struct RankResult {
-  Slice slice;   // what of the whole this rank holds
-  Matrix local;  // what it computed there
+  Slice slice;   // the part of the whole that this rank holds
+  Matrix local;  // what it has computed there
 };
 
-/// The whole's values and how far from them a right result may lie.
+/// The right values of a whole matrix, and how far from them a correct result may lie.
 struct Truth {
   Matrix value, bound;
-  double baseline_error = 0;  // of the unsplit run in the same dtype
+  double baseline_error = 0;  // the error of the unsplit run in the same dtype
 };
 
-/// A named wrong answer: what the whole would look like after this mistake. rank >= 0: on that rank only.
+/// A known mistake, and what the whole matrix would look like after it.
+/// With rank >= 0 it is that rank's mistake.
 struct Mistake {
   std::string name;  // "dX equals rank 1's own term: was it all-reduced?"
   Matrix value;
@@ -43,13 +44,14 @@ struct Mistake {
 struct Check {
   std::string identity;  // "dX = dY1 A1' + dY2 A2'"
   std::string tier;      // "exact", "float"
-  double error = 0;      // of the worst element: the one with the largest share of its bound
-  double bound = 0;      // of that element
+  double error = 0;      // the error of the worst element: the one with the largest share of its bound
+  double bound = 0;      // the bound of that element
   double used = 0;       // error / bound
   double baseline_error = 0;
   bool ok = false;
-  int rank = 0;                   // that holds the worst element
-  std::int64_t row = 0, col = 0;  // its place in the whole
+  bool scalar = false;            // the whole is one number, which has no place
+  int rank = 0;                   // the rank that holds the worst element; -1 where no rank holds it
+  std::int64_t row = 0, col = 0;  // the place of the worst element in the whole
   std::string diagnosis;          // empty, or the mistake that fits
   std::string group;              // checks of one group share a line of the table: "gradients"
 };

@@ -13,12 +13,12 @@
 
 namespace tessera {
 
-/// Bytes of one kind of call. `payload` is the full size S of the call's argument. `wire` are the bytes that
-/// crossed between ranks: counted where a transport copies another rank's buffer, else what a ring would send
-/// (Communicator::model_wire).
+/// The bytes of one kind of call. `payload` is the full size S of the call's argument. `wire` is the number
+/// of bytes that moved between ranks: it is counted where a transport copies another rank's buffer itself;
+/// elsewhere it is what a ring would send (Communicator::model_wire).
 struct Traffic {
   std::int64_t calls = 0, payload = 0, wire = 0;
-  bool counted = true;  // false: wire is a model
+  bool counted = true;  // false: wire comes from the model of a ring
 };
 
 struct TrafficKey {
@@ -26,11 +26,11 @@ struct TrafficKey {
   auto operator<=>(const TrafficKey&) const = default;
 };
 
-/// One bar of a timeline, in seconds since the launch began.
+/// One bar of a timeline. Times are in seconds since the launch began.
 struct Span {
   std::string name, category;
   double begin, end;
-  std::string flow = {};  // "out:ID" and "in:ID", the ends of an arrow, one word
+  std::string flow = {};  // one word, "out:ID" or "in:ID": the two ends of an arrow
 };
 
 /// A moment of a rank, in seconds since the launch began. On a GPU the host asks for work long before it is
@@ -47,8 +47,8 @@ class Journal {
   /// are taken for one moment.
   explicit Journal(Time start = std::chrono::steady_clock::now(), bool traced = false);
 
-  /// Calls of a collective are entered by the first rank of its group,
-  /// so that sums over ranks count each once.
+  /// Enters a call. Only the first rank of the group counts a collective,
+  /// so that the sum over ranks counts it once.
   void call(const std::string& group, const std::string& op, bool first_of_group, std::int64_t payload);
   void wire(const TrafficKey& key, std::int64_t bytes, bool counted);
   TrafficKey key(const std::string& group, const std::string& op) const { return {phase_, group, op}; }
@@ -82,7 +82,8 @@ class Journal {
   std::vector<Marked> marked_;
 };
 
-/// Calls and time of this scope belong to the phase: "fwd", "bwd", or "check", which stays out of all tables.
+/// While it lives, calls and time belong to this phase: "fwd",
+/// "bwd", ... The phase "check" stays out of all tables.
 class Phase {
  public:
   Phase(Journal& journal, std::string phase);

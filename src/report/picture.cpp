@@ -7,7 +7,7 @@
 
 namespace tessera {
 
-// Okabe and Ito's colours, told apart by people who see few colours.
+// The colours of Okabe and Ito, which colour-blind people can tell apart.
 const char* colour(int number) {
   static constexpr const char* colours[] = {"#0072b2", "#e69f00", "#009e73", "#cc79a7",
                                             "#56b4e9", "#d55e00", "#f0e442", "#8c6d31"};
@@ -26,7 +26,7 @@ std::string escaped(const std::string& words) {
   return out;
 }
 
-/// Rather too wide than too narrow: the reader's font is not known here.
+/// An estimate on the safe side, since the font of the reader is not known here.
 double word_width(const std::string& word) { return 8.0 * static_cast<double>(word.size()); }
 
 double width_of(const Equation::Term& term, int ranks) {
@@ -139,7 +139,8 @@ std::string svg(const std::vector<Equation>& equations, int ranks, const std::st
     y += top + tall + bottom;
   }
   double x = gap;
-  for (int r = 0; ranks > 1 && r < ranks; ++r, x += 74)  // one rank: nothing is cut, all is grey
+  for (int r = 0; ranks > 1 && r < ranks;
+       ++r, x += 74)  // with one rank nothing is cut, and everything is grey
     out << svg_rectangle(x, y + 4, 14, 14, colour(r))
         << svg_text(x + 20, y + 16, format("rank {}", r), " text-anchor=\"start\"");
   out << svg_rectangle(x, y + 4, 14, 14, "#b0b0b0")

@@ -1,5 +1,5 @@
-// The picture of a cut, as SVG: matrices as blocks, one colour a rank, shapes written in. Legible on light
-// and on dark pages.
+// The picture of a cut, as SVG: each matrix is a block, each rank has a colour, and the shapes are written
+// beside the blocks. It is legible on light and on dark pages.
 #pragma once
 
 #include <string>
@@ -15,18 +15,18 @@ struct Block {
     replicated,  ///< every rank holds it: grey
     columns,
     rows,
-    partial  ///< one full-size block a rank, one behind the other
+    partial  ///< each rank has a block of the full size; they stand one behind the other
   };
   std::string name, rows, cols;  // "A", "96", "192": written beside it
   Cut cut = Cut::replicated;
   double height = 60, width = 60;
-  int strips = 1;  ///< lines within a rank's rows or columns: its heads
+  int strips = 1;  ///< into how many strips the rows or columns of a rank are divided: its heads
 };
 
-/// A line of the picture: blocks, and between them signs ("=") and arrows for what is sent ("all-reduce").
+/// A line of the picture: blocks, with signs ("=") and arrows for collectives ("all-reduce") between them.
 struct Equation {
   struct Term {
-    std::string sign;  // where not empty, the term is this word
+    std::string sign;  // where it is not empty, the term is this word and not a block
     Block block;
     bool arrow = false;
   };
@@ -37,14 +37,15 @@ struct Equation {
   Equation& send(const std::string& collective);
 };
 
-/// The whole picture for `ranks` ranks; `alt` is read out in its place.
+/// The whole picture for `ranks` ranks; a screen reader reads `alt` in its place.
 std::string svg(const std::vector<Equation>& equations, int ranks, const std::string& alt);
 
-/// What other pictures take from this one. A colour for each number,
-/// then repeated, and what is legible on it.
+// Other pictures use the following as well.
+
+/// The colour of a rank, and a colour for text that is legible on it. After eight ranks the colours repeat.
 const char* colour(int number);
 const char* ink(int number);
-/// The beginning of a picture, which is read out as `alt`. `style`: more CSS.
+/// The beginning of a picture; a screen reader reads `alt` in its place. `style` is further CSS.
 std::string svg_open(double width, double height, const std::string& alt, const std::string& style = "");
 std::string svg_text(double x, double y, const std::string& words, const std::string& style = "");
 std::string svg_rectangle(double x, double y, double w, double h, const std::string& fill,

@@ -56,6 +56,13 @@ std::string side_by_side(const std::vector<std::pair<std::string, Matrix>>& matr
   return text;
 }
 
+std::string side_by_side(const std::vector<std::string>& names, const std::vector<Tensor>& tensors) {
+  std::vector<std::pair<std::string, Matrix>> matrices;
+  for (std::size_t i = 0; i < names.size(); ++i)
+    matrices.emplace_back(names[i], tensors[i].defined() ? Matrix::from(tensors[i]) : Matrix{});
+  return side_by_side(matrices, 4);
+}
+
 std::string progress_line(const std::string& what, std::int64_t done, std::int64_t all, double seconds) {
   if (done >= all) return "\r\033[K";
   const auto filled = static_cast<std::size_t>(30 * done / all);

@@ -14,6 +14,7 @@ namespace tessera::identities {
 
 struct MatrixSizes {
   std::int64_t n, k, m;  // X (n, k), A (k, m); the ranks divide each
+  int index = 0;         // in a sweep of sizes
 };
 
 /// A matrix named `name`, placed as P.

@@ -22,21 +22,24 @@ value_of() {
 
 # start LESSON ARGS...: with --transport mpi through mpirun, unless a launcher has already started this process.
 start() {
-  local binary ranks axis size launched=${OMPI_COMM_WORLD_SIZE:-}${PMI_SIZE:-}${SLURM_STEP_ID:-} line
+  local binary ranks axis size launched line
+  launched=$((${OMPI_COMM_WORLD_SIZE:-0} > 1 || ${PMI_SIZE:-0} > 1 || ${SLURM_STEP_NUM_TASKS:-0} > 1))
   binary=$(realpath --relative-to=. "$build/bin/$1")
   shift
   ranks=$(value_of --ranks "$@")
   ranks=${ranks:-4}
+  if [[ $ranks =~ ^0+([1-9].*)$ ]]; then ranks=${BASH_REMATCH[1]}; fi  # --ranks 04
   if [[ $binary == */08_* ]]; then  # its ranks are a product, each axis 2 by default
     ranks=1
     for axis in --tp --pp --dp; do
       size=$(value_of $axis "$@")
-      [[ ${size:=2} =~ ^[1-9][0-9]?$ ]] || size=100  # one process says what would work
+      if [[ ${size:=2} =~ ^0*([1-9][0-9]?)$ ]]; then size=${BASH_REMATCH[1]}
+      else size=100; fi  # one process says what would work
       ranks=$((ranks * size))
     done
   fi
   # A number of ranks that every lesson refuses is refused by one process: mpirun can hang when 100 do it at once.
-  if [[ $(value_of --transport "$@") != mpi || -n $launched || ! $ranks =~ ^[1-9][0-9]?$ ]] || ((ranks > 64)); then
+  if [[ $(value_of --transport "$@") != mpi || ! $ranks =~ ^[1-9][0-9]?$ ]] || ((launched || ranks > 64)); then
     "$binary" "$@"
     return
   fi
@@ -48,7 +51,11 @@ start() {
   fi
   line+=("$binary" "$@")
   echo "\$ ${line[*]}"
-  "${line[@]}"
+  if [[ -n ${OMPI_COMM_WORLD_SIZE:-}${PMI_SIZE:-} ]]; then  # a launcher's only shell: mpirun refuses to start below it
+    # shellcheck disable=SC2046  # names are words
+    unset $(compgen -e | grep -E '^(OMPI|PMIX|PMI)_' | grep -v '^OMPI_ALLOW_')
+  fi
+  "${line[@]}" </dev/null  # mpirun reads its standard input to the end, which may be a script's own
 }
 
 run_all() {

@@ -2,20 +2,17 @@
 #pragma once
 
 #include <cmath>
-#include <functional>
 
-#include "01_mlp/mlp.hpp"
-#include "01_mlp/text_model.hpp"
+#include "01_mlp/harness/sizes.hpp"
+#include "01_mlp/training.hpp"
 #include "app/proof.hpp"
 
 namespace tessera::mlp {
 
-struct Sizes {
-  std::int64_t tokens = 48, width = 96, ffn = 192;
-};
+using Sizes = LayerSizes;
 
-/// The formula, line by line, for Tensor and for Bounded; lessons 02 to 04 cut it and are compared with it.
-inline auto whole(Activation f) {
+/// The formula, line by line, for Tensor and for Bounded. Lesson 04 cuts it and is compared with it.
+inline auto reference(Activation f) {
   return [f](const auto& in) {
     const auto x = in("X"), a = in("A"), c1 = in("c1"), b = in("B"), c2 = in("c2"), dy = in("dY");
     const auto pre = add_bias(matmul(x, a), c1);
@@ -32,20 +29,16 @@ inline auto whole(Activation f) {
 }
 
 // begin differences
-/// The largest distance of a gradient from central differences (L(w + h) - L(w - h)) / 2h of the loss L = sum
-/// Y dY, in f64, over every element of every gradient of a small MLP; and the largest sum |Y dY|, which
-/// scales the error.
+/// Compares every element of every gradient of a small MLP, in f64, with the
+/// central difference (L(w + h) - L(w - h)) / 2h of the loss L = sum Y dY. Returns
+/// the largest distance, and the largest sum |Y dY|, which scales the error.
 inline std::pair<double, double> central_differences(std::uint64_t seed) {
   const auto make = [&](const char* name, std::int64_t rows, std::int64_t cols) {
     return generate(seed, name, Slice::whole(rows, cols), DType::f64, Fill::uniform, 1);
   };
   const Tensor x = make("X", 5, 3), dy = make("dY", 5, 2);
-  const Mlp model(make("A", 3, 4), make("c1", 1, 4), make("B", 4, 2), make("c2", 1, 2), Activation::gelu);
-  Mlp::Saved saved;
-  model.forward(x, saved);
-  const Tensor dx = model.backward_input(dy, saved);
-  model.backward_weight(saved);
-
+  const Mlp model{make("A", 3, 4), make("c1", 1, 4), make("B", 4, 2), make("c2", 1, 2), Activation::gelu};
+  const Tensor dx = step(model, x, dy).dx;
   const std::vector<double> g = dy.values();
   double scale = 0, worst = 0;
   const auto loss = [&] {
@@ -73,7 +66,7 @@ inline std::pair<double, double> central_differences(std::uint64_t seed) {
       };
       const double slope = (loss_at(start[i] + h) - loss_at(start[i] - h)) / (2 * h);
       const double error = std::abs(slope - gradient[i]);
-      if (!(error <= worst)) worst = error;  // NaN stays
+      if (!(error <= worst)) worst = error;  // a NaN stays
       w.copy_from(Tensor::of(w.rows(), w.cols(), start, DType::f64));
     }
   }
@@ -81,43 +74,70 @@ inline std::pair<double, double> central_differences(std::uint64_t seed) {
 }
 // end differences
 
-inline void prove(Proof& proof, const Sizes& s) {
-  const std::int64_t n = s.tokens, k = s.width, f = s.ffn, e = proof.element_bytes();
-  const Activation activation = proof.exact() ? Activation::relu : Activation::gelu;  // gelu is exact nowhere
-  const double a_scale = 1 / std::sqrt(static_cast<double>(k)),
-               b_scale = 1 / std::sqrt(static_cast<double>(f));
-  const auto all = [](std::int64_t rows, std::int64_t cols) { return Slice::whole(rows, cols); };
-  const Tensor x = proof.input("X", "NK", all(n, k)), dy = proof.input("dY", "NK", all(n, k));
-  const Mlp model(proof.weight("A", "KF", all(k, f), a_scale), proof.weight("c1", "1F", all(1, f)),
-                  proof.weight("B", "FK", all(f, k), b_scale), proof.weight("c2", "1K", all(1, k)),
-                  activation);
-  Mlp::Saved saved;
-  const Tensor y = model.forward(x, saved);
-  const Tensor dx = model.backward_input(dy, saved);
-  model.backward_weight(saved);
+/// X (N, K), dY (N, K) and the MLP between them.
+struct Built {
+  Tensor x, dy;
+  Mlp model;
+};
+
+inline Built build(Proof& proof, const Sizes& s) {
+  proof.axes(s.axes());
+  const double a_scale = 1 / std::sqrt(static_cast<double>(s.width)),
+               b_scale = 1 / std::sqrt(static_cast<double>(s.ffn));
+  return {proof.input<Replicated>("X", "NK").local(),
+          proof.input<Replicated>("dY", "NK").local(),
+          {proof.weight<Replicated>("A", "KF", a_scale), proof.weight<Replicated>("c1", "1F"),
+           proof.weight<Replicated>("B", "FK", b_scale), proof.weight<Replicated>("c2", "1K"),
+           proof.exact() ? Activation::relu : Activation::gelu}};  // gelu is exact nowhere
+}
+
+inline void check(Proof& proof, const Sizes& s, const Mlp& model, const Step& found) {
   proof.measure_memory();
+  for (const auto& [name, axes, identity, value] : {std::tuple{"H", "NF", "H  = f(X A + c1)", found.saved.h},
+                                                    {"Y", "NK", "Y  = H B + c2", found.y},
+                                                    {"dX", "NK", "dX = dP A', dP = (dY B') f'(P)", found.dx},
+                                                    {"dA", "KF", "dA = X' dP", model.da},
+                                                    {"dc1", "1F", "dc1 = sum dP", model.dc1},
+                                                    {"dB", "FK", "dB = H' dY", model.db},
+                                                    {"dc2", "1K", "dc2 = sum dY", model.dc2}})
+    proof.result(name, axes, identity, Placed<Replicated>(value));
+  proof.baseline(reference(model.f));
 
-  proof.result("H", "NF", "H  = f(X A + c1)", saved.h, all(n, f));
-  proof.result("Y", "NK", "Y  = H B + c2", y, all(n, k));
-  proof.result("dX", "NK", "dX = dP A', dP = (dY B') f'(P)", dx, all(n, k));
-  proof.result("dA", "KF", "dA = X' dP", model.da, all(k, f));
-  proof.result("dc1", "1F", "dc1 = sum dP", model.dc1, all(1, f));
-  proof.result("dB", "FK", "dB = H' dY", model.db, all(f, k));
-  proof.result("dc2", "1K", "dc2 = sum dY", model.dc2, all(1, k));
-  proof.baseline(whole(activation));
-
+  const std::int64_t n = s.tokens, k = s.width, f = s.ffn, e = proof.element_bytes();
   const std::int64_t weights = (2 * k + 1) * f + k, activations = n * (4 * k + 3 * f);
-  proof.expect_memory(MemoryKind::weight, "A c1 B c2", weights * e, weights * e,
-                      format("{} ((2 K + 1) F + K)", e));
-  proof.expect_memory(MemoryKind::gradient, "dA dc1 dB dc2", weights * e, weights * e,
-                      format("{} ((2 K + 1) F + K)", e));
+  proof.expect_weights("A c1 B c2", "dA dc1 dB dc2", weights * e, weights * e,
+                       format("{} ((2 K + 1) F + K)", e));
   proof.expect_memory(MemoryKind::activation, "X dX Y dY P dP H", activations * e, activations * e,
                       format("{} N (4 K + 3 F)", e));
   if (proof.exact()) return;
-  // Truncation h^2 |L'''| / 6 and cancellation u L / h are both below 1e-9 of the loss's terms;
+  // The truncation h^2 |L'''| / 6 and the cancellation u L / h are both below 1e-9 of the loss's terms;
   // 1e-7 leaves room.
   const auto [error, scale] = central_differences(5);
   proof.claim("gradients = central differences", error, 1e-7 * scale);
+}
+
+/// Checks that the model has learnt something and that a step in the steady state allocates nothing.
+inline void check_training(Proof& proof, const TextModel& model, const TrainingConfig& config,
+                           const TrainingRun& run) {
+  proof.measure_memory();
+  const std::int64_t moments = 2 * model.size() * proof.element_bytes();
+  proof.expect_memory(MemoryKind::optimizer, "AdamW's moments", moments, moments,
+                      format("{} x {} weights", 2 * proof.element_bytes(), model.size()));
+  proof.claim("loss below the entropy of the bytes", run.final_loss, run.entropy,
+              "The model has not learnt enough yet: would more --steps help?");
+  if (config.steps > 3)
+    proof.claim("memory asked for after step 3", static_cast<double>(run.late_allocations), 0);
+  std::vector<double> losses;
+  for (const auto& [step, loss] : run.curve) losses.push_back(loss);
+  proof.record("loss", losses);
+  proof.record("final_loss", std::vector{run.final_loss});
+  proof.record("byte_entropy", std::vector{run.entropy});
+}
+
+/// The comparison with the formula, as main makes it.
+inline void prove(Proof& proof, const Sizes& s) {
+  const Built built = build(proof, s);
+  check(proof, s, built.model, step(built.model, built.x, built.dy));
 }
 
 }  // namespace tessera::mlp

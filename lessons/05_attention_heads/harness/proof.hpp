@@ -1,17 +1,16 @@
 // What lesson 05 claims, and how it is checked: used by its main, by the tests and by ./tessera verify.
 #pragma once
 
-#include <cmath>
+#include <type_traits>
 
 #include "05_attention_heads/block.hpp"
-#include "05_attention_heads/harness/by_head.hpp"
 #include "05_attention_heads/harness/reference.hpp"
 #include "05_attention_heads/harness/sizes.hpp"
-#include "tensor/error.hpp"
 
 namespace tessera::attention_heads {
 
-inline MeasuredReference unsplit(const Inputs<Tensor>& in, const Sizes& s, const Core& core) {
+/// The unsplit attention or block with its gradients.
+inline MeasuredReference reference(const Inputs<Tensor>& in, const Sizes& s, const Core& core) {
   Reference u(in, s.shape, core);
   const Tensor x = in("X"), dy = in("dY");
   const bool block = s.part == Part::block;
@@ -21,17 +20,18 @@ inline MeasuredReference unsplit(const Inputs<Tensor>& in, const Sizes& s, const
   u.note("dX", dx, u.sum_of("attn.c_attn dX"));
   // A row of P sums to 1, so an element of O is at most the largest |V|.
   if (!block) u.note("O", u.heads("attn"), u.sum_of("attn.c_attn"));
-  return u.whole;
+  return u.results;
 }
 
 /// O as a core computes it, right or wrong.
-inline Tensor unsplit_heads(const Inputs<Tensor>& in, const Sizes& s, const Core& core) {
+inline Tensor reference_heads(const Inputs<Tensor>& in, const Sizes& s, const Core& core) {
   Reference u(in, s.shape, core);
   u.attention("attn", in("X"));
   return u.heads("attn");
 }
 
-/// O if each rank cut [Q | K | V] as one matrix: a p-th of its columns in a row, taken for its q, k and v.
+/// O if each rank cut [Q | K | V] as one matrix,
+/// and took a contiguous p-th of its columns for its q, k and v.
 inline Tensor contiguous_heads(const Inputs<Tensor>& in, const Sizes& s, const Core& core, int p) {
   const Tensor qkv = add_bias(matmul(in("X"), in("attn.c_attn.weight")), in("attn.c_attn.bias"));
   const Tensor o = Tensor::empty(s.n(), s.w(), qkv.dtype(), qkv.device());
@@ -45,31 +45,65 @@ inline Tensor contiguous_heads(const Inputs<Tensor>& in, const Sizes& s, const C
   return o;
 }
 
-/// The results in the order of the formula. `d`: a gradient's name.
-template <class Attention>
-void attention_results(Proof& proof, const Sizes& s, int rank, int p, const Attention& layer) {
-  const Slice proj = Slice::rows(s.w(), s.w(), rank, p), row = Slice::whole(1, s.w());
-  proof.result("dattn.c_attn.weight", "WQ", "dWqkv = X' [dQ dK dV]_i", layer.dqkv(),
-               own_columns(s.w(), s, rank, p));
-  proof.result("dattn.c_attn.bias", "1Q", "db    = sum [dQ dK dV]_i", layer.dc_qkv(),
-               own_columns(1, s, rank, p));
-  proof.result("dattn.c_proj.weight", "WW", "dWo   = O_i' dY", layer.c_proj.da.local(), proj);
-  proof.result("dattn.c_proj.bias", "1W", "dc    = sum dY", layer.c_proj.dc.local(), row);
-}
+// Building. `rank` and the number of ranks say which heads are this rank's.
 
 template <class Attention>
-Attention make_attention(Proof& proof, const Sizes& s, int rank, int p, const Core& core) {
+Attention build_layer(std::type_identity<Attention>, Proof& proof, const Sizes& s, int rank) {
+  const int p = proof.ranks();
   const double scale = 1 / std::sqrt(static_cast<double>(s.w()));
   const Tensor qkv = proof.weight("attn.c_attn.weight", "WQ", own_columns(s.w(), s, rank, p), 3 * scale);
   const Tensor c_qkv = proof.weight("attn.c_attn.bias", "1Q", own_columns(1, s, rank, p));
-  const Tensor proj = proof.weight("attn.c_proj.weight", "WW", Slice::rows(s.w(), s.w(), rank, p), scale);
-  const Tensor c = proof.weight("attn.c_proj.bias", "1W", Slice::whole(1, s.w()));
-  return {qkv, c_qkv, proj, c, own_heads(s.shape, rank, p), core};
+  const Tensor proj = proof.weight<Shard<0>>("attn.c_proj.weight", "WW", scale);
+  const Tensor c = proof.weight<Replicated>("attn.c_proj.bias", "1W");
+  return {qkv, c_qkv, proj, c, own_heads(s.shape, rank, p), proof.exact() ? linear_core : Core{}};
 }
 
-/// Sends of `halves` sandwiches, one of them attention's.
-inline void expect_sums(Proof& proof, const Sizes& s, std::int64_t p, int halves) {
-  const std::int64_t e = proof.element_bytes(), nw = s.n() * s.w() * halves,
+template <class Attention>
+TransformerBlock<Attention> build_layer(std::type_identity<TransformerBlock<Attention>>, Proof& proof,
+                                        const Sizes& s, int rank) {
+  const double scale = 1 / std::sqrt(static_cast<double>(s.w()));
+  const auto norm = [&](const std::string& name) {
+    const Placed<Replicated> weight(proof.weight<Replicated>(name + ".weight", "1W"));
+    return Norm{weight, Placed<Replicated>(proof.weight<Replicated>(name + ".bias", "1W"))};
+  };
+  return {norm("ln_1"),
+          build_layer(std::type_identity<Attention>{}, proof, s, rank),
+          norm("ln_2"),
+          {{proof.weight<Shard<1>>("mlp.c_fc.weight", "WF", scale),
+            proof.weight<Shard<1>>("mlp.c_fc.bias", "1F")},
+           {proof.weight<Shard<0>>("mlp.c_proj.weight", "FW", scale / 2),
+            proof.weight<Replicated>("mlp.c_proj.bias", "1W")}}};
+}
+
+/// X and dY (N, W), whole on every rank, and the layer with this rank's heads.
+template <class Layer>
+struct Built {
+  Placed<Replicated> x, dy;
+  Layer layer;
+};
+
+template <class Layer>
+Built<Layer> build(Proof& proof, const Communicator& comm, const Sizes& s) {
+  proof.axes({{'N', s.n()}, {'W', s.w()}, {'F', 4 * s.w()}});
+  return {proof.input<Replicated>("X", "NW"), proof.input<Replicated>("dY", "NW"),
+          build_layer(std::type_identity<Layer>{}, proof, s, comm.rank())};
+}
+
+// Checking.
+
+/// The gradients of attention's weights.
+template <class Attention>
+void attention_results(Proof& proof, const Communicator& comm, const Sizes& s, const Attention& layer) {
+  const auto qkv = [&](std::int64_t rows) { return own_columns(rows, s, comm.rank(), comm.size()); };
+  proof.result("dattn.c_attn.weight", "WQ", "dWqkv = X' [dQ dK dV]_i", layer.dqkv(), qkv(s.w()));
+  proof.result("dattn.c_attn.bias", "1Q", "db    = sum [dQ dK dV]_i", layer.dc_qkv(), qkv(1));
+  proof.result("dattn.c_proj.weight", "WW", "dWo   = O_i' dY", layer.c_proj.da);
+  proof.result("dattn.c_proj.bias", "1W", "dc    = sum dY", layer.c_proj.dc);
+}
+
+/// The bytes of `halves` halves of a block, one of which is attention: each has one all-reduce in each pass.
+inline void expect_sums(Proof& proof, const Sizes& s, int halves) {
+  const std::int64_t p = proof.ranks(), e = proof.element_bytes(), nw = s.n() * s.w() * halves,
                      more = s.shares_keys(p) ? 2 * s.n() * s.shape.kv_width() : 0;  // [dK dV]
   const std::string sums = halves == 1 ? "N W" : format("{} N W", halves), cost = format("2 (p-1) {} ", e);
   proof.expect_traffic("fwd", "all_reduce", halves == 1 ? "Y" : "attention, MLP", halves,
@@ -78,60 +112,104 @@ inline void expect_sums(Proof& proof, const Sizes& s, std::int64_t p, int halves
                        2 * (p - 1) * (nw + more) * e, cost + (more > 0 ? "(" + sums + " + 2 N d)" : sums));
 }
 
-/// Y and dX, each pass in its phase of the ledger.
-template <class Layer>
-std::array<Tensor, 2> both_passes(const Layer& layer, typename Layer::Saved& saved, const Tensor& x,
-                                  const Tensor& dy, const TensorParallel& tp) {
-  Placed<Replicated> y, dx;
-  {
-    const Phase phase = tp.comm().phase("fwd");
-    y = layer.forward(Placed<Replicated>(x), saved, tp);
-  }
-  const Phase phase = tp.comm().phase("bwd");
-  dx = layer.backward_input(Placed<Replicated>(dy), saved, tp);
-  layer.backward_weight(saved);
-  return {y.local(), dx.local()};
-}
-
 template <class Attention>
-void prove_attention(Proof& proof, Communicator& comm, const Sizes& s) {
-  const TensorParallel tp(comm);
-  const int rank = tp.rank(), p = tp.size();
-  const std::int64_t e = proof.element_bytes();
-  const Core core = proof.exact() ? linear_core : Core{};
-  const Slice all = Slice::whole(s.n(), s.w());
-  const Tensor x = proof.input("X", "NW", all), dy = proof.input("dY", "NW", all);
-  const auto layer = make_attention<Attention>(proof, s, rank, p, core);
-  typename Attention::Saved saved;
-  const auto [y, dx] = both_passes(layer, saved, x, dy, tp);
+void check(Proof& proof, Communicator& comm, const Sizes& s, const Attention& layer,
+           const mlp_block::Step<Attention>& found) {
   proof.measure_memory();
-  proof.result("O", "NW", "O  = [heads_1, heads_2]", saved.c_proj.x.local(),
-               slice_of<Shard<1>>(s.n(), s.w(), comm));
-  proof.result("Y", "NW", "Y  = O1 Wo1 + O2 Wo2 + c", y, all);
-  proof.result("dX", "NW", "dX = dQKV1 Wqkv1' + dQKV2 Wqkv2'", dx, all);
-  attention_results(proof, s, rank, p, layer);
-  const Core reference = proof.exact() ? linear_core : reference_core;
-  proof.measured_baseline([=](const auto& in) { return unsplit(in, s, reference); });
+  proof.result("O", "NW", "O  = [heads_1, heads_2]", found.saved.c_proj.x);
+  proof.result("Y", "NW", "Y  = O1 Wo1 + O2 Wo2 + c", found.y);
+  proof.result("dX", "NW", "dX = dQKV1 Wqkv1' + dQKV2 Wqkv2'", found.dx);
+  attention_results(proof, comm, s, layer);
+  const Core core = proof.exact() ? linear_core : reference_core;
+  proof.measured_baseline([=](const auto& in) { return reference(in, s, core); });
   for (const auto& [name, wrong] :
        {std::pair{"the scores were divided by d, not by its root.", Core{head_by_head<0, true>}},
         {"the mask is off by one: each query saw the key after it.", Core{head_by_head<1>}}})
-    proof.mistake("O", name, [=, wrong = wrong](const auto& in, int) { return unsplit_heads(in, s, wrong); });
+    proof.mistake("O", name,
+                  [=, wrong = wrong](const auto& in, int) { return reference_heads(in, s, wrong); });
+  const int p = proof.ranks();
   if (!s.shares_keys(p))
-    proof.mistake("O",
-                  "[Q | K | V] was cut contiguously, as one matrix: its columns are other heads', or keys.",
-                  [=](const auto& in, int) { return contiguous_heads(in, s, core, p); });
-  expect_sums(proof, s, p, 1);
+    proof.mistake(
+        "O",
+        "[Q | K | V] was cut contiguously, as one matrix: its columns are those of other heads, or keys.",
+        [=, core = layer.core](const auto& in, int) { return contiguous_heads(in, s, core, p); });
+
+  expect_sums(proof, s, 1);
+  const std::int64_t e = proof.element_bytes();
   const auto activations = [&](int over) {
     return s.n() * (4 * s.w() + 2 * own_qkv(s, over) + s.w() / over) + core_saved(s, over, proof.exact());
   };
-  const std::string weights = format(
-      "{}{}", e, s.shares_keys(p) ? " ((W+1)(W/p + 2 d) + W W/p + W)" : " ((W+1)(W + 2 KV)/p + W W/p + W)");
-  proof.expect_memory(MemoryKind::weight, "Wqkv b Wo c", attention_weights(s, 1) * e,
-                      attention_weights(s, p) * e, weights);
-  proof.expect_memory(MemoryKind::gradient, "dWqkv db dWo dc", attention_weights(s, 1) * e,
-                      attention_weights(s, p) * e, weights);
+  proof.expect_weights(
+      "Wqkv b Wo c", "dWqkv db dWo dc", attention_weights(s, 1) * e, attention_weights(s, p) * e,
+      format("{} ((W+1){} + W W/p + W)", e, s.shares_keys(p) ? "(W/p + 2 d)" : "(W + 2 KV)/p"));
   proof.expect_memory(MemoryKind::activation, "X dX Y dY QKV dQKV O P", activations(1) * e,
                       activations(p) * e, format("{} (N (4 W + 2 QKV_i + W/p) + P_i)", e));
+}
+
+template <class Attention>
+void check(Proof& proof, Communicator& comm, const Sizes& s, const TransformerBlock<Attention>& block,
+           const mlp_block::Step<TransformerBlock<Attention>>& found) {
+  proof.measure_memory();
+  proof.result("Y", "NW", "Y  = H + mlp(ln_2 H), H = X + attn(ln_1 X)", found.y);
+  proof.result("dX", "NW", "dX = dH + ln_1' attn' dH", found.dx);
+  attention_results(proof, comm, s, block.attn);
+  proof.result("dmlp.c_fc.weight", "WF", "dA    = ln_2(H)' [dP1, dP2]", block.mlp.fc1.da);
+  proof.result("dmlp.c_fc.bias", "1F", "dc1   = [sum dP1, sum dP2]", block.mlp.fc1.dc);
+  proof.result("dmlp.c_proj.weight", "FW", "dB    = [H1' dY; H2' dY]", block.mlp.fc2.da);
+  proof.result("dmlp.c_proj.bias", "1W", "dc2   = sum dY", block.mlp.fc2.dc);
+  double apart = 0;
+  for (const auto& [name, gradient] : {std::pair{"dln_1.weight", &block.ln_1.dweight},
+                                       {"dln_1.bias", &block.ln_1.dbias},
+                                       {"dln_2.weight", &block.ln_2.dweight},
+                                       {"dln_2.bias", &block.ln_2.dbias}}) {
+    proof.result(name, "1W", format("{}, whole on every rank", name), *gradient);
+    apart += ranks_apart(comm, gradient->local());
+  }
+  proof.claim("layer-norm gradients: equal bits on all ranks", apart, 0,
+              "A norm's gradient differs between ranks: was dX all-reduced before it?");
+  proof.measured_baseline([=](const auto& in) { return reference(in, s, reference_core); });
+
+  expect_sums(proof, s, 2);
+  const std::int64_t e = proof.element_bytes(), n = s.n(), w = s.w(), f = 4 * w;
+  const int p = proof.ranks();
+  const auto weights = [&](int over) {
+    return attention_weights(s, over) + (2 * w + 1) * f / over + w + 4 * w;
+  };
+  // X dX Y dY, H dH, the output of each norm and its gradient; with dropout, also what dropout leaves of dY.
+  const std::int64_t whole = s.shape.options.dropout > 0 ? 11 : 10;
+  const auto activations = [&](int over) {
+    return n * (whole * w + 2 * own_qkv(s, over) + w / over + 3 * f / over + 4) + core_saved(s, over, false);
+  };
+  proof.expect_weights("all weights", "their gradients", weights(1) * e, weights(p) * e,
+                       format("{} (attention + ((2 W + 1) F/p + W) + 4 W)", e));
+  proof.expect_memory(MemoryKind::activation, "activations", activations(1) * e, activations(p) * e,
+                      format("{} (N ({} W + 2 QKV_i + W/p + 3 F/p + 4) + P_i)", e, whole));
+}
+
+/// Calls body with a std::type_identity of the layer that the sizes ask for: attention or a block, and with
+/// or without shared keys.
+template <class Body>
+void with_layer_type(const Sizes& s, int ranks, const Body& body) {
+  const auto with = [&]<class Attention>(std::type_identity<Attention> attention) {
+    if (s.part == Part::block)
+      body(std::type_identity<TransformerBlock<Attention>>{});
+    else
+      body(attention);
+  };
+  if (s.shares_keys(ranks))
+    with(std::type_identity<MultiQueryAttention>{});
+  else
+    with(std::type_identity<ParallelAttention>{});
+}
+
+/// The lesson's run with its checks, as main makes it. In the exact tier only the attention of a block is
+/// checked, since a layer norm is exact nowhere.
+inline void prove(Proof& proof, Communicator& comm, Sizes s) {
+  if (proof.exact()) s.part = Part::attention;
+  with_layer_type(s, comm.size(), [&]<class Layer>(std::type_identity<Layer>) {
+    const auto built = build<Layer>(proof, comm, s);
+    check(proof, comm, s, built.layer, mlp_block::step(built.layer, built.x, built.dy, TensorParallel(comm)));
+  });
 }
 
 }  // namespace tessera::attention_heads

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "05_attention_heads/attention_heads.hpp"
+#include "tensor/error.hpp"
 
 namespace tessera::attention_heads {
 
@@ -12,16 +13,27 @@ enum class Part { attention, block };
 struct Sizes {
   AttentionShape shape;
   Part part = Part::attention;
-  bool trap_qkv = false;  // cut [Q | K | V] as if it were one matrix
+  bool trap_qkv = false;  // the trap: cut [Q | K | V] as if it were one matrix
 
   std::int64_t n() const { return shape.tokens(); }
   std::int64_t w() const { return shape.width; }
   std::int64_t qkv() const { return shape.width + 2 * shape.kv_width(); }
-  /// Multi-query over several ranks: K and V are whole on every one.
+  /// Where p ranks cannot share out the kv heads, K and V are whole on every rank.
   bool shares_keys(std::int64_t p) const { return shape.kv_heads % p != 0; }
 };
 
-/// Sets what the command line says in words. Padding: sequence b ends after seq - b seq / (2 batch) tokens.
+/// Throws UsageError where the heads do not divide the width, or where there are more than 2^20 tokens.
+inline void check_shape(const AttentionShape& s, std::int64_t tokens) {
+  if (s.width % s.heads != 0)
+    throw UsageError(format("--heads {} does not divide --width {}: --width {} would work", s.heads, s.width,
+                            (s.width / s.heads + 1) * s.heads));
+  if (tokens > 1 << 20)
+    throw UsageError(format("--batch {} and --seq {} make {} tokens: up to 1048576 would work",
+                            tokens / s.options.seq, s.options.seq, tokens));
+}
+
+/// Sets what the command line says in words. With padding,
+/// sequence b ends after seq - b seq / (2 batch) tokens.
 inline void apply_arguments(Sizes& s, const std::string& mask, const std::string& part,
                             const std::string& form) {
   AttentionOptions& o = s.shape.options;
@@ -39,17 +51,18 @@ inline void apply_arguments(Sizes& s, const std::string& mask, const std::string
   if (o.mask == Mask::padding) o.lengths = Tensor::of(o.batch, 1, lengths, DType::i32);
 }
 
-/// Which of the whole's columns the rank has of [Q | K | V].
+/// The columns of [Q | K | V] that the rank has, as a slice of the whole. (rows, W + 2 kv d)
 inline Slice own_columns(std::int64_t rows, const Sizes& s, int rank, int p) {
   if (s.trap_qkv) return Slice::columns(rows, s.qkv(), rank, p);
   if (!s.shares_keys(p)) return qkv_slice(rows, s.shape, rank, p);
-  Slice slice = Slice::columns(rows, s.w(), rank, p);  // Q's, and all of K and V
+  Slice slice = Slice::columns(rows, s.w(), rank, p);  // its columns of Q, and all of K and V
   slice.whole_cols = s.qkv();
   slice.col_ranges.push_back({s.w(), s.qkv()});
   return slice;
 }
 
-/// Elements of a rank: of c_attn's columns, of all weights, and of what the core keeps.
+/// What each of p ranks holds: columns of c_attn; elements of attention's weights; elements that the core
+/// keeps for the backward.
 inline std::int64_t own_qkv(const Sizes& s, int p) {
   return s.w() / p + 2 * (s.shares_keys(p) ? s.shape.kv_width() : s.shape.kv_width() / p);
 }
@@ -61,7 +74,7 @@ inline std::int64_t core_saved(const Sizes& s, int p, bool exact) {
   return exact ? 0 : o.batch * s.shape.heads / p * o.seq * (o.streams() ? 1 : o.seq);
 }
 
-/// How many elements of x differ from rank 0's on some rank; a NaN does.
+/// How many elements of x differ from those of rank 0 on some rank; a NaN always differs.
 inline double ranks_apart(Communicator& comm, const Tensor& x) {
   const MemoryScope scope(MemoryKind::check);
   const Phase phase = comm.phase("check");

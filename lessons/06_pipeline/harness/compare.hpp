@@ -56,7 +56,10 @@ inline Balance balance_stages(Proof& main, Communicator& comm, Config& s) {
     const Tokens batch =
         gpt::microbatches_of(gpt::random_tokens(s.model, main.seed()), s.microbatches).front();
     LayerCosts costs;
-    if (comm.rank() == 0) costs = measure_costs(s.model, TensorParallel(*alone), main.dtype(), batch);
+    if (comm.rank() == 0) {
+      const auto busy = comm.busy("measures what a block costs");
+      costs = measure_costs(s.model, TensorParallel(*alone), main.dtype(), batch);
+    }
     const Tensor shared = Tensor::of(1, 3, {costs.embedding, costs.block, costs.head}, DType::f64);
     comm.broadcast(shared, 0);  // every rank must choose the same partition
     const std::vector<double> c = shared.values();

@@ -55,6 +55,7 @@ inline std::string find_broken_axis(Communicator& world, Config s, DType dtype, 
     const auto group =
         world.split(world.rank() < sizes.ranks() ? 0 : -1, world.rank(), format("{}-alone", axis));
     if (!group) continue;  // waits at the next split
+    const auto busy = world.busy(format("runs with {} alone", axis));
     const double error = largest_distance(run_with_layout(*group, s, sizes, dtype, seed).losses, truth);
     found += format("{}{}", found.empty() ? "alone, " : ", ", axis);
     found += error <= bound ? std::string(" holds") : format(" is off by {:g}", error);

@@ -109,6 +109,7 @@ inline Compared check_run(Proof& proof, Communicator& world, const Trainer& trai
   Results truth, reference;  // the unsplit run in f64, and in the dtype of this run
   const auto alone = world.split(world.rank(), 0, "alone");
   if (world.rank() == 0) {
+    const auto busy = world.busy("runs the unsplit reference");
     truth = run_with_layout(*alone, s, {1, 1, 1}, DType::f64, proof.seed());
     reference = proof.dtype() == DType::f64
                     ? truth

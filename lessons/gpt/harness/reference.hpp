@@ -1,7 +1,6 @@
 // The whole model's step, line by line on plain tensors: the baseline of the lessons that cut a GPT.
 #pragma once
 
-#include "05_attention_heads/harness/by_head.hpp"
 #include "05_attention_heads/harness/reference.hpp"
 #include "gpt/model.hpp"
 #include "tensor/error.hpp"
@@ -42,7 +41,7 @@ inline MeasuredReference reference_step(const Inputs<Tensor>& in, const ModelCon
   if (config.tied) add_to(dwte, dw);
   u.note("dwte.weight", dwte, sum + largest_terms(t(dlogits), y));
   u.note("dwpe.weight", dwpe, sum);
-  return u.whole;
+  return u.results;
 }
 
 }  // namespace tessera::gpt

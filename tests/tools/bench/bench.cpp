@@ -1,4 +1,6 @@
-// ./tessera bench: the command line, what machine this is, and the ratios in their order.
+// ./tessera bench: the command line, what machine this is, and the ratios in their order. Both sides of a
+// ratio wait passively for their threads (OMP_WAIT_POLICY), as every lesson does unless the user has set
+// another policy.
 #include "bench.hpp"
 
 #include <unistd.h>

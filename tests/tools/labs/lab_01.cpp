@@ -17,8 +17,8 @@ struct Setup {
         k(t.size()),
         f(t.size()),
         m(t.size()),
-        model(t.in("A", k, f), t.in("c1", 1, f), t.in("B", f, m), t.in("c2", 1, m),
-              t.ranks() % 2 == 0 ? Activation::gelu : Activation::relu) {}
+        model{t.in("A", k, f), t.in("c1", 1, f), t.in("B", f, m), t.in("c2", 1, m),
+              t.ranks() % 2 == 0 ? Activation::gelu : Activation::relu} {}
 };
 
 void out(Trial& t, const char* name, const char* identity, const Tensor& x, int rows, int cols) {

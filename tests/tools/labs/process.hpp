@@ -47,20 +47,62 @@ struct Ended {
 /// other call to the system fails as one that the kernel does not have. Returns whether this kernel can do
 /// it.
 inline bool only_compute(const char* program) {
-  static constexpr std::array calls = {
-      SYS_read,         SYS_pread64,         SYS_readv,         SYS_write,
-      SYS_writev,       SYS_close,           SYS_lseek,         SYS_fstat,
-      SYS_newfstatat,   SYS_statx,           SYS_access,        SYS_readlink,
-      SYS_getcwd,       SYS_getdents64,      SYS_poll,          SYS_mmap,
-      SYS_mprotect,     SYS_munmap,          SYS_mremap,        SYS_madvise,
-      SYS_brk,          SYS_rt_sigaction,    SYS_rt_sigreturn,  SYS_rt_sigprocmask,
-      SYS_sigaltstack,  SYS_sched_yield,     SYS_futex,         SYS_sched_getaffinity,
-      SYS_nanosleep,    SYS_clock_nanosleep, SYS_clock_gettime, SYS_clock_getres,
-      SYS_gettimeofday, SYS_restart_syscall, SYS_getpid,        SYS_gettid,
-      SYS_getuid,       SYS_geteuid,         SYS_getgid,        SYS_getegid,
-      SYS_uname,        SYS_sysinfo,         SYS_getrlimit,     SYS_getrusage,
-      SYS_getrandom,    SYS_arch_prctl,      SYS_getcpu,        SYS_set_tid_address,
-      SYS_rseq,         SYS_set_robust_list, SYS_exit,          SYS_exit_group};
+#ifdef __x86_64__
+  constexpr std::uint32_t machine = AUDIT_ARCH_X86_64;
+#define TESSERA_OLDER_CALLS SYS_access, SYS_readlink, SYS_poll, SYS_arch_prctl
+#else
+  constexpr std::uint32_t machine = AUDIT_ARCH_AARCH64;  // it has the newer forms of these calls alone
+#define TESSERA_OLDER_CALLS SYS_faccessat, SYS_readlinkat, SYS_ppoll
+#endif
+  static constexpr std::array calls = {TESSERA_OLDER_CALLS,
+                                       SYS_read,
+                                       SYS_pread64,
+                                       SYS_readv,
+                                       SYS_write,
+                                       SYS_writev,
+                                       SYS_close,
+                                       SYS_lseek,
+                                       SYS_fstat,
+                                       SYS_newfstatat,
+                                       SYS_statx,
+                                       SYS_getcwd,
+                                       SYS_getdents64,
+                                       SYS_mmap,
+                                       SYS_mprotect,
+                                       SYS_munmap,
+                                       SYS_mremap,
+                                       SYS_madvise,
+                                       SYS_brk,
+                                       SYS_rt_sigaction,
+                                       SYS_rt_sigreturn,
+                                       SYS_rt_sigprocmask,
+                                       SYS_sigaltstack,
+                                       SYS_sched_yield,
+                                       SYS_futex,
+                                       SYS_sched_getaffinity,
+                                       SYS_nanosleep,
+                                       SYS_clock_nanosleep,
+                                       SYS_clock_gettime,
+                                       SYS_clock_getres,
+                                       SYS_gettimeofday,
+                                       SYS_restart_syscall,
+                                       SYS_getpid,
+                                       SYS_gettid,
+                                       SYS_getuid,
+                                       SYS_geteuid,
+                                       SYS_getgid,
+                                       SYS_getegid,
+                                       SYS_uname,
+                                       SYS_sysinfo,
+                                       SYS_getrlimit,
+                                       SYS_getrusage,
+                                       SYS_getrandom,
+                                       SYS_getcpu,
+                                       SYS_set_tid_address,
+                                       SYS_rseq,
+                                       SYS_set_robust_list,
+                                       SYS_exit,
+                                       SYS_exit_group};
   std::array<sock_filter, 2 * calls.size() + 40> code;
   std::size_t lines = 0;
   const auto line = [&](int what, std::uint64_t value, std::uint8_t yes = 0, std::uint8_t no = 0) {
@@ -78,7 +120,7 @@ inline bool only_compute(const char* program) {
     line(BPF_RET | BPF_K, refused);
   };
   load(offsetof(seccomp_data, arch));
-  line(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0);
+  line(BPF_JMP | BPF_JEQ | BPF_K, machine, 1, 0);
   line(BPF_RET | BPF_K, refused);
   load(offsetof(seccomp_data, nr));
   only(SYS_openat, 2, O_ACCMODE | O_CREAT | O_TRUNC, O_RDONLY);

@@ -1,0 +1,28 @@
+// The sizes of lessons 01 to 04, and their flags.
+#pragma once
+
+#include <array>
+
+#include "app/app.hpp"
+#include "tensor/error.hpp"
+
+namespace tessera {
+
+/// N tokens, K = width, F = ffn.
+struct LayerSizes {
+  std::int64_t tokens = 48, width = 96, ffn = 192;
+
+  void add_flags(App& app) {
+    app.size("--tokens", tokens, "N, rows of X");
+    app.size("--width", width, "K, the width of the model");
+    app.size("--ffn", ffn, "F, the width of the hidden layer");
+  }
+  /// What a proof calls its axes.
+  std::map<char, std::int64_t> axes() const { return {{'N', tokens}, {'K', width}, {'F', ffn}}; }
+  /// N, K and F for a picture.
+  std::array<std::string, 3> texts() const {
+    return {std::to_string(tokens), std::to_string(width), std::to_string(ffn)};
+  }
+};
+
+}  // namespace tessera

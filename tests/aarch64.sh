@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# aarch64.sh FOLDER: builds for 64-bit ARM with Debian's cross compiler in FOLDER, and runs the tests of communicator,
+# placements and lessons under emulation.
+set -euo pipefail
+folder=$1
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+needs() { command -v "$1" >/dev/null || { echo "skipped: needs $2 (apt-get install $2)"; exit 77; }; }
+needs aarch64-linux-gnu-g++ g++-aarch64-linux-gnu
+needs qemu-aarch64 qemu-user
+# The libraries by their headers alone: what is installed is this machine's. Not /usr/include, which has its libc.
+mkdir -p "$folder/headers"
+for name in CLI doctest fmt nlohmann; do
+  [[ -d /usr/include/$name ]] || { echo "skipped: needs /usr/include/$name (./tessera installs it)"; exit 77; }
+  ln -sfn "/usr/include/$name" "$folder/headers/$name"
+done
+nice cmake -S . -B "$folder" -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+  -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ -DTESSERA_MPI=OFF -DTESSERA_CUDA=OFF -DTESSERA_BLAS=OFF -DTESSERA_WERROR=ON \
+  "-DTESSERA_HEADERS=$folder/headers" "-DTESSERA_SUITE=test_comm.cpp;test_placement.cpp;test_lessons.cpp" "${@:2}" >/dev/null
+nice cmake --build "$folder" --parallel "$(nproc)" --target tessera_tests 04_mlp_block 08_three_d
+run=(nice qemu-aarch64 -L /usr/aarch64-linux-gnu)
+"${run[@]}" "$folder/bin/tessera_tests"
+"${run[@]}" "$folder/bin/04_mlp_block" --quiet
+"${run[@]}" "$folder/bin/08_three_d" --steps 3 --quiet
