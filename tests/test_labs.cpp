@@ -265,7 +265,8 @@ TEST_CASE("labs: in a closed folder there is no other file, for root and for a u
     return enter(folder.c_str()) && access("/etc/passwd", F_OK) != 0 && access("..", F_OK) == 0;
   };
   const auto as_user = [] { return geteuid() != 0 || syscall(SYS_setresuid, 65534, 65534, 65534) == 0; };
-  fs::permissions(fs::path(folder).parent_path(), fs::perms::others_exec, fs::perm_options::add);
+  fs::permissions(fs::path(folder).parent_path(), fs::perms::group_exec | fs::perms::others_exec,
+                  fs::perm_options::add);
   if (!can([&] { return as_user() && unshare(CLONE_NEWUSER) == 0 && chroot("/") == 0; }))
     return test::skip(
         "a kernel whose users may make user namespaces (sysctl "
