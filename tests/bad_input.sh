@@ -268,7 +268,7 @@ refused 'ends at .* B of data' 08_three_d --text "$scratch/text" --resume "$scra
 code=0
 "$bin/08_three_d" --text "$scratch/text" --lr 1000 --steps 400 --save "$scratch/nan" --every 1 >"$scratch/out" 2>"$scratch/err" ||
   code=$?
-if ((code != 3)) || ! grep -qE 'error: the loss of step [0-9]+ is -?(nan|inf): .* the last checkpoint in .* stays' "$scratch/err" ||
+if ((code != 3)) || ! grep -qE 'error: (rank [0-9]+: )?the loss of step [0-9]+ is -?(nan|inf): .* the last checkpoint in .* stays' "$scratch/err" ||
   ! "$bin/08_three_d" --text "$scratch/text" --resume "$scratch/nan" --eval --quiet >/dev/null; then
   faults=$((faults + 1))
   printf 'a NaN loss: ends with %s, not 3, or has no checkpoint. ' "$code"

@@ -26,8 +26,8 @@ struct AttentionCase {
   std::int64_t keys_per_rank, head_width, batch, seq;
 };
 constexpr AttentionCase attention_cases[] = {
-    {.keys_per_rank = 1, .head_width = 1, .batch = 1, .seq = 1},
-    {.keys_per_rank = 2, .head_width = 3, .batch = 2, .seq = 7},
+    {.keys_per_rank = 2, .head_width = 3, .batch = 2, .seq = 1},
+    {.keys_per_rank = 2, .head_width = 2, .batch = 1, .seq = 7},
     {.keys_per_rank = 3, .head_width = 2, .batch = 1, .seq = 13},
     {.keys_per_rank = 1, .head_width = 5, .batch = 3, .seq = 4},
     {.keys_per_rank = 2, .head_width = 4, .batch = 1, .seq = 9},

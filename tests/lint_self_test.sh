@@ -68,7 +68,7 @@ for i in {1..42}; do put "tests/$i.cpp" "$(lines 260 'int x;')\n"; done
 catches "tests outgrow" "tests/: 10920 lines of code, more than 10700"
 
 put src/tensor/quiet.cpp '// a\n\n  // b\n/* c\n d */\n/* e */\nint x;  // the one line of code\n'
-"$lint" "$tree" | grep -q ' 9 in src/' || { echo "comments and blanks are counted"; failures=$((failures + 1)); }
+"$lint" "$tree" | grep -q ' 11 in src/,' || { echo "comments and blanks are counted"; failures=$((failures + 1)); }
 
 if ((failures)); then exit 1; fi
 echo "lint catches each of its rules"

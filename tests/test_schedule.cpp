@@ -287,8 +287,8 @@ TEST_CASE("schedules: each kind of illegal plan is refused with its reason") {
       "message 1 from stage 0 to stage 1: the send of microbatch 1, chunk 1, meets the receive of "
       "microbatch 1, chunk 0"));
   refused(replaced(good, 0, {send, 1}, {}), "2 sends from stage 0 to stage 1, but 3 receives");
-  refused(replaced(good, 0, {forward, 0}, {{receive, 0}, {forward, 0}}), "nobody is at the other end");
-  refused(replaced(good, 2, {forward, 0}, {{forward, 0}, {send, 0}}), "nobody is at the other end");
+  refused(replaced(good, 0, {forward, 0}, {{receive, 0}, {forward, 0}}), "no stage is at the other end");
+  refused(replaced(good, 2, {forward, 0}, {{forward, 0}, {send, 0}}), "no stage is at the other end");
   refused(replaced(good, 0, {forward, 0}, {{forward, 0}, {wait, 0}}), "stage 0 waits for no send");
   // The reduction.
   refused(replaced(good, 1, {reduce}, {}), "stage 1: the reduce is missing");

@@ -55,7 +55,8 @@ void serve_gpt(const Options& o) {
 void gpt_beside_pytorch(Report& report, const Options& o) {
   const GptSizes s = GptSizes::of(o);
   const std::string command = format(
-      "{} -B {}/tests/tools/bench/pytorch_step.py --tessera {} --turns {} --device {} --seq {} --batch {} --width "
+      "{} -B {}/tests/tools/bench/pytorch_step.py --tessera {} --turns {} --device {} --seq {} --batch {} "
+      "--width "
       "{} --layers {} --heads {}{}{}",
       o.pytorch, TESSERA_SOURCE_DIR, o.program, o.turns, name(o.device), s.seq, s.batch, s.width, s.layers,
       s.heads, o.quick ? " --quick" : "", o.tf32 ? " --tf32" : "");
