@@ -43,7 +43,7 @@ class Gpt {
     trainer_.gradients(batch_);
     trainer_.step();
   }
-  /// The most bytes of activations that this rank holds in a step.
+  /// The most bytes of activations that this rank holds in a step. Collective: it takes the step.
   std::int64_t activation_bytes() {
     std::int64_t most = 0;
     pipeline::WorkerHooks hooks;

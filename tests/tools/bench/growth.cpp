@@ -43,10 +43,12 @@ void measure(Row& row, const Options& o) {
     std::vector<double> times;
     for (int i = 0; i < (o.quick ? 2 : 6); ++i) times.push_back(seconds(world, [&] { gpt.step(); }));
     times.erase(times.begin());
+    const auto state = static_cast<double>(memory.now());
+    const auto activations = static_cast<double>(gpt.activation_bytes());  // a step, which all ranks take
     if (world.rank() != 0) return;
     row.seconds = median(times);
-    row.state = static_cast<double>(memory.now());
-    row.activations = static_cast<double>(gpt.activation_bytes());
+    row.state = state;
+    row.activations = activations;
   });
 }
 
