@@ -20,7 +20,7 @@ check() { "$work/tree/build/bin/tessera_labs" --root "$work/tree" --build "$work
 code=0
 output=$("$work/tree/build/bin/03_row_split" 2>&1) || code=$?
 ((code == 3)) || fail "an open lesson exits $code"
-expect "$output" "task 03.typed_forward is open"
+expect "$output" "task 03.step is open"
 for name in 03.scattered 04.plain 04.backward_weight; do
   grep -rq "task $name is open" "$work/tree/lessons" || fail "$name is not open"
 done
