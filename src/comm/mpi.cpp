@@ -239,9 +239,9 @@ void expect_processes(int ranks) {
 void send_message(const std::string& text, int to) {
   static std::list<std::pair<std::string, MPI_Request>>
       under_way;  // a list, because MPI reads from its texts
-  auto& [sent, request] = under_way.emplace_back(text, MPI_REQUEST_NULL);
-  MPI_CHECK(MPI_Isend(sent.data(), static_cast<int>(sent.size()), MPI_BYTE, to, store_tag, MPI_COMM_WORLD,
-                      &request));
+  auto& message = under_way.emplace_back(text, MPI_REQUEST_NULL);
+  MPI_CHECK(MPI_Isend(message.first.data(), static_cast<int>(message.first.size()), MPI_BYTE, to, store_tag,
+                      MPI_COMM_WORLD, &message.second));
   std::erase_if(under_way, [](auto& each) { return test(each.second); });
 }
 
