@@ -35,8 +35,9 @@ inline std::string forbidden_line(const std::string& source) {
   const std::string code = joined_lines(source) + "\n";
   std::string line;
   bool blank = true, directs = false;  // so far, on this line
-  bool bad = std::any_of(code.begin(), code.end(),
-                         [](char c) { return static_cast<unsigned char>(c) < ' ' && c != '\n' && c != '\t'; });
+  bool bad = std::any_of(code.begin(), code.end(), [](char c) {
+    return static_cast<unsigned char>(c) < ' ' && c != '\n' && c != '\t';
+  });
   if (bad) return "a control character";
   for (std::size_t at = 0, end = 0; at < code.size(); at = end) {
     const Token token = token_at(code, at);
