@@ -1,12 +1,12 @@
-// Shared by the tests that write files.
+// Shared by the tests and tools that write files.
 #pragma once
 
+#include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <string>
+#include <system_error>
 #include <vector>
-
-#include "tensor/error.hpp"
 
 namespace tessera::test {
 
@@ -14,13 +14,17 @@ namespace tessera::test {
 class Directory {
  public:
   Directory() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "tessera.XXXXXX").string();  // mkdtemp's
-    expect(mkdtemp(pattern.data()) != nullptr, "no temporary directory");
-    path_ = pattern;
+    std::string name = (std::filesystem::temp_directory_path() / "tessera.XXXXXX").string();
+    if (mkdtemp(name.data()) == nullptr) throw std::system_error(errno, std::generic_category(), name);
+    path_ = name;
   }
-  ~Directory() { std::filesystem::remove_all(path_); }
+  ~Directory() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
   Directory(const Directory&) = delete;
   Directory& operator=(const Directory&) = delete;
+  const std::filesystem::path& path() const { return path_; }
   std::string file(const std::string& name) const { return (path_ / name).string(); }
   std::vector<std::string> names() const {
     std::vector<std::string> names;

@@ -15,7 +15,6 @@
 // opened by "```cpp step=3" ends that step's program and no other. "3b" is a variation of step 3.
 // `run step=3 ./NAME ARGUMENTS` runs it.
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include <cstdio>
 #include <map>
@@ -25,6 +24,7 @@
 #include <vector>
 
 #include "command.hpp"
+#include "directory.hpp"
 #include "references.hpp"
 #include "source.hpp"
 #include "text.hpp"
@@ -47,16 +47,7 @@ struct Options {
 
 class Tool {
  public:
-  explicit Tool(Options options) : options_(std::move(options)) {
-    scratch_ = fs::temp_directory_path() / ("tessera_pages_" + std::to_string(getpid()));
-    fs::create_directories(scratch_);
-  }
-  ~Tool() {
-    std::error_code ignored;
-    fs::remove_all(scratch_, ignored);
-  }
-  Tool(const Tool&) = delete;
-  Tool& operator=(const Tool&) = delete;
+  explicit Tool(Options options) : options_(std::move(options)) {}
 
   int main() {
     for (const fs::path& page : options_.pages) {
@@ -253,7 +244,9 @@ class Tool {
   }
 
   Options options_;
-  fs::path scratch_, page_;
+  const tessera::test::Directory directory_;
+  const fs::path scratch_ = directory_.path();
+  fs::path page_;
   std::map<std::string, Program> programs_;  // of page_
   std::map<std::string, fs::path> binaries_;
   int faults_ = 0, blocks_ = 0, links_ = 0, steps_ = 0;

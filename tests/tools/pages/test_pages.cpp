@@ -1,8 +1,8 @@
 // The page tool on a small tree of its own: it writes what is right, and names each fault.
 #include <doctest/doctest.h>
-#include <unistd.h>
 
 #include "command.hpp"
+#include "directory.hpp"
 
 using namespace pages;
 
@@ -12,10 +12,10 @@ std::string contents(const fs::path& path) { return read(path); }
 
 /// A tree with one source, one lesson's program, and one page; every test starts from a page without faults.
 struct Tree {
-  fs::path root = fs::temp_directory_path() / ("tessera_test_pages_" + std::to_string(getpid()));
+  tessera::test::Directory directory;
+  const fs::path root = directory.path();
 
   Tree() {
-    fs::remove_all(root);
     write(root / "src/twice.hpp",
           "#pragma once\n"
           "namespace demo {\n"
@@ -43,7 +43,6 @@ struct Tree {
     REQUIRE(tool("").exit == 0);
     REQUIRE(tool("--check").exit == 0);
   }
-  ~Tree() { fs::remove_all(root); }
 
   void page(const std::string& text) const { write(root / "notebooks_md/09.md", text); }
   std::string page() const { return contents(root / "notebooks_md/09.md"); }
