@@ -10,17 +10,11 @@
 
 namespace tessera::test {
 
-#define NEEDS_GPUS(n)                                                        \
-  if (cuda_device_count() < (n)) {                                           \
-    MESSAGE("skipped: needs ", (n), " GPU(s), found ", cuda_device_count()); \
-    return;                                                                  \
-  }
+#define NEEDS_GPUS(n) \
+  if (cuda_device_count() < (n)) return skip(format("{} GPU(s), found {}", n, cuda_device_count()));
 
-#define NEEDS_NCCL                              \
-  if (!nccl::built()) {                         \
-    MESSAGE("skipped: this build has no NCCL"); \
-    return;                                     \
-  }
+#define NEEDS_NCCL \
+  if (!nccl::built()) return skip("a build with NCCL");
 
 inline LaunchOptions gpus(int n, Transport transport) {
   LaunchOptions options = ranks(n);
