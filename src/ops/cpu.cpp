@@ -9,6 +9,7 @@
 
 #include "ops/blas.hpp"
 #include "ops/mathematics.hpp"
+#include "ops/ops.hpp"
 
 namespace tessera {
 
@@ -86,6 +87,14 @@ struct Cpu {
   }
 };
 
+/// Goes through the rows of all heads that see keys of the tile.
+template <template <class> class Row, class... Members>
+void tile_rows(const Tensor& y, const AttentionTile& tile, const Members&... members) {
+  floating(y.dtype(), [&]<class T>(T) {
+    Cpu::rows(y, y.rows() / tile.seq * (tile.seq - tile.first_query), tile.keys, Row<T>{tile, members...});
+  });
+}
+
 struct CpuKernels final : Mathematics<Cpu> {
   /// One product may use all threads. Of several products each runs on one thread, so that their bits do not
   /// depend on the number of threads; a BLAS on OpenMP does that in every parallel loop.
@@ -116,6 +125,15 @@ struct CpuKernels final : Mathematics<Cpu> {
         for (std::int64_t j = 0; j < dy.cols(); ++j) table.row(id)[j] += from.row(i)[j];
       }
     });
+  }
+
+  double sum_of_squares(const std::vector<Tensor>& parts) const override {
+    double sum = 0;
+    for (const Tensor& part : parts) {
+      const Tensor row = part.reshape(1, part.size());
+      sum += matmul(row, t(row)).values()[0];
+    }
+    return sum;
   }
 
   void reduce(const Tensor& out, const std::vector<Tensor>& inputs, Reduce how) const override {
@@ -151,6 +169,22 @@ struct CpuKernels final : Mathematics<Cpu> {
 const Kernels& cpu_kernels() {
   static const CpuKernels kernels;
   return kernels;
+}
+
+void online_softmax(const Tensor& scores, const Tensor& o, const Tensor& largest, const Tensor& sum,
+                    const AttentionTile& tile) {
+  tile_rows<OnlineSoftmaxRow>(scores, tile, scores, o, largest, sum);
+}
+void online_softmax_end(const Tensor& o, const Tensor& largest, const Tensor& sum,
+                        const AttentionTile& tile) {
+  tile_rows<OnlineSoftmaxEndRow>(largest, tile, o, largest, sum);
+}
+void attention_delta(const Tensor& delta, const Tensor& dy, const Tensor& o, const AttentionTile& tile) {
+  tile_rows<DeltaRow>(delta, tile, delta, dy, o);
+}
+void attention_tile_backward(const Tensor& scores, const Tensor& dp, const Tensor& log_sum,
+                             const Tensor& delta, const AttentionTile& tile) {
+  tile_rows<AttentionBackwardRow>(scores, tile, scores, dp, log_sum, delta);
 }
 
 void set_math_threads(int threads) {
