@@ -122,7 +122,7 @@ class NcclCommunicator final : public Communicator {
   std::unique_ptr<Work> do_all_reduce(const Call& call, const TrafficKey&, const Tensor& in,
                                       const Tensor& out) override {
     model_wire(call, out.bytes());
-    if (call.reduce == Reduce::max && in.dtype() != DType::i32) {
+    if (call.reduce == Reduce::max && in.dtype() != DType::i32 && size() > 1) {
       const Tensor all = Tensor::empty(size(), in.size(), in.dtype(), in.device());
       return std::make_unique<MaximumWork>(collective(call,
                                                       [=](ncclComm_t comm, cudaStream_t stream) {
