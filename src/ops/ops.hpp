@@ -86,21 +86,28 @@ Tensor cross_entropy_backward(const CrossEntropy& saved, const Tensor& targets, 
 
 /// Zeros with the shape of x, to which a layer's backward_weight adds. The ledger counts them as gradients.
 Tensor zero_gradient(const Tensor& x);
-/// While it lives, zero_gradient of this thread takes its tensors from here, one behind the other. So the
-/// gradients of a model are one contiguous row, and any range of them is one message. A buffer without
-/// elements gives undefined tensors, for a model that does not learn.
-class GradientBuffer {
+/// Tensors one behind the other in one contiguous row: any range of them is one message, and all of them are
+/// one call of an optimiser. A row without elements gives undefined tensors, for a model that does not learn.
+class TensorRow {
+ public:
+  TensorRow() = default;
+  TensorRow(std::int64_t elements, DType dtype, MemoryKind kind);  ///< Zeros.
+  const Tensor& all() const { return all_; }                       ///< (1, elements)
+  Tensor take(const Tensor& like);  ///< The next ones. Throws Error where there is no room left.
+
+ private:
+  Tensor all_;
+  std::int64_t taken_ = 0;
+};
+/// While it lives, zero_gradient of this thread takes its tensors from here.
+class GradientBuffer : public TensorRow {
  public:
   GradientBuffer(std::int64_t elements, DType dtype);
   ~GradientBuffer();
   GradientBuffer(const GradientBuffer&) = delete;
   GradientBuffer& operator=(const GradientBuffer&) = delete;
-  const Tensor& all() const { return all_; }  ///< (1, elements)
-  Tensor take(const Tensor& like);            ///< Throws Error where there is no room left.
 
  private:
-  Tensor all_;
-  std::int64_t taken_ = 0;
   GradientBuffer* outer_;
 };
 
