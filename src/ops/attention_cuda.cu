@@ -9,83 +9,11 @@
 #include "ops/attention.hpp"
 #include "ops/attention_functions.hpp"
 #include "ops/cuda_launch.hpp"
+#include "ops/cuda_tiles.hpp"
 
 namespace tessera {
 
 namespace {
-
-constexpr int depth = 32;  // how many terms of a product lie in shared memory at a time
-
-/// Registers have no addresses: arrays in them need loops that are unrolled.
-template <int count = 4, class F>
-__device__ void unrolled(const F& f) {
-#pragma unroll
-  for (int i = 0; i < count; ++i) f(i);
-}
-
-/// A product of two tiles, side x side. Thread (y, x) computes the elements in rows 4y to 4y + 3 and columns
-/// 4x to 4x + 3, so that 8 numbers read make 16 products. f64 takes twice the room, hence smaller tiles.
-template <class T>
-struct Tile {
-  static constexpr int side = sizeof(T) == 4 ? 64 : 32, lanes = side / 4, threads = lanes * lanes;
-  // left[k] and right[k] are the factors of the k-th terms, p the transpose of the left operand of mix. With
-  // 4 numbers more a row, the rows lie in different banks.
-  alignas(16) T left[depth][side + 4], right[depth][side + 4], p[side][side + 4];
-
-  __device__ static int y() { return static_cast<int>(threadIdx.x) / lanes; }
-  __device__ static int x() { return static_cast<int>(threadIdx.x) % lanes; }
-  __device__ static void add_products(T (&c)[4][4], const T* a, const T* b) {
-    unrolled([&](int r) { unrolled([&](int s) { c[r][s] += a[4 * y() + r] * b[4 * x() + s]; }); });
-  }
-};
-
-/// The rows of one head in one sequence. Beyond its ends there are zeros.
-template <class S>
-struct Head {
-  S* data;
-  std::int64_t ld;
-  int rows, cols;
-  __device__ Arithmetic<S> at(int i, int j) const {
-    return i < rows && j < cols ? Arithmetic<S>(data[i * ld + j]) : Arithmetic<S>(0);
-  }
-};
-
-/// c = A B^T: products of the rows of a from first_a on with those of b from first_b on.
-template <class S, class T>
-__device__ void score(T (&c)[4][4], const Head<S>& a, int first_a, const Head<S>& b, int first_b,
-                      Tile<T>& tile) {
-  unrolled([&](int r) { unrolled([&](int s) { c[r][s] = 0; }); });
-  for (int column = 0; column < a.cols; column += depth) {
-    __syncthreads();  // all have used what lay there
-    for (int e = static_cast<int>(threadIdx.x); e < tile.side * depth; e += tile.threads) {
-      const int i = e / depth, k = e % depth;
-      tile.left[k][i] = a.at(first_a + i, column + k);
-      tile.right[k][i] = b.at(first_b + i, column + k);
-    }
-    __syncthreads();
-#pragma unroll 8
-    for (int k = 0; k < depth; ++k) tile.add_products(c, tile.left[k], tile.right[k]);
-  }
-}
-
-/// c += P B with the rows of b from `first` on, and its columns from `column` on.
-template <int blocks, class S, class T>
-__device__ void mix(T (&c)[blocks][4][4], const T (&p)[4][4], const Head<S>& b, int first, int column,
-                    Tile<T>& tile) {
-  __syncthreads();  // the last product has used tile.p
-  unrolled([&](int s) { unrolled([&](int r) { tile.p[4 * tile.x() + s][4 * tile.y() + r] = p[r][s]; }); });
-  for (int begin = 0; begin < tile.side; begin += depth)
-    unrolled<blocks>([&](int n) {
-      __syncthreads();
-      for (int e = static_cast<int>(threadIdx.x); e < tile.side * depth; e += tile.threads) {
-        const int k = e / tile.side, j = e % tile.side;
-        tile.right[k][j] = b.at(first + begin + k, column + n * tile.side + j);
-      }
-      __syncthreads();
-#pragma unroll 8
-      for (int k = 0; k < depth; ++k) tile.add_products(c[n], tile.p[begin + k], tile.right[k]);
-    });
-}
 
 /// The arguments of a call, and after find() what this block has of it: the tile `index` of rows of head h of
 /// sequence b, and the columns from `column` on, `blocks` tiles wide. Query head h uses kv head h / group.
@@ -125,17 +53,14 @@ struct Call {
   __device__ T kept(std::uint64_t drawn, int key) const {
     return all.dropout.threshold > 0 ? all.dropout.factor<T>(drawn, key) : T(1);
   }
-  /// Writes the block's tile of x, each row divided by its divisor.
+  /// Writes the block's tile of x.
   template <int blocks>
-  __device__ void store(const View<S>& x, int first, const T (&c)[blocks][4][4],
-                        const T (&divisor)[4]) const {
+  __device__ void store(const View<S>& x, int first, const T (&c)[blocks][4][4]) const {
     const Head<S> to = head(x, h);
     unrolled<blocks>([&](int n) {
-      unrolled([&](int r) {
-        unrolled([&](int s) {
-          const int i = first + 4 * Tile<T>::y() + r, j = column + n * Tile<T>::side + 4 * Tile<T>::x() + s;
-          if (i < seq && j < d) to.data[i * to.ld + j] = c[n][r][s] / divisor[r];
-        });
+      own_elements([&](int r, int s) {
+        const int i = first + 4 * Tile<T>::y() + r, j = column + n * Tile<T>::side + 4 * Tile<T>::x() + s;
+        if (i < seq && j < d) to.data[i * to.ld + j] = c[n][r][s];
       });
     });
   }
@@ -143,7 +68,7 @@ struct Call {
 
 /// The online softmax of OnlineSoftmaxRow (attention_functions.hpp), in registers.
 template <class S, int blocks, class T = Arithmetic<S>>
-__global__ void __launch_bounds__(Tile<T>::threads) attention_kernel(Call<S> at) {
+__global__ void __launch_bounds__(Tile<T>::threads, Tile<T>::resident(blocks)) attention_kernel(Call<S> at) {
   __shared__ Tile<T> tile;
   at.find(static_cast<int>(at.all.heads));
   const int first = at.first_query(), x = tile.x(), y = tile.y(), end = at.visible(first + tile.side - 1);
@@ -178,22 +103,24 @@ __global__ void __launch_bounds__(Tile<T>::threads) attention_kernel(Call<S> at)
   }
   unrolled([&](int r) {
     sum[r] = fold_lanes<Tile<T>::lanes>(sum[r], Sum{});
+    unrolled<blocks>([&](int n) { unrolled([&](int s) { out[n][r][s] /= sum[r]; }); });
     const int i = first + 4 * y + r;
     if (x == 0 && at.column == 0 && i < at.seq)
       *at.log_sum.row(at.row(at.h, i)) = scale * largest[r] + std::log(sum[r]);
   });
-  at.store(at.o, first, out, sum);
+  at.store(at.o, first, out);
 }
 
 /// dq, and delta for the other kernel: the steps of DeltaRow and AttentionBackwardRow.
 template <class S, int blocks, class T = Arithmetic<S>>
-__global__ void __launch_bounds__(Tile<T>::threads) query_gradient_kernel(Call<S> at) {
+__global__ void __launch_bounds__(Tile<T>::threads, Tile<T>::resident(blocks))
+    query_gradient_kernel(Call<S> at) {
   __shared__ Tile<T> tile;
   at.find(static_cast<int>(at.all.heads));
   const int first = at.first_query(), x = tile.x(), y = tile.y(), end = at.visible(first + tile.side - 1);
   const Head<S> queries = at.head(at.q, at.h), o = at.head(at.o, at.h), dy = at.head(at.dy, at.h),
                 keys = at.head(at.k, at.h / at.group), values = at.head(at.v, at.h / at.group);
-  const T scale = T(at.all.scale), ones[4] = {1, 1, 1, 1};
+  const T scale = T(at.all.scale);
   T dq[blocks][4][4] = {}, log_sum[4], delta[4];
   unrolled([&](int r) {
     const int i = first + 4 * y + r;
@@ -218,17 +145,18 @@ __global__ void __launch_bounds__(Tile<T>::threads) query_gradient_kernel(Call<S
     });
     mix(dq, ds, keys, key, at.column, tile);
   }
-  at.store(at.dq, first, dq, ones);
+  at.store(at.dq, first, dq);
 }
 
 /// dk and dv. The rows of a tile are keys here, and its columns the queries of all heads that use these keys.
 template <class S, int blocks, class T = Arithmetic<S>>
-__global__ void __launch_bounds__(Tile<T>::threads) key_gradient_kernel(Call<S> at) {
+__global__ void __launch_bounds__(Tile<T>::threads, Tile<T>::resident(blocks))
+    key_gradient_kernel(Call<S> at) {
   __shared__ Tile<T> tile;
   at.find(static_cast<int>(at.all.heads) / at.group);
   const int first = at.index * tile.side, x = tile.x(), y = tile.y();
   const Head<S> keys = at.head(at.k, at.h), values = at.head(at.v, at.h);
-  const T scale = T(at.all.scale), ones[4] = {1, 1, 1, 1};
+  const T scale = T(at.all.scale);
   T dk[blocks][4][4] = {}, dv[blocks][4][4] = {};
   const int begin = first >= at.visible(at.seq - 1) ? at.seq : at.all.mask == Mask::causal ? first : 0;
   for (int h = at.h * at.group; h < (at.h + 1) * at.group; ++h) {
@@ -252,8 +180,8 @@ __global__ void __launch_bounds__(Tile<T>::threads) key_gradient_kernel(Call<S> 
       mix(dk, ds, queries, query, at.column, tile);
     }
   }
-  at.store(at.dk, first, dk, ones);
-  at.store(at.dv, first, dv, ones);
+  at.store(at.dk, first, dk);
+  at.store(at.dv, first, dv);
 }
 
 /// Calls f with the arguments of the kernels, and with how many tiles' columns a block computes: two where a
