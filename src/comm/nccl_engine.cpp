@@ -28,9 +28,7 @@ Engine::Engine(World& world, int world_rank, CudaDevice& device, Store& store, c
       world_rank_(world_rank),
       device_(device),
       store_(store),
-      timeout_(options.timeout),
-      verify_(options.verify),
-      trace_(options.trace),
+      options_(options),
       slab_size_(64 * (static_cast<std::size_t>(options.ranks) + 1)),
       moved_(std::chrono::steady_clock::now()) {
   device_.activate();
@@ -46,7 +44,7 @@ Engine::~Engine() {
   device_.while_waiting = nullptr;
   device_.before_freeing = nullptr;
   abort();
-  for (Header* slab : slabs_) cudaFreeHost(slab);
+  for (Call* slab : slabs_) cudaFreeHost(slab);
 }
 
 /// A kernel starts when the GPU has room for all its blocks, and keeps the room until the other ranks'
@@ -118,8 +116,8 @@ void Engine::furnish(Channel& channel) {
   CUDA_CHECK(cudaStreamCreateWithFlags(&channel.stream, cudaStreamNonBlocking));
   const auto wanted = static_cast<std::size_t>(channel.ranks) + 1;
   if (slab_left_ < wanted) {
-    Header* slab = nullptr;
-    CUDA_CHECK(cudaMallocHost(reinterpret_cast<void**>(&slab), slab_size_ * sizeof(Header)));
+    Call* slab = nullptr;
+    CUDA_CHECK(cudaMallocHost(reinterpret_cast<void**>(&slab), slab_size_ * sizeof(Call)));
     slabs_.push_back(slab);
     slab_left_ = slab_size_;
   }
@@ -127,18 +125,18 @@ void Engine::furnish(Channel& channel) {
   channel.headers = slabs_.back() + slab_left_;
 }
 
-std::shared_ptr<Task> Engine::post(Channel& channel, Task task) {
+std::shared_ptr<Task> Engine::post(Channel& channel, Call call, Tensor in, Tensor out) {
+  world_.enter(call);
   device_.activate();
   furnish(channel);
-  task.ready = device_.record();
-  task.channel = &channel;
+  auto task = std::make_shared<Task>(*this, channel, call, std::move(in), std::move(out));
+  task->ready = device_.record();
   said_.clear();
-  auto shared = std::make_shared<Task>(std::move(task));
-  channel.tasks.push_back(shared);
-  pending_.push_back(shared);
-  unwaited_.push_back(shared);
+  channel.tasks.push_back(task);
+  pending_.push_back(task);
+  unwaited_.push_back(task.get());
   look(std::chrono::steady_clock::now(), Patience::call);
-  return shared;
+  return task;
 }
 
 /// Moves the first task of the channel as far as it goes without waiting, then the next. An event is recorded
@@ -148,22 +146,24 @@ void Engine::advance(Channel& channel) {
     Task& task = *channel.tasks.front();
     if (task.stage == Task::posted && task.compares) {
       channel.headers[0] = task.mine;
-      NCCL_CHECK(ncclAllGather(channel.headers, channel.headers + 1, sizeof(Header), ncclInt8, channel.comm,
+      NCCL_CHECK(ncclAllGather(channel.headers, channel.headers + 1, sizeof(Call), ncclInt8, channel.comm,
                                channel.stream));
       task.stage = Task::exchanging;
     } else if (task.stage == Task::exchanging) {
       if (!task.delivered) task.delivered = device_.record(channel.stream);
       if (!device_.reached(task.delivered)) return;
       task.stage = Task::matched;
-      task.met(channel.headers + 1);
-    } else if (task.stage != Task::issued && task.issue) {
+      task.theirs.assign(channel.headers + 1, channel.headers + 1 + channel.ranks);
+      if (const std::string text = mismatch(task.theirs); !text.empty()) world_.report(text);
+      world_.check();
+    } else if (task.stage != Task::issued && task.mine.moves_data()) {
       device_.wait(channel.stream, task.ready);
-      if (trace_) task.began = device_.mark(channel.stream);
-      NCCL_CHECK(task.issue(channel.comm, channel.stream));
+      if (options_.trace) task.began = device_.mark(channel.stream);
+      NCCL_CHECK(task.issue());
       task.stage = Task::issued;
     } else {
       if (task.stage == Task::issued) task.done = device_.record(channel.stream);
-      if (trace_ && task.done) task.ended = device_.mark(channel.stream);
+      if (options_.trace && task.done) task.ended = device_.mark(channel.stream);
       task.stage = Task::finished;
       channel.tasks.pop_front();
     }
@@ -188,9 +188,9 @@ void Engine::look(Time began, Patience patience) {
         return task->stage == Task::finished && device_.reached(task->done);
       }) > 0)
     moved_ = now;
-  if (const Task* task = awaited()) says("waits in " + task->doing);
+  if (const Task* task = awaited()) says("waits in " + task->mine.numbered());
   const auto waited = now - std::max(began, moved_);
-  if (patience == Patience::endless || waited < timeout_) return;
+  if (patience == Patience::endless || waited < options_.timeout) return;
   if (patience == Patience::call && !stalled(waited)) return;
   world_.report_stall();
   world_.check();
@@ -208,12 +208,12 @@ bool Engine::stalled(std::chrono::duration<double> waited) const {
   for (const auto& task : pending_) {
     if (!task->awaited) continue;
     const auto first = std::find_if(pending_.begin(), pending_.end(),
-                                    [&](const auto& other) { return other->channel == task->channel; });
+                                    [&](const auto& other) { return &other->channel == &task->channel; });
     const Task& front = **first;  // the earliest call of its channel, which is in the way of the others
     const bool met = front.compares && front.stage >= Task::matched;
     const bool needs_gpu = met || !front.compares;
     if (needs_gpu && !device_.reached(front.ready)) continue;
-    if (waited >= (met ? 10 : 1) * timeout_) return true;
+    if (waited >= (met ? 10 : 1) * options_.timeout) return true;
   }
   return false;
 }
@@ -232,24 +232,25 @@ void Engine::until(const std::function<bool()>& reached, Patience patience) {
   }
 }
 
-void Engine::wait(const std::shared_ptr<Task>& task) {
-  task->awaited = true;
-  unwaited_.remove(task);
-  until([&] { return task->stage == Task::finished; }, Patience::call);
-  device_.wait(task->done);
-  task->issue = nullptr;  // its tensors: from here on the order of the compute stream protects them
-  says("is outside any call, after " + task->doing);
+void Engine::wait(Task& task) {
+  task.awaited = true;
+  unwaited_.remove(&task);
+  until([&] { return task.stage == Task::finished; }, Patience::call);
+  device_.wait(task.done);
+  if (task.gathered.defined()) task.take_maximum();
+  task.in = task.out = task.gathered = {};  // from here on the order of the compute stream protects them
+  says("is outside any call, after " + task.mine.numbered());
 }
 
 void Engine::abandon(const Task& task) {
-  unwaited_.remove_if([&](const auto& other) { return other.get() == &task; });
+  unwaited_.remove(&task);
   // A rank that unwinds drops its requests; a rank that does not unwind has forgotten to wait.
   if (std::uncaught_exceptions() == 0)
-    world_.report(format("rank {} never waited for its {}", world_rank_, task.doing));
+    world_.report(format("rank {} never waited for its {}", world_rank_, task.mine.numbered()));
 }
 
 void Engine::close() {
-  if (!unwaited_.empty()) abandon(*std::shared_ptr(unwaited_.front()));
+  if (!unwaited_.empty()) abandon(*unwaited_.front());
   world_.check();
   device_.activate();
   // All are asked before one is waited for, and all are destroyed in one NCCL group, because the ranks of a
