@@ -74,7 +74,7 @@ void run_rank(const std::shared_ptr<Device>& device, int rank, const LaunchOptio
 int threads_of_rank(const LaunchOptions& options);
 /// How a process ends after an exception.
 struct Failure {
-  int code;  // 2 (UsageError) or 3
+  int code = 0;  // 2 (UsageError) or 3; 0 where nothing was thrown
   std::string what;
   static Failure current();  ///< Of the exception that is handled now.
 };

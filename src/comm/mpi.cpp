@@ -208,7 +208,7 @@ void launch(const LaunchOptions& options, const std::function<void(Communicator&
     });
     job.finish();
   } catch (...) {
-    job.fail(Failure::current());
+    job.fail();
   }
 }
 

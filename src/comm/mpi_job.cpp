@@ -56,20 +56,18 @@ bool Transfer::shares_channel(const Transfer& other) const {
   return !mine.point_to_point() || (mine.op == other.mine.op && mine.peer == other.mine.peer);
 }
 
-Job::Job(const LaunchOptions& options) : timeout_(options.timeout), verify_(options.verify) {
+Job::Job(const LaunchOptions& options) : timeout_(options.timeout), verify_(options.verify), world_(options) {
   MPI_CHECK(MPI_Comm_rank(MPI_COMM_WORLD, &rank_));
   MPI_CHECK(MPI_Comm_size(MPI_COMM_WORLD, &size_));
+  world_.only(rank_);
   last_busy_ = Clock::now();
 }
 
 std::shared_ptr<Transfer> Job::post(Call call, std::shared_ptr<Group> group, Tensor in, Tensor out) {
-  call.number = ++calls_;
-  doing_ = "is outside any call, after " + call.numbered();
-  if (fault_) throw Error(*fault_);
+  world_.enter(call);
   auto transfer = std::make_shared<Transfer>(*this, call, std::move(group), std::move(in), std::move(out));
   transfer->exchange_headers(verify_);
   pending_.push_back(transfer);
-  unwaited_.push_back(transfer.get());
   advance();  // MPI has no thread of its own, and moves data only inside our calls
   return transfer;
 }
@@ -86,7 +84,7 @@ bool Job::held_back(const Transfer& transfer) const {
 /// Looks once at all transfers. True where one of them moved on.
 bool Job::advance() {
   if (const auto end = hear()) stop(notice(Notice::answer, end->code), end, "");
-  if (fault_) throw Error(*fault_);
+  world_.check();
   bool moved = false;
   try {
     for (auto it = pending_.begin(); it != pending_.end();) {
@@ -102,7 +100,7 @@ bool Job::advance() {
       it = transfer.done ? pending_.erase(it) : std::next(it);
     }
   } catch (const Error& error) {
-    fault_ = error.what();
+    world_.report(error.what());
     throw;
   }
   return moved;
@@ -131,40 +129,29 @@ void Job::poll(const bool& done) {
 
 void Job::wait(Transfer& transfer) {
   const std::string call = transfer.mine.numbered();
-  doing_ = "waits in " + call;
-  unwaited_.remove(&transfer);
+  world_.begin_wait(transfer.mine);
+  world_.back_at(rank_, "waits in " + call);
   waits_ = true;
   poll(transfer.done);
   waits_ = false;
-  doing_ = "is outside any call, after " + call;
-}
-
-void Job::abandon(const Transfer& transfer) {
-  unwaited_.remove(&transfer);
-  // A rank that unwinds drops its requests. Any other rank forgot to wait.
-  if (std::uncaught_exceptions() == 0 && !fault_)
-    fault_ = format("rank {} never waited for its {}", rank_, transfer.mine.numbered());
+  world_.back_at(rank_, "is outside any call, after " + call);
 }
 
 std::shared_ptr<void> Job::busy(const std::string& what) {
-  const std::string before = std::exchange(doing_, what);
-  auto* heartbeat = new std::jthread([this, beat = notice(Notice::busy)](const std::stop_token& stop) {
-    do {
-      if (!waits_) tell_all(beat);
-    } while (!stopped_within(stop, timeout_ / 4));
-  });
-  return {heartbeat, [this, before](std::jthread* thread) {
-            delete thread;  // ends it
-            doing_ = before;
-          }};
+  auto* heartbeat = new std::jthread(
+      [this, busy = world_.busy(rank_, what), beat = notice(Notice::busy)](const std::stop_token& stop) {
+        do {
+          if (!waits_) tell_all(beat);
+        } while (!stopped_within(stop, timeout_ / 4));
+      });
+  return std::shared_ptr<std::jthread>(heartbeat);
 }
 
 void Job::finish() {
-  if (!unwaited_.empty()) abandon(*unwaited_.front());
-  if (fault_) throw Error(*fault_);
+  world_.returned(rank_);
+  world_.check();
   returned_ = true;
   last_heard_.assign(static_cast<std::size_t>(size_), Clock::now());
-  doing_ = format("has returned after {} calls", calls_);
   const auto barrier =
       std::make_shared<Transfer>(*this, Call{.op = Op::barrier}, nullptr, Tensor(), Tensor());
   barrier->started = true;
@@ -175,7 +162,7 @@ void Job::finish() {
 
 Notice Job::notice(Notice::Kind kind, int code) const {
   Notice notice{kind, rank_, code, {}};
-  doing_.copy(notice.doing, sizeof notice.doing - 1);
+  world_.doing(rank_).copy(notice.doing, sizeof notice.doing - 1);
   return notice;
 }
 
@@ -195,11 +182,10 @@ std::optional<Notice> Job::hear() {
   return std::nullopt;
 }
 
-void Job::fail(const Failure& failure) {
-  // A fault that the transport found names the ranks itself.
-  const bool names_ranks = fault_ == failure.what;
-  stop(notice(Notice::failed, failure.code), std::nullopt,
-       names_ranks ? failure.what : said_by(rank_, failure.what));
+void Job::fail() {
+  world_.failed(rank_);
+  const Failure failure = world_.first_failure();
+  stop(notice(Notice::failed, failure.code), std::nullopt, failure.what);
 }
 
 /// Tells all ranks, and waits until all have answered or the grace is over. Then the first rank in order

@@ -16,7 +16,7 @@
 #include <thread>
 #include <vector>
 
-#include "comm/launch.hpp"
+#include "comm/world.hpp"
 #include "tensor/error.hpp"
 
 namespace tessera::mpi {
@@ -106,15 +106,16 @@ class Job {
   /// match, as wait does.
   std::shared_ptr<Transfer> post(Call call, std::shared_ptr<Group> group, Tensor in, Tensor out);
   void wait(Transfer& transfer);  ///< Ends the job at the time-out.
-  void abandon(const Transfer& transfer);
+  void abandon(const Transfer& transfer) { world_.abandon(transfer.mine); }
   /// Until the result dies, a thread tells all ranks again and again that this rank is busy, except while the
   /// rank waits for others.
   std::shared_ptr<void> busy(const std::string& what);
   /// The body returned: waits for the other ranks as long as each makes calls or is busy. Throws Error where
   /// a request was not waited for.
   void finish();
-  /// The body threw: ends all processes with its code. One rank, the first that failed, prints a message.
-  [[noreturn]] void fail(const Failure& failure);
+  /// The body threw what is handled now: ends all processes with its code. One rank, the first that failed,
+  /// prints a message.
+  [[noreturn]] void fail();
 
   int rank() const { return rank_; }
   int size() const { return size_; }
@@ -135,15 +136,12 @@ class Job {
   int rank_ = 0, size_ = 0;
   std::chrono::duration<double> timeout_;
   bool verify_;
-  long calls_ = 0;
-  std::string doing_ = "has made no call";        // "waits in barrier in group world (call 7)"
+  World world_;                                   // what this rank does
   std::list<std::shared_ptr<Transfer>> pending_;  // in call order
-  std::list<const Transfer*> unwaited_;
-  std::optional<std::string> fault_;  // after one, every call throws it
-  bool returned_ = false;             // the body has returned
-  std::atomic<bool> waits_ = false;   // in a call: then a busy rank's heartbeat pauses
-  Time last_busy_;                    // when another rank last said that it is busy
-  std::vector<Time> last_heard_;      // when each rank last sent a notice
+  bool returned_ = false;                         // the body has returned
+  std::atomic<bool> waits_ = false;               // in a call: then a busy rank's heartbeat pauses
+  Time last_busy_;                                // when another rank last said that it is busy
+  std::vector<Time> last_heard_;                  // when each rank last sent a notice
 };
 
 }  // namespace tessera::mpi

@@ -49,9 +49,10 @@ class NcclCommunicator final : public Communicator {
     meeting->wait();
     const Part part = part_of(meeting->theirs);
     const std::string id = format("{}/{}.{}", id_, splits_++, call.color);
-    Channel* channel = engine_.split(channel_, call.color, static_cast<int>(part.members.size()), part.rank);
-    if (!channel) return nullptr;
-    return std::make_unique<NcclCommunicator>(engine_, *channel, id, name, shared_journal(), part.members);
+    if (call.color < 0) return nullptr;
+    Channel& channel = engine_.open(id, part.members, part.rank, Use::collectives);
+    engine_.connect(channel);
+    return std::make_unique<NcclCommunicator>(engine_, channel, id, name, shared_journal(), part.members);
   }
 
   std::shared_ptr<void> do_busy(const std::string& what) override { return engine_.busy(what); }

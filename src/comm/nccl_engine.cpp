@@ -59,37 +59,18 @@ ncclConfig_t Engine::config(const Channel& channel) const {
   return config;
 }
 
-Channel& Engine::add(int ranks, int rank, Use use) {
-  Channel& channel = *channels_.emplace_back(std::make_unique<Channel>());
-  channel.ranks = ranks;
-  channel.rank = rank;
-  channel.use = use;
-  return channel;
-}
-
 Channel& Engine::open(const std::string& key, const std::vector<int>& members, int rank, Use use) {
   if (rank == 0) {
     ncclUniqueId id{};
     NCCL_CHECK(ncclGetUniqueId(&id));
     for (const int member : members) store_.put(key, id, member);
   }
-  Channel& channel = add(static_cast<int>(members.size()), rank, use);
+  Channel& channel = *channels_.emplace_back(std::make_unique<Channel>());
+  channel.ranks = static_cast<int>(members.size());
+  channel.rank = rank;
+  channel.use = use;
   channel.key = key;
   return channel;
-}
-
-Channel* Engine::split(Channel& parent, int color, int ranks, int rank) {
-  Channel& child = add(
-      ranks, rank, Use::collectives);  // it stays even where it gets no communicator: NCCL writes to `made`
-  ncclConfig_t options = config(child);
-  device_.activate();
-  NCCL_CHECK(ncclCommSplit(parent.comm, color < 0 ? NCCL_SPLIT_NOCOLOR : color, rank, &child.made, &options));
-  // The parent is in progress until the child exists.
-  until([&] { return parent.settled(); }, Patience::connection);
-  if (color < 0) return nullptr;
-  child.comm = child.made;
-  connect(child);
-  return &child;
 }
 
 void Engine::connect(Channel& channel) {
@@ -98,13 +79,12 @@ void Engine::connect(Channel& channel) {
 }
 
 bool Engine::connected(Channel& channel) {
-  if (channel.comm) return channel.settled();
-  if (channel.key.empty()) return false;  // a split has yet to make it
-  const auto id = store_.get(channel.key);
-  if (!id) return false;
-  ncclConfig_t options = config(channel);
-  NCCL_CHECK(ncclCommInitRankConfig(&channel.made, channel.ranks, *id, channel.rank, &options));
-  channel.comm = channel.made;  // NCCL has written it when it returns, unlike a split
+  if (!channel.comm) {
+    const auto id = store_.get(channel.key);
+    if (!id) return false;
+    ncclConfig_t options = config(channel);
+    NCCL_CHECK(ncclCommInitRankConfig(&channel.comm, channel.ranks, *id, channel.rank, &options));
+  }
   return channel.settled();
 }
 
@@ -134,7 +114,6 @@ std::shared_ptr<Task> Engine::post(Channel& channel, Call call, Tensor in, Tenso
   said_.clear();
   channel.tasks.push_back(task);
   pending_.push_back(task);
-  unwaited_.push_back(task.get());
   look(std::chrono::steady_clock::now(), Patience::call);
   return task;
 }
@@ -188,17 +167,13 @@ void Engine::look(Time began, Patience patience) {
         return task->stage == Task::finished && device_.reached(task->done);
       }) > 0)
     moved_ = now;
-  if (const Task* task = awaited()) says("waits in " + task->mine.numbered());
+  const auto awaited = std::ranges::find_if(pending_, [](const auto& task) { return task->awaited; });
+  if (awaited != pending_.end()) says("waits in " + (*awaited)->doing);
   const auto waited = now - std::max(began, moved_);
   if (patience == Patience::endless || waited < options_.timeout) return;
   if (patience == Patience::call && !stalled(waited)) return;
   world_.report_stall();
   world_.check();
-}
-
-const Task* Engine::awaited() const {
-  const auto task = std::find_if(pending_.begin(), pending_.end(), [](const auto& t) { return t->awaited; });
-  return task == pending_.end() ? nullptr : task->get();
 }
 
 /// Earlier work of our own GPU takes as long as it takes. A call that other ranks have yet to make may wait
@@ -234,23 +209,15 @@ void Engine::until(const std::function<bool()>& reached, Patience patience) {
 
 void Engine::wait(Task& task) {
   task.awaited = true;
-  unwaited_.remove(&task);
+  world_.begin_wait(task.mine);
   until([&] { return task.stage == Task::finished; }, Patience::call);
   device_.wait(task.done);
   if (task.gathered.defined()) task.take_maximum();
   task.in = task.out = task.gathered = {};  // from here on the order of the compute stream protects them
-  says("is outside any call, after " + task.mine.numbered());
-}
-
-void Engine::abandon(const Task& task) {
-  unwaited_.remove(&task);
-  // A rank that unwinds drops its requests; a rank that does not unwind has forgotten to wait.
-  if (std::uncaught_exceptions() == 0)
-    world_.report(format("rank {} never waited for its {}", world_rank_, task.mine.numbered()));
+  says("is outside any call, after " + task.doing);
 }
 
 void Engine::close() {
-  if (!unwaited_.empty()) abandon(*unwaited_.front());
   world_.check();
   device_.activate();
   // All are asked before one is waited for, and all are destroyed in one NCCL group, because the ranks of a

@@ -13,7 +13,6 @@
 #include <deque>
 #include <functional>
 #include <list>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -46,8 +45,9 @@ struct Task final : Work {
   Engine& engine;
   Channel& channel;
   Call mine;
-  std::vector<Call> theirs;  // of all ranks of the channel, once the headers are here
-  bool compares;             // the ranks exchange headers before the payload; for a barrier they are all
+  std::string doing = mine.numbered();  // for messages
+  std::vector<Call> theirs;             // of all ranks of the channel, once the headers are here
+  bool compares;  // the ranks exchange headers before the payload; for a barrier they are all
   Tensor in, out;
   Tensor gathered;        // all ranks' in, of a maximum
   Event ready;            // the payload starts after this point of the compute stream
@@ -69,10 +69,8 @@ struct Channel {
 
   int ranks = 0, rank = 0;
   Use use = Use::collectives;
-  std::string key;  // of its id in the store; empty where a split makes the communicator
-  /// NCCL writes `made` from a thread of its own, until it has settled; only then the rank's thread may read
-  /// it, and copies it to `comm`, which NCCL does not know.
-  ncclComm_t made = nullptr, comm = nullptr;
+  std::string key;  // of its id in the store
+  ncclComm_t comm = nullptr;
   cudaStream_t stream = nullptr;  // from the first task on
   Call* headers = nullptr;        // pinned, because NCCL reads and writes them: this rank's, then all ranks'
   std::deque<std::shared_ptr<Task>> tasks;  // those that are not finished
@@ -88,15 +86,12 @@ class Engine {
   /// A channel of `members`, ranks of the world, of which this one is number `rank`. The first member
   /// publishes an id under `key`; the tasks begin when all members have opened the channel.
   Channel& open(const std::string& key, const std::vector<int>& members, int rank, Use use);
-  /// A channel of those ranks of `parent` that give this color; null for a negative color. `ranks` and `rank`
-  /// describe the new group. Collective over the parent; returns when the channel is connected.
-  Channel* split(Channel& parent, int color, int ranks, int rank);
   void connect(Channel& channel);  ///< Waits until the channel is connected.
 
   std::shared_ptr<Task> post(Channel& channel, Call call, Tensor in, Tensor out);
   /// Returns when the payload is in its stream; later work of the compute stream starts after it.
   void wait(Task& task);
-  void abandon(const Task& task);
+  void abandon(const Task& task) { world_.abandon(task.mine); }
   void close();  ///< The rank has returned: gives the communicators back when all ranks have.
   void abort();  ///< Ends the kernels that wait for other ranks. Throws nothing.
 
@@ -109,13 +104,11 @@ class Engine {
   /// ranks make at the same time, the time-out; and without a limit for the other ranks to return.
   enum class Patience { call, connection, endless };
 
-  Channel& add(int ranks, int rank, Use use);
   ncclConfig_t config(const Channel& channel) const;
   void furnish(Channel& channel);
   bool connected(Channel& channel);
   void advance(Channel& channel);
   void look(Time began, Patience patience);
-  const Task* awaited() const;
   bool stalled(std::chrono::duration<double> waited) const;
   void says(const std::string& where);
   void until(const std::function<bool()>& reached, Patience patience);
@@ -130,9 +123,8 @@ class Engine {
   std::vector<Call*> slabs_;                  // of pinned memory, which the channels share
   std::size_t slab_size_, slab_left_ = 0;     // in headers; of the last slab, what no channel has
   std::list<std::shared_ptr<Task>> pending_;  // in call order; not known to be done on the GPU
-  std::list<const Task*> unwaited_;
-  Time moved_;        // when a task was last found done
-  std::string said_;  // where the rank is, as the world knows it
+  Time moved_;                                // when a task was last found done
+  std::string said_;                          // where the rank is, as the world knows it
 };
 
 }  // namespace tessera::nccl

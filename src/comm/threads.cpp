@@ -13,7 +13,7 @@ class ThreadWork final : public Work {
  public:
   ThreadWork(World& world, Entry entry) : world_(world), entry_(std::move(entry)) {}
   void wait() override { world_.wait(entry_); }
-  void abandon() override { world_.abandon(entry_); }
+  void abandon() override { world_.abandon(entry_.call()); }
   std::pair<Event, Event> marks() const override { return {entry_.mine().began, entry_.mine().ended}; }
 
  private:

@@ -21,6 +21,19 @@ void World::enter(Call& call) {
   me.where.clear();
   moved_ = now();
   throw_if_faulty();
+  me.unwaited.emplace(call.number, call);
+}
+
+void World::begin_wait(const Call& call) {
+  const std::lock_guard lock(mutex_);
+  at(call.world_rank).unwaited.erase(call.number);
+}
+
+void World::abandon(const Call& call) {
+  const std::lock_guard lock(mutex_);
+  at(call.world_rank).unwaited.erase(call.number);
+  // A rank that unwinds drops its requests. Any other rank forgot to wait.
+  if (std::uncaught_exceptions() == 0) never_waited(call);
 }
 
 Entry World::post(const std::string& id, std::size_t seats, int steps, std::size_t seat,
@@ -52,6 +65,7 @@ void World::wait(const Entry& entry) {
   std::unique_lock lock(mutex_);
   Rank& me = at(entry.call().world_rank);
   me.call = entry.call();
+  me.unwaited.erase(me.call->number);
   const Time began = now();
   while (true) {
     throw_if_faulty();
@@ -88,13 +102,6 @@ void World::wait(const Entry& entry) {
     if (seat.last) Device::current()->wait(seat.last);
 }
 
-void World::abandon(const Entry& entry) {
-  const std::lock_guard lock(mutex_);
-  std::erase(at(entry.call().world_rank).pending, entry);
-  // A rank that unwinds drops its requests. Any other rank forgot to wait.
-  if (std::uncaught_exceptions() == 0) never_waited(entry);
-}
-
 std::shared_ptr<void> World::busy(int world_rank, const std::string& what) {
   const std::lock_guard lock(mutex_);
   at(world_rank).busy.push_back(what);
@@ -116,9 +123,15 @@ void World::back_at(int world_rank, const std::string& where) {
   at(world_rank).where = where;
 }
 
+std::string World::doing(int world_rank) const {
+  const std::lock_guard lock(mutex_);
+  return at(world_rank).doing();
+}
+
 void World::returned(int world_rank) {
   const std::lock_guard lock(mutex_);
   at(world_rank).where = format("has returned after {} calls", at(world_rank).calls);
+  for (const auto& [_, call] : at(world_rank).unwaited) never_waited(call);
 }
 
 void World::report(const std::string& message) {

@@ -56,28 +56,34 @@ class World {
   /// rank does not stop within a grace after a fault, the process prints the fault and ends.
   void run(const std::function<void(int rank)>& body);
 
+  // The calls of a rank, whatever the transport.
   /// Numbers a call and logs it, before it is made. Throws Error where there is a fault.
   void enter(Call& call);
+  void begin_wait(const Call& call);  ///< Its request is being waited for.
+  void abandon(const Call& call);     ///< Its request died before.
+  /// Communicator::busy of this rank: no call times out before its end, and the time-out after it.
+  std::shared_ptr<void> busy(int world_rank, const std::string& what);
+  /// The rank's function is at its end. A request that was not waited for is a fault.
+  void returned(int world_rank);
+  void failed(int world_rank);  ///< The rank's function threw what is handled now: every other rank stops.
+  void check() const;           ///< Throws Error where there is a fault.
+  void rethrow_first_fault() const;
+  Failure first_failure() const;
+
+  // For threads.
   /// Takes a seat of operation `id`, which the first rank to come creates with that many seats and steps.
   /// Throws Error where the calls do not match.
   Entry post(const std::string& id, std::size_t seats, int steps, std::size_t seat, Operation::Seat mine);
   /// Works on this rank's operations until this one is complete. Throws Error where it never will be.
   void wait(const Entry& entry);
-  void abandon(const Entry& entry);
-  /// Communicator::busy of this rank: no call times out before its end, and the time-out after it.
-  std::shared_ptr<void> busy(int world_rank, const std::string& what);
 
-  // For a transport whose ranks meet elsewhere, World keeps what each rank is doing, and the first fault.
+  // For a transport whose ranks meet elsewhere.
   void only(int world_rank);  ///< The other ranks are in other processes.
   /// Says where the rank is until its next call: "waits in barrier in group world (call 2)".
   void back_at(int world_rank, const std::string& where);
-  void returned(int world_rank);            ///< The rank's function is at its end.
-  void report(const std::string& message);  ///< A fault: check throws on every rank.
+  std::string doing(int world_rank) const;
+  void report(const std::string& message);  ///< A fault.
   void report_stall();  ///< The same for a call that ran into the time-out, unless a rank is busy.
-  void check() const;
-  /// The rank's function threw what is handled now: every other rank stops.
-  void failed(int world_rank);
-  void rethrow_first_fault() const;
 
  private:
   using Time = std::chrono::time_point<std::chrono::steady_clock, std::chrono::duration<double>>;
@@ -88,7 +94,8 @@ class World {
     std::optional<Call> call;       // its latest, or the one that it waits for
     std::string where;              // of a rank that meets the others elsewhere: what it does
     std::vector<std::string> busy;  // "computes the unsplit reference", innermost last
-    std::vector<Entry> pending;
+    std::map<long, Call> unwaited;  // by number
+    std::vector<Entry> pending;     // of threads
     std::shared_ptr<Operation> awaited;
     std::condition_variable changed;  // one of its operations has, or there is a fault
     bool waits() const { return state == State::waiting || where.starts_with("waits in"); }
@@ -97,6 +104,7 @@ class World {
 
   // The caller of these functions holds the lock.
   Rank& at(int world_rank) { return ranks_[static_cast<std::size_t>(world_rank)]; }
+  const Rank& at(int world_rank) const { return ranks_[static_cast<std::size_t>(world_rank)]; }
   static const Entry* steppable(const Rank& rank);
   void wake(const Operation& operation);  // its ranks only, since each waking costs a context switch
   std::string everyone() const;
@@ -104,7 +112,7 @@ class World {
   bool any(State state) const;
   bool all_ended() const { return !any(State::running) && !any(State::waiting); }
   void fault(const std::string& message);
-  void never_waited(const Entry& entry);
+  void never_waited(const Call& call);
   void stall();
   void throw_if_faulty() const;
   void check_for_deadlock();

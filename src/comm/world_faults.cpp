@@ -14,6 +14,7 @@ void World::run(const std::function<void(int rank)>& body) {
     threads.emplace_back([this, &body, rank] {
       try {
         body(rank);
+        returned(rank);
       } catch (...) {
         failed(rank);
       }
@@ -35,11 +36,7 @@ void World::run(const std::function<void(int rank)>& body) {
   const std::chrono::seconds grace(options_.device == DeviceKind::cuda ? 30 : 2);
   const bool stopped = ended_.wait_for(lock, grace, [&] { return all_ended(); });
   lock.unlock();
-  try {
-    if (!stopped) rethrow_first_fault();
-  } catch (...) {
-    end_process(Failure::current());  // nothing can stop a rank that computes for ever
-  }
+  if (!stopped) end_process(first_failure());  // nothing can stop a rank that computes for ever
   for (auto& thread : threads) thread.join();
   rethrow_first_fault();
 }
@@ -65,7 +62,6 @@ void World::finished(int world_rank) {
   const std::lock_guard lock(mutex_);
   at(world_rank).state = State::finished;
   moved_ = std::chrono::steady_clock::now();
-  for (const Entry& entry : at(world_rank).pending) never_waited(entry);
   check_for_deadlock();
   ended_.notify_all();
 }
@@ -87,6 +83,15 @@ void World::rethrow_first_fault() const {
   throw_if_faulty();
 }
 
+Failure World::first_failure() const {
+  try {
+    rethrow_first_fault();
+  } catch (...) {
+    return Failure::current();
+  }
+  return {};
+}
+
 std::string World::Rank::doing() const {
   if (state == State::finished) return format("has returned after {} calls", calls);
   if (state == State::waiting) return "waits in " + call->numbered();
@@ -105,8 +110,8 @@ std::string World::everyone() const {
 
 void World::stall() { fault(format("no progress for {:g} s: {}", options_.timeout.count(), everyone())); }
 
-void World::never_waited(const Entry& entry) {
-  fault(format("rank {} never waited for its {}", entry.call().world_rank, entry.call().numbered()));
+void World::never_waited(const Call& call) {
+  fault(format("rank {} never waited for its {}", call.world_rank, call.numbered()));
 }
 
 void World::fault(const std::string& message) {
