@@ -137,6 +137,14 @@ Choice choose(const Machine& machine, std::optional<int> ranks, int default_rank
   return {options, many + how + ", " + where};
 }
 
+std::shared_ptr<Device> LaunchOptions::make_device(int ordinal, int rank) const {
+  auto made = Device::make(device, ordinal);
+  made->memory.owner(rank);
+  made->memory.limit(memory_per_rank);
+  made->tf32 = tf32;
+  return made;
+}
+
 bool is_printing_process() { return mpi::launched_size() <= 1 || mpi::launched_rank() == 0; }
 
 void launch(const LaunchOptions& options, const std::function<void(Communicator&)>& body) {

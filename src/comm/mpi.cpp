@@ -66,16 +66,19 @@ class MpiWork final : public Work {
 };
 
 MPI_Datatype type(const Tensor& x) {
-  return x.dtype() == DType::f32 ? MPI_FLOAT : x.dtype() == DType::f64 ? MPI_DOUBLE : MPI_INT32_T;
+  static const MPI_Datatype types[] = {MPI_FLOAT, MPI_DOUBLE, MPI_INT32_T, MPI_UINT16_T};  // by DType
+  return types[static_cast<int>(x.dtype())];
 }
 int count(const Tensor& x) { return static_cast<int>(x.size()); }
-/// MPI_MAX may lose a NaN. With this operation a NaN wins, as on the other transports.
-template <class T>
-void maximum(void* in, void* inout, int* length, MPI_Datatype*) {
+/// MPI_MAX may lose a NaN; here a NaN wins, as on the other transports. MPI knows no bf16, which travels as
+/// 16 bits; here each sum of two is made in f32 and rounded.
+template <class T, Reduce how>
+void reduce(void* in, void* inout, int* length, MPI_Datatype*) {
   const T* from = static_cast<const T*>(in);
   T* to = static_cast<T*>(inout);
   for (int i = 0; i < *length; ++i)
-    if (from[i] > to[i] || std::isnan(from[i])) to[i] = from[i];
+    if (how == Reduce::sum || from[i] > to[i] || from[i] != from[i])
+      to[i] = how == Reduce::sum ? T(to[i] + from[i]) : from[i];
 }
 
 MPI_Op op(const Call& call) {
@@ -84,10 +87,12 @@ MPI_Op op(const Call& call) {
     MPI_CHECK(MPI_Op_create(function, 1, &made));
     return made;
   };
-  if (call.reduce == Reduce::sum) return MPI_SUM;
-  if (call.dtype == DType::i32) return MPI_MAX;
-  static const MPI_Op f32 = made_of(maximum<float>), f64 = made_of(maximum<double>);
-  return call.dtype == DType::f32 ? f32 : f64;
+  using enum Reduce;
+  static const MPI_Op sum_of_bf16 = made_of(reduce<bf16, sum>),
+                      largest[] = {made_of(reduce<float, max>), made_of(reduce<double, max>), MPI_MAX,
+                                   made_of(reduce<bf16, max>)};  // by DType
+  if (call.reduce == max) return largest[static_cast<int>(call.dtype)];
+  return call.dtype == DType::bf16 ? sum_of_bf16 : MPI_SUM;
 }
 
 int rank_in(MPI_Comm comm) {
@@ -269,15 +274,10 @@ void broadcast_bytes(void* data, int bytes, int root) {
 
 void launch(const LaunchOptions& options, const std::function<void(Communicator&)>& body) {
   initialise(options.timeout);
+  expect_processes(options.ranks);
   Job job(options);
-  if (job.size() != options.ranks)
-    throw UsageError(
-        format("--ranks {}, but MPI was started with {}; under srun, --mpi=pmix or pmi2 may be missing",
-               options.ranks, job.size()));
   try {
-    const auto device = Device::make(DeviceKind::cpu);
-    device->memory.owner(job.rank());
-    device->memory.limit(options.memory_per_rank);
+    const auto device = options.make_device(0, job.rank());
     const Device::Scope scope(device);
     // Ranks share the cores of their own machine.
     const int cores = static_cast<int>(std::thread::hardware_concurrency());

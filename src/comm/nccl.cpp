@@ -24,7 +24,8 @@ std::vector<Header> matching_headers(World& world, const Header* all, std::size_
 }
 
 ncclDataType_t type(const Tensor& x) {
-  return x.dtype() == DType::f32 ? ncclFloat32 : x.dtype() == DType::f64 ? ncclFloat64 : ncclInt32;
+  static constexpr ncclDataType_t types[] = {ncclFloat32, ncclFloat64, ncclInt32, ncclBfloat16};  // by DType
+  return types[static_cast<int>(x.dtype())];
 }
 ncclRedOp_t op(const Call& call) { return call.reduce == Reduce::sum ? ncclSum : ncclMax; }
 std::size_t count(const Tensor& x) { return static_cast<std::size_t>(x.size()); }
@@ -222,9 +223,7 @@ void run_rank(World& world, int rank, int ordinal, Store& store, const LaunchOpt
   std::shared_ptr<Device> device;
   std::unique_ptr<Engine> engine;
   try {
-    device = make_cuda_device(ordinal);
-    device->memory.owner(rank);
-    device->memory.limit(options.memory_per_rank);
+    device = options.make_device(ordinal, rank);
     const Device::Scope scope(device);
     const int cores = static_cast<int>(std::thread::hardware_concurrency());
     set_math_threads(math_threads_or(options.ranks == 1 ? cores : 1, options.ranks));

@@ -141,9 +141,7 @@ void launch_threads(const LaunchOptions& options, const std::function<void(Commu
   for (int rank = 0; rank < options.ranks; ++rank)
     threads.emplace_back([&, rank] {
       try {
-        const auto device = Device::make(options.device, 0);  // virtual ranks share GPU 0
-        device->memory.owner(rank);
-        device->memory.limit(options.memory_per_rank);
+        const auto device = options.make_device(0, rank);  // virtual ranks share GPU 0
         const Device::Scope scope(device);
         set_math_threads(math_threads_or(options.ranks == 1 ? cores : 1, options.ranks));
         ThreadCommunicator comm(world, "world", rank, options.ranks, "world",
