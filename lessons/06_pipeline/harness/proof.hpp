@@ -96,9 +96,8 @@ inline Measured prove(Proof& proof, Communicator& comm, const Config& s) {
                            s.steps * boundaries * s.model.tokens * s.model.width() * e,
                            format("{}({}p-1) {} m n W", s.steps > 1 ? format("{} x ", s.steps) : "",
                                   s.chunks > 1 ? "v " : "", e));
-  for (const auto& [kind, label] :
-       {std::pair{MemoryKind::weight, "its layers' weights"}, {MemoryKind::gradient, "their gradients"}})
-    proof.expect_memory(kind, label, whole * e, mine * e, format("{} x (layers (12 W W + 13 W) + ends)", e));
+  proof.expect_weights("its layers' weights", "their gradients", whole, mine,
+                       "x (layers (12 W W + 13 W) + ends)");
   if (r != 0) return {};
   std::sort(runs.begin(), runs.end(),
             [](const Measured& a, const Measured& b) { return a.timeline.bubble() < b.timeline.bubble(); });

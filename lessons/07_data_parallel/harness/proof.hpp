@@ -48,7 +48,7 @@ inline void prove_linear(Proof& proof, Communicator& comm, std::int64_t n, std::
   proof.result("dX", "NK", "dX = [dY1 A'; dY2 A']", dx.local(), rows(k));
   proof.result("dA", "KF", "dA = X1' dY1 + X2' dY2", gradients.first.local(), a_slice);
   proof.result("dc", "1F", "dc = sum dY1 + sum dY2", gradients.second.local(), c_slice);
-  const std::int64_t p = comm.size(), e = proof.element_bytes();
+  const std::int64_t p = comm.size(), e = proof.wide_bytes();
   proof.expect_traffic("linear", "all_reduce", "dA, dc", 2, 2 * (p - 1) * (k + 1) * f * e,
                        format("2 (p-1) {} (K + 1) F", e));
   for (const char* result : {"dA", "dc"})
@@ -88,7 +88,7 @@ inline MeasuredReference reference(const Inputs<Tensor>& in, const ModelConfig& 
 /// The gradients of one step against the whole model's, then `steps` steps of SGD.
 inline Trained prove(Proof& proof, Communicator& comm, const Config& s) {
   const int p = comm.size(), r = comm.rank();
-  const std::int64_t seq = s.model.attention.options.seq, w = s.model.width(), e = proof.element_bytes();
+  const std::int64_t seq = s.model.attention.options.seq, w = s.model.width(), e = proof.wide_bytes();
   prove_linear(proof, comm, s.model.tokens, seq, w, 2 * w + 1);
   const auto group = comm.split(r, 0, "tp");
   const TensorParallel alone(*group);
@@ -146,11 +146,9 @@ inline Trained prove(Proof& proof, Communicator& comm, const Config& s) {
                      buckets = static_cast<std::int64_t>(trained.buckets);
   proof.expect_traffic("bwd", "all_reduce", "gradients", steps * buckets, steps * 2 * (p - 1) * weights * e,
                        format("{} steps x 2 (p-1) {} P", steps, e));
-  for (const auto& [kind, label] : {std::pair{MemoryKind::weight, "weights"},
-                                    {MemoryKind::gradient, "gradients"},
-                                    {MemoryKind::optimizer, "SGD's velocity"}})
-    proof.expect_memory(kind, label, weights * e, weights * e,
-                        format("{} P: the whole model on every rank", e));
+  const std::string whole = "P: the whole model on every rank";
+  proof.expect_weights("weights", "gradients", weights, weights, whole);
+  proof.expect_optimizer("SGD's velocity", 1, weights, weights, whole);
   return trained;
 }
 

@@ -12,9 +12,10 @@ inline void expect_forward_traffic(Proof& proof, const Config& s, const std::str
   const ModelConfig& m = s.training.model;
   const std::int64_t t = s.sizes.tp, p = s.sizes.pp, v = s.training.chunks, e = proof.element_bytes();
   const std::int64_t n = m.rows(), w = m.width(), sums = 2 * m.layers + 1;
+  const std::int64_t loss = 3 * proof.wide();  // elements for each token
   proof.expect_traffic(phase, "all_reduce", "blocks, embedding, loss", all * (sums + 3),
-                       all * 2 * (t - 1) * (sums * n * w + 3 * n) * e,
-                       format("{} x 2 (tp-1) {} ((2 L + 1) n W + 3 n)", count, e), "tp");
+                       all * 2 * (t - 1) * (sums * n * w + loss * n) * e,
+                       format("{} x 2 (tp-1) {} ((2 L + 1) n W + {} n)", count, e, loss), "tp");
   if (p > 1)
     proof.expect_traffic(phase, "send", "activations", all * t * (p * v - 1),
                          all * t * (p * v - 1) * n * w * e,
@@ -25,7 +26,7 @@ inline void expect_forward_traffic(Proof& proof, const Config& s, const std::str
 inline void expect_traffic_by_axis(Proof& proof, const Config& s, std::int64_t steps, std::int64_t buckets) {
   const ModelConfig& m = s.training.model;
   const std::int64_t t = s.sizes.tp, p = s.sizes.pp, d = s.sizes.dp, v = s.training.chunks,
-                     e = proof.element_bytes();
+                     e = proof.element_bytes(), g = proof.wide_bytes();
   const std::int64_t all = steps * s.training.microbatches * d;  // microbatches of all replicas
   const std::int64_t n = m.rows(), w = m.width();
   const std::int64_t sums = 2 * m.layers + 1;
@@ -38,13 +39,13 @@ inline void expect_traffic_by_axis(Proof& proof, const Config& s, std::int64_t s
                          format("{} x tp ({}pp-1) {} n W", microbatch, v > 1 ? "v " : "", e), "pp");
   if (p > 1)
     proof.expect_traffic("bwd", "all_reduce", "tied embedding", steps * t * d,
-                         steps * d * 2 * m.vocabulary * w * e, format("{}2 dp {} V W", each, e), "embedding");
+                         steps * d * 2 * m.vocabulary * w * g, format("{}2 dp {} V W", each, g), "embedding");
   std::int64_t owned = 0;
   for (int rank = 0; rank < t; ++rank)
     owned += gpt::own_elements(m, m.layers, true, true, rank, static_cast<int>(t)) +
              (p > 1 ? attention_heads::own_ids(m.vocabulary, rank, static_cast<int>(t)).size() * w : 0);
-  proof.expect_traffic("bwd", "all_reduce", "all gradients", steps * buckets, steps * 2 * (d - 1) * owned * e,
-                       format("{}2 (dp-1) {} (tp pp ranks' own)", each, e), "dp");
+  proof.expect_traffic("bwd", "all_reduce", "all gradients", steps * buckets, steps * 2 * (d - 1) * owned * g,
+                       format("{}2 (dp-1) {} (tp pp ranks' own)", each, g), "dp");
   if (s.training.clip > 0)
     for (const auto& [group, size, count] : {std::tuple{"tp", t, p * d}, {"pp", p, t * d}})
       proof.expect_traffic("norm", "all_reduce", "the norm", (steps - 1) * count,
