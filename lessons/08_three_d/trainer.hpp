@@ -54,14 +54,24 @@ class Trainer {
     gradients_ = buffer.all();
     if (!config.learns) return;
     buckets_ = data_parallel::Buckets(gradients_, parameters(), config.bucket);
+    const MemoryScope scope(MemoryKind::optimizer);
+    const auto split = [&](const Tensor& all) {
+      TensorRow row(all);
+      std::vector<Tensor> parts;
+      for (const Parameter& one : parameters()) parts.push_back(row.take(one.value));
+      return parts;
+    };
+    masters_ = cast(weights_.all(), gradients_.dtype());
+    master_of_ = split(masters_);
     for (std::size_t i = 0; i < (config.adamw ? 2 : 1); ++i) {
-      TensorRow row(elements, dtype, MemoryKind::optimizer);
-      for (const Parameter& one : parameters()) optimizer_state_[i].push_back(row.take(one.value));
-      optimizer_rows_[i] = row.all();
+      moments_[i] = Tensor::zeros(1, elements, gradients_.dtype());
+      optimizer_state_[i] = split(moments_[i]);
     }
-    for (const Parameter& one : parameters())  // a step takes the elements at one place of all rows
-      expect(one.value.raw() - weights_.all().raw() == one.gradient.raw() - gradients_.raw(),
-             [&] { return one.name + " and its gradient lie at different places"; });
+    const std::vector<Tensor> weights = split(weights_.all()), gradients = split(gradients_);
+    for (std::size_t i = 0; i < weights.size(); ++i)  // a step takes the elements at one place of all rows
+      expect(weights[i].raw() == parameters()[i].value.raw() &&
+                 gradients[i].raw() == parameters()[i].gradient.raw(),
+             [&] { return parameters()[i].name + " and its gradient lie at different places"; });
   }
 
   // begin step
@@ -80,7 +90,7 @@ class Trainer {
       if (mesh_.embedding)  // the first and the last stage used the same matrix
         embedding().gradient.copy_from(mesh_.embedding->all_reduce(embedding().gradient));
     };
-    pipeline::Worker worker(*mesh_.pp, tp_, chunks_, config_.model, gradients_.dtype());
+    pipeline::Worker worker(*mesh_.pp, tp_, chunks_, config_.model, dtype());
     return worker.run(plan_[static_cast<std::size_t>(mesh_.pp->rank())], microbatches, hooks);
   }
 
@@ -113,11 +123,12 @@ class Trainer {
     double shrink = 1;
     if (config_.clip > 0) shrink = std::min(1.0, config_.clip / (norm() + 1e-6));
     if (shrink < 1) gradients_.copy_from(scale(gradients_, shrink));
-    const auto& [first, second] = optimizer_rows_;
+    const auto& [first, second] = moments_;
     if (config_.adamw)
-      adamw(weights_.all(), first, second, gradients_, {.lr = config_.lr}, steps_);
+      adamw(masters_, first, second, gradients_, {.lr = config_.lr}, steps_);
     else
-      sgd(weights_.all(), first, gradients_, config_.lr, 0.9);
+      sgd(masters_, first, gradients_, config_.lr, 0.9);
+    store(weights_.all(), masters_);
   }
   // end step
 
@@ -127,7 +138,7 @@ class Trainer {
   const TensorParallel& tp() const { return tp_; }
   const Mesh& mesh() const { return mesh_; }
   const data_parallel::Buckets& buckets() const { return buckets_; }
-  DType dtype() const { return gradients_.dtype(); }
+  DType dtype() const { return parameters().front().value.dtype(); }
   std::int64_t steps() const { return steps_; }
 
   void save(Communicator& world, const std::string& folder) const {
@@ -135,14 +146,16 @@ class Trainer {
   }
   void resume(const std::string& folder) {
     steps_ = gpt::load_checkpoint(config_.model, parameters(), state(), folder);
+    if (config_.learns) store(weights_.all(), masters_);
   }
   /// All that a step reads and writes.
   gpt::TrainingState state() const {
     std::vector<Tensor> values;
     for (const Parameter& one : parameters()) values.push_back(one.value);
     if (!config_.learns) return {{""}, {values}, steps_};
-    if (!config_.adamw) return {{"", "optimizer.velocity."}, {values, optimizer_state_[0]}, steps_};
-    return {{"", "optimizer.m.", "optimizer.v."}, {values, optimizer_state_[0], optimizer_state_[1]}, steps_};
+    if (!config_.adamw) return {{"", "optimizer.velocity."}, {master_of_, optimizer_state_[0]}, steps_};
+    return {
+        {"", "optimizer.m.", "optimizer.v."}, {master_of_, optimizer_state_[0], optimizer_state_[1]}, steps_};
   }
 
  private:
@@ -167,8 +180,10 @@ class Trainer {
   TensorRow weights_;
   Tensor gradients_;  // (1, P_r)  of all parameters of this rank, in their order, as in the other rows
   data_parallel::Buckets buckets_;
-  std::array<Tensor, 2> optimizer_rows_;                // velocities; or first and second moments
-  std::array<std::vector<Tensor>, 2> optimizer_state_;  // the parts of each parameter in them
+  Tensor masters_;  // what the optimiser steps: the weights themselves, or f32 of those in bf16
+  std::array<Tensor, 2> moments_;  // velocities; or first and second moments
+  std::vector<Tensor> master_of_;  // the parts of each parameter in these rows
+  std::array<std::vector<Tensor>, 2> optimizer_state_;
   std::int64_t steps_ = 0;
 };
 

@@ -12,7 +12,7 @@ thread_local GradientBuffer* current = nullptr;
 Tensor zero_gradient(const Tensor& x) {
   if (current != nullptr) return current->take(x);
   const MemoryScope scope(MemoryKind::gradient);
-  return Tensor::zeros(x.rows(), x.cols(), x.dtype());
+  return Tensor::zeros(x.rows(), x.cols(), arithmetic(x.dtype()));
 }
 
 TensorRow::TensorRow(std::int64_t elements, DType dtype, MemoryKind kind) {
@@ -21,7 +21,7 @@ TensorRow::TensorRow(std::int64_t elements, DType dtype, MemoryKind kind) {
 }
 
 GradientBuffer::GradientBuffer(std::int64_t elements, DType dtype)
-    : TensorRow(elements, dtype, MemoryKind::gradient), outer_(std::exchange(current, this)) {}
+    : TensorRow(elements, arithmetic(dtype), MemoryKind::gradient), outer_(std::exchange(current, this)) {}
 GradientBuffer::~GradientBuffer() { current = outer_; }
 
 Tensor TensorRow::take(const Tensor& like) {
