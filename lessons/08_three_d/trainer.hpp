@@ -55,10 +55,10 @@ class Trainer {
     if (!config.learns) return;
     buckets_ = data_parallel::Buckets(gradients_, parameters(), config.bucket);
     const MemoryScope scope(MemoryKind::optimizer);
-    const auto split = [&](const Tensor& all) {
-      TensorRow row(all);
+    const auto split = [&](const Tensor& row) {
+      TensorRow tensors(row);
       std::vector<Tensor> parts;
-      for (const Parameter& one : parameters()) parts.push_back(row.take(one.value));
+      for (const Parameter& one : parameters()) parts.push_back(tensors.take(one.value));
       return parts;
     };
     masters_ = cast(weights_.all(), gradients_.dtype());
