@@ -209,6 +209,16 @@ Tensor Communicator::all_gather(const Tensor& x, int axis) {
   return axis == 0 ? out : unstack_columns(out, size_);
 }
 
+Request Communicator::iall_gather(const Tensor& x, const Tensor& all) {
+  Call call = call_of("all_gather", x);
+  call.axis = 0;
+  check_contiguous(call, x);
+  check_contiguous(call, all);
+  expect(all.rows() == size_ * x.rows() && all.cols() == x.cols() && all.dtype() == x.dtype(),
+         [&] { return format("{}: {} cannot hold what {} ranks send", call.text(), shape(all), size_); });
+  return start(call, all.bytes(), all, [&](const TrafficKey& key) { return do_all_gather(call, key, x, all); });
+}
+
 Tensor Communicator::reduce_scatter(const Tensor& x, int axis) {
   check_axis(axis);
   part(axis == 0 ? x.rows() : x.cols(), rank_, size_);

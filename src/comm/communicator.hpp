@@ -93,6 +93,9 @@ class Communicator {
   Request isend(const Tensor& x, int to);
   Request irecv(const Tensor& x, int from);
   Request iall_reduce(const Tensor& x, Reduce reduce = Reduce::sum);  ///< The result replaces x.
+  /// All ranks' x (rows, cols), one below the other, arrive in `all` (n rows, cols). Both must live until the
+  /// wait.
+  Request iall_gather(const Tensor& x, const Tensor& all);
 
   /// Ranks of one color form a new group, ordered by (key, rank). A negative color gives null. It is a
   /// collective call.
