@@ -14,7 +14,8 @@ using gpt::Parameter;
 using gpt::Tokens;
 
 struct ZeroConfig {
-  ModelConfig model;  // attention.options.batch: this rank's sequences of a microbatch; tokens: of the whole batch
+  ModelConfig
+      model;  // attention.options.batch: this rank's sequences of a microbatch; tokens: of the whole batch
   int stage = 3;
   bool adamw = true, prefetch = true;
   double lr = 0.003, clip = 0;  // clip 0: the norm of the gradients is left alone
@@ -22,7 +23,7 @@ struct ZeroConfig {
 
 class ZeroReplica {
  public:
-  /// `alone` is a group of one rank: the parts are not cut over tp. Peaks of memory count from here on.
+  /// `alone` is a group of one rank: the parts are not cut over tp.
   ZeroReplica(const ZeroConfig& config, const TensorParallel& alone, Communicator& dp, DType dtype,
               const gpt::MakeWeight& make)
       : config_(config), alone_(alone), units_(config.stage, config.adamw, dp) {
@@ -30,25 +31,26 @@ class ZeroReplica {
     for (std::int64_t part = 0; part < layers + 2; ++part) {  // the embedding, the blocks, the head
       const bool first = part == 0, last = part == layers + 1;
       const std::int64_t blocks = first || last ? 0 : 1;
-      const std::int64_t elements = padded(gpt::own_elements(config.model, blocks, first, last, 0, 1), dp.size());
+      const std::int64_t elements =
+          padded(gpt::own_elements(config.model, blocks, first, last, 0, 1), dp.size());
       const GradientBuffer buffer(elements, dtype);  // where the gradients made below will lie
       Tensor row;
       {
         const MemoryScope scope(MemoryKind::weight);
         row = Tensor::zeros(1, elements, dtype);
       }
-      gpt::Builder builder(config.model, alone, [&, at = std::int64_t{0}](const auto& name, const Slice& slice) mutable {
-        const Tensor made = make(name, slice);
-        at += made.size();
-        const Tensor placed = row.column_range(at - made.size(), at).reshape(made.rows(), made.cols());
-        placed.copy_from(made);
-        return placed;
-      });
+      gpt::Builder builder(
+          config.model, alone, [&, at = std::int64_t{0}](const auto& name, const Slice& slice) mutable {
+            const Tensor made = make(name, slice);
+            at += made.size();
+            const Tensor placed = row.column_range(at - made.size(), at).reshape(made.rows(), made.cols());
+            placed.copy_from(made);
+            return placed;
+          });
       parts_.push_back(builder.chunk({part - 1, part - 1 + blocks}, first, last));
       parameters_.push_back(builder.parameters);
       units_.add(row, buffer.all());
     }
-    Device::current()->memory.reset_peak();
   }
 
   // begin gradients
@@ -81,8 +83,7 @@ class ZeroReplica {
   // end gradients
 
   void step() {
-    const double shrink =
-        config_.clip > 0 ? std::min(1.0, config_.clip / (units_.norm() + 1e-6)) : 1;
+    const double shrink = config_.clip > 0 ? std::min(1.0, config_.clip / (units_.norm() + 1e-6)) : 1;
     units_.step(++steps_, config_.lr, shrink);
   }
 

@@ -1,22 +1,25 @@
-// ZeRO (Rajbhandari et al. 2020): d replicas of a model hold the same weights, gradients and optimiser state d
-// times. So each replica owns the d-th part of what its stage cuts, and brings the rest when it is needed:
+// ZeRO (Rajbhandari et al. 2020): d replicas of a model hold the same weights, gradients and optimiser state
+// d times. So each replica owns the d-th part of what its stage cuts, and brings the rest when it is needed:
 //
 //   stage 0  nothing is cut: plain data parallelism       all_reduce the gradients
-//   stage 1  the optimiser's state                        reduce_scatter the gradients, all_gather the weights
-//   stage 2  and the gradients                            the same, as soon as a part's gradients are complete
-//   stage 3  and the weights (FSDP)                       all_gather a part's weights before each use of them
+//   stage 1  the optimiser's state                        reduce_scatter the gradients, all_gather the
+//   weights stage 2  and the gradients                            the same, as soon as a part's gradients are
+//   complete stage 3  and the weights (FSDP)                       all_gather a part's weights before each
+//   use of them
 //
 // No mathematics is cut. The same gradients are added in the same order, and an optimiser works element by
 // element: so every stage gives the same bits as stage 0.
 #pragma once
 
 #include <array>
+#include <cmath>
 
 #include "comm/communicator.hpp"
 #include "ops/ops.hpp"
 
 namespace tessera::zero {
 
+inline constexpr int code_line = __LINE__ + 6;
 // begin unit
 /// The weights of one part of the model (a block, the embedding, the head), one behind the other in a flat
 /// row, which is padded so that d ranks share it out equally: c = ceil(elements / d), and rank r owns
@@ -30,7 +33,9 @@ struct Unit {
 };
 // end unit
 
-inline std::int64_t padded(std::int64_t elements, int ranks) { return (elements + ranks - 1) / ranks * ranks; }
+inline std::int64_t padded(std::int64_t elements, int ranks) {
+  return (elements + ranks - 1) / ranks * ranks;
+}
 
 class ShardedUnits {
  public:
@@ -70,7 +75,7 @@ class ShardedUnits {
   /// Returns when the whole weights of the unit are there.
   void wait_for(std::size_t u) {
     start(u);
-    units_[u].arriving.wait();
+    if (units_[u].arriving.pending()) units_[u].arriving.wait();
   }
   void drop(std::size_t u) {
     if (stage_ == 3) units_[u].weights.release();

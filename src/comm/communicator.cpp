@@ -216,7 +216,8 @@ Request Communicator::iall_gather(const Tensor& x, const Tensor& all) {
   check_contiguous(call, all);
   expect(all.rows() == size_ * x.rows() && all.cols() == x.cols() && all.dtype() == x.dtype(),
          [&] { return format("{}: {} cannot hold what {} ranks send", call.text(), shape(all), size_); });
-  return start(call, all.bytes(), all, [&](const TrafficKey& key) { return do_all_gather(call, key, x, all); });
+  return start(call, all.bytes(), all,
+               [&](const TrafficKey& key) { return do_all_gather(call, key, x, all); });
 }
 
 Tensor Communicator::reduce_scatter(const Tensor& x, int axis) {

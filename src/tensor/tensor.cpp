@@ -39,7 +39,9 @@ void Storage::release() {
   device_->release(data_, bytes_);
 }
 
-void Storage::refuse() { throw Error("the memory of this tensor was released, and not restored before its use"); }
+void Storage::refuse() {
+  throw Error("the memory of this tensor was released, and not restored before its use");
+}
 
 Tensor Tensor::empty(std::int64_t rows, std::int64_t cols, DType dtype, std::shared_ptr<Device> device) {
   expect(rows >= 0 && cols >= 0 && rows <= INT64_MAX / 8 / std::max<std::int64_t>(cols, 1),
