@@ -118,14 +118,15 @@ inline void expect_memory(Proof& proof, const Config& s) {
     all += rows[u], largest = std::max(largest, rows[u]);
     if (u > 0) largest_pair = std::max(largest_pair, rows[u - 1] + rows[u]);
   }
-  const std::string padded_p = format("P', P and {} of padding", all - gpt::elements_of(c.model));
+  const std::string padding = format(", P' = P + {} of padding", all - gpt::elements_of(c.model));
   const auto& memory = Device::current()->memory;
   const auto expect = [&](MemoryKind kind, const std::string& label, std::int64_t times, bool cut,
                           std::int64_t arrived) {
     const std::int64_t kept = times * (cut ? all / d : all) * e;
     proof.measure_memory(kind, memory.now(kind));
-    proof.expect_memory(kind, label, times * all * e, kept,
-                        format("{} {}", times * e, cut ? "P'/d" : padded_p));
+    proof.expect_memory(
+        kind, label, times * all * e, kept,
+        format("{} P'{}{}", times * e, cut ? "/d" : "", kind == MemoryKind::weight ? padding : ""));
     if (arrived == 0) return;
     proof.measure_memory(kind, memory.peak(kind));
     proof.expect_memory(kind, label + " at the peak", times * all * e, kept + arrived * e,
