@@ -1,5 +1,7 @@
 // Lesson 10: every stage of ZeRO gives the gradients of the unsplit model and, after some steps, the bits of
 // plain data parallelism; its memory and its bytes are those of the formulas.
+#include <algorithm>
+
 #include "07_data_parallel/replica.hpp"
 #include "10_zero/harness/proof.hpp"
 #include "proven.hpp"
@@ -140,19 +142,21 @@ TEST_CASE("a released tensor gives its memory back, and refuses to be used") {
   CHECK(view.values() == std::vector<double>{2, 3, 4, 5});
 }
 
-TEST_CASE("the limit of memory under which stage 0 is refused leaves room for stage 3") {
-  const auto message = [](int stage) {
+TEST_CASE("under a limit of memory that refuses stage 0, stage 3 trains") {
+  const auto run = [](int stage, std::int64_t limit) {  // the largest peak of a rank
     LaunchOptions options = ranks(4);
-    options.memory_per_rank = 100000;
-    return message_from([&] {
-      launch(options, [&](Communicator& dp) {
-        Proof proof(dp, {Tier::floating, DType::f64, 3});
-        Config s = config_of(stage, 8, true);
-        s.training.model.layers = 4;
-        prove(proof, dp, s);
-      });
+    options.memory_per_rank = limit;
+    std::int64_t peak = 0;
+    launch(options, [&](Communicator& dp) {
+      Proof proof(dp, {Tier::floating, DType::f64, 3});
+      prove(proof, dp, config_of(stage, 8, true));
+      const Outcome outcome = proof.finish();
+      if (dp.rank() == 0) peak = *std::max_element(outcome.peak.begin(), outcome.peak.end());
     });
+    return peak;
   };
-  CHECK(contains(message(0), "is out of memory"));
-  CHECK(message(3) == "");
+  const std::int64_t whole = run(0, INT64_MAX), sharded = run(3, INT64_MAX), between = (whole + sharded) / 2;
+  CHECK(sharded < whole);
+  CHECK(run(3, between) == sharded);
+  CHECK(contains(message_from([&] { run(0, between); }), "is out of memory"));
 }
