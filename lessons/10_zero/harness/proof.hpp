@@ -218,7 +218,8 @@ inline void check_run(Proof& proof, const TensorParallel& alone, Communicator& d
       proof.claim(weights + ", equal bits", off.bits, 0,
                   "was each shard stepped by its own rank, and gathered in the order of the ranks?");
     else if (proof.dtype() == DType::f64)
-      proof.claim(weights, off.distance, s.microbatches == 1 ? 1e-12 : 1e-10, "is a shard summed twice?");
+      proof.claim(weights, off.distance, s.microbatches == 1 ? 1e-12 : 1e-10,
+                  "was a shard summed twice, or clipped by its own norm?");
     proof.claim(format("losses of {} steps = plain data parallelism's", s.steps), loss_off,
                 same_order                    ? 0
                 : proof.dtype() == DType::f64 ? 1e-12
