@@ -1,6 +1,6 @@
 // Lesson 10: ZeRO, data parallelism whose replicas share out what they would all hold.
 #include "10_zero/harness/screen.hpp"
-#include "app/app.hpp"
+#include "gpt/harness/command_line.hpp"
 
 using namespace tessera;
 using namespace tessera::zero;
@@ -29,10 +29,7 @@ int main(int argc, char** argv) {
   app.flags().toggle("--compare", compare_all, "all four stages in one table");
   app.flags().choice("--optimizer", optimizer, {"sgd", "adamw"}, "sgd has momentum 0.9");
   app.flags().number("--layers", m.layers, 1, 4096, "blocks");
-  app.size("--width", m.attention.width, "W");
-  app.size("--heads", m.attention.heads, "heads of W / heads columns");
-  app.size("--seq", m.attention.options.seq, "tokens of a sequence");
-  app.size("--vocab", m.vocabulary, "ids");
+  gpt::add_size_flags(app, m);
   app.flags().real("--lr", s.training.lr, 0, 1e3, "learning rate");
   app.flags().real("--clip", s.training.clip, 0, 1e9, "largest norm of the gradients; 0: any");
   app.flags().toggle("--no-prefetch", no_prefetch,
@@ -56,9 +53,7 @@ int main(int argc, char** argv) {
   const auto check_arguments = [&](int ranks) {
     s.training.stage = static_cast<int>(stage), s.microbatches = static_cast<int>(microbatches);
     s.training.adamw = optimizer == "adamw", s.training.prefetch = !no_prefetch;
-    m.attention.kv_heads = m.attention.heads;
-    attention_heads::check_shape(m.attention, m.attention.tokens());
-    m.tokens = m.attention.tokens();
+    gpt::set_batch(m, m.attention.options.batch, 1);
     const std::int64_t batch = m.attention.options.batch, least = ranks * microbatches;
     if (batch < least || batch % microbatches != 0)
       throw UsageError(
@@ -75,12 +70,11 @@ int main(int argc, char** argv) {
     return text + format("loss {} before the first step, {} before step {}\n", number(losses.front()),
                          number(losses.back()), losses.size());
   };
-  return app.run(
-      argc, argv,
-      {.check = check_arguments,
-       .prove = lesson,
-       .by_hand = by_hand,
-       .picture = [](int ranks) { return picture(ranks); },
-       .more = more,
-       .inexact = [] { return "a transformer block is exact nowhere: lessons 01 to 05 have it"; }});
+  return app.run(argc, argv,
+                 {.check = check_arguments,
+                  .prove = lesson,
+                  .by_hand = by_hand,
+                  .picture = [](int ranks) { return picture(ranks); },
+                  .more = more,
+                  .inexact = gpt::inexact});
 }

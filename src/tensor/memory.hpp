@@ -26,7 +26,7 @@ class MemoryLedger {
   std::int64_t now() const;   ///< All kinds but `check`.
   std::int64_t peak() const;  ///< The highest now().
   std::int64_t peak(MemoryKind kind) const;
-  void reset_peak();          ///< Each peak starts again from now().
+  void reset_peak();  ///< Each peak starts again from now().
   void limit(std::int64_t bytes);
   void owner(int rank);  ///< The rank that messages name.
 

@@ -48,19 +48,13 @@ inline ZeroReplica make_replica(const Proof& proof, const TensorParallel& alone,
   return made;
 }
 
-/// The mean over all tokens of the batch of the losses whose sum over this rank's tokens is `own`.
-inline double mean_loss(const Tensor& own, const Config& s, Communicator& dp) {
-  const Phase phase = dp.phase("check");
-  const MemoryScope scope(MemoryKind::check);
-  return dp.all_reduce(own).values()[0] / static_cast<double>(s.training.model.tokens);
-}
-
 /// Trains on the same batch in every step. Returns the loss before each step.
 inline std::vector<double> train(ZeroReplica& replica, const Batch& batch, const Config& s,
                                  Communicator& dp) {
+  const auto tokens = static_cast<double>(s.training.model.tokens);
   std::vector<double> losses;
   for (std::int64_t step = 0; step < s.steps; ++step) {
-    losses.push_back(mean_loss(replica.gradients(batch.own), s, dp));
+    losses.push_back(sum_over(dp, replica.gradients(batch.own)) / tokens);
     replica.step();
   }
   return losses;
@@ -68,8 +62,7 @@ inline std::vector<double> train(ZeroReplica& replica, const Batch& batch, const
 
 /// The row that the ranks own in shards, whole on every rank; at stage 0 it is that already.
 inline Tensor whole_row(const Tensor& own, int stage, Communicator& dp) {
-  const Phase phase = dp.phase("check");
-  const MemoryScope scope(MemoryKind::check);
+  const CheckScope scope(dp);
   return stage == 0 ? own.copy() : dp.all_gather(own, 1);
 }
 
@@ -79,7 +72,8 @@ inline void check_first_step(Proof& proof, const TensorParallel& alone, Communic
   for (const auto& [name, rows, cols, scale] : gpt::weights_of(s.training.model))
     proof.weight(name, "??", Slice::nothing_of(rows, cols), scale);  // the replica asks for its rows later
   ZeroReplica replica = make_replica(proof, alone, dp, s, s.training.stage);
-  const double loss = mean_loss(replica.gradients(batch.own), s, dp);
+  const double loss =
+      sum_over(dp, replica.gradients(batch.own)) / static_cast<double>(s.training.model.tokens);
   proof.result("loss", "11", "loss, the mean over all ranks' tokens", Tensor::of(1, 1, {loss}),
                Slice::whole(1, 1));
   for (std::size_t u = 0; u < replica.parameters().size(); ++u) {
@@ -99,7 +93,7 @@ inline void check_first_step(Proof& proof, const TensorParallel& alone, Communic
 }
 
 /// The elements of each part's row with its padding: the embedding, the blocks, the head.
-inline std::vector<std::int64_t> rows_of(const ModelConfig& m, int ranks) {
+inline std::vector<std::int64_t> padded_rows(const ModelConfig& m, int ranks) {
   std::vector<std::int64_t> rows(static_cast<std::size_t>(m.layers) + 2,
                                  padded(gpt::own_elements(m, 1, false, false, 0, 1), ranks));
   rows.front() = padded(gpt::own_elements(m, 0, true, false, 0, 1), ranks);
@@ -111,7 +105,7 @@ inline std::vector<std::int64_t> rows_of(const ModelConfig& m, int ranks) {
 inline void expect_memory(Proof& proof, const Config& s) {
   const ZeroConfig& c = s.training;
   const int d = proof.ranks();
-  const std::vector<std::int64_t> rows = rows_of(c.model, d);
+  const std::vector<std::int64_t> rows = padded_rows(c.model, d);
   const std::int64_t e = proof.element_bytes(), states = c.adamw ? 2 : 1;
   std::int64_t all = 0, largest = 0, largest_pair = 0;
   for (std::size_t u = 0; u < rows.size(); ++u) {
@@ -146,7 +140,7 @@ inline void expect_memory(Proof& proof, const Config& s) {
 inline void expect_traffic(Proof& proof, const Config& s) {
   const std::int64_t d = proof.ranks(), e = proof.element_bytes(), n = s.steps + 1, m = s.microbatches;
   std::int64_t all = 0, parts = 0;
-  for (const std::int64_t row : rows_of(s.training.model, proof.ranks())) all += row, ++parts;
+  for (const std::int64_t row : padded_rows(s.training.model, proof.ranks())) all += row, ++parts;
   const auto expect = [&](const char* phase, const char* op, const char* label, std::int64_t times,
                           std::int64_t factor, const std::string& count) {
     proof.expect_traffic(phase, op, label, times * parts, times * factor * (d - 1) * all * e,

@@ -64,10 +64,7 @@ inline std::vector<Measured> measure_stages(const Proof& proof, Communicator& dp
     m.optimizer = memory.now(kinds[2]) - others[kinds[2]];
     std::int64_t sent = 0;
     for (const auto& [key, traffic] : dp.journal().traffic()) sent += key.phase == "check" ? 0 : traffic.wire;
-    const Phase phase = dp.phase("check");
-    const MemoryScope scope(MemoryKind::check);
-    const double total = dp.all_reduce(Tensor::of(1, 1, {static_cast<double>(sent)})).values()[0];
-    m.sent = static_cast<std::int64_t>(total);
+    m.sent = static_cast<std::int64_t>(sum_over(dp, static_cast<double>(sent)));
     all.push_back(m);
   }
   dp.journal() = before;
