@@ -124,7 +124,7 @@ inline Measured gather(Communicator& comm, const Plan& plan, const Trace& trace)
   return all;
 }
 
-/// 0 where there are none.
+/// The median of some times; 0 where there are none.
 inline double median(std::vector<double> seconds) {
   std::ranges::sort(seconds);
   return seconds.empty() ? 0 : seconds[seconds.size() / 2];
