@@ -54,10 +54,11 @@ class Trainer {
     if (!config.learns) return;
     buckets_ = data_parallel::Buckets(gradients_, parameters(), config.bucket);
     const MemoryScope scope(MemoryKind::optimizer);
+    for (const Parameter& one : parameters()) masters_.push_back(cast(one.value, gradients_.dtype()));
     for (auto& state : optimizer_state_)
       for (const Parameter& one : parameters())
         if (&state == &optimizer_state_[0] || config.adamw)
-          state.push_back(Tensor::zeros(one.value.rows(), one.value.cols(), dtype));
+          state.push_back(Tensor::zeros(one.value.rows(), one.value.cols(), gradients_.dtype()));
   }
 
   // begin step
@@ -76,7 +77,7 @@ class Trainer {
       if (mesh_.embedding)  // the first and the last stage used the same matrix
         embedding().gradient.copy_from(mesh_.embedding->all_reduce(embedding().gradient));
     };
-    pipeline::Worker worker(*mesh_.pp, tp_, chunks_, config_.model, gradients_.dtype());
+    pipeline::Worker worker(*mesh_.pp, tp_, chunks_, config_.model, dtype());
     return worker.run(plan_[static_cast<std::size_t>(mesh_.pp->rank())], microbatches, hooks);
   }
 
@@ -113,9 +114,10 @@ class Trainer {
     for (std::size_t i = 0; i < parameters().size(); ++i) {
       const Parameter& one = parameters()[i];
       if (config_.adamw)
-        adamw(one.value, first[i], second[i], one.gradient, {.lr = config_.lr}, steps_);
+        adamw(masters_[i], first[i], second[i], one.gradient, {.lr = config_.lr}, steps_);
       else
-        sgd(one.value, first[i], one.gradient, config_.lr, 0.9);
+        sgd(masters_[i], first[i], one.gradient, config_.lr, 0.9);
+      store(one.value, masters_[i]);
     }
   }
   // end step
@@ -126,7 +128,7 @@ class Trainer {
   const TensorParallel& tp() const { return tp_; }
   const Mesh& mesh() const { return mesh_; }
   const data_parallel::Buckets& buckets() const { return buckets_; }
-  DType dtype() const { return gradients_.dtype(); }
+  DType dtype() const { return parameters().front().value.dtype(); }
   std::int64_t steps() const { return steps_; }
 
   void save(Communicator& world, const std::string& folder) const {
@@ -134,14 +136,16 @@ class Trainer {
   }
   void resume(const std::string& folder) {
     steps_ = gpt::load_checkpoint(config_.model, parameters(), state(), folder);
+    for (std::size_t i = 0; i < masters_.size(); ++i) store(parameters()[i].value, masters_[i]);
   }
   /// All that a step reads and writes.
   gpt::TrainingState state() const {
     std::vector<Tensor> values;
     for (const Parameter& one : parameters()) values.push_back(one.value);
     if (!config_.learns) return {{""}, {values}, steps_};
-    if (!config_.adamw) return {{"", "optimizer.velocity."}, {values, optimizer_state_[0]}, steps_};
-    return {{"", "optimizer.m.", "optimizer.v."}, {values, optimizer_state_[0], optimizer_state_[1]}, steps_};
+    if (!config_.adamw) return {{"", "optimizer.velocity."}, {masters_, optimizer_state_[0]}, steps_};
+    return {
+        {"", "optimizer.m.", "optimizer.v."}, {masters_, optimizer_state_[0], optimizer_state_[1]}, steps_};
   }
 
  private:
@@ -158,6 +162,7 @@ class Trainer {
   std::vector<Chunk> chunks_;
   Tensor gradients_;  // (1, P_r)  of all parameters of this rank, in their order
   data_parallel::Buckets buckets_;
+  std::vector<Tensor> masters_;  // what the optimiser steps: the weights themselves, or f32 of those in bf16
   std::array<std::vector<Tensor>, 2> optimizer_state_;  // velocities; or first and second moments
   std::int64_t steps_ = 0;
 };

@@ -156,6 +156,7 @@ void run_rank(const std::shared_ptr<Device>& device, int rank, const LaunchOptio
               const std::function<void()>& body) {
   device->memory.owner(rank);
   device->memory.limit(options.memory_per_rank);
+  device->tf32 = options.tf32;
   const Device::Scope scope(device);
   set_math_threads(threads);
   body();

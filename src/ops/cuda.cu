@@ -118,7 +118,7 @@ __global__ void columns_kernel(std::int64_t rows, std::int64_t cols, T* out, T b
 /// that id to the table's row, in their order; else it has nothing to do. Each row has one writer, so no
 /// atomics are needed.
 template <class T>
-__global__ void embedding_backward_kernel(std::int64_t tokens, std::int64_t cols, View<T> dtable,
+__global__ void embedding_backward_kernel(std::int64_t tokens, std::int64_t cols, View<Arithmetic<T>> dtable,
                                           std::int64_t vocabulary, View<T> dy, View<std::int32_t> ids) {
   const std::int64_t mine = blockIdx.x;
   const std::int32_t id = ids.data[mine];
@@ -130,7 +130,7 @@ __global__ void embedding_backward_kernel(std::int64_t tokens, std::int64_t cols
   __shared__ std::int32_t next[block_size];  // the ids of the tokens [begin, begin + block_size)
   for (std::int64_t column = 0; column < cols; column += blockDim.x) {
     const std::int64_t j = column + threadIdx.x;
-    T sum = j < cols ? dtable.row(id)[j] : T(0);
+    Arithmetic<T> sum = j < cols ? dtable.row(id)[j] : Arithmetic<T>(0);
     for (std::int64_t begin = mine; begin < tokens; begin += block_size) {
       __syncthreads();  // all threads have read the ids of the round before
       if (begin + threadIdx.x < tokens) next[threadIdx.x] = ids.data[begin + threadIdx.x];
@@ -155,9 +155,9 @@ struct Inputs {
 template <class T, bool largest>
 __global__ void reduce_kernel(std::int64_t size, T* out, Inputs<T> inputs) {
   for_each_element(size, [&](std::int64_t e) {
-    T result = inputs.of[0][e];
+    Arithmetic<T> result = inputs.of[0][e];
     for (int k = 1; k < inputs.count; ++k) {
-      const T x = inputs.of[k][e];
+      const Arithmetic<T> x = inputs.of[k][e];
       if constexpr (largest)
         result = result >= x || result != result ? result : x;
       else
@@ -198,6 +198,17 @@ int blas_size(std::int64_t n) {
   return static_cast<int>(n);
 }
 
+cudaDataType_t type(const Tensor& x) {
+  return x.dtype() == DType::f64 ? CUDA_R_64F : x.dtype() == DType::f32 ? CUDA_R_32F : CUDA_R_16BF;
+}
+/// How cuBLAS multiplies and adds: bf16 on tensor cores with sums in f32; f32 as it is, or with operands that
+/// are rounded to TF32's 11 bits where the device allows it.
+cublasComputeType_t compute_type(DType dtype, const CudaDevice& device) {
+  if (dtype == DType::f64) return CUBLAS_COMPUTE_64F_PEDANTIC;
+  if (dtype == DType::bf16) return CUBLAS_COMPUTE_32F;
+  return device.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F_PEDANTIC;
+}
+
 struct CudaKernels final : Mathematics<Gpu> {
   /// cuBLAS reads matrices by columns. A row-major matrix that is read so is its own transpose, with the same
   /// leading dimension, and the row-major C = op(A) op(B) becomes C^T = op(B)^T op(A)^T. Therefore the
@@ -218,26 +229,24 @@ struct CudaKernels final : Mathematics<Gpu> {
     const auto flag = [](bool transposed) { return transposed ? CUBLAS_OP_T : CUBLAS_OP_N; };
     const int m = blas_size(c.cols), n = blas_size(c.rows), k = blas_size(terms), count = blas_size(inner);
     const int lda = blas_size(a.of.ld()), ldb = blas_size(b.of.ld()), ldc = blas_size(c.of.ld());
-    floating(c.of.dtype(), [&]<class T>(T) {
-      const T one = 1, keep = static_cast<T>(beta);
+    arithmetic(arithmetic(a.of.dtype()), [&]<class A>(A) {
+      const A one = 1, keep = static_cast<A>(beta);  // of the type that is computed in
       for (std::int64_t o = 0; o < outer; ++o) {
-        const auto at = [o](const Stack& s) { return s.of.data<T>() + s.first + o * s.outer; };
-        if constexpr (sizeof(T) == 4)
-          CUBLAS_CHECK(cublasSgemmStridedBatched(device.blas(), flag(tb), flag(ta), m, n, k, &one, at(b), ldb,
-                                                 b.inner, at(a), lda, a.inner, &keep, at(c), ldc, c.inner,
-                                                 count));
-        else
-          CUBLAS_CHECK(cublasDgemmStridedBatched(device.blas(), flag(tb), flag(ta), m, n, k, &one, at(b), ldb,
-                                                 b.inner, at(a), lda, a.inner, &keep, at(c), ldc, c.inner,
-                                                 count));
+        const auto at = [o](const Stack& s) {
+          return s.of.raw() + (s.first + o * s.outer) * static_cast<std::int64_t>(size_of(s.of.dtype()));
+        };
+        CUBLAS_CHECK(cublasGemmStridedBatchedEx(device.blas(), flag(tb), flag(ta), m, n, k, &one, at(b),
+                                                type(b.of), ldb, b.inner, at(a), type(a.of), lda, a.inner,
+                                                &keep, at(c), type(c.of), ldc, c.inner, count,
+                                                compute_type(a.of.dtype(), device), CUBLAS_GEMM_DEFAULT));
       }
     });
   }
 
   void embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& ids) const override {
     floating(dy.dtype(), [&]<class T>(T) {
-      launch(dtable, dy.rows(), embedding_backward_kernel<T>, dy.rows(), dy.cols(), View<T>(dtable),
-             dtable.rows(), View<T>(dy), View<std::int32_t>(ids));
+      launch(dtable, dy.rows(), embedding_backward_kernel<T>, dy.rows(), dy.cols(),
+             View<Arithmetic<T>>(dtable), dtable.rows(), View<T>(dy), View<std::int32_t>(ids));
     });
   }
 
@@ -245,8 +254,7 @@ struct CudaKernels final : Mathematics<Gpu> {
     expect(inputs.size() <= most_inputs, [&] {
       return format("reduce: {} ranks share this GPU, {} are the most", inputs.size(), most_inputs);
     });
-    if (out.dtype() == DType::i32) return reduce_typed<std::int32_t>(out, inputs, how);
-    floating(out.dtype(), [&]<class T>(T) { reduce_typed<T>(out, inputs, how); });
+    with_type(out.dtype(), [&]<class T>(T) { reduce_typed<T>(out, inputs, how); });
   }
 };
 

@@ -12,12 +12,12 @@ thread_local GradientBuffer* current = nullptr;
 Tensor zero_gradient(const Tensor& x) {
   if (current != nullptr) return current->take(x);
   const MemoryScope scope(MemoryKind::gradient);
-  return Tensor::zeros(x.rows(), x.cols(), x.dtype());
+  return Tensor::zeros(x.rows(), x.cols(), arithmetic(x.dtype()));
 }
 
 GradientBuffer::GradientBuffer(std::int64_t elements, DType dtype) : outer_(std::exchange(current, this)) {
   const MemoryScope scope(MemoryKind::gradient);
-  all_ = Tensor::zeros(1, elements, dtype);
+  all_ = Tensor::zeros(1, elements, arithmetic(dtype));
 }
 GradientBuffer::~GradientBuffer() { current = outer_; }
 

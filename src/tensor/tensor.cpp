@@ -6,7 +6,10 @@
 
 namespace tessera {
 
-std::size_t size_of(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::bf16 ? 2 : 4; }
+std::size_t size_of(DType dtype) {
+  static constexpr std::size_t sizes[] = {4, 8, 4, 2};
+  return sizes[static_cast<int>(dtype)];
+}
 
 const char* name(DType dtype) {
   static constexpr const char* names[] = {"f32", "f64", "i32", "bf16"};

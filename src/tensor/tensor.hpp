@@ -12,7 +12,7 @@
 
 namespace tessera {
 
-enum class DType { f32, f64, i32, bf16 };
+enum class DType { f32, f64, i32, bf16 };  // tables by DType have this order
 std::size_t size_of(DType dtype);
 const char* name(DType dtype);
 /// The dtype of Arithmetic<T>: f32 for bf16, itself for every other.

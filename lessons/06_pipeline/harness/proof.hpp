@@ -123,9 +123,8 @@ inline void check(Proof& proof, Communicator& pp, const Config& s, const Stage& 
                            s.steps * boundaries * s.model.tokens * s.model.width() * e,
                            format("{}({}p-1) {} m n W", s.steps > 1 ? format("{} x ", s.steps) : "",
                                   s.chunks > 1 ? "v " : "", e));
-  proof.expect_weights("its layers' weights", "their gradients", gpt::elements_of(s.model) * e,
-                       gpt::elements_of(stage.parameters) * e,
-                       format("{} x (layers (12 W W + 13 W) + embedding, head)", e));
+  proof.expect_weights("its layers' weights", "their gradients", gpt::elements_of(s.model),
+                       gpt::elements_of(stage.parameters), "x (layers (12 W W + 13 W) + embedding, head)");
   if (pp.rank() == 0) check_schedule(proof, s, found);
 }
 

@@ -32,7 +32,7 @@ void gpt(Report& report, const Options& o) {
       products.linear(s.tokens(), 4 * s.width, s.width);
     }
     products.linear(s.tokens(), s.width, s.vocabulary);
-    if (o.tf32) allow_tf32(*Device::current());
+    Device::current()->tf32 = o.tf32;
     const auto turns = in_turns(
         comm, o.turns, [&] { gpt.step(); }, [&] { products.run(); });
     report.ratio("gpt.step_over_gemm", a_over_b(turns), Target{Target::at_most, o.cuda() ? 1.30 : 1.25},
@@ -46,7 +46,7 @@ void serve_gpt(const Options& o) {
     const GptSizes s = GptSizes::of(o);
     Gpt gpt(comm, s, {1, 1, 1}, 1);
     const AttentionJob attention(s, AttentionOptions::Form::streaming);
-    if (o.tf32) allow_tf32(*Device::current());
+    Device::current()->tf32 = o.tf32;
     for (std::string line; std::getline(std::cin, line);)
       std::cout << seconds(comm, [&] { line == "attention" ? void(attention()) : gpt.step(); }) << std::endl;
   });
