@@ -162,8 +162,8 @@ void Communicator::model_wire(const Call& call, std::int64_t full_bytes) const {
 Tensor Communicator::all_reduce(const Tensor& x, Reduce reduce) {
   Call call = call_of(Op::all_reduce, x);
   call.reduce = reduce;
-  const Tensor out = empty_like(x);
-  start(call, x.contiguous(), out).wait();
+  const Tensor in = x.contiguous(), out = size_ == 1 ? in : empty_like(x);
+  start(call, in, out).wait();
   return out;
 }
 

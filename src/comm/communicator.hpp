@@ -65,7 +65,8 @@ class Communicator {
   Journal& journal() const { return *journal_; }
   Phase phase(std::string name) const { return {*journal_, std::move(name)}; }
 
-  /// The sum (or maximum) over all ranks' x, on every rank. Bytes over the group: 2(n-1)S.
+  /// The sum (or maximum) over all ranks' x, on every rank. Bytes over the group: 2(n-1)S. In a group of one
+  /// rank nothing is copied: the result shares the memory of x, where x is contiguous.
   Tensor all_reduce(const Tensor& x, Reduce reduce = Reduce::sum);
   /// All ranks' x, one below the other (axis 0) or side by side (axis 1). Bytes: (n-1)S, S the gathered size.
   Tensor all_gather(const Tensor& x, int axis);
