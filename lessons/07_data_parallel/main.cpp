@@ -16,15 +16,15 @@ std::string by_hand() {
                dy2 = dy.row_range(2, 3);
   const Tensor term1 = matmul(t(x1), dy1), term2 = matmul(t(x2), dy2);
   return "  By hand (two rows on rank 0, one on rank 1)\n" +
-         side_by_side({{"X1'", Matrix::from(Tensor::of(2, 2, {1, 3, 2, -1}))},
-                       {"dY1", Matrix::from(dy1)},
-                       {"X1' dY1", Matrix::from(term1)},
-                       {"|", {}},
-                       {"X2'", Matrix::from(Tensor::of(2, 1, {0, 3}))},
-                       {"dY2", Matrix::from(dy2)},
-                       {"X2' dY2", Matrix::from(term2)},
-                       {"dA, the sum", Matrix::from(add(term1, term2))}},
-                      4);
+         side_by_side({"X1'", "dY1", "X1' dY1", "|", "X2'", "dY2", "X2' dY2", "dA, the sum"},
+                      {Tensor::of(2, 2, {1, 3, 2, -1}),
+                       dy1,
+                       term1,
+                       {},
+                       Tensor::of(2, 1, {0, 3}),
+                       dy2,
+                       term2,
+                       add(term1, term2)});
 }
 
 std::vector<Equation> picture(const Config& s) {

@@ -13,21 +13,18 @@ const char* name(DType dtype) {
   return names[static_cast<int>(dtype)];
 }
 
-Storage::Storage(std::shared_ptr<Device> device, std::size_t bytes, MemoryKind kind)
-    : device_(std::move(device)), bytes_(bytes), kind_(kind) {
-  device_->memory.add(kind_, static_cast<std::int64_t>(bytes_));
-  try {
-    data_ = static_cast<char*>(device_->allocate(bytes_));
-  } catch (...) {
-    device_->memory.remove(kind_, static_cast<std::int64_t>(bytes_));
-    throw;
-  }
+namespace {
+
+/// A block of the device's memory, which leaves its ledger and goes back to its pool with the last holder.
+std::shared_ptr<char> allocate(const std::shared_ptr<Device>& device, std::int64_t bytes, MemoryKind kind) {
+  const auto size = static_cast<std::size_t>(bytes);
+  device->memory.add(kind, bytes);
+  const std::shared_ptr<void> counted(nullptr, [=](void*) { device->memory.remove(kind, bytes); });
+  return {static_cast<char*>(device->allocate(size)),
+          [device, size, counted](char* block) { device->release(block, size); }};
 }
 
-Storage::~Storage() {
-  device_->memory.remove(kind_, static_cast<std::int64_t>(bytes_));
-  device_->release(data_, bytes_);
-}
+}  // namespace
 
 Tensor Tensor::empty(std::int64_t rows, std::int64_t cols, DType dtype, std::shared_ptr<Device> device) {
   expect(rows >= 0 && cols >= 0 && rows <= INT64_MAX / 8 / std::max<std::int64_t>(cols, 1),
@@ -36,8 +33,8 @@ Tensor Tensor::empty(std::int64_t rows, std::int64_t cols, DType dtype, std::sha
   tensor.rows_ = rows;
   tensor.cols_ = tensor.ld_ = cols;
   tensor.dtype_ = dtype;
-  tensor.storage_ = std::make_shared<Storage>(std::move(device), static_cast<std::size_t>(tensor.bytes()),
-                                              MemoryScope::current());
+  tensor.block_ = allocate(device, tensor.bytes(), MemoryScope::current());
+  tensor.device_ = std::move(device);
   return tensor;
 }
 
@@ -60,7 +57,7 @@ Tensor Tensor::of(std::int64_t rows, std::int64_t cols, const std::vector<double
 
 const std::shared_ptr<Device>& Tensor::device() const {
   expect(defined(), "the tensor is undefined: nothing was ever assigned to it");
-  return storage_->device();
+  return device_;
 }
 
 Tensor Tensor::row_range(std::int64_t begin, std::int64_t end) const {

@@ -42,23 +42,6 @@ void with_type(DType dtype, const F& f) {
   }
 }
 
-/// Owns one block of a device's memory, and gives it back to that device's pool.
-class Storage {
- public:
-  Storage(std::shared_ptr<Device> device, std::size_t bytes, MemoryKind kind);
-  ~Storage();
-  Storage(const Storage&) = delete;
-  Storage& operator=(const Storage&) = delete;
-  char* data() const { return data_; }
-  const std::shared_ptr<Device>& device() const { return device_; }
-
- private:
-  std::shared_ptr<Device> device_;
-  std::size_t bytes_;
-  MemoryKind kind_;
-  char* data_ = nullptr;
-};
-
 /// A handle: copies of a Tensor share the elements. copy() makes new ones.
 class Tensor {
  public:
@@ -78,7 +61,7 @@ class Tensor {
   std::int64_t bytes() const { return size() * static_cast<std::int64_t>(size_of(dtype_)); }
   DType dtype() const { return dtype_; }
   const std::shared_ptr<Device>& device() const;  ///< Throws Error where the tensor is undefined.
-  bool defined() const { return storage_ != nullptr; }
+  bool defined() const { return block_ != nullptr; }
   bool is_contiguous() const { return ld_ == cols_ || rows_ <= 1; }
 
   /// Views, no bytes copied: rows [begin, end), columns [begin, end). Throws Error outside of the tensor.
@@ -100,12 +83,13 @@ class Tensor {
     check_dtype(dtype_of<T>);
     return reinterpret_cast<T*>(raw());
   }
-  char* raw() const { return storage_->data() + offset_ * static_cast<std::int64_t>(size_of(dtype_)); }
+  char* raw() const { return block_.get() + offset_ * static_cast<std::int64_t>(size_of(dtype_)); }
 
  private:
   void check_dtype(DType wanted) const;
 
-  std::shared_ptr<Storage> storage_;
+  std::shared_ptr<Device> device_;
+  std::shared_ptr<char> block_;  // of its memory, which gets it back from the last tensor that reads it
   std::int64_t offset_ = 0, rows_ = 0, cols_ = 0, ld_ = 0;
   DType dtype_ = DType::f32;
 };
