@@ -129,7 +129,7 @@ class Communicator {
   virtual bool counts_bytes() const { return false; }
 
   /// Throws Error unless the group has a rank `peer`, and another one where the call is no broadcast.
-  Call call_of(Op op, const Tensor& x = {}, std::optional<int> peer = {}) const;
+  Call call_of(OpType op, const Tensor& x = {}, std::optional<int> peer = {}) const;
   Request start(const Call& call, const Tensor& in, const Tensor& out);
   void model_wire(const Call& call, std::int64_t full_bytes) const;
 

@@ -63,14 +63,10 @@ void MemoryLedger::reset_peak() {
   peak_of_ = now_;
 }
 
-void MemoryLedger::limit(std::int64_t bytes) {
-  std::lock_guard lock(mutex_);
-  limit_ = bytes;
-}
-
-void MemoryLedger::owner(int rank) {
+void MemoryLedger::limit(int rank, std::int64_t bytes) {
   std::lock_guard lock(mutex_);
   rank_ = rank;
+  limit_ = bytes;
 }
 
 MemoryScope::MemoryScope(MemoryKind kind) : outer_(current_kind) {
