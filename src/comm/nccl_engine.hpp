@@ -108,7 +108,6 @@ class Engine {
   void advance(Channel& channel);
   void look(Time began, Patience patience);
   bool stalled(std::chrono::duration<double> waited) const;
-  void says(const std::string& where);
   void until(const std::function<bool()>& reached, Patience patience);
 
   World& world_;
@@ -122,7 +121,6 @@ class Engine {
   std::size_t slab_size_, slab_left_ = 0;     // in headers; of the last slab, what no channel has
   std::list<std::shared_ptr<Task>> pending_;  // in call order; not known to be done on the GPU
   Time moved_;                                // when a task was last found done
-  std::string said_;                          // where the rank is, as the world knows it
 };
 
 }  // namespace tessera::nccl
