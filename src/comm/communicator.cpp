@@ -161,8 +161,8 @@ void Communicator::model_wire(const Call& call, std::int64_t full_bytes) const {
 Tensor Communicator::all_reduce(const Tensor& x, Reduce reduce) {
   Call call = call_of(OpType::all_reduce, x);
   call.reduce = reduce;
-  const Tensor out = empty_like(x);
-  start(call, x.contiguous(), out).wait();
+  const Tensor in = x.contiguous(), out = size_ == 1 ? in : empty_like(x);
+  start(call, in, out).wait();
   return out;
 }
 
@@ -179,6 +179,14 @@ Tensor Communicator::all_gather(const Tensor& x, int axis) {
   const Tensor out = Tensor::empty(size_ * x.rows(), x.cols(), x.dtype(), x.device());
   start(call, x.contiguous(), out).wait();
   return axis == 0 ? out : unstack_columns(out, size_);
+}
+
+Request Communicator::iall_gather(const Tensor& x, const Tensor& all) {
+  Call call = call_of(Op::all_gather, x);
+  call.axis = 0;
+  expect(all.rows() == size_ * x.rows() && all.cols() == x.cols() && all.dtype() == x.dtype(),
+         [&] { return format("{}: {} cannot hold what {} ranks send", call.text(), shape(all), size_); });
+  return start(call, x, all);
 }
 
 Tensor Communicator::reduce_scatter(const Tensor& x, int axis) {

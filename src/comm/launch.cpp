@@ -152,6 +152,7 @@ void launch(const LaunchOptions& options, const std::function<void(Communicator&
 void run_rank(const std::shared_ptr<Device>& device, int rank, const LaunchOptions& options, int threads,
               const std::function<void()>& body) {
   device->memory.limit(rank, options.memory_per_rank);
+  device->tf32 = options.tf32;
   const Device::Scope scope(device);
   set_math_threads(threads);
   body();

@@ -51,17 +51,20 @@ void initialise(std::chrono::duration<double> timeout) {
 }
 
 MPI_Datatype type_of(DType dtype) {
-  return dtype == DType::f32 ? MPI_FLOAT : dtype == DType::f64 ? MPI_DOUBLE : MPI_INT32_T;
+  static const MPI_Datatype types[] = {MPI_FLOAT, MPI_DOUBLE, MPI_INT32_T, MPI_UINT16_T};
+  return types[static_cast<int>(dtype)];
 }
 int count(const Tensor& x) { return static_cast<int>(x.size()); }
 
-/// MPI_MAX may lose a NaN. With this operation a NaN wins, as on the other transports.
-template <class T>
-void maximum(void* in, void* inout, int* length, MPI_Datatype*) {
+/// MPI_MAX may lose a NaN; here a NaN wins, as on the other transports. MPI knows no bf16, which travels as
+/// 16 bits; here each sum of two is made in f32 and rounded.
+template <class T, Reduce how>
+void reduce(void* in, void* inout, int* length, MPI_Datatype*) {
   const T* from = static_cast<const T*>(in);
   T* to = static_cast<T*>(inout);
   for (int i = 0; i < *length; ++i)
-    if (from[i] > to[i] || std::isnan(from[i])) to[i] = from[i];
+    if (how == Reduce::sum || from[i] > to[i] || from[i] != from[i])
+      to[i] = how == Reduce::sum ? T(to[i] + from[i]) : from[i];
 }
 
 MPI_Op reduction(const Call& call) {
@@ -70,10 +73,12 @@ MPI_Op reduction(const Call& call) {
     MPI_CHECK(MPI_Op_create(function, 1, &made));
     return made;
   };
-  if (call.reduce == Reduce::sum) return MPI_SUM;
-  if (call.dtype == DType::i32) return MPI_MAX;
-  static const MPI_Op f32 = made_of(maximum<float>), f64 = made_of(maximum<double>);
-  return call.dtype == DType::f32 ? f32 : f64;
+  using enum Reduce;
+  static const MPI_Op sum_of_bf16 = made_of(reduce<bf16, sum>),
+                      largest[] = {made_of(reduce<float, max>), made_of(reduce<double, max>), MPI_MAX,
+                                   made_of(reduce<bf16, max>)};
+  if (call.reduce == max) return largest[static_cast<int>(call.dtype)];
+  return call.dtype == DType::bf16 ? sum_of_bf16 : MPI_SUM;
 }
 
 int size_of(MPI_Comm comm) {

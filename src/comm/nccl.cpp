@@ -11,7 +11,8 @@ namespace tessera::nccl {
 namespace {
 
 ncclDataType_t type_of(DType dtype) {
-  return dtype == DType::f32 ? ncclFloat32 : dtype == DType::f64 ? ncclFloat64 : ncclInt32;
+  static constexpr ncclDataType_t types[] = {ncclFloat32, ncclFloat64, ncclInt32, ncclBfloat16};
+  return types[static_cast<int>(dtype)];
 }
 std::size_t count(const Tensor& x) { return static_cast<std::size_t>(x.size()); }
 

@@ -69,6 +69,8 @@ class Device {
   virtual Stream select(Stream) { return Stream::compute; }
 
   MemoryLedger memory;
+  /// Products of f32 on a GPU may round their operands to TF32, which has 11 bits of precision.
+  bool tf32 = false;
 
  protected:
   Device(DeviceKind kind, int ordinal) : kind_(kind), ordinal_(ordinal) {}

@@ -25,12 +25,13 @@ class MemoryLedger {
   std::int64_t now(MemoryKind kind) const;
   std::int64_t now() const;                  ///< All kinds but `check`.
   std::int64_t peak() const;                 ///< The highest now().
-  void reset_peak();                         ///< peak() starts again from now().
+  std::int64_t peak(MemoryKind kind) const;
+  void reset_peak();                         ///< Each peak starts again from now().
   void limit(int rank, std::int64_t bytes);  ///< For the memory of this rank, which messages name.
 
  private:
   mutable std::mutex mutex_;
-  std::array<std::int64_t, memory_kinds> now_{};
+  std::array<std::int64_t, memory_kinds> now_{}, peak_of_{};
   std::int64_t total_ = 0, peak_ = 0;
   std::int64_t limit_ = INT64_MAX;
   int rank_ = 0;

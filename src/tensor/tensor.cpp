@@ -6,25 +6,45 @@
 
 namespace tessera {
 
-std::size_t size_of(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::bf16 ? 2 : 4; }
+std::size_t size_of(DType dtype) {
+  static constexpr std::size_t sizes[] = {4, 8, 4, 2};
+  return sizes[static_cast<int>(dtype)];
+}
 
 const char* name(DType dtype) {
   static constexpr const char* names[] = {"f32", "f64", "i32", "bf16"};
   return names[static_cast<int>(dtype)];
 }
 
-namespace {
-
-/// A block of the device's memory, which leaves its ledger and goes back to its pool with the last holder.
-std::shared_ptr<char> allocate(const std::shared_ptr<Device>& device, std::int64_t bytes, MemoryKind kind) {
-  const auto size = static_cast<std::size_t>(bytes);
-  device->memory.add(kind, bytes);
-  const std::shared_ptr<void> counted(nullptr, [=](void*) { device->memory.remove(kind, bytes); });
-  return {static_cast<char*>(device->allocate(size)),
-          [device, size, counted](char* block) { device->release(block, size); }};
+Storage::Storage(std::shared_ptr<Device> device, std::size_t bytes, MemoryKind kind)
+    : device_(std::move(device)), bytes_(bytes), kind_(kind) {
+  restore();
 }
 
-}  // namespace
+Storage::~Storage() { release(); }
+
+void Storage::restore() {
+  if (there_) return;
+  device_->memory.add(kind_, static_cast<std::int64_t>(bytes_));
+  try {
+    data_ = static_cast<char*>(device_->allocate(bytes_));
+  } catch (...) {
+    device_->memory.remove(kind_, static_cast<std::int64_t>(bytes_));
+    throw;
+  }
+  there_ = true;
+}
+
+void Storage::release() {
+  if (!there_) return;
+  there_ = false;
+  device_->memory.remove(kind_, static_cast<std::int64_t>(bytes_));
+  device_->release(data_, bytes_);
+}
+
+void Storage::refuse() {
+  throw Error("the memory of this tensor was released, and not restored before its use");
+}
 
 Tensor Tensor::empty(std::int64_t rows, std::int64_t cols, DType dtype, std::shared_ptr<Device> device) {
   expect(rows >= 0 && cols >= 0 && rows <= INT64_MAX / 8 / std::max<std::int64_t>(cols, 1),
@@ -33,8 +53,8 @@ Tensor Tensor::empty(std::int64_t rows, std::int64_t cols, DType dtype, std::sha
   tensor.rows_ = rows;
   tensor.cols_ = tensor.ld_ = cols;
   tensor.dtype_ = dtype;
-  tensor.block_ = allocate(device, tensor.bytes(), MemoryScope::current());
-  tensor.device_ = std::move(device);
+  tensor.storage_ = std::make_shared<Storage>(std::move(device), static_cast<std::size_t>(tensor.bytes()),
+                                              MemoryScope::current());
   return tensor;
 }
 
@@ -57,7 +77,7 @@ Tensor Tensor::of(std::int64_t rows, std::int64_t cols, const std::vector<double
 
 const std::shared_ptr<Device>& Tensor::device() const {
   expect(defined(), "the tensor is undefined: nothing was ever assigned to it");
-  return device_;
+  return storage_->device();
 }
 
 Tensor Tensor::row_range(std::int64_t begin, std::int64_t end) const {

@@ -12,7 +12,7 @@
 
 namespace tessera {
 
-enum class DType { f32, f64, i32, bf16 };
+enum class DType { f32, f64, i32, bf16 };  // tables by DType have this order
 std::size_t size_of(DType dtype);
 const char* name(DType dtype);
 /// The dtype of Arithmetic<T>: f32 for bf16, itself for every other.
@@ -42,6 +42,31 @@ void with_type(DType dtype, const F& f) {
   }
 }
 
+/// Owns one block of a device's memory, and gives it back to that device's pool.
+class Storage {
+ public:
+  Storage(std::shared_ptr<Device> device, std::size_t bytes, MemoryKind kind);
+  ~Storage();
+  Storage(const Storage&) = delete;
+  Storage& operator=(const Storage&) = delete;
+  char* data() const {
+    if (!there_) refuse();
+    return data_;
+  }
+  const std::shared_ptr<Device>& device() const { return device_; }
+  void release();
+  void restore();
+
+ private:
+  [[noreturn]] static void refuse();
+
+  std::shared_ptr<Device> device_;
+  bool there_ = false;
+  std::size_t bytes_;
+  MemoryKind kind_;
+  char* data_ = nullptr;
+};
+
 /// A handle: copies of a Tensor share the elements. copy() makes new ones.
 class Tensor {
  public:
@@ -61,7 +86,7 @@ class Tensor {
   std::int64_t bytes() const { return size() * static_cast<std::int64_t>(size_of(dtype_)); }
   DType dtype() const { return dtype_; }
   const std::shared_ptr<Device>& device() const;  ///< Throws Error where the tensor is undefined.
-  bool defined() const { return block_ != nullptr; }
+  bool defined() const { return storage_ != nullptr; }
   bool is_contiguous() const { return ld_ == cols_ || rows_ <= 1; }
 
   /// Views, no bytes copied: rows [begin, end), columns [begin, end). Throws Error outside of the tensor.
@@ -75,6 +100,11 @@ class Tensor {
   Tensor to(std::shared_ptr<Device>) const;    ///< This tensor, or a copy on the other device.
   void copy_from(const Tensor& source) const;  ///< Elements of the same shape and dtype, from any device.
   void zero() const;
+  /// release() gives the memory of this tensor, and of all views that share it, back to the device; restore()
+  /// takes memory again, with undefined elements. The views stay, and to use one in between throws Error.
+  /// PyTorch's FSDP resizes the storage of its parameters in this way.
+  void release() const { storage_->release(); }
+  void restore() const { storage_->restore(); }
   std::vector<double> values() const;  ///< All elements, row-major, from any device. Waits for them.
 
   /// The first element; on CUDA an address of the GPU. Throws Error for another dtype.
@@ -83,13 +113,12 @@ class Tensor {
     check_dtype(dtype_of<T>);
     return reinterpret_cast<T*>(raw());
   }
-  char* raw() const { return block_.get() + offset_ * static_cast<std::int64_t>(size_of(dtype_)); }
+  char* raw() const { return storage_->data() + offset_ * static_cast<std::int64_t>(size_of(dtype_)); }
 
  private:
   void check_dtype(DType wanted) const;
 
-  std::shared_ptr<Device> device_;
-  std::shared_ptr<char> block_;  // of its memory, which gets it back from the last tensor that reads it
+  std::shared_ptr<Storage> storage_;
   std::int64_t offset_ = 0, rows_ = 0, cols_ = 0, ld_ = 0;
   DType dtype_ = DType::f32;
 };
