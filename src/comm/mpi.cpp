@@ -146,25 +146,25 @@ void Transfer::start() {
   const MPI_Datatype type = type_of((in.defined() ? in : out).dtype());
   const MPI_Comm comm = group->data;
   switch (mine.op) {
-    case Op::all_reduce: {
+    case OpType::all_reduce: {
       // iall_reduce works in place, and MPI forbids two names for one buffer.
       const void* from = in.raw() == out.raw() ? MPI_IN_PLACE : in.raw();
       return MPI_CHECK(MPI_Iallreduce(from, out.raw(), count(in), type, reduction(mine), comm, &payload));
     }
-    case Op::all_gather:
+    case OpType::all_gather:
       return MPI_CHECK(MPI_Iallgather(in.raw(), count(in), type, out.raw(), count(in), type, comm, &payload));
-    case Op::reduce_scatter:
+    case OpType::reduce_scatter:
       return MPI_CHECK(
           MPI_Ireduce_scatter_block(in.raw(), out.raw(), count(out), type, reduction(mine), comm, &payload));
-    case Op::broadcast:
+    case OpType::broadcast:
       return MPI_CHECK(MPI_Ibcast(out.raw(), count(out), type, mine.peer, comm, &payload));
-    case Op::send:
+    case OpType::send:
       return MPI_CHECK(MPI_Issend(in.raw(), count(in), type, mine.peer, 0, comm, &payload));
-    case Op::recv:
+    case OpType::recv:
       return MPI_CHECK(MPI_Irecv(out.raw(), count(out), type, mine.peer, 0, comm, &payload));
-    case Op::barrier:
+    case OpType::barrier:
       return MPI_CHECK(MPI_Ibarrier(comm, &payload));
-    case Op::split:
+    case OpType::split:
       return;
   }
 }

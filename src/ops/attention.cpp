@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "ops/attention_functions.hpp"
 #include "tensor/error.hpp"
 
 namespace tessera {
@@ -130,14 +131,18 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
   Tensor o = empty_like(q);
   saved = {q, k, v, o, {}, {}};
   if (options.streams()) {
+    saved.log_sum = heads.column(q);
+    if (q.device()->kind() == DeviceKind::cuda) {
+      fused_attention(saved, heads.tile(0, seq));
+      return o;
+    }
     const Tensor scores = heads.rows(std::min(attention_tile_keys, seq), q), sum = heads.column(q);
-    saved.log_sum = heads.column(q);  // holds the largest score so far, until the end
     for_tiles(heads, [&](const AttentionTile& tile) {
       heads.score(scores, q, k, tile);
-      kernels.online_softmax(scores, o, saved.log_sum, sum, tile);
+      online_softmax(scores, o, saved.log_sum, sum, tile);  // log_sum: the largest score so far
       heads.mix(o, tile.first_key > 0, scores, v, tile);
     });
-    kernels.online_softmax_end(o, saved.log_sum, sum, heads.tile(0, seq));
+    online_softmax_end(o, saved.log_sum, sum, heads.tile(0, seq));
   } else {
     const AttentionTile all = heads.tile(0, seq);
     saved.p = heads.rows(seq, q);
@@ -156,14 +161,16 @@ void attention_backward(const Tensor& dy, const AttentionSaved& saved, const Att
       given(dy, dk, dv, options);
   const Kernels& kernels = kernels_of(dy);
   const std::int64_t seq = options.seq;
-  if (options.streams()) {
+  if (options.streams() && dy.device()->kind() == DeviceKind::cuda) {
+    fused_attention_backward(dy, saved, heads.tile(0, seq), dq, dk, dv);
+  } else if (options.streams()) {
     const std::int64_t width = std::min(attention_tile_keys, seq);
     const Tensor scores = heads.rows(width, dy), dp = heads.rows(width, dy), delta = heads.column(dy);
-    kernels.attention_delta(delta, dy, saved.o, heads.tile(0, seq));
+    attention_delta(delta, dy, saved.o, heads.tile(0, seq));
     for_tiles(heads, [&](const AttentionTile& tile) {
       heads.score(scores, saved.q, saved.k, tile);
       heads.score(dp, dy, saved.v, tile);
-      kernels.attention_backward(scores, dp, saved.log_sum, delta, tile);  // p and ds
+      attention_tile_backward(scores, dp, saved.log_sum, delta, tile);  // p and ds
       heads.collect(dv, scores, dy, tile);
       heads.collect(dk, dp, saved.q, tile);
       heads.mix(dq, tile.first_key > 0, dp, saved.k, tile);

@@ -1,11 +1,26 @@
-// The rows of attention, written once for a team (row_functions.hpp). A tile holds the scores q k^T of some
-// keys: its row (b heads + h) seq + i belongs to query i of head h. A row of q, k, v and o is a token, and
-// holds its heads side by side.
+// The steps of streaming attention on the CPU, and the rows that they go through, written for a team
+// (row_functions.hpp). On a GPU all steps are one kernel (attention_cuda.cu). A tile holds the scores q k^T
+// of some keys: its row (b heads + h) seq + i belongs to query i of head h. A row of q, k, v and o is a
+// token, and holds its heads side by side.
 #pragma once
 
 #include "ops/row_functions.hpp"
 
 namespace tessera {
+
+void online_softmax(const Tensor& scores, const Tensor& o, const Tensor& largest, const Tensor& sum,
+                    const AttentionTile& tile);
+void online_softmax_end(const Tensor& o, const Tensor& largest, const Tensor& sum, const AttentionTile& tile);
+void attention_delta(const Tensor& delta, const Tensor& dy, const Tensor& o, const AttentionTile& tile);
+void attention_tile_backward(const Tensor& scores, const Tensor& dp, const Tensor& log_sum,
+                             const Tensor& delta, const AttentionTile& tile);
+
+struct AttentionSaved;
+/// Writes saved.o and saved.log_sum; `all` is the tile of all keys.
+void fused_attention(const AttentionSaved& saved, const AttentionTile& all);
+/// Writes dq, dk and dv.
+void fused_attention_backward(const Tensor& dy, const AttentionSaved& saved, const AttentionTile& all,
+                              const Tensor& dq, const Tensor& dk, const Tensor& dv);
 
 /// Row r of the rows that a tile works on: its place, and how many of the tile's keys its query sees.
 struct TileRow {

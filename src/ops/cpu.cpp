@@ -9,6 +9,7 @@
 
 #include "ops/blas.hpp"
 #include "ops/mathematics.hpp"
+#include "ops/ops.hpp"
 
 namespace tessera {
 
@@ -86,6 +87,14 @@ struct Cpu {
   }
 };
 
+/// Goes through the rows of all heads that see keys of the tile; y has a row for each query of each head.
+template <template <class> class Row, class... Members>
+void tile_rows(DType dtype, const Tensor& y, const AttentionTile& tile, const Members&... members) {
+  floating(dtype, [&]<class T>(T) {
+    Cpu::rows(y, y.rows() / tile.seq * (tile.seq - tile.first_query), tile.keys, Row<T>{tile, members...});
+  });
+}
+
 /// A matrix of bf16 as f32, without gaps between its rows.
 std::vector<float> widened(const Stack& matrix, const bf16* from) {
   std::vector<float> wide;
@@ -149,6 +158,15 @@ struct CpuKernels final : Mathematics<Cpu> {
     });
   }
 
+  double sum_of_squares(const std::vector<Tensor>& parts) const override {
+    double sum = 0;
+    for (const Tensor& part : parts) {
+      const Tensor row = part.reshape(1, part.size());
+      sum += matmul(row, t(row)).values()[0];
+    }
+    return sum;
+  }
+
   void reduce(const Tensor& out, const std::vector<Tensor>& inputs, Reduce how) const override {
     with_type(out.dtype(), [&]<class T>(T) { reduce_typed<T>(out, inputs, how); });
   }
@@ -184,6 +202,22 @@ struct CpuKernels final : Mathematics<Cpu> {
 const Kernels& cpu_kernels() {
   static const CpuKernels kernels;
   return kernels;
+}
+
+void online_softmax(const Tensor& scores, const Tensor& o, const Tensor& largest, const Tensor& sum,
+                    const AttentionTile& tile) {
+  tile_rows<OnlineSoftmaxRow>(o.dtype(), scores, tile, scores, o, largest, sum);
+}
+void online_softmax_end(const Tensor& o, const Tensor& largest, const Tensor& sum,
+                        const AttentionTile& tile) {
+  tile_rows<OnlineSoftmaxEndRow>(o.dtype(), largest, tile, o, largest, sum);
+}
+void attention_delta(const Tensor& delta, const Tensor& dy, const Tensor& o, const AttentionTile& tile) {
+  tile_rows<DeltaRow>(o.dtype(), delta, tile, delta, dy, o);
+}
+void attention_tile_backward(const Tensor& scores, const Tensor& dp, const Tensor& log_sum,
+                             const Tensor& delta, const AttentionTile& tile) {
+  tile_rows<AttentionBackwardRow>(dp.dtype(), scores, tile, scores, dp, log_sum, delta);
 }
 
 void set_math_threads(int threads) {

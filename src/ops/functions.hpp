@@ -18,6 +18,7 @@ template <class T>
 struct View {
   T* data;
   std::int64_t ld, rows, cols;
+  View() = default;
   View(const Tensor& x)  // NOLINT: a view stands for its tensor
       : data(x.data<T>()), ld(x.ld()), rows(x.rows()), cols(x.cols()) {}
   TESSERA_BOTH T* row(std::int64_t i) const { return data + i * ld; }
@@ -124,6 +125,7 @@ struct Gelu {
 
 template <class T>
 struct Sgd {
+  static constexpr int outputs = 2;  // the first arguments; other functions have one
   T lr, momentum;
   TESSERA_BOTH void operator()(T& w, T& velocity, T g) const {
     velocity = momentum * velocity + g;
@@ -132,7 +134,9 @@ struct Sgd {
 };
 
 template <class T>
-struct AdamWStep {  // constants made in f64: 1 - 0.999f would be wrong by 1e-5 of itself
+struct AdamWStep {
+  static constexpr int outputs = 3;
+  // The constants are made in f64: 1 - 0.999f would be wrong by 1e-5 of itself.
   T b1, b2, c1, c2, rate, root, epsilon, keep;
   AdamWStep(const AdamW& o, std::int64_t step)
       : b1(T(o.beta1)),

@@ -108,15 +108,6 @@ struct Kernels {
   virtual void softmax(const Tensor& p, const Tensor& x, const AttentionTile& tile) const = 0;
   /// dx = factor p (dp - sum_k dp_k p_k), row by row; dx may be dp.
   virtual void softmax_backward(const Tensor& dx, const Tensor& dp, const Tensor& p, double factor) const = 0;
-  // The steps of streaming attention: attention_functions.hpp has their formulas.
-  virtual void online_softmax(const Tensor& scores, const Tensor& o, const Tensor& largest, const Tensor& sum,
-                              const AttentionTile& tile) const = 0;
-  virtual void online_softmax_end(const Tensor& o, const Tensor& largest, const Tensor& sum,
-                                  const AttentionTile& tile) const = 0;
-  virtual void attention_delta(const Tensor& delta, const Tensor& dy, const Tensor& o,
-                               const AttentionTile& tile) const = 0;
-  virtual void attention_backward(const Tensor& scores, const Tensor& dp, const Tensor& log_sum,
-                                  const Tensor& delta, const AttentionTile& tile) const = 0;
   /// probabilities = softmax of each row, loss_i = -log probabilities[i, target_i].
   virtual void cross_entropy(const Tensor& loss, const Tensor& probabilities, const Tensor& logits,
                              const Tensor& targets) const = 0;
@@ -132,6 +123,8 @@ struct Kernels {
                    double momentum) const = 0;
   virtual void adamw(const Tensor& w, const Tensor& m, const Tensor& v, const Tensor& g, const AdamW& options,
                      std::int64_t step) const = 0;
+  /// The sum of the squares of all elements of all parts, which are contiguous.
+  virtual double sum_of_squares(const std::vector<Tensor>& parts) const = 0;
   /// out = inputs[0] (+) inputs[1] (+) ..., in that order, so that the bits do not depend on timing. The
   /// inputs may lie in the memory of other ranks, and out may be one of them. All are contiguous, of any
   /// dtype; sums of bf16 are rounded once. Where an input is NaN the result is NaN, under max as well.

@@ -94,23 +94,9 @@ struct Mathematics : Kernels {
   }
 
   void softmax(const Tensor& p, const Tensor& x, const AttentionTile& tile) const override {
-    tile_rows<SoftmaxRow>(p.dtype(), p, tile, p, x);
-  }
-  void online_softmax(const Tensor& scores, const Tensor& o, const Tensor& largest, const Tensor& sum,
-                      const AttentionTile& tile) const override {
-    tile_rows<OnlineSoftmaxRow>(o.dtype(), scores, tile, scores, o, largest, sum);
-  }
-  void online_softmax_end(const Tensor& o, const Tensor& largest, const Tensor& sum,
-                          const AttentionTile& tile) const override {
-    tile_rows<OnlineSoftmaxEndRow>(o.dtype(), largest, tile, o, largest, sum);
-  }
-  void attention_delta(const Tensor& delta, const Tensor& dy, const Tensor& o,
-                       const AttentionTile& tile) const override {
-    tile_rows<DeltaRow>(o.dtype(), delta, tile, delta, dy, o);
-  }
-  void attention_backward(const Tensor& scores, const Tensor& dp, const Tensor& log_sum, const Tensor& delta,
-                          const AttentionTile& tile) const override {
-    tile_rows<AttentionBackwardRow>(dp.dtype(), scores, tile, scores, dp, log_sum, delta);
+    floating(p.dtype(), [&]<class T>(T) {
+      Machine::rows(p, p.rows(), tile.keys, SoftmaxRow<T>{tile, p, x});
+    });
   }
 
  private:
@@ -121,14 +107,6 @@ struct Mathematics : Kernels {
   template <template <class> class Row, class... Members>
   static void rows(const Tensor& y, const Members&... members) {
     floating(y.dtype(), [&]<class T>(T) { Machine::rows(y, y.rows(), y.cols(), Row<T>{members...}); });
-  }
-  /// The rows of all heads that see keys of the tile; y has a row for each query of each head.
-  template <template <class> class Row, class... Members>
-  static void tile_rows(DType dtype, const Tensor& y, const AttentionTile& tile, const Members&... members) {
-    floating(dtype, [&]<class T>(T) {
-      Machine::rows(y, y.rows() / tile.seq * (tile.seq - tile.first_query), tile.keys,
-                    Row<T>{tile, members...});
-    });
   }
 };
 

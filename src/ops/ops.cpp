@@ -150,6 +150,18 @@ Tensor cast(const Tensor& x, DType dtype) {
   return y;
 }
 
+double sum_of_squares(const std::vector<Tensor>& parts) {
+  for (const Tensor& part : parts) {
+    floating("sum_of_squares", {&part});
+    same_place("sum_of_squares", part, parts[0]);
+    expect(part.is_contiguous() && part.dtype() == parts[0].dtype(), [&] {
+      return format("sum_of_squares: {} is not contiguous, or not of the dtype of {}", shape(part),
+                    shape(parts[0]));
+    });
+  }
+  return parts.empty() ? 0 : kernels_of(parts[0]).sum_of_squares(parts);
+}
+
 Tensor gelu(const Tensor& x) { return element_wise("gelu", &Kernels::gelu, x); }
 Tensor gelu_backward(const Tensor& dy, const Tensor& x) {
   return element_wise("gelu_backward", &Kernels::gelu_backward, dy, x);

@@ -30,6 +30,10 @@ void add_to(const Tensor& sum, const Tensor& x);  ///< sum += x
 Tensor scale(const Tensor& x, double factor);
 Tensor cast(const Tensor& x, DType dtype);  ///< Between f32, f64 and bf16; x where it has this dtype.
 
+/// The sum of the squares of all elements of all parts, as the norm of a model's gradients needs it. The
+/// parts are contiguous, of one dtype and on one device.
+double sum_of_squares(const std::vector<Tensor>& parts);
+
 /// gelu(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
 /// Hendrycks and Gimpel, "Gaussian Error Linear Units".
 Tensor gelu(const Tensor& x);
@@ -86,21 +90,29 @@ Tensor cross_entropy_backward(const CrossEntropy& saved, const Tensor& targets, 
 /// Zeros with the shape of x, f32 for a weight in bf16, to which a layer's backward_weight adds. The ledger
 /// counts them as gradients.
 Tensor zero_gradient(const Tensor& x);
-/// While it lives, zero_gradient of this thread takes its tensors from here, one behind the other. So the
-/// gradients of a model are one contiguous row, and any range of them is one message. A buffer without
-/// elements gives undefined tensors, for a model that does not learn. `dtype` is that of the weights.
-class GradientBuffer {
+/// Tensors one behind the other in one contiguous row: any range of them is one message, and all of them are
+/// one call of an optimiser. A row without elements gives undefined tensors, for a model that does not learn.
+class TensorRow {
+ public:
+  TensorRow() = default;
+  explicit TensorRow(const Tensor& all) : all_(all) {}
+  TensorRow(std::int64_t elements, DType dtype, MemoryKind kind);  ///< Zeros.
+  const Tensor& all() const { return all_; }                       ///< (1, elements)
+  Tensor take(const Tensor& like);  ///< The next ones. Throws Error where there is no room left.
+
+ private:
+  Tensor all_;
+  std::int64_t taken_ = 0;
+};
+/// While it lives, zero_gradient of this thread takes its tensors from here. `dtype` is that of the weights.
+class GradientBuffer : public TensorRow {
  public:
   GradientBuffer(std::int64_t elements, DType dtype);
   ~GradientBuffer();
   GradientBuffer(const GradientBuffer&) = delete;
   GradientBuffer& operator=(const GradientBuffer&) = delete;
-  const Tensor& all() const { return all_; }  ///< (1, elements)
-  Tensor take(const Tensor& like);            ///< Throws Error where there is no room left.
 
  private:
-  Tensor all_;
-  std::int64_t taken_ = 0;
   GradientBuffer* outer_;
 };
 

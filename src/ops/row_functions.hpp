@@ -1,10 +1,9 @@
 // Each function that looks at a whole row, written once for a team. On the CPU a team is one lane, which goes
-// along the row; on a GPU it is the 256 threads of a block. team.each(n, f) calls f(j) for j in [0, n).
+// along the row; on a GPU it is a warp, or all warps of a block. team.each(n, f) calls f(j) for j in [0, n).
 // team.sum and team.largest fold what f returns, in an order that depends only on n, and give the result to
-// all lanes. team.first() is true on one lane. A lane may read what it has written itself, and what any lane
-// has written before a fold.
-// Elements are stored as T; what is computed of them, and each number that stands for a whole row, is an
-// Arithmetic<T>.
+// all lanes. team.first() is true on one lane. A lane may read what it has written itself, and nothing that
+// another lane writes. Elements are stored as T; what is computed of them, and each number that stands for a
+// whole row, is an Arithmetic<T>.
 #pragma once
 
 #include "ops/functions.hpp"

@@ -23,8 +23,6 @@ const char* name(DeviceKind kind);
 class Device {
  public:
   virtual ~Device() = default;
-  Device(const Device&) = delete;
-  Device& operator=(const Device&) = delete;
 
   static std::shared_ptr<Device> make(DeviceKind kind, int ordinal = 0);
   /// The device of this thread: the one that its Scope set, or else the CPU device of the process.

@@ -160,15 +160,13 @@ inline Compared check_run(Proof& proof, Communicator& world, const Trainer& trai
   return {found, reference};
 }
 
-/// The lesson's run with its checks, as main has it.
-inline Compared prove(
-    Proof& proof, Communicator& world, const Config& s,
-    const std::function<void(std::int64_t done)>& on_progress = [](std::int64_t) {}) {
+/// The lesson's run with its checks, as main makes it.
+inline Compared prove(Proof& proof, Communicator& world, const Config& s) {
   const Mesh mesh(world, s.sizes);
   if (!s.eval) check_first_step(proof, mesh, s);
   Trainer trainer = make_trainer(mesh, s, proof.dtype(), proof.seed());
   if (s.eval) check_weights(proof, trainer, s);
-  return check_run(proof, world, trainer, s, run(world, trainer, s, proof.seed(), on_progress));
+  return check_run(proof, world, trainer, s, run(world, trainer, s, proof.seed()));
 }
 
 }  // namespace tessera::three_d
