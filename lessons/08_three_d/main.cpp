@@ -6,6 +6,7 @@
 
 #include "08_three_d/harness/command_line.hpp"
 #include "08_three_d/harness/screen.hpp"
+#include "09_sequence_parallel/parts.hpp"
 #include "app/app.hpp"
 
 using namespace tessera;
@@ -57,6 +58,9 @@ int run_lesson(int argc, char** argv) {
   app.flags().text("--resume", s.resume, "DIR", "go on from the checkpoint there, under any cut");
   app.flags().real("--lr", s.training.lr, 0, 1e3, "learning rate");
   app.flags().real("--clip", s.training.clip, 0, 1e9, "largest norm of the gradients; 0: any");
+  app.flags().toggle("--sequence-parallel", arguments.sequence_parallel,
+                     "cut activations by tokens over tp: lesson 09");
+  app.flags().toggle("--regather", arguments.regather, "there: keep a rank's tokens only, gather X again");
   app.flags().size("--bucket", s.training.bucket, "of gradients that are summed over dp in one call");
   Grid grid;
   Compared compared;
@@ -88,7 +92,11 @@ int run_lesson(int argc, char** argv) {
   return app.run(
       argc, argv,
       {.ranks = [&] { return ranks_of(arguments); },
-       .check = [&](int) { apply_arguments(s, arguments, app.flags(), app.options()); },
+       .check =
+           [&](int) {
+             apply_arguments(s, arguments, app.flags(), app.options());
+             if (arguments.sequence_parallel) sequence_parallel::use_in(s.training, arguments.regather);
+           },
        .prove = lesson,
        .by_hand =
            [] {

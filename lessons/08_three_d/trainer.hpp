@@ -11,10 +11,25 @@
 
 namespace tessera::three_d {
 
-using gpt::Chunk;
 using gpt::ModelConfig;
 using gpt::Parameter;
 using gpt::Tokens;
+
+struct TrainingConfig;
+/// Makes the worker of this rank, whose stage of pp has the layers that `config` says. `dtype`: of messages.
+template <class Parts>
+std::unique_ptr<pipeline::Worker> make_worker(gpt::Builder& builder, const TrainingConfig& config,
+                                              const Mesh& mesh, const TensorParallel& tp, DType dtype);
+
+/// How the model is put together. Lesson 09 has another way.
+struct Composition {
+  std::unique_ptr<pipeline::Worker> (*worker)(gpt::Builder&, const TrainingConfig&, const Mesh&,
+                                              const TensorParallel&,
+                                              DType) = make_worker<gpt::TensorParallelParts>;
+  /// Pays what the gradients are owed over tp when a step ends.
+  void (*sum_partials)(const std::vector<Parameter>&,
+                       const TensorParallel&) = [](const std::vector<Parameter>&, const TensorParallel&) {};
+};
 
 struct TrainingConfig {
   ModelConfig model;  // attention.options.batch: sequences of a microbatch; tokens: of the whole batch
@@ -24,7 +39,25 @@ struct TrainingConfig {
   double lr = 0.1, clip = 0;       // clip 0: the norm of the gradients is left alone
   std::int64_t bucket = 16 << 10;  // bytes of gradients that one all-reduce over dp sums, at least
   bool learns = true;              // false: no gradients, no optimiser
+  Composition parts;
+
+  pipeline::Partition partition(int stages) const {
+    return pipeline::even_partition(model.layers, stages * chunks);
+  }
 };
+
+template <class Parts>
+std::unique_ptr<pipeline::Worker> make_worker(gpt::Builder& builder, const TrainingConfig& config,
+                                              const Mesh& mesh, const TensorParallel& tp, DType dtype) {
+  const int stages = mesh.sizes.pp, all = stages * config.chunks;
+  std::vector<gpt::ChunkOf<Parts>> chunks;
+  for (int c = 0; c < config.chunks; ++c) {
+    const int at = pipeline::virtual_stage(c, mesh.pp->rank(), stages);
+    const Range layers = pipeline::layers_of(config.partition(stages), at);
+    chunks.push_back(builder.chunk<Parts>(layers, at == 0, at == all - 1));
+  }
+  return std::make_unique<pipeline::WorkerOf<Parts>>(*mesh.pp, tp, chunks, config.model, dtype);
+}
 
 class Trainer {
  public:
@@ -36,7 +69,7 @@ class Trainer {
         plan_(pipeline::with_asynchronous_sends(
             make_plan(config.schedule, mesh.sizes.pp, config.microbatches, config.chunks))) {
     const int stages = mesh.sizes.pp, all = stages * config.chunks;
-    const auto partition = pipeline::even_partition(config.model.layers, all);
+    const auto partition = config.partition(stages);
     const auto virtual_stage = [&](int chunk) {
       return pipeline::virtual_stage(chunk, mesh.pp->rank(), stages);
     };
@@ -46,10 +79,7 @@ class Trainer {
           gpt::own_elements(config.model, pipeline::layers_of(partition, virtual_stage(c)).size(),
                             virtual_stage(c) == 0, virtual_stage(c) == all - 1, tp_.rank(), tp_.size());
     const GradientBuffer buffer(elements, dtype);  // where the gradients made below will lie
-    for (int c = 0; c < config.chunks; ++c) {
-      const int at = virtual_stage(c);
-      chunks_.push_back(builder_.chunk(pipeline::layers_of(partition, at), at == 0, at == all - 1));
-    }
+    worker_ = config.parts.worker(builder_, config_, mesh_, tp_, dtype);
     gradients_ = buffer.all();
     if (!config.learns) return;
     buckets_ = data_parallel::Buckets(gradients_, parameters(), config.bucket);
@@ -73,11 +103,11 @@ class Trainer {
     hooks.reduce = [&] {
       buckets_.ready_from(0, *mesh_.dp);
       buckets_.finish();
+      config_.parts.sum_partials(parameters(), tp_);
       if (mesh_.embedding)  // the first and the last stage used the same matrix
         embedding().gradient.copy_from(mesh_.embedding->all_reduce(embedding().gradient));
     };
-    pipeline::Worker worker(*mesh_.pp, tp_, chunks_, config_.model, gradients_.dtype());
-    return worker.run(plan_[static_cast<std::size_t>(mesh_.pp->rank())], microbatches, hooks);
+    return worker_->run(plan_[static_cast<std::size_t>(mesh_.pp->rank())], microbatches, hooks);
   }
 
   // task 08.norm (function, 4 points, 45 min): the root of the sum of squares of all gradients of the model,
@@ -122,7 +152,8 @@ class Trainer {
 
   const std::vector<Parameter>& parameters() const { return builder_.parameters; }
   const ModelConfig& model() const { return config_.model; }
-  const std::vector<Chunk>& chunks() const { return chunks_; }
+  /// Sends one microbatch through all virtual stages, forward only.
+  pipeline::Forward forward(const Tokens& batch) const { return worker_->forward(batch); }
   const TensorParallel& tp() const { return tp_; }
   const Mesh& mesh() const { return mesh_; }
   const data_parallel::Buckets& buckets() const { return buckets_; }
@@ -155,7 +186,7 @@ class Trainer {
   TensorParallel tp_;
   gpt::Builder builder_;
   pipeline::Plan plan_;
-  std::vector<Chunk> chunks_;
+  std::unique_ptr<pipeline::Worker> worker_;
   Tensor gradients_;  // (1, P_r)  of all parameters of this rank, in their order
   data_parallel::Buckets buckets_;
   std::array<std::vector<Tensor>, 2> optimizer_state_;  // velocities; or first and second moments

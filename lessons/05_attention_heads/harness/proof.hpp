@@ -58,9 +58,10 @@ Attention build_layer(std::type_identity<Attention>, Proof& proof, const Sizes& 
   return {qkv, c_qkv, proj, c, own_heads(s.shape, rank, p), proof.exact() ? linear_core : Core{}};
 }
 
-template <class Attention>
-TransformerBlock<Attention> build_layer(std::type_identity<TransformerBlock<Attention>>, Proof& proof,
-                                        const Sizes& s, int rank) {
+template <class Attention, class... More>
+auto build_layer(std::type_identity<TransformerBlock<Attention, More...>>, Proof& proof, const Sizes& s,
+                 int rank) -> TransformerBlock<Attention, More...> {
+  using Norm = decltype(TransformerBlock<Attention, More...>::ln_1);
   const double scale = 1 / std::sqrt(static_cast<double>(s.w()));
   const auto norm = [&](const std::string& name) {
     const Placed<Replicated> weight(proof.weight<Replicated>(name + ".weight", "1W"));

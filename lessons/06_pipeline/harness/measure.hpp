@@ -87,7 +87,7 @@ class Clock {
 };
 
 /// One step of `worker` under the clock.
-inline Trace run_timed(Worker& worker, const Instructions& list, const std::vector<Tokens>& microbatches,
+inline Trace run_timed(WorkerOf<>& worker, const Instructions& list, const std::vector<Tokens>& microbatches,
                        Journal& journal, const Pace& pace) {
   Clock clock(journal, pace);
   Trace trace;
@@ -146,10 +146,10 @@ inline LayerCosts measure_costs(const ModelConfig& config, const TensorParallel&
   });
   const Placed<Replicated> x(
       generate(1, "X", Slice::whole(config.rows(), config.width()), dtype, Fill::uniform, 1));
-  const auto time = [&](const Chunk& chunk) {
+  const auto time = [&](const gpt::Chunk& chunk) {
     std::vector<double> seconds;
     for (int i = 0; i < 7; ++i) {
-      Chunk::Saved saved;
+      gpt::Chunk::Saved saved;
       const Event begin = Device::current()->mark();
       chunk.forward(x, batch, saved, alone);
       chunk.backward_input(x, saved, alone);

@@ -38,7 +38,7 @@ inline Measured prove(Proof& proof, Communicator& comm, const Config& s) {
   gpt::Builder builder(s.model, tp, [&](const std::string& name, const Slice& slice) {
     return proof.weight(name, "??", slice, scales.at(name));
   });
-  std::vector<Chunk> chunks;
+  std::vector<gpt::Chunk> chunks;
   for (int c = 0; c < s.chunks; ++c) {
     const int at = virtual_stage(c, r, p);
     chunks.push_back(builder.chunk(layers_of(s.partition, at), at == 0, at == virtual_stages - 1));
@@ -46,7 +46,7 @@ inline Measured prove(Proof& proof, Communicator& comm, const Config& s) {
   }
   const Tokens batch = gpt::random_tokens(s.model, proof.seed());
   const std::vector<Tokens> microbatches = gpt::microbatches_of(batch, s.microbatches);
-  Worker worker(comm, tp, chunks, s.model, proof.dtype());
+  WorkerOf<> worker(comm, tp, chunks, s.model, proof.dtype());
   std::vector<Measured> runs;
   Trace trace;
   for (int step = 0; step < s.steps; ++step) {

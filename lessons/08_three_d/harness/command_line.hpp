@@ -17,6 +17,7 @@ inline std::string divisors(std::int64_t n, std::int64_t most) {
 struct Arguments {
   std::string schedule = "1f1b", optimizer = "sgd", text = "README.md", tokens, weights;
   std::int64_t tp = 2, pp = 2, dp = 2, microbatches = 4, chunks = 0, vocabulary = 256;
+  bool sequence_parallel = false, regather = false;
 };
 
 inline int ranks_of(const Arguments& arguments) {
@@ -99,6 +100,12 @@ inline void apply_arguments(Config& s, const Arguments& arguments, const Flags& 
   m.attention.kv_heads = m.attention.heads;
   m.attention.options.batch = s.batch / (arguments.dp * arguments.microbatches);
   m.tokens = s.batch * s.seq();
+  if (arguments.regather && !arguments.sequence_parallel)
+    throw UsageError("--regather is of --sequence-parallel: both together would work");
+  if (arguments.sequence_parallel && m.rows() % arguments.tp != 0)
+    throw UsageError(
+        format("--sequence-parallel cuts the {} tokens of a microbatch over --tp {}: --seq {} would work",
+               m.rows(), arguments.tp, (s.seq() / arguments.tp + 1) * arguments.tp));
   if (!s.resume.empty() && !std::filesystem::exists(gpt::checkpoint_file(s.resume)))
     throw UsageError("--resume " + s.resume +
                      ": there is no checkpoint.safetensors; a folder that --save wrote would work");

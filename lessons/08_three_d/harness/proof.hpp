@@ -65,6 +65,7 @@ inline void check_first_step(Proof& proof, const Mesh& mesh, const Config& s) {
     proof.expect_memory(kind, label, times * whole * e, times * mine * e, own_formula(times * e));
   TrainingConfig unsplit = s.training;
   unsplit.chunks = 1, unsplit.schedule = pipeline::Schedule::one_f_one_b;
+  unsplit.model.sequence_parallel = unsplit.model.regather = false;
   proof.expect_memory(MemoryKind::activation, "activations",
                       activations_predicted(unsplit, {1, 1, 1}, 0, 0) * e,
                       activations_predicted(s.training, s.sizes, mesh.tp->rank(), mesh.pp->rank()) * e,

@@ -38,7 +38,7 @@ void pipeline_step(Report& report, const Options& o) {
     const auto batch = gpt::microbatches_of(gpt::random_tokens(model, 1), microbatches);
     const pipeline::Plan plan = pipeline::with_asynchronous_sends(
         pipeline::make_plan(pipeline::Schedule::one_f_one_b, stages, microbatches, 1));
-    pipeline::Worker worker(comm, tp, chunks, model, DType::f32);
+    pipeline::WorkerOf<> worker(comm, tp, chunks, model, DType::f32);
     const Placed<Replicated> x(numbers(model.rows(), model.width()));
     const auto ratios = undisturbed<double>(comm, o.turns, [&] {
       // F and B of a microbatch, while the other stage does the same: no messages.

@@ -1,0 +1,245 @@
+// What lesson 09 claims, and how it is checked: used by its main, by the tests and by ./tessera verify.
+#pragma once
+
+#include "05_attention_heads/harness/proof.hpp"
+#include "09_sequence_parallel/sequence_parallel.hpp"
+
+namespace tessera::sequence_parallel {
+
+using attention_heads::Part;
+using PlainAttention = attention_heads::ParallelAttention;
+using PlainBlock = attention_heads::TransformerBlock<>;
+
+struct Config {
+  attention_heads::Sizes sizes;
+  bool regather = false;
+
+  bool block() const { return sizes.part == Part::block; }
+  std::int64_t halves() const { return block() ? 2 : 1; }
+};
+
+/// Bytes that all ranks send, and bytes of activations that a rank holds after each pass.
+struct Figures {
+  std::int64_t forward = 0, backward = 0, kept = 0, held = 0;
+};
+/// Those of this lesson's layer and of lesson 05's, known on rank 0.
+struct Compared {
+  Figures cut, whole;
+  std::int64_t step = 0;  // bytes of the sums that are owed once a step
+};
+
+/// The gradients of the weights that a rank uses for its own tokens only.
+using Partials = std::vector<std::pair<std::string, Placed<Partial>>>;
+inline Partials partials(const Attention& attn) { return {{"attn.c_proj.bias", attn.c_proj.dc}}; }
+inline Partials partials(const Block& block) {
+  return {{"ln_1.weight", block.ln_1.dweight},
+          {"ln_1.bias", block.ln_1.dbias},
+          {"attn.c_proj.bias", block.attn.c_proj.dc},
+          {"ln_2.weight", block.ln_2.dweight},
+          {"ln_2.bias", block.ln_2.dbias},
+          {"mlp.c_proj.bias", block.mlp.fc2.dc}};
+}
+
+/// Lesson 05's layer with the same weights.
+inline PlainAttention plain(const Attention& a) {
+  return {a.c_attn.a.local(), a.c_attn.c.local(), a.c_proj.a.local(), a.c_proj.c.local(), a.heads, a.core};
+}
+inline PlainBlock plain(const Block& b) {
+  const Mlp& m = b.mlp;
+  return {{b.ln_1.weight, b.ln_1.bias},
+          plain(b.attn),
+          {b.ln_2.weight, b.ln_2.bias},
+          {{m.fc1.a.local(), m.fc1.c.local()}, {m.fc2.a.local(), m.fc2.c.local()}}};
+}
+
+inline void set_up(Attention& attn, const Config& c, const Communicator&) { attn.regather = c.regather; }
+inline void set_up(Block& block, const Config& c, const Communicator& comm) {
+  block.first_row = part(c.sizes.n(), comm.rank(), comm.size()).begin;
+  block.attn.regather = block.mlp.regather = c.regather;
+}
+
+/// Elements of activations on each of p ranks, after the forward or after the `backward` too; `cut`: by
+/// tokens, else as in lesson 05. Lesson 05 keeps whole, and this lesson cuts: X dY Y, H, the results of two
+/// norms with their statistics; then dX, dH, two norms' gradients, and with dropout what it leaves of dY.
+/// Beside them lie what the layers gather, and what both lessons cut by columns and heads.
+inline std::int64_t activations(const Config& c, int p, bool exact, bool backward, bool cut) {
+  const attention_heads::Sizes& s = c.sizes;
+  const std::int64_t n = s.n(), w = s.w(), own = cut ? n / p : n, times = backward ? 2 : 1;
+  const std::int64_t dropped = backward && s.shape.options.dropout > 0 ? 1 : 0;
+  const std::int64_t residual = c.block() ? 4 * times + dropped : times + 2;
+  const std::int64_t inputs = cut && !c.regather ? n : c.block() ? own : 0;  // X itself, where no norm is
+  const std::int64_t gathered = cut && backward ? n : 0;                     // dY
+  const std::int64_t columns = n * (times * own_qkv(s, p) + s.w() / p) + core_saved(s, p, exact);
+  const std::int64_t mlp = c.block() ? 4 * own + n * (times + 1) * 4 * w / p : 0;
+  return (own * residual + c.halves() * (inputs + gathered)) * w + columns + mlp;
+}
+
+/// The same in letters, for a rank.
+inline std::string formula(const Config& c, std::int64_t e, bool backward, bool cut) {
+  const int residual = c.block() ? (backward ? 8 : 4) : (backward ? 4 : 3);
+  const int dropped = c.block() && backward && c.sizes.shape.options.dropout > 0 ? 1 : 0;
+  const std::int64_t whole = c.halves() * ((cut && !c.regather ? 1 : 0) + (cut && backward ? 1 : 0));
+  const std::int64_t normed = c.block() && !(cut && !c.regather) ? 2 : 0;
+  return format("{} (({} W{}) {} + {}N ({}QKV_i + W/p{}) + P_i)", e, residual + dropped + normed,
+                c.block() ? " + 4" : "", cut ? "N/p" : "N", whole > 0 ? format("{} N W + ", whole) : "",
+                backward ? "2 " : "", c.block() ? (backward ? " + 3 F/p" : " + 2 F/p") : "");
+}
+
+/// Takes X forward and dY backward, in phases that begin with `way`. Calls measure(backward) after each pass.
+template <class Layer, class X, class Measure>
+std::pair<X, X> step(const Layer& layer, const X& x, const X& dy, typename Layer::Saved& saved,
+                     const TensorParallel& tp, const std::string& way, const Measure& measure) {
+  X y;
+  {
+    const Phase phase = tp.comm().phase(way + "fwd");
+    y = layer.forward(x, saved, tp);
+  }
+  measure(false);
+  const Phase phase = tp.comm().phase(way + "bwd");
+  const X dx = layer.backward_input(dy, saved, tp);
+  layer.backward_weight(saved);
+  measure(true);
+  return {y, dx};
+}
+
+/// The bytes that all ranks have sent in a phase. Collective.
+inline std::int64_t sent_in(Communicator& comm, const std::string& phase) {
+  double own = 0;
+  for (const auto& [key, traffic] : comm.journal().traffic())
+    if (key.phase == phase) own += static_cast<double>(traffic.wire);
+  const MemoryScope scope(MemoryKind::check);
+  const Phase check = comm.phase("check");
+  return static_cast<std::int64_t>(comm.all_reduce(Tensor::of(1, 1, {own})).values()[0]);
+}
+
+/// Lesson 05's layer on the same X, dY and weights. Its memory is booked as a check's.
+template <class Layer>
+Figures run_whole(Proof& proof, Communicator& comm, const Config& c, const Layer& layer) {
+  const MemoryScope beside(MemoryKind::check);
+  const auto whole = plain(layer);
+  const auto now = [] { return Device::current()->memory.now(MemoryKind::check); };
+  const std::int64_t before = now(), e = proof.element_bytes();
+  const Slice all = Slice::whole(c.sizes.n(), c.sizes.w());
+  const Placed<Replicated> x(proof.other_slice("X", all)), dy(proof.other_slice("dY", all));
+  typename std::decay_t<decltype(whole)>::Saved saved;
+  Figures found;
+  step(whole, x, dy, saved, TensorParallel(comm), "05-", [&](bool backward) {
+    (backward ? found.held : found.kept) = now() - before;
+    proof.measure_memory(MemoryKind::activation, now() - before);
+    proof.expect_memory(MemoryKind::activation,
+                        backward ? "lesson 05's, after the backward" : "lesson 05's, after the forward",
+                        activations(c, 1, proof.exact(), backward, false) * e,
+                        activations(c, comm.size(), proof.exact(), backward, false) * e,
+                        formula(c, e, backward, false));
+  });
+  found.forward = sent_in(comm, "05-fwd"), found.backward = sent_in(comm, "05-bwd");
+  return found;
+}
+
+/// The names, cuts and identities of the results, as lesson 05 has them.
+template <class Layer>
+void check_results(Proof& proof, const Communicator& comm, const Config& c, const Layer& layer,
+                   const std::pair<Placed<Shard<0>>, Placed<Shard<0>>>& found,
+                   const Placed<Replicated>& sums) {
+  const attention_heads::Sizes& s = c.sizes;
+  proof.result("Y", "NW", "Y = [Y1; Y2], this rank's tokens", found.first);
+  proof.result("dX", "NW", "dX = [dX1; dX2]", found.second);
+  const auto attention = [&](const Attention& attn) {
+    for (const auto& [name, rows, gradient] :
+         {std::tuple{"weight", s.w(), attn.c_attn.da}, std::tuple{"bias", std::int64_t{1}, attn.c_attn.dc}})
+      proof.result(format("dattn.c_attn.{}", name), "?Q", format("dattn.c_attn.{}, its heads", name),
+                   gradient.local(), own_columns(rows, s, comm.rank(), comm.size()));
+    proof.result("dattn.c_proj.weight", "WW", "dattn.c_proj.weight, its rows", attn.c_proj.da);
+  };
+  if constexpr (std::is_same_v<Layer, Attention>) {
+    attention(layer);
+  } else {
+    attention(layer.attn);
+    proof.result("dmlp.c_fc.weight", "WF", "dmlp.c_fc.weight, its columns", layer.mlp.fc1.da);
+    proof.result("dmlp.c_fc.bias", "1F", "dmlp.c_fc.bias, its columns", layer.mlp.fc1.dc);
+    proof.result("dmlp.c_proj.weight", "FW", "dmlp.c_proj.weight, its rows", layer.mlp.fc2.da);
+  }
+  std::int64_t row = 0;
+  for (const auto& [name, term] : partials(layer)) {
+    proof.result("d" + name, "1W", format("d{}, summed once a step", name),
+                 Placed<Replicated>(sums.local().row_range(row, row + 1)));
+    ++row;
+  }
+  const attention_heads::Core core =
+      proof.exact() ? attention_heads::linear_core : attention_heads::reference_core;
+  proof.measured_baseline([=](const auto& in) { return attention_heads::reference(in, s, core); });
+}
+
+/// What every call must send: S = N W elements, p ranks.
+inline void expect_bytes(Proof& proof, const Config& c, std::int64_t owed) {
+  const std::int64_t p = proof.ranks(), e = proof.element_bytes(), h = c.halves(), w = c.sizes.w();
+  const std::int64_t each = (p - 1) * c.sizes.n() * w * e;
+  const auto expect = [&](const std::string& phase, const std::string& op, const std::string& label,
+                          std::int64_t calls, std::int64_t times) {
+    proof.expect_traffic(
+        phase, op, label, calls, times * calls * each,
+        format("{}(p-1) {} {}N W", times > 1 ? "2 " : "", e, calls > 1 ? format("{} ", calls) : ""));
+  };
+  expect("fwd", "all_gather", "in front of the columns", h, 1);
+  expect("fwd", "reduce_scatter", "behind the rows", h, 1);
+  expect("bwd", "all_gather", c.regather ? "dY, and X again" : "dY", c.regather ? 2 * h : h, 1);
+  expect("bwd", "reduce_scatter", "dX", h, 1);
+  proof.expect_traffic("step", "all_reduce", "what is Partial", 1, 2 * (p - 1) * owed * w * e,
+                       format("2 (p-1) {} {}W", e, owed > 1 ? format("{} ", owed) : ""));
+  for (const char* phase : {"05-fwd", "05-bwd"}) expect(phase, "all_reduce", "lesson 05's", h, 2);
+}
+
+template <class Layer>
+Compared prove(std::type_identity<Layer> type, Proof& proof, Communicator& comm, const Config& c) {
+  const TensorParallel tp(comm);
+  const std::int64_t e = proof.element_bytes();
+  const attention_heads::Sizes& s = c.sizes;
+  proof.axes({{'N', s.n()}, {'W', s.w()}, {'F', 4 * s.w()}});
+  const auto x = proof.input<Shard<0>>("X", "NW"), dy = proof.input<Shard<0>>("dY", "NW");
+  Layer layer = attention_heads::build_layer(type, proof, s, comm.rank());
+  set_up(layer, c, comm);
+  typename Layer::Saved saved;
+  Compared compared;
+  const auto found = step(layer, x, dy, saved, tp, "", [&](bool backward) {
+    proof.measure_memory();
+    (backward ? compared.cut.held : compared.cut.kept) =
+        Device::current()->memory.now(MemoryKind::activation);
+    proof.expect_memory(
+        MemoryKind::activation, backward ? "activations after the backward" : "activations after the forward",
+        activations(c, 1, proof.exact(), backward, true) * e,
+        activations(c, comm.size(), proof.exact(), backward, true) * e, formula(c, e, backward, true));
+  });
+  Placed<Replicated> sums;
+  {
+    const Phase phase = comm.phase("step");
+    std::vector<Placed<Partial>> terms;
+    for (const auto& [name, term] : partials(layer)) terms.push_back(term);
+    sums = sum_partials(terms, tp);
+  }
+  const auto weights = [&](int p) {
+    const std::int64_t w = s.w(), mlp = c.block() ? (2 * w + 1) * 4 * w / p + w + 4 * w : 0;
+    return (attention_weights(s, p) + mlp) * e;
+  };
+  proof.expect_weights("all weights", "their gradients", weights(1), weights(comm.size()), "as in lesson 05");
+  check_results(proof, comm, c, layer, found, sums);
+  expect_bytes(proof, c, sums.local().rows());
+  compared.whole = run_whole(proof, comm, c, layer);
+  compared.cut.forward = sent_in(comm, "fwd"), compared.cut.backward = sent_in(comm, "bwd");
+  compared.step = sent_in(comm, "step");
+  const std::int64_t again = c.regather ? (comm.size() - 1) * c.halves() * s.n() * s.w() * e : 0;
+  const std::int64_t more =
+      compared.cut.forward + compared.cut.backward - compared.whole.forward - compared.whole.backward - again;
+  proof.claim(c.regather ? "bytes = lesson 05's + a gather of X a half" : "bytes = lesson 05's",
+              static_cast<double>(std::abs(more)), 0, "Is a collective missing, or one too many?");
+  return compared;
+}
+
+/// The lesson's run with its checks, as main makes it. In the exact tier only the attention of a block is
+/// checked, since a layer norm is exact nowhere.
+inline Compared prove(Proof& proof, Communicator& comm, Config c) {
+  if (proof.exact()) c.sizes.part = Part::attention;
+  return c.block() ? prove(std::type_identity<Block>{}, proof, comm, c)
+                   : prove(std::type_identity<Attention>{}, proof, comm, c);
+}
+
+}  // namespace tessera::sequence_parallel
