@@ -3,7 +3,7 @@
 // its two halves: an all-gather in front of the layer that is cut by columns, a reduce-scatter behind the one
 // that is cut by rows. The backward is the mirror image.
 //
-//   [Y_1; Y_2; ...] = rows of the sum of  f([N_1; N_2; ...] A_i) B_i,   N_i = norm(X_i)
+//   [Y_1; Y_2; ...] = rows of the sum of  f([Z_1; Z_2; ...] A_i) B_i,   Z_i = norm(X_i)
 //
 // So a rank keeps its own tokens of everything that lesson 05 keeps whole, and the ranks send the same bytes.
 //
