@@ -65,7 +65,7 @@ put lessons/01_mlp/harness/proof.hpp "#pragma once\n$(lines 20 'int x;')\n"; cat
 for i in {1..8}; do put "lessons/01_mlp/$i.hpp" '#pragma once\n'; done
 catches "folder" "lessons/01_mlp: 9 files, more than 7"
 for i in {1..52}; do put "src/tensor/$i.cpp" "$(lines 260 'int x;')\n"; done
-catches "product outgrows" "src/ and lessons/: 13537 lines of code, more than 13000"
+catches "product outgrows" "src/ and lessons/: 13538 lines of code, more than 13000"
 for i in {1..42}; do put "tests/$i.cpp" "$(lines 260 'int x;')\n"; done
 catches "tests outgrow" "tests/: 10920 lines of code, more than 10700"
 

@@ -10,6 +10,7 @@ namespace tessera::sequence_parallel {
 /// Lesson 05's embedding, of whose rows each rank wants its own tokens only. The backward needs the gradients
 /// of all tokens, since each rank has the rows of its own ids.
 struct Embedding : attention_heads::VocabParallelEmbedding {
+  explicit Embedding(VocabParallelEmbedding whole) : VocabParallelEmbedding(std::move(whole)) {}
   Placed<Shard<0>> forward(const Tensor& ids, const Tensor& positions, const TensorParallel& tp) const {
     const Placed<Partial> rows(tessera::embedding(ids, wte.local()));  // zeros except for this rank's ids
     const Tensor own = tp.comm().take_shard(positions, 0);
@@ -21,6 +22,7 @@ struct Embedding : attention_heads::VocabParallelEmbedding {
 // begin head
 /// The norm works on this rank's tokens; the logits need all of them, of which this rank has its own columns.
 struct Head : attention_heads::VocabParallelHeadOf<Shard<0>> {
+  explicit Head(VocabParallelHeadOf whole) : VocabParallelHeadOf(std::move(whole)) {}
   Placed<Replicated> forward(const Placed<Shard<0>>& x, const Tensor& targets, Saved& saved,
                              const TensorParallel& tp) const {
     saved.y = tp.all_gather(ln_f.forward(x, saved.ln_f));

@@ -142,8 +142,8 @@ class Builder {
   template <class Embedding>
   Embedding embedding() {
     const Slice wte = vocabulary_slice(), wpe = Slice::whole(config_.seq(), config_.width());
-    const Embedding made{Placed<Shard<0>>(make_("wte.weight", wte)),
-                         Placed<Replicated>(make_("wpe.weight", wpe))};
+    const Embedding made(
+        {Placed<Shard<0>>(make_("wte.weight", wte)), Placed<Replicated>(make_("wpe.weight", wpe))});
     list("wte.weight", wte, made.wte.local(), made.dwte);
     list("wpe.weight", wpe, made.wpe.local(), made.dwpe);
     if (config_.tied) head_weight_ = {made.wte, made.dwte};
@@ -160,7 +160,7 @@ class Builder {
       list(name, vocabulary_slice(), head_weight_.first.local(), head_weight_.second);
       has_copy_ = config_.tied;
     }
-    return {ln_f, head_weight_.first, head_weight_.second};
+    return Head({ln_f, head_weight_.first, head_weight_.second});
   }
 
   Slice vocabulary_slice() const {

@@ -13,7 +13,6 @@ inline void set_config(Config& c, Arguments& arguments, const Options& options, 
     throw UsageError("--trap is lesson 05's: ./tessera run 05 --trap qkv would work");
   attention_heads::set_sizes(c.sizes, arguments, options, ranks);
   const attention_heads::Sizes& s = c.sizes;
-  const AttentionOptions& o = s.shape.options;
   if (s.shares_keys(ranks))
     throw UsageError(
         format("--kv-heads {} on {} ranks: a number that they divide, like --kv-heads {}, would work; "
@@ -22,7 +21,7 @@ inline void set_config(Config& c, Arguments& arguments, const Options& options, 
   if (s.n() % ranks != 0)
     throw UsageError(
         format("{} ranks do not divide the {} tokens of --batch {} --seq {}: --seq {} would work", ranks,
-               s.n(), o.batch, o.seq, (o.seq / ranks + 1) * ranks));
+               s.n(), s.shape.options.batch, s.shape.options.seq, (s.shape.options.seq / ranks + 1) * ranks));
 }
 
 }  // namespace tessera::sequence_parallel

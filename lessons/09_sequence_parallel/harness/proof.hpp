@@ -58,31 +58,34 @@ inline void set_up(Block& block, const Config& c, const Communicator& comm) {
   block.attn.regather = block.mlp.regather = c.regather;
 }
 
-/// Elements of activations on each of p ranks, after the forward or after the `backward` too; `cut`: by
-/// tokens, else as in lesson 05. Lesson 05 keeps whole, and this lesson cuts: X dY Y, H, the results of two
-/// norms with their statistics; then dX, dH, two norms' gradients, and with dropout what it leaves of dY.
-/// Beside them lie what the layers gather, and what both lessons cut by columns and heads.
+/// How many (N, W) matrices a rank keeps after the forward, or after the `backward` too; `cut`: by tokens,
+/// else as in lesson 05. Lesson 05 keeps whole, and this lesson cuts: X dY Y, H, the results of two norms;
+/// then dX, dH, two norms' gradients, and with dropout what it leaves of dY. Whole are what the layers have
+/// gathered: the norms' results (X, where there is no norm), and then dY and dH.
+inline std::pair<std::int64_t, std::int64_t> matrices(const Config& c, bool backward, bool cut) {
+  const bool inputs = cut && !c.regather, dropped = backward && c.sizes.shape.options.dropout > 0;
+  const std::int64_t gathered = c.halves() * ((inputs ? 1 : 0) + (cut && backward ? 1 : 0));
+  if (!c.block()) return {backward ? 4 : 3, gathered};
+  return {(backward ? 8 : 4) + (dropped ? 1 : 0) + (inputs ? 0 : 2), gathered};
+}
+
+/// Elements of activations on each of p ranks: those matrices, the norms' means and deviations, and what both
+/// lessons cut by columns and heads.
 inline std::int64_t activations(const Config& c, int p, bool exact, bool backward, bool cut) {
   const attention_heads::Sizes& s = c.sizes;
   const std::int64_t n = s.n(), w = s.w(), own = cut ? n / p : n, times = backward ? 2 : 1;
-  const std::int64_t dropped = backward && s.shape.options.dropout > 0 ? 1 : 0;
-  const std::int64_t residual = c.block() ? 4 * times + dropped : times + 2;
-  const std::int64_t inputs = cut && !c.regather ? n : c.block() ? own : 0;  // X itself, where no norm is
-  const std::int64_t gathered = cut && backward ? n : 0;                     // dY
-  const std::int64_t columns = n * (times * own_qkv(s, p) + s.w() / p) + core_saved(s, p, exact);
+  const auto [residual, gathered] = matrices(c, backward, cut);
   const std::int64_t mlp = c.block() ? 4 * own + n * (times + 1) * 4 * w / p : 0;
-  return (own * residual + c.halves() * (inputs + gathered)) * w + columns + mlp;
+  return (own * residual + n * gathered) * w + n * (times * own_qkv(s, p) + w / p) + core_saved(s, p, exact) +
+         mlp;
 }
-
-/// The same in letters, for a rank.
 inline std::string formula(const Config& c, std::int64_t e, bool backward, bool cut) {
-  const int residual = c.block() ? (backward ? 8 : 4) : (backward ? 4 : 3);
-  const int dropped = c.block() && backward && c.sizes.shape.options.dropout > 0 ? 1 : 0;
-  const std::int64_t whole = c.halves() * ((cut && !c.regather ? 1 : 0) + (cut && backward ? 1 : 0));
-  const std::int64_t normed = c.block() && !(cut && !c.regather) ? 2 : 0;
-  return format("{} (({} W{}) {} + {}N ({}QKV_i + W/p{}) + P_i)", e, residual + dropped + normed,
-                c.block() ? " + 4" : "", cut ? "N/p" : "N", whole > 0 ? format("{} N W + ", whole) : "",
-                backward ? "2 " : "", c.block() ? (backward ? " + 3 F/p" : " + 2 F/p") : "");
+  const auto [residual, gathered] = matrices(c, backward, cut);
+  return format("{} (({} W{}) {}{} + N ({}QKV_i + W/p{}) + P_i)", e, residual, c.block() ? " + 4" : "",
+                cut ? "N/p" : "N", gathered > 0 ? format(" + {} N W", gathered) : "", backward ? "2 " : "",
+                !c.block() ? ""
+                : backward ? " + 3 F/p"
+                           : " + 2 F/p");
 }
 
 /// Takes X forward and dY backward, in phases that begin with `way`. Calls measure(backward) after each pass.
@@ -112,26 +115,32 @@ inline std::int64_t sent_in(Communicator& comm, const std::string& phase) {
   return static_cast<std::int64_t>(comm.all_reduce(Tensor::of(1, 1, {own})).values()[0]);
 }
 
+/// A row of memory: the activations that a rank holds after a pass of this lesson's layer, or of lesson 05's.
+inline void expect_activations(Proof& proof, const Config& c, Figures& found, std::int64_t bytes,
+                               bool backward, bool cut) {
+  const std::int64_t e = proof.element_bytes();
+  (backward ? found.held : found.kept) = bytes;
+  proof.measure_memory(MemoryKind::activation, bytes);
+  proof.expect_memory(
+      MemoryKind::activation,
+      format("{} after the {}", cut ? "activations" : "lesson 05's", backward ? "backward" : "forward"),
+      activations(c, 1, proof.exact(), backward, cut) * e,
+      activations(c, proof.ranks(), proof.exact(), backward, cut) * e, formula(c, e, backward, cut));
+}
+
 /// Lesson 05's layer on the same X, dY and weights. Its memory is booked as a check's.
 template <class Layer>
 Figures run_whole(Proof& proof, Communicator& comm, const Config& c, const Layer& layer) {
   const MemoryScope beside(MemoryKind::check);
   const auto whole = plain(layer);
   const auto now = [] { return Device::current()->memory.now(MemoryKind::check); };
-  const std::int64_t before = now(), e = proof.element_bytes();
+  const std::int64_t before = now();
   const Slice all = Slice::whole(c.sizes.n(), c.sizes.w());
   const Placed<Replicated> x(proof.other_slice("X", all)), dy(proof.other_slice("dY", all));
   typename std::decay_t<decltype(whole)>::Saved saved;
   Figures found;
-  step(whole, x, dy, saved, TensorParallel(comm), "05-", [&](bool backward) {
-    (backward ? found.held : found.kept) = now() - before;
-    proof.measure_memory(MemoryKind::activation, now() - before);
-    proof.expect_memory(MemoryKind::activation,
-                        backward ? "lesson 05's, after the backward" : "lesson 05's, after the forward",
-                        activations(c, 1, proof.exact(), backward, false) * e,
-                        activations(c, comm.size(), proof.exact(), backward, false) * e,
-                        formula(c, e, backward, false));
-  });
+  step(whole, x, dy, saved, TensorParallel(comm), "05-",
+       [&](bool backward) { expect_activations(proof, c, found, now() - before, backward, false); });
   found.forward = sent_in(comm, "05-fwd"), found.backward = sent_in(comm, "05-bwd");
   return found;
 }
@@ -144,21 +153,11 @@ void check_results(Proof& proof, const Communicator& comm, const Config& c, cons
   const attention_heads::Sizes& s = c.sizes;
   proof.result("Y", "NW", "Y = [Y1; Y2], this rank's tokens", found.first);
   proof.result("dX", "NW", "dX = [dX1; dX2]", found.second);
-  const auto attention = [&](const Attention& attn) {
-    for (const auto& [name, rows, gradient] :
-         {std::tuple{"weight", s.w(), attn.c_attn.da}, std::tuple{"bias", std::int64_t{1}, attn.c_attn.dc}})
-      proof.result(format("dattn.c_attn.{}", name), "?Q", format("dattn.c_attn.{}, its heads", name),
-                   gradient.local(), own_columns(rows, s, comm.rank(), comm.size()));
-    proof.result("dattn.c_proj.weight", "WW", "dattn.c_proj.weight, its rows", attn.c_proj.da);
-  };
-  if constexpr (std::is_same_v<Layer, Attention>) {
-    attention(layer);
-  } else {
-    attention(layer.attn);
-    proof.result("dmlp.c_fc.weight", "WF", "dmlp.c_fc.weight, its columns", layer.mlp.fc1.da);
-    proof.result("dmlp.c_fc.bias", "1F", "dmlp.c_fc.bias, its columns", layer.mlp.fc1.dc);
-    proof.result("dmlp.c_proj.weight", "FW", "dmlp.c_proj.weight, its rows", layer.mlp.fc2.da);
-  }
+  if constexpr (std::is_same_v<Layer, Attention>)
+    attention_heads::attention_results(proof, comm, s, layer);
+  else
+    attention_heads::attention_results(proof, comm, s, layer.attn),
+        attention_heads::mlp_results(proof, layer.mlp);
   std::int64_t row = 0;
   for (const auto& [name, term] : partials(layer)) {
     proof.result("d" + name, "1W", format("d{}, summed once a step", name),
@@ -201,14 +200,10 @@ Compared prove(std::type_identity<Layer> type, Proof& proof, Communicator& comm,
   typename Layer::Saved saved;
   Compared compared;
   const auto found = step(layer, x, dy, saved, tp, "", [&](bool backward) {
-    proof.measure_memory();
-    (backward ? compared.cut.held : compared.cut.kept) =
-        Device::current()->memory.now(MemoryKind::activation);
-    proof.expect_memory(
-        MemoryKind::activation, backward ? "activations after the backward" : "activations after the forward",
-        activations(c, 1, proof.exact(), backward, true) * e,
-        activations(c, comm.size(), proof.exact(), backward, true) * e, formula(c, e, backward, true));
+    const std::int64_t bytes = Device::current()->memory.now(MemoryKind::activation);
+    expect_activations(proof, c, compared.cut, bytes, backward, true);
   });
+  proof.measure_memory();
   Placed<Replicated> sums;
   {
     const Phase phase = comm.phase("step");
@@ -216,11 +211,8 @@ Compared prove(std::type_identity<Layer> type, Proof& proof, Communicator& comm,
     for (const auto& [name, term] : partials(layer)) terms.push_back(term);
     sums = sum_partials(terms, tp);
   }
-  const auto weights = [&](int p) {
-    const std::int64_t w = s.w(), mlp = c.block() ? (2 * w + 1) * 4 * w / p + w + 4 * w : 0;
-    return (attention_weights(s, p) + mlp) * e;
-  };
-  proof.expect_weights("all weights", "their gradients", weights(1), weights(comm.size()), "as in lesson 05");
+  proof.expect_weights("all weights", "their gradients", all_weights(s, 1) * e,
+                       all_weights(s, comm.size()) * e, "as in lesson 05");
   check_results(proof, comm, c, layer, found, sums);
   expect_bytes(proof, c, sums.local().rows());
   compared.whole = run_whole(proof, comm, c, layer);
