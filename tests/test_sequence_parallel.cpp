@@ -12,7 +12,7 @@ using namespace tessera::sequence_parallel;
 
 namespace {
 
-Config config(Part part, const std::string& mask, std::int64_t kv_heads, double dropout, bool regather) {
+Config config(Part part, Mask mask, std::int64_t kv_heads, double dropout, bool regather) {
   Config c;
   c.regather = regather;
   c.sizes.shape = {48, 24, kv_heads, {}};
@@ -20,7 +20,9 @@ Config config(Part part, const std::string& mask, std::int64_t kv_heads, double 
   c.sizes.shape.options.seq = 8;
   c.sizes.shape.options.dropout = dropout;
   c.sizes.shape.options.seed = 5;
-  attention_heads::apply_arguments(c.sizes, mask, part == Part::block ? "block" : "attention", "auto");
+  c.sizes.shape.options.mask = mask;
+  c.sizes.part = part;
+  attention_heads::complete(c.sizes);
   return c;
 }
 
@@ -75,14 +77,14 @@ TEST_CASE("lesson 09 holds at 1 to 8 ranks, masks, grouped queries, dropout, bot
   Thin thin;
   for (const int ranks : {1, 2, 3, 4, 8})
     for (const Part part : {Part::attention, Part::block})
-      for (const char* mask : {"causal", "none", "padding"})
+      for (const auto& [mask, mask_name] : attention_heads::mask_names)
         for (const std::int64_t kv_heads : {24, 8, 12})
           for (const double dropout : {0.0, 0.2})
             for (const bool regather : {false, true})
               for (const DType dtype : {DType::f32, DType::f64}) {
                 if (kv_heads % ranks != 0 || thin.skips()) continue;
                 CAPTURE(ranks);
-                CAPTURE(mask);
+                CAPTURE(mask_name);
                 CAPTURE(kv_heads);
                 CAPTURE(dropout);
                 CAPTURE(regather);
@@ -100,7 +102,7 @@ TEST_CASE("lesson 09, exact: the projections of every cut, error 0") {
     for (const bool regather : {false, true})
       for (const DType dtype : {DType::f32, DType::f64}) {
         const Outcome outcome = proven(ranks, {Tier::exact, dtype, 3}, [&](Proof& proof, Communicator& comm) {
-          prove(proof, comm, config(Part::attention, "causal", 24, 0, regather));
+          prove(proof, comm, config(Part::attention, Mask::causal, 24, 0, regather));
         });
         CHECK(faults(outcome) == "");
         CHECK(outcome.ok());
@@ -109,8 +111,8 @@ TEST_CASE("lesson 09, exact: the projections of every cut, error 0") {
 }
 
 TEST_CASE("lesson 09: with one rank a block's activations are what they cost in lesson 05, gathers apart") {
-  const Config keeps = config(Part::block, "causal", 24, 0, false),
-               again = config(Part::block, "causal", 24, 0, true);
+  const Config keeps = config(Part::block, Mask::causal, 24, 0, false),
+               again = config(Part::block, Mask::causal, 24, 0, true);
   const std::int64_t nw = keeps.sizes.n() * keeps.sizes.w();
   for (const int p : {2, 4, 8}) {
     const auto kept = [&](const Config& c, bool cut) { return activations(c, p, false, false, cut); };

@@ -1,6 +1,6 @@
-// The worker executes the instructions of one stage: one switch, and nothing that knows a schedule. Sends are
-// asynchronous, and the worker waits for them where the plan says so; the results do not depend on timing.
-// What a chunk is made of is a parameter: the messages have the placement of its activations.
+// The worker executes one stage's instructions of schedule.hpp: one switch, and nothing that knows a
+// schedule. Sends are asynchronous; it waits for them where the plan says so, and its results do not depend
+// on timing. What its chunks are made of is a parameter: messages are placed as their activations are.
 #pragma once
 
 #include <map>
@@ -10,7 +10,7 @@
 
 namespace tessera::pipeline {
 
-using gpt::ChunkOf;
+using gpt::Chunk;
 using gpt::ModelConfig;
 using gpt::Tokens;
 
@@ -30,9 +30,9 @@ struct Forward {
 };
 
 /// A worker, whatever its chunks are made of.
-class Worker {
+class AnyWorker {
  public:
-  virtual ~Worker() = default;
+  virtual ~AnyWorker() = default;
   /// Executes `list` on the microbatches. Returns the sum of the losses of all tokens on the last stage, 0 on
   /// the others.
   virtual double run(const Instructions& list, const std::vector<Tokens>& microbatches,
@@ -42,9 +42,9 @@ class Worker {
 };
 
 template <class Parts = gpt::TensorParallelParts>
-class WorkerOf : public Worker {
+class WorkerOf : public AnyWorker {
  public:
-  using Chunk = ChunkOf<Parts>;
+  using Chunk = gpt::ChunkOf<Parts>;
   /// `chunks` are those of this stage, the first virtual stage first.
   WorkerOf(Communicator& pp, const TensorParallel& tp, std::vector<Chunk> chunks, const ModelConfig& config,
            DType dtype)
@@ -156,5 +156,6 @@ class WorkerOf : public Worker {
   std::map<Key, Request> sending_;
   std::map<std::size_t, std::size_t> finished_;  // microbatches of each chunk
 };
+using Worker = WorkerOf<>;
 
 }  // namespace tessera::pipeline

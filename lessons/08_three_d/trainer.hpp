@@ -18,14 +18,14 @@ using gpt::Tokens;
 struct TrainingConfig;
 /// Makes the worker of this rank, whose stage of pp has the layers that `config` says. `dtype`: of messages.
 template <class Parts>
-std::unique_ptr<pipeline::Worker> make_worker(gpt::Builder& builder, const TrainingConfig& config,
-                                              const Mesh& mesh, const TensorParallel& tp, DType dtype);
+std::unique_ptr<pipeline::AnyWorker> make_worker(gpt::Builder& builder, const TrainingConfig& config,
+                                                 const Mesh& mesh, const TensorParallel& tp, DType dtype);
 
 /// How the model is put together. Lesson 09 has another way.
 struct Composition {
-  std::unique_ptr<pipeline::Worker> (*worker)(gpt::Builder&, const TrainingConfig&, const Mesh&,
-                                              const TensorParallel&,
-                                              DType) = make_worker<gpt::TensorParallelParts>;
+  std::unique_ptr<pipeline::AnyWorker> (*worker)(gpt::Builder&, const TrainingConfig&, const Mesh&,
+                                                 const TensorParallel&,
+                                                 DType) = make_worker<gpt::TensorParallelParts>;
   /// Pays what the gradients are owed over tp when a step ends.
   void (*sum_partials)(const std::vector<Parameter>&,
                        const TensorParallel&) = [](const std::vector<Parameter>&, const TensorParallel&) {};
@@ -47,8 +47,8 @@ struct TrainingConfig {
 };
 
 template <class Parts>
-std::unique_ptr<pipeline::Worker> make_worker(gpt::Builder& builder, const TrainingConfig& config,
-                                              const Mesh& mesh, const TensorParallel& tp, DType dtype) {
+std::unique_ptr<pipeline::AnyWorker> make_worker(gpt::Builder& builder, const TrainingConfig& config,
+                                                 const Mesh& mesh, const TensorParallel& tp, DType dtype) {
   const int stages = mesh.sizes.pp, all = stages * config.chunks;
   std::vector<gpt::ChunkOf<Parts>> chunks;
   for (int c = 0; c < config.chunks; ++c) {
@@ -186,7 +186,7 @@ class Trainer {
   TensorParallel tp_;
   gpt::Builder builder_;
   pipeline::Plan plan_;
-  std::unique_ptr<pipeline::Worker> worker_;
+  std::unique_ptr<pipeline::AnyWorker> worker_;
   Tensor gradients_;  // (1, P_r)  of all parameters of this rank, in their order
   data_parallel::Buckets buckets_;
   std::array<std::vector<Tensor>, 2> optimizer_state_;  // velocities; or first and second moments

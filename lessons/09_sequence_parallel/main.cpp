@@ -1,5 +1,4 @@
 // Lesson 09: sequence parallelism, the transformer block with its norms and residual sums cut by tokens.
-#include "09_sequence_parallel/harness/command_line.hpp"
 #include "09_sequence_parallel/harness/screen.hpp"
 
 using namespace tessera;
@@ -7,17 +6,15 @@ using namespace tessera::sequence_parallel;
 
 int main(int argc, char** argv) {
   Config c;
-  Arguments arguments;
-  arguments.part = "block";
   AttentionOptions& o = c.sizes.shape.options;
-  o.batch = 2, o.seq = 24, c.sizes.shape.heads = 24, c.sizes.shape.kv_heads = 0;
+  o.batch = 2, o.seq = 24, c.sizes.shape.heads = 24, c.sizes.shape.kv_heads = 0, c.sizes.part = Part::block;
   App app(
       {"09", "sequence parallel",
        "X (N, W) = [X1; X2; ...] by tokens    all_gather before the columns, reduce_scatter behind the rows",
        "Why Partial: a norm's weights and a late bias have seen the rank's own tokens, and the sum is owed "
        "once a step.",
        format("sequence_parallel.hpp:{}", code_line)});
-  attention_heads::add_flags(app, c.sizes, arguments);
+  attention_heads::add_flags(app, c.sizes);
   app.flags().toggle("--regather", c.regather, "keep a rank's tokens of X only, and gather X again for dA");
 
   Compared compared;
@@ -28,7 +25,7 @@ int main(int argc, char** argv) {
   };
   return app.run(
       argc, argv,
-      {.check = [&](int ranks) { set_config(c, arguments, app.options(), ranks); },
+      {.check = [&](int ranks) { check_sizes(c.sizes, app.options(), ranks); },
        .prove = lesson,
        .by_hand = by_hand,
        .picture = [&](int) { return picture(c); },

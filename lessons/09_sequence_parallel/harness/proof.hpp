@@ -18,6 +18,22 @@ struct Config {
   std::int64_t halves() const { return block() ? 2 : 1; }
 };
 
+/// Completes the sizes for p ranks. Throws UsageError where they cannot be cut over these.
+inline void check_sizes(attention_heads::Sizes& s, const Options& options, int p) {
+  if (s.trap_qkv) throw UsageError("--trap is lesson 05's: ./tessera run 05 --trap qkv would work");
+  set_sizes(s, options, p);
+  const AttentionOptions& o = s.shape.options;
+  if (s.shares_keys(p))
+    throw UsageError(
+        format("--kv-heads {} on {} ranks: a number that they divide, like --kv-heads {}, would work; "
+               "lesson 05 has multi-query attention",
+               s.shape.kv_heads, p, s.shape.heads));
+  if (s.n() % p != 0)
+    throw UsageError(
+        format("{} ranks do not divide the {} tokens of --batch {} --seq {}: --seq {} would work", p, s.n(),
+               o.batch, o.seq, (o.seq / p + 1) * p));
+}
+
 /// Bytes that all ranks send, and bytes of activations that a rank holds after each pass.
 struct Figures {
   std::int64_t forward = 0, backward = 0, kept = 0, held = 0;

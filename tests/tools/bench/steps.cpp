@@ -38,7 +38,7 @@ void pipeline_step(Report& report, const Options& o) {
     const auto batch = gpt::microbatches_of(gpt::random_tokens(model, 1), microbatches);
     const pipeline::Plan plan = pipeline::with_asynchronous_sends(
         pipeline::make_plan(pipeline::Schedule::one_f_one_b, stages, microbatches, 1));
-    pipeline::WorkerOf<> worker(comm, tp, chunks, model, DType::f32);
+    pipeline::Worker worker(comm, tp, chunks, model, DType::f32);
     const Placed<Replicated> x(numbers(model.rows(), model.width()));
     const auto ratios = undisturbed<double>(comm, o.turns, [&] {
       // F and B of a microbatch, while the other stage does the same: no messages.
@@ -56,9 +56,9 @@ void pipeline_step(Report& report, const Options& o) {
       costs.forward = of_all(comm, median(forward));
       costs.backward_input = of_all(comm, median(backward));
       comm.barrier();
+      const auto& list = plan[static_cast<std::size_t>(comm.rank())];
       const auto measured =
-          pipeline::gather(comm, pipeline::run_timed(worker, plan[static_cast<std::size_t>(comm.rank())],
-                                                     batch, comm.journal(), {}));
+          pipeline::gather(comm, plan, pipeline::run_timed(worker, list, batch, comm.journal(), 0));
       return comm.rank() == 0 ? measured.timeline.makespan() / pipeline::simulate(plan, costs).makespan() : 0;
     });
     if (comm.rank() == 0)
