@@ -70,7 +70,7 @@ inline std::int64_t own_elements(const ModelConfig& m, std::int64_t layers, bool
 class Builder {
  public:
   Builder(const ModelConfig& config, const TensorParallel& tp, MakeWeight make)
-      : config_(config), tp_(tp), rank_(tp.rank()), ranks_(tp.size()), make_(std::move(make)) {}
+      : config_(config), tp_(tp), make_(std::move(make)) {}
 
   std::vector<Parameter> parameters;  // of everything built so far, in the order of the model
 
@@ -120,17 +120,17 @@ class Builder {
     const auto linear = [&](const std::string& name, const Slice& a, const Slice& c) {
       return std::pair{make_(h + name + ".weight", a), make_(h + name + ".bias", c)};
     };
-    const auto columns = [&](std::int64_t rows) { return Slice::columns(rows, f, rank_, ranks_); };
+    const auto columns = [&](std::int64_t rows) { return Slice::columns(rows, f, tp_.rank(), tp_.size()); };
     const auto qkv = [&](std::int64_t rows) {
-      return attention_heads::qkv_slice(rows, config_.attention, rank_, ranks_);
+      return attention_heads::qkv_slice(rows, config_.attention, tp_.rank(), tp_.size());
     };
-    const auto rows = [&](std::int64_t of) { return Slice::rows(of, w, rank_, ranks_); };
+    const auto rows = [&](std::int64_t of) { return Slice::rows(of, w, tp_.rank(), tp_.size()); };
     const Slice row = Slice::whole(1, w);
     const auto ln_1 = norm<decltype(Block::ln_1)>(h + "ln_1");
     const auto [a, ca] = linear("attn.c_attn", qkv(w), qkv(1));
     const auto [o, co] = linear("attn.c_proj", rows(w), row);
     const decltype(Block::attn) attn(a, ca, o, co,
-                                     attention_heads::own_heads(config_.attention, rank_, ranks_));
+                                     attention_heads::own_heads(config_.attention, tp_.rank(), tp_.size()));
     list(h + "attn.c_attn.weight", qkv(w), a, attn.c_attn.da);
     list(h + "attn.c_attn.bias", qkv(1), ca, attn.c_attn.dc);
     list(h + "attn.c_proj.weight", rows(w), o, attn.c_proj.da);
@@ -171,7 +171,7 @@ class Builder {
   }
 
   Slice vocabulary_slice() const {
-    const Range ids = attention_heads::own_ids(config_.vocabulary, rank_, ranks_);
+    const Range ids = attention_heads::own_ids(config_.vocabulary, tp_.rank(), tp_.size());
     return {config_.vocabulary, config_.width(), {ids}, {{0, config_.width()}}};
   }
 
@@ -190,7 +190,6 @@ class Builder {
 
   ModelConfig config_;
   TensorParallel tp_;
-  int rank_, ranks_;
   MakeWeight make_;
   std::pair<Placed<Shard<0>>, Placed<Shard<0>>> head_weight_;  // and its gradient, where this rank has them
   bool has_copy_ = false;
