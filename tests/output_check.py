@@ -228,8 +228,20 @@ def sequence_parallel():
     return Case(3, exact=False, extra=equal_bytes, batch=2, seq=6, width=24, heads=6, kv_heads=3, dropout=0.25)
 
 
+def zero():
+    def overlap(bars, report, faults):
+        """The weights of every part but the first of a pass are on their way while the part before computes."""
+        for rank in bars[0]:
+            early = sum(bar["tid"] == rank for bar in bars[1])
+            if early != 2 * (case.asked["layers"] + 1) * (case.asked["steps"] + 1):
+                faults.append(f"rank {rank}: {early} all-gathers overlap with a part's computation")
+
+    case = Case(3, exact=False, extra=overlap, stage=3, batch=5, seq=4, width=24, heads=3, layers=3, vocab=17, steps=3)
+    return case
+
+
 LESSONS = {"01": mlp, "02": matrices, "03": matrices, "04": matrices, "05": attention, "06": pipeline,
-           "07": data_parallel, "08": three_d, "09": sequence_parallel}
+           "07": data_parallel, "08": three_d, "09": sequence_parallel, "10": zero}
 
 
 def check(program, case, scratch, name):

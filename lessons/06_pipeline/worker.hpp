@@ -53,7 +53,7 @@ class WorkerOf : public AnyWorker {
   // begin worker
   double run(const Instructions& list, const std::vector<Tokens>& microbatches,
              const WorkerHooks& hooks = {}) override {
-    const Tensor loss = Tensor::zeros(1, 1, dtype_);
+    const Tensor loss = Tensor::zeros(1, 1, arithmetic(dtype_));
     finished_.clear();
     for (const Instruction& i : list) {
       const Key key{i.microbatch, i.chunk};

@@ -87,18 +87,19 @@ inline std::pair<std::int64_t, std::int64_t> matrices(const Config& c, bool back
 
 /// Elements of activations on each of p ranks: those matrices, the norms' means and deviations, and what both
 /// lessons cut by columns and heads.
-inline std::int64_t activations(const Config& c, int p, bool exact, bool backward, bool cut) {
+inline std::int64_t activations(const Config& c, int p, const Proof& proof, bool backward, bool cut) {
   const attention_heads::Sizes& s = c.sizes;
   const std::int64_t n = s.n(), w = s.w(), own = cut ? n / p : n, times = backward ? 2 : 1;
   const auto [residual, gathered] = matrices(c, backward, cut);
-  const std::int64_t mlp = c.block() ? 4 * own + n * (times + 1) * 4 * w / p : 0;
-  return (own * residual + n * gathered) * w + n * (times * own_qkv(s, p) + w / p) + core_saved(s, p, exact) +
-         mlp;
+  const std::int64_t mlp = c.block() ? 4 * own * proof.wide() + n * (times + 1) * 4 * w / p : 0;
+  return (own * residual + n * gathered) * w + n * (times * own_qkv(s, p) + w / p) +
+         core_saved(s, p, proof.exact(), proof.wide()) + mlp;
 }
-inline std::string formula(const Config& c, std::int64_t e, bool backward, bool cut) {
+inline std::string formula(const Config& c, const Proof& proof, bool backward, bool cut) {
   const auto [residual, gathered] = matrices(c, backward, cut);
-  return format("{} (({} W{}) {}{} + N ({}QKV_i + W/p{}) + P_i)", e, residual, c.block() ? " + 4" : "",
-                cut ? "N/p" : "N", gathered > 0 ? format(" + {} N W", gathered) : "", backward ? "2 " : "",
+  return format("{} (({} W{}) {}{} + N ({}QKV_i + W/p{}) + P_i)", proof.element_bytes(), residual,
+                c.block() ? format(" + {}", 4 * proof.wide()) : "", cut ? "N/p" : "N",
+                gathered > 0 ? format(" + {} N W", gathered) : "", backward ? "2 " : "",
                 !c.block() ? ""
                 : backward ? " + 3 F/p"
                            : " + 2 F/p");
@@ -140,8 +141,8 @@ inline void expect_activations(Proof& proof, const Config& c, Figures& found, st
   proof.expect_memory(
       MemoryKind::activation,
       format("{} after the {}", cut ? "activations" : "lesson 05's", backward ? "backward" : "forward"),
-      activations(c, 1, proof.exact(), backward, cut) * e,
-      activations(c, proof.ranks(), proof.exact(), backward, cut) * e, formula(c, e, backward, cut));
+      activations(c, 1, proof, backward, cut) * e, activations(c, proof.ranks(), proof, backward, cut) * e,
+      formula(c, proof, backward, cut));
 }
 
 /// Lesson 05's layer on the same X, dY and weights. Its memory is booked as a check's.
@@ -199,8 +200,9 @@ inline void expect_bytes(Proof& proof, const Config& c, std::int64_t owed) {
   expect("fwd", "reduce_scatter", "behind the rows", h, 1);
   expect("bwd", "all_gather", c.regather ? "dY, and X again" : "dY", c.regather ? 2 * h : h, 1);
   expect("bwd", "reduce_scatter", "dX", h, 1);
-  proof.expect_traffic("step", "all_reduce", "what is Partial", 1, 2 * (p - 1) * owed * w * e,
-                       format("2 (p-1) {} {}W", e, owed > 1 ? format("{} ", owed) : ""));
+  proof.expect_traffic("step", "all_reduce", "what is Partial", 1,
+                       2 * (p - 1) * owed * w * proof.wide_bytes(),
+                       format("2 (p-1) {} {}W", proof.wide_bytes(), owed > 1 ? format("{} ", owed) : ""));
   for (const char* phase : {"05-fwd", "05-bwd"}) expect(phase, "all_reduce", "lesson 05's", h, 2);
 }
 
@@ -227,8 +229,8 @@ Compared prove(std::type_identity<Layer> type, Proof& proof, Communicator& comm,
     for (const auto& [name, term] : partials(layer)) terms.push_back(term);
     sums = sum_partials(terms, tp);
   }
-  proof.expect_weights("all weights", "their gradients", all_weights(s, 1) * e,
-                       all_weights(s, comm.size()) * e, "as in lesson 05");
+  proof.expect_weights("all weights", "their gradients", all_weights(s, 1), all_weights(s, comm.size()),
+                       "as in lesson 05");
   check_results(proof, comm, c, layer, found, sums);
   expect_bytes(proof, c, sums.local().rows());
   compared.whole = run_whole(proof, comm, c, layer);
