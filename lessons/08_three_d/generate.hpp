@@ -6,11 +6,22 @@
 #include <numeric>
 
 #include "07_data_parallel/data_parallel.hpp"
-#include "08_three_d/config.hpp"
+#include "08_three_d/trainer.hpp"
 
 namespace tessera::three_d {
 
 using pipeline::Forward;
+
+/// The microbatches of `batch` that this rank computes: those of its replica, with ids counted from the first
+/// one of its shard of the vocabulary.
+inline std::vector<Tokens> own_microbatches(const Tokens& batch, const Config& s, const Trainer& trainer) {
+  const int m = s.training.microbatches, first = trainer.mesh().dp->rank() * m;
+  const auto all = gpt::microbatches_of(batch, m * trainer.mesh().sizes.dp);
+  std::vector<Tokens> mine;
+  for (int i = first; i < first + m; ++i)
+    mine.push_back(gpt::local_tokens(all.at(static_cast<std::size_t>(i)), s.training.model, trainer.tp()));
+  return mine;
+}
 
 inline std::int64_t whole_sequences(const Config& s) { return (s.text.size() - 1) / s.seq(); }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "08_three_d/config.hpp"
+#include "gpt/checkpoint.hpp"
 #include "gpt/harness/command_line.hpp"
 #include "tensor/file.hpp"
 
