@@ -5,6 +5,7 @@
 #include "06_pipeline/partition.hpp"
 #include "06_pipeline/worker.hpp"
 #include "08_three_d/mesh.hpp"
+#include "app/gather.hpp"
 #include "gpt/builder.hpp"
 #include "gpt/tokens.hpp"
 #include "gpt/weights.hpp"
