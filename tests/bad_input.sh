@@ -247,16 +247,19 @@ for wrong in '--layers 4.* has 8' '--width 64.* has 32' '--vocab 300.* has 67' '
   refused "$wrong" "${eight[@]}" "$gpt2" --heads 8 ${wrong%%.*}
 done
 refused 'byte 119 at place .* is outside of a vocabulary of 67' "${eight[@]}" "$gpt2" --heads 8
-refused 'there is no checkpoint.safetensors' "${eight[@]}" "$gpt2" --heads 8 --resume "$scratch"
+refused 'there is no checkpoint.safetensors' "${eight[@]/--weights/--resume}" "$scratch"
 for flag in --save --dump --svg; do
   refused "--eval trains nothing: without $flag it would work" 08_three_d --text "$scratch/text" --eval $flag "$scratch/folder/x"
 done
 
 # A checkpoint of another model; one that is whole serves any cut, and as --weights.
 "$bin/08_three_d" --text "$scratch/text" --steps 2 --save "$scratch/run" --quiet >/dev/null
-refused ' is .* f32, this model.s is .*: a checkpoint of the same sizes would work' \
-  08_three_d --text "$scratch/text" --resume "$scratch/run" --width 16
-refused 'has more than 2 layers' 08_three_d --text "$scratch/text" --resume "$scratch/run" --layers 2
+for size in '--width 16' '--layers 2' '--vocab 300'; do
+  refused "$size: --resume .* has .*; without ${size% *} it would work" 08_three_d --text "$scratch/text" \
+    --resume "$scratch/run" $size
+done
+# The folder that a run resumes may be the one where it saves.
+"$bin/08_three_d" --text "$scratch/text" --steps 4 --resume "$scratch/run" --save "$scratch/run" --quiet >/dev/null
 refused '--weights and --resume: each says where the model begins' 08_three_d --text "$scratch/text" --heads 4 \
   --resume "$scratch/run" --weights "$scratch/run/checkpoint.safetensors"
 "$bin/08_three_d" --text "$scratch/text" --weights "$scratch/run/checkpoint.safetensors" --heads 4 --eval --tp 4 --quiet >/dev/null

@@ -227,6 +227,16 @@ TEST_CASE("a tensor that cannot be read is refused when it is read, and hinders 
   CHECK(contains(message_from([&] { SafetensorsFile{path}; }), "a hole of 4 B"));
 }
 
+TEST_CASE("a file that is replaced after it was opened is read as it was") {
+  const Directory directory;
+  const std::string path = directory.file("x");
+  save_safetensors(path, {{"a", Tensor::of(1, 2, {1, 2})}, {"b", Tensor::of(1, 2, {3, 4})}});
+  const SafetensorsFile file(path);
+  CHECK(file.read("a").values() == std::vector<double>{1, 2});
+  save_safetensors(path, {{"a", Tensor::of(1, 2, {5, 6})}, {"b", Tensor::of(1, 2, {7, 8})}});
+  CHECK(file.read("b").values() == std::vector<double>{3, 4});
+}
+
 TEST_CASE("a header over the limit is refused before any of it is read") {
   const Directory directory;
   const std::string path = directory.file("broken.safetensors");

@@ -12,7 +12,7 @@ struct Config {
   TrainingConfig training;
   std::int64_t batch = 16, steps = 20;  // sequences of a step
   gpt::Corpus text;
-  std::shared_ptr<const gpt::WeightsFile> weights;  // where the model begins; null: at random
+  std::shared_ptr<const gpt::WeightsFile> weights;  // where the model begins, --resume too; null: at random
   std::string save, resume;                         // folders, "" for none
   std::int64_t every = 0;                           // steps between checkpoints; 0: one at the end
   bool eval = false;                                // no training: the loss over the whole text

@@ -12,7 +12,7 @@ inline Trainer make_trainer(const Mesh& mesh, const Config& s, DType dtype, std:
   TrainingConfig training = s.training;
   training.learns = !s.eval;  // an evaluation has neither gradients nor an optimiser
   Trainer trainer(mesh, training, dtype, gpt::initial_weights(s.training.model, s.weights, dtype, seed));
-  if (!s.resume.empty()) trainer.resume(s.resume);
+  if (!s.resume.empty()) trainer.resume(*s.weights);
   return trainer;
 }
 

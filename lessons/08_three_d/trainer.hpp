@@ -132,16 +132,17 @@ class Trainer {
   void save(Communicator& world, const std::string& folder) const {
     gpt::save_checkpoint(world, mesh_.dp->rank() == 0, config_.model, parameters(), state(), folder);
   }
-  void resume(const std::string& folder) {
-    steps_ = gpt::load_checkpoint(config_.model, parameters(), state(), folder);
+  /// Goes on from a checkpoint of whose weights this trainer was made.
+  void resume(const gpt::WeightsFile& checkpoint) {
+    steps_ = gpt::load_optimizer(checkpoint, parameters(), state());
   }
   /// All that a step reads and writes.
   gpt::TrainingState state() const {
     std::vector<Tensor> values;
     for (const Parameter& one : parameters()) values.push_back(one.value);
-    if (!config_.learns) return {{""}, {values}, steps_};
-    if (!config_.adamw) return {{"", "optimizer.velocity."}, {values, optimizer_state_[0]}, steps_};
-    return {{"", "optimizer.m.", "optimizer.v."}, {values, optimizer_state_[0], optimizer_state_[1]}, steps_};
+    return {gpt::state_prefixes(config_.learns, config_.adamw),
+            {values, optimizer_state_[0], optimizer_state_[1]},
+            steps_};
   }
 
  private:

@@ -5,8 +5,7 @@
 #include <filesystem>
 
 #include "app/gather.hpp"
-#include "gpt/builder.hpp"
-#include "tensor/safetensors.hpp"
+#include "gpt/weights.hpp"
 
 namespace tessera::gpt {
 
@@ -14,9 +13,16 @@ inline std::string checkpoint_file(const std::string& folder) {
   return (std::filesystem::path(folder) / "checkpoint.safetensors").string();
 }
 
-/// What a rank holds of all that a training step reads and writes. `prefixes` has "" for the weights, then a
-/// prefix for each tensor that the optimiser keeps of a weight; tensors[k][i] belongs to prefixes[k] and to
-/// parameter i.
+/// The prefixes of the names in a checkpoint: "" for the weights, then one for each tensor that the optimiser
+/// keeps of a weight.
+inline std::vector<std::string> state_prefixes(bool learns, bool adamw) {
+  if (!learns) return {""};
+  return adamw ? std::vector<std::string>{"", "optimizer.m.", "optimizer.v."}
+               : std::vector<std::string>{"", "optimizer.velocity."};
+}
+
+/// What a rank holds of all that a training step reads and writes; tensors[k][i] belongs to prefixes[k] and
+/// to parameter i.
 struct TrainingState {
   std::vector<std::string> prefixes;
   std::vector<std::vector<Tensor>> tensors;
@@ -61,31 +67,17 @@ inline void save_checkpoint(Communicator& world, bool writes, const ModelConfig&
 // end save
 
 // begin load
-/// Reads this rank's slices of what `save_checkpoint` wrote, under whatever cut, into the tensors of `state`.
-/// Returns the steps that the checkpoint has seen. Throws UsageError where it is of another model.
-inline std::int64_t load_checkpoint(const ModelConfig& config, const std::vector<Parameter>& parameters,
-                                    const TrainingState& state, const std::string& folder) {
+/// Reads this rank's slices of the optimiser's state, under whatever cut, into the tensors of `state`.
+/// Returns the steps that the checkpoint has seen. Throws UsageError where there is no such state.
+inline std::int64_t load_optimizer(const WeightsFile& file, const std::vector<Parameter>& parameters,
+                                   const TrainingState& state) {
   const MemoryScope scope(MemoryKind::check);
-  const SafetensorsFile file(checkpoint_file(folder));
-  const auto take = [&](const std::string& name, const Tensor& to, const Slice& slice) {
-    if (!file.has(name))
-      throw UsageError(
-          format("--resume {}: there is no {}; a checkpoint of the same --layers and --optimizer would work",
-                 folder, name));
-    const Tensor whole = file.read(name);
-    if (whole.rows() != slice.whole_rows || whole.cols() != slice.whole_cols || whole.dtype() == DType::i32)
-      throw UsageError(
-          format("--resume {}: {} is {}, this model's is ({}, {}): a checkpoint of the same sizes would work",
-                 folder, name, shape(whole), slice.whole_rows, slice.whole_cols));
-    to.copy_from(cast(slice.extract(whole), to.dtype()));
-  };
-  if (file.has(format("h.{}.ln_1.weight", config.layers)))
-    throw UsageError(format("--resume {}: has more than {} layers", folder, config.layers));
-  for (std::size_t k = 0; k < state.prefixes.size(); ++k)
-    for (std::size_t i = 0; i < parameters.size(); ++i)
-      take(state.prefixes[k] + parameters[i].name, state.tensors[k][i], parameters[i].slice);
-  if (!file.has("optimizer.step")) throw UsageError("--resume " + folder + ": there is no optimizer.step");
-  return static_cast<std::int64_t>(file.read("optimizer.step").values().at(0));
+  for (std::size_t k = 1; k < state.prefixes.size(); ++k)  // at 0 are the weights, which are made of it
+    for (std::size_t i = 0; i < parameters.size(); ++i) {
+      const Tensor& to = state.tensors[k][i];
+      to.copy_from(file.read(state.prefixes[k] + parameters[i].name, parameters[i].slice, to.dtype()));
+    }
+  return static_cast<std::int64_t>(file.read("optimizer.step", Slice::whole(1, 1), DType::f64).values()[0]);
 }
 // end load
 

@@ -1,5 +1,6 @@
-// GPT-2's own weights: a safetensors file with Hugging Face's names, read into any cut. A rank reads one
-// whole tensor at a time and keeps its slice of it: no rank ever holds the model, which is why one cuts.
+// The weights of a GPT-2: a safetensors file with Hugging Face's names, published or a checkpoint of ours,
+// read into any cut. A rank reads one whole tensor at a time and keeps its slice of it: no rank ever holds
+// the model, which is why one cuts.
 #pragma once
 
 #include <cstring>
@@ -13,8 +14,9 @@ namespace tessera::gpt {
 
 class WeightsFile {
  public:
-  /// Throws UsageError where it is no GPT-2. The sizes stand in the shapes.
-  explicit WeightsFile(const std::string& path) : file_(path) {
+  /// Throws UsageError, which begins with the flag, where it is no GPT-2. The sizes stand in the shapes.
+  explicit WeightsFile(const std::string& path, const std::string& flag = "--weights")
+      : what_(flag + " " + path), file_(path) {
     if (file_.has("transformer.wte.weight"))
       prefix_ = "transformer.";  // GPT2LMHeadModel's; GPT2Model has none
     const auto& wte = need("wte.weight");
@@ -23,26 +25,30 @@ class WeightsFile {
   }
 
   std::int64_t vocabulary = 0, width = 0, positions = 0, layers = 0;
-  const std::string& path() const { return file_.path(); }
+  const std::string& what() const { return what_; }  ///< "--weights FILE"
 
   // begin check
-  /// Every weight of `config` is there in its shape, and nothing else that a GPT-2 would compute with.
-  void check(ModelConfig config) const {
+  /// Every weight of `config` is there in its shape, and nothing else that a GPT-2 would compute with. So is,
+  /// for each other prefix, what an optimiser keeps of each weight.
+  void check(ModelConfig config, const std::vector<std::string>& prefixes = {""}) const {
     config.attention.options.seq = positions;
     std::size_t known = 0;
-    for (const auto& [name, rows, cols, scale] : weights_of(config)) {
-      const auto& entry = need(name);
-      if (entry.rows != rows || entry.cols != cols || entry.dtype == DType::i32 || !entry.unreadable.empty())
-        refuse(format("{}{}: ({}, {}) in F32 or F64 would work", name,
-                      entry.unreadable.empty()
-                          ? format(" is ({}, {}) {}", entry.rows, entry.cols, tessera::name(entry.dtype))
-                          : entry.unreadable,
-                      rows, cols));
-      ++known;
-    }
+    for (const std::string& prefix : prefixes)
+      for (const auto& [name, rows, cols, scale] : weights_of(config)) {
+        const auto& entry = need(prefix + name);
+        if (entry.rows != rows || entry.cols != cols || entry.dtype == DType::i32 ||
+            !entry.unreadable.empty())
+          refuse(format("{}{}{}: ({}, {}) in F32 or F64 would work", prefix, name,
+                        entry.unreadable.empty()
+                            ? format(" is ({}, {}) {}", entry.rows, entry.cols, tessera::name(entry.dtype))
+                            : entry.unreadable,
+                        rows, cols));
+        ++known;
+      }
     for (const auto& [name, entry] : file_.entries()) {
       const bool mask = name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias");
-      known += mask || name == "lm_head.weight" || name.starts_with("optimizer.");  // of our own checkpoints
+      known += mask || name == "lm_head.weight" ||
+               (name.starts_with("optimizer.") && (prefixes.size() == 1 || name == "optimizer.step"));
     }
     if (known != file_.entries().size())
       refuse(format("has {} tensors that no GPT-2 of {} layers has", file_.entries().size() - known, layers));
@@ -62,16 +68,18 @@ class WeightsFile {
   }
   // end read
 
- private:
   [[noreturn]] void refuse(const std::string& fault) const {
-    throw UsageError(format("--weights {}: {}", path(), fault));
+    throw UsageError(format("{}: {}", what_, fault));
   }
+
+ private:
   const SafetensorsFile::Entry& need(const std::string& name) const {
     if (!file_.has(prefix_ + name))
       refuse(format("there is no {}; a GPT-2 with Hugging Face's names would work", name));
     return file_.at(prefix_ + name);
   }
 
+  std::string what_;
   SafetensorsFile file_;
   std::string prefix_;
 };

@@ -1,7 +1,10 @@
 #include "tensor/file.hpp"
 
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -10,6 +13,42 @@
 #include "tensor/error.hpp"
 
 namespace tessera {
+
+namespace {
+
+constexpr std::uint64_t most_at_once = 1 << 30;  // bytes of one call: Linux takes up to 2 GiB
+
+}  // namespace
+
+OpenFile::OpenFile(const std::string& path) : path_(path) {
+  file_ = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // opening a pipe would wait for a writer
+  struct stat facts {};
+  if (file_ < 0 || fstat(file_, &facts) != 0)
+    throw UsageError(format("cannot read {}: {}", path, std::strerror(errno)));
+  size_ = static_cast<std::uint64_t>(facts.st_size);
+  if (S_ISREG(facts.st_mode)) return;
+  close(file_);
+  throw UsageError(format("cannot read {}: it is no regular file", path));
+}
+
+OpenFile::~OpenFile() { close(file_); }
+
+void OpenFile::read(void* to, std::uint64_t count, std::uint64_t begin) const {
+  for (std::uint64_t done = 0; done < count;) {
+    const auto got = pread(file_, static_cast<char*>(to) + done, std::min(count - done, most_at_once),
+                           static_cast<off_t>(begin + done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) throw UsageError(format("{}: the file could not be read to its end", path_));
+    done += static_cast<std::uint64_t>(got);
+  }
+}
+
+std::string read_file(const std::string& path) {
+  const OpenFile file(path);
+  std::string bytes(file.size(), '\0');
+  file.read(bytes.data(), bytes.size(), 0);
+  return bytes;
+}
 
 void check_writable(const std::string& path) {
   const std::filesystem::path target(path);
@@ -30,32 +69,31 @@ void check_writable(const std::string& path) {
 NewFile::NewFile(const std::string& path) : path_(path) {
   static std::atomic<int> serial = 0;  // ranks are threads of one process
   temporary_ = format("{}.{}-{}.tmp", path, getpid(), serial++);
-  stream_.open(temporary_, std::ios::binary | std::ios::trunc);
-  check();
+  file_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  check(file_ >= 0);
 }
 
 NewFile::~NewFile() {
-  stream_.close();
-  std::error_code ignored;
-  if (!finished_) std::filesystem::remove(temporary_, ignored);
+  close(file_);
+  if (!finished_) unlink(temporary_.c_str());
 }
 
 void NewFile::write(const void* bytes, std::uint64_t count) {
-  stream_.write(static_cast<const char*>(bytes), static_cast<std::streamsize>(count));
-  check();
+  for (std::uint64_t done = 0; done < count;) {
+    const auto put =
+        ::write(file_, static_cast<const char*>(bytes) + done, std::min(count - done, most_at_once));
+    check(put >= 0 || errno == EINTR);
+    done += static_cast<std::uint64_t>(std::max<ssize_t>(put, 0));
+  }
 }
 
 void NewFile::finish() {
-  stream_.close();  // a full disk may show only here, when the buffer goes out
-  check();
-  std::error_code error;
-  std::filesystem::rename(temporary_, path_, error);
-  if (error) throw UsageError(format("cannot write {}: {}", path_, error.message()));
+  check(rename(temporary_.c_str(), path_.c_str()) == 0);
   finished_ = true;
 }
 
-void NewFile::check() const {
-  if (!stream_) throw UsageError(format("cannot write {}: {}", path_, std::strerror(errno)));
+void NewFile::check(bool holds) const {
+  if (!holds) throw UsageError(format("cannot write {}: {}", path_, std::strerror(errno)));
 }
 
 void write_file(const std::string& path, const std::string& content) {

@@ -1,11 +1,31 @@
-// Files that appear whole or not at all.
+// Files: what is read is opened once, what is written appears whole or not at all.
 #pragma once
 
 #include <cstdint>
-#include <fstream>
 #include <string>
 
 namespace tessera {
+
+/// A regular file, opened once: whatever is renamed into its place later, this one stays as it was opened.
+/// Several threads may read it. Every fault is a UsageError that names the path.
+class OpenFile {
+ public:
+  explicit OpenFile(const std::string& path);
+  ~OpenFile();
+  OpenFile(const OpenFile&) = delete;
+  OpenFile& operator=(const OpenFile&) = delete;
+  const std::string& path() const { return path_; }
+  std::uint64_t size() const { return size_; }
+  void read(void* to, std::uint64_t count, std::uint64_t begin) const;
+
+ private:
+  std::string path_;
+  int file_ = -1;
+  std::uint64_t size_ = 0;
+};
+
+/// All bytes of a regular file.
+std::string read_file(const std::string& path);
 
 /// Throws UsageError, before any work is done, where a file could not be made at `path` later.
 void check_writable(const std::string& path);
@@ -22,9 +42,9 @@ class NewFile {
   void finish();  ///< Renames it into its place.
 
  private:
-  void check() const;
+  void check(bool holds) const;
   std::string path_, temporary_;
-  std::ofstream stream_;
+  int file_ = -1;
   bool finished_ = false;
 };
 

@@ -3,15 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cerrno>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "tensor/error.hpp"
-#include "tensor/file.hpp"
 
 namespace tessera {
 
@@ -32,8 +27,6 @@ const char* format_name(DType dtype) {
   return std::ranges::find(dtypes, dtype, &std::pair<const char*, DType>::second)->first;
 }
 
-std::string system_message() { return std::strerror(errno); }
-
 /// A value of the header for a message: a broken file may hold one of any length.
 std::string quote(const json& value) {
   const std::string text = value.dump();
@@ -45,26 +38,19 @@ class Header {
  public:
   using Entry = SafetensorsFile::Entry;
 
-  explicit Header(const std::string& path) : path_(path) {
-    std::error_code error;
-    if (!std::filesystem::is_regular_file(path, error))
-      throw UsageError(format("cannot read {}: {}", path, error ? error.message() : "it is not a file"));
-    stream_.open(path, std::ios::binary | std::ios::ate);
-    if (!stream_) throw UsageError(format("cannot read {}: {}", path, system_message()));
-    size_ = static_cast<std::uint64_t>(stream_.tellg());
-    stream_.seekg(0);
-  }
+  explicit Header(const OpenFile& file) : file_(file) {}
 
   std::map<std::string, Entry> read() {
-    require(size_ >= prefix_bytes, "the file has {} B, too few for the length of a header", size_);
+    const std::uint64_t size = file_.size();
+    require(size >= prefix_bytes, "the file has {} B, too few for the length of a header", size);
     std::uint64_t length = 0;
-    read(&length, prefix_bytes);
-    require(length <= size_ - prefix_bytes, "the header of {} B goes beyond the file of {} B", length, size_);
+    file_.read(&length, prefix_bytes, 0);
+    require(length <= size - prefix_bytes, "the header of {} B goes beyond the file of {} B", length, size);
     require(length <= header_limit, "the header of {} B is over {} B", length, header_limit);
     std::string text(length, '\0');
-    read(text.data(), length);
+    file_.read(text.data(), length, prefix_bytes);
     data_begin_ = prefix_bytes + length;
-    data_bytes_ = size_ - data_begin_;
+    data_bytes_ = size - data_begin_;
 
     const json header = parse(text);
     require(header.is_object(), "the header is not a JSON object");
@@ -78,12 +64,7 @@ class Header {
  private:
   template <class... Args>
   void require(bool holds, format_string<Args...> fault, Args&&... args) const {
-    if (!holds) throw UsageError(path_ + ": " + format(fault, std::forward<Args>(args)...));
-  }
-
-  void read(void* to, std::uint64_t count) {
-    stream_.read(static_cast<char*>(to), static_cast<std::streamsize>(count));
-    require(stream_.good(), "the file could not be read to its end");
+    if (!holds) throw UsageError(file_.path() + ": " + format(fault, std::forward<Args>(args)...));
   }
 
   json parse(const std::string& text) const {
@@ -99,7 +80,7 @@ class Header {
     try {
       return json::parse(text, watch);
     } catch (const json::exception& error) {
-      throw UsageError(format("{}: the header is not JSON: {}", path_, error.what()));
+      throw UsageError(format("{}: the header is not JSON: {}", file_.path(), error.what()));
     }
   }
 
@@ -158,12 +139,11 @@ class Header {
       require(entry.begin == at, "there is a hole of {} B before {}", entry.begin - at, tensor);
       at += entry.bytes;
     }
-    require(at == size_, "{} B at the end belong to no tensor", size_ - at);
+    require(at == file_.size(), "{} B at the end belong to no tensor", file_.size() - at);
   }
 
-  std::string path_;
-  std::ifstream stream_;
-  std::uint64_t size_ = 0, data_begin_ = 0, data_bytes_ = 0;
+  const OpenFile& file_;
+  std::uint64_t data_begin_ = 0, data_bytes_ = 0;
 };
 
 }  // namespace
@@ -205,24 +185,21 @@ void save_safetensors(const std::string& path, const std::map<std::string, Tenso
   file.finish();
 }
 
-SafetensorsFile::SafetensorsFile(const std::string& path) : path_(path), entries_(Header(path).read()) {}
+SafetensorsFile::SafetensorsFile(const std::string& path) : file_(path), entries_(Header(file_).read()) {}
 
 const SafetensorsFile::Entry& SafetensorsFile::at(const std::string& name) const {
   const auto found = entries_.find(name);
-  if (found == entries_.end()) throw UsageError(format("{}: there is no tensor {}", path_, quote(name)));
+  if (found == entries_.end()) throw UsageError(format("{}: there is no tensor {}", path(), quote(name)));
   return found->second;
 }
 
 Tensor SafetensorsFile::read(const std::string& name) const {
   const Entry& entry = at(name);
   if (!entry.unreadable.empty())
-    throw UsageError(format("{}: tensor {}{}", path_, quote(name), entry.unreadable));
+    throw UsageError(format("{}: tensor {}{}", path(), quote(name), entry.unreadable));
   const MemoryScope scope(MemoryKind::check);
   const Tensor tensor = Tensor::empty(entry.rows, entry.cols, entry.dtype, Device::host());
-  std::ifstream stream(path_, std::ios::binary);  // one each: ranks are threads, and read at once
-  stream.seekg(static_cast<std::streamoff>(entry.begin));
-  stream.read(tensor.raw(), static_cast<std::streamsize>(entry.bytes));
-  if (!stream) throw UsageError(format("{}: the file could not be read to its end", path_));
+  file_.read(tensor.raw(), entry.bytes, entry.begin);
   return tensor;
 }
 

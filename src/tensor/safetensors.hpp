@@ -5,6 +5,7 @@
 #include <map>
 #include <string>
 
+#include "tensor/file.hpp"
 #include "tensor/tensor.hpp"
 
 namespace tessera {
@@ -13,9 +14,10 @@ namespace tessera {
 /// beside its place and renamed. Throws UsageError where it cannot be written.
 void save_safetensors(const std::string& path, const std::map<std::string, Tensor>& tensors);
 
-/// A file whose header has been read and checked; its tensors are read one by one. Every fault is a
-/// UsageError that names the file: truncated, oversized, overlapping, or, when it is read, a tensor of
-/// another dtype than F32, F64 and I32 or of more than two axes (a scalar is (1, 1), a vector (1, n)).
+/// A file whose header has been read and checked; its tensors are read one by one, from the file as it was
+/// opened. Every fault is a UsageError that names the file: truncated, oversized, overlapping, or, when it is
+/// read, a tensor of another dtype than F32, F64 and I32 or of more than two axes (a scalar is (1, 1), a
+/// vector (1, n)).
 class SafetensorsFile {
  public:
   struct Entry {
@@ -26,14 +28,14 @@ class SafetensorsFile {
   };
 
   explicit SafetensorsFile(const std::string& path);
-  const std::string& path() const { return path_; }
+  const std::string& path() const { return file_.path(); }
   const std::map<std::string, Entry>& entries() const { return entries_; }
   bool has(const std::string& name) const { return entries_.count(name) > 0; }
   const Entry& at(const std::string& name) const;
   Tensor read(const std::string& name) const;  ///< To the host. Several threads may.
 
  private:
-  std::string path_;
+  OpenFile file_;
   std::map<std::string, Entry> entries_;
 };
 

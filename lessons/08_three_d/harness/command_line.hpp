@@ -28,12 +28,20 @@ inline int ranks_of(const Arguments& arguments) {
   return static_cast<int>(all);
 }
 
-/// The sizes of a file's model, which the command line may repeat but not change.
+/// Opens the file where the model begins: once, and before anything is written. The sizes are the file's,
+/// which the command line may repeat but not change.
 inline void take_weights(Config& s, const Arguments& arguments, const Flags& flags) {
-  s.weights = std::make_shared<const gpt::WeightsFile>(arguments.weights);
+  if (!s.resume.empty() && !arguments.weights.empty())
+    throw UsageError("--weights and --resume: each says where the model begins, one of them would work");
+  if (!s.resume.empty() && !std::filesystem::exists(gpt::checkpoint_file(s.resume)))
+    throw UsageError("--resume " + s.resume +
+                     ": there is no checkpoint.safetensors; a folder that --save wrote would work");
+  s.weights = s.resume.empty()
+                  ? std::make_shared<const gpt::WeightsFile>(arguments.weights)
+                  : std::make_shared<const gpt::WeightsFile>(gpt::checkpoint_file(s.resume), "--resume");
   const gpt::WeightsFile& file = *s.weights;
   ModelConfig& m = s.training.model;
-  const std::string has = "--weights " + arguments.weights + " has ";
+  const std::string has = file.what() + " has ";
   for (const auto& [flag, mine, theirs] : {std::tuple{"--layers", &m.layers, file.layers},
                                            {"--width", &m.attention.width, file.width},
                                            {"--vocab", &m.vocabulary, file.vocabulary}}) {
@@ -47,6 +55,7 @@ inline void take_weights(Config& s, const Arguments& arguments, const Flags& fla
   if (seq > file.positions)
     throw UsageError(format("--seq {}: {}{} positions: --seq {} or less would work", seq, has, file.positions,
                             file.positions));
+  if (!s.resume.empty()) return;
   if (!flags.given("--heads") && m.width() % 64 != 0)
     throw UsageError(
         format("{}a width of {}, no multiple of GPT-2's 64 a head: give its --heads", has, m.width()));
@@ -69,7 +78,7 @@ inline void apply_arguments(Config& s, const Arguments& arguments, const Flags& 
                             const Options& options) {
   ModelConfig& m = s.training.model;
   m.vocabulary = arguments.vocabulary;
-  if (!arguments.weights.empty()) take_weights(s, arguments, flags);
+  if (!arguments.weights.empty() || !s.resume.empty()) take_weights(s, arguments, flags);
   s.sizes = {static_cast<int>(arguments.tp), static_cast<int>(arguments.pp), static_cast<int>(arguments.dp)};
   if (m.width() % m.attention.heads != 0)
     throw UsageError(format("--heads {} does not divide --width {}: --heads {} would work", m.attention.heads,
@@ -99,12 +108,7 @@ inline void apply_arguments(Config& s, const Arguments& arguments, const Flags& 
   m.attention.kv_heads = m.attention.heads;
   m.attention.options.batch = s.batch / (arguments.dp * arguments.microbatches);
   m.tokens = s.batch * s.seq();
-  if (!s.resume.empty() && !std::filesystem::exists(gpt::checkpoint_file(s.resume)))
-    throw UsageError("--resume " + s.resume +
-                     ": there is no checkpoint.safetensors; a folder that --save wrote would work");
-  if (s.weights) s.weights->check(m);
-  if (s.weights && !s.resume.empty())
-    throw UsageError("--weights and --resume: each says where the model begins, one of them would work");
+  if (s.weights) s.weights->check(m, gpt::state_prefixes(!s.resume.empty() && !s.eval, s.training.adamw));
   take_text(s, arguments, flags);
   for (const auto& [flag, file] :
        {std::pair{"--save", s.save}, {"--dump", options.dump}, {"--svg", options.svg}})
