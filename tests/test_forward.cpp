@@ -1,5 +1,6 @@
 // Lesson 08 at work: token files, GPT-2's weights from a file,
 // the loss of a text and texts of its own, under every cut.
+#include <bit>
 #include <fstream>
 
 #include "08_three_d/harness/layouts.hpp"
@@ -214,7 +215,7 @@ TEST_CASE("weights: prefix, masks, an equal head and f64 are taken, what is no s
                    format("there is no {}; a GPT-2 with Hugging Face's names would work", name)));
   CHECK(contains(without("h.7.ln_1.weight"), "has 11 tensors that no GPT-2 of 7 layers has"));
   CHECK(contains(with("h.0.mlp.c_fc.weight", Tensor::zeros(128, 32, DType::f64)),
-                 "h.0.mlp.c_fc.weight is (128, 32) f64: (32, 128) in F32 or F64 would work"));
+                 "h.0.mlp.c_fc.weight is (128, 32) f64: (32, 128) of floating point would work"));
   CHECK(contains(with("ln_f.bias", Tensor::zeros(1, 32, DType::i32)), "ln_f.bias is (1, 32) i32"));
   CHECK(contains(with("score.weight", Tensor::zeros(2, 32, DType::f32)), "has 1 tensors that no GPT-2"));
   CHECK(with("h.0.attn.bias", Tensor::zeros(1, 1, DType::f32)) == "");
@@ -225,6 +226,47 @@ TEST_CASE("weights: prefix, masks, an equal head and f64 are taken, what is no s
   other.data<double>()[66 * 32 + 31] += 1e-9;
   CHECK(contains(with("lm_head.weight", other), "lm_head.weight is not wte.weight"));
   CHECK(contains(with("lm_head.weight", cast(other, DType::f32)), "lm_head.weight is not wte.weight"));
+  for (const char* name : {"wte.weight", "wpe.weight"})
+    for (const auto& [rows, cols] : {std::pair{0, 32}, {12, 0}, {0, 0}})
+      CHECK(contains(with(name, Tensor::zeros(rows, cols, DType::f32)),
+                     format("{} is ({}, {}); one that can be read, and has elements", name, rows, cols)));
+}
+
+TEST_CASE("weights: a file in BF16 or F16 is read as its numbers, one in I64 is refused by name") {
+  Tensors rounded = load_safetensors(hugging_face);
+  for (auto& [name, tensor] : rounded)  // to 8 bits, which all three dtypes hold
+    for (std::int64_t i = 0; i < tensor.size(); ++i) {
+      int exponent = 0;
+      float& value = tensor.data<float>()[i];
+      value = std::ldexp(std::round(std::ldexp(std::frexp(value, &exponent), 8)), std::max(exponent, -6) - 8);
+    }
+  const Scratch plain;
+  save_safetensors(plain.path, rounded);
+  const double loss = run(pretrained(plain.path), {1, 1, 1}, DType::f64).loss;
+  for (const std::string dtype : {"BF16", "F16", "I64"}) {
+    CAPTURE(dtype);
+    std::string header = "{", data;
+    for (const auto& [name, tensor] : rounded) {
+      const std::size_t begin = data.size();
+      for (const double value : tensor.values()) {
+        int exponent = 0;
+        const auto mantissa = static_cast<int>(std::abs(std::frexp(value, &exponent)) * 2048) & 1023;
+        const auto word = std::bit_cast<std::uint32_t>(static_cast<float>(value));
+        const int half = value == 0 ? 0 : (value < 0 ? 1 << 15 : 0) | (exponent + 14) << 10 | mantissa;
+        data += dtype == "I64" ? std::string(8, '\0')
+                               : little_endian({dtype == "F16" ? half : static_cast<int>(word >> 16)}, 2);
+      }
+      header += format(R"({}"{}":{{"dtype":"{}","shape":[{},{}],"data_offsets":[{},{}]}})",
+                       begin > 0 ? "," : "", name, dtype, tensor.rows(), tensor.cols(), begin, data.size());
+    }
+    header += "}";
+    const Scratch file(little_endian({static_cast<int>(header.size()), 0}, 4) + header + data);
+    if (dtype == "I64")
+      CHECK(contains(message_from([&] { pretrained(file.path); }),
+                     R"(wte.weight has the dtype "I64"; F64, F32, F16, BF16 and I32 can be read)"));
+    else
+      CHECK(run(pretrained(file.path), {1, 2, 1}, DType::f64).loss == doctest::Approx(loss).epsilon(1e-13));
+  }
 }
 
 TEST_CASE("weights: published files hold masks of four axes, which nobody reads") {

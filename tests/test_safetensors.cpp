@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
@@ -164,10 +165,10 @@ TEST_CASE("a broken file is refused, and the message says where it is broken") {
   const std::string a = R"({"dtype":"F32","shape":[1],"data_offsets":[0,4]})";
   refuses(file_of(R"({"a":)" + a + R"(,"a":)" + a + "}", 4), R"(the header has "a" twice)");
 
-  for (const char* dtype : {"F16", "BF16", "I64", "BOOL", "f32", ""}) {
+  for (const char* dtype : {"F8_E4M3", "I64", "BOOL", "f32", ""}) {
     const std::string quoted = format("\"{}\"", dtype);
     refuses(file_of(one(quoted, "[2,3]", "[0,12]"), 12),
-            format("has the dtype {}; F32, F64 and I32", quoted));
+            format("has the dtype {}; F64, F32, F16, BF16 and I32", quoted));
   }
   refuses(file_of(one("32", "[2,3]", "[0,24]"), 24), "has the dtype 32");
 
@@ -191,6 +192,7 @@ TEST_CASE("a broken file is refused, and the message says where it is broken") {
   refuses(file_of(one(R"("F32")", "[2,3]", "[0,20]"), 20), "of shape [2,3] F32 cannot lie in 20 B");
   refuses(file_of(one(R"("F32")", "[2,3]", "[0,25]"), 25), "cannot lie in 25 B");
   refuses(file_of(one(R"("F64")", "[2,3]", "[0,24]"), 24), "of shape [2,3] F64 cannot lie in 24 B");
+  refuses(file_of(one(R"("BF16")", "[2,3]", "[0,24]"), 24), "of shape [2,3] BF16 cannot lie in 24 B");
 
   const auto two = [&](const std::string& first, const std::string& second) {
     return R"({"a":{"dtype":"F32","shape":[2],"data_offsets":)" + first +
@@ -220,11 +222,38 @@ TEST_CASE("a tensor that cannot be read is refused when it is read, and hinders 
   CHECK(file.entries().size() == 3);
   CHECK(shape(file.read("w")) == "(1, 2) f32");
   CHECK(contains(message_from([&] { file.read("mask"); }), R"(tensor "mask" has 4 axes; at most two)"));
-  CHECK(contains(message_from([&] { file.read("bits"); }), R"(tensor "bits" has the dtype "BOOL"; F32,)"));
+  CHECK(contains(message_from([&] { file.read("bits"); }), R"(tensor "bits" has the dtype "BOOL"; F64,)"));
   CHECK(contains(message_from([&] { file.read("v"); }), R"(there is no tensor "v")"));
   CHECK(contains(message_from([&] { load_safetensors(path); }), "can be read"));
   write(path, file_of(R"({"mask":{"dtype":"F32","shape":[1,1,2,2],"data_offsets":[4,20]}})", 20));
   CHECK(contains(message_from([&] { SafetensorsFile{path}; }), "a hole of 4 B"));
+}
+
+TEST_CASE("all 65536 halves of either kind are read as what they are") {
+  const Directory directory;
+  for (const bool brain : {false, true}) {
+    std::string data;
+    for (int bits = 0; bits < 65536; ++bits) data += {static_cast<char>(bits), static_cast<char>(bits >> 8)};
+    write(directory.file("x"),
+          file_of(one(brain ? R"("BF16")" : R"("F16")", "[256,256]", "[0,131072]")) + data);
+    const Tensor read = load_safetensors(directory.file("x")).at("a");
+    CHECK(shape(read) == "(256, 256) f32");
+    const auto values = read.values();
+    const int fraction = brain ? 7 : 10, bias = brain ? 127 : 15, top = brain ? 255 : 31;
+    int wrong = 0;
+    for (int bits = 0; bits < 65536; ++bits) {
+      const int exponent = bits >> fraction & top;
+      const double part = std::ldexp(bits & ((1 << fraction) - 1), -fraction);  // in [0, 1)
+      const double magnitude = exponent == top ? (part > 0 ? NAN : INFINITY)
+                               : exponent == 0 ? std::ldexp(part, 1 - bias)
+                                               : std::ldexp(1 + part, exponent - bias);
+      const double value = values[static_cast<std::size_t>(bits)];
+      wrong += std::isnan(magnitude) ? !std::isnan(value) : std::abs(value) != magnitude;
+      wrong += std::signbit(value) != (bits >= 32768) && !std::isnan(magnitude);
+    }
+    CHECK(wrong == 0);
+    CHECK(values[brain ? 0x3FC0 : 0x3E00] == 1.5);
+  }
 }
 
 TEST_CASE("a file that is replaced after it was opened is read as it was") {

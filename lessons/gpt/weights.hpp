@@ -19,8 +19,13 @@ class WeightsFile {
       : what_(flag + " " + path), file_(path) {
     if (file_.has("transformer.wte.weight"))
       prefix_ = "transformer.";  // GPT2LMHeadModel's; GPT2Model has none
-    const auto& wte = need("wte.weight");
-    vocabulary = wte.rows, width = wte.cols, positions = need("wpe.weight").rows;
+    const auto &wte = need("wte.weight"), &wpe = need("wpe.weight");
+    for (const auto& [name, entry] : {std::pair{"wte.weight", wte}, {"wpe.weight", wpe}})
+      if (entry.rows < 1 || entry.cols < 1)  // of a tensor that cannot be read, there are none
+        refuse(format(
+            "{}{}; one that can be read, and has elements, would work", name,
+            entry.unreadable.empty() ? format(" is ({}, {})", entry.rows, entry.cols) : entry.unreadable));
+    vocabulary = wte.rows, width = wte.cols, positions = wpe.rows;
     while (file_.has(prefix_ + format("h.{}.ln_1.weight", layers))) ++layers;
   }
 
@@ -38,7 +43,7 @@ class WeightsFile {
         const auto& entry = need(prefix + name);
         if (entry.rows != rows || entry.cols != cols || entry.dtype == DType::i32 ||
             !entry.unreadable.empty())
-          refuse(format("{}{}{}: ({}, {}) in F32 or F64 would work", prefix, name,
+          refuse(format("{}{}{}: ({}, {}) of floating point would work", prefix, name,
                         entry.unreadable.empty()
                             ? format(" is ({}, {}) {}", entry.rows, entry.cols, tessera::name(entry.dtype))
                             : entry.unreadable,

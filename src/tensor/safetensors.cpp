@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -20,11 +21,30 @@ constexpr std::uint64_t prefix_bytes = 8;            // the length of the header
 constexpr std::uint64_t header_limit = 100'000'000;  // that of the reference implementation
 constexpr std::uint64_t axis_limit = INT32_MAX;      // a BLAS counts in int
 
-constexpr std::array dtypes{std::pair{"F32", DType::f32}, std::pair{"F64", DType::f64},
-                            std::pair{"I32", DType::i32}};
+/// An IEEE half: a sign, 5 bits of exponent with a bias of 15, 10 of mantissa.
+float from_f16(std::uint16_t bits) {
+  const int sign = bits >> 15, exponent = bits >> 10 & 31, mantissa = bits & 1023;
+  const float size = exponent == 31  ? (mantissa == 0 ? INFINITY : NAN)
+                     : exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -24)
+                                     : std::ldexp(static_cast<float>(1024 + mantissa), exponent - 25);
+  return sign != 0 ? -size : size;
+}
+
+/// The upper half of an f32.
+float from_bf16(std::uint16_t bits) { return std::bit_cast<float>(std::uint32_t{bits} << 16); }
+
+struct StoredType {
+  const char* name;
+  DType dtype;                              // what it is read as
+  float (*widen)(std::uint16_t) = nullptr;  // of 16-bit numbers
+  std::uint64_t bytes() const { return widen != nullptr ? 2 : size_of(dtype); }
+};
+constexpr std::array stored_types{StoredType{"F32", DType::f32}, StoredType{"F64", DType::f64},
+                                  StoredType{"I32", DType::i32}, StoredType{"F16", DType::f32, from_f16},
+                                  StoredType{"BF16", DType::f32, from_bf16}};
 
 const char* format_name(DType dtype) {
-  return std::ranges::find(dtypes, dtype, &std::pair<const char*, DType>::second)->first;
+  return std::ranges::find(stored_types, dtype, &StoredType::dtype)->name;
 }
 
 /// A value of the header for a message: a broken file may hold one of any length.
@@ -91,12 +111,13 @@ class Header {
       require(value.contains(key), "{} has no {}", tensor, key);
 
     const json &dtype = value["dtype"], &shape = value["shape"], &offsets = value["data_offsets"];
-    const auto known = std::ranges::find_if(dtypes, [&](const auto& known) { return dtype == known.first; });
+    const auto known =
+        std::ranges::find_if(stored_types, [&](const auto& known) { return dtype == known.name; });
     Entry made;
-    if (known == dtypes.end())
-      made.unreadable = format(" has the dtype {}; F32, F64 and I32 can be read", quote(dtype));
+    if (known == stored_types.end())
+      made.unreadable = format(" has the dtype {}; F64, F32, F16, BF16 and I32 can be read", quote(dtype));
     else
-      made.dtype = known->second;
+      made.dtype = known->dtype, made.widen = known->widen;
 
     require(shape.is_array(), "{} has a shape that is not a list", tensor);
     if (shape.size() > 2) made.unreadable = format(" has {} axes; at most two can be read", shape.size());
@@ -120,8 +141,8 @@ class Header {
     made.cols = static_cast<std::int64_t>(axes[1]);
     // Both axes are below 2^31, so the elements fit; their bytes might not.
     const std::uint64_t elements = axes[0] * axes[1];
-    require(made.bytes % size_of(made.dtype) == 0 && made.bytes / size_of(made.dtype) == elements,
-            "{} of shape {} {} cannot lie in {} B", tensor, quote(shape), known->first, made.bytes);
+    require(made.bytes % known->bytes() == 0 && made.bytes / known->bytes() == elements,
+            "{} of shape {} {} cannot lie in {} B", tensor, quote(shape), known->name, made.bytes);
     return made;
   }
 
@@ -199,7 +220,13 @@ Tensor SafetensorsFile::read(const std::string& name) const {
     throw UsageError(format("{}: tensor {}{}", path(), quote(name), entry.unreadable));
   const MemoryScope scope(MemoryKind::check);
   const Tensor tensor = Tensor::empty(entry.rows, entry.cols, entry.dtype, Device::host());
-  file_.read(tensor.raw(), entry.bytes, entry.begin);
+  if (entry.widen == nullptr) {
+    file_.read(tensor.raw(), entry.bytes, entry.begin);
+    return tensor;
+  }
+  std::vector<std::uint16_t> stored(entry.bytes / 2);
+  file_.read(stored.data(), entry.bytes, entry.begin);
+  std::ranges::transform(stored, tensor.data<float>(), entry.widen);
   return tensor;
 }
 

@@ -15,13 +15,14 @@ namespace tessera {
 void save_safetensors(const std::string& path, const std::map<std::string, Tensor>& tensors);
 
 /// A file whose header has been read and checked; its tensors are read one by one, from the file as it was
-/// opened. Every fault is a UsageError that names the file: truncated, oversized, overlapping, or, when it is
-/// read, a tensor of another dtype than F32, F64 and I32 or of more than two axes (a scalar is (1, 1), a
-/// vector (1, n)).
+/// opened; F16 and BF16 as f32, which is exact. Every fault is a UsageError that names the file: truncated,
+/// oversized, overlapping, or, when it is read, a tensor of another dtype than these, F64, F32 and I32, or of
+/// more than two axes (a scalar is (1, 1), a vector (1, n)).
 class SafetensorsFile {
  public:
   struct Entry {
     DType dtype = DType::f32;
+    float (*widen)(std::uint16_t) = nullptr;  // of 16-bit numbers in the file
     std::int64_t rows = 0, cols = 0;
     std::uint64_t begin = 0, bytes = 0;  // in the file
     std::string unreadable;              // why not, "" where it can be read
