@@ -1,8 +1,10 @@
 // safetensors: what was saved comes back, a broken file is refused with its fault,
 // and no file appears by halves.
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cmath>
 #include <csignal>
 #include <filesystem>
@@ -275,6 +277,23 @@ TEST_CASE("a header over the limit is refused before any of it is read") {
                  "the header of 100000001 B is over 100000000 B"));
 }
 
+TEST_CASE("a header made to hurt costs no more than its size") {
+  const Directory directory;
+  const auto began = std::chrono::steady_clock::now();
+  std::string axes = "1", members = R"("a":"b")";
+  for (int i = 1; i < 100000; ++i) axes += ",1";
+  for (int i = 1; i < 1100000; ++i) members += format(R"(,"{}":"")", i);
+  CHECK(fault(directory, file_of(one(R"("F32")", "[" + axes + ",-1]", "[0,4]"), 4)).size() < 400);
+  CHECK(
+      contains(fault(directory, file_of(one(R"("F32")", "[" + axes + "]", "[0,4]"), 4)), "has 100000 axes"));
+  CHECK(contains(fault(directory, file_of(R"({"__metadata__":{)" + members + "}}")),
+                 "more than 2000000 values"));
+  CHECK(
+      fault(directory, file_of(R"({"__metadata__":{"a":")" + std::string(80'000'000, 'x') + "\"}}")).empty());
+  CHECK(fault(directory, file_of(R"({"a":")" + std::string(1'000'000, 'x') + "\n\"}")).size() < 400);
+  CHECK(std::chrono::steady_clock::now() - began < std::chrono::seconds(20));  // it was minutes
+}
+
 TEST_CASE("what is no file cannot be read") {
   const Directory directory;
   for (const std::string& path : {directory.file("missing"), directory.file(""), std::string()}) {
@@ -283,6 +302,11 @@ TEST_CASE("what is no file cannot be read") {
     CHECK(contains(message_from([&] { load_safetensors(path); }), format("cannot read {}: ", path)));
   }
   CHECK(contains(message_from([&] { load_safetensors(directory.file("missing")); }), "No such file"));
+  REQUIRE(mkfifo(directory.file("pipe").c_str(), 0600) == 0);
+  for (const std::string& path :
+       {directory.file("pipe"), std::string("/dev/zero")})  // never ends, or never begins
+    CHECK(contains(message_from([&] { read_file(path); }),
+                   format("cannot read {}: it is no regular file", path)));
 }
 
 TEST_CASE("a file that cannot be written leaves nothing behind") {

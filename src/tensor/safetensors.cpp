@@ -47,68 +47,77 @@ const char* format_name(DType dtype) {
   return std::ranges::find(stored_types, dtype, &StoredType::dtype)->name;
 }
 
-/// A value of the header for a message: a broken file may hold one of any length.
-std::string quote(const json& value) {
-  const std::string text = value.dump();
+constexpr int value_limit = 2'000'000;  // of a JSON text: a few bytes of it cost a hundred of memory
+
+/// A text or a value of JSON for a message: a broken file may hold one of any length.
+std::string shorten(const std::string& text) {
   return text.size() <= 100 ? text : text.substr(0, 100) + "...";
 }
+std::string quote(const json& value) {
+  return shorten(value.dump(-1, ' ', false, json::error_handler_t::replace));
+}
 
-/// Reads and checks one header. Every fault is a UsageError that starts with the file's name.
+template <class... Args>
+[[noreturn]] void refuse(const OpenFile& file, format_string<Args...> fault, Args&&... args) {
+  throw UsageError(file.path() + ": " + format(fault, std::forward<Args>(args)...));
+}
+
+/// The JSON object in `text`, which is `what` of the file. Every fault is a UsageError with the file's name.
+json parse(const OpenFile& file, const char* what, const std::string& text) {
+  // The parser alone stops at a zero byte, keeps the last of two equal names and follows any depth.
+  if (text.find('\0') != std::string::npos) refuse(file, "{} is not JSON: it holds a zero byte", what);
+  std::set<std::string> names;
+  int values = 0;
+  const auto watch = [&](int depth, json::parse_event_t event, json& value) {
+    if (depth > 6) refuse(file, "{} is nested too deeply", what);
+    if (++values > value_limit) refuse(file, "{} has more than {} values", what, value_limit);
+    if (event == json::parse_event_t::key && depth == 1 && !names.insert(value.get<std::string>()).second)
+      refuse(file, "{} has {} twice", what, quote(value));
+    return true;
+  };
+  try {
+    json object = json::parse(text, watch);
+    if (!object.is_object()) refuse(file, "{} is not a JSON object", what);
+    return object;
+  } catch (const json::exception& error) {
+    refuse(file, "{} is not JSON: {}", what, shorten(error.what()));
+  }
+}
+
+/// Reads and checks one header. Every fault is a UsageError that starts with the file's name. What a message
+/// needs is made after the check has failed: the header of a hostile file is long.
 class Header {
  public:
   using Entry = SafetensorsFile::Entry;
 
-  explicit Header(const OpenFile& file) : file_(file) {}
-
-  std::map<std::string, Entry> read() {
-    const std::uint64_t size = file_.size();
-    require(size >= prefix_bytes, "the file has {} B, too few for the length of a header", size);
+  explicit Header(const OpenFile& file) : file_(file) {
+    const std::uint64_t size = file.size();
+    if (size < prefix_bytes) refuse(file, "the file has {} B, too few for the length of a header", size);
     std::uint64_t length = 0;
-    file_.read(&length, prefix_bytes, 0);
-    require(length <= size - prefix_bytes, "the header of {} B goes beyond the file of {} B", length, size);
-    require(length <= header_limit, "the header of {} B is over {} B", length, header_limit);
+    file.read(&length, prefix_bytes, 0);
+    if (length > size - prefix_bytes)
+      refuse(file, "the header of {} B goes beyond the file of {} B", length, size);
+    if (length > header_limit) refuse(file, "the header of {} B is over {} B", length, header_limit);
     std::string text(length, '\0');
-    file_.read(text.data(), length, prefix_bytes);
+    file.read(text.data(), length, prefix_bytes);
     data_begin_ = prefix_bytes + length;
-    data_bytes_ = size - data_begin_;
+    json_ = parse(file, "the header", text);
+  }
 
-    const json header = parse(text);
-    require(header.is_object(), "the header is not a JSON object");
+  std::map<std::string, Entry> entries() const {
     std::map<std::string, Entry> entries;
-    for (const auto& [name, value] : header.items())
+    for (const auto& [name, value] : json_.items())
       if (name != "__metadata__") entries[name] = entry(name, value);
     check_layout(entries);
     return entries;
   }
 
  private:
-  template <class... Args>
-  void require(bool holds, format_string<Args...> fault, Args&&... args) const {
-    if (!holds) throw UsageError(file_.path() + ": " + format(fault, std::forward<Args>(args)...));
-  }
-
-  json parse(const std::string& text) const {
-    // The parser alone stops at a zero byte, keeps the last of two equal names and follows any depth.
-    require(text.find('\0') == std::string::npos, "the header is not JSON: it holds a zero byte");
-    std::set<std::string> names;
-    const auto watch = [&](int depth, json::parse_event_t event, json& value) {
-      require(depth <= 4, "the header is nested too deeply");
-      if (event == json::parse_event_t::key && depth == 1)
-        require(names.insert(value.get<std::string>()).second, "the header has {} twice", quote(value));
-      return true;
-    };
-    try {
-      return json::parse(text, watch);
-    } catch (const json::exception& error) {
-      throw UsageError(format("{}: the header is not JSON: {}", file_.path(), error.what()));
-    }
-  }
-
   Entry entry(const std::string& name, const json& value) const {
     const auto tensor = format("tensor {}", quote(name));
-    require(value.is_object(), "{} is not described by an object", tensor);
+    if (!value.is_object()) refuse(file_, "{} is not described by an object", tensor);
     for (const char* key : {"dtype", "shape", "data_offsets"})
-      require(value.contains(key), "{} has no {}", tensor, key);
+      if (!value.contains(key)) refuse(file_, "{} has no {}", tensor, key);
 
     const json &dtype = value["dtype"], &shape = value["shape"], &offsets = value["data_offsets"];
     const auto known =
@@ -119,18 +128,19 @@ class Header {
     else
       made.dtype = known->dtype, made.widen = known->widen;
 
-    require(shape.is_array(), "{} has a shape that is not a list", tensor);
+    if (!shape.is_array()) refuse(file_, "{} has a shape that is not a list", tensor);
     if (shape.size() > 2) made.unreadable = format(" has {} axes; at most two can be read", shape.size());
     for (const json& axis : shape)  // the parser keeps what is negative, broken or beyond 64 bits as others
-      require(axis.is_number_unsigned() && axis.get<std::uint64_t>() <= axis_limit,
-              "{} has the shape {}; an axis has 0 to {} elements", tensor, quote(shape), axis_limit);
+      if (!axis.is_number_unsigned() || axis.get<std::uint64_t>() > axis_limit)
+        refuse(file_, "{} has the shape {}; an axis has 0 to {} elements", tensor, quote(shape), axis_limit);
 
-    require(offsets.is_array() && offsets.size() == 2 && offsets[0].is_number_unsigned() &&
-                offsets[1].is_number_unsigned(),
-            "{} has data_offsets {}, not two byte positions", tensor, quote(offsets));
+    if (!offsets.is_array() || offsets.size() != 2 || !offsets[0].is_number_unsigned() ||
+        !offsets[1].is_number_unsigned())
+      refuse(file_, "{} has data_offsets {}, not two byte positions", tensor, quote(offsets));
     const auto begin = offsets[0].get<std::uint64_t>(), end = offsets[1].get<std::uint64_t>();
-    require(begin <= end, "{} has reversed data_offsets {}", tensor, quote(offsets));
-    require(end <= data_bytes_, "{} ends at {} of {} B of data", tensor, end, data_bytes_);
+    const std::uint64_t data = file_.size() - data_begin_;
+    if (begin > end) refuse(file_, "{} has reversed data_offsets {}", tensor, quote(offsets));
+    if (end > data) refuse(file_, "{} ends at {} of {} B of data", tensor, end, data);
     made.begin = data_begin_ + begin;
     made.bytes = end - begin;
     if (!made.unreadable.empty()) return made;
@@ -140,31 +150,34 @@ class Header {
     made.rows = static_cast<std::int64_t>(axes[0]);
     made.cols = static_cast<std::int64_t>(axes[1]);
     // Both axes are below 2^31, so the elements fit; their bytes might not.
-    const std::uint64_t elements = axes[0] * axes[1];
-    require(made.bytes % known->bytes() == 0 && made.bytes / known->bytes() == elements,
-            "{} of shape {} {} cannot lie in {} B", tensor, quote(shape), known->name, made.bytes);
+    if (made.bytes % known->bytes() != 0 || made.bytes / known->bytes() != axes[0] * axes[1])
+      refuse(file_, "{} of shape {} {} cannot lie in {} B", tensor, quote(shape), known->name, made.bytes);
     return made;
   }
 
   /// The tensors, sorted by their bytes, must cover the data once and wholly: no byte means two things.
   void check_layout(const std::map<std::string, Entry>& entries) const {
-    std::vector<std::pair<std::string, Entry>> order(entries.begin(), entries.end());
-    std::ranges::sort(order, {}, [](const auto& item) {
-      return std::pair{item.second.begin, item.second.bytes};
+    std::vector<const std::pair<const std::string, Entry>*> order;
+    for (const auto& item : entries) order.push_back(&item);
+    std::ranges::sort(order, {}, [](const auto* item) {
+      return std::pair{item->second.begin, item->second.bytes};
     });
     std::uint64_t at = data_begin_;
-    for (const auto& [name, entry] : order) {
-      const auto tensor = format("tensor {}", quote(name));
-      require(entry.begin >= at, "{} overlaps the one before it: it begins at {}, that ends at {}", tensor,
-              entry.begin - data_begin_, at - data_begin_);
-      require(entry.begin == at, "there is a hole of {} B before {}", entry.begin - at, tensor);
+    for (const auto* item : order) {
+      const auto& [name, entry] = *item;
+      if (entry.begin < at)
+        refuse(file_, "tensor {} overlaps the one before it: it begins at {}, that ends at {}", quote(name),
+               entry.begin - data_begin_, at - data_begin_);
+      if (entry.begin > at)
+        refuse(file_, "there is a hole of {} B before tensor {}", entry.begin - at, quote(name));
       at += entry.bytes;
     }
-    require(at == file_.size(), "{} B at the end belong to no tensor", file_.size() - at);
+    if (at != file_.size()) refuse(file_, "{} B at the end belong to no tensor", file_.size() - at);
   }
 
   const OpenFile& file_;
-  std::uint64_t data_begin_ = 0, data_bytes_ = 0;
+  std::uint64_t data_begin_ = 0;
+  json json_;
 };
 
 }  // namespace
@@ -206,7 +219,7 @@ void save_safetensors(const std::string& path, const std::map<std::string, Tenso
   file.finish();
 }
 
-SafetensorsFile::SafetensorsFile(const std::string& path) : file_(path), entries_(Header(file_).read()) {}
+SafetensorsFile::SafetensorsFile(const std::string& path) : file_(path), entries_(Header(file_).entries()) {}
 
 const SafetensorsFile::Entry& SafetensorsFile::at(const std::string& name) const {
   const auto found = entries_.find(name);
