@@ -13,6 +13,7 @@ namespace tessera::attention_heads {
 struct Norm {
   Placed<Replicated> weight, bias;  // (1, W)
   Placed<Replicated> dweight = zero_gradient(weight), dbias = zero_gradient(bias);
+  double epsilon = 1e-5;
 
   struct Saved {
     LayerNorm norm;
@@ -20,7 +21,7 @@ struct Norm {
   };
 
   Placed<Replicated> forward(const Placed<Replicated>& x, Saved& saved) const {
-    return layer_norm(x, weight, bias, saved.norm);
+    return layer_norm(x, weight, bias, saved.norm, epsilon);
   }
   Placed<Replicated> backward_input(const Placed<Replicated>& dy, Saved& saved) const {
     saved.dy = dy;

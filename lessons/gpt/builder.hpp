@@ -97,8 +97,9 @@ class Builder {
  private:
   Norm norm(const std::string& name) {
     const Slice row = Slice::whole(1, config_.width());
-    const Norm made{Placed<Replicated>(make_(name + ".weight", row)),
-                    Placed<Replicated>(make_(name + ".bias", row))};
+    Norm made{Placed<Replicated>(make_(name + ".weight", row)),
+              Placed<Replicated>(make_(name + ".bias", row))};
+    made.epsilon = config_.layer_norm_epsilon;
     list(name + ".weight", row, made.weight.local(), made.dweight.local());
     list(name + ".bias", row, made.bias.local(), made.dbias.local());
     return made;

@@ -24,6 +24,7 @@ struct ModelConfig {
   std::int64_t layers = 8, vocabulary = 64;
   std::int64_t tokens = 1;  // of the whole batch, over which the loss is the mean
   bool tied = false;        // the head's weight is wte itself, as in GPT-2
+  double layer_norm_epsilon = 1e-5;
 
   std::int64_t width() const { return attention.width; }
   std::int64_t ffn() const { return 4 * attention.width; }

@@ -3,7 +3,9 @@
 // the model, which is why one cuts.
 #pragma once
 
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <map>
 #include <memory>
 
@@ -27,9 +29,12 @@ class WeightsFile {
             entry.unreadable.empty() ? format(" is ({}, {})", entry.rows, entry.cols) : entry.unreadable));
     vocabulary = wte.rows, width = wte.cols, positions = wpe.rows;
     while (file_.has(prefix_ + format("h.{}.ln_1.weight", layers))) ++layers;
+    configure();
   }
 
   std::int64_t vocabulary = 0, width = 0, positions = 0, layers = 0;
+  std::int64_t heads = 0;  // 0: nothing says
+  double layer_norm_epsilon = 1e-5;
   const std::string& what() const { return what_; }  ///< "--weights FILE"
 
   // begin check
@@ -72,6 +77,44 @@ class WeightsFile {
     return cast(slice.extract(whole), dtype).to(Device::current());
   }
   // end read
+
+  // begin configure
+  /// What no shape tells stands in the metadata of our own checkpoints, and in the config.json that Hugging
+  /// Face keeps beside its weights. A setting that changes what a GPT-2 computes, and that we do not have, is
+  /// refused.
+  void configure() {
+    const auto beside = std::filesystem::path(file_.path()).parent_path() / "config.json";
+    const bool own = file_.metadata().count("n_head") > 0;
+    if (!own && !std::filesystem::exists(beside)) return;
+    const auto config = own ? file_.metadata() : read_json(beside.string());
+    const auto wrong = [&](const std::string& key, const std::string& fitting) {
+      refuse(format("{} has the {} {}: {} would work", own ? "its header" : beside.string(), key,
+                    config.at(key).substr(0, 100), fitting));
+    };
+    for (const auto& [key, ours] :
+         std::map<std::string, std::string>{{"model_type", "gpt2"},
+                                            {"activation_function", "gelu_new"},
+                                            {"scale_attn_weights", "true"},
+                                            {"scale_attn_by_inverse_layer_idx", "false"},
+                                            {"add_cross_attention", "false"},
+                                            {"n_layer", std::to_string(layers)},
+                                            {"n_embd", std::to_string(width)},
+                                            {"vocab_size", std::to_string(vocabulary)},
+                                            {"n_positions", std::to_string(positions)}})
+      if (config.count(key) > 0 && config.at(key) != ours) wrong(key, ours);
+    char* end = nullptr;
+    if (config.count("n_head") > 0) {
+      heads = std::strtoll(config.at("n_head").c_str(), &end, 10);
+      if (*end != '\0' || heads < 1 || width % heads != 0)
+        wrong("n_head", format("a divisor of the width {}", width));
+    }
+    if (config.count("layer_norm_epsilon") > 0) {
+      layer_norm_epsilon = std::strtod(config.at("layer_norm_epsilon").c_str(), &end);
+      if (*end != '\0' || !(layer_norm_epsilon > 0 && layer_norm_epsilon < 1))
+        wrong("layer_norm_epsilon", "a number between 0 and 1");
+    }
+  }
+  // end configure
 
   [[noreturn]] void refuse(const std::string& fault) const {
     throw UsageError(format("{}: {}", what_, fault));

@@ -84,6 +84,13 @@ json parse(const OpenFile& file, const char* what, const std::string& text) {
   }
 }
 
+std::map<std::string, std::string> texts(const json& object) {
+  std::map<std::string, std::string> texts;
+  for (const auto& [key, value] : object.items())
+    texts[key] = value.is_string() ? value.get<std::string>() : value.dump();
+  return texts;
+}
+
 /// Reads and checks one header. Every fault is a UsageError that starts with the file's name. What a message
 /// needs is made after the check has failed: the header of a hostile file is long.
 class Header {
@@ -110,6 +117,12 @@ class Header {
       if (name != "__metadata__") entries[name] = entry(name, value);
     check_layout(entries);
     return entries;
+  }
+
+  std::map<std::string, std::string> metadata() const {
+    const json& all = json_.value("__metadata__", json::object());
+    if (!all.is_object()) refuse(file_, "__metadata__ is not an object");
+    return texts(all);
   }
 
  private:
@@ -219,7 +232,11 @@ void save_safetensors(const std::string& path, const std::map<std::string, Tenso
   file.finish();
 }
 
-SafetensorsFile::SafetensorsFile(const std::string& path) : file_(path), entries_(Header(file_).entries()) {}
+SafetensorsFile::SafetensorsFile(const std::string& path) : file_(path) {
+  const Header header(file_);
+  entries_ = header.entries();
+  metadata_ = header.metadata();
+}
 
 const SafetensorsFile::Entry& SafetensorsFile::at(const std::string& name) const {
   const auto found = entries_.find(name);
@@ -241,6 +258,11 @@ Tensor SafetensorsFile::read(const std::string& name) const {
   file_.read(stored.data(), entry.bytes, entry.begin);
   std::ranges::transform(stored, tensor.data<float>(), entry.widen);
   return tensor;
+}
+
+std::map<std::string, std::string> read_json(const std::string& path) {
+  const OpenFile file(path);
+  return texts(parse(file, "the file", read_file(path)));
 }
 
 std::map<std::string, Tensor> load_safetensors(const std::string& path) {

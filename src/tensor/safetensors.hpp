@@ -31,6 +31,7 @@ class SafetensorsFile {
   explicit SafetensorsFile(const std::string& path);
   const std::string& path() const { return file_.path(); }
   const std::map<std::string, Entry>& entries() const { return entries_; }
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
   bool has(const std::string& name) const { return entries_.count(name) > 0; }
   const Entry& at(const std::string& name) const;
   Tensor read(const std::string& name) const;  ///< To the host. Several threads may.
@@ -38,7 +39,12 @@ class SafetensorsFile {
  private:
   OpenFile file_;
   std::map<std::string, Entry> entries_;
+  std::map<std::string, std::string> metadata_;
 };
+
+/// The members of the JSON object in a file: strings as they are, all else as JSON writes it. Throws
+/// UsageError.
+std::map<std::string, std::string> read_json(const std::string& path);
 
 /// Reads all tensors to the host.
 std::map<std::string, Tensor> load_safetensors(const std::string& path);

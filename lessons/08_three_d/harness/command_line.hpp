@@ -42,24 +42,27 @@ inline void take_weights(Config& s, const Arguments& arguments, const Flags& fla
   const gpt::WeightsFile& file = *s.weights;
   ModelConfig& m = s.training.model;
   const std::string has = file.what() + " has ";
+  if (file.heads == 0 && !flags.given("--heads") && file.width % 64 != 0)
+    throw UsageError(
+        format("{}a width of {}, no multiple of GPT-2's 64 a head: give its --heads", has, file.width));
+  const std::int64_t heads = file.heads > 0           ? file.heads
+                             : flags.given("--heads") ? m.attention.heads
+                                                      : file.width / 64;
   for (const auto& [flag, mine, theirs] : {std::tuple{"--layers", &m.layers, file.layers},
                                            {"--width", &m.attention.width, file.width},
+                                           {"--heads", &m.attention.heads, heads},
                                            {"--vocab", &m.vocabulary, file.vocabulary}}) {
     if (flags.given(flag) && *mine != theirs)
       throw UsageError(format("{} {}: {}{}; without {} it would work", flag, *mine, has, theirs, flag));
     *mine = theirs;
   }
+  m.layer_norm_epsilon = file.layer_norm_epsilon;
   if (m.vocabulary > 65536) throw UsageError(has + "more ids than uint16 holds: up to 65536 would work");
   std::int64_t& seq = m.attention.options.seq;
   if (!flags.given("--seq")) seq = file.positions;
   if (seq > file.positions)
     throw UsageError(format("--seq {}: {}{} positions: --seq {} or less would work", seq, has, file.positions,
                             file.positions));
-  if (!s.resume.empty()) return;
-  if (!flags.given("--heads") && m.width() % 64 != 0)
-    throw UsageError(
-        format("{}a width of {}, no multiple of GPT-2's 64 a head: give its --heads", has, m.width()));
-  if (!flags.given("--heads")) m.attention.heads = m.width() / 64;
 }
 
 inline void take_text(Config& s, const Arguments& arguments, const Flags& flags) {
