@@ -246,6 +246,13 @@ refused 'has a width of 32, no multiple of GPT-2.s 64 a head: give its --heads' 
 for wrong in '--layers 4.* has 8' '--width 64.* has 32' '--vocab 300.* has 67' '--seq 13.* has 12 positions: --seq 12 or less'; do
   refused "$wrong" "${eight[@]}" "$gpt2" --heads 8 ${wrong%%.*}
 done
+mkdir "$scratch/hf"
+cp "$gpt2" "$scratch/hf/model.safetensors"
+echo '{"n_head": 4, "layer_norm_epsilon": 0.1}' >"$scratch/hf/config.json"
+refused '--heads 8: --weights .* has 4; without --heads it would work' "${eight[@]}" "$scratch/hf/model.safetensors" --heads 8
+"$bin/08_three_d" --weights "$scratch/hf/model.safetensors" --tokens "$fixtures/gpt2/tokens.bin" --steps 2 --quiet >/dev/null
+echo '{"n_head": 4, "activation_function": "relu"}' >"$scratch/hf/config.json"
+refused 'has the activation_function relu: gelu_new would work' "${eight[@]}" "$scratch/hf/model.safetensors"
 refused 'byte 119 at place .* is outside of a vocabulary of 67' "${eight[@]}" "$gpt2" --heads 8
 refused 'there is no checkpoint.safetensors' "${eight[@]/--weights/--resume}" "$scratch"
 for flag in --save --dump --svg; do

@@ -1,7 +1,9 @@
 // Lesson 08 at work: token files, GPT-2's weights from a file,
 // the loss of a text and texts of its own, under every cut.
 #include <bit>
+#include <filesystem>
 #include <fstream>
+#include <map>
 
 #include "08_three_d/harness/layouts.hpp"
 #include "cut_gpt.hpp"
@@ -267,6 +269,48 @@ TEST_CASE("weights: a file in BF16 or F16 is read as its numbers, one in I64 is 
     else
       CHECK(run(pretrained(file.path), {1, 2, 1}, DType::f64).loss == doctest::Approx(loss).epsilon(1e-13));
   }
+}
+
+TEST_CASE("config.json beside the weights: heads and epsilon are taken, what we do not have is refused") {
+  const Directory directory;
+  const std::string path = directory.file("model.safetensors");
+  std::filesystem::copy_file(hugging_face, path);
+  const auto configured = [&](const std::string& json) {
+    std::ofstream(directory.file("config.json")) << json;
+    Config s = pretrained(path);
+    s.training.model.attention.heads = s.training.model.attention.kv_heads = s.weights->heads;
+    s.training.model.layer_norm_epsilon = s.weights->layer_norm_epsilon;
+    return s;
+  };
+  // numpy's losses, by a GPT-2 that shares no line with this one.
+  for (const auto& [heads, epsilon, loss] : {std::tuple{8, "1e-05", 5.076957186766946},
+                                             {8, "0.1", 4.998306634071607},
+                                             {4, "0.1", 4.983824703071779},
+                                             {4, "1e-05", 5.030796674282898}}) {
+    const Config s = configured(format(
+        R"({{"model_type":"gpt2","activation_function":"gelu_new","n_layer":8,"n_embd":32,"n_positions":12,)"
+        R"("vocab_size":67,"n_head":{},"layer_norm_epsilon":{},"task_specific_params":{{"a":{{"b":1}}}}}})",
+        heads, epsilon));
+    CHECK(std::abs(run(s, {2, 2, 1}, DType::f64).loss - loss) <= 1e-12);
+  }
+  for (const auto& [json, fault] : std::map<std::string, std::string>{
+           {R"({"activation_function":"gelu"})", "the activation_function gelu: gelu_new would work"},
+           {R"({"scale_attn_by_inverse_layer_idx":true})", "idx true: false would work"},
+           {R"({"scale_attn_weights":false})", "scale_attn_weights false: true would work"},
+           {R"({"model_type":"llama"})", "model_type llama: gpt2 would work"},
+           {R"({"n_layer":7})", "n_layer 7: 8 would work"},
+           {R"({"n_embd":64})", "n_embd 64: 32 would work"},
+           {R"({"n_head":0})", "n_head 0: a divisor of the width 32 would work"},
+           {R"({"n_head":5})", "n_head 5: a divisor"},
+           {R"({"n_head":8.5})", "n_head 8.5: a divisor"},
+           {R"({"n_head":-8})", "n_head -8: a divisor"},
+           {R"({"n_head":99999999999999999999})", "a divisor"},
+           {R"({"layer_norm_epsilon":0})", "layer_norm_epsilon 0: a number between 0 and 1 would work"},
+           {R"({"layer_norm_epsilon":"nan"})", "layer_norm_epsilon nan: a number"},
+           {R"({"layer_norm_epsilon":null})", "layer_norm_epsilon null: a number"},
+           {"[1]", "the file is not a JSON object"},
+           {"{", "the file is not JSON"}})
+    CHECK_MESSAGE(contains(message_from([&, &json = json] { configured(json); }), fault), json);
 }
 
 TEST_CASE("weights: published files hold masks of four axes, which nobody reads") {
