@@ -265,6 +265,12 @@ for size in '--width 16' '--layers 2' '--vocab 300'; do
   refused "$size: --resume .* has .*; without ${size% *} it would work" 08_three_d --text "$scratch/text" \
     --resume "$scratch/run" $size
 done
+for steps in 0 1 2; do
+  refused "--resume .* has done 2 steps, and --steps $steps counts from the first one: --steps 3 or more would work" \
+    08_three_d --text "$scratch/text" --resume "$scratch/run" --steps $steps
+done
+"$bin/08_three_d" --text "$scratch/text" --resume "$scratch/run" --steps 3 --quiet >/dev/null
+"$bin/08_three_d" --text "$scratch/text" --resume "$scratch/run" --steps 2 --eval --quiet >/dev/null
 # The folder that a run resumes may be the one where it saves.
 "$bin/08_three_d" --text "$scratch/text" --steps 4 --resume "$scratch/run" --save "$scratch/run" --quiet >/dev/null
 refused '--weights and --resume: each says where the model begins' 08_three_d --text "$scratch/text" --heads 4 \

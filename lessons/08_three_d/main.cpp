@@ -31,7 +31,7 @@ int run_lesson(int argc, char** argv) {
                                          {"--pp", &arguments.pp, "stages of layers"},
                                          {"--dp", &arguments.dp, "replicas"}})
     app.flags().number(flag, *size, 1, 64, help);
-  app.flags().number("--steps", s.steps, 0, 1 << 20, "of training");
+  app.flags().number("--steps", s.steps, 0, 1 << 20, "of training, with those that --resume has done");
   app.size("--batch", s.batch, "sequences of a step");
   app.size("--microbatches", arguments.microbatches, "m, of each replica");
   app.flags().choice("--schedule", arguments.schedule, {"gpipe", "1f1b", "interleaved", "zb-h1"},
@@ -53,7 +53,7 @@ int run_lesson(int argc, char** argv) {
                      "of a stage, for interleaved; 0: two there, else one");
   app.flags().choice("--optimizer", arguments.optimizer, {"sgd", "adamw"}, "sgd has momentum 0.9");
   app.flags().text("--save", s.save, "DIR", "write checkpoints there: whole tensors, GPT-2's names");
-  app.flags().number("--every", s.every, 0, 1 << 20, "steps between checkpoints; 0: one at the end");
+  app.flags().number("--every", s.every, 0, 1 << 20, "steps between checkpoints; 0: the one at the end");
   app.flags().text("--resume", s.resume, "DIR", "go on from the checkpoint there, under any cut");
   app.flags().real("--lr", s.training.lr, 0, 1e3, "learning rate");
   app.flags().real("--clip", s.training.clip, 0, 1e9, "largest norm of the gradients; 0: any");

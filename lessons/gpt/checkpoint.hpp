@@ -2,6 +2,7 @@
 // of the optimiser beside them. A run that resumes takes its slices of them, under any other tp x pp x dp.
 #pragma once
 
+#include <cmath>
 #include <filesystem>
 
 #include "app/gather.hpp"
@@ -66,6 +67,16 @@ inline void save_checkpoint(Communicator& world, bool writes, const ModelConfig&
 }
 // end save
 
+/// The steps that a checkpoint has seen. Throws UsageError where its optimizer.step is no number of steps.
+inline std::int64_t steps_of(const WeightsFile& file) {
+  constexpr double most = 1 << 20;  // of --steps
+  const auto value = file.read("optimizer.step", Slice::whole(1, 1), DType::f64).values();
+  const double steps = value.size() == 1 ? value[0] : NAN;
+  if (!(steps >= 0 && steps < most && steps == std::floor(steps)))
+    file.refuse(format("its optimizer.step is {:g}: a whole number below {:g} would work", steps, most));
+  return static_cast<std::int64_t>(steps);
+}
+
 // begin load
 /// Reads this rank's slices of the optimiser's state, under whatever cut, into the tensors of `state`.
 /// Returns the steps that the checkpoint has seen. Throws UsageError where there is no such state.
@@ -77,7 +88,7 @@ inline std::int64_t load_optimizer(const WeightsFile& file, const std::vector<Pa
       const Tensor& to = state.tensors[k][i];
       to.copy_from(file.read(state.prefixes[k] + parameters[i].name, parameters[i].slice, to.dtype()));
     }
-  return static_cast<std::int64_t>(file.read("optimizer.step", Slice::whole(1, 1), DType::f64).values()[0]);
+  return steps_of(file);
 }
 // end load
 

@@ -112,6 +112,11 @@ inline void apply_arguments(Config& s, const Arguments& arguments, const Flags& 
   m.attention.options.batch = s.batch / (arguments.dp * arguments.microbatches);
   m.tokens = s.batch * s.seq();
   if (s.weights) s.weights->check(m, gpt::state_prefixes(!s.resume.empty() && !s.eval, s.training.adamw));
+  if (const std::int64_t done = s.resume.empty() ? -1 : gpt::steps_of(*s.weights); done >= s.steps && !s.eval)
+    throw UsageError(
+        format("--resume {} has done {} steps, and --steps {} counts from the first one: --steps {} "
+               "or more would work, or --eval",
+               s.resume, done, s.steps, done + 1));
   take_text(s, arguments, flags);
   for (const auto& [flag, file] :
        {std::pair{"--save", s.save}, {"--dump", options.dump}, {"--svg", options.svg}})
