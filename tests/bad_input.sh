@@ -271,6 +271,19 @@ for steps in 0 1 2; do
 done
 "$bin/08_three_d" --text "$scratch/text" --resume "$scratch/run" --steps 3 --quiet >/dev/null
 "$bin/08_three_d" --text "$scratch/text" --resume "$scratch/run" --steps 2 --eval --quiet >/dev/null
+# It knows its run: what contradicts it is refused, or said where it may change.
+for flag in '--heads 2' '--batch 32' '--seq 16' '--seed 7' '--optimizer adamw'; do
+  refused "$flag: --resume .* has .*; without ${flag% *} it would work" 08_three_d --text "$scratch/text" \
+    --resume "$scratch/run" --steps 4 $flag
+done
+"$bin/08_three_d" --text "$scratch/file" --resume "$scratch/run" --steps 4 --lr 0.05 >"$scratch/out"
+grep -qE 'goes on after step 2, with --lr 0.05 in place of 0.1, with text 65 ids, CRC-32 .* in place of 75 ids' "$scratch/out"
+"$bin/08_three_d" --text "$scratch/text" --steps 2 --heads 8 --batch 24 --microbatches 3 --optimizer adamw --lr 0.003 --seed 5 \
+  --seq 16 --save "$scratch/other" --quiet >/dev/null
+"$bin/08_three_d" --text "$scratch/text" --resume "$scratch/other" --steps 4 --microbatches 3 --json "$scratch/json" --quiet >/dev/null
+for fact in '"heads": 8' '"batch": 24' '"seed": 5' '"seq": 16' '"lr": 0.003' '"optimizer": "adamw"'; do
+  grep -q "$fact" "$scratch/json" || { echo "a resumed run forgets $fact"; faults=$((faults + 1)); }
+done
 # The folder that a run resumes may be the one where it saves.
 "$bin/08_three_d" --text "$scratch/text" --steps 4 --resume "$scratch/run" --save "$scratch/run" --quiet >/dev/null
 refused '--weights and --resume: each says where the model begins' 08_three_d --text "$scratch/text" --heads 4 \

@@ -41,7 +41,7 @@ Config pretrained(const std::string& file = hugging_face) {
   ModelConfig& m = s.training.model;
   m = {{s.weights->width, 8, 8, {}}, s.weights->layers, s.weights->vocabulary, 192, true};
   m.attention.options.batch = 2;
-  m.attention.options.seq = s.weights->positions;
+  m.attention.options.seq = m.positions = s.weights->positions;
   s.eval = true;
   s.text = gpt::read_tokens(fixtures + "gpt2/tokens.bin");
   return s;
@@ -334,13 +334,29 @@ TEST_CASE("weights: published files hold masks of four axes, which nobody reads"
   CHECK(run(masked, {2, 2, 1}, DType::f64).loss == run(pretrained(), {2, 2, 1}, DType::f64).loss);
 }
 
-TEST_CASE("weights: a model of shorter sequences has the first positions") {
+TEST_CASE("weights: shorter sequences read the first positions of the whole wpe") {
   Config s = pretrained();
   s.training.model.attention.options.seq = 5;
   const double whole = run(s, {1, 1, 1}, DType::f64).loss;
   CHECK(std::abs(run(s, {2, 2, 2}, DType::f64).loss - whole) <= 1e-12 * whole);
-  const Tensor wpe = s.weights->read("wpe.weight", Slice::whole(5, 32), DType::f64);
-  CHECK(
-      wpe.values() ==
-      cast(load_safetensors(hugging_face).at("transformer.wpe.weight").row_range(0, 5), DType::f64).values());
+  const Tensor wpe = s.weights->read("wpe.weight", Slice::whole(12, 32), DType::f64);
+  CHECK(wpe.values() ==
+        cast(load_safetensors(hugging_face).at("transformer.wpe.weight"), DType::f64).values());
+  CHECK(contains(message_from([&] { s.weights->read("wpe.weight", Slice::whole(5, 32), DType::f64); }),
+                 "wpe.weight is (12, 32) f32: (5, 32) of floating point would work"));
+}
+
+TEST_CASE("weights: a number that is none is named as what it is, with its place") {
+  for (const double bad : {NAN, INFINITY, -INFINITY}) {
+    Tensors tensors = load_safetensors(hugging_face);
+    tensors.at("transformer.h.1.mlp.c_fc.weight").data<float>()[3 * 128 + 77] = static_cast<float>(bad);
+    const Scratch file;
+    save_safetensors(file.path, tensors);
+    const Config s = pretrained(file.path);
+    CHECK(
+        contains(message_from([&] {
+                   run(s, {4, 1, 1}, DType::f32);
+                 }),
+                 format("h.1.mlp.c_fc.weight is {:g} at row 3, column 77: finite numbers would work", bad)));
+  }
 }

@@ -122,7 +122,7 @@ Run run_of(const Config& s) {
                               : gpt::MakeWeight(random));
     if (!s.resume.empty()) trainer.resume(*s.weights);
     const auto losses = train(world, trainer, s, 3);
-    trainer.save(world, folder);
+    trainer.save(world, folder, configuration(s, 3));
     if (world.rank() == 0) run = {losses, load_safetensors(gpt::checkpoint_file(folder))};
   });
   return run;

@@ -91,10 +91,10 @@ int run_lesson(int argc, char** argv) {
        .check = [&](int) { apply_arguments(s, arguments, app.flags(), app.options()); },
        .prove = lesson,
        .by_hand =
-           [] {
-             return std::string(
-                 "  rank = tp index + tp (dp index + dp stage): neighbours in tp are neighbours in the "
-                 "machine.\n");
+           [&] {
+             return s.resumed +
+                    "  rank = tp index + tp (dp index + dp stage): neighbours in tp are neighbours in the "
+                    "machine.\n";
            },
        .picture = {},
        .drawing =

@@ -53,7 +53,7 @@ inline std::vector<double> train(
   const auto save = [&] {
     if (s.save.empty()) return;
     expect_finite(next_loss(trainer, s, seed), trainer.steps(), s);
-    trainer.save(world, s.save);
+    trainer.save(world, s.save, configuration(s, seed));
   };
   std::vector<double> losses;
   for (std::int64_t step = trainer.steps(); step < s.steps; ++step) {

@@ -129,8 +129,9 @@ class Trainer {
   DType dtype() const { return gradients_.dtype(); }
   std::int64_t steps() const { return steps_; }
 
-  void save(Communicator& world, const std::string& folder) const {
-    gpt::save_checkpoint(world, mesh_.dp->rank() == 0, config_.model, parameters(), state(), folder);
+  void save(Communicator& world, const std::string& folder,
+            const std::map<std::string, std::string>& run) const {
+    gpt::save_checkpoint(world, mesh_.dp->rank() == 0, config_.model, parameters(), state(), folder, run);
   }
   /// Goes on from a checkpoint of whose weights this trainer was made.
   void resume(const gpt::WeightsFile& checkpoint) {

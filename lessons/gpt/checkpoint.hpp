@@ -1,5 +1,6 @@
 // A checkpoint knows no cut: it holds whole tensors with GPT-2's names in one safetensors file, and the state
 // of the optimiser beside them. A run that resumes takes its slices of them, under any other tp x pp x dp.
+// The metadata say what no tensor does: the model's settings, with the keys of config.json, and the run's.
 #pragma once
 
 #include <cmath>
@@ -33,10 +34,10 @@ struct TrainingState {
 // begin save
 /// Writes the state of all ranks into `folder`; rank 0 of `world` does. Collective. Replicas hold the same,
 /// so only the first one (`writes`) gives its slices. Until the new file is complete it has another name:
-/// whenever the process is killed, the folder has a whole checkpoint.
+/// whenever the process is killed, the folder has a whole checkpoint. `run` goes into the metadata.
 inline void save_checkpoint(Communicator& world, bool writes, const ModelConfig& config,
                             const std::vector<Parameter>& parameters, const TrainingState& state,
-                            const std::string& folder) {
+                            const std::string& folder, const std::map<std::string, std::string>& run) {
   const DType dtype = parameters.front().value.dtype();
   std::map<std::string, Tensor> file;
   auto busy = world.rank() == 0 ? world.busy("writes the checkpoint") : nullptr;
@@ -59,7 +60,14 @@ inline void save_checkpoint(Communicator& world, bool writes, const ModelConfig&
     const Device::Scope host(Device::host());
     file["optimizer.step"] = Tensor::of(1, 1, {static_cast<double>(state.steps)});
     std::filesystem::create_directories(folder);
-    save_safetensors(checkpoint_file(folder), file);
+    std::map<std::string, std::string> metadata = {
+        {"format", "pt"},
+        {"model_type", "gpt2"},
+        {"activation_function", "gelu_new"},
+        {"n_head", std::to_string(config.attention.heads)},
+        {"layer_norm_epsilon", format("{}", config.layer_norm_epsilon)}};
+    metadata.insert(run.begin(), run.end());
+    save_safetensors(checkpoint_file(folder), file, metadata);
   }
   busy = nullptr;
   const Phase phase = world.phase("check");

@@ -3,6 +3,7 @@
 // the model, which is why one cuts.
 #pragma once
 
+#include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -36,23 +37,17 @@ class WeightsFile {
   std::int64_t heads = 0;  // 0: nothing says
   double layer_norm_epsilon = 1e-5;
   const std::string& what() const { return what_; }  ///< "--weights FILE"
+  const std::map<std::string, std::string>& metadata() const { return file_.metadata(); }
 
   // begin check
   /// Every weight of `config` is there in its shape, and nothing else that a GPT-2 would compute with. So is,
   /// for each other prefix, what an optimiser keeps of each weight.
   void check(ModelConfig config, const std::vector<std::string>& prefixes = {""}) const {
-    config.attention.options.seq = positions;
+    config.positions = positions;
     std::size_t known = 0;
     for (const std::string& prefix : prefixes)
       for (const auto& [name, rows, cols, scale] : weights_of(config)) {
-        const auto& entry = need(prefix + name);
-        if (entry.rows != rows || entry.cols != cols || entry.dtype == DType::i32 ||
-            !entry.unreadable.empty())
-          refuse(format("{}{}{}: ({}, {}) of floating point would work", prefix, name,
-                        entry.unreadable.empty()
-                            ? format(" is ({}, {}) {}", entry.rows, entry.cols, tessera::name(entry.dtype))
-                            : entry.unreadable,
-                        rows, cols));
+        check_shape(prefix + name, rows, cols);
         ++known;
       }
     for (const auto& [name, entry] : file_.entries()) {
@@ -71,10 +66,18 @@ class WeightsFile {
   // end check
 
   // begin read
-  /// This slice of a weight. Of wpe a model of shorter sequences has the first rows.
+  /// This slice of a weight, or of what an optimiser keeps of it. All its elements are finite.
   Tensor read(const std::string& name, const Slice& slice, DType dtype) const {
-    const Tensor whole = file_.read(prefix_ + name).row_range(0, slice.whole_rows);
-    return cast(slice.extract(whole), dtype).to(Device::current());
+    check_shape(name, slice.whole_rows, slice.whole_cols);
+    const Tensor mine = cast(slice.extract(file_.read(prefix_ + name)), dtype);
+    const auto values = mine.values();
+    for (std::int64_t i = 0; i < mine.size(); ++i)
+      if (const double value = values[static_cast<std::size_t>(i)]; !std::isfinite(value)) {
+        const auto [row, column] = slice.locate(i / mine.cols(), i % mine.cols());
+        refuse(
+            format("{} is {:g} at row {}, column {}: finite numbers would work", name, value, row, column));
+      }
+    return mine.to(Device::current());
   }
   // end read
 
@@ -121,6 +124,15 @@ class WeightsFile {
   }
 
  private:
+  void check_shape(const std::string& name, std::int64_t rows, std::int64_t cols) const {
+    const auto& entry = need(name);
+    if (entry.rows != rows || entry.cols != cols || entry.dtype == DType::i32 || !entry.unreadable.empty())
+      refuse(format("{}{}: ({}, {}) of floating point would work", name,
+                    entry.unreadable.empty()
+                        ? format(" is ({}, {}) {}", entry.rows, entry.cols, tessera::name(entry.dtype))
+                        : entry.unreadable,
+                    rows, cols));
+  }
   const SafetensorsFile::Entry& need(const std::string& name) const {
     if (!file_.has(prefix_ + name))
       refuse(format("there is no {}; a GPT-2 with Hugging Face's names would work", name));

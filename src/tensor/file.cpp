@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -19,6 +20,22 @@ namespace {
 constexpr std::uint64_t most_at_once = 1 << 30;  // bytes of one call: Linux takes up to 2 GiB
 
 }  // namespace
+
+std::uint32_t crc32(const void* bytes, std::uint64_t count) {
+  static const auto table = [] {  // the remainder of each byte
+    std::array<std::uint32_t, 256> made{};
+    for (std::uint32_t byte = 0; byte < 256; ++byte) {
+      std::uint32_t rest = byte;
+      for (int bit = 0; bit < 8; ++bit) rest = rest >> 1 ^ (rest % 2 == 1 ? 0xEDB88320 : 0);
+      made[byte] = rest;
+    }
+    return made;
+  }();
+  const auto* at = static_cast<const unsigned char*>(bytes);
+  std::uint32_t rest = ~0U;
+  for (std::uint64_t i = 0; i < count; ++i) rest = rest >> 8 ^ table[(rest ^ at[i]) % 256];
+  return ~rest;
+}
 
 OpenFile::OpenFile(const std::string& path) : path_(path) {
   file_ = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // opening a pipe would wait for a writer

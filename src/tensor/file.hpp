@@ -27,6 +27,9 @@ class OpenFile {
 /// All bytes of a regular file.
 std::string read_file(const std::string& path);
 
+/// The checksum of zlib's crc32: the remainder of the bytes, as a polynomial over two elements.
+std::uint32_t crc32(const void* bytes, std::uint64_t count);
+
 /// Throws UsageError, before any work is done, where a file could not be made at `path` later.
 void check_writable(const std::string& path);
 

@@ -195,7 +195,8 @@ class Header {
 
 }  // namespace
 
-void save_safetensors(const std::string& path, const std::map<std::string, Tensor>& tensors) {
+void save_safetensors(const std::string& path, const std::map<std::string, Tensor>& tensors,
+                      const std::map<std::string, std::string>& metadata) {
   const MemoryScope scope(MemoryKind::check);
   // Wide elements first: then each tensor starts at a multiple of its element, which mapped readers need.
   std::vector<std::pair<std::string, Tensor>> order(tensors.begin(), tensors.end());
@@ -213,11 +214,12 @@ void save_safetensors(const std::string& path, const std::map<std::string, Tenso
                     {"data_offsets", {at, at + tensor.bytes()}}};
     at += tensor.bytes();
   }
+  if (!metadata.empty()) header["__metadata__"] = metadata;
   std::string text;
   try {
     text = header.dump();
   } catch (const json::exception&) {
-    throw UsageError(format("cannot write {}: the name of a tensor is not UTF-8", path));
+    throw UsageError(format("cannot write {}: a name is not UTF-8", path));
   }
   text.resize((text.size() + prefix_bytes - 1) / prefix_bytes * prefix_bytes, ' ');
 

@@ -12,7 +12,9 @@ namespace tessera {
 
 /// Writes all tensors (from any device), sorted by name. The file appears whole or not at all: it is written
 /// beside its place and renamed. Throws UsageError where it cannot be written.
-void save_safetensors(const std::string& path, const std::map<std::string, Tensor>& tensors);
+/// `metadata` goes into the header.
+void save_safetensors(const std::string& path, const std::map<std::string, Tensor>& tensors,
+                      const std::map<std::string, std::string>& metadata = {});
 
 /// A file whose header has been read and checked; its tensors are read one by one, from the file as it was
 /// opened; F16 and BF16 as f32, which is exact. Every fault is a UsageError that names the file: truncated,

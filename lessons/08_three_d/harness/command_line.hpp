@@ -28,19 +28,70 @@ inline int ranks_of(const Arguments& arguments) {
   return static_cast<int>(all);
 }
 
-/// Opens the file where the model begins: once, and before anything is written. The sizes are the file's,
-/// which the command line may repeat but not change.
-inline void take_weights(Config& s, const Arguments& arguments, const Flags& flags) {
-  if (!s.resume.empty() && !arguments.weights.empty())
+/// A flag that was not given, as the file where the model begins says.
+inline void set_from_file(Flags& flags, const gpt::WeightsFile& file, const std::string& flag,
+                          const std::string& text) {
+  try {
+    if (!flags.given(flag)) flags.set(flag, text);
+  } catch (const UsageError& error) {
+    throw UsageError(format("{} has {}", file.what(), error.what()));
+  }
+}
+
+/// Opens the file where the model begins: once, and before anything is written.
+inline std::shared_ptr<const gpt::WeightsFile> open_weights(const std::string& weights,
+                                                            const std::string& resume) {
+  if (!resume.empty() && !weights.empty())
     throw UsageError("--weights and --resume: each says where the model begins, one of them would work");
-  if (!s.resume.empty() && !std::filesystem::exists(gpt::checkpoint_file(s.resume)))
-    throw UsageError("--resume " + s.resume +
+  if (!weights.empty()) return std::make_shared<const gpt::WeightsFile>(weights);
+  if (resume.empty()) return nullptr;
+  if (!std::filesystem::exists(gpt::checkpoint_file(resume)))
+    throw UsageError("--resume " + resume +
                      ": there is no checkpoint.safetensors; a folder that --save wrote would work");
-  s.weights = s.resume.empty()
-                  ? std::make_shared<const gpt::WeightsFile>(arguments.weights)
-                  : std::make_shared<const gpt::WeightsFile>(gpt::checkpoint_file(s.resume), "--resume");
+  return std::make_shared<const gpt::WeightsFile>(gpt::checkpoint_file(resume), "--resume");
+}
+
+/// A flag that was not given, as the file where the model begins says.
+inline void set_from_file(Flags& flags, const gpt::WeightsFile& file, const std::string& flag,
+                          const std::string& text) {
+  try {
+    if (!flags.given(flag)) flags.set(flag, text);
+  } catch (const UsageError& error) {
+    throw UsageError(format("{} has {}", file.what(), error.what()));
+  }
+}
+
+/// A run that resumes goes on as its checkpoint says. A flag may repeat that; the constants of the optimiser
+/// and the text may differ, and the first lines say so.
+inline void take_configuration(Config& s, Flags& flags, std::int64_t seed) {
   const gpt::WeightsFile& file = *s.weights;
-  ModelConfig& m = s.training.model;
+  const std::int64_t done = gpt::steps_of(file);
+  if (done >= s.steps && !s.eval)
+    throw UsageError(
+        format("--resume {} has done {} steps, and --steps {} counts from the first one: --steps {} "
+               "or more would work, or --eval",
+               s.resume, done, s.steps, done + 1));
+  s.resumed = format("  --resume {} goes on after step {}", s.resume, done);
+  for (const auto& [key, mine] : configuration(s, static_cast<std::uint64_t>(seed))) {
+    const auto saved = file.metadata().find(key);
+    if (saved == file.metadata().end())
+      throw UsageError(
+          format("{} does not say its {}: a checkpoint of this version would work", file.what(), key));
+    const std::string& theirs = saved->second;
+    if (key != "text" && !flags.given(key)) {
+      set_from_file(flags, file, key, theirs);
+    } else if (mine != theirs) {
+      if (key != "text" && key != "--lr" && key != "--clip" && !s.eval)
+        throw UsageError(
+            format("{} {}: {} has {}; without {} it would work", key, mine, file.what(), theirs, key));
+      s.resumed += format(", with {} {} in place of {}", key, mine, theirs);
+    }
+  }
+  s.resumed += ".\n";
+}
+
+/// The sizes of the file's model, which the command line may repeat but not change.
+inline void take_sizes(ModelConfig& m, std::int64_t vocabulary, const gpt::WeightsFile& file, Flags& flags) {
   const std::string has = file.what() + " has ";
   if (file.heads == 0 && !flags.given("--heads") && file.width % 64 != 0)
     throw UsageError(
@@ -48,40 +99,40 @@ inline void take_weights(Config& s, const Arguments& arguments, const Flags& fla
   const std::int64_t heads = file.heads > 0           ? file.heads
                              : flags.given("--heads") ? m.attention.heads
                                                       : file.width / 64;
-  for (const auto& [flag, mine, theirs] : {std::tuple{"--layers", &m.layers, file.layers},
-                                           {"--width", &m.attention.width, file.width},
-                                           {"--heads", &m.attention.heads, heads},
-                                           {"--vocab", &m.vocabulary, file.vocabulary}}) {
-    if (flags.given(flag) && *mine != theirs)
-      throw UsageError(format("{} {}: {}{}; without {} it would work", flag, *mine, has, theirs, flag));
-    *mine = theirs;
+  for (const auto& [flag, mine, theirs] : {std::tuple{"--layers", m.layers, file.layers},
+                                           {"--width", m.attention.width, file.width},
+                                           {"--heads", m.attention.heads, heads},
+                                           {"--vocab", vocabulary, file.vocabulary}}) {
+    if (flags.given(flag) && mine != theirs)
+      throw UsageError(format("{} {}: {}{}; without {} it would work", flag, mine, has, theirs, flag));
+    set_from_file(flags, file, flag, std::to_string(theirs));
   }
-  m.layer_norm_epsilon = file.layer_norm_epsilon;
-  if (m.vocabulary > 65536) throw UsageError(has + "more ids than uint16 holds: up to 65536 would work");
-  std::int64_t& seq = m.attention.options.seq;
-  if (!flags.given("--seq")) seq = file.positions;
-  if (seq > file.positions)
-    throw UsageError(format("--seq {}: {}{} positions: --seq {} or less would work", seq, has, file.positions,
-                            file.positions));
+  set_from_file(flags, file, "--seq", std::to_string(file.positions));
+  if (m.seq() > file.positions)
+    throw UsageError(format("--seq {}: {}{} positions: --seq {} or less would work", m.seq(), has,
+                            file.positions, file.positions));
+  m.positions = file.positions, m.layer_norm_epsilon = file.layer_norm_epsilon;
 }
 
-inline void take_text(Config& s, const Arguments& arguments, const Flags& flags) {
+inline void read_text(Config& s, const Arguments& arguments, const Flags& flags) {
   const bool tokens = !arguments.tokens.empty();
   if (tokens && flags.given("--text")) throw UsageError("--text and --tokens: one of them would work");
   s.text = tokens ? gpt::read_tokens(arguments.tokens) : gpt::corpus_of(mlp::read_text(arguments.text));
-  if (tokens && s.text.size() > 0 && !s.weights && !flags.given("--vocab"))
+  if (tokens && s.text.size() > 0 && arguments.weights.empty() && s.resume.empty() && !flags.given("--vocab"))
     throw UsageError(format("--tokens {} needs --vocab, how many ids there are: its largest is {}",
                             arguments.tokens, *std::max_element(s.text.ids.begin(), s.text.ids.end())));
-  gpt::check_ids(s.text, s.training.model.vocabulary, s.seq(),
-                 tokens ? "--tokens " + arguments.tokens : "--text " + arguments.text);
 }
 
 /// Everything else that can be wrong with the command line, before anything runs.
-inline void apply_arguments(Config& s, const Arguments& arguments, const Flags& flags,
-                            const Options& options) {
+inline void apply_arguments(Config& s, const Arguments& arguments, Flags& flags, const Options& options) {
   ModelConfig& m = s.training.model;
+  read_text(s, arguments, flags);
+  s.training.adamw = arguments.optimizer == "adamw";
+  s.weights = open_weights(arguments.weights, s.resume);
+  if (!s.resume.empty()) take_configuration(s, flags, options.seed);
+  if (s.weights) take_sizes(m, arguments.vocabulary, *s.weights, flags);
   m.vocabulary = arguments.vocabulary;
-  if (!arguments.weights.empty() || !s.resume.empty()) take_weights(s, arguments, flags);
+  s.training.adamw = arguments.optimizer == "adamw";
   s.sizes = {static_cast<int>(arguments.tp), static_cast<int>(arguments.pp), static_cast<int>(arguments.dp)};
   if (m.width() % m.attention.heads != 0)
     throw UsageError(format("--heads {} does not divide --width {}: --heads {} would work", m.attention.heads,
@@ -107,17 +158,12 @@ inline void apply_arguments(Config& s, const Arguments& arguments, const Flags& 
     throw UsageError(
         format("--batch {} cannot be shared out over {} replicas of {} microbatches: --batch {} would work",
                s.batch, arguments.dp, arguments.microbatches, (s.batch / parts + 1) * parts));
-  s.training.adamw = arguments.optimizer == "adamw";
   m.attention.kv_heads = m.attention.heads;
   m.attention.options.batch = s.batch / (arguments.dp * arguments.microbatches);
   m.tokens = s.batch * s.seq();
   if (s.weights) s.weights->check(m, gpt::state_prefixes(!s.resume.empty() && !s.eval, s.training.adamw));
-  if (const std::int64_t done = s.resume.empty() ? -1 : gpt::steps_of(*s.weights); done >= s.steps && !s.eval)
-    throw UsageError(
-        format("--resume {} has done {} steps, and --steps {} counts from the first one: --steps {} "
-               "or more would work, or --eval",
-               s.resume, done, s.steps, done + 1));
-  take_text(s, arguments, flags);
+  gpt::check_ids(s.text, m.vocabulary, s.seq(),
+                 s.text.bytes ? "--text " + arguments.text : "--tokens " + arguments.tokens);
   for (const auto& [flag, file] :
        {std::pair{"--save", s.save}, {"--dump", options.dump}, {"--svg", options.svg}})
     if (!file.empty() && s.eval)
