@@ -2,6 +2,8 @@
 // and no file appears by halves.
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -12,6 +14,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <thread>
 
 #include "directory.hpp"
 #include "support.hpp"
@@ -20,6 +23,18 @@
 using namespace tessera;
 using namespace tessera::test;
 namespace fs = std::filesystem;
+
+namespace {
+
+std::vector<std::string> synced;  // what fsync was called for, by name
+
+}  // namespace
+
+/// In the place of libc's.
+extern "C" int fsync(int file) {
+  synced.push_back(fs::read_symlink(format("/proc/self/fd/{}", file)).string());
+  return static_cast<int>(syscall(SYS_fsync, file));
+}
 
 namespace {
 
@@ -359,6 +374,97 @@ TEST_CASE("where the disk is full, the file that was there stays") {
     CHECK(directory.names() == std::vector<std::string>{"x"});
     CHECK(load_safetensors(path).at("a").values() == std::vector<double>{1, 2});
   }
+}
+
+TEST_CASE("crc32 is zlib's") {
+  CHECK(crc32("123456789", 9) == 0xCBF43926);  // the check value of its catalogue entry, CRC-32/ISO-HDLC
+  CHECK(crc32("", 0) == 0);
+}
+
+TEST_CASE("with metadata every flipped bit is noticed") {
+  const Directory directory;
+  const std::string path = directory.file("x");
+  const auto saved = samples();
+  save_safetensors(path, saved, {{"step", "7"}, {"größe", "λ"}});
+  CHECK(SafetensorsFile(path).metadata().at("größe") == "λ");
+  const std::string valid = slurp(path);
+  int refused = 0, harmless = 0;
+  for (std::size_t bit = 0; bit < 8 * valid.size(); ++bit) {
+    std::string bytes = valid;
+    bytes[bit / 8] ^= static_cast<char>(1 << bit % 8);
+    write(path, bytes);
+    try {
+      const auto read = load_safetensors(path);
+      for (const auto& [name, tensor] : saved) REQUIRE(read.at(name).values() == tensor.values());
+      CHECK(SafetensorsFile(path).metadata().at("step") == "7");
+      ++harmless;
+    } catch (const UsageError&) {
+      ++refused;
+    }
+  }
+  MESSAGE(refused << " flipped bits refused, " << harmless << " harmless");
+  CHECK(harmless <= 8 * 16);  // in the name "crc32", and between a space and other white space
+}
+
+TEST_CASE("a file reaches the disk before its name, and the name before the call returns") {
+  const Directory directory;
+  synced.clear();
+  write_file(directory.file("x"), "1");
+  REQUIRE(synced.size() == 2);
+  CHECK(synced[0].starts_with(directory.file("x.")));
+  CHECK(synced[1] == directory.path().string());
+}
+
+TEST_CASE("the next save removes what killed writers have left, and nothing else") {
+  const Directory directory;
+  for (const char* name : {"x.12-3.tmp", "x.999999-0.tmp", "x.old.tmp", "y.12-3.tmp", "x.12-3", "x.tmp"})
+    write(directory.file(name), "1");
+  NewFile alive(directory.file("x"));
+  write_file(directory.file("x"), "2");
+  alive.write("3", 1);
+  alive.finish();
+  CHECK(slurp(directory.file("x")) == "3");
+  auto names = directory.names();
+  std::ranges::sort(names);
+  CHECK(names == std::vector<std::string>{"x", "x.12-3", "x.old.tmp", "x.tmp", "y.12-3.tmp"});
+}
+
+TEST_CASE("90 kills while saving lose nothing: the file is whole, and the next save removes the rest") {
+  const Directory directory;
+  const std::string path = directory.file("x");
+  const auto content = [](double k) {
+    return std::map<std::string, Tensor>{
+        {"a", Tensor::of(1, 1, {k})},
+        {"b", scale(Tensor::of(1, 200'000, std::vector<double>(200'000, 1)), k)}};
+  };
+  save_safetensors(path, content(0), {{"k", "0"}});
+  std::mt19937 dice(7);
+  int orphans = 0;
+  double last = 0;
+  for (int kill_number = 0; kill_number < 90; ++kill_number) {
+    const pid_t child = fork();
+    if (child == 0) {
+      for (double k = last + 1;; ++k) save_safetensors(path, content(k), {{"k", number(k)}});
+    }
+    REQUIRE(child > 0);
+    if (kill_number < 60)
+      std::this_thread::sleep_for(std::chrono::microseconds(dice() % 20'000));
+    else  // the moment that a temporary file appears
+      while (directory.names().size() == 1) std::this_thread::yield();
+    kill(child, SIGKILL);
+    waitpid(child, nullptr, 0);
+    orphans += directory.names().size() > 1;
+    const auto found = load_safetensors(path);
+    const double k = found.at("a").values()[0];
+    const auto all = found.at("b").values();
+    REQUIRE(std::ranges::all_of(all, [&](double value) { return value == k; }));
+    CHECK(k >= last);
+    last = k;
+    save_safetensors(path, content(last), {{"k", "0"}});
+    REQUIRE(directory.names() == std::vector<std::string>{"x"});
+  }
+  MESSAGE("90 kills, " << orphans << " of them with a temporary file, " << last << " saves");
+  CHECK(orphans >= 30);
 }
 
 TEST_CASE("2000 broken copies of a valid file: each loads or is refused") {

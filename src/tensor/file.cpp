@@ -1,6 +1,7 @@
 #include "tensor/file.hpp"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -18,6 +19,26 @@ namespace tessera {
 namespace {
 
 constexpr std::uint64_t most_at_once = 1 << 30;  // bytes of one call: Linux takes up to 2 GiB
+
+std::filesystem::path folder_of(const std::filesystem::path& path) {
+  return path.has_parent_path() ? path.parent_path() : ".";
+}
+
+/// Removes the files that killed writers of `path` have left under construction. A writer that lives has
+/// locked its own.
+void remove_orphans(const std::filesystem::path& path) {
+  const std::string begin = path.filename().string() + ".", end = ".tmp";
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(folder_of(path), ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with(begin) || !name.ends_with(end) ||
+        name.find_first_not_of("0123456789-", begin.size()) != name.size() - end.size())
+      continue;
+    const int file = open(entry.path().c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (file >= 0 && flock(file, LOCK_EX | LOCK_NB) == 0) unlink(entry.path().c_str());
+    if (file >= 0) close(file);
+  }
+}
 
 }  // namespace
 
@@ -69,7 +90,7 @@ std::string read_file(const std::string& path) {
 
 void check_writable(const std::string& path) {
   const std::filesystem::path target(path);
-  const std::filesystem::path folder = target.has_parent_path() ? target.parent_path() : ".";
+  const std::filesystem::path folder = folder_of(target);
   std::error_code ignored;
   if (!std::filesystem::is_directory(folder, ignored))
     throw UsageError(format("cannot write {}: there is no folder {}", path, folder.string()));
@@ -85,9 +106,11 @@ void check_writable(const std::string& path) {
 
 NewFile::NewFile(const std::string& path) : path_(path) {
   static std::atomic<int> serial = 0;  // ranks are threads of one process
+  remove_orphans(path);
   temporary_ = format("{}.{}-{}.tmp", path, getpid(), serial++);
   file_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   check(file_ >= 0);
+  flock(file_, LOCK_EX);  // until it is closed, be it by a kill; some file systems have no locks
 }
 
 NewFile::~NewFile() {
@@ -105,8 +128,14 @@ void NewFile::write(const void* bytes, std::uint64_t count) {
 }
 
 void NewFile::finish() {
+  check(fsync(file_) == 0);  // else, after a power cut, the new name might stand for half of the bytes
   check(rename(temporary_.c_str(), path_.c_str()) == 0);
   finished_ = true;
+  const int folder = open(folder_of(path_).c_str(), O_RDONLY | O_CLOEXEC | O_DIRECTORY);
+  if (folder < 0)
+    return;  // a folder may be writable and not readable: the name reaches the disk a little later
+  fsync(folder);
+  close(folder);
 }
 
 void NewFile::check(bool holds) const {

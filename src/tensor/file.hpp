@@ -33,8 +33,9 @@ std::uint32_t crc32(const void* bytes, std::uint64_t count);
 /// Throws UsageError, before any work is done, where a file could not be made at `path` later.
 void check_writable(const std::string& path);
 
-/// A file under construction beside its place. Unless finish() has run, the destructor leaves nothing behind.
-/// Every fault is a UsageError that names the path.
+/// A file under construction beside its place. Unless finish() has run, the destructor leaves nothing behind;
+/// what a killed process leaves, the next NewFile of this path removes. Every fault is a UsageError that
+/// names the path.
 class NewFile {
  public:
   explicit NewFile(const std::string& path);
@@ -42,7 +43,7 @@ class NewFile {
   NewFile(const NewFile&) = delete;
   NewFile& operator=(const NewFile&) = delete;
   void write(const void* bytes, std::uint64_t count);
-  void finish();  ///< Renames it into its place.
+  void finish();  ///< Brings it to the disk, and renames it into its place.
 
  private:
   void check(bool holds) const;

@@ -91,6 +91,8 @@ std::map<std::string, std::string> texts(const json& object) {
   return texts;
 }
 
+std::string checksum(std::string_view bytes) { return format("{:08x}", crc32(bytes.data(), bytes.size())); }
+
 /// Reads and checks one header. Every fault is a UsageError that starts with the file's name. What a message
 /// needs is made after the check has failed: the header of a hostile file is long.
 class Header {
@@ -120,8 +122,15 @@ class Header {
   }
 
   std::map<std::string, std::string> metadata() const {
-    const json& all = json_.value("__metadata__", json::object());
+    if (!json_.contains("__metadata__")) return {};
+    const json& all = json_["__metadata__"];
     if (!all.is_object()) refuse(file_, "__metadata__ is not an object");
+    if (all.contains("crc32")) {
+      json checked = json_;
+      checked["__metadata__"].erase("crc32");
+      if (all["crc32"] != checksum(checked.dump()))
+        refuse(file_, "the header is damaged: its CRC-32 is another");
+    }
     return texts(all);
   }
 
@@ -209,14 +218,20 @@ void save_safetensors(const std::string& path, const std::map<std::string, Tenso
     expect(tensor.defined(), format("cannot write {}: the tensor '{}' is undefined", path, name));
     if (name == "__metadata__")
       throw UsageError(format("cannot write {}: no tensor may be called {}", path, name));
+    if (!metadata.empty()) {
+      const Tensor host = tensor.to(Device::host()).contiguous();
+      header["__metadata__"]["crc32 " + name] =
+          checksum({host.raw(), static_cast<std::size_t>(host.bytes())});
+    }
     header[name] = {{"dtype", format_name(tensor.dtype())},
                     {"shape", {tensor.rows(), tensor.cols()}},
                     {"data_offsets", {at, at + tensor.bytes()}}};
     at += tensor.bytes();
   }
-  if (!metadata.empty()) header["__metadata__"] = metadata;
   std::string text;
   try {
+    for (const auto& [key, value] : metadata) header["__metadata__"][key] = value;
+    if (!metadata.empty()) header["__metadata__"]["crc32"] = checksum(header.dump());
     text = header.dump();
   } catch (const json::exception&) {
     throw UsageError(format("cannot write {}: a name is not UTF-8", path));
@@ -252,13 +267,13 @@ Tensor SafetensorsFile::read(const std::string& name) const {
     throw UsageError(format("{}: tensor {}{}", path(), quote(name), entry.unreadable));
   const MemoryScope scope(MemoryKind::check);
   const Tensor tensor = Tensor::empty(entry.rows, entry.cols, entry.dtype, Device::host());
-  if (entry.widen == nullptr) {
-    file_.read(tensor.raw(), entry.bytes, entry.begin);
-    return tensor;
-  }
-  std::vector<std::uint16_t> stored(entry.bytes / 2);
-  file_.read(stored.data(), entry.bytes, entry.begin);
-  std::ranges::transform(stored, tensor.data<float>(), entry.widen);
+  std::vector<std::uint16_t> narrow(entry.widen == nullptr ? 0 : entry.bytes / 2);
+  char* const stored = entry.widen == nullptr ? tensor.raw() : reinterpret_cast<char*>(narrow.data());
+  file_.read(stored, entry.bytes, entry.begin);
+  if (const auto sum = metadata_.find("crc32 " + name);
+      sum != metadata_.end() && sum->second != checksum({stored, entry.bytes}))
+    refuse(file_, "tensor {} is damaged: its CRC-32 is another", quote(name));
+  std::ranges::transform(narrow, reinterpret_cast<float*>(tensor.raw()), entry.widen);
   return tensor;
 }
 

@@ -12,14 +12,15 @@ namespace tessera {
 
 /// Writes all tensors (from any device), sorted by name. The file appears whole or not at all: it is written
 /// beside its place and renamed. Throws UsageError where it cannot be written.
-/// `metadata` goes into the header.
+/// `metadata` goes into the header, and with them a CRC-32 of every tensor's bytes, "crc32 NAME", and one of
+/// the header without itself, "crc32".
 void save_safetensors(const std::string& path, const std::map<std::string, Tensor>& tensors,
                       const std::map<std::string, std::string>& metadata = {});
 
 /// A file whose header has been read and checked; its tensors are read one by one, from the file as it was
 /// opened; F16 and BF16 as f32, which is exact. Every fault is a UsageError that names the file: truncated,
 /// oversized, overlapping, or, when it is read, a tensor of another dtype than these, F64, F32 and I32, or of
-/// more than two axes (a scalar is (1, 1), a vector (1, n)).
+/// more than two axes (a scalar is (1, 1), a vector (1, n)), or bytes that do not have their checksum.
 class SafetensorsFile {
  public:
   struct Entry {
