@@ -205,7 +205,11 @@ refused '--heads 5 does not divide --width 32: --heads 1, 2, 4, 8, 16, 32 would 
 refused '--schedule dualpipe: gpipe\|1f1b\|interleaved\|zb-h1 would work' "${eight[@]}" --schedule dualpipe
 refused '--tp 65: a whole number from 1 to 64' "${eight[@]}" --tp 65
 refused '75 bytes are less than a sequence: --seq 74 or less would work' "${eight[@]}" --seq 80
-refused '--text nothing: cannot be read' 08_three_d --text nothing
+refused '--text nothing: cannot read nothing: No such file' 08_three_d --text nothing
+for text in "$scratch/pipe" /dev/zero "$scratch/folder"; do
+  refused 'it is no regular file; any file of 64 bytes' 01_mlp --text "$text"
+  refused 'it is no regular file; a file of uint16 ids' 08_three_d --tokens "$text"
+done
 refused '--resume nowhere: ' "${eight[@]}" --resume nowhere
 refused '--exact: a transformer block is exact nowhere' "${eight[@]}" --exact
 refused '--no-baseline is for lessons 01 to 04: without it' "${eight[@]}" --no-baseline
@@ -223,14 +227,17 @@ refused '--vocab 0: a whole number from 1 to 65536' "${eight[@]}" --vocab 0
 refused '--vocab 3 leaves some of 4 ranks without an id: --vocab 4 or more would work' "${eight[@]}" --vocab 3 --tp 4
 eight=(08_three_d --json x --trace w)
 printf '\1\0\2\0\144\0\3\0%s' "$(printf 'A%.0s' {1..80})" >"$scratch/ids"  # 1 2 100 3, then 16705 over and over
-refused '--tokens nothing: cannot be read; a file of uint16 ids would work' "${eight[@]}" --tokens nothing
+refused '--tokens nothing: cannot read nothing: No such file .*; a file of uint16 ids would work' "${eight[@]}" --tokens nothing
 refused '--tokens .* needs --vocab, how many ids there are: its largest is 16705' "${eight[@]}" --tokens "$scratch/ids"
 refused 'id 16705 at place 4 is outside of a vocabulary of 256: --vocab 16706 or more would work' "${eight[@]}" \
   --tokens "$scratch/ids" --vocab 256
 refused '44 ids are less than a sequence: --seq 43 or less would work' "${eight[@]}" --tokens "$scratch/ids" --vocab 16706 --seq 44
 refused '--text and --tokens: one of them would work' "${eight[@]}" --tokens "$scratch/ids" --text "$scratch/text"
 printf abc >"$scratch/odd"
-refused 'has 3 bytes, an odd number; uint16 ids take two each' "${eight[@]}" --tokens "$scratch/odd" --vocab 256
+refused 'has 3 bytes, no multiple of 2; uint16 ids take two each' "${eight[@]}" --tokens "$scratch/odd" --vocab 256
+printf '\1\0\0\0\2\0\0\0\3\0\0\0\2\0\0\0' >"$scratch/wide"
+refused 'every second id is 0, .*: --token-bytes 4 would work' "${eight[@]}" --tokens "$scratch/wide" --vocab 256 --seq 3
+"$bin/08_three_d" --tokens "$scratch/wide" --vocab 256 --seq 3 --token-bytes 4 --steps 1 --quiet >/dev/null
 : >"$scratch/none"
 refused '0 ids are too few; two or more would work' "${eight[@]}" --tokens "$scratch/none" --vocab 256
 

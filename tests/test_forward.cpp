@@ -86,10 +86,37 @@ TEST_CASE("token files: nanoGPT's, llm.c's, and what is neither") {
   }
   CHECK(contains(fault(llm_c(1, 7)), "llm.c's version 7; version 1"));
   CHECK(contains(fault(llm_c(2, 4)), "llm.c's header promises 4 ids, there are 3"));
+  CHECK(contains(fault(llm_c(2, -1)), "llm.c's header promises 4294967295 ids, there are 3"));
+  CHECK(contains(fault(llm_c(0, 20240522)), "is llm.c's file of an evaluation"));
   CHECK(fault(llm_c(0, 20240521)).empty());  // not llm.c's: ids like any other
-  CHECK(contains(fault("abc"), "has 3 bytes, an odd number"));
-  CHECK(contains(message_from([] { gpt::read_tokens("/tmp"); }), "cannot be read"));
-  CHECK(contains(message_from([] { gpt::read_tokens("/nowhere/x"); }), "cannot be read"));
+  header[0] = 20240801, header[1] = 7;
+  for (const bool large : {false, true}) {
+    const Scratch llama(little_endian(header, 4) + little_endian({7, large ? 128000 : 8, 50256}, 4));
+    if (large)
+      CHECK(
+          contains(message_from([&] { gpt::read_tokens(llama.path); }), "id 128000 at place 1 is no uint16"));
+    else
+      CHECK(gpt::read_tokens(llama.path).ids == std::vector<std::uint16_t>{7, 8, 50256});
+  }
+  CHECK(contains(fault("abc"), "has 3 bytes, no multiple of 2"));
+  for (const std::string path : {"/tmp", "/nowhere/x", "/dev/zero"})
+    CHECK(contains(message_from([&] { gpt::read_tokens(path); }), "cannot read " + path));
+  for (const std::string begin : {"\x93NUMPY\1", "PK\3\4", "PAR1", "ARROW1", "MMIDIDX", "\x1f\x8b"})
+    CHECK(contains(fault(begin + std::string(60, '\1')), "a file of its ids alone"));
+
+  // Wider ids without a header are no uint16; with their width they are read.
+  const std::vector<int> ids_of_text = {464, 2068, 7586, 21831, 18045, 625};
+  for (const int bytes : {4, 8}) {
+    std::string wide;
+    for (const int id : ids_of_text) wide += little_endian({id}, 4) + std::string(bytes - 4, '\0');
+    const Scratch file(wide);
+    CHECK(contains(
+        message_from([&] { gpt::read_tokens(file.path); }),
+        format("every second id is 0, as where ids take more bytes: --token-bytes {} would", bytes)));
+    CHECK(gpt::read_tokens(file.path, bytes).ids ==
+          std::vector<std::uint16_t>(ids_of_text.begin(), ids_of_text.end()));
+    CHECK(gpt::read_tokens(file.path, 2).size() == bytes / 2 * 6);
+  }
 
   const auto ids = [](const std::vector<std::uint16_t>& all, std::int64_t vocabulary, std::int64_t seq) {
     return message_from([&] { gpt::check_ids({all, false}, vocabulary, seq, "--tokens x"); });

@@ -39,6 +39,8 @@ int run_lesson(int argc, char** argv) {
   app.flags().text("--text", arguments.text, "FILE", "what to train on: bytes are tokens");
   app.flags().text("--tokens", arguments.tokens, "FILE",
                    "instead: uint16 ids, as nanoGPT and llm.c keep them");
+  app.flags().choice("--token-bytes", arguments.token_bytes, {"auto", "2", "4", "8"},
+                     "of each id; auto: 2, or as llm.c's header says");
   app.flags().number("--vocab", arguments.vocabulary, 1, 65536, "ids that there are");
   app.flags().text("--weights", arguments.weights, "FILE",
                    "begin as a GPT-2 with Hugging Face's names; its sizes");

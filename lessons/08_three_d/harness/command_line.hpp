@@ -15,7 +15,7 @@ inline std::string divisors(std::int64_t n, std::int64_t most) {
 }
 
 struct Arguments {
-  std::string schedule = "1f1b", optimizer = "sgd", text = "README.md", tokens, weights;
+  std::string schedule = "1f1b", optimizer = "sgd", text = "README.md", tokens, token_bytes = "auto", weights;
   std::int64_t tp = 2, pp = 2, dp = 2, microbatches = 4, chunks = 0, vocabulary = 256;
 };
 
@@ -117,7 +117,9 @@ inline void take_sizes(ModelConfig& m, std::int64_t vocabulary, const gpt::Weigh
 inline void read_text(Config& s, const Arguments& arguments, const Flags& flags) {
   const bool tokens = !arguments.tokens.empty();
   if (tokens && flags.given("--text")) throw UsageError("--text and --tokens: one of them would work");
-  s.text = tokens ? gpt::read_tokens(arguments.tokens) : gpt::corpus_of(mlp::read_text(arguments.text));
+  s.text = tokens ? gpt::read_tokens(arguments.tokens,
+                                     arguments.token_bytes == "auto" ? 0 : std::stoi(arguments.token_bytes))
+                  : gpt::corpus_of(mlp::read_text(arguments.text));
   if (tokens && s.text.size() > 0 && arguments.weights.empty() && s.resume.empty() && !flags.given("--vocab"))
     throw UsageError(format("--tokens {} needs --vocab, how many ids there are: its largest is {}",
                             arguments.tokens, *std::max_element(s.text.ids.begin(), s.text.ids.end())));
