@@ -39,9 +39,12 @@ struct StoredType {
   float (*widen)(std::uint16_t) = nullptr;  // of 16-bit numbers
   std::uint64_t bytes() const { return widen != nullptr ? 2 : size_of(dtype); }
 };
-constexpr std::array stored_types{StoredType{"F32", DType::f32}, StoredType{"F64", DType::f64},
-                                  StoredType{"I32", DType::i32}, StoredType{"F16", DType::f32, from_f16},
-                                  StoredType{"BF16", DType::f32, from_bf16}};
+constexpr std::array stored_types{StoredType{"F32", DType::f32},
+                                  StoredType{"F64", DType::f64},
+                                  StoredType{"I32", DType::i32},
+                                  StoredType{"F16", DType::f32, from_f16},
+                                  StoredType{"BF16", DType::f32, from_bf16},
+                                  StoredType{"BF16", DType::bf16}};  // as it is written
 
 const char* format_name(DType dtype) {
   return std::ranges::find(stored_types, dtype, &StoredType::dtype)->name;
@@ -125,10 +128,10 @@ class Header {
     if (!json_.contains("__metadata__")) return {};
     const json& all = json_["__metadata__"];
     if (!all.is_object()) refuse(file_, "__metadata__ is not an object");
-    if (all.contains("crc32")) {
+    if (all.contains("header crc32")) {
       json checked = json_;
-      checked["__metadata__"].erase("crc32");
-      if (all["crc32"] != checksum(checked.dump()))
+      checked["__metadata__"].erase("header crc32");
+      if (all["header crc32"] != checksum(checked.dump()))
         refuse(file_, "the header is damaged: its CRC-32 is another");
     }
     return texts(all);
@@ -231,7 +234,7 @@ void save_safetensors(const std::string& path, const std::map<std::string, Tenso
   std::string text;
   try {
     for (const auto& [key, value] : metadata) header["__metadata__"][key] = value;
-    if (!metadata.empty()) header["__metadata__"]["crc32"] = checksum(header.dump());
+    if (!metadata.empty()) header["__metadata__"]["header crc32"] = checksum(header.dump());
     text = header.dump();
   } catch (const json::exception&) {
     throw UsageError(format("cannot write {}: a name is not UTF-8", path));
