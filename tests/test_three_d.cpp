@@ -192,7 +192,7 @@ TEST_CASE("a checkpoint of step 10 resumes under any cut, under the same one bit
 TEST_CASE(
     "a checkpoint is read as it was opened: the run that overwrites it has the reference that resumes it") {
   const Directory directory;
-  Config s = on_text({1, 2, 1}, 2, true);
+  Config s = on_text({1, 2, 1}, 2, false);
   s.save = directory.file("run");
   run_of(s);
   s = resumed(s, s.save);

@@ -78,8 +78,7 @@ inline void save_checkpoint(Communicator& world, bool writes, const ModelConfig&
 /// The steps that a checkpoint has seen. Throws UsageError where its optimizer.step is no number of steps.
 inline std::int64_t steps_of(const WeightsFile& file) {
   constexpr double most = 1 << 20;  // of --steps
-  const auto value = file.read("optimizer.step", Slice::whole(1, 1), DType::f64).values();
-  const double steps = value.size() == 1 ? value[0] : NAN;
+  const double steps = file.read("optimizer.step", Slice::whole(1, 1), DType::f64).values()[0];
   if (!(steps >= 0 && steps < most && steps == std::floor(steps)))
     file.refuse(format("its optimizer.step is {:g}: a whole number below {:g} would work", steps, most));
   return static_cast<std::int64_t>(steps);
