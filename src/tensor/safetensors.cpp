@@ -23,11 +23,12 @@ constexpr std::uint64_t axis_limit = INT32_MAX;      // a BLAS counts in int
 
 /// An IEEE half: a sign, 5 bits of exponent with a bias of 15, 10 of mantissa.
 float from_f16(std::uint16_t bits) {
-  const int sign = bits >> 15, exponent = bits >> 10 & 31, mantissa = bits & 1023;
-  const float size = exponent == 31  ? (mantissa == 0 ? INFINITY : NAN)
-                     : exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -24)
-                                     : std::ldexp(static_cast<float>(1024 + mantissa), exponent - 25);
-  return sign != 0 ? -size : size;
+  const int exponent = bits >> 10 & 31, mantissa = bits & 1023, whole = exponent == 0 ? 0 : 1024;
+  const float size = exponent < 31
+                         ? std::ldexp(static_cast<float>(whole + mantissa), std::max(exponent, 1) - 25)
+                     : mantissa == 0 ? INFINITY
+                                     : NAN;
+  return bits >> 15 == 1 ? -size : size;
 }
 
 /// The upper half of an f32.
