@@ -28,16 +28,6 @@ inline int ranks_of(const Arguments& arguments) {
   return static_cast<int>(all);
 }
 
-/// A flag that was not given, as the file where the model begins says.
-inline void set_from_file(Flags& flags, const gpt::WeightsFile& file, const std::string& flag,
-                          const std::string& text) {
-  try {
-    if (!flags.given(flag)) flags.set(flag, text);
-  } catch (const UsageError& error) {
-    throw UsageError(format("{} has {}", file.what(), error.what()));
-  }
-}
-
 /// Opens the file where the model begins: once, and before anything is written.
 inline std::shared_ptr<const gpt::WeightsFile> open_weights(const std::string& weights,
                                                             const std::string& resume) {
