@@ -36,7 +36,7 @@ constexpr AttentionCase attention_cases[] = {
 };
 
 attention_heads::Sizes attention_sizes(const identities::MatrixSizes& s, int p, attention_heads::Part part,
-                                       const std::string& mask, int group, double dropout) {
+                                       Mask mask, int group, double dropout) {
   const AttentionCase& one = in_turn(attention_cases, s);
   attention_heads::Sizes sizes;
   AttentionOptions& o = sizes.shape.options;
@@ -48,8 +48,9 @@ attention_heads::Sizes attention_sizes(const identities::MatrixSizes& s, int p, 
   o.seq = one.seq;
   o.dropout = dropout;
   o.seed = 11;
-  attention_heads::apply_arguments(sizes, mask, part == attention_heads::Part::block ? "block" : "attention",
-                                   "auto");
+  o.mask = mask;
+  sizes.part = part;
+  attention_heads::complete(sizes);
   return sizes;
 }
 
@@ -246,16 +247,16 @@ std::vector<Claim> course() {
   struct Variant {
     const char* name;
     Part part;
-    const char* mask;
+    Mask mask;
     int group;  // query heads that share a key and a value; 0: all do
     double dropout;
   };
-  for (const Variant& v : {Variant{"05 attention by head, causal", Part::attention, "causal", 1, 0},
-                           {"05 attention, padding, dropout", Part::attention, "padding", 1, 0.2},
-                           {"05 grouped-query attention, no mask", Part::attention, "none", 2, 0},
-                           {"05 multi-query attention", Part::attention, "causal", 0, 0},
-                           {"05 transformer block", Part::block, "causal", 1, 0},
-                           {"05 block, multi-query, padding, dropout", Part::block, "padding", 0, 0.1}})
+  for (const Variant& v : {Variant{"05 attention by head, causal", Part::attention, Mask::causal, 1, 0},
+                           {"05 attention, padding, dropout", Part::attention, Mask::padding, 1, 0.2},
+                           {"05 grouped-query attention, no mask", Part::attention, Mask::none, 2, 0},
+                           {"05 multi-query attention", Part::attention, Mask::causal, 0, 0},
+                           {"05 transformer block", Part::block, Mask::causal, 1, 0},
+                           {"05 block, multi-query, padding, dropout", Part::block, Mask::padding, 0, 0.1}})
     claims.push_back({v.name, [v](Proof& proof, Communicator& comm, const MatrixSizes& s) {
                         attention_heads::prove(
                             proof, comm, attention_sizes(s, comm.size(), v.part, v.mask, v.group, v.dropout));

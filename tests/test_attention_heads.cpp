@@ -10,15 +10,19 @@ using namespace tessera::attention_heads;
 
 namespace {
 
-Sizes sizes(Part part, const std::string& mask, std::int64_t kv_heads, double dropout,
-            const std::string& form = "auto") {
+using Form = AttentionOptions::Form;
+
+Sizes sizes(Part part, Mask mask, std::int64_t kv_heads, double dropout, Form form = Form::automatic) {
   Sizes s;
   s.shape = {36, 12, kv_heads, {}};
   s.shape.options.batch = 3;
   s.shape.options.seq = 7;
   s.shape.options.dropout = dropout;
   s.shape.options.seed = 5;
-  apply_arguments(s, mask, part == Part::block ? "block" : "attention", form);
+  s.shape.options.mask = mask;
+  s.shape.options.form = form;
+  s.part = part;
+  complete(s);
   return s;
 }
 
@@ -32,16 +36,16 @@ TEST_CASE("lesson 05 holds at 1 to 12 ranks, all masks, kv heads and dtypes, wit
   Thin thin;
   for (const int ranks : {1, 2, 3, 4, 6, 12})
     for (const Part part : {Part::attention, Part::block})
-      for (const char* mask : {"causal", "none", "padding"})
+      for (const auto& [mask, mask_name] : mask_names)
         for (const std::int64_t kv_heads : {1, 2, 4, 12})
           for (const double dropout : {0.0, 0.3})
             for (const DType dtype : {DType::f32, DType::f64}) {
               if ((kv_heads != 1 && kv_heads % ranks != 0) || thin.skips()) continue;
               const Sizes s = sizes(part, mask, kv_heads, dropout);
-              for (const char* form : {"plain", "streaming"}) {
-                if (form[0] == 's' && (dtype == DType::f32 || part == Part::block)) continue;
+              for (const Form form : {Form::plain, Form::streaming}) {
+                if (form == Form::streaming && (dtype == DType::f32 || part == Part::block)) continue;
                 CAPTURE(ranks);
-                CAPTURE(mask);
+                CAPTURE(mask_name);
                 CAPTURE(kv_heads);
                 CAPTURE(dropout);
                 const Outcome outcome =
@@ -58,7 +62,7 @@ TEST_CASE("lesson 05, exact: the projections of every cut, error 0") {
       for (const DType dtype : {DType::f32, DType::f64}) {
         if (kv_heads != 1 && kv_heads % ranks != 0) continue;
         const Outcome outcome =
-            outcome_of(ranks, {Tier::exact, dtype, 3}, sizes(Part::attention, "causal", kv_heads, 0));
+            outcome_of(ranks, {Tier::exact, dtype, 3}, sizes(Part::attention, Mask::causal, kv_heads, 0));
         CHECK(faults(outcome) == "");
         CHECK(outcome.ok());
         for (const Check& check : outcome.checks) CHECK(check.error == 0);
@@ -67,7 +71,7 @@ TEST_CASE("lesson 05, exact: the projections of every cut, error 0") {
 
 TEST_CASE("the fused (Q|K|V) cut contiguously is caught and named") {
   for (const int ranks : {2, 3, 4}) {
-    Sizes s = sizes(Part::attention, "causal", 12, 0);
+    Sizes s = sizes(Part::attention, Mask::causal, 12, 0);
     s.trap_qkv = true;
     const Outcome outcome = outcome_of(ranks, {Tier::floating, DType::f32, 3}, s);
     CHECK(!outcome.ok());
@@ -78,8 +82,9 @@ TEST_CASE("the fused (Q|K|V) cut contiguously is caught and named") {
 TEST_CASE("the sandwich's own layers, one all-reduce each way, whatever the number of heads") {
   for (const int ranks : {2, 4}) {
     const Outcome one =
-        outcome_of(ranks, {Tier::floating, DType::f32, 3}, sizes(Part::attention, "none", 12, 0));
-    const Outcome two = outcome_of(ranks, {Tier::floating, DType::f32, 3}, sizes(Part::block, "none", 1, 0));
+        outcome_of(ranks, {Tier::floating, DType::f32, 3}, sizes(Part::attention, Mask::none, 12, 0));
+    const Outcome two =
+        outcome_of(ranks, {Tier::floating, DType::f32, 3}, sizes(Part::block, Mask::none, 1, 0));
     REQUIRE(one.traffic.size() == 2);
     CHECK(one.traffic[0].calls == 1);
     CHECK(one.traffic[1].calls == 1);
@@ -92,12 +97,14 @@ TEST_CASE("the sandwich's own layers, one all-reduce each way, whatever the numb
 namespace {
 
 /// The fixture's block, or its attention alone, by the definition and by ops/attention.
-Sizes fixture_sizes(const std::string& mask) {
+Sizes fixture_sizes(Mask mask) {
   Sizes s;
   s.shape = {12, 4, 4, {}};
   s.shape.options.batch = 2;
   s.shape.options.seq = 5;
-  apply_arguments(s, mask, "block", "auto");
+  s.shape.options.mask = mask;
+  s.part = Part::block;
+  complete(s);
   return s;
 }
 
@@ -117,18 +124,18 @@ double largest_difference(const Tensor& a, const Tensor& b) {
 TEST_CASE("the unsplit block equals PyTorch: output and every gradient, for each mask") {
   const Device::Scope host(Device::host());  // where files are read to
   const auto fixture = load_fixture("attention.safetensors");
-  for (const char* mask : {"causal", "none", "padding"})
+  for (const auto& [mask, mask_name] : mask_names)
     for (const Core& core : {Core{}, reference_core}) {
       Sizes s = fixture_sizes(mask);
       s.shape.options.lengths = fixture.at("lengths");
       const Inputs<Tensor> in = [&](const std::string& name) { return fixture.at("block." + name); };
       int compared = 0;
       for (const auto& [name, result] : reference(in, s, core).results) {
-        CAPTURE(mask);
+        CAPTURE(mask_name);
         CAPTURE(name);
         const bool gradient = name != "Y" && name != "dX";
         const Tensor& expected =
-            fixture.at(format("block.{}{}", mask, gradient ? ".d." + name.substr(1) : "." + name));
+            fixture.at(format("block.{}{}", mask_name, gradient ? ".d." + name.substr(1) : "." + name));
         CHECK(largest_difference(result, expected) <= 1e-12 * (1 + largest(expected)));
         ++compared;
       }
@@ -137,7 +144,7 @@ TEST_CASE("the unsplit block equals PyTorch: output and every gradient, for each
 }
 
 TEST_CASE("the unsplit block equals central differences, with grouped queries and dropout") {
-  for (const char* mask : {"causal", "padding"}) {
+  for (const Mask mask : {Mask::causal, Mask::padding}) {
     Sizes s = fixture_sizes(mask);
     s.shape.kv_heads = 2;
     s.shape.options.dropout = 0.3;

@@ -25,8 +25,6 @@ class Broken final : public Communicator {
   std::string transport() const override { return inner_.transport(); }
 
  private:
-  using Start = std::unique_ptr<Work>;
-  using Key = TrafficKey;
   struct Waiting final : Work {
     Request request;
     std::function<void()> then = [] {};
@@ -39,41 +37,28 @@ class Broken final : public Communicator {
   void spoil(const Tensor& x) const {
     if (factor_ != 1 && x.dtype() != DType::i32) x.copy_from(scale(x, factor_));
   }
-  Start wait_for(
-      Request request, std::function<void()> then = [] {}) const {
-    auto work = std::make_unique<Waiting>();
-    work->request = std::move(request);
-    work->then = std::move(then);
+  std::shared_ptr<Work> do_call(const Call& call, const Tensor& in, const Tensor& out) override {
+    auto work = std::make_shared<Waiting>();
+    if (call.op == Op::all_reduce) {
+      out.copy_from(inner_.all_reduce(in, call.reduce));
+      spoil(out);
+    } else if (call.op == Op::all_gather) {
+      out.copy_from(inner_.all_gather(in.reshape(1, in.size()), 0).reshape(out.rows(), out.cols()));
+    } else if (call.op == Op::broadcast) {
+      inner_.broadcast(out, call.peer);
+    } else if (call.op == Op::send) {
+      work->request = inner_.isend(in, call.peer);
+    } else if (call.op == Op::recv) {
+      work->request = inner_.irecv(out, call.peer);
+      work->then = [this, out] { spoil(out); };
+    } else {
+      expect(call.op == Op::barrier, "not in lesson 08");
+      inner_.barrier();
+    }
     return work;
   }
-  Start do_all_reduce(const Call& call, const Key&, const Tensor& in, const Tensor& out) override {
-    out.copy_from(inner_.all_reduce(in, call.reduce));
-    spoil(out);
-    return std::make_unique<Waiting>();
-  }
-  Start do_all_gather(const Call&, const Key&, const Tensor& in, const Tensor& out) override {
-    out.copy_from(inner_.all_gather(in.reshape(1, in.size()), 0).reshape(out.rows(), out.cols()));
-    return std::make_unique<Waiting>();
-  }
-  Start do_reduce_scatter(const Call&, const Key&, const Tensor&, const Tensor&) override {
-    throw Error("not in lesson 08");
-  }
-  Start do_broadcast(const Call& call, const Key&, const Tensor& x) override {
-    inner_.broadcast(x, call.peer);
-    return std::make_unique<Waiting>();
-  }
-  Start do_send(const Call& call, const Key&, const Tensor& x) override {
-    return wait_for(inner_.isend(x, call.peer));
-  }
-  Start do_recv(const Call& call, const Key&, const Tensor& x) override {
-    return wait_for(inner_.irecv(x, call.peer), [this, x] { spoil(x); });
-  }
-  Start do_barrier(const Call&) override {
-    inner_.barrier();
-    return std::make_unique<Waiting>();
-  }
-  std::unique_ptr<Communicator> do_split(const Call&, int color, int key, const std::string& name) override {
-    auto group = inner_.split(color, key, name);
+  std::unique_ptr<Communicator> do_split(const Call& call, const std::string& name) override {
+    auto group = inner_.split(call.color, call.key, name);
     if (!group) return group;
     return std::make_unique<Broken>(std::move(group), faulty_);
   }

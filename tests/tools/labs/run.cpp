@@ -35,38 +35,23 @@ class Silent final : public Communicator {
   std::string transport() const override { return of_->transport(); }
 
  private:
-  using Start = std::unique_ptr<Work>;
-  using Key = TrafficKey;
   struct Done final : Work {
     void wait() override {}
     void abandon() override {}
   };
-  static Start done() { return std::make_unique<Done>(); }
-  static Start copied(const Tensor& from, const Tensor& to) {
-    to.copy_from(from);
-    return done();
+  std::shared_ptr<Work> do_call(const Call& call, const Tensor& in, const Tensor& out) override {
+    const auto copy = [&](const Tensor& from) { out.copy_from(from.reshape(out.rows(), out.cols())); };
+    if (call.op == Op::all_reduce) copy(in);
+    if (call.op == Op::all_gather) copy(of_->all_gather(in.reshape(1, in.size()), 0));
+    if (call.op == Op::reduce_scatter) copy(of_->take_shard(in.reshape(size(), out.size()), 0));
+    if (call.op == Op::broadcast) of_->broadcast(out, call.peer);
+    if (call.op == Op::send) of_->send(in, call.peer);
+    if (call.op == Op::recv) of_->recv(out, call.peer);
+    if (call.op == Op::barrier) of_->barrier();
+    return std::make_shared<Done>();
   }
-  Start do_all_reduce(const Call&, const Key&, const Tensor& in, const Tensor& out) override {
-    return copied(in, out);
-  }
-  Start do_all_gather(const Call&, const Key&, const Tensor& in, const Tensor& out) override {
-    return copied(of_->all_gather(in.reshape(1, in.size()), 0).reshape(out.rows(), out.cols()), out);
-  }
-  Start do_reduce_scatter(const Call&, const Key&, const Tensor& in, const Tensor& out) override {
-    return copied(of_->take_shard(in.reshape(size(), out.size()), 0).reshape(out.rows(), out.cols()), out);
-  }
-  Start do_broadcast(const Call& call, const Key&, const Tensor& x) override {
-    return of_->broadcast(x, call.peer), done();
-  }
-  Start do_send(const Call& call, const Key&, const Tensor& x) override {
-    return of_->send(x, call.peer), done();
-  }
-  Start do_recv(const Call& call, const Key&, const Tensor& x) override {
-    return of_->recv(x, call.peer), done();
-  }
-  Start do_barrier(const Call&) override { return of_->barrier(), done(); }
-  std::unique_ptr<Communicator> do_split(const Call&, int color, int key, const std::string& name) override {
-    auto group = of_->split(color, key, name);
+  std::unique_ptr<Communicator> do_split(const Call& call, const std::string& name) override {
+    auto group = of_->split(call.color, call.key, name);
     return group ? std::make_unique<Silent>(std::move(group)) : nullptr;
   }
 
