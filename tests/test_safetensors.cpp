@@ -287,7 +287,7 @@ TEST_CASE("a header over the limit is refused before any of it is read") {
   const Directory directory;
   const std::string path = directory.file("broken.safetensors");
   write(path, little_endian(100'000'001));
-  fs::resize_file(path, 200'000'000);  // sparse: takes no space
+  fs::resize_file(path, 40'000'000);  // sparse: takes no space
   CHECK(contains(message_from([&] { load_safetensors(path); }),
                  "the header of 100000001 B is over 100000000 B"));
 }
@@ -434,7 +434,7 @@ TEST_CASE("90 kills while saving lose nothing: the file is whole, and the next s
   const std::string path = directory.file("x");
   const auto content = [](double k) {
     return std::map<std::string, Tensor>{{"a", Tensor::of(1, 1, {k})},
-                                         {"b", Tensor::of(1, 200'000, std::vector<double>(200'000, k))}};
+                                         {"b", Tensor::of(1, 40'000, std::vector<double>(40'000, k))}};
   };
   save_safetensors(path, content(0), {{"k", "0"}});
   std::mt19937 dice(7);
@@ -448,7 +448,7 @@ TEST_CASE("90 kills while saving lose nothing: the file is whole, and the next s
       }();
     REQUIRE(child > 0);
     if (kill_number < 60)
-      std::this_thread::sleep_for(std::chrono::microseconds(dice() % 20'000));
+      std::this_thread::sleep_for(std::chrono::microseconds(dice() % 60'000));
     else  // the moment that a temporary file appears
       for (const auto began = std::chrono::steady_clock::now();
            directory.names().size() == 1 &&
@@ -468,6 +468,7 @@ TEST_CASE("90 kills while saving lose nothing: the file is whole, and the next s
   }
   MESSAGE("90 kills, " << orphans << " of them with a temporary file, " << last << " saves");
   CHECK(orphans >= 10);
+  CHECK(last > 0);
 }
 
 TEST_CASE("2000 broken copies of a valid file: each loads or is refused") {
