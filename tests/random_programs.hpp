@@ -333,7 +333,7 @@ class RandomProgram {
     for (const int member : members_) group += format("{}{}", group.empty() ? "" : ", ", member);
     group = family_ == 0 ? "world" : format("{} {{{}}}", families_[index(family_)].name, group);
 
-    right_ = {.op = Op::all_reduce, .rows = 9, .cols = 11};
+    right_ = {.op = OpType::all_reduce, .rows = 9, .cols = 11};
     group.copy(right_.group, sizeof right_.group - 1);
     wrong_ = right_;
     switch (fault_) {
@@ -353,26 +353,28 @@ class RandomProgram {
         wrong_.reduce = Reduce::max;
         break;
       case Fault::other_op:
-        wrong_.op = Op::all_gather, wrong_.axis = 0;
+        wrong_.op = OpType::all_gather, wrong_.axis = 0;
         break;
       case Fault::other_group:
         std::strcpy(wrong_.group, "world");
         break;
       case Fault::root:
-        right_.op = wrong_.op = Op::broadcast;
+        right_.op = wrong_.op = OpType::broadcast;
         right_.peer = other, wrong_.peer = at;
         break;
       case Fault::axis_of_all_gather:
       case Fault::axis_of_reduce_scatter:
-        right_.op = wrong_.op = fault_ == Fault::axis_of_all_gather ? Op::all_gather : Op::reduce_scatter;
+        right_.op = wrong_.op =
+            fault_ == Fault::axis_of_all_gather ? OpType::all_gather : OpType::reduce_scatter;
         right_.rows = wrong_.rows = 9 * n, right_.cols = wrong_.cols = 11 * n;
         right_.axis = 0, wrong_.axis = 1;
         break;
       case Fault::message_shape:  // the sender is faulty
-        right_.op = Op::recv, right_.peer = at, wrong_.op = Op::send, wrong_.peer = other, wrong_.rows = 10;
+        right_.op = OpType::recv, right_.peer = at, wrong_.op = OpType::send, wrong_.peer = other,
+        wrong_.rows = 10;
         break;
       case Fault::other_peer:
-        right_.op = Op::recv, right_.peer = at, wrong_.op = Op::send, wrong_.peer = (at + 2) % n;
+        right_.op = OpType::recv, right_.peer = at, wrong_.op = OpType::send, wrong_.peer = (at + 2) % n;
         break;
       default:
         break;
@@ -383,19 +385,19 @@ class RandomProgram {
 
   static void make(const Call& call, Communicator& group) {
     const Tensor x = Tensor::zeros(call.rows, call.cols, call.dtype);
-    if (call.op == Op::all_reduce) group.all_reduce(x, call.reduce);
-    if (call.op == Op::all_gather) group.all_gather(x, call.axis);
-    if (call.op == Op::reduce_scatter) group.reduce_scatter(x, call.axis);
-    if (call.op == Op::broadcast) group.broadcast(x, call.peer);
-    if (call.op == Op::send) group.send(x, call.peer);
-    if (call.op == Op::recv) group.recv(x, call.peer);
+    if (call.op == OpType::all_reduce) group.all_reduce(x, call.reduce);
+    if (call.op == OpType::all_gather) group.all_gather(x, call.axis);
+    if (call.op == OpType::reduce_scatter) group.reduce_scatter(x, call.axis);
+    if (call.op == OpType::broadcast) group.broadcast(x, call.peer);
+    if (call.op == OpType::send) group.send(x, call.peer);
+    if (call.op == OpType::recv) group.recv(x, call.peer);
   }
 
   /// The planted call. False: the rank returns.
   bool run_planted(const std::vector<Communicator*>& groups) const {
     Communicator &group = *groups[index(family_)], &world = *groups[0];
     if (families_[index(family_)].members[index(world.rank())] != members_) return true;  // another group
-    const bool message = right_.op == Op::recv;
+    const bool message = right_.op == OpType::recv;
     if (world.rank() != faulty_) {
       const int sender =
           (group.rank() + group.size() - 1) % group.size();  // whose message would be for this rank

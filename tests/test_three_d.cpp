@@ -8,6 +8,7 @@
 #include "at_once.hpp"
 #include "cut_gpt.hpp"
 #include "directory.hpp"
+#include "proven.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
@@ -108,18 +109,18 @@ struct Run {
   std::vector<double> losses;
   std::map<std::string, Tensor> weights;
 };
-Run run_of(const Config& s) {
+Run run_of(const Config& s, DType dtype = DType::f64) {
   Run run;
   const Directory directory;
   const std::string folder = directory.file("run");
   on_ranks(s.sizes.ranks(), [&](Communicator& world) {
     const Mesh mesh(world, s.sizes);
-    const auto random = [](const std::string& name, const Slice& slice) {
-      return gpt::random_weight(name, slice, DType::f64, 3, 0.1);
+    const auto random = [=](const std::string& name, const Slice& slice) {
+      return gpt::random_weight(name, slice, dtype, 3, 0.1);
     };
-    Trainer trainer(mesh, s.training, DType::f64,
-                    s.weights ? gpt::initial_weights(s.training.model, s.weights, DType::f64, 3)
-                              : gpt::MakeWeight(random));
+    Trainer trainer(
+        mesh, s.training, dtype,
+        s.weights ? gpt::initial_weights(s.training.model, s.weights, dtype, 3) : gpt::MakeWeight(random));
     if (!s.resume.empty()) trainer.resume(*s.weights);
     const auto losses = train(world, trainer, s, 3);
     trainer.save(world, folder, configuration(s, 3));
@@ -186,6 +187,44 @@ TEST_CASE("a checkpoint of step 10 resumes under any cut, under the same one bit
     }
     const Config wrong = resumed(on_text({1, 1, 1}, 20, !adamw), folder);
     CHECK(contains(message_from([&] { run_of(wrong); }), "there is no optimizer."));
+  }
+}
+
+TEST_CASE("a run in bf16 resumes bit for bit, since its checkpoint holds the masters in f32") {
+  const Directory directory;
+  for (const bool adamw : {false, true}) {
+    Config s = on_text({2, 1, 2}, 3, adamw);
+    s.save = directory.file("run");
+    run_of(s, DType::bf16);
+    s.save.clear();
+    s.steps = 6;
+    const Run all = run_of(s, DType::bf16);
+    s = resumed(s, directory.file("run"));
+    const Run rest = run_of(s, DType::bf16);
+    CHECK(rest.losses == std::vector<double>(all.losses.begin() + 3, all.losses.end()));
+    CHECK(largest_distance(all, rest, false) == 0);
+    CHECK(all.weights.at("wte.weight").dtype() == DType::f32);
+    CHECK(all.weights.at("wte.weight").values() !=
+          cast(cast(all.weights.at("wte.weight"), DType::bf16), DType::f32).values());
+  }
+}
+
+TEST_CASE("in bf16 a parameter takes 2 + 4 + 4 + 8 bytes, counted and in the formulas") {
+  Config s = on_text({2, 1, 1}, 1, true);
+  s.batch = 16;
+  const Outcome outcome = proven(2, {Tier::floating, DType::bf16, 3},
+                                 [&](Proof& proof, Communicator& comm) { prove(proof, comm, s); });
+  INFO(faults(outcome));
+  CHECK(outcome.ok());
+  const std::int64_t elements = gpt::elements_of(s.training.model);
+  for (const auto& [label, bytes, formula] : {std::tuple{"weights", 2, "2 x own"},
+                                              {"gradients", 4, "4 x own"},
+                                              {"optimiser", 12, "(4 + 8) x own"}}) {
+    const auto row = std::find_if(outcome.memory.begin(), outcome.memory.end(),
+                                  [&, label = label](const MemoryRow& r) { return r.label == label; });
+    REQUIRE(row != outcome.memory.end());
+    CHECK(row->whole == bytes * elements);
+    CHECK(contains(row->formula, formula));
   }
 }
 

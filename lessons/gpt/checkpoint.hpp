@@ -38,7 +38,7 @@ struct TrainingState {
 inline void save_checkpoint(Communicator& world, bool writes, const ModelConfig& config,
                             const std::vector<Parameter>& parameters, const TrainingState& state,
                             const std::string& folder, const std::map<std::string, std::string>& run) {
-  const DType dtype = parameters.front().value.dtype();
+  const DType dtype = arithmetic(parameters.front().value.dtype());
   std::map<std::string, Tensor> file;
   auto busy = world.rank() == 0 ? world.busy("writes the checkpoint") : nullptr;
   for (const WeightInfo& info : weights_of(config))
@@ -85,12 +85,12 @@ inline std::int64_t steps_of(const WeightsFile& file) {
 }
 
 // begin load
-/// Reads this rank's slices of the optimiser's state, under whatever cut, into the tensors of `state`.
-/// Returns the steps that the checkpoint has seen. Throws UsageError where there is no such state.
-inline std::int64_t load_optimizer(const WeightsFile& file, const std::vector<Parameter>& parameters,
-                                   const TrainingState& state) {
+/// Reads this rank's slices of what `save_checkpoint` wrote, under whatever cut, into the tensors of `state`.
+/// Returns the steps that the checkpoint has seen. Throws UsageError where it has no such state.
+inline std::int64_t load_state(const WeightsFile& file, const std::vector<Parameter>& parameters,
+                               const TrainingState& state) {
   const MemoryScope scope(MemoryKind::check);
-  for (std::size_t k = 1; k < state.prefixes.size(); ++k)  // at 0 are the weights, which are made of it
+  for (std::size_t k = 0; k < state.prefixes.size(); ++k)
     for (std::size_t i = 0; i < parameters.size(); ++i) {
       const Tensor& to = state.tensors[k][i];
       to.copy_from(file.read(state.prefixes[k] + parameters[i].name, parameters[i].slice, to.dtype()));

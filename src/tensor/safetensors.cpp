@@ -31,21 +31,15 @@ float from_f16(std::uint16_t bits) {
   return bits >> 15 == 1 ? -size : size;
 }
 
-/// The upper half of an f32.
-float from_bf16(std::uint16_t bits) { return std::bit_cast<float>(std::uint32_t{bits} << 16); }
-
 struct StoredType {
   const char* name;
   DType dtype;                              // what it is read as
-  float (*widen)(std::uint16_t) = nullptr;  // of 16-bit numbers
+  float (*widen)(std::uint16_t) = nullptr;  // of a type that no tensor has
   std::uint64_t bytes() const { return widen != nullptr ? 2 : size_of(dtype); }
 };
-constexpr std::array stored_types{StoredType{"F32", DType::f32},
-                                  StoredType{"F64", DType::f64},
-                                  StoredType{"I32", DType::i32},
-                                  StoredType{"F16", DType::f32, from_f16},
-                                  StoredType{"BF16", DType::f32, from_bf16},
-                                  StoredType{"BF16", DType::bf16}};  // as it is written
+constexpr std::array stored_types{StoredType{"BF16", DType::bf16}, StoredType{"F32", DType::f32},
+                                  StoredType{"F64", DType::f64}, StoredType{"I32", DType::i32},
+                                  StoredType{"F16", DType::f32, from_f16}};
 
 const char* format_name(DType dtype) {
   return std::ranges::find(stored_types, dtype, &StoredType::dtype)->name;
@@ -150,7 +144,7 @@ class Header {
         std::ranges::find_if(stored_types, [&](const auto& known) { return dtype == known.name; });
     Entry made;
     if (known == stored_types.end())
-      made.unreadable = format(" has the dtype {}; F64, F32, F16, BF16 and I32 can be read", quote(dtype));
+      made.unreadable = format(" has the dtype {}; BF16, F16, F32, F64 and I32 can be read", quote(dtype));
     else
       made.dtype = known->dtype, made.widen = known->widen;
 

@@ -18,9 +18,9 @@ void save_safetensors(const std::string& path, const std::map<std::string, Tenso
                       const std::map<std::string, std::string>& metadata = {});
 
 /// A file whose header has been read and checked; its tensors are read one by one, from the file as it was
-/// opened; F16 and BF16 as f32, which is exact. Every fault is a UsageError that names the file: truncated,
-/// oversized, overlapping, or, when it is read, a tensor of another dtype than these, F64, F32 and I32, or of
-/// more than two axes (a scalar is (1, 1), a vector (1, n)), or bytes that do not have their checksum.
+/// opened; F16 as f32, which is exact. Every fault is a UsageError that names the file: truncated, oversized,
+/// overlapping, or, when it is read, a tensor of another dtype than BF16, F16, F32, F64 and I32, of more than
+/// two axes (a scalar is (1, 1), a vector (1, n)), or of bytes that do not have their checksum.
 class SafetensorsFile {
  public:
   struct Entry {

@@ -77,7 +77,7 @@ inline void transposes(Proof& proof, Communicator& comm, const MatrixSizes& s) {
     const auto whole_x = in("X");
     return Named<std::decay_t<decltype(whole_x)>>{{"Y", matmul(t(whole_x), in("A"))}};
   });
-  proof.expect_traffic("-", "all_reduce", "Y", 1, 2 * (comm.size() - 1) * s.n * s.m * proof.element_bytes(),
+  proof.expect_traffic("-", "all_reduce", "Y", 1, 2 * (comm.size() - 1) * s.n * s.m * proof.wide_bytes(),
                        "2 (p-1) S");
 }
 
@@ -93,7 +93,7 @@ inline void row_sums(Proof& proof, Communicator& comm, const MatrixSizes& s) {
     const auto whole_x = in("X");
     return Named<std::decay_t<decltype(whole_x)>>{{"Y", sum_rows(whole_x)}};
   });
-  proof.expect_traffic("-", "all_reduce", "Y", 1, 2 * (comm.size() - 1) * s.k * proof.element_bytes(),
+  proof.expect_traffic("-", "all_reduce", "Y", 1, 2 * (comm.size() - 1) * s.k * proof.wide_bytes(),
                        "2 (p-1) S");
 }
 

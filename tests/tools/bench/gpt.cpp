@@ -14,7 +14,7 @@ namespace tessera::bench {
 
 GptSizes GptSizes::of(const Options& o) {
   GptSizes s;
-  if (o.cuda()) s = {.seq = 1024, .batch = 8, .width = 768, .layers = 12, .heads = 12};
+  if (o.cuda()) s = {.vocabulary = 50257, .seq = 1024, .batch = 8, .width = 768, .layers = 12, .heads = 12};
   if (o.quick) s = {.seq = 16, .batch = 2, .width = 32, .layers = 2, .heads = 2};
   return s;
 }
@@ -32,7 +32,7 @@ void gpt(Report& report, const Options& o) {
       products.linear(s.tokens(), 4 * s.width, s.width);
     }
     products.linear(s.tokens(), s.width, s.vocabulary);
-    if (o.tf32) allow_tf32(*Device::current());
+    Device::current()->tf32 = o.tf32;
     const auto turns = in_turns(
         comm, o.turns, [&] { gpt.step(); }, [&] { products.run(); });
     report.ratio("gpt.step_over_gemm", a_over_b(turns), Target{Target::at_most, o.cuda() ? 1.30 : 1.25},
@@ -46,7 +46,7 @@ void serve_gpt(const Options& o) {
     const GptSizes s = GptSizes::of(o);
     Gpt gpt(comm, s, {1, 1, 1}, 1);
     const AttentionJob attention(s, AttentionOptions::Form::streaming);
-    if (o.tf32) allow_tf32(*Device::current());
+    Device::current()->tf32 = o.tf32;
     for (std::string line; std::getline(std::cin, line);)
       std::cout << seconds(comm, [&] { line == "attention" ? void(attention()) : gpt.step(); }) << std::endl;
   });
@@ -55,17 +55,19 @@ void serve_gpt(const Options& o) {
 void gpt_beside_pytorch(Report& report, const Options& o) {
   const GptSizes s = GptSizes::of(o);
   const std::string command = format(
-      "{} -B {}/tests/tools/bench/pytorch_step.py --tessera {} --turns {} --device {} --seq {} --batch {} "
-      "--width "
-      "{} --layers {} --heads {}{}{}",
-      o.pytorch, TESSERA_SOURCE_DIR, o.program, o.turns, name(o.device), s.seq, s.batch, s.width, s.layers,
-      s.heads, o.quick ? " --quick" : "", o.tf32 ? " --tf32" : "");
+      "{} -B {}/tests/tools/bench/pytorch_step.py --tessera {} --turns {} --device {} --vocabulary {} "
+      "--seq {} --batch {} --width {} --layers {} --heads {}{}{}",
+      o.pytorch, TESSERA_SOURCE_DIR, o.program, o.turns, name(o.device), s.vocabulary, s.seq, s.batch,
+      s.width, s.layers, s.heads, o.quick ? " --quick" : "", o.tf32 ? " --tf32" : "");
   std::string out;
   FILE* pipe = popen(command.c_str(), "r");
   expect(pipe != nullptr, [&] { return "cannot start " + command; });
   for (int letter = fgetc(pipe); letter != EOF; letter = fgetc(pipe)) out += static_cast<char>(letter);
   if (pclose(pipe) != 0) throw UsageError(format("--pytorch {}: a python3 with torch would work", o.pytorch));
   const auto json = nlohmann::json::parse(out);
+  std::vector<std::vector<std::string>> failed = {{"not measured", "PyTorch said"}};
+  for (const auto& [job, said] : json.at("failed").items()) failed.push_back({job, said});
+  if (failed.size() > 1) report.table("What PyTorch could not run", failed);
   for (const auto& one : json.at("ratios"))
     report.ratio(one.at("name"), one.at("turns"),
                  one.at("target").is_null()
