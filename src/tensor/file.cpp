@@ -5,7 +5,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
@@ -17,8 +16,6 @@
 namespace tessera {
 
 namespace {
-
-constexpr std::uint64_t most_at_once = 1 << 30;  // bytes of one call: Linux takes up to 2 GiB
 
 std::filesystem::path folder_of(const std::filesystem::path& path) {
   return path.has_parent_path() ? path.parent_path() : ".";
@@ -72,10 +69,9 @@ OpenFile::OpenFile(const std::string& path) : path_(path) {
 OpenFile::~OpenFile() { close(file_); }
 
 void OpenFile::read(void* to, std::uint64_t count, std::uint64_t begin) const {
-  for (std::uint64_t done = 0; done < count;) {
-    const auto got = pread(file_, static_cast<char*>(to) + done, std::min(count - done, most_at_once),
-                           static_cast<off_t>(begin + done));
-    if (got < 0 && errno == EINTR) continue;
+  for (std::uint64_t done = 0; done < count;) {  // one call reads at most 2 GiB
+    const auto got =
+        pread(file_, static_cast<char*>(to) + done, count - done, static_cast<off_t>(begin + done));
     if (got <= 0) throw UsageError(format("{}: the file could not be read to its end", path_));
     done += static_cast<std::uint64_t>(got);
   }
@@ -120,10 +116,9 @@ NewFile::~NewFile() {
 
 void NewFile::write(const void* bytes, std::uint64_t count) {
   for (std::uint64_t done = 0; done < count;) {
-    const auto put =
-        ::write(file_, static_cast<const char*>(bytes) + done, std::min(count - done, most_at_once));
-    check(put >= 0 || errno == EINTR);
-    done += static_cast<std::uint64_t>(std::max<ssize_t>(put, 0));
+    const auto put = ::write(file_, static_cast<const char*>(bytes) + done, count - done);
+    check(put >= 0);
+    done += static_cast<std::uint64_t>(put);
   }
 }
 
