@@ -90,7 +90,10 @@ inline std::vector<three_d::ParallelSizes> factorisations(int n) {
 
 /// expect_whole on every rank, for every factorisation of 1, 2, 4 and 8 ranks and every schedule that the
 /// sizes allow. The model has 8 layers; its batch is 8 microbatches, shared by the replicas.
-inline void check_every_cut(const WholeStep& whole, double relative) {
+/// `composed` may make another trainer of it.
+inline void check_every_cut(
+    const WholeStep& whole, double relative,
+    const std::function<void(three_d::TrainingConfig&)>& composed = [](three_d::TrainingConfig&) {}) {
   using pipeline::Schedule;
   Thin thin;
   for (const int ranks : {1, 2, 4, 8})
@@ -103,6 +106,7 @@ inline void check_every_cut(const WholeStep& whole, double relative) {
         training.microbatches = 8 / sizes.dp;
         training.schedule = schedule;
         training.chunks = schedule == Schedule::interleaved ? 2 : 1;
+        composed(training);
         if (schedule == Schedule::interleaved &&
             (sizes.pp == 1 || sizes.pp * 2 > 8 || training.microbatches % sizes.pp != 0))
           continue;

@@ -437,7 +437,10 @@ TEST_CASE("90 kills while saving lose nothing: the file is whole, and the next s
     return std::map<std::string, Tensor>{{"a", Tensor::of(1, 1, {k})},
                                          {"b", Tensor::of(1, 40'000, std::vector<double>(40'000, k))}};
   };
+  const auto began = std::chrono::steady_clock::now();
   save_safetensors(path, content(0), {{"k", "0"}});
+  const auto a_save =
+      std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - began);
   std::mt19937 dice(7);
   int orphans = 0;
   double last = 0;
@@ -449,11 +452,11 @@ TEST_CASE("90 kills while saving lose nothing: the file is whole, and the next s
       }();
     REQUIRE(child > 0);
     if (kill_number < 60)
-      std::this_thread::sleep_for(std::chrono::microseconds(dice() % 60'000));
+      std::this_thread::sleep_for(a_save * (dice() % 1000) / 200);
     else  // the moment that a temporary file appears
-      for (const auto began = std::chrono::steady_clock::now();
+      for (const auto start = std::chrono::steady_clock::now();
            directory.names().size() == 1 &&
-           std::chrono::steady_clock::now() - began < std::chrono::seconds(20);)
+           std::chrono::steady_clock::now() - start < std::chrono::seconds(20);)
         std::this_thread::yield();
     kill(child, SIGKILL);
     waitpid(child, nullptr, 0);
