@@ -5,7 +5,6 @@
 #include <cmath>
 
 #include "gpt/model.hpp"
-#include "tensor/error.hpp"
 
 namespace tessera::gpt {
 
