@@ -147,8 +147,7 @@ void Proof::add_check(Outcome& outcome, const Result& result, const Truth& truth
 }
 
 void Proof::expect_exact(double largest_sum) const {
-  const double unit = options_.tf32 ? unit_tf32 : unit_roundoff(options_.dtype);
-  const double room = exact() ? 1 / unit : INFINITY;
+  const double room = exact() ? 1 / unit() : INFINITY;
   if (!(largest_sum < room))
     throw UsageError(
         format("--exact needs sums below {} in {}, and these sizes reach {}: smaller sizes or --dtype f64 "
@@ -156,10 +155,11 @@ void Proof::expect_exact(double largest_sum) const {
                number(room), name(options_.dtype), number(largest_sum)));
 }
 
-double Proof::measured_bound(const Tensor& unsplit, double error, double largest_sum) const {
-  if (exact()) return 0;
-  const DType stored = unsplit.size() > 1 ? unsplit.dtype() : options_.dtype;  // one error may be luck
-  return 8 * error + std::max(64 * unit_roundoff(arithmetic(stored)), unit_roundoff(stored)) * largest_sum;
+double Proof::unit() const { return options_.tf32 ? unit_tf32 : unit_roundoff(options_.dtype); }
+
+double Proof::measured_bound(double error, double largest_sum) const {
+  const double of_sums = unit_roundoff(arithmetic(options_.dtype));
+  return exact() ? 0 : 8 * error + std::max(64 * of_sums, unit()) * largest_sum;
 }
 
 Named<Truth> Proof::bounded_truth(Named<Tensor>& unsplit) const {
@@ -180,8 +180,7 @@ Named<Truth> Proof::bounded_truth(Named<Tensor>& unsplit) const {
     Truth& one = truth[name] = {Matrix::from(m.value), Matrix::from(m.error)};
     one.baseline_error = distance(unsplit.at(name), one.value);
     if (coarse())
-      one.bound = constant(one.value.rows, one.value.cols,
-                           measured_bound(unsplit.at(name), one.baseline_error, m.largest_sum));
+      one.bound = constant(one.value.rows, one.value.cols, measured_bound(one.baseline_error, m.largest_sum));
   }
   return truth;
 }
@@ -197,7 +196,7 @@ Named<Truth> Proof::measured_truth(Named<Tensor>& unsplit) const {
   Named<Truth> truth;
   for (const auto& [name, value] : reference.results) {
     const double error = distance(unsplit.at(name), Matrix::from(value));
-    const double bound = measured_bound(unsplit.at(name), error, reference.largest_sum.at(name));
+    const double bound = measured_bound(error, reference.largest_sum.at(name));
     truth[name] = {Matrix::from(value), constant(value.rows(), value.cols(), bound), error};
   }
   return truth;

@@ -140,9 +140,9 @@ class Proof {
     reference_bounded_ = [reference](const Inputs<Bounded>& in) -> Named<Bounded> { return reference(in); };
   }
   /// The baseline from lesson 05 on. An element may be off by 8 times the largest error of the unsplit run in
-  /// the same dtype plus 64 u largest_sum, where u is the unit round-off. A result in bf16 may be off by
-  /// largest_sum times the larger of bf16's u and 64 times f32's. In bf16 and in TF32 this holds for all
-  /// lessons.
+  /// the same dtype plus 64 u largest_sum, where u is the unit round-off. In bf16 and in TF32 this holds for
+  /// all lessons, and the second part is the larger of 64 f32's u and once their own: the unsplit error of a
+  /// small result may be small by luck.
   void measured_baseline(std::function<MeasuredReference(const Inputs<Tensor>&)> reference) {
     reference_measured_ = std::move(reference);
   }
@@ -218,7 +218,8 @@ class Proof {
   Named<Truth> bounded_truth(Named<Tensor>& unsplit) const;
   Named<Truth> measured_truth(Named<Tensor>& unsplit) const;
   void expect_exact(double largest_sum) const;
-  double measured_bound(const Tensor& unsplit, double error, double largest_sum) const;
+  double unit() const;  // the unit round-off of what is stored, or of the factors of products in TF32
+  double measured_bound(double error, double largest_sum) const;
   void compare(Outcome& outcome, const Gathered& gathered);
   void compare_samples(Outcome& outcome, const Gathered& gathered);
   void add_check(Outcome& outcome, const Result& result, const Truth& truth,
