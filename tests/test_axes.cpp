@@ -1,6 +1,8 @@
 // Lesson 08: where one axis breaks the combined run, the lesson names it.
 #include "08_three_d/harness/proof.hpp"
+#include "models.hpp"
 #include "support.hpp"
+#include "tools/labs/forwarding.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
@@ -10,90 +12,39 @@ namespace {
 
 using Faulty = std::function<bool(const std::string& group)>;
 
-/// A communicator as it is, but for the faulty groups: where they have more than one rank, what comes over
-/// them is a hundredth too large.
-class Broken final : public Communicator {
+/// What comes over a faulty group of more than one rank is a hundredth too large.
+class Broken final : public Forwarding {
  public:
-  Broken(Communicator& inner, Faulty faulty)
-      : Communicator(inner.rank(), inner.size(), inner.name(), std::make_shared<Journal>()),
-        inner_(inner),
-        faulty_(std::move(faulty)),
-        factor_(faulty_(inner.name()) && inner.size() > 1 ? 1.01 : 1) {}
-  Broken(std::unique_ptr<Communicator> inner, const Faulty& faulty) : Broken(*inner, faulty) {
-    owned_ = std::move(inner);
-  }
-  std::string transport() const override { return inner_.transport(); }
+  Broken(Communicator& inner, Faulty faulty) : Forwarding(inner), faulty_(std::move(faulty)) {}
+  Broken(std::unique_ptr<Communicator> inner, Faulty faulty)
+      : Forwarding(std::move(inner)), faulty_(std::move(faulty)) {}
 
  private:
-  using Start = std::unique_ptr<Work>;
-  using Key = TrafficKey;
-  struct Waiting final : Work {
-    Request request;
-    std::function<void()> then = [] {};
-    void wait() override {
-      if (request.pending()) request.wait();
-      then();
-    }
-    void abandon() override {}
-  };
   void spoil(const Tensor& x) const {
-    if (factor_ != 1 && x.dtype() != DType::i32) x.copy_from(scale(x, factor_));
+    if (size() > 1 && faulty_(name()) && x.dtype() != DType::i32) x.copy_from(scale(x, 1.01));
   }
-  Start wait_for(
-      Request request, std::function<void()> then = [] {}) const {
-    auto work = std::make_unique<Waiting>();
-    work->request = std::move(request);
-    work->then = std::move(then);
+  Start do_all_reduce(const Call& call, const Key& key, const Tensor& in, const Tensor& out) override {
+    auto work = Forwarding::do_all_reduce(call, key, in, out);
+    spoil(out);
     return work;
   }
-  Start do_all_reduce(const Call& call, const Key&, const Tensor& in, const Tensor& out) override {
-    out.copy_from(inner_.all_reduce(in, call.reduce));
-    spoil(out);
-    return std::make_unique<Waiting>();
-  }
-  Start do_all_gather(const Call&, const Key&, const Tensor& in, const Tensor& out) override {
-    out.copy_from(inner_.all_gather(in.reshape(1, in.size()), 0).reshape(out.rows(), out.cols()));
-    return std::make_unique<Waiting>();
-  }
-  Start do_reduce_scatter(const Call&, const Key&, const Tensor&, const Tensor&) override {
-    throw Error("not in lesson 08");
-  }
-  Start do_broadcast(const Call& call, const Key&, const Tensor& x) override {
-    inner_.broadcast(x, call.peer);
-    return std::make_unique<Waiting>();
-  }
-  Start do_send(const Call& call, const Key&, const Tensor& x) override {
-    return wait_for(inner_.isend(x, call.peer));
-  }
   Start do_recv(const Call& call, const Key&, const Tensor& x) override {
-    return wait_for(inner_.irecv(x, call.peer), [this, x] { spoil(x); });
+    return start(inner().irecv(x, call.peer), [this, x] { spoil(x); });
   }
-  Start do_barrier(const Call&) override {
-    inner_.barrier();
-    return std::make_unique<Waiting>();
-  }
-  std::unique_ptr<Communicator> do_split(const Call&, int color, int key, const std::string& name) override {
-    auto group = inner_.split(color, key, name);
-    if (!group) return group;
+  std::unique_ptr<Communicator> around(std::unique_ptr<Communicator> group) const override {
     return std::make_unique<Broken>(std::move(group), faulty_);
   }
 
-  std::unique_ptr<Communicator> owned_;
-  Communicator& inner_;
   Faulty faulty_;
-  double factor_;
 };
 
 Config small() {
   Config s;
   s.sizes = {2, 2, 2};
-  ModelConfig& m = s.training.model;
-  m = {{8, 2, 2, {}}, 2, 128, 64, true};
-  m.attention.options.batch = 1;
-  m.attention.options.seq = 4;
+  s.training.model = model_of({.vocabulary = 128, .tied = true});
   s.training.microbatches = 2;
   s.batch = 4;
-  m.tokens = 16;
+  s.training.model.tokens = 16;
   s.steps = 4;
   s.text =
       gpt::corpus_of("to be or not to be, that is the question: whether it is nobler in the mind to suffer");
@@ -127,8 +78,7 @@ TEST_CASE("a fault on one axis: the combined run differs, and each axis alone te
   }
 }
 
-TEST_CASE(
-    "two faulty axes are both named, one that is not cut is not run, and the fault may lie where they meet") {
+TEST_CASE("two faulty axes are both named, an axis that is not cut never; a fault may lie where axes meet") {
   const auto two = [](const std::string& group) { return group.ends_with("tp") || group.ends_with("dp"); };
   CHECK(diagnosis(small(), two).ends_with(": look at tp and dp"));
   Config s = small();

@@ -1,79 +1,101 @@
-// Our GPT-2, whole and cut, against that of Hugging Face transformers (tests/fixtures/make_gpt2.py).
-#include <algorithm>
+// Our GPT-2, whole and cut, against that of Hugging Face transformers (tests/fixtures/make_gpt2.py): one step
+// under every cut and every schedule.
+#include <cmath>
 
-#include "cut_gpt.hpp"
+#include "08_three_d/config.hpp"
 #include "fixture.hpp"
+#include "gpt/harness/reference.hpp"
+#include "models.hpp"
+#include "support.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
 
 namespace {
 
-/// A file of Hugging Face's by the names of the model's weights, in f64: without the prefix of the class with
-/// a head, the masks, and the head, which must be wte.
-Tensors weights_of(const Tensors& file) {
-  Tensors weights;
-  for (const auto& [key, tensor] : file) {
-    const std::string prefix = "transformer.";
-    const std::string name = key.starts_with(prefix) ? key.substr(prefix.size()) : key;
-    if (!name.ends_with(".attn.bias") && !name.ends_with(".attn.masked_bias"))
-      weights[name] = cast(tensor, DType::f64);
-  }
-  if (const auto head = weights.extract("lm_head.weight"))
-    expect(largest_difference(head.mapped(), weights.at("wte.weight")) == 0,
-           "lm_head.weight is not wte.weight");
-  return weights;
+/// A step in f64: the model and its batch on the host, which is 8 microbatches that the replicas share.
+struct Step {
+  gpt::ModelConfig model = model_of(
+      {.width = 32, .heads = 8, .layers = 8, .vocabulary = 67, .batch = 16, .seq = 12, .tied = true});
+  gpt::MakeWeight make;
+  gpt::Tokens batch;
+  Named<Tensor> results;  // what must come out: "loss" (1, 1), and for each weight "d" + its name
+};
+
+Step hugging_face() {
+  Step step;
+  const auto file = std::make_shared<const gpt::WeightsFile>(fixtures + "gpt2/model.safetensors");
+  file->check(step.model);
+  step.make = gpt::initial_weights(step.model, file, DType::f64, 0);
+  const Tensors fixture = load_fixture("gpt2.safetensors");
+  step.batch = {fixture.at("tokens"), fixture.at("targets")};
+  step.results["loss"] = fixture.at("loss");
+  for (const auto& info : gpt::weights_of(step.model))
+    step.results["d" + info.name] = fixture.at("d." + info.name);
+  return step;
 }
 
-WholeStep hugging_face() {
-  WholeStep whole;
-  whole.model.attention = {32, 8, 8, {}};
-  whole.model.attention.options.batch = 16;
-  whole.model.attention.options.seq = 12;
-  whole.model.layers = 8;
-  whole.model.vocabulary = 67;
-  whole.model.tokens = 192;
-  whole.model.tied = true;
-  whole.make = [weights = weights_of(load_fixture("gpt2/model.safetensors"))](const std::string& name,
-                                                                              const Slice& slice) {
-    return slice.extract(weights.at(name)).to(Device::current());
-  };
-  const Tensors fixture = load_fixture("gpt2.safetensors");
-  whole.batch = {fixture.at("tokens"), fixture.at("targets")};
-  whole.results["loss"] = fixture.at("loss");
-  for (const auto& info : gpt::weights_of(whole.model))
-    whole.results["d" + info.name] = fixture.at("d." + info.name);
-  return whole;
+/// No element of `actual` is off by more than `relative` times `most`, the largest of the whole tensor of
+/// which `truth` may be a slice.
+void expect_close(const std::string& name, const Tensor& actual, const Tensor& truth, double most,
+                  double relative) {
+  const double error = largest_difference(actual, truth);
+  expect(most > 0 && error <= relative * most,
+         format("{} is off by {:g}, the largest is {:g}", name, error, most));
+}
+
+/// The step on one rank of the mesh: every gradient that it holds, the loss and the norm are the whole's.
+void expect_whole(const Step& step, const three_d::Mesh& mesh, const three_d::TrainingConfig& training,
+                  double relative) {
+  three_d::Trainer trainer(mesh, training, DType::f64, step.make);
+  const auto mine =
+      three_d::own_microbatches(step.batch, {.sizes = mesh.sizes, .training = training}, trainer);
+  const Tensor sum = mesh.dp->all_reduce(Tensor::of(1, 1, {trainer.gradients(mine)}));
+  for (const gpt::Parameter& one : trainer.parameters()) {
+    const Tensor& truth = step.results.at("d" + one.name);
+    expect_close(one.name, one.gradient, one.slice.extract(truth), largest(truth), relative);
+  }
+  const Tensor& loss = step.results.at("loss");
+  if (mesh.pp->rank() == mesh.sizes.pp - 1)
+    expect_close("loss", scale(sum, 1.0 / step.model.tokens), loss, largest(loss), relative);
+  double squares = 0;
+  for (const auto& [name, truth] : step.results)
+    if (name != "loss")
+      for (const double g : truth.values()) squares += g * g;
+  const double norm = std::sqrt(squares);
+  expect_close("the norm", Tensor::of(1, 1, {trainer.norm()}), Tensor::of(1, 1, {norm}), norm, relative);
 }
 
 }  // namespace
 
-TEST_CASE("Hugging Face's GPT-2: the whole model has its loss and gradients") {
-  const WholeStep whole = hugging_face();
-  const auto ours = gpt::reference_step(whole.inputs(), whole.model, whole.batch).results;
-  CHECK(ours.size() == whole.results.size());
-  for (const auto& [name, truth] : whole.results)
-    CHECK(message_from([&, &name = name, &truth = truth] {
-            expect_close(name, ours.at(name), truth, largest(truth), 1e-10);
-          }) == "");
-}
+TEST_CASE("Hugging Face's GPT-2: the whole model has its loss and gradients, and so has every cut") {
+  Step step = hugging_face();
+  const Inputs<Tensor> weights = [&](const std::string& name) {
+    for (const auto& info : gpt::weights_of(step.model))
+      if (info.name == name) return step.make(name, Slice::whole(info.rows, info.cols));
+    throw Error("no weight " + name);
+  };
+  const auto ours = gpt::reference_step(weights, step.model, step.batch).results;
+  CHECK(ours.size() == step.results.size());
+  for (const auto& [name, truth] : step.results)
+    CHECK_NOTHROW(expect_close(name, ours.at(name), truth, largest(truth), 1e-10));
 
-TEST_CASE("Hugging Face's GPT-2: so has every factorisation of 1, 2, 4 and 8 ranks, under every schedule") {
-  check_every_cut(hugging_face(), 1e-10);
-}
-
-TEST_CASE("Hugging Face's GPT-2: files hold exactly our weights, masks and an equal head may be there") {
-  Tensors file = load_fixture("gpt2/model.safetensors");
-  const Tensors weights = weights_of(file);
-  const auto infos = gpt::weights_of(hugging_face().model);
-  CHECK(weights.size() == infos.size());
-  for (const auto& info : infos)
-    CHECK(shape(weights.at(info.name)) == format("({}, {}) f64", info.rows, info.cols));
-
-  file["transformer.h.0.attn.bias"] = file["transformer.h.0.attn.masked_bias"] =
-      Tensor::zeros(1, 1, DType::f32);
-  file["lm_head.weight"] = file.at("transformer.wte.weight").copy();
-  CHECK(weights_of(file).size() == weights.size());
-  file["lm_head.weight"].data<float>()[66 * 32 + 31] += 1;
-  CHECK(contains(message_from([&] { weights_of(file); }), "lm_head.weight is not wte.weight"));
+  step.results = ours;  // a cut is as near to our whole model as sums in another order are
+  Thin thin;
+  for (const int ranks : {1, 2, 4, 8})
+    for (const three_d::ParallelSizes& sizes : factorisations(ranks))
+      for (const auto& [schedule, name] : pipeline::schedule_names) {
+        const bool interleaved = schedule == pipeline::Schedule::interleaved;
+        three_d::TrainingConfig training{.model = step.model, .schedule = schedule};
+        training.chunks = interleaved ? 2 : 1;
+        training.microbatches = 8 / sizes.dp;
+        training.model.attention.options.batch /= 8;
+        if (interleaved && (sizes.pp == 1 || sizes.pp * 2 > 8 || training.microbatches % sizes.pp != 0))
+          continue;
+        if (thin.skips()) continue;
+        INFO(name, ", ", text(sizes));
+        CHECK(message_of(ranks, [&](Communicator& world) {
+                expect_whole(step, three_d::Mesh(world, sizes), training, 1e-13);
+              }) == "");
+      }
 }

@@ -1,7 +1,8 @@
-// Gradients against central differences in f64, and what a training step promises beside its values.
+// The gradients of a network against central differences in f64, and what a training step promises beside its
+// values. Those of each function stand in test_ops.cpp, and in test_fixtures.cpp against PyTorch.
 #include <numeric>
 
-#include "ops/ops.hpp"
+#include "01_mlp/mlp.hpp"
 #include "reference.hpp"
 
 using namespace tessera;
@@ -9,96 +10,46 @@ using namespace tessera::test;
 
 namespace {
 
-/// The two-layer network of the lessons with a loss: the smallest program that uses most functions.
+/// The model of lesson 01 with a loss: the smallest program that uses most functions.
 struct Network {
-  Tensor x, a, c1, b, c2, targets;
-  explicit Network(DType dtype, Index n = 7, Index in = 5, Index hidden = 9, Index out = 4)
+  Tensor x, targets;
+  mlp::Mlp model;
+  std::vector<Tensor> weights{model.a, model.c1, model.b, model.c2};
+  std::vector<Tensor> gradients{model.da, model.dc1, model.db, model.dc2};
+
+  Network(DType dtype, Index n, Index in, Index hidden, Index out)
       : x(tensor_of(uniform("X", n, in), dtype)),
-        a(tensor_of(uniform("A", in, hidden), dtype)),
-        c1(tensor_of(uniform("c1", 1, hidden), dtype)),
-        b(tensor_of(uniform("B", hidden, out), dtype)),
-        c2(tensor_of(uniform("c2", 1, out), dtype)) {
+        model{tensor_of(uniform("A", in, hidden), dtype), tensor_of(uniform("c1", 1, hidden), dtype),
+              tensor_of(uniform("B", hidden, out), dtype), tensor_of(uniform("c2", 1, out), dtype)} {
     std::vector<double> ids;
     for (Index i = 0; i < n; ++i) ids.push_back(static_cast<double>((i * i + 1) % out));
     targets = ids_of(ids);
   }
-
   double loss() const {
-    const Tensor y = add_bias(matmul(gelu(add_bias(matmul(x, a), c1)), b), c2);
-    const auto losses = cross_entropy(y, targets).loss.values();
+    mlp::Mlp::Saved saved;
+    const auto losses = cross_entropy(model.forward(x, saved), targets).loss.values();
     return std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(x.rows());
   }
-
-  struct Gradients {
-    Tensor x, a, c1, b, c2;
-  };
-  Gradients gradients() const {
-    const Tensor z = add_bias(matmul(x, a), c1), h = gelu(z);  // (N, hidden)
-    const CrossEntropy result = cross_entropy(add_bias(matmul(h, b), c2), targets);
-    const Tensor dy = cross_entropy_backward(result, targets, x.rows());  // (N, out)
-    const Tensor dz = gelu_backward(matmul(dy, t(b)), z);                 // (N, hidden)
-    return {matmul(dz, t(a)), matmul(t(x), dz), sum_rows(dz), matmul(t(h), dy), sum_rows(dy)};
+  /// Fills `gradients`. Returns that of x.
+  Tensor backward() const {
+    mlp::Mlp::Saved saved;
+    const CrossEntropy result = cross_entropy(model.forward(x, saved), targets);
+    const Tensor dx = model.backward_input(cross_entropy_backward(result, targets, x.rows()), saved);
+    for (const Tensor& gradient : gradients) gradient.zero();
+    model.backward_weight(saved);
+    return dx;
   }
 };
 
 }  // namespace
 
-TEST_CASE("gradients against central differences: each function") {
-  on_every_device([] {
-    for (const bool view : {false, true}) {
-      CAPTURE(view);
-      const Case c{DType::f64, view};
-      const Operand x(uniform("x", 4, 5), c), a(uniform("a", 5, 3), c), row(uniform("c", 1, 5), c);
-      const Operand dy(uniform("dy", 4, 3), c), dx(uniform("dx", 4, 5), c);
-      const auto product = [&] { return weighted(matmul(x, a), dy); };
-      CHECK(wrong_gradient(matmul(dy, t(a)), x, product) == "");
-      CHECK(wrong_gradient(matmul(t(x), dy), a, product) == "");
-      CHECK(wrong_gradient(sum_rows(dx), row, [&] { return weighted(add_bias(x, row), dx); }) == "");
-      CHECK(wrong_gradient(scale(dx, -0.7), x, [&] { return weighted(scale(x, -0.7), dx); }) == "");
-      CHECK(wrong_gradient(dx, x, [&] { return weighted(add(x, x), dx) / 2; }) == "");
-
-      Matrix wide = uniform("wide", 4, 5, 4);
-      for (double& value : wide.data) value += value < 0 ? -0.1 : 0.1;  // away from the kink of relu
-      const Operand z(wide, c);
-      CHECK(wrong_gradient(gelu_backward(dx, z), z, [&] { return weighted(gelu(z), dx); }) == "");
-      CHECK(wrong_gradient(relu_backward(dx, z), z, [&] { return weighted(relu(z), dx); }) == "");
-
-      const Operand gamma(uniform("gamma", 1, 5), c), beta(uniform("beta", 1, 5), c);
-      const Tensor dgamma = Tensor::zeros(1, 5, DType::f64), dbeta = Tensor::zeros(1, 5, DType::f64);
-      const LayerNorm norm = layer_norm(z, gamma, beta, 0.1);
-      const auto normed = [&] { return weighted(layer_norm(z, gamma, beta, 0.1).y, dx); };
-      add_layer_norm_weights(dgamma, dbeta, dx, norm);
-      CHECK(wrong_gradient(layer_norm_backward(dx, norm, gamma), z, normed) == "");
-      CHECK(wrong_gradient(dgamma, gamma, normed) == "");
-      CHECK(wrong_gradient(dbeta, beta, normed) == "");
-      CHECK(wrong_gradient(softmax_backward(dx, softmax(z)), z, [&] { return weighted(softmax(z), dx); }) ==
-            "");
-      CHECK(wrong_gradient(dropout(dx, 0.4, 3), z, [&] { return weighted(dropout(z, 0.4, 3), dx); }) == "");
-
-      const Tensor ids = ids_of({2, 0, 2, -1});
-      const Tensor dtable = Tensor::zeros(3, 5, DType::f64);
-      const Operand table(uniform("table", 3, 5), c);
-      add_embedding_backward(dtable, dx, ids);
-      CHECK(wrong_gradient(dtable, table, [&] { return weighted(embedding(ids, table), dx); }) == "");
-
-      const Tensor targets = ids_of({4, 0, 2, 2});
-      const Tensor each = tensor_of(filled(4, 1, 1.0 / 11));  // 11 tokens, 7 of them elsewhere
-      CHECK(wrong_gradient(cross_entropy_backward(cross_entropy(z, targets), targets, 11), z,
-                           [&] { return weighted(cross_entropy(z, targets).loss, each); }) == "");
-    }
-  });
-}
-
 TEST_CASE("gradients against central differences: a whole network") {
   on_every_device([] {
-    const Network network(DType::f64);
+    const Network network(DType::f64, 7, 5, 9, 4);
     const auto loss = [&] { return network.loss(); };
-    const Network::Gradients d = network.gradients();
-    CHECK(wrong_gradient(d.x, network.x, loss) == "");
-    CHECK(wrong_gradient(d.a, network.a, loss) == "");
-    CHECK(wrong_gradient(d.c1, network.c1, loss) == "");
-    CHECK(wrong_gradient(d.b, network.b, loss) == "");
-    CHECK(wrong_gradient(d.c2, network.c2, loss) == "");
+    CHECK(wrong_gradient(network.backward(), network.x, loss) == "");
+    for (std::size_t i = 0; i < network.weights.size(); ++i)
+      CHECK(wrong_gradient(network.gradients[i], network.weights[i], loss) == "");
   });
 }
 
@@ -106,21 +57,14 @@ TEST_CASE("a training step in steady state asks the system for no memory") {
   on_every_device([] {
     for (const DType dtype : {DType::f32, DType::f64}) {
       const Network network(dtype, 33, 20, 41, 10);
-      const std::vector<Tensor> weights{network.a, network.c1, network.b, network.c2};
       std::vector<Tensor> velocities;
-      for (const Tensor& w : weights) velocities.push_back(Tensor::zeros(w.rows(), w.cols(), dtype));
+      for (const Tensor& w : network.weights) velocities.push_back(Tensor::zeros(w.rows(), w.cols(), dtype));
       const double before = network.loss();
-      std::vector<std::int64_t> asked, held;
-      for (int step = 0; step < 5; ++step) {
-        const Network::Gradients d = network.gradients();
-        const std::vector<Tensor> gradients{d.a, d.c1, d.b, d.c2};
-        for (std::size_t i = 0; i < weights.size(); ++i)
-          sgd(weights[i], velocities[i], gradients[i], 0.1, 0.9);
-        asked.push_back(Device::current()->system_allocations());
-        held.push_back(Device::current()->memory.now());
-      }
-      CHECK(asked[4] == asked[1]);
-      CHECK(held[4] == held[0]);
+      check_steady_state([&] {
+        network.backward();
+        for (std::size_t i = 0; i < velocities.size(); ++i)
+          sgd(network.weights[i], velocities[i], network.gradients[i], 0.1, 0.9);
+      });
       CHECK(network.loss() < before);
     }
   });
@@ -138,7 +82,7 @@ TEST_CASE("one thread and two give the same bits, in everything but products") {
     const auto all = [&](int threads) {
       set_math_threads(threads);
       const Tensor sum = make("sum"), total = row.copy(), dtable = make("table");
-      const Tensor w = make("w"), v = make("v"), w2 = make("w"), m = make("m"), v2 = gelu(x);
+      const Tensor w = make("w"), v = make("v"), w2 = make("w"), m = make("m");
       add_to(sum, x);
       add_sum_rows(total, x);
       add_embedding_backward(dtable, y, targets);
@@ -149,37 +93,14 @@ TEST_CASE("one thread and two give the same bits, in everything but products") {
       const Tensor dgamma = row.copy(), dbeta = row.copy();
       add_layer_norm_weights(dgamma, dbeta, y, norm);
       std::vector<std::vector<double>> values;
-      for (const Tensor& tensor : {sum,
-                                   total,
-                                   dtable,
-                                   w,
-                                   v,
-                                   w2,
-                                   m,
-                                   v2,
-                                   add(x, y),
-                                   scale(x, 0.3),
-                                   add_bias(x, row),
-                                   sum_rows(x),
-                                   gelu_backward(y, x),
-                                   relu(x),
-                                   relu_backward(y, x),
-                                   cast(x, DType::f32),
-                                   cast(x, DType::f64),
-                                   embedding(targets, y),
-                                   norm.y,
-                                   norm.mean,
-                                   norm.inverse_deviation,
-                                   layer_norm_backward(y, norm, row),
-                                   dgamma,
-                                   dbeta,
-                                   softmax(x),
-                                   softmax_backward(y, result.probabilities),
-                                   dropout(x, 0.3, 1),
-                                   result.loss,
-                                   result.probabilities,
-                                   cross_entropy_backward(result, targets, rows)})
-        values.push_back(tensor.values());
+      const auto keep = [&](const auto&... tensors) { (values.push_back(tensors.values()), ...); };
+      keep(sum, total, dtable, w, v, w2, m, dgamma, dbeta);
+      keep(add(x, y), scale(x, 0.3), add_bias(x, row), sum_rows(x), cast(x, DType::f32), cast(x, DType::f64));
+      keep(gelu(x), gelu_backward(y, x), relu(x), relu_backward(y, x), dropout(x, 0.3, 1),
+           embedding(targets, y));
+      keep(norm.y, norm.mean, norm.inverse_deviation, layer_norm_backward(y, norm, row));
+      keep(softmax(x), softmax_backward(y, result.probabilities));
+      keep(result.loss, result.probabilities, cross_entropy_backward(result, targets, rows));
       set_math_threads(1);
       return values;
     };

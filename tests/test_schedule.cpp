@@ -8,6 +8,7 @@
 #include "06_pipeline/simulate.hpp"
 #include "06_pipeline/validate.hpp"
 #include "support.hpp"
+#include "tools/labs/plan_text.hpp"
 
 using namespace tessera;
 using namespace tessera::pipeline;
@@ -33,38 +34,26 @@ bool legal(const Case& c) {
 void sweep(const std::function<void(const Case&)>& body) {
   int cases = 0;
   Thin thin;
-  for (const auto& schedule : schedule_names)
+  for (const auto& [schedule, name] : schedule_names)
     for (int p = 1; p <= 8; ++p)
       for (int m = 1; m <= 16; ++m)
         for (int v = 1; v <= 4; ++v) {
-          const Case c{schedule.first, p, m, v};
-          CAPTURE(schedule.second);
-          CAPTURE(p);
-          CAPTURE(m);
-          CAPTURE(v);
-          if (legal(c)) {
-            ++cases;
-            if (!thin.skips()) body(c);
-          } else {
+          const Case c{schedule, p, m, v};
+          INFO(name, ", p ", p, ", m ", m, ", v ", v);
+          if (!legal(c))
             CHECK_THROWS_AS(c.plan(), UsageError);
-          }
+          else if (++cases, !thin.skips())
+            body(c);
         }
   CHECK(cases == 3 * 8 * 16 + 16 + 4 * (8 + 5 + 4 + 3 + 2 + 2 + 2));
 }
 
 /// In flight as the papers give it, for stage r.
 int in_flight_law(const Case& c, int r) {
-  switch (c.schedule) {
-    case Schedule::gpipe:
-      return c.m;
-    case Schedule::one_f_one_b:
-      return std::min(c.m, c.p - r);
-    case Schedule::interleaved:
-      return std::min(c.v * c.m, 2 * (c.p - r - 1) + (c.v - 1) * c.p + 1);
-    case Schedule::zb_h1:
-      return std::min(c.m, c.p);
-  }
-  return -1;
+  if (c.schedule == Schedule::gpipe) return c.m;
+  if (c.schedule == Schedule::one_f_one_b) return std::min(c.m, c.p - r);
+  if (c.schedule == Schedule::zb_h1) return std::min(c.m, c.p);
+  return std::min(c.v * c.m, 2 * (c.p - r - 1) + (c.v - 1) * c.p + 1);  // interleaved
 }
 
 bool near(double a, double b) { return std::abs(a - b) <= 1e-9 * (1 + std::abs(b)); }
@@ -77,61 +66,27 @@ std::string reason(const Plan& plan, int microbatches = 3, int chunks = 1) {
   return message_from([&] { check(plan, microbatches, chunks); });
 }
 
-std::size_t find(const Instructions& list, const Instruction& i) {
-  const auto at = std::find(list.begin(), list.end(), i);
+/// The plan with other instructions in the place of `from` in a stage.
+Plan replaced(Plan plan, std::size_t stage, const Instruction& from, const Instructions& by) {
+  Instructions& list = plan[stage];
+  const auto at = std::find(list.begin(), list.end(), from);
   REQUIRE(at != list.end());
-  return static_cast<std::size_t>(at - list.begin());
+  list.insert(list.erase(at), by.begin(), by.end());
+  return plan;
 }
 
 /// The plan with `from` of one stage moved before `to`.
-Plan moved(Plan plan, std::size_t stage, const Instruction& from, const Instruction& to) {
-  Instructions& list = plan[stage];
-  list.erase(list.begin() + static_cast<std::ptrdiff_t>(find(list, from)));
-  list.insert(list.begin() + static_cast<std::ptrdiff_t>(find(list, to)), from);
-  return plan;
-}
-
-Plan replaced(Plan plan, std::size_t stage, const Instruction& from, const Instructions& by) {
-  Instructions& list = plan[stage];
-  const auto at = list.begin() + static_cast<std::ptrdiff_t>(find(list, from));
-  list.insert(list.erase(at), by.begin(), by.end());
-  return plan;
+Plan moved(const Plan& plan, std::size_t stage, const Instruction& from, const Instruction& to) {
+  return replaced(replaced(plan, stage, from, {}), stage, to, {from, to});
 }
 
 }  // namespace
 
 TEST_CASE("schedules: the lists of 1F1B and ZB-H1 on two stages, spelled out") {
-  using enum Op;
-  const Plan plan = make_plan(Schedule::one_f_one_b, 2, 2);
-  CHECK(plan[0] == Instructions{{forward, 0},
-                                {send, 0},
-                                {forward, 1},
-                                {send, 1},
-                                {receive_gradient, 0},
-                                {backward, 0},
-                                {receive_gradient, 1},
-                                {backward, 1},
-                                {reduce}});
-  CHECK(plan[1] == Instructions{{receive, 0},
-                                {forward, 0},
-                                {backward, 0},
-                                {send_gradient, 0},
-                                {receive, 1},
-                                {forward, 1},
-                                {backward, 1},
-                                {send_gradient, 1},
-                                {reduce}});
-  CHECK(make_plan(Schedule::zb_h1, 2, 2)[1] == Instructions{{receive, 0},
-                                                            {forward, 0},
-                                                            {backward_input, 0},
-                                                            {send_gradient, 0},
-                                                            {receive, 1},
-                                                            {forward, 1},
-                                                            {backward_input, 1},
-                                                            {send_gradient, 1},
-                                                            {backward_weight, 0},
-                                                            {backward_weight, 1},
-                                                            {reduce}});
+  CHECK(make_plan(Schedule::one_f_one_b, 2, 2) == plan_of({"f00 s00 f10 s10 g00 b00 g10 b10 R00",  //
+                                                           "r00 f00 b00 d00 r10 f10 b10 d10 R00"}));
+  CHECK(make_plan(Schedule::zb_h1, 2, 2)[1] ==
+        instructions_of("r00 f00 i00 d00 r10 f10 i10 d10 w00 w10 R00"));
 }
 
 TEST_CASE("schedules: every microbatch once on every virtual stage, in the order of its data") {
@@ -217,31 +172,26 @@ TEST_CASE("schedules: blocking sends deadlock in all but GPipe, and the reason n
 }
 
 TEST_CASE("schedules: what cannot be scheduled is refused with what would work") {
-  const auto refusal = [](Schedule schedule, int p, int m, int v) {
-    CHECK_THROWS_AS(make_plan(schedule, p, m, v), UsageError);
-    return message_from([&] { make_plan(schedule, p, m, v); });
+  const auto refuses = [](Schedule schedule, int p, int m, int v, const char* why) {
+    CHECK_THROWS_WITH_AS(make_plan(schedule, p, m, v), doctest::Contains(why), UsageError);
   };
-  CHECK(contains(refusal(Schedule::interleaved, 4, 6, 2),
-                 "6 cannot be divided by 4 stages; 4 or 8 would work"));
-  CHECK(contains(refusal(Schedule::interleaved, 4, 3, 2), "3 cannot be divided by 4 stages; 4 would work"));
-  CHECK(contains(refusal(Schedule::interleaved, 1, 4, 2), "1 chunk would work"));
-  CHECK(contains(refusal(Schedule::one_f_one_b, 4, 8, 2), "only interleaved has them; 1 chunk would work"));
-  CHECK(contains(refusal(Schedule::gpipe, 0, 8, 1),
-                 "at least one stage, microbatch and chunk, not 0, 8 and 1"));
-  CHECK(contains(refusal(Schedule::gpipe, 4, 0, 1), "not 4, 0 and 1"));
-  CHECK(contains(refusal(Schedule::interleaved, 4, 8, 0), "not 4, 8 and 0"));
+  refuses(Schedule::interleaved, 4, 6, 2, "6 cannot be divided by 4 stages; 4 or 8 would work");
+  refuses(Schedule::interleaved, 4, 3, 2, "3 cannot be divided by 4 stages; 4 would work");
+  refuses(Schedule::interleaved, 1, 4, 2, "1 chunk would work");
+  refuses(Schedule::one_f_one_b, 4, 8, 2, "only interleaved has them; 1 chunk would work");
+  refuses(Schedule::gpipe, 0, 8, 1, "at least one stage, microbatch and chunk, not 0, 8 and 1");
+  refuses(Schedule::gpipe, 4, 0, 1, "not 4, 0 and 1");
+  refuses(Schedule::interleaved, 4, 8, 0, "not 4, 8 and 0");
 }
 
 TEST_CASE("schedules: a plan with any one instruction left out or done twice is refused") {
-  for (const auto& schedule : schedule_names) {
-    CAPTURE(schedule.second);
-    const int chunks = schedule.first == Schedule::interleaved ? 2 : 1;
-    const Plan good = small(schedule.first);
+  for (const auto& [schedule, name] : schedule_names) {
+    const int chunks = schedule == Schedule::interleaved ? 2 : 1;
+    const Plan good = small(schedule);
     REQUIRE(reason(good, 3, chunks) == "");
     for (std::size_t stage = 0; stage < good.size(); ++stage)
       for (const Instruction& i : good[stage]) {
-        CAPTURE(stage);
-        CAPTURE(text(i));
+        INFO(name, ", stage ", stage, ": ", text(i));
         CHECK(reason(replaced(good, stage, i, {}), 3, chunks) != "");
         CHECK(reason(replaced(good, stage, i, {i, i}), 3, chunks) != "");
       }
@@ -251,11 +201,9 @@ TEST_CASE("schedules: a plan with any one instruction left out or done twice is 
 TEST_CASE("schedules: each kind of illegal plan is refused with its reason") {
   using enum Op;
   const Plan good = small(), zb = small(Schedule::zb_h1);
-  const auto refused = [](const Plan& plan, const std::string& why) {
-    CAPTURE(why);
-    const std::string message = reason(plan);
-    CAPTURE(message);
-    CHECK(contains(message, why));
+  const auto refused = [](const Plan& plan, const std::string& why, int microbatches = 3, int chunks = 1) {
+    const std::string found = reason(plan, microbatches, chunks);
+    CHECK_MESSAGE(contains(found, why), "expected: ", why, "; found: ", found);
   };
   // A dependency broken.
   refused(moved(good, 1, {forward, 0}, {receive, 0}),
@@ -282,10 +230,10 @@ TEST_CASE("schedules: each kind of illegal plan is refused with its reason") {
           "message 1 from stage 0 to stage 1: the send of microbatch 2, chunk 0, meets the receive of "
           "microbatch 1");
   const Plan chunks = make_plan(Schedule::interleaved, 2, 2, 2);
-  CHECK(contains(
-      reason(moved(moved(chunks, 0, {send, 0, 0}, {send, 1, 1}), 0, {send, 1, 0}, {send, 0, 0}), 2, 2),
-      "message 1 from stage 0 to stage 1: the send of microbatch 1, chunk 1, meets the receive of "
-      "microbatch 1, chunk 0"));
+  refused(moved(moved(chunks, 0, {send, 0, 0}, {send, 1, 1}), 0, {send, 1, 0}, {send, 0, 0}),
+          "message 1 from stage 0 to stage 1: the send of microbatch 1, chunk 1, meets the receive of "
+          "microbatch 1, chunk 0",
+          2, 2);
   refused(replaced(good, 0, {send, 1}, {}), "2 sends from stage 0 to stage 1, but 3 receives");
   refused(replaced(good, 0, {forward, 0}, {{receive, 0}, {forward, 0}}), "no stage is at the other end");
   refused(replaced(good, 2, {forward, 0}, {{forward, 0}, {send, 0}}), "no stage is at the other end");
