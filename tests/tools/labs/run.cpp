@@ -6,9 +6,10 @@
 
 #include <cstdio>
 #include <map>
-#include <nlohmann/json.hpp>
 
+#include "forwarding.hpp"
 #include "lab.hpp"
+#include "slice_json.hpp"
 
 namespace tessera::labs {
 
@@ -27,58 +28,18 @@ std::map<std::string, Runs>& runs() {
 
 /// As its group, but all_reduce leaves every rank with its own term: the run that shows what comes out where
 /// a sum was forgotten.
-class Silent final : public Communicator {
- public:
-  explicit Silent(Communicator& of)
-      : Communicator(of.rank(), of.size(), of.name(), std::make_shared<Journal>()), of_(&of) {}
-  explicit Silent(std::unique_ptr<Communicator> of) : Silent(*of) { own_ = std::move(of); }
-  std::string transport() const override { return of_->transport(); }
-
- private:
-  using Start = std::unique_ptr<Work>;
-  using Key = TrafficKey;
-  struct Done final : Work {
-    void wait() override {}
-    void abandon() override {}
-  };
-  static Start done() { return std::make_unique<Done>(); }
-  static Start copied(const Tensor& from, const Tensor& to) {
-    to.copy_from(from);
-    return done();
-  }
+class Silent final : public Forwarding {
+  using Forwarding::Forwarding;
   Start do_all_reduce(const Call&, const Key&, const Tensor& in, const Tensor& out) override {
     return copied(in, out);
   }
-  Start do_all_gather(const Call&, const Key&, const Tensor& in, const Tensor& out) override {
-    return copied(of_->all_gather(in.reshape(1, in.size()), 0).reshape(out.rows(), out.cols()), out);
-  }
   Start do_reduce_scatter(const Call&, const Key&, const Tensor& in, const Tensor& out) override {
-    return copied(of_->take_shard(in.reshape(size(), out.size()), 0).reshape(out.rows(), out.cols()), out);
+    return copied(take_shard(in.reshape(size(), out.size()), 0), out);
   }
-  Start do_broadcast(const Call& call, const Key&, const Tensor& x) override {
-    return of_->broadcast(x, call.peer), done();
+  std::unique_ptr<Communicator> around(std::unique_ptr<Communicator> group) const override {
+    return std::make_unique<Silent>(std::move(group));
   }
-  Start do_send(const Call& call, const Key&, const Tensor& x) override {
-    return of_->send(x, call.peer), done();
-  }
-  Start do_recv(const Call& call, const Key&, const Tensor& x) override {
-    return of_->recv(x, call.peer), done();
-  }
-  Start do_barrier(const Call&) override { return of_->barrier(), done(); }
-  std::unique_ptr<Communicator> do_split(const Call&, int color, int key, const std::string& name) override {
-    auto group = of_->split(color, key, name);
-    return group ? std::make_unique<Silent>(std::move(group)) : nullptr;
-  }
-
-  Communicator* of_;
-  std::unique_ptr<Communicator> own_;
 };
-
-Json json_of(const std::vector<Range>& ranges) {
-  Json list = Json::array();
-  for (const Range& range : ranges) list.push_back({range.begin, range.end});
-  return list;
-}
 
 Json json_of(int rank, const Tensor& local, const Slice& slice) {
   const bool defined = local.defined();
@@ -86,9 +47,7 @@ Json json_of(int rank, const Tensor& local, const Slice& slice) {
           {"rows", defined ? local.rows() : 0},
           {"cols", defined ? local.cols() : 0},
           {"values", defined ? local.values() : std::vector<double>{}},
-          {"whole", {slice.whole_rows, slice.whole_cols}},
-          {"row_ranges", json_of(slice.row_ranges)},
-          {"col_ranges", json_of(slice.col_ranges)}};
+          {"slice", slice}};
 }
 
 }  // namespace
