@@ -25,8 +25,8 @@ void bandwidth(Report& report, const Options& o) {
         {"cross_entropy", 2, [&] { kernels.cross_entropy(column, y, x, ids); }},
         {"adamw", 7, [&] { kernels.adamw(x, y, square, gradient, {}, 1); }}};
     for (const auto& [name, tensors, job] : functions) {
-      const auto turns = in_turns(comm, o.turns, job, [&] { gradient.copy_from(x); });
-      std::vector<double> fractions = b_over_a(turns);
+      const Turns turns = in_turns(comm, o.turns, job, [&] { gradient.copy_from(x); });
+      std::vector<double> fractions = turns.b_over_a();
       for (double& fraction : fractions) fraction *= tensors / 2;
       report.ratio(std::string("bandwidth.") + name, fractions,
                    o.cuda() ? std::optional(Target{Target::at_least, 0.8}) : std::nullopt,

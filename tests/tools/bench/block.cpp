@@ -8,8 +8,8 @@ namespace tessera::bench {
 namespace {
 
 /// Forward and backward of the block over tp's ranks, and as `b` the products that each rank does of it.
-std::vector<Turn> block_turns(Communicator& comm, const Options& o, std::int64_t n, std::int64_t k,
-                              std::int64_t f) {
+Turns block_turns(Communicator& comm, const Options& o) {
+  const std::int64_t n = o.size(1024, 8192, 64), k = o.size(1024, 4096, 64), f = o.size(4096, 16384, 128);
   const TensorParallel tp(comm);
   const std::int64_t own = f / comm.size();  // columns of A, rows of B
   const mlp_block::ParallelMlp block{{numbers(k, own, 0.05), numbers(1, own)},
@@ -33,20 +33,20 @@ std::vector<Turn> block_turns(Communicator& comm, const Options& o, std::int64_t
 
 void mlp_block(Report& report, const Options& o) {
   launch(o.ranks(1), [&](Communicator& comm) {
-    const auto turns =
-        block_turns(comm, o, o.size(1024, 8192, 64), o.size(1024, 4096, 64), o.size(4096, 16384, 128));
-    report.ratio("mlp_block.step_over_gemm", a_over_b(turns), Target{Target::at_most, 1.10},
-                 format("forward and backward of the MLP block over its six bare products, {}", both(turns)));
+    const Turns turns = block_turns(comm, o);
+    report.ratio(
+        "mlp_block.step_over_gemm", turns.a_over_b(), Target{Target::at_most, 1.10},
+        format("forward and backward of the MLP block over its six bare products, {}", turns.both()));
   });
 }
 
 void tensor_parallel(Report& report, const Options& o) {
   launch(o.ranks(2), [&](Communicator& comm) {
-    const auto turns =
-        block_turns(comm, o, o.size(1024, 8192, 64), o.size(1024, 4096, 64), o.size(4096, 16384, 128));
+    const Turns turns = block_turns(comm, o);
     if (comm.rank() == 0)
-      report.ratio("tp.efficiency_2", b_over_a(turns), Target{Target::at_least, 0.93},
-                   format("two ranks' step of the block, and their halves of the products: {}", both(turns)));
+      report.ratio(
+          "tp.efficiency_2", turns.b_over_a(), Target{Target::at_least, 0.93},
+          format("two ranks' step of the block, and their halves of the products: {}", turns.both()));
   });
 }
 

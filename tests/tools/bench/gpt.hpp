@@ -6,16 +6,22 @@
 
 namespace tessera::bench {
 
+inline GptSizes sizes_of(const Options& o) {
+  if (o.quick) return {.width = 32, .vocabulary = 256, .batch = 2, .seq = 16, .tied = true};
+  if (o.cuda())
+    return {
+        .width = 768, .heads = 12, .layers = 12, .vocabulary = 256, .batch = 8, .seq = 1024, .tied = true};
+  return {.width = 256, .heads = 4, .layers = 4, .vocabulary = 256, .batch = 8, .seq = 128, .tied = true};
+}
+
 inline three_d::TrainingConfig training_of(const GptSizes& s, const three_d::ParallelSizes& cut,
                                            int microbatches) {
   three_d::TrainingConfig training;
   training.microbatches = microbatches;
   training.adamw = true;
   training.lr = 1e-4;
-  gpt::ModelConfig& m = training.model;
-  m = {{s.width, s.heads, s.heads, {}}, s.layers, s.vocabulary, s.tokens(), true};
-  m.attention.options.seq = s.seq;
-  m.attention.options.batch = s.batch / (cut.dp * microbatches);
+  training.model = test::model_of(s);
+  training.model.attention.options.batch = s.batch / (cut.dp * microbatches);
   return training;
 }
 
