@@ -76,7 +76,7 @@ double largest(const Tensor& x) {
   return most;
 }
 
-Bounded bounded_input(const Tensor& value, std::shared_ptr<Arithmetic> arithmetic) {
+Bounded bounded_input(const Tensor& value, std::shared_ptr<Rounding> arithmetic) {
   const Device::Scope scope(Device::host());
   const Tensor host = cast(value.to(Device::host()).contiguous(), DType::f64);
   return {host, Tensor::zeros(host.rows(), host.cols(), DType::f64), std::move(arithmetic)};

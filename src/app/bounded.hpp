@@ -21,14 +21,14 @@ namespace tessera {
 
 /// What one evaluation shares: the unit round-off, 0 in the exact tier,
 /// and the largest sum of absolute terms so far.
-struct Arithmetic {
+struct Rounding {
   double unit = 0;
   double largest_sum = 0;
 };
 
 struct Bounded {
   Tensor value, error;  // f64 on the host, both of one shape; the error of an input is 0
-  std::shared_ptr<Arithmetic> arithmetic;
+  std::shared_ptr<Rounding> arithmetic;
 };
 struct BoundedTransposed {
   Bounded of;
@@ -40,7 +40,7 @@ Tensor absolute(const Tensor& x);
 inline Transposed absolute(const Transposed& x) { return {absolute(x.of)}; }
 double largest(const Tensor& x);
 
-Bounded bounded_input(const Tensor& value, std::shared_ptr<Arithmetic> arithmetic);
+Bounded bounded_input(const Tensor& value, std::shared_ptr<Rounding> arithmetic);
 
 // The functions of ops.hpp for Bounded, so that one template computes with Tensor and with Bounded.
 Bounded matmul(const Bounded& a, const Bounded& b);

@@ -140,7 +140,7 @@ void Proof::expect_exact(double largest_sum) const {
 
 Named<Truth> Proof::bounded_truth(Named<Tensor>& unsplit) const {
   // The truth is computed in f64, and has the rounding of f64 itself as well.
-  const auto arithmetic = std::make_shared<Arithmetic>();
+  const auto arithmetic = std::make_shared<Rounding>();
   arithmetic->unit = exact() ? 0 : unit_roundoff(options_.dtype) + unit_roundoff(DType::f64);
   Named<Truth> truth;
   {
@@ -190,7 +190,7 @@ void Proof::compare_samples(Outcome& outcome, const Gathered& gathered) {
   // A result with tokens (axis N) needs only its own rows of X and dY; any other result needs only its own
   // columns of the hidden axis F. So the formula is evaluated twice, on thin slices of the inputs, and 64
   // elements of each result are compared.
-  const auto arithmetic = std::make_shared<Arithmetic>();
+  const auto arithmetic = std::make_shared<Rounding>();
   arithmetic->unit = exact() ? 0 : unit_roundoff(options_.dtype) + unit_roundoff(DType::f64);
   const Random random(options_.seed, "samples");
   std::uint64_t drawn = 0;

@@ -116,9 +116,7 @@ Tensor generate(std::uint64_t seed, std::string_view name, const Slice& slice, D
   const Random random(seed, name);
   const Tensor shard = Tensor::empty(slice.local_rows(), slice.local_cols(), dtype);
   const Tensor staged = Tensor::empty(shard.rows(), shard.cols(), dtype, Device::host());
-  if (dtype == DType::f32) fill<float>(staged, random, slice, how, scale);
-  if (dtype == DType::f64) fill<double>(staged, random, slice, how, scale);
-  if (dtype == DType::i32) fill<std::int32_t>(staged, random, slice, how, scale);
+  with_type(dtype, [&]<class T>(T) { fill<T>(staged, random, slice, how, scale); });
   shard.copy_from(staged);
   return shard;
 }

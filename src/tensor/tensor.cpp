@@ -6,10 +6,10 @@
 
 namespace tessera {
 
-std::size_t size_of(DType dtype) { return dtype == DType::f64 ? 8 : 4; }
+std::size_t size_of(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::bf16 ? 2 : 4; }
 
 const char* name(DType dtype) {
-  static constexpr const char* names[] = {"f32", "f64", "i32"};
+  static constexpr const char* names[] = {"f32", "f64", "i32", "bf16"};
   return names[static_cast<int>(dtype)];
 }
 
@@ -47,26 +47,12 @@ Tensor Tensor::zeros(std::int64_t rows, std::int64_t cols, DType dtype) {
   return tensor;
 }
 
-namespace {
-
-template <class T>
-void assign(const Tensor& host, const std::vector<double>& values) {
-  for (std::size_t i = 0; i < values.size(); ++i) host.data<T>()[i] = static_cast<T>(values[i]);
-}
-
-template <class T>
-std::vector<double> read(const Tensor& host) {
-  return {host.data<T>(), host.data<T>() + host.size()};
-}
-
-}  // namespace
-
 Tensor Tensor::of(std::int64_t rows, std::int64_t cols, const std::vector<double>& values, DType dtype) {
   expect_eq(static_cast<std::int64_t>(values.size()), rows * cols, "values for a tensor");
   const Tensor staged = empty(rows, cols, dtype, Device::host());
-  if (dtype == DType::f32) assign<float>(staged, values);
-  if (dtype == DType::f64) assign<double>(staged, values);
-  if (dtype == DType::i32) assign<std::int32_t>(staged, values);
+  with_type(dtype, [&]<class T>(T) {
+    for (std::size_t i = 0; i < values.size(); ++i) staged.data<T>()[i] = static_cast<T>(values[i]);
+  });
   Tensor tensor = empty(rows, cols, dtype);
   tensor.copy_from(staged);
   return tensor;
@@ -140,9 +126,9 @@ void Tensor::zero() const {
 std::vector<double> Tensor::values() const {
   const MemoryScope scope(MemoryKind::check);
   const Tensor host = to(Device::host()).contiguous();
-  if (dtype_ == DType::f32) return read<float>(host);
-  if (dtype_ == DType::f64) return read<double>(host);
-  return read<std::int32_t>(host);
+  std::vector<double> all;
+  with_type(dtype_, [&]<class T>(T) { all.assign(host.data<T>(), host.data<T>() + host.size()); });
+  return all;
 }
 
 void Tensor::check_dtype(DType wanted) const {

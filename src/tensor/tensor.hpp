@@ -7,13 +7,16 @@
 #include <string>
 #include <vector>
 
+#include "tensor/bf16.hpp"
 #include "tensor/device.hpp"
 
 namespace tessera {
 
-enum class DType { f32, f64, i32 };
+enum class DType { f32, f64, i32, bf16 };
 std::size_t size_of(DType dtype);
 const char* name(DType dtype);
+/// The dtype of Arithmetic<T>: f32 for bf16, itself for every other.
+inline DType arithmetic(DType dtype) { return dtype == DType::bf16 ? DType::f32 : dtype; }
 
 template <class T>
 inline constexpr DType dtype_of = DType::i32;
@@ -21,6 +24,23 @@ template <>
 inline constexpr DType dtype_of<float> = DType::f32;
 template <>
 inline constexpr DType dtype_of<double> = DType::f64;
+template <>
+inline constexpr DType dtype_of<bf16> = DType::bf16;
+
+/// Calls f with a number whose type is that of the dtype.
+template <class F>
+void with_type(DType dtype, const F& f) {
+  switch (dtype) {
+    case DType::f32:
+      return f(float{});
+    case DType::f64:
+      return f(double{});
+    case DType::i32:
+      return f(std::int32_t{});
+    case DType::bf16:
+      return f(bf16{});
+  }
+}
 
 /// Owns one block of a device's memory, and gives it back to that device's pool.
 class Storage {
