@@ -62,19 +62,6 @@ void on_every_device(const Body& body) {
   }
 }
 
-/// From its second run on, `step` asks the system for no memory, and leaves none behind.
-template <class Step>
-void check_steady_state(const Step& step) {
-  std::vector<std::int64_t> asked, held;
-  for (int i = 0; i < 5; ++i) {
-    step();
-    asked.push_back(Device::current()->system_allocations());
-    held.push_back(Device::current()->memory.now());
-  }
-  CHECK(asked[4] == asked[1]);
-  CHECK(held[4] == held[0]);
-}
-
 /// The largest |a - b|, over tensors of equal shapes. Infinity where one is NaN.
 inline double largest_difference(const Tensor& a, const Tensor& b) {
   expect_eq(shape(a), shape(b), "shapes");

@@ -1,5 +1,6 @@
 // Lessons 02 to 04 and the identities, swept: every output and every gradient equals the whole's, every byte
 // and every buffer its formula; and broken by hand, each is caught and named.
+#include "01_mlp/training.hpp"
 #include "02_column_split/harness/proof.hpp"
 #include "03_row_split/harness/proof.hpp"
 #include "04_mlp_block/harness/proof.hpp"
@@ -120,6 +121,20 @@ TEST_CASE("gradients of several batches add up in every layer") {
     block.backward_input(Placed<Replicated>(dy), cut, tp);
     expect_sums({block.fc1.da.local(), block.fc1.dc.local(), block.fc2.da.local(), block.fc2.dc.local()},
                 [&] { block.backward_weight(cut); });
+  });
+}
+
+TEST_CASE("lesson 01 learns, and in steady state its training asks the system for no memory") {
+  const mlp::TrainingConfig config{"README.md", mlp::read_text(TESSERA_SOURCE_DIR "/README.md"), 20};
+  on_every_device([&] {
+    for (const DType dtype : {DType::f32, DType::f64}) {
+      mlp::TextModel model(3, dtype);
+      const std::int64_t held = Device::current()->memory.now();
+      const mlp::TrainingRun run = mlp::train(model, config, 3, [](std::int64_t) {});
+      CHECK(run.late_allocations == 0);
+      CHECK(run.final_loss < run.curve.front().second - 0.5);
+      CHECK(Device::current()->memory.now() == held);
+    }
   });
 }
 

@@ -529,6 +529,48 @@ TEST_CASE("reduce: in the order of its inputs, into any of them, and a NaN stays
   });
 }
 
+TEST_CASE("one thread and two give the same bits, in everything but products") {
+  const Device::Scope scope(Device::make(DeviceKind::cpu));
+  const Index rows = 301, cols = 257;  // above the size where threads start
+  for (const DType dtype : {DType::f32, DType::f64}) {
+    const auto make = [&](const char* name) { return tensor_of(uniform(name, rows, cols, 3), dtype); };
+    std::vector<double> ids;
+    for (Index i = 0; i < rows; ++i) ids.push_back(static_cast<double>((i * 31) % cols));
+    const Tensor x = make("x"), y = make("y"), row = tensor_of(uniform("c", 1, cols), dtype);
+    const Tensor targets = ids_of(ids);
+    const auto all = [&](int threads) {
+      set_math_threads(threads);
+      const Tensor sum = make("sum"), total = row.copy(), dtable = make("table");
+      const Tensor w = make("w"), v = make("v"), w2 = make("w"), m = make("m");
+      add_to(sum, x);
+      add_sum_rows(total, x);
+      add_embedding_backward(dtable, y, targets);
+      sgd(w, v, y, 0.1, 0.9);
+      adamw(w2, m, relu(x), y, {}, 3);
+      const CrossEntropy result = cross_entropy(x, targets);
+      const LayerNorm norm = layer_norm(x, row, row);
+      const Tensor dgamma = row.copy(), dbeta = row.copy();
+      add_layer_norm_weights(dgamma, dbeta, y, norm);
+      std::vector<std::vector<double>> values;
+      const auto keep = [&](const auto&... tensors) { (values.push_back(tensors.values()), ...); };
+      keep(sum, total, dtable, w, v, w2, m, dgamma, dbeta);
+      keep(add(x, y), scale(x, 0.3), add_bias(x, row), sum_rows(x), cast(x, DType::f32), cast(x, DType::f64));
+      keep(gelu(x), gelu_backward(y, x), relu(x), relu_backward(y, x), dropout(x, 0.3, 1),
+           embedding(targets, y));
+      keep(norm.y, norm.mean, norm.inverse_deviation, layer_norm_backward(y, norm, row));
+      keep(softmax(x), softmax_backward(y, result.probabilities));
+      keep(result.loss, result.probabilities, cross_entropy_backward(result, targets, rows));
+      set_math_threads(1);
+      return values;
+    };
+    const auto single = all(1), two = all(2);
+    for (std::size_t i = 0; i < single.size(); ++i) {
+      CAPTURE(i);
+      CHECK(single[i] == two[i]);
+    }
+  }
+}
+
 TEST_CASE("operands that do not fit are refused, and the message names both") {
   on_every_device([] {
     const auto zeros = [](Index rows, Index cols, DType dtype = DType::f32) {

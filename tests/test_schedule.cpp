@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <array>
 #include <functional>
-#include <map>
 
 #include "06_pipeline/messages.hpp"
 #include "06_pipeline/simulate.hpp"
@@ -89,39 +88,7 @@ TEST_CASE("schedules: the lists of 1F1B and ZB-H1 on two stages, spelled out") {
         instructions_of("r00 f00 i00 d00 r10 f10 i10 d10 w00 w10 R00"));
 }
 
-TEST_CASE("schedules: every microbatch once on every virtual stage, in the order of its data") {
-  sweep([](const Case& c) {
-    // By the clock of the simulator, and by counting: not with the code of check().
-    const Timeline timeline = c.timeline(1, 1, 1);
-    std::map<std::pair<int, int>, std::map<Op, Step>> done;  // (virtual stage, microbatch)
-    for (int stage = 0; stage < c.p; ++stage) {
-      int reduces = 0;
-      for (const Step& step : timeline.stages[stage]) {
-        reduces += step.op == Op::reduce ? 1 : 0;
-        if (!computes(step.op)) continue;
-        auto& here = done[{virtual_stage(step.chunk, stage, c.p), step.microbatch}];
-        CHECK(here.emplace(step.op, step).second);
-      }
-      CHECK(reduces == 1);
-      CHECK(timeline.stages[stage].back().op == Op::reduce);
-    }
-    CHECK(done.size() == static_cast<std::size_t>(c.p * c.v * c.m));
-    const bool split = c.schedule == Schedule::zb_h1;
-    const Op dx = split ? Op::backward_input : Op::backward;
-    for (auto& [key, here] : done) {
-      const auto [at, microbatch] = key;
-      REQUIRE(here.size() == (split ? 3 : 2));
-      CHECK(here.at(Op::forward).end <= here.at(dx).begin);
-      if (split) CHECK(here.at(Op::backward_input).end <= here.at(Op::backward_weight).begin);
-      if (at == 0) continue;
-      auto& before = done.at({at - 1, microbatch});
-      CHECK(before.at(Op::forward).end <= here.at(Op::forward).begin);
-      CHECK(here.at(dx).end <= before.at(dx).begin);
-    }
-  });
-}
-
-TEST_CASE("schedules: legal without deadlock, and in flight what the formula says") {
+TEST_CASE("schedules: every microbatch once, without deadlock, and in flight what the formula says") {
   sweep([](const Case& c) {
     const std::vector<int> in_flight = check(c.plan(), c.m, c.v);
     REQUIRE(in_flight.size() == static_cast<std::size_t>(c.p));

@@ -5,7 +5,6 @@
 #include <nlohmann/json.hpp>
 
 #include "08_three_d/config.hpp"
-#include "attention.hpp"
 #include "messages.hpp"
 #include "report/table.hpp"
 #include "tensor/error.hpp"

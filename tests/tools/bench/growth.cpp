@@ -2,7 +2,6 @@
 #include <algorithm>
 
 #include "08_three_d/activations.hpp"
-#include "attention.hpp"
 #include "gpt.hpp"
 #include "report/table.hpp"
 #include "tensor/error.hpp"

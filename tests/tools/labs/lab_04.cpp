@@ -3,8 +3,6 @@
 
 using namespace tessera;
 using namespace tessera::mlp_block;
-using labs::Task;
-using labs::Trial;
 
 namespace {
 

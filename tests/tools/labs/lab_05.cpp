@@ -6,8 +6,6 @@
 
 using namespace tessera;
 using namespace tessera::attention_heads;
-using labs::Task;
-using labs::Trial;
 
 namespace {
 

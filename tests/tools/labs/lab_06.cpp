@@ -7,8 +7,6 @@
 
 using namespace tessera;
 using namespace tessera::pipeline;
-using labs::Task;
-using labs::Trial;
 
 namespace {
 

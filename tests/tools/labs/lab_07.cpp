@@ -4,8 +4,6 @@
 
 using namespace tessera;
 using namespace tessera::data_parallel;
-using labs::Task;
-using labs::Trial;
 
 namespace {
 
