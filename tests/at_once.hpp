@@ -1,25 +1,34 @@
 // Shared by the tests of buckets: sums that are made at the moment of the call.
 #pragma once
 
+#include <functional>
+
+#include "comm/communicator.hpp"
 #include "ops/ops.hpp"
-#include "tools/labs/forwarding.hpp"
+#include "tensor/error.hpp"
 
 namespace tessera::test {
 
-/// Two equal ranks in one, around a group of one, and sums made at the moment of the call: what a gradient
-/// gets later is not in them. On other transports a bucket that is posted too early may well come out right.
-class AtOnce final : public Forwarding {
+/// Two equal ranks in one, and sums made at the moment of the call: what a gradient gets later is not in
+/// them. On other transports a bucket that is posted too early may well come out right.
+class AtOnce final : public Communicator {
  public:
-  explicit AtOnce(
-      Communicator& alone, std::function<void()> at_call = [] {})
-      : Forwarding(alone, 2), at_call_(std::move(at_call)) {}
+  explicit AtOnce(std::function<void()> at_call = [] {})
+      : Communicator(0, 2, "dp", std::make_shared<Journal>()), at_call_(std::move(at_call)) {}
+  std::string transport() const override { return "at once"; }
 
  private:
-  Start do_all_reduce(const Call&, const Key&, const Tensor& in, const Tensor& out) override {
+  struct Done final : Work {
+    void wait() override {}
+    void abandon() override {}
+  };
+  std::shared_ptr<Work> do_call(const Call& call, const Tensor& in, const Tensor& out) override {
+    expect(call.op == Op::all_reduce, "only sums");
     at_call_();
-    return copied(add(in, in), out);
+    out.copy_from(add(in, in));
+    return std::make_shared<Done>();
   }
-  std::unique_ptr<Communicator> around(std::unique_ptr<Communicator>) const override { return nullptr; }
+  std::unique_ptr<Communicator> do_split(const Call&, const std::string&) override { return {}; }
 
   std::function<void()> at_call_;
 };

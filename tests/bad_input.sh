@@ -201,7 +201,7 @@ refused 'no flag --ranks' "${eight[@]}" --ranks 8
 refused '--tp 3 does not divide the 4 heads: --tp 1, 2, 4 would work' "${eight[@]}" --tp 3
 refused '--layers 4 cannot fill 5 virtual stages: --layers 5 or more would work' "${eight[@]}" --pp 5
 refused '--batch 16 cannot be shared out over 3 replicas of 4 microbatches: --batch 24 would work' "${eight[@]}" --dp 3
-refused '--heads 5 does not divide --width 32: --heads 1, 2, 4, 8, 16, 32 would work' "${eight[@]}" --heads 5
+refused '--heads 5 does not divide --width 32: --width 35 would work' "${eight[@]}" --heads 5
 refused '--schedule dualpipe: gpipe\|1f1b\|interleaved\|zb-h1 would work' "${eight[@]}" --schedule dualpipe
 refused '--tp 65: a whole number from 1 to 64' "${eight[@]}" --tp 65
 refused '75 bytes are less than a sequence: --seq 74 or less would work' "${eight[@]}" --seq 80

@@ -31,8 +31,8 @@ struct AttentionCase {
 constexpr AttentionCase attention_cases[] = {{2, 3, 2, 1}, {2, 2, 1, 7}, {3, 2, 1, 13}, {1, 5, 3, 4},
                                              {2, 4, 1, 9}, {3, 1, 2, 2}, {1, 4, 2, 12}};
 
-attention_heads::Sizes attention_sizes(const MatrixSizes& s, int p, attention_heads::Part part,
-                                       const std::string& mask, int group, double dropout) {
+attention_heads::Sizes attention_sizes(const MatrixSizes& s, int p, attention_heads::Part part, Mask mask,
+                                       int group, double dropout) {
   const AttentionCase& one = in_turn(attention_cases, s);
   attention_heads::Sizes sizes;
   AttentionOptions& o = sizes.shape.options;
@@ -44,8 +44,9 @@ attention_heads::Sizes attention_sizes(const MatrixSizes& s, int p, attention_he
   o.seq = one.seq;
   o.dropout = dropout;
   o.seed = 11;
-  attention_heads::apply_arguments(sizes, mask, part == attention_heads::Part::block ? "block" : "attention",
-                                   "auto");
+  o.mask = mask;
+  sizes.part = part;
+  attention_heads::complete(sizes);
   return sizes;
 }
 
@@ -85,10 +86,8 @@ pipeline::Config pipeline_config(const MatrixSizes& s, int p, pipeline::Schedule
 struct DataParallelCase {
   std::int64_t layers, sequences_per_rank, more_sequences, bucket, vocabulary, width, seq;
 };
-constexpr DataParallelCase data_parallel_cases[] = {{1, 1, 0, 1, 2, 4, 1},
-                                                    {2, 1, 1, 2000, 11, 6, 3},
-                                                    {1, 3, 2, 500, 23, 12, 5},
-                                                    {2, 2, 0, 1 << 20, 5, 8, 2}};
+constexpr DataParallelCase data_parallel_cases[] = {
+    {1, 1, 0, 1, 2, 4, 1}, {2, 1, 1, 2000, 11, 6, 3}, {1, 3, 2, 500, 23, 12, 5}, {2, 2, 0, 1 << 20, 5, 8, 2}};
 
 data_parallel::Config data_parallel_config(const MatrixSizes& s, int p) {
   const DataParallelCase& one = in_turn(data_parallel_cases, s);
@@ -173,16 +172,16 @@ std::vector<Claim> course() {
   struct Variant {
     const char* name;
     Part part;
-    const char* mask;
+    Mask mask;
     int group;  // query heads that share a key and a value; 0: all do
     double dropout;
   };
-  for (const Variant& v : {Variant{"05 attention by head, causal", Part::attention, "causal", 1, 0},
-                           {"05 attention, padding, dropout", Part::attention, "padding", 1, 0.2},
-                           {"05 grouped-query attention, no mask", Part::attention, "none", 2, 0},
-                           {"05 multi-query attention", Part::attention, "causal", 0, 0},
-                           {"05 transformer block", Part::block, "causal", 1, 0},
-                           {"05 block, multi-query, padding, dropout", Part::block, "padding", 0, 0.1}})
+  for (const Variant& v : {Variant{"05 attention by head, causal", Part::attention, Mask::causal, 1, 0},
+                           {"05 attention, padding, dropout", Part::attention, Mask::padding, 1, 0.2},
+                           {"05 grouped-query attention, no mask", Part::attention, Mask::none, 2, 0},
+                           {"05 multi-query attention", Part::attention, Mask::causal, 0, 0},
+                           {"05 transformer block", Part::block, Mask::causal, 1, 0},
+                           {"05 block, multi-query, padding, dropout", Part::block, Mask::padding, 0, 0.1}})
     add(v.name, both, [v](Proof& proof, Communicator& comm, const MatrixSizes& s) {
       attention_heads::prove(proof, comm,
                              attention_sizes(s, comm.size(), v.part, v.mask, v.group, v.dropout));

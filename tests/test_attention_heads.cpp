@@ -11,15 +11,19 @@ using namespace tessera::attention_heads;
 
 namespace {
 
-Sizes sizes(Part part, const std::string& mask, std::int64_t kv_heads, double dropout,
-            const std::string& form = "auto") {
+using Form = AttentionOptions::Form;
+
+Sizes sizes(Part part, Mask mask, std::int64_t kv_heads, double dropout, Form form = Form::automatic) {
   Sizes s;
   s.shape = {36, 12, kv_heads, {}};
   s.shape.options.batch = 3;
   s.shape.options.seq = 7;
   s.shape.options.dropout = dropout;
   s.shape.options.seed = 5;
-  apply_arguments(s, mask, part == Part::block ? "block" : "attention", form);
+  s.shape.options.mask = mask;
+  s.shape.options.form = form;
+  s.part = part;
+  complete(s);
   return s;
 }
 
@@ -33,14 +37,14 @@ TEST_CASE("lesson 05 holds at 1 to 12 ranks, all masks, kv heads and dtypes, wit
   Thin thin;
   for (const int ranks : {1, 2, 3, 4, 6, 12})
     for (const Part part : {Part::attention, Part::block})
-      for (const char* mask : {"causal", "none", "padding"})
+      for (const auto& [mask, mask_name] : mask_names)
         for (const std::int64_t kv_heads : {1, 2, 4, 12})
           for (const double dropout : {0.0, 0.3})
             for (const DType dtype : {DType::f32, DType::f64}) {
               if ((kv_heads != 1 && kv_heads % ranks != 0) || thin.skips()) continue;
-              for (const char* form : {"plain", "streaming"}) {
-                if (form[0] == 's' && (dtype == DType::f32 || part == Part::block)) continue;
-                INFO(ranks, " ranks, ", mask, ", ", kv_heads, " kv heads, dropout ", dropout, ", ", form);
+              for (const Form form : {Form::plain, Form::streaming}) {
+                if (form == Form::streaming && (dtype == DType::f32 || part == Part::block)) continue;
+                INFO(ranks, " ranks, ", mask_name, ", ", kv_heads, " kv heads, dropout ", dropout);
                 const Sizes s = sizes(part, mask, kv_heads, dropout, form);
                 CHECK(faults(outcome_of(ranks, {Tier::floating, dtype, 3}, s)) == "");
               }
@@ -49,7 +53,7 @@ TEST_CASE("lesson 05 holds at 1 to 12 ranks, all masks, kv heads and dtypes, wit
 
 TEST_CASE("the fused (Q|K|V) cut contiguously is caught and named") {
   for (const int ranks : {2, 3, 4}) {
-    Sizes s = sizes(Part::attention, "causal", 12, 0);
+    Sizes s = sizes(Part::attention, Mask::causal, 12, 0);
     s.trap_qkv = true;
     const Outcome outcome = outcome_of(ranks, {Tier::floating, DType::f32, 3}, s);
     CHECK(!outcome.ok());
@@ -60,12 +64,14 @@ TEST_CASE("the fused (Q|K|V) cut contiguously is caught and named") {
 namespace {
 
 /// The fixture's block, or its attention alone, by the definition and by ops/attention.
-Sizes fixture_sizes(const std::string& mask) {
+Sizes fixture_sizes(Mask mask) {
   Sizes s;
   s.shape = {12, 4, 4, {}};
   s.shape.options.batch = 2;
   s.shape.options.seq = 5;
-  apply_arguments(s, mask, "block", "auto");
+  s.shape.options.mask = mask;
+  s.part = Part::block;
+  complete(s);
   return s;
 }
 
@@ -74,18 +80,18 @@ Sizes fixture_sizes(const std::string& mask) {
 TEST_CASE("the unsplit block equals PyTorch: output and every gradient, for each mask") {
   const Device::Scope host(Device::host());  // where files are read to
   const auto fixture = load_fixture("attention.safetensors");
-  for (const char* mask : {"causal", "none", "padding"})
+  for (const auto& [mask, mask_name] : mask_names)
     for (const Core& core : {Core{}, reference_core}) {
       Sizes s = fixture_sizes(mask);
       s.shape.options.lengths = fixture.at("lengths");
       const Inputs<Tensor> in = [&](const std::string& name) { return fixture.at("block." + name); };
       int compared = 0;
       for (const auto& [name, result] : reference(in, s, core).results) {
-        CAPTURE(mask);
+        CAPTURE(mask_name);
         CAPTURE(name);
         const bool gradient = name != "Y" && name != "dX";
         const Tensor& expected =
-            fixture.at(format("block.{}{}", mask, gradient ? ".d." + name.substr(1) : "." + name));
+            fixture.at(format("block.{}{}", mask_name, gradient ? ".d." + name.substr(1) : "." + name));
         CHECK(largest_difference(result, expected) <= 1e-12 * (1 + largest(expected)));
         ++compared;
       }
@@ -94,7 +100,7 @@ TEST_CASE("the unsplit block equals PyTorch: output and every gradient, for each
 }
 
 TEST_CASE("the unsplit block equals central differences, with grouped queries and dropout") {
-  for (const char* mask : {"causal", "padding"}) {
+  for (const Mask mask : {Mask::causal, Mask::padding}) {
     Sizes s = fixture_sizes(mask);
     s.shape.kv_heads = 2;
     s.shape.options.dropout = 0.3;

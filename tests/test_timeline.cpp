@@ -108,7 +108,7 @@ TEST_CASE("timeline: every line fits, and the idle column is what is drawn") {
         CHECK(longest <= 100);
         if (unit == 0) CHECK(longest == 100);
       }
-  // A character shows what takes most of its time.
+  // A character shows what the stage does in the middle of its time.
   const auto forward = [](int microbatch, double begin, double end) {
     return Step{{Op::forward, microbatch}, begin, end};
   };

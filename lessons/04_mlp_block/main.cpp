@@ -7,19 +7,19 @@ using namespace tessera::mlp_block;
 
 int main(int argc, char** argv) {
   Sizes sizes;
-  std::string activation = "gelu";
+  Activation f = Activation::gelu;
   App app({"04", "MLP block",
            "Y = f(X A + c1) B + c2    X (N, K)  A (K, F) = [A1 A2 ...]  B (F, K) = [B1; B2; ...]",
            "Why columns first: f of a column needs that column only; f of a term of a sum would be wrong.",
            format("mlp_block.hpp:{}", code_line)});
   sizes.add_flags(app);
-  app.flags().choice("--activation", activation, {"gelu", "relu"}, "f; the exact tier takes relu");
+  app.flags().choice("--activation", f, {{Activation::gelu, "gelu"}, {Activation::relu, "relu"}},
+                     "f; the exact tier takes relu");
   app.ranks_divide("--ffn", sizes.ffn);
   app.ranks_divide("--width", sizes.width);  // the plain way cuts B by columns
 
   const auto lesson = [&](Proof& proof, Communicator& comm) {
     const TensorParallel tp(comm);
-    const Activation f = activation == "gelu" ? Activation::gelu : Activation::relu;
     const Built built = build(proof, sizes, f);                   // X, dY, this rank's slices of the weights
     const auto found = step(built.block, built.x, built.dy, tp);  // forward and backward: mlp_block.hpp
 

@@ -1,5 +1,4 @@
 // Lesson 05: attention cut by heads, and the transformer block.
-#include "05_attention_heads/harness/command_line.hpp"
 #include "05_attention_heads/harness/proof.hpp"
 #include "05_attention_heads/harness/screen.hpp"
 
@@ -8,14 +7,14 @@ using namespace tessera::attention_heads;
 
 int main(int argc, char** argv) {
   Sizes s;
-  Arguments arguments;
+  int ranks = 1;
   s.shape.options.batch = 2, s.shape.options.seq = 24, s.shape.kv_heads = 0;
   App app({"05", "attention by head",
            "Y = [head_1 head_2 ...] Wo + c    head = softmax(q k' / sqrt(d)) v    [Q K V] = X Wqkv + b",
            "Why heads: a head needs its own columns of Q, K and V only, as f needed one column. The rest is "
            "lesson 04.",
            format("attention_heads.hpp:{}", code_line)});
-  add_flags(app, s, arguments);
+  add_flags(app, s);
 
   const auto lesson = [&](Proof& proof, Communicator& comm) {
     const TensorParallel tp(comm);
@@ -26,14 +25,14 @@ int main(int argc, char** argv) {
     });
   };
   return app.run(argc, argv,
-                 {.check = [&](int ranks) { set_sizes(s, arguments, app.options(), ranks); },
+                 {.check = [&](int p) { set_sizes(s, app.options(), ranks = p); },
                   .prove = lesson,
                   .by_hand = by_hand,
                   .picture = [&](int p) { return picture(s, p); },
-                  .more = [&] { return s.trap_qkv ? trap_table(s, arguments.ranks) : ""; },
+                  .more = [&] { return s.trap_qkv ? trap_table(s, ranks) : ""; },
                   .inexact =
                       [&] {
-                        return arguments.part == "block"
+                        return s.part == Part::block
                                    ? "a layer norm is exact nowhere; --part attention covers the projections"
                                    : "";
                       }});

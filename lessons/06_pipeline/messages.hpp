@@ -58,13 +58,21 @@ inline Partners match(const Plan& plan) {
   const int stages = static_cast<int>(plan.size());
   using Places = std::vector<Place>;
   std::map<std::pair<int, int>, std::pair<Places, Places>> pairs;  // (from, to): sends and receives
+  std::vector<std::pair<Place, Place>> waits;                      // each with its send
   Partners partners;
   for (int stage = 0; stage < stages; ++stage) {
     partners.emplace_back(plan[stage].size());
+    std::map<std::pair<int, int>, Place> posted;  // the last send of each microbatch and chunk
     for (std::size_t n = 0; n < plan[stage].size(); ++n) {
-      const Op op = plan[stage][n].op;
-      if (is_send(op)) pairs[{stage, peer(op, stage, stages)}].first.push_back({stage, n});
+      const auto& [op, microbatch, chunk] = plan[stage][n];
+      if (is_send(op)) {
+        pairs[{stage, peer(op, stage, stages)}].first.push_back({stage, n});
+        posted[{microbatch, chunk}] = {stage, n};
+      }
       if (is_receive(op)) pairs[{peer(op, stage, stages), stage}].second.push_back({stage, n});
+      if (op != Op::wait) continue;
+      waits.push_back({{stage, n}, posted[{microbatch, chunk}]});
+      if (waits.back().second.stage < 0) throw Error(format("stage {} waits for no send", stage));
     }
   }
   const auto at = [&](const Place& place) { return plan[place.stage][place.index]; };
@@ -86,18 +94,7 @@ inline Partners match(const Plan& plan) {
       partners[receives[n].stage][receives[n].index] = sends[n];
     }
   }
-  for (int stage = 0; stage < stages; ++stage)
-    for (std::size_t n = 0; n < plan[stage].size(); ++n) {
-      const Instruction& wait = plan[stage][n];
-      if (wait.op != Op::wait) continue;
-      std::size_t send = n;  // the last one of this microbatch and chunk
-      const auto posts = [&](const Instruction& i) {
-        return is_send(i.op) && i.microbatch == wait.microbatch && i.chunk == wait.chunk;
-      };
-      while (send > 0 && !posts(plan[stage][send])) --send;
-      if (!posts(plan[stage][send])) throw Error(format("stage {} waits for no send", stage));
-      partners[stage][n] = partners[stage][send];
-    }
+  for (const auto& [wait, send] : waits) partners[wait.stage][wait.index] = partners[send.stage][send.index];
   return partners;
 }
 
@@ -127,19 +124,16 @@ void execute(const Plan& plan, const Partners& partners, const Visit& visit) {
   const auto waits_for = [&](std::size_t stage) { return partners[stage][next[stage]].stage; };
   std::set<std::size_t> seen;
   while (seen.insert(stuck).second) stuck = waits_for(stuck);
-  std::string circle = "circular wait";
+  std::vector<std::string> circle;
   const std::size_t begin = stuck;
   do {
-    const Place other = partners[stuck][next[stuck]];
-    const Instruction at =
-        plan[stuck][next[stuck]].op == Op::wait
-            ? plan[partners[other.stage][other.index].stage][partners[other.stage][other.index].index]
-            : plan[stuck][next[stuck]];  // a wait is named by its send
-    circle += format("{}stage {} waits for stage {} in its {}", stuck == begin ? ": " : "; ", stuck,
-                     other.stage, text(at));
+    const auto [other, index] = partners[stuck][next[stuck]];
+    const bool waits = plan[stuck][next[stuck]].op == Op::wait;  // a wait is named by its send
+    const std::size_t at = waits ? partners[other][index].index : next[stuck];
+    circle.push_back(format("stage {} waits for stage {} in its {}", stuck, other, text(plan[stuck][at])));
     stuck = waits_for(stuck);
   } while (stuck != begin);
-  throw Error(circle);
+  throw Error("circular wait: " + join(circle, "; "));
 }
 // end execute
 

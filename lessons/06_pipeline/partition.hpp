@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -64,30 +65,17 @@ inline Partition balanced_partition(std::int64_t layers, int parts, const LayerC
 // end task
 // end balance
 
-inline std::string text(const Partition& partition) {
-  std::string out;
-  for (const std::int64_t n : partition) out += format("{}{}", out.empty() ? "" : ",", n);
-  return out;
-}
-
 /// "3,2,2,1". Throws UsageError that says what would work.
 inline Partition parse_partition(const std::string& words, std::int64_t layers, int parts) {
   Partition partition;
-  std::int64_t sum = 0;
-  for (std::size_t at = 0; at <= words.size();) {
-    const std::size_t comma = std::min(words.find(',', at), words.size());
-    const std::string word = words.substr(at, comma - at);
-    const bool number =
-        !word.empty() && word.size() < 7 && word.find_first_not_of("0123456789") == std::string::npos;
-    partition.push_back(number ? std::stoll(word) : 0);
-    sum += partition.back();
-    at = comma + 1;
-  }
-  const bool positive = std::all_of(partition.begin(), partition.end(), [](std::int64_t n) { return n > 0; });
-  if (!positive || sum != layers || partition.size() != static_cast<std::size_t>(parts))
+  std::istringstream numbers(words);
+  for (std::int64_t n = 0; numbers >> n; numbers.ignore()) partition.push_back(n);  // past the comma
+  const bool read = join(partition, ",") == words && std::ssize(partition) == parts;
+  const bool fits = std::ranges::all_of(partition, [&](std::int64_t n) { return 0 < n && n <= layers; });
+  if (!read || !fits || std::accumulate(partition.begin(), partition.end(), std::int64_t{0}) != layers)
     throw UsageError(
         format("--partition {}: {} numbers of at least 1, of sum {}, or balance: --partition {} would work",
-               words, parts, layers, text(even_partition(layers, parts))));
+               words, parts, layers, join(even_partition(layers, parts), ",")));
   return partition;
 }
 

@@ -1,6 +1,6 @@
-// The schedule of a pipeline as data: which stage does what, and in which order. Nothing here computes or
-// sends. The worker executes these lists, the simulator times them, and the check reads them; all three see
-// the same lists.
+// The schedule of a pipeline as data: which stage does what, and in which order. This file and worker.hpp are
+// the lesson. Nothing here computes or sends: the worker executes these lists, the simulator times them, and
+// the check reads them; all three see the same lists.
 //
 // A pipeline has p stages, and a step has m microbatches. Stage r holds v chunks of layers, which are the
 // virtual stages r, r + p, r + 2p, ... Forward, a microbatch passes the virtual stages 0, 1, ..., v p - 1;

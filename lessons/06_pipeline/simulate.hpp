@@ -3,8 +3,7 @@
 #pragma once
 
 #include <algorithm>
-#include <limits>
-#include <string>
+#include <iterator>
 #include <vector>
 
 #include "06_pipeline/messages.hpp"
@@ -25,22 +24,16 @@ inline bool computes(Op op) {
 struct Timeline {
   std::vector<std::vector<Step>> stages;
 
-  /// The largest pick(step) of all computations.
-  template <class Pick>
-  double largest(const Pick& pick) const {
-    double most = -std::numeric_limits<double>::infinity();
+  /// Without the messages, of all stages.
+  std::vector<Step> computations() const {
+    std::vector<Step> all;
     for (const auto& steps : stages)
-      for (const Step& step : steps)
-        if (computes(step.op)) most = std::max<double>(most, pick(step));
-    return most;
+      std::ranges::copy_if(steps, std::back_inserter(all), computes, &Step::op);
+    return all;
   }
-  double begin() const {
-    return -largest([](const Step& step) { return -step.begin; });
-  }
+  double begin() const { return std::ranges::min(computations(), {}, &Step::begin).begin; }
   /// From the first computation's begin to the last one's end.
-  double makespan() const {
-    return largest([](const Step& step) { return step.end; }) - begin();
-  }
+  double makespan() const { return std::ranges::max(computations(), {}, &Step::end).end - begin(); }
   double idle(std::size_t stage) const {
     double idle = makespan();
     for (const Step& step : stages[stage]) idle -= computes(step.op) ? step.end - step.begin : 0;
@@ -52,14 +45,11 @@ struct Timeline {
     for (std::size_t stage = 0; stage < stages.size(); ++stage) sum += idle(stage);
     return sum / (static_cast<double>(stages.size()) * makespan());
   }
-  int microbatches() const {
-    return static_cast<int>(largest([](const Step& step) { return step.microbatch + 1; }));
-  }
-  int chunks() const {
-    return static_cast<int>(largest([](const Step& step) { return step.chunk + 1; }));
-  }
+  int microbatches() const { return std::ranges::max(computations(), {}, &Step::microbatch).microbatch + 1; }
+  int chunks() const { return std::ranges::max(computations(), {}, &Step::chunk).chunk + 1; }
   bool split() const {  // into dX and dW
-    return largest([](const Step& step) { return step.op == Op::backward_weight; }) > 0;
+    const auto all = computations();
+    return std::ranges::find(all, Op::backward_weight, &Step::op) != all.end();
   }
 };
 
@@ -78,21 +68,11 @@ struct Costs {
   /// The cost of an instruction of virtual stage `at`. A send costs nothing, since it does not wait; its
   /// receive takes the time of the message.
   double of(Op op, int at) const {
-    switch (op) {
-      case Op::forward:
-        return forward.at(at);
-      case Op::backward:
-        return backward_input.at(at) + backward_weight.at(at);
-      case Op::backward_input:
-        return backward_input.at(at);
-      case Op::backward_weight:
-        return backward_weight.at(at);
-      case Op::receive:
-      case Op::receive_gradient:
-        return message;
-      default:
-        return 0;
-    }
+    if (is_receive(op)) return message;
+    double cost = op == Op::forward ? forward.at(at) : 0;
+    if (op == Op::backward || op == Op::backward_input) cost += backward_input.at(at);
+    if (op == Op::backward || op == Op::backward_weight) cost += backward_weight.at(at);
+    return cost;
   }
 };
 

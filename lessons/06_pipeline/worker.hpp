@@ -1,5 +1,6 @@
-// The worker executes the instructions of one stage: one switch, and nothing that knows a schedule. Sends are
-// asynchronous, and the worker waits for them where the plan says so; the results do not depend on timing.
+// The worker executes one stage's instructions of schedule.hpp: one switch, and nothing that knows a
+// schedule. Sends are asynchronous; it waits for them where the plan says so, and its results do not depend
+// on timing.
 #pragma once
 
 #include <map>

@@ -4,6 +4,7 @@
 
 #include "07_data_parallel/buckets.hpp"
 #include "07_data_parallel/data_parallel.hpp"
+#include "app/gather.hpp"
 
 namespace tessera::data_parallel {
 
@@ -28,9 +29,8 @@ class Replica {
   }
 
   // begin step
-  /// Leaves the gradients of the whole batch on every rank. Returns the sum of the losses of this rank's
-  /// tokens, (1, 1).
-  Tensor gradients(const Tokens& batch, Communicator& dp) {
+  /// Leaves the gradients of the whole batch on every rank. Returns the loss, the mean over all its tokens.
+  double gradients(const Tokens& batch, Communicator& dp) {
     gradients_.zero();
     Chunk::Saved saved;
     Tensor loss;
@@ -53,7 +53,7 @@ class Replica {
     chunk_.embedding->backward(dx, batch.ids, chunk_.positions);
     ready("wte.weight", dp);
     buckets_.finish();
-    return loss;
+    return sum_over(dp, loss.values()[0]) / static_cast<double>(chunk_.tokens);
   }
   // end step
 

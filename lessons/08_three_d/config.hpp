@@ -40,12 +40,7 @@ inline std::vector<Tokens> own_microbatches(const Tokens& batch, const Config& s
 
 /// The sum of what the last stages of all replicas have found, on every rank. The other stages give 0.
 inline double sum_over_dp_and_pp(double own, const Mesh& mesh) {
-  const MemoryScope scope(MemoryKind::check);
-  for (Communicator* group : {mesh.dp.get(), mesh.pp.get()}) {
-    const Phase phase = group->phase("check");
-    own = group->all_reduce(Tensor::of(1, 1, {own})).values()[0];
-  }
-  return own;
+  return sum_over(*mesh.pp, sum_over(*mesh.dp, own));
 }
 
 /// The mean over all tokens of the batch, on every rank, of the losses whose sum over this rank's tokens is

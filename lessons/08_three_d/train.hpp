@@ -25,8 +25,7 @@ inline void expect_finite(double loss, std::int64_t step, const Config& s) {
 
 /// The loss that the next step will find, by a forward pass alone.
 inline double next_loss(const Trainer& trainer, const Config& s, std::uint64_t seed) {
-  const Phase phase = trainer.mesh().pp->phase("check");
-  const MemoryScope scope(MemoryKind::check);
+  const CheckScope scope(*trainer.mesh().pp);
   double sum = 0;
   for (const Tokens& one : own_microbatches(batch_of(s, seed, trainer.steps()), s, trainer))
     if (const Forward out = forward(trainer, one); out.losses.defined())

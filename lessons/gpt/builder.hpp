@@ -46,6 +46,13 @@ inline std::int64_t elements_of(const ModelConfig& config) {
   return all;
 }
 
+/// Those of the parameters that this rank holds.
+inline std::int64_t elements_of(const std::vector<Parameter>& parameters) {
+  std::int64_t all = 0;
+  for (const Parameter& one : parameters) all += one.value.size();
+  return all;
+}
+
 /// The elements that rank `rank` of `tp` holds of `layers` blocks, of the embedding if `first`, and of the
 /// head if `last`. The matrices of a block are cut; its norms and the biases after a sum are on every rank.
 /// The head of a tied model holds no matrix of its own where the embedding lies on the same stage.

@@ -116,17 +116,20 @@ inline Tokens batch_at(const Corpus& corpus, std::int64_t sequences, std::int64_
   return sequences_at(corpus, places, seq);
 }
 
+/// Some rows of `batch`, on the device of this rank.
+inline Tokens rows_of(const Tokens& batch, Range rows) {
+  const MemoryScope data(MemoryKind::check);
+  const auto own = [&](const Tensor& x) {
+    return x.row_range(rows.begin, rows.end).copy().to(Device::current());
+  };
+  return {own(batch.ids), own(batch.targets)};
+}
+
 /// The rows of `batch` for each of m microbatches, on the device of this rank.
 inline std::vector<Tokens> microbatches_of(const Tokens& batch, int microbatches) {
-  const MemoryScope data(MemoryKind::check);
   std::vector<Tokens> parts;
-  for (int i = 0; i < microbatches; ++i) {
-    const Range rows = part(batch.ids.rows(), i, microbatches);
-    const auto own = [&](const Tensor& x) {
-      return x.row_range(rows.begin, rows.end).copy().to(Device::current());
-    };
-    parts.push_back({own(batch.ids), own(batch.targets)});
-  }
+  for (int i = 0; i < microbatches; ++i)
+    parts.push_back(rows_of(batch, part(batch.ids.rows(), i, microbatches)));
   return parts;
 }
 

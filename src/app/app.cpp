@@ -82,16 +82,17 @@ void App::check_divisions(int ranks) const {
     return std::all_of(divided_.begin(), divided_.end(), [n](const Divided& d) { return *d.size % n == 0; });
   };
   if (all_divided(ranks)) return;
-  std::string fitting, undivided, better;
+  std::vector<int> fitting;
   for (int n = 1; n <= 64; ++n)
-    if (all_divided(n)) fitting += format("{}{}", n == 1 ? "" : ", ", n);
+    if (all_divided(n)) fitting.push_back(n);
+  std::string undivided, better;
   for (const Divided& one : divided_) {
     if (*one.size % ranks == 0) continue;
     undivided += format("{}{} {}", undivided.empty() ? "" : " and ", one.flag, *one.size);
     better += format(" {} {}", one.flag, (*one.size / ranks + 1) * ranks);
   }
   throw UsageError(format("--ranks {} does not divide {}: --ranks {} would work, or{}", ranks, undivided,
-                          fitting, better));
+                          join(fitting), better));
 }
 
 std::function<void(std::int64_t done)> progress_bar(Communicator& comm, const std::string& what,

@@ -68,13 +68,18 @@ void Flags::add(const std::string& name, const std::string& value, const std::st
   if (value.empty()) option->expected(0);
 }
 
-void Flags::number(const std::string& name, std::int64_t& target, std::int64_t least, std::int64_t most,
+template <class Integer>
+void Flags::number(const std::string& name, Integer& target, std::int64_t least, std::int64_t most,
                    const std::string& help) {
   add(name, "N", help, target < least ? "" : std::to_string(target), [=, &target](const std::string& text) {
     if (!to_number(text, target) || target < least || target > most)
       throw UsageError(format("{} {}: a whole number from {} to {} would work", name, text, least, most));
   });
 }
+
+template void Flags::number(const std::string&, int&, std::int64_t, std::int64_t, const std::string&);
+template void Flags::number(const std::string&, std::int64_t&, std::int64_t, std::int64_t,
+                            const std::string&);
 
 void Flags::real(const std::string& name, double& target, double least, double most,
                  const std::string& help) {
@@ -88,11 +93,16 @@ void Flags::real(const std::string& name, double& target, double least, double m
 
 void Flags::choice(const std::string& name, std::string& target, const std::vector<std::string>& choices,
                    const std::string& help) {
-  const std::string all = CLI::detail::join(choices, "|");
-  add(name, all, help, target, [=, &target](const std::string& text) {
-    if (std::ranges::find(choices, text) == choices.end())
-      throw UsageError(format("{} {}: {} would work", name, text, all));
-    target = text;
+  choose(name, choices, target, help, [=, &target](std::size_t i) { target = choices[i]; });
+}
+
+void Flags::choose(const std::string& name, const std::vector<std::string>& words, const std::string& start,
+                   const std::string& help, std::function<void(std::size_t)> set) {
+  const std::string all = join(words, "|");
+  add(name, all, help, start, [=, set = std::move(set)](const std::string& text) {
+    const auto found = std::ranges::find(words, text);
+    if (found == words.end()) throw UsageError(format("{} {}: {} would work", name, text, all));
+    set(static_cast<std::size_t>(found - words.begin()));
   });
 }
 

@@ -21,11 +21,24 @@ class Flags {
 
   /// A flag with an integer of [least, most]. This and the following functions take the name of the flag
   /// ("--ranks"), the variable that gets the value, and one line of help.
-  void number(const std::string& name, std::int64_t& target, std::int64_t least, std::int64_t most,
+  template <class Integer>
+  void number(const std::string& name, Integer& target, std::int64_t least, std::int64_t most,
               const std::string& help);
   void real(const std::string& name, double& target, double least, double most, const std::string& help);
   void choice(const std::string& name, std::string& target, const std::vector<std::string>& choices,
               const std::string& help);
+  /// The same for a value of an enumeration, of which each has a word.
+  template <class Value>
+  void choice(const std::string& name, Value& target,
+              const std::vector<std::pair<Value, std::string>>& choices, const std::string& help) {
+    std::vector<std::string> words;
+    std::string start;
+    for (const auto& [value, word] : choices) {
+      words.push_back(word);
+      if (value == target) start = word;
+    }
+    choose(name, words, start, help, [=, &target](std::size_t i) { target = choices[i].first; });
+  }
   void text(const std::string& name, std::string& target, const std::string& placeholder,
             const std::string& help);
   void toggle(const std::string& name, bool& target, const std::string& help);
@@ -46,6 +59,9 @@ class Flags {
   std::vector<Value> values() const;
 
  private:
+  /// A flag with one of these words. `set` gets the word's index.
+  void choose(const std::string& name, const std::vector<std::string>& words, const std::string& start,
+              const std::string& help, std::function<void(std::size_t)> set);
   /// `value` is the placeholder in --help ("N"), empty for a toggle; `start` is the default as text.
   void add(const std::string& name, const std::string& value, const std::string& help,
            const std::string& start, std::function<void(const std::string&)> set);

@@ -9,13 +9,6 @@ namespace tessera {
 
 namespace {
 
-/// What rank 0 does for the proof is not part of the run: its memory and its calls count as checks.
-struct CheckScope {
-  explicit CheckScope(Communicator& comm) : memory(MemoryKind::check), phase(comm.journal(), "check") {}
-  MemoryScope memory;
-  Phase phase;
-};
-
 /// A rank sends its parts to rank 0 as one row of numbers:
 /// rows and columns of the whole, ranges, then the elements.
 void pack(std::vector<double>& row, const Slice& slice, const Tensor& local) {
@@ -46,6 +39,11 @@ RankResult unpack(std::vector<double>::const_iterator& at) {
 }
 
 }  // namespace
+
+double sum_over(Communicator& group, double mine) {
+  const CheckScope scope(group);
+  return group.all_reduce(Tensor::of(1, 1, {mine})).values()[0];
+}
 
 std::vector<RankResult> gather_parts(Communicator& comm, const Slice& slice, const Tensor& local) {
   const CheckScope scope(comm);

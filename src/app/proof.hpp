@@ -58,6 +58,10 @@ struct MeasuredReference {
   Named<Tensor> results;
   std::map<std::string, double>
       largest_sum;  // of every result, and of all other sums that --exact needs exact
+  void note(const std::string& name, const Tensor& result, double sum) {
+    results[name] = result;
+    largest_sum[name] = sum;
+  }
 };
 /// The largest sum of absolute terms |a_i1 b_1j| + |a_i2 b_2j| + ... of the product.
 template <class A, class B>

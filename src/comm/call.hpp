@@ -1,5 +1,5 @@
-// Call: what a rank asks its group to do, as all ranks of the group must agree on it; and Header, the same as
-// plain bytes, which ranks in different processes send each other before the data.
+// Call: what a rank asks its group to do, as all ranks of the group must agree on it. It is plain bytes,
+// which ranks in different processes, all of one binary, send each other before the data.
 #pragma once
 
 #include <cstdint>
@@ -10,47 +10,34 @@
 
 namespace tessera {
 
+enum class Op { all_reduce, all_gather, reduce_scatter, broadcast, send, recv, barrier, split };
+const char* name(Op op);
+
 /// Fields that do not apply to `op` stay at their defaults.
 struct Call {
-  std::string op;  // "all_reduce"
+  Op op;
   std::int64_t rows = 0, cols = 0;
   DType dtype = DType::f32;
   Reduce reduce = Reduce::sum;
-  int axis = -1;  // of all_gather and reduce_scatter
-  int peer = -1;  // root, destination or source, as a rank of the group
+  int axis = -1;           // of all_gather and reduce_scatter
+  int peer = -1;           // root, destination or source, as a rank of the group
+  int color = 0, key = 0;  // of a split; each rank has its own
   // For messages alone.
-  std::string group = {};  // "tp {0, 2}", its ranks in the world
-  int peer_in_world = -1;
+  char group[64] = {};  // "tp {0, 2}", its ranks in the world
+  int world_rank = -1, peer_in_world = -1;
+  long number = 0;  // among the calls of its rank: 1, 2, ...
 
-  bool point_to_point() const { return op == "send" || op == "recv"; }
-  bool moves_data() const { return op != "barrier" && op != "split"; }
+  bool point_to_point() const { return op == Op::send || op == Op::recv; }
+  bool moves_data() const { return op != Op::barrier && op != Op::split; }
   /// Whether both ranks may go on: all fields are equal, or one sends what the other receives.
   bool matches(const Call& other) const;
   /// "all_reduce of 64 x 64 f32 in group tp {0, 2}", "recv of 1 x 8 f32 from rank 3 in group pp {1, 3}".
   std::string text() const;
+  std::string numbered() const;  ///< "all_reduce of 64 x 64 f32 in group tp {0, 2} (call 7)"
 };
 
-/// A call as it crosses between processes: plain bytes, since all processes run one binary.
-struct Header {
-  char op[16] = {}, group[64] = {};
-  std::int64_t rows = 0, cols = 0, number = 0;  // number: of the calls that its rank has made
-  DType dtype = DType::f32;
-  Reduce reduce = Reduce::sum;
-  int axis = -1, peer = -1, peer_in_world = -1, world_rank = 0;
-  int color = 0, key = 0;  // of a split
-
-  static Header of(const Call& call, int world_rank, long number);
-  Call call() const { return {op, rows, cols, dtype, reduce, axis, peer, group, peer_in_world}; }
-};
-
-/// "all_reduce of 64 x 64 f32 in group tp {0, 2} (call 7)": the call and its number among its rank's calls.
-std::string text_of(const Call& call, long number);
-/// "the calls do not match: rank 0 calls ...; rank 2 calls ...", for two ranks of the world.
-std::string mismatch(int rank, const std::string& call, int other_rank, const std::string& other_call);
-/// What a rank threw, with the rank in front. A refusal of a flag ("--exact ...") is the same on every rank
-/// and stays as it is, as does a text that names the rank.
-std::string said_by(int rank, const std::string& what);
-/// Throws Error that names the first two calls which do not match.
-void expect_match(const std::vector<Header>& calls);
+/// Names the first two calls that do not match, and is empty where all do: "the calls do not match: rank 0
+/// calls ...; rank 2 calls ...".
+std::string mismatch(const std::vector<Call>& calls);
 
 }  // namespace tessera

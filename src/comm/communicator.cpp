@@ -1,11 +1,17 @@
 #include "comm/communicator.hpp"
 
-#include <cstring>
-#include <exception>
+#include <algorithm>
+#include <utility>
 
 #include "tensor/error.hpp"
 
 namespace tessera {
+
+const char* name(Op op) {
+  static constexpr const char* names[] = {"all_reduce", "all_gather", "reduce_scatter", "broadcast",
+                                          "send",       "recv",       "barrier",        "split"};
+  return names[static_cast<int>(op)];
+}
 
 bool Call::matches(const Call& other) const {
   if (rows != other.rows || cols != other.cols || dtype != other.dtype) return false;
@@ -14,75 +20,39 @@ bool Call::matches(const Call& other) const {
 }
 
 std::string Call::text() const {
-  std::string text = op;  // not by a stream: every call makes this text
+  std::string text = name(op);
   if (reduce == Reduce::max) text += " (max)";
   if (axis >= 0) text += axis == 0 ? " by rows" : " by columns";
-  if (moves_data())
-    text += " of " + std::to_string(rows) + " x " + std::to_string(cols) + " " + tessera::name(dtype);
-  if (op == "send") text += " to rank " + std::to_string(peer_in_world);
-  if (op == "recv") text += " from rank " + std::to_string(peer_in_world);
-  if (op == "broadcast") text += " with root rank " + std::to_string(peer_in_world);
-  return text + " in group " + group;
+  if (moves_data()) text += format(" of {} x {} {}", rows, cols, name(dtype));
+  if (op == Op::send) text += format(" to rank {}", peer_in_world);
+  if (op == Op::recv) text += format(" from rank {}", peer_in_world);
+  if (op == Op::broadcast) text += format(" with root rank {}", peer_in_world);
+  return format("{} in group {}", text, group);
 }
 
-Header Header::of(const Call& call, int world_rank, long number) {
-  Header header;
-  call.op.copy(header.op, sizeof header.op - 1);
-  call.group.copy(header.group, sizeof header.group - 1);
-  header.rows = call.rows, header.cols = call.cols, header.number = number;
-  header.dtype = call.dtype, header.reduce = call.reduce, header.axis = call.axis;
-  header.peer = call.peer, header.peer_in_world = call.peer_in_world, header.world_rank = world_rank;
-  return header;
+std::string Call::numbered() const { return format("{} (call {})", text(), number); }
+
+std::string mismatch(const std::vector<Call>& calls) {
+  const Call& first = calls.front();
+  for (const Call& other : calls)
+    if (&other != &first && !first.matches(other))
+      return format("the calls do not match: rank {} calls {}; rank {} calls {}", first.world_rank,
+                    first.numbered(), other.world_rank, other.numbered());
+  return "";
 }
 
-std::string text_of(const Call& call, long number) {
-  return call.text() + " (call " + std::to_string(number) + ")";
-}
-
-std::string mismatch(int rank, const std::string& call, int other_rank, const std::string& other_call) {
-  return format("the calls do not match: rank {} calls {}; rank {} calls {}", rank, call, other_rank,
-                other_call);
-}
-
-std::string said_by(int rank, const std::string& what) {
-  const std::string who = format("rank {}", rank);
-  return what.starts_with("--") || what.starts_with(who) ? what : format("{}: {}", who, what);
-}
-
-void expect_match(const std::vector<Header>& calls) {
-  for (const Header& other : calls) {
-    const Header& first = calls.front();
-    if (&other != &first && !first.call().matches(other.call()))
-      throw Error(mismatch(first.world_rank, text_of(first.call(), first.number), other.world_rank,
-                           text_of(other.call(), other.number)));
-  }
-}
-
-Request::Request(std::unique_ptr<Work> work, Tensor buffer, Finish finish, std::weak_ptr<Journal> launch)
-    : work_(std::move(work)),
-      buffer_(std::move(buffer)),
-      finish_(std::move(finish)),
-      launch_(std::move(launch)) {}
-
-Request& Request::operator=(Request&& other) noexcept {
-  std::swap(work_, other.work_);
-  std::swap(buffer_, other.buffer_);
-  std::swap(finish_, other.finish_);
-  std::swap(launch_, other.launch_);
-  return *this;
-}
-
-Request::~Request() {
-  if (work_ && !launch_.expired()) work_->abandon();
+void Request::Abandon::operator()(Begun* call) const {
+  if (!call->launch.expired()) call->work->abandon();
+  delete call;
 }
 
 void Request::wait() {
-  expect(work_ != nullptr, "this request was waited for already");
-  const std::unique_ptr<Work> work = std::move(work_);
-  const auto journal = launch_.lock();  // without it the transport is gone, too
+  expect(call_ != nullptr, "this request was waited for already");
+  const std::unique_ptr<Begun> call(call_.release());
+  const auto journal = call->launch.lock();  // without it the transport is gone, too
   expect(journal != nullptr, "this request outlived its launch: wait for it before the rank returns");
-  work->wait();
-  if (finish_) finish_(*work, *journal);
+  call->work->wait();
+  if (call->finish) call->finish(*call->work, *journal);
 }
 
 namespace {
@@ -118,11 +88,6 @@ void check_axis(int axis) {
   expect(axis == 0 || axis == 1, [&] { return format("axis {} is neither rows (0) nor columns (1)", axis); });
 }
 
-void check_contiguous(const Call& call, const Tensor& x) {
-  expect(x.is_contiguous(),
-         [&] { return call.text() + ": the rows of this view lie apart; pass .contiguous()"; });
-}
-
 }  // namespace
 
 Communicator::Communicator(int rank, int size, std::string name, std::shared_ptr<Journal> journal,
@@ -134,116 +99,111 @@ Communicator::Communicator(int rank, int size, std::string name, std::shared_ptr
       journal_(std::move(journal)),
       members_(std::move(members)) {}
 
-Call Communicator::call_of(std::string op, const Tensor& x) const {
-  Call call{.op = std::move(op), .group = name_in_messages_};
-  if (x.defined()) call.rows = x.rows(), call.cols = x.cols(), call.dtype = x.dtype();
-  return call;
-}
-
-Call Communicator::call_of(std::string op, const Tensor& x, int peer) const {
-  Call call = call_of(std::move(op), x);
-  call.peer = peer;
-  const bool there = 0 <= peer && peer < size_;
-  call.peer_in_world = there ? world_rank(peer) : peer;
-  expect(there, [&] { return format("{}: this group has ranks 0 to {}", call.text(), size_ - 1); });
-  expect(peer != rank_ || call.op == "broadcast",
+Call Communicator::call_of(Op op, const Tensor& x, std::optional<int> peer) const {
+  Call call{
+      .op = op, .rows = x.rows(), .cols = x.cols(), .dtype = x.dtype(), .world_rank = world_rank(rank_)};
+  name_in_messages_.copy(call.group, sizeof call.group - 1);
+  if (!peer) return call;
+  call.peer = call.peer_in_world = *peer;
+  expect(0 <= *peer && *peer < size_,
+         [&] { return format("{}: this group has ranks 0 to {}", call.text(), size_ - 1); });
+  call.peer_in_world = world_rank(*peer);
+  expect(*peer != rank_ || op == Op::broadcast,
          [&] { return call.text() + ": a rank cannot exchange messages with itself"; });
   return call;
 }
 
-Request Communicator::start(const Call& call, std::int64_t payload, const Tensor& keep,
-                            const std::function<std::unique_ptr<Work>(const TrafficKey&)>& post) {
-  // A send and its recv are one transfer, which the sender enters.
-  const std::string op = call.point_to_point() ? "send" : call.op;
-  journal_->call(name_, op, call.point_to_point() ? call.op == "send" : rank_ == 0, payload);
+TrafficKey Communicator::row_of(const Call& call) const {
+  return {journal_->phase(), name_, tessera::name(call.op == Op::recv ? Op::send : call.op)};
+}
+
+Communicator::Part Communicator::part_of(std::vector<Call> calls) const {
+  const Call mine = calls[static_cast<std::size_t>(rank_)];
+  std::erase_if(calls, [&](const Call& call) { return call.color != mine.color; });
+  std::ranges::stable_sort(calls, {}, &Call::key);
+  Part part;
+  for (const Call& call : calls) {
+    if (call.world_rank == mine.world_rank) part.rank = static_cast<int>(part.members.size());
+    part.members.push_back(call.world_rank);
+  }
+  return part;
+}
+
+Request Communicator::start(const Call& call, const Tensor& in, const Tensor& out) {
+  expect(in.is_contiguous() && out.is_contiguous(),
+         [&] { return call.text() + ": the rows of this view lie apart; pass .contiguous()"; });
+  const std::int64_t payload = std::max(in.bytes(), out.bytes());
+  journal_->call(row_of(call), call.point_to_point() ? call.op == Op::send : rank_ == 0, payload);
+  if (call.moves_data() && !counts_bytes()) model_wire(call, payload);
   const Moment begin = journal_->moment();
-  auto work = post(journal_->key(name_, op));
-  const bool shown = journal_->phase() != "check" && size_ > 1;
-  const std::size_t before = journal_->span_count();
-  const auto finish = [text = call.text(), shown, before, begin](const Work& done, Journal& journal) {
-    const bool alone = journal.span_count() == before;  // nothing else ended before the wait
-    if (!shown) return;
-    Moment from = begin, to = journal.moment();
-    if (const auto [first, last] = done.marks(); last) from.mark = first, to.mark = last;
-    journal.span(text, alone ? "communication" : "overlapped", from, to);
-  };
-  return {std::move(work), keep, finish, journal_};
+  auto work = do_call(call, in, out);
+  Request::Finish show;
+  if (journal_->phase() != "check" && size_ > 1)
+    show = [call, begin, before = journal_->span_count()](const Work& done, Journal& journal) {
+      const bool alone = journal.span_count() == before;  // nothing else ended before the wait
+      Moment from = begin, to = journal.moment();
+      if (const auto [first, last] = done.marks(); last) from.mark = first, to.mark = last;
+      journal.span(call.text(), alone ? "communication" : "overlapped", from, to);
+    };
+  return {std::move(work), std::move(show), journal_};
 }
 
 void Communicator::model_wire(const Call& call, std::int64_t full_bytes) const {
   // Ring algorithms: an all-reduce is a reduce-scatter and an all-gather, each (n-1)/n of S a rank. Where n
   // does not divide that, some ranks take a byte more: the group's total is exact.
-  const std::int64_t times = call.op == "all_reduce" ? 2 : 1, group = times * (size_ - 1) * full_bytes;
+  const std::int64_t times = call.op == Op::all_reduce ? 2 : 1, group = times * (size_ - 1) * full_bytes;
   std::int64_t bytes = group * (rank_ + 1) / size_ - group * rank_ / size_;
-  if (call.op == "broadcast") bytes = rank_ == call.peer ? 0 : full_bytes;
-  if (call.op == "send") bytes = full_bytes;
-  if (call.op == "recv" || call.op == "barrier") bytes = 0;
-  journal_->wire(journal_->key(name_, call.op == "recv" ? "send" : call.op), bytes, false);
+  if (call.op == Op::broadcast) bytes = rank_ == call.peer ? 0 : full_bytes;
+  if (call.op == Op::send) bytes = full_bytes;
+  if (call.op == Op::recv) bytes = 0;
+  journal_->wire(row_of(call), bytes, false);
 }
 
 Tensor Communicator::all_reduce(const Tensor& x, Reduce reduce) {
-  Call call = call_of("all_reduce", x);
+  Call call = call_of(Op::all_reduce, x);
   call.reduce = reduce;
-  const Tensor in = x.contiguous(), out = empty_like(x);
-  start(call, out.bytes(), in, [&](const TrafficKey& key) {
-    return do_all_reduce(call, key, in, out);
-  }).wait();
+  const Tensor out = empty_like(x);
+  start(call, x.contiguous(), out).wait();
   return out;
 }
 
 Request Communicator::iall_reduce(const Tensor& x, Reduce reduce) {
-  Call call = call_of("all_reduce", x);
+  Call call = call_of(Op::all_reduce, x);
   call.reduce = reduce;
-  check_contiguous(call, x);
-  return start(call, x.bytes(), x, [&](const TrafficKey& key) { return do_all_reduce(call, key, x, x); });
+  return start(call, x, x);
 }
 
 Tensor Communicator::all_gather(const Tensor& x, int axis) {
   check_axis(axis);
-  Call call = call_of("all_gather", x);
+  Call call = call_of(Op::all_gather, x);
   call.axis = axis;
-  const Tensor in = x.contiguous(), out = Tensor::empty(size_ * x.rows(), x.cols(), x.dtype(), x.device());
-  start(call, out.bytes(), in, [&](const TrafficKey& key) {
-    return do_all_gather(call, key, in, out);
-  }).wait();
+  const Tensor out = Tensor::empty(size_ * x.rows(), x.cols(), x.dtype(), x.device());
+  start(call, x.contiguous(), out).wait();
   return axis == 0 ? out : unstack_columns(out, size_);
 }
 
 Tensor Communicator::reduce_scatter(const Tensor& x, int axis) {
   check_axis(axis);
   part(axis == 0 ? x.rows() : x.cols(), rank_, size_);
-  Call call = call_of("reduce_scatter", x);
+  Call call = call_of(Op::reduce_scatter, x);
   call.axis = axis;
   const Tensor in = axis == 0 ? x.contiguous() : stack_columns(x, size_);
   const Tensor out = Tensor::empty(in.rows() / size_, in.cols(), x.dtype(), x.device());
-  start(call, in.bytes(), in, [&](const TrafficKey& key) {
-    return do_reduce_scatter(call, key, in, out);
-  }).wait();
+  start(call, in, out).wait();
   return out;
 }
 
 void Communicator::broadcast(const Tensor& x, int root) {
-  const Call call = call_of("broadcast", x, root);
-  check_contiguous(call, x);
-  start(call, x.bytes(), x, [&](const TrafficKey& key) { return do_broadcast(call, key, x); }).wait();
+  start(call_of(Op::broadcast, x, root), x, x).wait();
 }
 
 Request Communicator::isend(const Tensor& x, int to) {
-  const Call call = call_of("send", x, to);
-  const Tensor in = x.contiguous();
-  return start(call, in.bytes(), in, [&](const TrafficKey& key) { return do_send(call, key, in); });
+  return start(call_of(Op::send, x, to), x.contiguous(), {});
 }
 
-Request Communicator::irecv(const Tensor& x, int from) {
-  const Call call = call_of("recv", x, from);
-  check_contiguous(call, x);
-  return start(call, x.bytes(), x, [&](const TrafficKey& key) { return do_recv(call, key, x); });
-}
+Request Communicator::irecv(const Tensor& x, int from) { return start(call_of(Op::recv, x, from), {}, x); }
 
-void Communicator::barrier() {
-  const Call call = call_of("barrier");
-  start(call, 0, {}, [&](const TrafficKey&) { return do_barrier(call); }).wait();
-}
+void Communicator::barrier() { start(call_of(Op::barrier), {}, {}).wait(); }
 
 Tensor Communicator::take_shard(const Tensor& x, int axis) const {
   check_axis(axis);
@@ -252,7 +212,10 @@ Tensor Communicator::take_shard(const Tensor& x, int axis) const {
 }
 
 std::unique_ptr<Communicator> Communicator::split(int color, int key, const std::string& name) {
-  return do_split(call_of("split"), color, key, name);
+  Call call = call_of(Op::split);
+  call.color = color;
+  call.key = key;
+  return do_split(call, name);
 }
 
 std::vector<Tensor> gather_to_first(Communicator& comm, const Tensor& x) {

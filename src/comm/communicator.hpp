@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,7 +16,7 @@
 
 namespace tessera {
 
-/// A call that a transport has begun.
+/// A call that a transport has begun. It keeps its tensors alive until it has been waited for.
 struct Work {
   virtual ~Work() = default;
   virtual void wait() = 0;  ///< Returns when the buffers may be used again. Throws Error where the run broke.
@@ -24,33 +25,28 @@ struct Work {
   virtual std::pair<Event, Event> marks() const { return {}; }
 };
 
-/// A non-blocking call. It is move-only, keeps its tensors alive, and must be waited for before the launch
-/// ends: a later wait throws Error.
+/// A non-blocking call. It is move-only, and must be waited for before the launch ends: a later wait throws
+/// Error.
 class Request {
  public:
-  Request() = default;
   using Finish = std::function<void(const Work&, Journal&)>;
+  Request() = default;
   /// `finish` runs after a wait. `launch` expires with the communicators of the rank.
-  Request(std::unique_ptr<Work> work, Tensor buffer, Finish finish, std::weak_ptr<Journal> launch);
-  Request(Request&&) noexcept = default;
-  Request& operator=(Request&& other) noexcept;
-  ~Request();
+  Request(std::shared_ptr<Work> work, Finish finish, std::weak_ptr<Journal> launch)
+      : call_(new Begun{std::move(work), std::move(finish), std::move(launch)}) {}
   void wait();
-  bool pending() const { return work_ != nullptr; }
+  bool pending() const { return call_ != nullptr; }
 
  private:
-  std::unique_ptr<Work> work_;
-  Tensor buffer_;
-  Finish finish_;
-  std::weak_ptr<Journal> launch_;
-};
-
-/// Communicator::busy makes one. While it lives, its rank counts as computing.
-struct Busy {
-  Busy() = default;
-  Busy(const Busy&) = delete;
-  Busy& operator=(const Busy&) = delete;
-  virtual ~Busy() = default;
+  struct Begun {
+    std::shared_ptr<Work> work;
+    Finish finish;
+    std::weak_ptr<Journal> launch;
+  };
+  struct Abandon {
+    void operator()(Begun* call) const;
+  };
+  std::unique_ptr<Begun, Abandon> call_;
 };
 
 class Communicator {
@@ -85,7 +81,7 @@ class Communicator {
   /// for, e.g. "computes the unsplit reference". Their calls do not run into the time-out meanwhile, and
   /// messages say what this rank does. It is no collective call. NCCL in several processes cannot tell the
   /// others; there --timeout must be longer than the work.
-  [[nodiscard]] std::unique_ptr<Busy> busy(const std::string& what) { return do_busy(what); }
+  [[nodiscard]] std::shared_ptr<void> busy(const std::string& what) { return do_busy(what); }
   /// This rank's rows (axis 0) or columns (axis 1) of n equal parts of x: a copy, no bytes sent.
   Tensor take_shard(const Tensor& x, int axis) const;
 
@@ -105,34 +101,33 @@ class Communicator {
   Communicator(int rank, int size, std::string name, std::shared_ptr<Journal> journal,
                std::vector<int> members = {});
   const std::shared_ptr<Journal>& shared_journal() const { return journal_; }
-  /// For transports that cannot count: enters this rank's share of the bytes that a ring algorithm would
-  /// send.
-  void model_wire(const Call& call, std::int64_t full_bytes) const;
+  /// The journal's row for a call that is made now. A send and its recv are one transfer, with one row.
+  TrafficKey row_of(const Call& call) const;
+  /// The group that a split makes of the ranks with this rank's color.
+  struct Part {
+    std::vector<int> members;  // in the world
+    int rank = 0;              // this rank's number among them
+  };
+  Part part_of(std::vector<Call> calls) const;  ///< `calls` are the split of every rank of this group.
 
  private:
-  // All tensors are contiguous, on one device. The transport compares `call` between the ranks and prints it
-  // in errors. `key` is the journal's row for bytes that the transport counts.
-  virtual std::unique_ptr<Work> do_all_reduce(const Call&, const TrafficKey&, const Tensor& in,
-                                              const Tensor& out) = 0;
-  /// out = the ranks' in, one after the other.
-  virtual std::unique_ptr<Work> do_all_gather(const Call&, const TrafficKey&, const Tensor& in,
-                                              const Tensor& out) = 0;
-  /// out = part `rank` of the sum of in, whose n parts lie one after the other.
-  virtual std::unique_ptr<Work> do_reduce_scatter(const Call&, const TrafficKey&, const Tensor& in,
-                                                  const Tensor& out) = 0;
-  virtual std::unique_ptr<Work> do_broadcast(const Call&, const TrafficKey&, const Tensor& x) = 0;
-  virtual std::unique_ptr<Work> do_send(const Call&, const TrafficKey&, const Tensor& x) = 0;
-  virtual std::unique_ptr<Work> do_recv(const Call&, const TrafficKey&, const Tensor& x) = 0;
-  virtual std::unique_ptr<Work> do_barrier(const Call&) = 0;
-  virtual std::unique_ptr<Communicator> do_split(const Call&, int color, int key,
-                                                 const std::string& name) = 0;
-  virtual std::unique_ptr<Busy> do_busy(const std::string&) { return std::make_unique<Busy>(); }
+  /// Starts a call of any op but split. The tensors are contiguous and on one device:
+  ///   all_reduce      out = the sum or maximum of the ranks' in; out may be in
+  ///   all_gather      out = the ranks' in, one after the other
+  ///   reduce_scatter  out = part `rank` of the sum of in, whose n parts lie one after the other
+  ///   broadcast       in and out are both x
+  ///   send, recv      x is in or out; the other one is undefined, as both are for a barrier
+  virtual std::shared_ptr<Work> do_call(const Call& call, const Tensor& in, const Tensor& out) = 0;
+  virtual std::unique_ptr<Communicator> do_split(const Call& call, const std::string& name) = 0;
+  virtual std::shared_ptr<void> do_busy(const std::string&) { return nullptr; }
+  /// Whether the transport enters the bytes that it moves in the journal. For those that cannot, model_wire
+  /// enters this rank's share of the bytes that a ring algorithm would send.
+  virtual bool counts_bytes() const { return false; }
 
-  Call call_of(std::string op, const Tensor& x = {}) const;
-  /// Throws Error unless the group has a rank `peer`, another one where the call is no broadcast.
-  Call call_of(std::string op, const Tensor& x, int peer) const;
-  Request start(const Call& call, std::int64_t payload, const Tensor& keep,
-                const std::function<std::unique_ptr<Work>(const TrafficKey&)>& post);
+  /// Throws Error unless the group has a rank `peer`, and another one where the call is no broadcast.
+  Call call_of(Op op, const Tensor& x = {}, std::optional<int> peer = {}) const;
+  Request start(const Call& call, const Tensor& in, const Tensor& out);
+  void model_wire(const Call& call, std::int64_t full_bytes) const;
 
   int rank_, size_;
   std::string name_, name_in_messages_;  // "tp", "tp {0, 2}"

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <iostream>
+#include <thread>
 #include <vector>
 
 #include "tensor/error.hpp"
@@ -148,6 +150,43 @@ void launch(const LaunchOptions& options, const std::function<void(Communicator&
     case Transport::nccl:
       return nccl::launch(options, body);
   }
+}
+
+void run_rank(const std::shared_ptr<Device>& device, int rank, const LaunchOptions& options, int threads,
+              const std::function<void()>& body) {
+  device->memory.owner(rank);
+  device->memory.limit(options.memory_per_rank);
+  const Device::Scope scope(device);
+  set_math_threads(threads);
+  body();
+  device->synchronize();
+}
+
+int threads_of_rank(const LaunchOptions& options) {
+  const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  return math_threads_or(options.ranks == 1 ? cores : 1, options.ranks);
+}
+
+Failure Failure::current() {
+  try {
+    throw;
+  } catch (const UsageError& error) {
+    return {2, error.what()};
+  } catch (const std::exception& error) {
+    return {3, error.what()};
+  } catch (...) {
+    return {3, "an object that is no std::exception"};
+  }
+}
+
+void end_process(const Failure& failure) {
+  std::cerr << "error: " << failure.what << std::endl;
+  std::_Exit(failure.code);
+}
+
+std::string said_by(int rank, const std::string& what) {
+  const std::string who = format("rank {}", rank);
+  return what.starts_with("--") || what.starts_with(who) ? what : format("{}: {}", who, what);
 }
 
 }  // namespace tessera

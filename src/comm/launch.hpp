@@ -65,6 +65,24 @@ bool is_printing_process();
 
 // The transports. A build without MPI or NCCL links a stub whose `built` is false.
 void launch_threads(const LaunchOptions& options, const std::function<void(Communicator&)>& body);
+
+// What the transports have in common.
+/// Runs a rank's body on its device, and returns when the device is idle. `threads` are for its mathematics.
+void run_rank(const std::shared_ptr<Device>& device, int rank, const LaunchOptions& options, int threads,
+              const std::function<void()>& body);
+/// The threads of a rank whose process has all ranks.
+int threads_of_rank(const LaunchOptions& options);
+/// How a process ends after an exception.
+struct Failure {
+  int code = 0;  // 2 (UsageError) or 3; 0 where nothing was thrown
+  std::string what;
+  static Failure current();  ///< Of the exception that is handled now.
+};
+[[noreturn]] void end_process(const Failure& failure);
+/// What a rank threw, with the rank in front. A refusal of a flag ("--exact ...") is the same on every rank
+/// and stays as it is, as does a text that names the rank.
+std::string said_by(int rank, const std::string& what);
+
 namespace mpi {
 bool built();         ///< This build has it.
 int launched_size();  ///< Processes of the launcher (mpirun, srun) as the environment says; 0 outside of one.
@@ -73,7 +91,7 @@ int local_rank();     ///< Its number among the processes of its machine.
 // The main thread calls these, for what the processes agree on before they have a transport.
 /// Throws UsageError where MPI was started with another number of processes, as by a launcher without PMI,
 /// which makes every process rank 0 of 1.
-void expect_processes(int ranks);
+void expect_processes(int ranks, std::chrono::duration<double> timeout = LaunchOptions{}.timeout);
 void broadcast_bytes(void* data, int bytes, int root);  ///< Over all processes of the launcher.
 /// Sends a short text to another process, and does not wait for it.
 void send_message(const std::string& text, int to);

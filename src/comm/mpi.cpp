@@ -4,8 +4,6 @@
 #include <climits>
 #include <cmath>
 #include <cstdlib>
-#include <list>
-#include <numeric>
 
 #include "comm/mpi_job.hpp"
 #include "tensor/error.hpp"
@@ -13,8 +11,6 @@
 namespace tessera::mpi {
 
 namespace {
-
-constexpr int store_tag = 2;  // on MPI_COMM_WORLD, beside a job's notices
 
 int variable(const char* name) {
   const char* value = std::getenv(name);
@@ -54,21 +50,11 @@ void initialise(std::chrono::duration<double> timeout) {
   static const Library library(timeout);
 }
 
-class MpiWork final : public Work {
- public:
-  MpiWork(Job& job, std::shared_ptr<Transfer> transfer) : job_(job), transfer_(std::move(transfer)) {}
-  void wait() override { job_.wait(transfer_); }
-  void abandon() override { job_.abandon(transfer_); }
-
- private:
-  Job& job_;
-  std::shared_ptr<Transfer> transfer_;
-};
-
-MPI_Datatype type(const Tensor& x) {
-  return x.dtype() == DType::f32 ? MPI_FLOAT : x.dtype() == DType::f64 ? MPI_DOUBLE : MPI_INT32_T;
+MPI_Datatype type_of(DType dtype) {
+  return dtype == DType::f32 ? MPI_FLOAT : dtype == DType::f64 ? MPI_DOUBLE : MPI_INT32_T;
 }
 int count(const Tensor& x) { return static_cast<int>(x.size()); }
+
 /// MPI_MAX may lose a NaN. With this operation a NaN wins, as on the other transports.
 template <class T>
 void maximum(void* in, void* inout, int* length, MPI_Datatype*) {
@@ -78,7 +64,7 @@ void maximum(void* in, void* inout, int* length, MPI_Datatype*) {
     if (from[i] > to[i] || std::isnan(from[i])) to[i] = from[i];
 }
 
-MPI_Op op(const Call& call) {
+MPI_Op reduction(const Call& call) {
   const auto made_of = [](MPI_User_function* function) {
     MPI_Op made = MPI_OP_NULL;
     MPI_CHECK(MPI_Op_create(function, 1, &made));
@@ -90,124 +76,49 @@ MPI_Op op(const Call& call) {
   return call.dtype == DType::f32 ? f32 : f64;
 }
 
-int rank_in(MPI_Comm comm) {
-  int rank = 0;
-  MPI_CHECK(MPI_Comm_rank(comm, &rank));
-  return rank;
-}
 int size_of(MPI_Comm comm) {
   int size = 0;
   MPI_CHECK(MPI_Comm_size(comm, &size));
   return size;
 }
 
-std::vector<int> world_ranks(MPI_Comm comm) {
-  MPI_Group group = MPI_GROUP_NULL, world = MPI_GROUP_NULL;
-  MPI_CHECK(MPI_Comm_group(comm, &group));
-  MPI_CHECK(MPI_Comm_group(MPI_COMM_WORLD, &world));
-  std::vector<int> ranks(static_cast<std::size_t>(size_of(comm))), members = ranks;
-  std::iota(ranks.begin(), ranks.end(), 0);
-  MPI_CHECK(
-      MPI_Group_translate_ranks(group, static_cast<int>(ranks.size()), ranks.data(), world, members.data()));
-  MPI_CHECK(MPI_Group_free(&group));
-  MPI_CHECK(MPI_Group_free(&world));
-  return members;
-}
-
 class MpiCommunicator final : public Communicator {
  public:
-  MpiCommunicator(Job& job, std::shared_ptr<Group> group, std::string name, std::shared_ptr<Journal> journal)
-      : Communicator(rank_in(group->data), size_of(group->data), std::move(name), std::move(journal),
-                     world_ranks(group->data)),
+  MpiCommunicator(Job& job, std::shared_ptr<Group> group, int rank, int size, std::string name,
+                  std::shared_ptr<Journal> journal, std::vector<int> members = {})
+      : Communicator(rank, size, std::move(name), std::move(journal), std::move(members)),
         job_(job),
         group_(std::move(group)) {}
 
   std::string transport() const override { return "mpi"; }
 
  private:
-  /// `start` may run after this communicator has died, so it captures tensors and numbers, never `this`.
-  std::unique_ptr<Work> post(const Call& call, const Tensor& in, const Tensor& out, Transfer::Start start) {
-    for (const Tensor& x : {in, out})
-      if (x.defined() && x.size() > INT_MAX)
-        throw Error(format("{}: MPI counts no further than {} elements", call.text(), INT_MAX));
-    return std::make_unique<MpiWork>(job_, job_.post(call, group_, in, out, std::move(start)));
+  std::shared_ptr<Work> do_call(const Call& call, const Tensor& in, const Tensor& out) override {
+    if (std::max(in.size(), out.size()) > INT_MAX)
+      throw Error(format("{}: MPI counts no further than {} elements", call.text(), INT_MAX));
+    return job_.post(call, group_, in, out);
   }
 
-  std::unique_ptr<Work> do_all_reduce(const Call& call, const TrafficKey&, const Tensor& in,
-                                      const Tensor& out) override {
-    model_wire(call, out.bytes());
-    return post(call, in, out, [=](MPI_Comm comm, MPI_Request* request) {
-      // iall_reduce works in place, and MPI forbids two names for one buffer.
-      const void* from = in.raw() == out.raw() ? MPI_IN_PLACE : in.raw();
-      MPI_CHECK(MPI_Iallreduce(from, out.raw(), count(in), type(in), op(call), comm, request));
-    });
-  }
-  std::unique_ptr<Work> do_all_gather(const Call& call, const TrafficKey&, const Tensor& in,
-                                      const Tensor& out) override {
-    model_wire(call, out.bytes());
-    return post(call, in, out, [=](MPI_Comm comm, MPI_Request* request) {
-      MPI_CHECK(MPI_Iallgather(in.raw(), count(in), type(in), out.raw(), count(in), type(in), comm, request));
-    });
-  }
-  std::unique_ptr<Work> do_reduce_scatter(const Call& call, const TrafficKey&, const Tensor& in,
-                                          const Tensor& out) override {
-    model_wire(call, in.bytes());
-    return post(call, in, out, [=](MPI_Comm comm, MPI_Request* request) {
-      MPI_CHECK(
-          MPI_Ireduce_scatter_block(in.raw(), out.raw(), count(out), type(in), op(call), comm, request));
-    });
-  }
-  std::unique_ptr<Work> do_broadcast(const Call& call, const TrafficKey&, const Tensor& x) override {
-    model_wire(call, x.bytes());
-    return post(call, x, x, [=](MPI_Comm comm, MPI_Request* request) {
-      MPI_CHECK(MPI_Ibcast(x.raw(), count(x), type(x), call.peer, comm, request));
-    });
-  }
-  std::unique_ptr<Work> do_send(const Call& call, const TrafficKey&, const Tensor& x) override {
-    model_wire(call, x.bytes());
-    return post(call, x, {}, [=](MPI_Comm comm, MPI_Request* request) {
-      MPI_CHECK(MPI_Issend(x.raw(), count(x), type(x), call.peer, 0, comm, request));
-    });
-  }
-  std::unique_ptr<Work> do_recv(const Call& call, const TrafficKey&, const Tensor& x) override {
-    model_wire(call, x.bytes());
-    return post(call, {}, x, [=](MPI_Comm comm, MPI_Request* request) {
-      MPI_CHECK(MPI_Irecv(x.raw(), count(x), type(x), call.peer, 0, comm, request));
-    });
-  }
-  std::unique_ptr<Work> do_barrier(const Call& call) override {
-    return post(call, {}, {},
-                [](MPI_Comm comm, MPI_Request* request) { MPI_CHECK(MPI_Ibarrier(comm, request)); });
+  std::unique_ptr<Communicator> do_split(const Call& call, const std::string& name) override {
+    const auto meeting = job_.post(call, group_, {}, {});
+    meeting->wait();
+    const Part part = part_of(meeting->theirs);
+    const Watchdog watchdog("MPI_Comm_split", job_.timeout());  // it blocks, but every rank has arrived
+    MPI_Comm comm = MPI_COMM_NULL;
+    MPI_CHECK(MPI_Comm_split(group_->data, call.color < 0 ? MPI_UNDEFINED : call.color, part.rank, &comm));
+    if (comm == MPI_COMM_NULL) return nullptr;
+    return std::make_unique<MpiCommunicator>(job_, std::make_shared<Group>(comm), part.rank,
+                                             static_cast<int>(part.members.size()), name, shared_journal(),
+                                             part.members);
   }
 
-  std::unique_ptr<Communicator> do_split(const Call& call, int color, int key,
-                                         const std::string& name) override {
-    const auto made = std::make_shared<std::shared_ptr<Group>>();
-    const auto timeout = job_.timeout();
-    post(call, {}, {}, [=](MPI_Comm comm, MPI_Request*) {
-      const Watchdog watchdog("MPI_Comm_split",
-                              timeout);  // it blocks, but every rank of the group has arrived
-      MPI_Comm part = MPI_COMM_NULL;
-      MPI_CHECK(MPI_Comm_split(comm, color < 0 ? MPI_UNDEFINED : color, key, &part));
-      if (part != MPI_COMM_NULL) *made = std::make_shared<Group>(part);
-    })->wait();
-    if (!*made) return nullptr;
-    return std::make_unique<MpiCommunicator>(job_, *made, name, shared_journal());
-  }
-
-  std::unique_ptr<Busy> do_busy(const std::string& what) override { return job_.busy(what); }
+  std::shared_ptr<void> do_busy(const std::string& what) override { return job_.busy(what); }
 
   Job& job_;
   std::shared_ptr<Group> group_;
 };
 
-std::shared_ptr<Group> world(std::chrono::duration<double> timeout) {
-  const Watchdog watchdog("MPI_Comm_dup", timeout);
-  MPI_Comm copy = MPI_COMM_NULL;
-  MPI_CHECK(MPI_Comm_dup(MPI_COMM_WORLD, &copy));
-  return std::make_shared<Group>(copy);
-}
-
+/// They share its cores.
 int ranks_on_this_machine(std::chrono::duration<double> timeout) {
   const Watchdog watchdog("MPI_Comm_split_type", timeout);
   MPI_Comm machine = MPI_COMM_NULL;
@@ -217,7 +128,41 @@ int ranks_on_this_machine(std::chrono::duration<double> timeout) {
   return ranks;
 }
 
+std::shared_ptr<Group> world(std::chrono::duration<double> timeout) {
+  const Watchdog watchdog("MPI_Comm_dup", timeout);
+  MPI_Comm copy = MPI_COMM_NULL;
+  MPI_CHECK(MPI_Comm_dup(MPI_COMM_WORLD, &copy));
+  return std::make_shared<Group>(copy);
+}
+
 }  // namespace
+
+void Transfer::start() {
+  const MPI_Datatype type = type_of((in.defined() ? in : out).dtype());
+  const MPI_Comm comm = group->data;
+  switch (mine.op) {
+    case Op::all_reduce: {
+      // iall_reduce works in place, and MPI forbids two names for one buffer.
+      const void* from = in.raw() == out.raw() ? MPI_IN_PLACE : in.raw();
+      return MPI_CHECK(MPI_Iallreduce(from, out.raw(), count(in), type, reduction(mine), comm, &payload));
+    }
+    case Op::all_gather:
+      return MPI_CHECK(MPI_Iallgather(in.raw(), count(in), type, out.raw(), count(in), type, comm, &payload));
+    case Op::reduce_scatter:
+      return MPI_CHECK(
+          MPI_Ireduce_scatter_block(in.raw(), out.raw(), count(out), type, reduction(mine), comm, &payload));
+    case Op::broadcast:
+      return MPI_CHECK(MPI_Ibcast(out.raw(), count(out), type, mine.peer, comm, &payload));
+    case Op::send:
+      return MPI_CHECK(MPI_Issend(in.raw(), count(in), type, mine.peer, 0, comm, &payload));
+    case Op::recv:
+      return MPI_CHECK(MPI_Irecv(out.raw(), count(out), type, mine.peer, 0, comm, &payload));
+    case Op::barrier:
+      return MPI_CHECK(MPI_Ibarrier(comm, &payload));
+    case Op::split:
+      return;
+  }
+}
 
 bool built() { return true; }
 int launched_size() { return launcher().size; }
@@ -228,33 +173,16 @@ int local_rank() {
   return 0;
 }
 
-void expect_processes(int ranks) {
-  initialise(LaunchOptions{}.timeout);
+void expect_processes(int ranks, std::chrono::duration<double> timeout) {
+  initialise(timeout);
   if (const int started = size_of(MPI_COMM_WORLD); started != ranks)
     throw UsageError(
         format("--ranks {}, but MPI was started with {}; under srun, --mpi=pmix or pmi2 may be missing",
                ranks, started));
 }
 
-void send_message(const std::string& text, int to) {
-  static std::list<std::pair<std::string, MPI_Request>>
-      under_way;  // a list, because MPI reads from its texts
-  auto& message = under_way.emplace_back(text, MPI_REQUEST_NULL);
-  MPI_CHECK(MPI_Isend(message.first.data(), static_cast<int>(message.first.size()), MPI_BYTE, to, store_tag,
-                      MPI_COMM_WORLD, &message.second));
-  std::erase_if(under_way, [](auto& each) { return test(each.second); });
-}
-
-std::optional<std::string> receive_message() {
-  int there = 0, bytes = 0;
-  MPI_Status status;
-  MPI_CHECK(MPI_Iprobe(MPI_ANY_SOURCE, store_tag, MPI_COMM_WORLD, &there, &status));
-  if (!there) return std::nullopt;
-  MPI_CHECK(MPI_Get_count(&status, MPI_BYTE, &bytes));
-  std::string text(static_cast<std::size_t>(bytes), ' ');
-  MPI_CHECK(MPI_Recv(text.data(), bytes, MPI_BYTE, status.MPI_SOURCE, store_tag, MPI_COMM_WORLD, &status));
-  return text;
-}
+void send_message(const std::string& text, int to) { post_message(text, to, store_tag); }
+std::optional<std::string> receive_message() { return next_message(store_tag); }
 
 void broadcast_bytes(void* data, int bytes, int root) {
   const auto timeout = LaunchOptions{}.timeout;
@@ -262,38 +190,25 @@ void broadcast_bytes(void* data, int bytes, int root) {
   MPI_Request request = MPI_REQUEST_NULL;
   MPI_CHECK(MPI_Ibcast(data, bytes, MPI_BYTE, root, MPI_COMM_WORLD, &request));
   const auto start = std::chrono::steady_clock::now();
-  for (Backoff backoff; !test(request); backoff.pause())
+  for (int idle = 0; !test(request); pause(++idle))
     expect(std::chrono::steady_clock::now() - start < timeout,
            format("broadcast_bytes from process {}: no progress for {:g} s", root, timeout.count()));
 }
 
 void launch(const LaunchOptions& options, const std::function<void(Communicator&)>& body) {
-  initialise(options.timeout);
+  expect_processes(options.ranks, options.timeout);
   Job job(options);
-  if (job.size() != options.ranks)
-    throw UsageError(
-        format("--ranks {}, but MPI was started with {}; under srun, --mpi=pmix or pmi2 may be missing",
-               options.ranks, job.size()));
   try {
-    const auto device = Device::make(DeviceKind::cpu);
-    device->memory.owner(job.rank());
-    device->memory.limit(options.memory_per_rank);
-    const Device::Scope scope(device);
-    // Ranks share the cores of their own machine.
     const int cores = static_cast<int>(std::thread::hardware_concurrency());
-    set_math_threads(math_threads_or(std::max(1, cores / ranks_on_this_machine(options.timeout)), 1));
-    {
-      MpiCommunicator comm(job, world(options.timeout), "world", std::make_shared<Journal>());
+    const int threads = math_threads_or(std::max(1, cores / ranks_on_this_machine(options.timeout)), 1);
+    run_rank(Device::make(DeviceKind::cpu), job.rank(), options, threads, [&] {
+      MpiCommunicator comm(job, world(options.timeout), job.rank(), job.size(), "world",
+                           std::make_shared<Journal>());
       body(comm);
-    }
-    device->synchronize();
+    });
     job.finish();
-  } catch (const UsageError& error) {
-    job.fail(2, error.what());
-  } catch (const std::exception& error) {
-    job.fail(3, error.what());
   } catch (...) {
-    job.fail(3, "an object that is no std::exception was thrown");
+    job.fail();
   }
 }
 

@@ -3,8 +3,6 @@
 #include <sched.h>
 
 #include <condition_variable>
-#include <cstdlib>
-#include <iostream>
 
 #include "comm/mpi_job.hpp"
 
@@ -31,23 +29,50 @@ bool test(MPI_Request& request) {
   return complete != 0;
 }
 
-void Backoff::pause() {
-  if (++idle_ < 100)
+void pause(int idle) {
+  if (idle < 100)
     sched_yield();
   else
     std::this_thread::sleep_for(30us);
 }
 
+bool stopped_within(const std::stop_token& stop, std::chrono::duration<double> time) {
+  std::mutex mutex;
+  std::condition_variable_any never;
+  std::unique_lock lock(mutex);
+  return never.wait_for(lock, stop, time, [&] { return stop.stop_requested(); });
+}
+
+void post_message(const std::string& bytes, int to, Tag tag) {
+  struct Outgoing {
+    std::string bytes;
+    MPI_Request request = MPI_REQUEST_NULL;
+  };
+  // MPI reads from them, and a message may leave after the launch has ended.
+  static std::list<Outgoing> outgoing;
+  const std::lock_guard lock(one_at_a_time());
+  outgoing.remove_if([](Outgoing& sent) { return test(sent.request); });
+  Outgoing& last = outgoing.emplace_back(Outgoing{bytes});
+  MPI_CHECK(MPI_Isend(last.bytes.data(), static_cast<int>(bytes.size()), MPI_BYTE, to, tag, MPI_COMM_WORLD,
+                      &last.request));
+}
+
+std::optional<std::string> next_message(Tag tag) {
+  int there = 0, bytes = 0;
+  MPI_Status status;
+  MPI_CHECK(MPI_Iprobe(MPI_ANY_SOURCE, tag, MPI_COMM_WORLD, &there, &status));
+  if (!there) return std::nullopt;
+  MPI_CHECK(MPI_Get_count(&status, MPI_BYTE, &bytes));
+  std::string text(static_cast<std::size_t>(bytes), ' ');
+  MPI_CHECK(MPI_Recv(text.data(), bytes, MPI_BYTE, status.MPI_SOURCE, tag, MPI_COMM_WORLD, &status));
+  return text;
+}
+
 Watchdog::Watchdog(std::string call, std::chrono::duration<double> timeout)
     : thread_([call = std::move(call), timeout](const std::stop_token& stop) {
-        std::mutex mutex;
-        std::condition_variable_any never;
-        std::unique_lock lock(mutex);
-        if (never.wait_for(lock, stop, timeout, [&] { return stop.stop_requested(); })) return;
-        std::cerr << format("error: rank {} waits in {}, no progress for {:g} s", launched_rank(), call,
-                            timeout.count())
-                  << std::endl;
-        std::_Exit(3);
+        if (!stopped_within(stop, timeout))
+          end_process({3, format("rank {} waits in {}, no progress for {:g} s", launched_rank(), call,
+                                 timeout.count())});
       }) {}
 
 Group::Group(MPI_Comm owned) : data(owned) { MPI_CHECK(MPI_Comm_dup(data, &control)); }

@@ -1,11 +1,9 @@
 #include "comm/mpi_job.hpp"
 
 #include <algorithm>
-#include <condition_variable>
-#include <cstdlib>
+#include <cstring>
 #include <iostream>
 #include <map>
-#include <mutex>
 
 #include "tensor/error.hpp"
 
@@ -16,96 +14,69 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using namespace std::chrono_literals;
 
-constexpr int message_tag = 0;  // on the groups' own communicators
-constexpr int notice_tag = 1;   // on MPI_COMM_WORLD, where no message of a program can be in its way
+constexpr int header_tag = 0;   // on the groups' own communicators
 constexpr auto grace = 500ms;   // in which the ranks tell what they are doing before the job ends
 constexpr auto patience = 10s;  // for which a rank waits until another one has ended the job
 
-void say(const std::string& line) { std::cerr << line + "\n" << std::flush; }
-
-/// The notice stays here until MPI has sent it: its own thread and that of a heartbeat may ask for that.
 void tell(int to, const Notice& notice) {
-  struct Outgoing {
-    Notice notice;
-    MPI_Request request = MPI_REQUEST_NULL;
-  };
-  static std::mutex mutex;
-  static std::list<Outgoing> outgoing;  // not a Job's: a notice may leave after the launch has ended
-  const std::lock_guard lock(mutex);
-  outgoing.remove_if([](Outgoing& sent) { return test(sent.request); });
-  Outgoing& last = outgoing.emplace_back(Outgoing{notice});
-  MPI_CHECK(
-      MPI_Isend(&last.notice, sizeof last.notice, MPI_BYTE, to, notice_tag, MPI_COMM_WORLD, &last.request));
+  post_message(std::string(reinterpret_cast<const char*>(&notice), sizeof notice), to, notice_tag);
 }
 
 std::optional<Notice> receive_notice() {
-  int there = 0;
-  MPI_Status status;
-  MPI_CHECK(MPI_Iprobe(MPI_ANY_SOURCE, notice_tag, MPI_COMM_WORLD, &there, &status));
-  if (!there) return std::nullopt;
+  const auto bytes = next_message(notice_tag);
+  if (!bytes) return std::nullopt;
   Notice heard{};
-  MPI_CHECK(MPI_Recv(&heard, sizeof heard, MPI_BYTE, status.MPI_SOURCE, notice_tag, MPI_COMM_WORLD,
-                     MPI_STATUS_IGNORE));
+  std::memcpy(&heard, bytes->data(), sizeof heard);
   return heard;
 }
 
 }  // namespace
 
-Job::Job(const LaunchOptions& options) : timeout_(options.timeout), verify_(options.verify) {
+void Transfer::wait() { job.wait(*this); }
+void Transfer::abandon() { job.abandon(*this); }
+
+void Transfer::exchange_headers(bool verify) {
+  constexpr int bytes = sizeof(Call);
+  const MPI_Comm comm = group->control;
+  if (mine.op == Op::send) {  // synchronous: it completes when the receiver has posted its recv, no earlier
+    MPI_CHECK(MPI_Issend(&mine, bytes, MPI_BYTE, mine.peer, header_tag, comm, &header));
+  } else if (mine.op == Op::recv) {
+    theirs.resize(1, mine);
+    MPI_CHECK(MPI_Irecv(theirs.data(), bytes, MPI_BYTE, mine.peer, header_tag, comm, &header));
+  } else if (verify || mine.op == Op::split) {  // a split blocks in MPI, so all ranks must be there before
+    int ranks = 0;
+    MPI_CHECK(MPI_Comm_size(comm, &ranks));
+    theirs.resize(static_cast<std::size_t>(ranks), mine);
+    MPI_CHECK(MPI_Iallgather(&mine, bytes, MPI_BYTE, theirs.data(), bytes, MPI_BYTE, comm, &header));
+  }
+}
+
+bool Transfer::shares_channel(const Transfer& other) const {
+  if (group != other.group || mine.point_to_point() != other.mine.point_to_point()) return false;
+  return !mine.point_to_point() || (mine.op == other.mine.op && mine.peer == other.mine.peer);
+}
+
+Job::Job(const LaunchOptions& options) : timeout_(options.timeout), verify_(options.verify), world_(options) {
   MPI_CHECK(MPI_Comm_rank(MPI_COMM_WORLD, &rank_));
   MPI_CHECK(MPI_Comm_size(MPI_COMM_WORLD, &size_));
+  world_.only(rank_);
   last_busy_ = Clock::now();
 }
 
-std::shared_ptr<Transfer> Job::post(const Call& call, std::shared_ptr<Group> group, Tensor in, Tensor out,
-                                    Transfer::Start start) {
-  auto transfer = std::make_shared<Transfer>();
-  transfer->mine = Header::of(call, rank_, ++calls_);
-  doing_ = "is outside any call, after " + text_of(call, calls_);
-  if (fault_) throw Error(*fault_);
-
-  transfer->group = std::move(group);
-  transfer->in = std::move(in);
-  transfer->out = std::move(out);
-  transfer->start = std::move(start);
-  exchange_headers(*transfer);
+std::shared_ptr<Transfer> Job::post(Call call, std::shared_ptr<Group> group, Tensor in, Tensor out) {
+  world_.enter(call);
+  auto transfer = std::make_shared<Transfer>(*this, call, std::move(group), std::move(in), std::move(out));
+  transfer->exchange_headers(verify_);
   pending_.push_back(transfer);
-  unwaited_.push_back(transfer);
   advance();  // MPI has no thread of its own, and moves data only inside our calls
   return transfer;
 }
 
-void Job::exchange_headers(Transfer& transfer) const {
-  constexpr int bytes = sizeof(Header);
-  Header& mine = transfer.mine;
-  const MPI_Comm comm = transfer.group->control;
-  const std::string op = mine.op;
-  if (op == "send") {  // synchronous: it completes when the receiver has posted its recv, no earlier
-    MPI_CHECK(MPI_Issend(&mine, bytes, MPI_BYTE, mine.peer, message_tag, comm, &transfer.header));
-  } else if (op == "recv") {
-    transfer.theirs.resize(1);
-    MPI_CHECK(
-        MPI_Irecv(transfer.theirs.data(), bytes, MPI_BYTE, mine.peer, message_tag, comm, &transfer.header));
-  } else if (verify_ || op == "split") {  // a split blocks in MPI, so all ranks must be there before
-    int ranks = 0;
-    MPI_CHECK(MPI_Comm_size(comm, &ranks));
-    transfer.theirs.resize(static_cast<std::size_t>(ranks));
-    MPI_CHECK(MPI_Iallgather(&mine, bytes, MPI_BYTE, transfer.theirs.data(), bytes, MPI_BYTE, comm,
-                             &transfer.header));
-  }
-}
-
-/// A channel is a group's collectives, its messages to one peer, or those from one. Payloads of a channel
-/// start in call order on every rank: a call that still exchanges headers holds the later ones back.
+/// A call that still exchanges headers holds the later ones of its channel back.
 bool Job::held_back(const Transfer& transfer) const {
-  const Header& mine = transfer.mine;
   for (const auto& earlier : pending_) {
     if (earlier.get() == &transfer) break;
-    const Header& other = earlier->mine;
-    const bool same_channel =
-        earlier->group == transfer.group && mine.call().point_to_point() == other.call().point_to_point() &&
-        (!mine.call().point_to_point() || (mine.call().op == other.call().op && mine.peer == other.peer));
-    if (same_channel && !earlier->started) return true;
+    if (!earlier->started && earlier->shares_channel(transfer)) return true;
   }
   return false;
 }
@@ -113,15 +84,15 @@ bool Job::held_back(const Transfer& transfer) const {
 /// Looks once at all transfers. True where one of them moved on.
 bool Job::advance() {
   if (const auto end = hear()) stop(notice(Notice::answer, end->code), end, "");
-  if (fault_) throw Error(*fault_);
+  world_.check();
   bool moved = false;
   try {
     for (auto it = pending_.begin(); it != pending_.end();) {
       Transfer& transfer = **it;
       if (!transfer.started && !held_back(transfer) && test(transfer.header)) {
-        if (transfer.mine.call().point_to_point()) transfer.theirs.push_back(transfer.mine);
-        expect_match(transfer.theirs);
-        transfer.start(transfer.group->data, &transfer.payload);
+        if (transfer.mine.op == Op::recv) transfer.theirs.push_back(transfer.mine);
+        if (const std::string text = mismatch(transfer.theirs); !text.empty()) throw Error(text);
+        transfer.start();
         transfer.started = moved = true;
       }
       transfer.done = transfer.started && test(transfer.payload);
@@ -129,7 +100,7 @@ bool Job::advance() {
       it = transfer.done ? pending_.erase(it) : std::next(it);
     }
   } catch (const Error& error) {
-    fault_ = error.what();
+    world_.report(error.what());
     throw;
   }
   return moved;
@@ -138,8 +109,8 @@ bool Job::advance() {
 void Job::poll(const bool& done) {
   const Time began = Clock::now();
   Time asked = began;
-  for (Backoff backoff; !done; backoff.pause()) {
-    if (advance()) backoff = {};
+  for (int idle = 0; !done; pause(++idle)) {
+    if (advance()) idle = 0;
     if (done) return;
     const Time now = Clock::now();
     Time since = std::max(began, last_busy_);
@@ -156,52 +127,33 @@ void Job::poll(const bool& done) {
   }
 }
 
-void Job::wait(const std::shared_ptr<Transfer>& transfer) {
-  const std::string call = text_of(transfer->mine.call(), transfer->mine.number);
-  doing_ = "waits in " + call;
-  unwaited_.remove(transfer);
+void Job::wait(Transfer& transfer) {
+  const std::string call = transfer.mine.numbered();
+  world_.begin_wait(transfer.mine);
+  world_.back_at(rank_, "waits in " + call);
   waits_ = true;
-  poll(transfer->done);
+  poll(transfer.done);
   waits_ = false;
-  doing_ = "is outside any call, after " + call;
+  world_.back_at(rank_, "is outside any call, after " + call);
 }
 
-void Job::abandon(const std::shared_ptr<Transfer>& transfer) {
-  unwaited_.remove(transfer);
-  // A rank that unwinds drops its requests. Any other rank forgot to wait.
-  if (std::uncaught_exceptions() == 0 && !fault_)
-    fault_ = format("rank {} never waited for its {}", rank_,
-                    text_of(transfer->mine.call(), transfer->mine.number));
-}
-
-std::unique_ptr<Busy> Job::busy(const std::string& what) {
-  struct Scope final : Busy {
-    Scope(Job& job, const std::string& what)
-        : job(job), before(std::exchange(job.doing_, what)), heartbeat([this](const std::stop_token& stop) {
-            std::mutex mutex;
-            std::condition_variable_any never;
-            std::unique_lock lock(mutex);
-            do {
-              if (!this->job.waits_) this->job.tell_all(beat);
-            } while (
-                !never.wait_for(lock, stop, this->job.timeout_ / 4, [&] { return stop.stop_requested(); }));
-          }) {}
-    ~Scope() override { job.doing_ = before; }
-    Job& job;
-    std::string before;
-    Notice beat = job.notice(Notice::busy);
-    std::jthread heartbeat;  // the last member: it starts when the others are there, and ends before them
-  };
-  return std::make_unique<Scope>(*this, what);
+std::shared_ptr<void> Job::busy(const std::string& what) {
+  auto* heartbeat = new std::jthread(
+      [this, busy = world_.busy(rank_, what), beat = notice(Notice::busy)](const std::stop_token& stop) {
+        do {
+          if (!waits_) tell_all(beat);
+        } while (!stopped_within(stop, timeout_ / 4));
+      });
+  return std::shared_ptr<std::jthread>(heartbeat);
 }
 
 void Job::finish() {
-  if (!unwaited_.empty()) abandon(std::shared_ptr(unwaited_.front()));
-  if (fault_) throw Error(*fault_);
+  world_.returned(rank_);
+  world_.check();
   returned_ = true;
   last_heard_.assign(static_cast<std::size_t>(size_), Clock::now());
-  doing_ = format("has returned after {} calls", calls_);
-  auto barrier = std::make_shared<Transfer>();
+  const auto barrier =
+      std::make_shared<Transfer>(*this, Call{.op = Op::barrier}, nullptr, Tensor(), Tensor());
   barrier->started = true;
   MPI_CHECK(MPI_Ibarrier(MPI_COMM_WORLD, &barrier->payload));
   pending_.push_back(barrier);
@@ -210,7 +162,7 @@ void Job::finish() {
 
 Notice Job::notice(Notice::Kind kind, int code) const {
   Notice notice{kind, rank_, code, {}};
-  doing_.copy(notice.doing, sizeof notice.doing - 1);
+  world_.doing(rank_).copy(notice.doing, sizeof notice.doing - 1);
   return notice;
 }
 
@@ -230,9 +182,10 @@ std::optional<Notice> Job::hear() {
   return std::nullopt;
 }
 
-void Job::fail(int code, const std::string& what) {
-  // A fault that the transport found names the ranks itself.
-  stop(notice(Notice::failed, code), std::nullopt, fault_ == what ? what : said_by(rank_, what));
+void Job::fail() {
+  world_.failed(rank_);
+  const Failure failure = world_.first_failure();
+  stop(notice(Notice::failed, failure.code), std::nullopt, failure.what);
 }
 
 /// Tells all ranks, and waits until all have answered or the grace is over. Then the first rank in order
@@ -259,7 +212,7 @@ void Job::stop(const Notice& mine, const std::optional<Notice>& heard,
     text +=
         format("{}rank {} {}", rank == 0 ? format("no progress for {:g} s: ", timeout_.count()) : "; ", rank,
                all.count(rank) > 0 ? all.at(rank).doing : "did not answer: it computes, or it was stopped");
-  say("error: " + text);
+  std::cerr << "error: " + text + "\n" << std::flush;
   // An exit would run MPI_Finalize, which waits for ranks that wait for this one.
   MPI_Abort(MPI_COMM_WORLD, mine.code);
   std::_Exit(mine.code);

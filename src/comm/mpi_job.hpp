@@ -8,7 +8,6 @@
 
 #include <atomic>
 #include <chrono>
-#include <functional>
 #include <list>
 #include <memory>
 #include <mutex>
@@ -17,7 +16,7 @@
 #include <thread>
 #include <vector>
 
-#include "comm/launch.hpp"
+#include "comm/world.hpp"
 #include "tensor/error.hpp"
 
 namespace tessera::mpi {
@@ -35,16 +34,17 @@ std::recursive_mutex& one_at_a_time();
 void check(int code, const char* call, Where where = Where::here());
 
 bool test(MPI_Request& request);  ///< Whether it is complete, as MPI_REQUEST_NULL is. Drives MPI's progress.
+/// A pause after `idle` polls in vain. The first ones offer the core to others; as ranks may outnumber cores,
+/// later ones sleep.
+void pause(int idle);
+/// Sleeps, and says whether it was asked to stop meanwhile.
+bool stopped_within(const std::stop_token& stop, std::chrono::duration<double> time);
 
-/// A pause between polls. The first ones offer the core to others; as ranks may outnumber cores, later ones
-/// sleep.
-class Backoff {
- public:
-  void pause();
-
- private:
-  int idle_ = 0;
-};
+/// Messages between processes are tagged on MPI_COMM_WORLD, where no message of a program can be in their
+/// way: what the ranks tell each other beside their calls, and the ids of NCCL.
+enum Tag { notice_tag = 1, store_tag = 2 };
+void post_message(const std::string& bytes, int to, Tag tag);  ///< Does not wait; any thread may call it.
+std::optional<std::string> next_message(Tag tag);              ///< Of any process, or nothing yet.
 
 /// Ends the process with code 3 where a call of MPI that cannot be polled does not return in time.
 class Watchdog {
@@ -65,15 +65,26 @@ struct Group {
   MPI_Comm data, control = MPI_COMM_NULL;
 };
 
+class Job;
+
 /// A call that has begun. MPI holds pointers into it and into its tensors, so it stays where it is, and lives
 /// until MPI is done with it, even where its Request died.
-struct Transfer {
-  Header mine;
-  std::vector<Header> theirs;  // empty: there is nothing to compare with
+struct Transfer final : Work {
+  Transfer(Job& of, const Call& call, std::shared_ptr<Group> over, Tensor from, Tensor to)
+      : job(of), mine(call), group(std::move(over)), in(std::move(from)), out(std::move(to)) {}
+  void wait() override;
+  void abandon() override;
+  void exchange_headers(bool verify);
+  void start();  ///< The payload.
+  /// Payloads of a channel start in call order on every rank. A channel is a group's collectives, its
+  /// messages to one peer, or those from one.
+  bool shares_channel(const Transfer& other) const;
+
+  Job& job;
+  Call mine;
+  std::vector<Call> theirs;  // empty: there is nothing to compare with
   std::shared_ptr<Group> group;
   Tensor in, out;
-  using Start = std::function<void(MPI_Comm, MPI_Request*)>;
-  Start start;  // of the payload
   MPI_Request header = MPI_REQUEST_NULL, payload = MPI_REQUEST_NULL;
   bool started = false, done = false;
 };
@@ -93,18 +104,18 @@ class Job {
 
   /// Numbers the call, starts its header exchange and moves all transfers on. Throws Error where calls do not
   /// match, as wait does.
-  std::shared_ptr<Transfer> post(const Call& call, std::shared_ptr<Group> group, Tensor in, Tensor out,
-                                 Transfer::Start start);
-  void wait(const std::shared_ptr<Transfer>& transfer);  ///< Ends the job at the time-out.
-  void abandon(const std::shared_ptr<Transfer>& transfer);
+  std::shared_ptr<Transfer> post(Call call, std::shared_ptr<Group> group, Tensor in, Tensor out);
+  void wait(Transfer& transfer);  ///< Ends the job at the time-out.
+  void abandon(const Transfer& transfer) { world_.abandon(transfer.mine); }
   /// Until the result dies, a thread tells all ranks again and again that this rank is busy, except while the
   /// rank waits for others.
-  std::unique_ptr<Busy> busy(const std::string& what);
+  std::shared_ptr<void> busy(const std::string& what);
   /// The body returned: waits for the other ranks as long as each makes calls or is busy. Throws Error where
   /// a request was not waited for.
   void finish();
-  /// The body threw: ends all processes with `code`. One rank, the first that failed, prints a message.
-  [[noreturn]] void fail(int code, const std::string& what);
+  /// The body threw what is handled now: ends all processes with its code. One rank, the first that failed,
+  /// prints a message.
+  [[noreturn]] void fail();
 
   int rank() const { return rank_; }
   int size() const { return size_; }
@@ -112,7 +123,6 @@ class Job {
 
  private:
   using Time = std::chrono::time_point<std::chrono::steady_clock, std::chrono::duration<double>>;
-  void exchange_headers(Transfer& transfer) const;
   bool held_back(const Transfer& transfer) const;
   bool advance();
   void poll(const bool& done);
@@ -126,15 +136,12 @@ class Job {
   int rank_ = 0, size_ = 0;
   std::chrono::duration<double> timeout_;
   bool verify_;
-  long calls_ = 0;
-  std::string doing_ = "has made no call";        // "waits in barrier in group world (call 7)"
+  World world_;                                   // what this rank does
   std::list<std::shared_ptr<Transfer>> pending_;  // in call order
-  std::list<std::shared_ptr<Transfer>> unwaited_;
-  std::optional<std::string> fault_;  // after one, every call throws it
-  bool returned_ = false;             // the body has returned
-  std::atomic<bool> waits_ = false;   // in a call: then a busy rank's heartbeat pauses
-  Time last_busy_;                    // when another rank last said that it is busy
-  std::vector<Time> last_heard_;      // when each rank last sent a notice
+  bool returned_ = false;                         // the body has returned
+  std::atomic<bool> waits_ = false;               // in a call: then a busy rank's heartbeat pauses
+  Time last_busy_;                                // when another rank last said that it is busy
+  std::vector<Time> last_heard_;                  // when each rank last sent a notice
 };
 
 }  // namespace tessera::mpi

@@ -28,9 +28,7 @@ Engine::Engine(World& world, int world_rank, CudaDevice& device, Store& store, c
       world_rank_(world_rank),
       device_(device),
       store_(store),
-      timeout_(options.timeout),
-      verify_(options.verify),
-      trace_(options.trace),
+      options_(options),
       slab_size_(64 * (static_cast<std::size_t>(options.ranks) + 1)),
       moved_(std::chrono::steady_clock::now()) {
   device_.activate();
@@ -46,7 +44,7 @@ Engine::~Engine() {
   device_.while_waiting = nullptr;
   device_.before_freeing = nullptr;
   abort();
-  for (Header* slab : slabs_) cudaFreeHost(slab);
+  for (Call* slab : slabs_) cudaFreeHost(slab);
 }
 
 /// A kernel starts when the GPU has room for all its blocks, and keeps the room until the other ranks'
@@ -61,37 +59,18 @@ ncclConfig_t Engine::config(const Channel& channel) const {
   return config;
 }
 
-Channel& Engine::add(int ranks, int rank, Use use) {
-  Channel& channel = *channels_.emplace_back(std::make_unique<Channel>());
-  channel.ranks = ranks;
-  channel.rank = rank;
-  channel.use = use;
-  return channel;
-}
-
 Channel& Engine::open(const std::string& key, const std::vector<int>& members, int rank, Use use) {
   if (rank == 0) {
     ncclUniqueId id{};
     NCCL_CHECK(ncclGetUniqueId(&id));
     for (const int member : members) store_.put(key, id, member);
   }
-  Channel& channel = add(static_cast<int>(members.size()), rank, use);
+  Channel& channel = *channels_.emplace_back(std::make_unique<Channel>());
+  channel.ranks = static_cast<int>(members.size());
+  channel.rank = rank;
+  channel.use = use;
   channel.key = key;
   return channel;
-}
-
-Channel* Engine::split(Channel& parent, int color, int ranks, int rank) {
-  Channel& child = add(
-      ranks, rank, Use::collectives);  // it stays even where it gets no communicator: NCCL writes to `made`
-  ncclConfig_t options = config(child);
-  device_.activate();
-  NCCL_CHECK(ncclCommSplit(parent.comm, color < 0 ? NCCL_SPLIT_NOCOLOR : color, rank, &child.made, &options));
-  // The parent is in progress until the child exists.
-  until([&] { return parent.settled(); }, Patience::connection);
-  if (color < 0) return nullptr;
-  child.comm = child.made;
-  connect(child);
-  return &child;
 }
 
 void Engine::connect(Channel& channel) {
@@ -100,13 +79,12 @@ void Engine::connect(Channel& channel) {
 }
 
 bool Engine::connected(Channel& channel) {
-  if (channel.comm) return channel.settled();
-  if (channel.key.empty()) return false;  // a split has yet to make it
-  const auto id = store_.get(channel.key);
-  if (!id) return false;
-  ncclConfig_t options = config(channel);
-  NCCL_CHECK(ncclCommInitRankConfig(&channel.made, channel.ranks, *id, channel.rank, &options));
-  channel.comm = channel.made;  // NCCL has written it when it returns, unlike a split
+  if (!channel.comm) {
+    const auto id = store_.get(channel.key);
+    if (!id) return false;
+    ncclConfig_t options = config(channel);
+    NCCL_CHECK(ncclCommInitRankConfig(&channel.comm, channel.ranks, *id, channel.rank, &options));
+  }
   return channel.settled();
 }
 
@@ -118,8 +96,8 @@ void Engine::furnish(Channel& channel) {
   CUDA_CHECK(cudaStreamCreateWithFlags(&channel.stream, cudaStreamNonBlocking));
   const auto wanted = static_cast<std::size_t>(channel.ranks) + 1;
   if (slab_left_ < wanted) {
-    Header* slab = nullptr;
-    CUDA_CHECK(cudaMallocHost(reinterpret_cast<void**>(&slab), slab_size_ * sizeof(Header)));
+    Call* slab = nullptr;
+    CUDA_CHECK(cudaMallocHost(reinterpret_cast<void**>(&slab), slab_size_ * sizeof(Call)));
     slabs_.push_back(slab);
     slab_left_ = slab_size_;
   }
@@ -127,18 +105,17 @@ void Engine::furnish(Channel& channel) {
   channel.headers = slabs_.back() + slab_left_;
 }
 
-std::shared_ptr<Task> Engine::post(Channel& channel, Task task) {
+std::shared_ptr<Task> Engine::post(Channel& channel, Call call, Tensor in, Tensor out) {
+  world_.enter(call);
   device_.activate();
   furnish(channel);
-  task.ready = device_.record();
-  task.channel = &channel;
+  auto task = std::make_shared<Task>(*this, channel, call, std::move(in), std::move(out));
+  task->ready = device_.record();
   said_.clear();
-  auto shared = std::make_shared<Task>(std::move(task));
-  channel.tasks.push_back(shared);
-  pending_.push_back(shared);
-  unwaited_.push_back(shared);
+  channel.tasks.push_back(task);
+  pending_.push_back(task);
   look(std::chrono::steady_clock::now(), Patience::call);
-  return shared;
+  return task;
 }
 
 /// Moves the first task of the channel as far as it goes without waiting, then the next. An event is recorded
@@ -148,22 +125,24 @@ void Engine::advance(Channel& channel) {
     Task& task = *channel.tasks.front();
     if (task.stage == Task::posted && task.compares) {
       channel.headers[0] = task.mine;
-      NCCL_CHECK(ncclAllGather(channel.headers, channel.headers + 1, sizeof(Header), ncclInt8, channel.comm,
+      NCCL_CHECK(ncclAllGather(channel.headers, channel.headers + 1, sizeof(Call), ncclInt8, channel.comm,
                                channel.stream));
       task.stage = Task::exchanging;
     } else if (task.stage == Task::exchanging) {
       if (!task.delivered) task.delivered = device_.record(channel.stream);
       if (!device_.reached(task.delivered)) return;
       task.stage = Task::matched;
-      task.met(channel.headers + 1);
-    } else if (task.stage != Task::issued && task.issue) {
+      task.theirs.assign(channel.headers + 1, channel.headers + 1 + channel.ranks);
+      if (const std::string text = mismatch(task.theirs); !text.empty()) world_.report(text);
+      world_.check();
+    } else if (task.stage != Task::issued && task.mine.moves_data()) {
       device_.wait(channel.stream, task.ready);
-      if (trace_) task.began = device_.mark(channel.stream);
-      NCCL_CHECK(task.issue(channel.comm, channel.stream));
+      if (options_.trace) task.began = device_.mark(channel.stream);
+      NCCL_CHECK(task.issue());
       task.stage = Task::issued;
     } else {
       if (task.stage == Task::issued) task.done = device_.record(channel.stream);
-      if (trace_ && task.done) task.ended = device_.mark(channel.stream);
+      if (options_.trace && task.done) task.ended = device_.mark(channel.stream);
       task.stage = Task::finished;
       channel.tasks.pop_front();
     }
@@ -188,17 +167,13 @@ void Engine::look(Time began, Patience patience) {
         return task->stage == Task::finished && device_.reached(task->done);
       }) > 0)
     moved_ = now;
-  if (const Task* task = awaited()) says("waits in " + task->doing);
+  const auto awaited = std::ranges::find_if(pending_, [](const auto& task) { return task->awaited; });
+  if (awaited != pending_.end()) says("waits in " + (*awaited)->doing);
   const auto waited = now - std::max(began, moved_);
-  if (patience == Patience::endless || waited < timeout_) return;
+  if (patience == Patience::endless || waited < options_.timeout) return;
   if (patience == Patience::call && !stalled(waited)) return;
   world_.report_stall();
   world_.check();
-}
-
-const Task* Engine::awaited() const {
-  const auto task = std::find_if(pending_.begin(), pending_.end(), [](const auto& t) { return t->awaited; });
-  return task == pending_.end() ? nullptr : task->get();
 }
 
 /// Earlier work of our own GPU takes as long as it takes. A call that other ranks have yet to make may wait
@@ -208,12 +183,12 @@ bool Engine::stalled(std::chrono::duration<double> waited) const {
   for (const auto& task : pending_) {
     if (!task->awaited) continue;
     const auto first = std::find_if(pending_.begin(), pending_.end(),
-                                    [&](const auto& other) { return other->channel == task->channel; });
+                                    [&](const auto& other) { return &other->channel == &task->channel; });
     const Task& front = **first;  // the earliest call of its channel, which is in the way of the others
     const bool met = front.compares && front.stage >= Task::matched;
     const bool needs_gpu = met || !front.compares;
     if (needs_gpu && !device_.reached(front.ready)) continue;
-    if (waited >= (met ? 10 : 1) * timeout_) return true;
+    if (waited >= (met ? 10 : 1) * options_.timeout) return true;
   }
   return false;
 }
@@ -232,24 +207,17 @@ void Engine::until(const std::function<bool()>& reached, Patience patience) {
   }
 }
 
-void Engine::wait(const std::shared_ptr<Task>& task) {
-  task->awaited = true;
-  unwaited_.remove(task);
-  until([&] { return task->stage == Task::finished; }, Patience::call);
-  device_.wait(task->done);
-  task->issue = nullptr;  // its tensors: from here on the order of the compute stream protects them
-  says("is outside any call, after " + task->doing);
-}
-
-void Engine::abandon(const Task& task) {
-  unwaited_.remove_if([&](const auto& other) { return other.get() == &task; });
-  // A rank that unwinds drops its requests; a rank that does not unwind has forgotten to wait.
-  if (std::uncaught_exceptions() == 0)
-    world_.report(format("rank {} never waited for its {}", world_rank_, task.doing));
+void Engine::wait(Task& task) {
+  task.awaited = true;
+  world_.begin_wait(task.mine);
+  until([&] { return task.stage == Task::finished; }, Patience::call);
+  device_.wait(task.done);
+  if (task.gathered.defined()) task.take_maximum();
+  task.in = task.out = task.gathered = {};  // from here on the order of the compute stream protects them
+  says("is outside any call, after " + task.doing);
 }
 
 void Engine::close() {
-  if (!unwaited_.empty()) abandon(*std::shared_ptr(unwaited_.front()));
   world_.check();
   device_.activate();
   // All are asked before one is waited for, and all are destroyed in one NCCL group, because the ranks of a

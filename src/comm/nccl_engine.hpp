@@ -30,20 +30,31 @@ namespace tessera::nccl {
 #define NCCL_CHECK(call) ::tessera::nccl::check((call), #call)
 void check(ncclResult_t result, const char* call, Where where = Where::here());
 
+class Engine;
+struct Channel;
+
 /// A call under way.
-struct Task {
-  std::string doing;      // for messages: "all_reduce of 8 f32 (call 3)"
-  bool compares = false;  // the channel's ranks exchange `mine` before the payload
-  Header mine;
-  std::function<void(const Header* all)> met;  // runs on the host when the headers of all ranks are here
-  /// Launches the payload, and keeps its tensors alive. It is empty where the headers are the whole call.
-  std::function<ncclResult_t(ncclComm_t, cudaStream_t)> issue;
+struct Task final : Work {
+  Task(Engine& of, Channel& over, const Call& call, Tensor from, Tensor to);
+  void wait() override;
+  void abandon() override;
+  std::pair<Event, Event> marks() const override { return {began, ended}; }
+  ncclResult_t issue() const;  ///< Launches the payload.
+  void take_maximum() const;   ///< Of what was gathered.
+
+  Engine& engine;
+  Channel& channel;
+  Call mine;
+  std::string doing = mine.numbered();  // for messages
+  std::vector<Call> theirs;             // of all ranks of the channel, once the headers are here
+  bool compares;  // the ranks exchange headers before the payload; for a barrier they are all
+  Tensor in, out;
+  Tensor gathered;        // all ranks' in, of a maximum
   Event ready;            // the payload starts after this point of the compute stream
   Event delivered, done;  // after the headers; after the payload
   Event began, ended;     // of the payload, with their times; where the run is traced
   enum { posted, exchanging, matched, issued, finished } stage = posted;
   bool awaited = false;  // the rank waits for it, or its compute stream does
-  const void* channel = nullptr;
 };
 
 enum class Use { collectives, messages };
@@ -58,12 +69,10 @@ struct Channel {
 
   int ranks = 0, rank = 0;
   Use use = Use::collectives;
-  std::string key;  // of its id in the store; empty where a split makes the communicator
-  /// NCCL writes `made` from a thread of its own, until it has settled; only then the rank's thread may read
-  /// it, and copies it to `comm`, which NCCL does not know.
-  ncclComm_t made = nullptr, comm = nullptr;
+  std::string key;  // of its id in the store
+  ncclComm_t comm = nullptr;
   cudaStream_t stream = nullptr;  // from the first task on
-  Header* headers = nullptr;      // pinned, because NCCL reads and writes them: this rank's, then all ranks'
+  Call* headers = nullptr;        // pinned, because NCCL reads and writes them: this rank's, then all ranks'
   std::deque<std::shared_ptr<Task>> tasks;  // those that are not finished
 };
 
@@ -77,21 +86,17 @@ class Engine {
   /// A channel of `members`, ranks of the world, of which this one is number `rank`. The first member
   /// publishes an id under `key`; the tasks begin when all members have opened the channel.
   Channel& open(const std::string& key, const std::vector<int>& members, int rank, Use use);
-  /// A channel of those ranks of `parent` that give this color; null for a negative color. `ranks` and `rank`
-  /// describe the new group. Collective over the parent; returns when the channel is connected.
-  Channel* split(Channel& parent, int color, int ranks, int rank);
   void connect(Channel& channel);  ///< Waits until the channel is connected.
 
-  std::shared_ptr<Task> post(Channel& channel, Task task);
+  std::shared_ptr<Task> post(Channel& channel, Call call, Tensor in, Tensor out);
   /// Returns when the payload is in its stream; later work of the compute stream starts after it.
-  void wait(const std::shared_ptr<Task>& task);
-  void abandon(const Task& task);
+  void wait(Task& task);
+  void abandon(const Task& task) { world_.abandon(task.mine); }
   void close();  ///< The rank has returned: gives the communicators back when all ranks have.
   void abort();  ///< Ends the kernels that wait for other ranks. Throws nothing.
 
-  World& world() { return world_; }
-  int world_rank() const { return world_rank_; }
-  bool verifies() const { return verify_; }
+  std::shared_ptr<void> busy(const std::string& what) { return world_.busy(world_rank_, what); }
+  bool verifies() const { return options_.verify; }
 
  private:
   using Time = std::chrono::steady_clock::time_point;
@@ -99,13 +104,11 @@ class Engine {
   /// ranks make at the same time, the time-out; and without a limit for the other ranks to return.
   enum class Patience { call, connection, endless };
 
-  Channel& add(int ranks, int rank, Use use);
   ncclConfig_t config(const Channel& channel) const;
   void furnish(Channel& channel);
   bool connected(Channel& channel);
   void advance(Channel& channel);
   void look(Time began, Patience patience);
-  const Task* awaited() const;
   bool stalled(std::chrono::duration<double> waited) const;
   void says(const std::string& where);
   void until(const std::function<bool()>& reached, Patience patience);
@@ -114,16 +117,14 @@ class Engine {
   int world_rank_;
   CudaDevice& device_;
   Store& store_;
-  std::chrono::duration<double> timeout_;
-  bool verify_, trace_;
+  LaunchOptions options_;
   int processors_ = 0;  // of the GPU
   std::vector<std::unique_ptr<Channel>> channels_;
-  std::vector<Header*> slabs_;                // of pinned memory, which the channels share
+  std::vector<Call*> slabs_;                  // of pinned memory, which the channels share
   std::size_t slab_size_, slab_left_ = 0;     // in headers; of the last slab, what no channel has
   std::list<std::shared_ptr<Task>> pending_;  // in call order; not known to be done on the GPU
-  std::list<std::shared_ptr<Task>> unwaited_;
-  Time moved_;        // when a task was last found done
-  std::string said_;  // where the rank is, as the world knows it
+  Time moved_;                                // when a task was last found done
+  std::string said_;                          // where the rank is, as the world knows it
 };
 
 }  // namespace tessera::nccl

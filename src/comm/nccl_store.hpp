@@ -15,53 +15,33 @@
 
 namespace tessera::nccl {
 
+/// The ranks of one process share a Store, and any thread may call it. The processes of an MPI job have one
+/// each, which the main thread calls: they send each other messages, an id and its key.
 class Store {
  public:
-  virtual ~Store() = default;
+  explicit Store(bool processes) : processes_(processes) {}
+
   /// Publishes an id under a key that no other id has; `reader`, a rank of the world, will ask for it.
-  virtual void put(const std::string& key, const ncclUniqueId& id, int reader) = 0;
-  /// The id under the key, or nothing yet. Never waits.
-  virtual std::optional<ncclUniqueId> get(const std::string& key) = 0;
-};
-
-/// For the ranks of one process; any thread may call it.
-class ThreadStore final : public Store {
- public:
-  void put(const std::string& key, const ncclUniqueId& id, int) override {
+  void put(const std::string& key, const ncclUniqueId& id, int reader) {
     const std::lock_guard lock(mutex_);
-    ids_[key] = id;
-  }
-  std::optional<ncclUniqueId> get(const std::string& key) override {
-    const std::lock_guard lock(mutex_);
-    const auto found = ids_.find(key);
-    return found == ids_.end() ? std::nullopt : std::optional(found->second);
-  }
-
- private:
-  std::mutex mutex_;
-  std::map<std::string, ncclUniqueId> ids_;
-};
-
-/// For the processes of an MPI job; each calls it from its main thread. A message is the id, then its key.
-class ProcessStore final : public Store {
- public:
-  void put(const std::string& key, const ncclUniqueId& id, int reader) override {
-    if (reader == mpi::launched_rank())
-      ids_[key] = id;
-    else
+    if (processes_ && reader != mpi::launched_rank())
       mpi::send_message(std::string(id.internal, sizeof id.internal) + key, reader);
+    else
+      ids_[key] = id;
   }
-  std::optional<ncclUniqueId> get(const std::string& key) override {
-    while (const auto message = mpi::receive_message()) {
-      ncclUniqueId id{};
-      std::memcpy(id.internal, message->data(), sizeof id.internal);
-      ids_[message->substr(sizeof id.internal)] = id;
-    }
+  /// The id under the key, or nothing yet. Never waits.
+  std::optional<ncclUniqueId> get(const std::string& key) {
+    const std::lock_guard lock(mutex_);
+    while (const auto message = processes_ ? mpi::receive_message() : std::nullopt)
+      std::memcpy(ids_[message->substr(sizeof(ncclUniqueId))].internal, message->data(),
+                  sizeof(ncclUniqueId));
     const auto found = ids_.find(key);
     return found == ids_.end() ? std::nullopt : std::optional(found->second);
   }
 
  private:
+  bool processes_;
+  std::mutex mutex_;
   std::map<std::string, ncclUniqueId> ids_;
 };
 

@@ -15,7 +15,7 @@ namespace {
 }
 }  // namespace
 
-void expect_processes(int) { refuse(); }
+void expect_processes(int, std::chrono::duration<double>) { refuse(); }
 void broadcast_bytes(void*, int, int) { refuse(); }
 void send_message(const std::string&, int) { refuse(); }
 std::optional<std::string> receive_message() { refuse(); }

@@ -15,66 +15,77 @@ Tensor chunk(const Tensor& x, std::size_t i, std::size_t n) {
 }
 
 /// Copies another rank's buffer, and counts it. Bytes cross between ranks here and in sum_in, nowhere else.
-void copy_in(Operation::Seat& me, const Tensor& to, const Tensor& from) {
+void copy_in(const Operation::Seat& me, const Tensor& to, const Tensor& from) {
   to.copy_from(from);
   me.journal->wire(me.row, from.bytes(), true);
 }
 
 /// Sums piece(in) over the inputs of all seats, in rank order. n-1 pieces come from other ranks.
 template <class Piece>
-void sum_in(Operation& operation, Operation::Seat& me, const Tensor& to, const Piece& piece) {
+void sum_in(const std::vector<Operation::Seat>& seats, const Operation::Seat& me, const Tensor& to,
+            const Piece& piece) {
   std::vector<Tensor> inputs;
-  for (const auto& seat : operation.seats) inputs.push_back(piece(seat.in));
+  for (const auto& seat : seats) inputs.push_back(piece(seat.in));
   // A single rank that reduces in place has its sum already.
   const bool done = inputs.size() == 1 && inputs[0].raw() == to.raw();
-  if (!done) kernels_of(to).reduce(to, inputs, operation.call.reduce);
+  if (!done) kernels_of(to).reduce(to, inputs, me.call->reduce);
   me.journal->wire(me.row, static_cast<std::int64_t>(inputs.size() - 1) * to.bytes(), true);
 }
 
 }  // namespace
 
 bool Operation::all_posted() const {
-  return std::all_of(seats.begin(), seats.end(), [](const Seat& seat) { return seat.posted; });
+  return std::ranges::all_of(seats, [](const Seat& seat) { return seat.call.has_value(); });
 }
 
 bool Operation::complete() const {
-  return std::all_of(seats.begin(), seats.end(),
-                     [&](const Seat& seat) { return seat.posted && seat.steps_done == steps; });
+  return std::ranges::all_of(seats, [&](const Seat& seat) { return seat.call && seat.steps_done == steps; });
 }
 
-bool Operation::can_step(int seat) const {
-  const int done = seats[static_cast<std::size_t>(seat)].steps_done;
-  return done < steps && all_posted() &&
-         std::all_of(seats.begin(), seats.end(), [&](const Seat& other) { return other.steps_done >= done; });
+bool Operation::can_step(const Seat& mine) const {
+  return mine.steps_done < steps && std::ranges::all_of(seats, [&](const Seat& other) {
+           return other.call && other.steps_done >= mine.steps_done;
+         });
 }
 
-Event Operation::run_step(int seat, const std::vector<Event>& events) {
-  const std::size_t n = seats.size(), mine = static_cast<std::size_t>(seat);
+Event Operation::run_step(std::size_t mine, const std::vector<Event>& events) {
+  const std::size_t n = seats.size();
   Seat& me = seats[mine];
-  const Tensor& any = me.in.defined() ? me.in : me.out;
-  if (!any.defined()) return nullptr;  // a barrier, a split
-  Device& device = *any.device();
+  Device& device = *(me.in.defined() ? me.in : me.out).device();
   const StreamScope scope(device, Stream::communication);
   for (const Event& event : events) device.wait(event);  // all are recorded, so no kernel waits for a rank
   const bool traced = me.journal->traced();
   if (traced && !me.began) me.began = device.mark();
+  const auto from_others = [&](const auto& copy) {
+    for (std::size_t i = 0; i < n; ++i)
+      if (i != mine) copy(i);
+  };
 
-  if (call.op == "all_reduce" && me.steps_done == 0) {
-    sum_in(*this, me, chunk(me.out, mine, n), [&](const Tensor& in) { return chunk(in, mine, n); });
-  } else if (call.op == "all_reduce") {
-    for (std::size_t i = 0; i < n; ++i)
-      if (i != mine) copy_in(me, chunk(me.out, i, n), chunk(seats[i].out, i, n));
-  } else if (call.op == "reduce_scatter") {
-    sum_in(*this, me, me.out.reshape(1, me.out.size()), [&](const Tensor& in) { return chunk(in, mine, n); });
-  } else if (call.op == "all_gather") {
-    chunk(me.out, mine, n).copy_from(me.in.reshape(1, me.in.size()));
-    for (std::size_t i = 0; i < n; ++i)
-      if (i != mine) copy_in(me, chunk(me.out, i, n), seats[i].in.reshape(1, seats[i].in.size()));
-  } else if (call.op == "broadcast") {
-    const auto root = static_cast<std::size_t>(call.peer);
-    if (mine != root) copy_in(me, me.out, seats[root].in);
-  } else if (call.point_to_point()) {  // the receiver's step, the only one
-    copy_in(me, me.out, seats[0].in);
+  switch (me.call->op) {
+    case Op::all_reduce:
+      if (me.steps_done == 0)
+        sum_in(seats, me, chunk(me.out, mine, n), [&](const Tensor& in) { return chunk(in, mine, n); });
+      else
+        from_others([&](std::size_t i) { copy_in(me, chunk(me.out, i, n), chunk(seats[i].out, i, n)); });
+      break;
+    case Op::reduce_scatter:
+      sum_in(seats, me, chunk(me.out, 0, 1), [&](const Tensor& in) { return chunk(in, mine, n); });
+      break;
+    case Op::all_gather:
+      chunk(me.out, mine, n).copy_from(chunk(me.in, 0, 1));
+      from_others([&](std::size_t i) { copy_in(me, chunk(me.out, i, n), chunk(seats[i].in, 0, 1)); });
+      break;
+    case Op::broadcast:
+      if (const auto root = static_cast<std::size_t>(me.call->peer); root != mine)
+        copy_in(me, me.out, seats[root].in);
+      break;
+    case Op::recv:  // the only step of a message
+      copy_in(me, me.out, seats[0].in);
+      break;
+    case Op::send:
+    case Op::barrier:
+    case Op::split:
+      break;
   }
   if (traced) me.ended = device.mark();
   return device.record();

@@ -1,9 +1,7 @@
 // Ranks as threads of one process, on the CPU or all on one GPU. A rank reads what another one sends from the
 // other one's own memory; world.hpp says when.
-#include <algorithm>
 #include <thread>
 
-#include "comm/launch.hpp"
 #include "comm/world.hpp"
 #include "tensor/error.hpp"
 
@@ -13,149 +11,82 @@ namespace {
 
 class ThreadWork final : public Work {
  public:
-  ThreadWork(World& world, int world_rank, std::shared_ptr<Operation> operation)
-      : world_(world), world_rank_(world_rank), operation_(std::move(operation)) {}
-
-  void wait() override {
-    world_.wait(world_rank_, operation_);
-    // On CUDA the copies may not have ended. Later work on the compute stream starts after them.
-    for (const auto& seat : operation_->seats)
-      if (seat.last) Device::current()->wait(seat.last);
-  }
-  void abandon() override { world_.abandon(world_rank_, operation_); }
-  std::pair<Event, Event> marks() const override {
-    for (const auto& seat : operation_->seats)
-      if (seat.world_rank == world_rank_) return {seat.began, seat.ended};
-    return {};
-  }
+  ThreadWork(World& world, Entry entry) : world_(world), entry_(std::move(entry)) {}
+  void wait() override { world_.wait(entry_); }
+  void abandon() override { world_.abandon(entry_.call()); }
+  std::pair<Event, Event> marks() const override { return {entry_.mine().began, entry_.mine().ended}; }
 
  private:
   World& world_;
-  int world_rank_;
-  std::shared_ptr<Operation> operation_;
+  Entry entry_;
 };
 
 class ThreadCommunicator final : public Communicator {
  public:
   /// `id` is the same on all ranks of the group, and no other group has it.
-  ThreadCommunicator(std::shared_ptr<World> world, std::string id, int rank, int size, std::string name,
+  ThreadCommunicator(World& world, std::string id, int rank, int size, std::string name,
                      std::shared_ptr<Journal> journal, std::vector<int> members = {})
       : Communicator(rank, size, std::move(name), std::move(journal), std::move(members)),
-        world_(std::move(world)),
-        id_(std::move(id)),
-        transfers_(static_cast<std::size_t>(size), {0, 0}) {}
+        world_(world),
+        id_(std::move(id)) {}
 
   std::string transport() const override { return "threads"; }
 
  private:
-  std::shared_ptr<Operation> meet(const Call& call, const TrafficKey& row, int steps, const Tensor& in,
-                                  const Tensor& out, int color = 0, int key = 0) {
-    Operation::Seat entry = seat(row, in, out);
-    entry.color = color;
-    entry.key = key;
-    return world_->post(format("{}#{}", id_, collectives_++), size(), steps, rank(), call, std::move(entry));
-  }
-
-  Operation::Seat seat(const TrafficKey& row, const Tensor& in, const Tensor& out) {
-    Operation::Seat entry;
-    entry.world_rank = world_rank(rank());
-    entry.in = in;
-    entry.out = out;
-    entry.journal = &journal();
-    entry.row = row;
-    if (in.defined() || out.defined()) entry.last = Device::current()->record();
-    return entry;
-  }
-
-  std::unique_ptr<Work> work(std::shared_ptr<Operation> operation) {
-    return std::make_unique<ThreadWork>(*world_, world_rank(rank()), std::move(operation));
-  }
-
-  std::unique_ptr<Work> do_all_reduce(const Call& call, const TrafficKey& row, const Tensor& in,
-                                      const Tensor& out) override {
-    return work(meet(call, row, 2, in, out));  // reduce a chunk each, then copy the others' chunks
-  }
-  std::unique_ptr<Work> do_all_gather(const Call& call, const TrafficKey& row, const Tensor& in,
-                                      const Tensor& out) override {
-    return work(meet(call, row, 1, in, out));
-  }
-  std::unique_ptr<Work> do_reduce_scatter(const Call& call, const TrafficKey& row, const Tensor& in,
-                                          const Tensor& out) override {
-    return work(meet(call, row, 1, in, out));
-  }
-  std::unique_ptr<Work> do_broadcast(const Call& call, const TrafficKey& row, const Tensor& x) override {
-    return work(meet(call, row, 1, x, x));
-  }
-  std::unique_ptr<Work> do_barrier(const Call& call) override { return work(meet(call, {}, 0, {}, {})); }
-
-  std::unique_ptr<Work> do_send(const Call& call, const TrafficKey& row, const Tensor& x) override {
-    const auto number = transfers_[static_cast<std::size_t>(call.peer)].first++;
-    return work(
-        world_->post(format("{}:{}>{}#{}", id_, rank(), call.peer, number), 2, 1, 0, call, seat(row, x, {})));
-  }
-  std::unique_ptr<Work> do_recv(const Call& call, const TrafficKey& row, const Tensor& x) override {
-    const auto number = transfers_[static_cast<std::size_t>(call.peer)].second++;
-    return work(
-        world_->post(format("{}:{}>{}#{}", id_, call.peer, rank(), number), 2, 1, 1, call, seat(row, {}, x)));
-  }
-
-  std::unique_ptr<Communicator> do_split(const Call& call, int color, int key,
-                                         const std::string& name) override {
-    const std::string id = format("{}/{}.{}", id_, collectives_, color);
-    const auto operation = meet(call, {}, 0, {}, {}, color, key);
-    work(operation)->wait();
-    if (color < 0) return nullptr;
-    std::vector<std::pair<int, int>> order;  // (key, rank) of this color
-    for (int i = 0; i < size(); ++i)
-      if (const auto& other = operation->seats[static_cast<std::size_t>(i)]; other.color == color)
-        order.emplace_back(other.key, i);
-    std::sort(order.begin(), order.end());
-    std::vector<int> members;
-    int mine = 0;
-    for (const auto& [_, i] : order) {
-      if (i == rank()) mine = static_cast<int>(members.size());
-      members.push_back(world_rank(i));
+  Entry post(const Call& call, const Tensor& in, const Tensor& out) {
+    Operation::Seat mine{.call = call, .in = in, .out = out, .journal = &journal(), .row = row_of(call)};
+    world_.enter(*mine.call);
+    if (call.moves_data()) mine.last = Device::current()->record();
+    if (call.point_to_point()) {
+      const bool sends = call.op == Op::send;
+      const std::pair way = sends ? std::pair(rank(), call.peer) : std::pair(call.peer, rank());
+      const std::string id = format("{}:{}>{}#{}", id_, way.first, way.second, messages_[way]++);
+      return world_.post(id, 2, 1, sends ? 0 : 1, std::move(mine));
     }
-    const int size = static_cast<int>(members.size());
-    return std::make_unique<ThreadCommunicator>(world_, id, mine, size, name, shared_journal(),
-                                                std::move(members));
-  }
-  std::unique_ptr<Busy> do_busy(const std::string& what) override {
-    return world_->busy(world_rank(rank()), what);
+    // An all-reduce sums one part a rank, then copies the others' parts.
+    const int steps = call.op == Op::all_reduce ? 2 : call.moves_data() ? 1 : 0;
+    return world_.post(format("{}#{}", id_, collectives_++), static_cast<std::size_t>(size()), steps,
+                       static_cast<std::size_t>(rank()), std::move(mine));
   }
 
-  std::shared_ptr<World> world_;
+  std::shared_ptr<Work> do_call(const Call& call, const Tensor& in, const Tensor& out) override {
+    return std::make_shared<ThreadWork>(world_, post(call, in, out));
+  }
+  std::unique_ptr<Communicator> do_split(const Call& call, const std::string& name) override {
+    const std::string id = format("{}/{}.{}", id_, collectives_, call.color);
+    const Entry entry = post(call, {}, {});
+    world_.wait(entry);
+    if (call.color < 0) return nullptr;
+    std::vector<Call> calls;
+    for (const auto& seat : entry.operation->seats) calls.push_back(*seat.call);
+    const Part part = part_of(std::move(calls));
+    return std::make_unique<ThreadCommunicator>(world_, id, part.rank, static_cast<int>(part.members.size()),
+                                                name, shared_journal(), part.members);
+  }
+  std::shared_ptr<void> do_busy(const std::string& what) override {
+    return world_.busy(world_rank(rank()), what);
+  }
+  bool counts_bytes() const override { return true; }
+
+  World& world_;
   std::string id_;
   long collectives_ = 0;
-  std::vector<std::pair<long, long>> transfers_;  // by peer: sent, received
+  std::map<std::pair<int, int>, long> messages_;  // how many, by sender and receiver
 };
 
 }  // namespace
 
 void launch_threads(const LaunchOptions& options, const std::function<void(Communicator&)>& body) {
-  const auto world = std::make_shared<World>(options.ranks, options.timeout);
+  World world(options);
   const auto start = std::chrono::steady_clock::now();
-  const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-
-  std::vector<std::thread> threads;
-  for (int rank = 0; rank < options.ranks; ++rank)
-    threads.emplace_back([&, rank] {
-      try {
-        const auto device = Device::make(options.device, 0);  // virtual ranks share GPU 0
-        device->memory.owner(rank);
-        device->memory.limit(options.memory_per_rank);
-        const Device::Scope scope(device);
-        set_math_threads(math_threads_or(options.ranks == 1 ? cores : 1, options.ranks));
-        ThreadCommunicator comm(world, "world", rank, options.ranks, "world",
-                                std::make_shared<Journal>(start, options.trace));
-        body(comm);
-        device->synchronize();
-      } catch (...) {
-        world->failed(rank, std::current_exception());
-      }
-      world->finished(rank);
+  world.run([&](int rank) {
+    const auto device = Device::make(options.device, 0);  // virtual ranks share GPU 0
+    run_rank(device, rank, options, threads_of_rank(options), [&] {
+      ThreadCommunicator comm(world, "world", rank, options.ranks, "world",
+                              std::make_shared<Journal>(start, options.trace));
+      body(comm);
     });
-  world->join(threads, options.device);
+  });
 }
 
 }  // namespace tessera

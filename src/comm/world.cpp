@@ -6,134 +6,132 @@
 
 namespace tessera {
 
-World::World(int ranks, std::chrono::duration<double> timeout)
-    : timeout_(timeout),
-      moved_(std::chrono::steady_clock::now()),
-      last_busy_(moved_),
-      ranks_(static_cast<std::size_t>(ranks)) {}
+namespace {
+std::chrono::steady_clock::time_point now() { return std::chrono::steady_clock::now(); }
+}  // namespace
 
-std::shared_ptr<Operation> World::post(const std::string& id, int seats, int steps, int seat,
-                                       const Call& call, Operation::Seat entry) {
+World::World(const LaunchOptions& options)
+    : options_(options), moved_(now()), last_busy_(moved_), ranks_(static_cast<std::size_t>(options.ranks)) {}
+
+void World::enter(Call& call) {
   const std::lock_guard lock(mutex_);
-  const int world_rank = entry.world_rank;
-  Rank& me = ranks_[static_cast<std::size_t>(world_rank)];
-  me.doing = entry.doing = text_of(call, ++me.calls);
-  moved_ = std::chrono::steady_clock::now();
+  Rank& me = at(call.world_rank);
+  call.number = ++me.calls;
+  me.call = call;
+  me.where.clear();
+  moved_ = now();
   throw_if_faulty();
-
-  auto& slot = open_[id];
-  if (!slot) {
-    slot = std::make_shared<Operation>();
-    slot->call = call;
-    slot->first_seat = seat;
-    slot->steps = steps;
-    slot->seats.resize(static_cast<std::size_t>(seats));
-  }
-  const std::shared_ptr<Operation> operation = slot;
-  const Operation::Seat& first = operation->seats[static_cast<std::size_t>(operation->first_seat)];
-  if (first.posted && !operation->call.matches(call)) {
-    fault(mismatch(first.world_rank, first.doing, world_rank, entry.doing));
-    throw_if_faulty();
-  }
-  entry.posted = true;
-  if (call.op == "send") entry.steps_done = steps;  // the receiver copies while the sender may compute
-  operation->seats[static_cast<std::size_t>(seat)] = std::move(entry);
-  me.pending.push_back(operation);
-  if (operation->all_posted()) {  // no rank can go on before that
-    open_.erase(id);
-    wake(*operation);
-  }
-  return operation;
+  me.unwaited.emplace(call.number, call);
 }
 
-void World::wait(int world_rank, const std::shared_ptr<Operation>& operation) {
+void World::begin_wait(const Call& call) {
+  const std::lock_guard lock(mutex_);
+  at(call.world_rank).unwaited.erase(call.number);
+}
+
+void World::abandon(const Call& call) {
+  const std::lock_guard lock(mutex_);
+  at(call.world_rank).unwaited.erase(call.number);
+  // A rank that unwinds drops its requests. Any other rank forgot to wait.
+  if (std::uncaught_exceptions() == 0) never_waited(call);
+}
+
+Entry World::post(const std::string& id, std::size_t seats, int steps, std::size_t seat,
+                  Operation::Seat mine) {
+  const std::lock_guard lock(mutex_);
+  throw_if_faulty();
+  auto& slot = open_[id];
+  if (!slot) slot = std::make_shared<Operation>(Operation{std::vector<Operation::Seat>(seats), steps});
+  const Entry entry{slot, seat};
+  const Call call = *mine.call;
+  const auto first =
+      std::ranges::find_if(slot->seats, [](const auto& other) { return other.call.has_value(); });
+  if (first != slot->seats.end() && !first->call->matches(call)) {
+    fault(mismatch({*first->call, call}));
+    throw_if_faulty();
+  }
+  if (call.op == Op::send) mine.steps_done = steps;  // the receiver copies while the sender may compute
+  entry.mine() = std::move(mine);
+  at(call.world_rank).pending.push_back(entry);
+  if (slot->all_posted()) {  // no rank can go on before that
+    open_.erase(id);
+    wake(*entry.operation);
+  }
+  return entry;
+}
+
+void World::wait(const Entry& entry) {
+  const auto& operation = entry.operation;
   std::unique_lock lock(mutex_);
-  Rank& me = ranks_[static_cast<std::size_t>(world_rank)];
-  const auto own_seat = static_cast<std::size_t>(seat_of(*operation, world_rank));
-  me.doing = operation->seats[own_seat].doing;
-  const Time began = std::chrono::steady_clock::now();
+  Rank& me = at(entry.call().world_rank);
+  me.call = entry.call();
+  me.unwaited.erase(me.call->number);
+  const Time began = now();
   while (true) {
     throw_if_faulty();
     if (operation->complete()) break;
-    if (const auto work = steppable(world_rank)) {
-      const int seat = seat_of(*work, world_rank);
+    if (const Entry* next = steppable(me)) {
+      const Entry work = *next;
       std::vector<Event> events;
-      for (const auto& other : work->seats) events.push_back(other.last);
+      for (const auto& other : work.operation->seats) events.push_back(other.last);
       lock.unlock();
-      Event end = work->run_step(seat, events);
+      Event end = work.operation->run_step(work.seat, events);
       lock.lock();
-      Operation::Seat& mine = work->seats[static_cast<std::size_t>(seat)];
-      mine.last = std::move(end);
-      ++mine.steps_done;
-      wake(*work);
+      work.mine().last = std::move(end);
+      ++work.mine().steps_done;
+      wake(*work.operation);
       continue;
     }
     me.state = State::waiting;
     me.awaited = operation;
     check_for_deadlock();
-    const Time deadline = std::max(began, busy_until()) + timeout_;
-    if (!fault_ && me.changed.wait_until(lock, deadline) == std::cv_status::timeout &&
-        !operation->complete() && std::max(began, busy_until()) + timeout_ <= deadline)
+    const auto deadline = [&] { return std::max(began, busy_until()) + options_.timeout; };
+    const Time until = deadline();
+    if (!fault_ && me.changed.wait_until(lock, until) == std::cv_status::timeout && !operation->complete() &&
+        deadline() <= until)
       stall();
     me.state = State::running;
     me.awaited = nullptr;
   }
-  std::erase(me.pending, operation);
+  std::erase(me.pending, entry);
   // A slower rank still holds the operation, and must not keep this rank's memory.
-  operation->seats[own_seat].in = operation->seats[own_seat].out = {};
+  entry.mine().in = entry.mine().out = {};
+  lock.unlock();
+  // On CUDA the copies may not have ended. Later work on the compute stream starts after them.
+  for (const auto& seat : operation->seats)
+    if (seat.last) Device::current()->wait(seat.last);
 }
 
-void World::abandon(int world_rank, const std::shared_ptr<Operation>& operation) {
+std::shared_ptr<void> World::busy(int world_rank, const std::string& what) {
   const std::lock_guard lock(mutex_);
-  std::erase(ranks_[static_cast<std::size_t>(world_rank)].pending, operation);
-  // A rank that unwinds drops its requests. Any other rank forgot to wait.
-  if (std::uncaught_exceptions() == 0)
-    fault(format("rank {} never waited for its {}", world_rank,
-                 operation->seats[static_cast<std::size_t>(seat_of(*operation, world_rank))].doing));
-}
-
-void World::finished(int world_rank) {
-  const std::lock_guard lock(mutex_);
-  Rank& me = ranks_[static_cast<std::size_t>(world_rank)];
-  me.state = State::finished;
-  moved_ = std::chrono::steady_clock::now();
-  for (const auto& operation : me.pending)
-    fault(format("rank {} never waited for its {}", world_rank,
-                 operation->seats[static_cast<std::size_t>(seat_of(*operation, world_rank))].doing));
-  check_for_deadlock();
-  ended_.notify_all();
+  at(world_rank).busy.push_back(what);
+  return {nullptr, [this, world_rank](void*) {
+            const std::lock_guard guard(mutex_);
+            at(world_rank).busy.pop_back();
+            last_busy_ = now();
+          }};
 }
 
 void World::only(int world_rank) {
   const std::lock_guard lock(mutex_);
-  for (std::size_t i = 0; i < ranks_.size(); ++i)
-    if (static_cast<int>(i) != world_rank) ranks_[i].state = State::elsewhere;
-}
-
-std::string World::enter(int world_rank, const Call& call) {
-  const std::lock_guard lock(mutex_);
-  Rank& me = ranks_[static_cast<std::size_t>(world_rank)];
-  me.doing = text_of(call, ++me.calls);
-  me.where.clear();
-  moved_ = std::chrono::steady_clock::now();
-  throw_if_faulty();
-  return me.doing;
+  for (Rank& rank : ranks_) rank.state = State::elsewhere;
+  at(world_rank).state = State::running;
 }
 
 void World::back_at(int world_rank, const std::string& where) {
   const std::lock_guard lock(mutex_);
-  ranks_[static_cast<std::size_t>(world_rank)].where = where;
+  at(world_rank).where = where;
+}
+
+std::string World::doing(int world_rank) const {
+  const std::lock_guard lock(mutex_);
+  return at(world_rank).doing();
 }
 
 void World::returned(int world_rank) {
   const std::lock_guard lock(mutex_);
-  Rank& me = ranks_[static_cast<std::size_t>(world_rank)];
-  me.where = format("has returned after {} calls", me.calls);
-}
-
-long World::calls(int world_rank) const {
-  const std::lock_guard lock(mutex_);
-  return ranks_[static_cast<std::size_t>(world_rank)].calls;
+  at(world_rank).where = format("has returned after {} calls", at(world_rank).calls);
+  for (const auto& [_, call] : at(world_rank).unwaited) never_waited(call);
 }
 
 void World::report(const std::string& message) {
@@ -143,25 +141,7 @@ void World::report(const std::string& message) {
 
 void World::report_stall() {
   const std::lock_guard lock(mutex_);
-  if (std::chrono::steady_clock::now() - busy_until() >= timeout_) stall();
-}
-
-std::unique_ptr<Busy> World::busy(int world_rank, const std::string& what) {
-  struct Scope final : Busy {
-    Scope(World& world, int rank, const std::string& what) : world(world), rank(rank) {
-      const std::lock_guard lock(world.mutex_);
-      stack().push_back(what);
-    }
-    ~Scope() override {
-      const std::lock_guard lock(world.mutex_);
-      stack().pop_back();
-      world.last_busy_ = std::chrono::steady_clock::now();
-    }
-    std::vector<std::string>& stack() const { return world.ranks_[static_cast<std::size_t>(rank)].busy; }
-    World& world;
-    int rank;
-  };
-  return std::make_unique<Scope>(*this, world_rank, what);
+  if (now() - busy_until() >= options_.timeout) stall();
 }
 
 void World::check() const {
@@ -169,21 +149,14 @@ void World::check() const {
   throw_if_faulty();
 }
 
-std::shared_ptr<Operation> World::steppable(int world_rank) const {
-  for (const auto& operation : ranks_[static_cast<std::size_t>(world_rank)].pending)
-    if (operation->can_step(seat_of(*operation, world_rank))) return operation;
-  return nullptr;
+const Entry* World::steppable(const Rank& rank) {
+  const auto found = std::ranges::find_if(
+      rank.pending, [](const Entry& entry) { return entry.operation->can_step(entry.mine()); });
+  return found == rank.pending.end() ? nullptr : &*found;
 }
 
 void World::wake(const Operation& operation) {
-  for (const auto& seat : operation.seats)
-    ranks_[static_cast<std::size_t>(seat.world_rank)].changed.notify_one();
-}
-
-int World::seat_of(const Operation& operation, int world_rank) const {
-  int seat = 0;
-  while (operation.seats[static_cast<std::size_t>(seat)].world_rank != world_rank) ++seat;
-  return seat;
+  for (const auto& seat : operation.seats) at(seat.call->world_rank).changed.notify_one();
 }
 
 }  // namespace tessera

@@ -7,78 +7,83 @@
 #include <chrono>
 #include <condition_variable>
 #include <exception>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include "comm/communicator.hpp"
+#include "comm/launch.hpp"
 
 namespace tessera {
 
 struct Operation {
-  struct Seat {  // one rank's part in it
-    int world_rank = -1;
-    bool posted = false;
+  struct Seat {                // one rank's part in it
+    std::optional<Call> call;  // none: the rank has yet to come
     Tensor in, out;
-    int color = 0, key = 0;  // of a split
     int steps_done = 0;
     Event last;          // the end of this rank's work so far, for the others' streams
     Event began, ended;  // of its work, with their times; where the run is traced
     Journal* journal = nullptr;
     TrafficKey row;
-    std::string doing;  // for messages: "send of 1 x 8 f32 to rank 1 in group pp {0, 1} (call 3)"
   };
-  Call call;  // of the rank that arrived first
-  int first_seat = 0;
   std::vector<Seat> seats;  // by rank in the group; a send and its recv: sender, receiver
   int steps = 0;
 
   bool all_posted() const;
-  bool complete() const;          // every seat has done every step
-  bool can_step(int seat) const;  // all others have finished the step before
+  bool complete() const;                  // every seat has done every step
+  bool can_step(const Seat& mine) const;  // all others have finished the step before
   /// Copies and sums, outside of any lock, after `events`. Returns the event that ends this work.
-  Event run_step(int seat, const std::vector<Event>& events);
+  Event run_step(std::size_t mine, const std::vector<Event>& events);
+};
+
+/// One rank's view of an operation.
+struct Entry {
+  std::shared_ptr<Operation> operation;
+  std::size_t seat;
+  Operation::Seat& mine() const { return operation->seats[seat]; }
+  const Call& call() const { return *mine().call; }
+  bool operator==(const Entry&) const = default;
 };
 
 class World {
  public:
-  World(int ranks, std::chrono::duration<double> timeout);
+  explicit World(const LaunchOptions& options);
 
-  /// Enters rank `world_rank` at `seat` of operation `id`, which the first rank to arrive creates. Throws
-  /// where the calls do not match.
-  std::shared_ptr<Operation> post(const std::string& id, int seats, int steps, int seat, const Call& call,
-                                  Operation::Seat entry);
-  /// Works on this rank's operations until `operation` is complete. Throws Error where it never will be.
-  void wait(int world_rank, const std::shared_ptr<Operation>& operation);
-  void abandon(int world_rank, const std::shared_ptr<Operation>& operation);
+  /// Runs body(rank) in one thread a rank, and returns when all have ended. Rethrows the first fault. Where a
+  /// rank does not stop within a grace after a fault, the process prints the fault and ends.
+  void run(const std::function<void(int rank)>& body);
 
-  // For a transport whose ranks meet elsewhere, World keeps what each rank is doing, and the first fault.
-  void only(int world_rank);                            ///< The other ranks are in other processes.
-  std::string enter(int world_rank, const Call& call);  ///< Logs a call before it is made. Returns its text.
+  // The calls of a rank, whatever the transport.
+  /// Numbers a call and logs it, before it is made. Throws Error where there is a fault.
+  void enter(Call& call);
+  void begin_wait(const Call& call);  ///< Its request is being waited for.
+  void abandon(const Call& call);     ///< Its request died before.
+  /// Communicator::busy of this rank: no call times out before its end, and the time-out after it.
+  std::shared_ptr<void> busy(int world_rank, const std::string& what);
+  /// The rank's function is at its end. A request that was not waited for is a fault.
+  void returned(int world_rank);
+  void failed(int world_rank);  ///< The rank's function threw what is handled now: every other rank stops.
+  void check() const;           ///< Throws Error where there is a fault.
+  void rethrow_first_fault() const;
+  Failure first_failure() const;
+
+  // For threads.
+  /// Takes a seat of operation `id`, which the first rank to come creates with that many seats and steps.
+  /// Throws Error where the calls do not match.
+  Entry post(const std::string& id, std::size_t seats, int steps, std::size_t seat, Operation::Seat mine);
+  /// Works on this rank's operations until this one is complete. Throws Error where it never will be.
+  void wait(const Entry& entry);
+
+  // For a transport whose ranks meet elsewhere.
+  void only(int world_rank);  ///< The other ranks are in other processes.
   /// Says where the rank is until its next call: "waits in barrier in group world (call 2)".
   void back_at(int world_rank, const std::string& where);
-  void returned(int world_rank);            ///< The rank's function is at its end.
-  long calls(int world_rank) const;         ///< How many it has entered.
-  void report(const std::string& message);  ///< A fault: check throws on every rank.
+  std::string doing(int world_rank) const;
+  void report(const std::string& message);  ///< A fault.
   void report_stall();  ///< The same for a call that ran into the time-out, unless a rank is busy.
-  void check() const;
-
-  /// Communicator::busy of this rank: no call times out before its end, and the time-out after it.
-  std::unique_ptr<Busy> busy(int world_rank, const std::string& what);
-
-  /// The rank's function threw: every other rank stops. `finished` follows.
-  void failed(int world_rank, const std::exception_ptr& thrown);
-  /// The rank's thread is at its end. A request that was not waited for is a fault.
-  void finished(int world_rank);
-  /// Blocks until all threads have ended; rethrows the first fault. Where a rank does not stop within a grace
-  /// after a fault, the process prints the fault and ends with code 2 (UsageError) or 3. A rank on a GPU
-  /// stops only when the GPU has done what it was asked for.
-  void join(std::vector<std::thread>& threads, DeviceKind device);
-  void rethrow_first_fault();
 
  private:
   using Time = std::chrono::time_point<std::chrono::steady_clock, std::chrono::duration<double>>;
@@ -86,35 +91,41 @@ class World {
   struct Rank {
     State state = State::running;
     long calls = 0;
-    std::string doing;              // its latest call, or the one that it waits for
+    std::optional<Call> call;       // its latest, or the one that it waits for
     std::string where;              // of a rank that meets the others elsewhere: what it does
     std::vector<std::string> busy;  // "computes the unsplit reference", innermost last
-    std::vector<std::shared_ptr<Operation>> pending;
+    std::map<long, Call> unwaited;  // by number
+    std::vector<Entry> pending;     // of threads
     std::shared_ptr<Operation> awaited;
     std::condition_variable changed;  // one of its operations has, or there is a fault
+    bool waits() const { return state == State::waiting || where.starts_with("waits in"); }
+    std::string doing() const;
   };
 
   // The caller of these functions holds the lock.
-  std::shared_ptr<Operation> steppable(int world_rank) const;
+  Rank& at(int world_rank) { return ranks_[static_cast<std::size_t>(world_rank)]; }
+  const Rank& at(int world_rank) const { return ranks_[static_cast<std::size_t>(world_rank)]; }
+  static const Entry* steppable(const Rank& rank);
   void wake(const Operation& operation);  // its ranks only, since each waking costs a context switch
-  int seat_of(const Operation& operation, int world_rank) const;
   std::string everyone() const;
   Time busy_until() const;  // when a rank was last busy: now, where one is
-  bool one_keeps_the_rest_waiting() const;
+  bool any(State state) const;
+  bool all_ended() const { return !any(State::running) && !any(State::waiting); }
   void fault(const std::string& message);
+  void never_waited(const Call& call);
   void stall();
   void throw_if_faulty() const;
   void check_for_deadlock();
-  bool all_ended() const;
+  void finished(int world_rank);
 
   mutable std::mutex mutex_;
   std::condition_variable ended_;  // a rank has ended, or there is a fault
-  std::chrono::duration<double> timeout_;
+  LaunchOptions options_;
   Time moved_;  // when a rank last made a call or returned
   Time last_busy_;
   std::vector<Rank> ranks_;
-  std::map<std::string, std::shared_ptr<Operation>>
-      open_;  // by id, those at which not all ranks have arrived
+  /// By id, those operations at which not all ranks have arrived.
+  std::map<std::string, std::shared_ptr<Operation>> open_;
   std::optional<std::string> fault_;
   std::exception_ptr first_thrown_;
 };

@@ -9,9 +9,8 @@ Journal::Journal(Time start, bool traced) : start_(start) {
   base_ = moment();
 }
 
-void Journal::call(const std::string& group, const std::string& op, bool first_of_group,
-                   std::int64_t payload) {
-  Traffic& row = traffic_[key(group, op)];
+void Journal::call(const TrafficKey& key, bool first_of_group, std::int64_t payload) {
+  Traffic& row = traffic_[key];
   if (!first_of_group) return;
   ++row.calls;
   row.payload += payload;

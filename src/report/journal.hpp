@@ -49,9 +49,8 @@ class Journal {
 
   /// Enters a call. Only the first rank of the group counts a collective,
   /// so that the sum over ranks counts it once.
-  void call(const std::string& group, const std::string& op, bool first_of_group, std::int64_t payload);
+  void call(const TrafficKey& key, bool first_of_group, std::int64_t payload);
   void wire(const TrafficKey& key, std::int64_t bytes, bool counted);
-  TrafficKey key(const std::string& group, const std::string& op) const { return {phase_, group, op}; }
   const std::map<TrafficKey, Traffic>& traffic() const { return traffic_; }
 
   const std::string& phase() const { return phase_; }

@@ -24,43 +24,32 @@ std::string table(const std::vector<std::vector<std::string>>& rows, const std::
   return text;
 }
 
-std::string side_by_side(const std::vector<std::pair<std::string, Matrix>>& matrices, int indent) {
+std::string side_by_side(const std::vector<std::string>& names, const std::vector<Tensor>& tensors) {
+  std::vector<Matrix> matrices;
   std::int64_t height = 0;
-  for (const auto& [name, matrix] : matrices) height = std::max(height, matrix.rows);
-  std::vector<std::vector<std::string>> lines(static_cast<std::size_t>(height + 1));
-  for (const auto& [name, matrix] : matrices) {
-    std::vector<std::string> block(static_cast<std::size_t>(height + 1), name == "|" ? "|" : "");
-    if (name != "|") block[0] = name;
+  for (const Tensor& tensor : tensors) {
+    matrices.push_back(tensor.defined() ? Matrix::from(tensor) : Matrix{});
+    height = std::max(height, matrices.back().rows);
+  }
+  std::vector<std::string> lines(static_cast<std::size_t>(height + 1), std::string(4, ' '));
+  const auto is_line = [&](std::size_t i) { return i < names.size() && names[i] == "|"; };
+  for (std::size_t m = 0; m < matrices.size(); ++m) {
+    const Matrix& matrix = matrices[m];
+    std::vector<std::string> block(lines.size(), is_line(m) ? "|" : "");
+    block[0] = names[m];
     std::size_t cell = 0, widest = 0;
     for (const double value : matrix.values) cell = std::max(cell, number(value).size());
     for (std::int64_t i = 0; i < matrix.rows; ++i)
-      for (std::int64_t j = 0; j < matrix.cols; ++j) {
-        const std::string digits = number(matrix.at(i, j));
+      for (std::int64_t j = 0; j < matrix.cols; ++j)
         block[static_cast<std::size_t>(i + 1)] +=
-            std::string(cell - digits.size() + (j > 0 ? 1 : 0), ' ') + digits;
-      }
+            format("{}{:>{}}", j > 0 ? " " : "", number(matrix.at(i, j)), cell);
     for (const auto& line : block) widest = std::max(widest, line.size());
     for (std::size_t i = 0; i < block.size(); ++i)
-      lines[i].push_back(block[i] + std::string(widest - block[i].size(), ' '));
+      lines[i] += format("{:<{}}{}", block[i], widest, is_line(m) || is_line(m + 1) ? " " : "   ");
   }
   std::string text;
-  for (const auto& line : lines) {
-    std::string joined(static_cast<std::size_t>(indent), ' ');
-    for (std::size_t i = 0; i < line.size(); ++i) {
-      const bool by_a_line =
-          matrices[i].first == "|" || (i + 1 < line.size() && matrices[i + 1].first == "|");
-      joined += line[i] + (by_a_line ? " " : "   ");
-    }
-    text += joined.substr(0, joined.find_last_not_of(' ') + 1) + "\n";
-  }
+  for (const auto& line : lines) text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
   return text;
-}
-
-std::string side_by_side(const std::vector<std::string>& names, const std::vector<Tensor>& tensors) {
-  std::vector<std::pair<std::string, Matrix>> matrices;
-  for (std::size_t i = 0; i < names.size(); ++i)
-    matrices.emplace_back(names[i], tensors[i].defined() ? Matrix::from(tensors[i]) : Matrix{});
-  return side_by_side(matrices, 4);
 }
 
 std::string progress_line(const std::string& what, std::int64_t done, std::int64_t all, double seconds) {

@@ -17,7 +17,6 @@ std::string table(const std::vector<std::vector<std::string>>& rows, const std::
 /// Small matrices side by side, each under its name. The name "|" stands for a line between its neighbours;
 /// its tensor is {}.
 std::string side_by_side(const std::vector<std::string>& names, const std::vector<Tensor>& tensors);
-std::string side_by_side(const std::vector<std::pair<std::string, Matrix>>& matrices, int indent);
 
 /// "\r  training [#####     ] 120/300, 3 s left". It is drawn over the line before it, and cleared at the
 /// end.

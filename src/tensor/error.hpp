@@ -26,6 +26,18 @@ using std::format, std::format_string;
 using fmt::format, fmt::format_string;
 #endif
 
+/// The values as text, one behind the other: join(std::vector{2, 3, 5}) is "2, 3, 5".
+template <class Values>
+std::string join(const Values& values, std::string_view between = ", ") {
+  std::string text;
+  std::string_view gap;
+  for (const auto& value : values) {
+    text += format("{}{}", gap, value);
+    gap = between;
+  }
+  return text;
+}
+
 /// The command line cannot be honoured (exit code 2). The message says what can.
 struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;

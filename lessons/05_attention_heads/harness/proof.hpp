@@ -23,13 +23,6 @@ inline MeasuredReference reference(const Inputs<Tensor>& in, const Sizes& s, con
   return u.results;
 }
 
-/// O as a core computes it, right or wrong.
-inline Tensor reference_heads(const Inputs<Tensor>& in, const Sizes& s, const Core& core) {
-  Reference u(in, s.shape, core);
-  u.attention("attn", in("X"));
-  return u.heads("attn");
-}
-
 /// O if each rank cut [Q | K | V] as one matrix,
 /// and took a contiguous p-th of its columns for its q, k and v.
 inline Tensor contiguous_heads(const Inputs<Tensor>& in, const Sizes& s, const Core& core, int p) {
@@ -125,8 +118,9 @@ void check(Proof& proof, Communicator& comm, const Sizes& s, const Attention& la
   for (const auto& [name, wrong] :
        {std::pair{"the scores were divided by d, not by its root.", Core{head_by_head<0, true>}},
         {"the mask is off by one: each query saw the key after it.", Core{head_by_head<1>}}})
-    proof.mistake("O", name,
-                  [=, wrong = wrong](const auto& in, int) { return reference_heads(in, s, wrong); });
+    proof.mistake("O", name, [=, forward = wrong.forward](const auto& in, int) {
+      return reference(in, s, {forward, head_by_head_backward}).results.at("O");
+    });
   const int p = proof.ranks();
   if (!s.shares_keys(p))
     proof.mistake(

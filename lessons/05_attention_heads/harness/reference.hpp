@@ -67,11 +67,10 @@ class AttentionHead {
   double factor_;
 };
 
-/// Calls visit(head, of_head, of_key) for each head of each sequence. of_head gives the head's view of a
+/// Calls visit(b, h, of_head, of_key) for each head h of each sequence b. of_head gives the head's view of a
 /// tensor that has the shape of O, of_key that of a tensor that has the shape of K.
 template <class Visit>
-void for_each_head(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& o, Wrong wrong,
-                   const Visit& visit) {
+void for_each_head(const Tensor& q, const AttentionOptions& o, const Visit& visit) {
   const std::int64_t d = q.cols() / o.heads, group = o.heads / o.kv_heads;
   for (std::int64_t b = 0; b < o.batch; ++b)
     for (std::int64_t h = 0; h < o.heads; ++h) {
@@ -80,8 +79,7 @@ void for_each_head(const Tensor& q, const Tensor& k, const Tensor& v, const Atte
           return x.row_range(b * o.seq, (b + 1) * o.seq).column_range(head * d, (head + 1) * d);
         };
       };
-      const auto of_head = head_of(h), of_key = head_of(h / group);
-      visit(AttentionHead(of_head(q), of_key(k), of_key(v), o, b, h, wrong), of_head, of_key);
+      visit(b, h, head_of(h), head_of(h / group));
     }
 }
 
@@ -89,7 +87,8 @@ template <int later = 0, bool by_d = false>
 Tensor head_by_head(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& o,
                     AttentionSaved& saved) {
   saved = {q, k, v, Tensor::empty(q.rows(), q.cols(), q.dtype()), {}, {}};
-  for_each_head(q, k, v, o, {later, by_d}, [&](const AttentionHead& head, const auto& of_head, const auto&) {
+  for_each_head(q, o, [&](auto b, auto h, const auto& of_head, const auto& of_key) {
+    const AttentionHead head(of_head(q), of_key(k), of_key(v), o, b, h, {later, by_d});
     of_head(saved.o).copy_from(head.forward());
   });
   return saved.o;
@@ -98,10 +97,10 @@ Tensor head_by_head(const Tensor& q, const Tensor& k, const Tensor& v, const Att
 inline void head_by_head_backward(const Tensor& d_o, const AttentionSaved& saved, const AttentionOptions& o,
                                   const Tensor& dq, const Tensor& dk, const Tensor& dv) {
   dk.zero(), dv.zero();
-  for_each_head(saved.q, saved.k, saved.v, o, {},
-                [&](const AttentionHead& head, const auto& of_head, const auto& of_key) {
-                  head.backward(of_head(d_o), of_head(dq), of_key(dk), of_key(dv));
-                });
+  for_each_head(saved.q, o, [&](auto b, auto h, const auto& of_head, const auto& of_key) {
+    const AttentionHead head(of_head(saved.q), of_key(saved.k), of_key(saved.v), o, b, h, {});
+    head.backward(of_head(d_o), of_head(dq), of_key(dk), of_key(dv));
+  });
 }
 
 inline constexpr Core reference_core{head_by_head<>, head_by_head_backward};
@@ -111,20 +110,18 @@ inline constexpr Core reference_core{head_by_head<>, head_by_head_backward};
 inline constexpr Core linear_core{
     [](const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& o, AttentionSaved& saved) {
       saved = {q, k, v, q.copy(), {}, {}};
-      const std::int64_t d = q.cols() / o.heads, group = o.heads / o.kv_heads;
-      for (std::int64_t h = 0; h < o.heads; ++h)
-        for (const Tensor& x : {k, v})
-          add_to(saved.o.column_range(h * d, (h + 1) * d),
-                 x.column_range(h / group * d, (h / group + 1) * d));
+      for_each_head(q, o, [&](auto, auto, const auto& of_head, const auto& of_key) {
+        for (const Tensor& x : {k, v}) add_to(of_head(saved.o), of_key(x));
+      });
       return saved.o;
     },
     [](const Tensor& dy, const AttentionSaved&, const AttentionOptions& o, const Tensor& dq, const Tensor& dk,
        const Tensor& dv) {
       dq.copy_from(dy);
       dk.zero();
-      const std::int64_t d = dy.cols() / o.heads, group = o.heads / o.kv_heads;
-      for (std::int64_t h = 0; h < o.heads; ++h)
-        add_to(dk.column_range(h / group * d, (h / group + 1) * d), dy.column_range(h * d, (h + 1) * d));
+      for_each_head(dy, o, [&](auto, auto, const auto& of_head, const auto& of_key) {
+        add_to(of_key(dk), of_head(dy));
+      });
       dv.copy_from(dk);
     }};
 
@@ -195,8 +192,7 @@ class Reference {
   }
 
   void note(const std::string& name, const Tensor& result, double largest_sum) {
-    results.results[name] = result;
-    results.largest_sum[name] = largest_sum;
+    results.note(name, result, largest_sum);
   }
   double sum_of(const std::string& name) const { return results.largest_sum.at(name); }
 

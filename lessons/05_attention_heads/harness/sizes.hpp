@@ -1,14 +1,18 @@
-// The sizes of lesson 05, and what a rank of p holds of them.
+// The sizes of lesson 05: from the command line, or a message that says what would work, to what a rank of p
+// holds of them.
 #pragma once
 
 #include <cmath>
 
 #include "05_attention_heads/attention_heads.hpp"
+#include "app/app.hpp"
 #include "tensor/error.hpp"
 
 namespace tessera::attention_heads {
 
 enum class Part { attention, block };
+inline const std::vector<std::pair<Mask, std::string>> mask_names = {
+    {Mask::causal, "causal"}, {Mask::none, "none"}, {Mask::padding, "padding"}};
 
 struct Sizes {
   AttentionShape shape;
@@ -22,33 +26,69 @@ struct Sizes {
   bool shares_keys(std::int64_t p) const { return shape.kv_heads % p != 0; }
 };
 
-/// Throws UsageError where the heads do not divide the width, or where there are more than 2^20 tokens.
-inline void check_shape(const AttentionShape& s, std::int64_t tokens) {
+/// Throws UsageError where the heads do not divide the width, or where there are too many tokens.
+inline void check_shape(const AttentionShape& s, std::int64_t tokens, std::int64_t most_tokens = 1 << 20) {
   if (s.width % s.heads != 0)
     throw UsageError(format("--heads {} does not divide --width {}: --width {} would work", s.heads, s.width,
                             (s.width / s.heads + 1) * s.heads));
-  if (tokens > 1 << 20)
-    throw UsageError(format("--batch {} and --seq {} make {} tokens: up to 1048576 would work",
-                            tokens / s.options.seq, s.options.seq, tokens));
+  if (tokens > most_tokens)
+    throw UsageError(format("--batch {} and --seq {} make {} tokens: up to {} would work",
+                            tokens / s.options.seq, s.options.seq, tokens, most_tokens));
 }
 
-/// Sets what the command line says in words. With padding,
-/// sequence b ends after seq - b seq / (2 batch) tokens.
-inline void apply_arguments(Sizes& s, const std::string& mask, const std::string& part,
-                            const std::string& form) {
+/// What follows from the other sizes. With padding, sequence b ends after seq - b seq / (2 batch) tokens.
+inline void complete(Sizes& s) {
   AttentionOptions& o = s.shape.options;
   if (s.shape.kv_heads == 0) s.shape.kv_heads = s.shape.heads;
-  s.part = part == "block" ? Part::block : Part::attention;
-  o.mask = mask == "none" ? Mask::none : mask == "padding" ? Mask::padding : Mask::causal;
-  if (form != "auto")
-    o.form = form == "plain" ? AttentionOptions::Form::plain : AttentionOptions::Form::streaming;
+  if (o.mask != Mask::padding) return;
   std::vector<double> lengths;
-  for (std::int64_t b = 0; b < o.batch; ++b) {
-    const std::int64_t cut = b * o.seq / (2 * o.batch);
-    lengths.push_back(static_cast<double>(o.seq - cut));
-  }
+  for (std::int64_t b = 0; b < o.batch; ++b)
+    lengths.push_back(static_cast<double>(o.seq - b * o.seq / (2 * o.batch)));
   const Device::Scope host(Device::host());
-  if (o.mask == Mask::padding) o.lengths = Tensor::of(o.batch, 1, lengths, DType::i32);
+  o.lengths = Tensor::of(o.batch, 1, lengths, DType::i32);
+}
+
+inline void add_flags(App& app, Sizes& s) {
+  using Form = AttentionOptions::Form;
+  AttentionOptions& o = s.shape.options;
+  Flags& flags = app.flags();
+  app.size("--batch", o.batch, "sequences");
+  app.size("--seq", o.seq, "tokens of a sequence; N = batch seq");
+  app.size("--width", s.shape.width, "W, columns of X");
+  app.size("--heads", s.shape.heads, "heads, of W / heads columns each");
+  flags.number("--kv-heads", s.shape.kv_heads, 0, 1 << 20, "heads of K and V; 0: as many as heads");
+  flags.choice("--mask", o.mask, mask_names, "padding: sequence b ends after seq - b seq/(2 batch) tokens");
+  flags.real("--dropout", o.dropout, 0, 0.99,
+             "rate for the probabilities, and for the two halves of a block");
+  flags.choice("--part", s.part, {{Part::attention, "attention"}, {Part::block, "block"}},
+               "attention alone, or the transformer block");
+  flags.choice("--trap", s.trap_qkv, {{true, "qkv"}},
+               "a mistake to look at: [Q|K|V] is cut as if it were one matrix");
+  flags.choice("--form", o.form,
+               {{Form::automatic, "auto"}, {Form::plain, "plain"}, {Form::streaming, "streaming"}},
+               "streaming goes through tiles of keys; auto takes it from seq 256 on");
+  app.ranks_divide("--heads", s.shape.heads);
+}
+
+/// Completes the sizes for p ranks. Throws UsageError where they cannot be cut over these.
+inline void set_sizes(Sizes& s, const Options& options, int p) {
+  complete(s);
+  s.shape.options.seed = static_cast<std::uint64_t>(options.seed);
+  const std::int64_t a = s.shape.heads, kv = s.shape.kv_heads;
+  if (options.no_baseline)
+    throw UsageError("--no-baseline is for lessons 01 to 04: without it this lesson would work");
+  check_shape(s.shape, s.n());
+  if (s.trap_qkv && (p == 1 || s.shares_keys(p) || s.part == Part::block))
+    throw UsageError(
+        "--trap qkv cuts K and V over several ranks: --part attention --kv-heads 0 --ranks 4 would work");
+  if (a % kv == 0 && (kv == 1 || kv % p == 0)) return;
+  std::vector<std::int64_t> fitting;
+  for (std::int64_t n = 1; n <= a; ++n)
+    if (a % n == 0 && (n == 1 || n % p == 0)) fitting.push_back(n);
+  throw UsageError(
+      format("--kv-heads {} on {}{}: 1, or a number that {} divides and that divides the {} heads: "
+             "--kv-heads {} would work",
+             kv, p, p == 1 ? " rank" : " ranks", p, a, join(fitting)));
 }
 
 /// The columns of [Q | K | V] that the rank has, as a slice of the whole. (rows, W + 2 kv d)
@@ -76,8 +116,7 @@ inline std::int64_t core_saved(const Sizes& s, int p, bool exact) {
 
 /// How many elements of x differ from those of rank 0 on some rank; a NaN always differs.
 inline double ranks_apart(Communicator& comm, const Tensor& x) {
-  const MemoryScope scope(MemoryKind::check);
-  const Phase phase = comm.phase("check");
+  const CheckScope scope(comm);
   const std::vector<double> all = comm.all_gather(x.reshape(1, x.size()), 0).values();
   const auto size = static_cast<std::size_t>(x.size());
   double apart = 0;

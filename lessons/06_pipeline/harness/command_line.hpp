@@ -4,14 +4,32 @@
 #include <cstdlib>
 
 #include "06_pipeline/harness/proof.hpp"
+#include "gpt/harness/command_line.hpp"
 
 namespace tessera::pipeline {
 
 struct Arguments {  // as on the command line
-  std::string schedule = "1f1b", partition, pace;
-  std::int64_t microbatches = 8, batch = 16, chunks = 0;
+  std::string partition, pace;
+  std::int64_t batch = 16;
   bool compare = false;
+
+  bool balances() const { return partition == "balance"; }
 };
+
+inline void add_flags(App& app, Config& s, Arguments& arguments) {
+  Flags& flags = app.flags();
+  flags.number("--microbatches", s.microbatches, 1, 1024, "m, parts of the batch");
+  app.size("--batch", arguments.batch, "sequences of a step");
+  flags.number("--layers", s.model.layers, 1, 1024, "blocks of the whole model");
+  flags.choice("--schedule", s.schedule, schedule_names, "who does what when");
+  flags.text("--pace", arguments.pace, "5ms", "a stage's forward takes this long, dX and dW as well");
+  flags.toggle("--compare", arguments.compare, "all schedules in one table");
+  flags.number("--chunks", s.chunks, 0, 64, "of a stage, for interleaved; 0: two there, else one");
+  flags.text("--partition", arguments.partition, "3,2,2,1", "layers of each stage, or balance");
+  flags.toggle("--recompute", s.recompute, "keep a stage's input alone, run its forward again");
+  flags.toggle("--blocking", s.blocking, "wait for each send at once, as a beginner would");
+  gpt::add_size_flags(app, s.model);
+}
 
 /// "5ms" in seconds; "" is none.
 inline double seconds(const std::string& pace) {
@@ -25,51 +43,41 @@ inline double seconds(const std::string& pace) {
   return value * factor;
 }
 
+/// Throws UsageError where the microbatches do not divide the batch, or cannot go in groups of one a stage.
+inline void check_microbatches(std::int64_t microbatches, std::int64_t batch, std::int64_t group) {
+  const bool divides = batch % microbatches == 0;
+  if (divides && microbatches % group == 0) return;
+  std::vector<std::int64_t> fitting;
+  for (std::int64_t n = group; n <= batch; n += group)
+    if (batch % n == 0) fitting.push_back(n);
+  throw UsageError(format("--microbatches {}{}{} would work", microbatches,
+                          divides ? format(" cannot be divided by --ranks {}, as interleaved needs it", group)
+                                  : format(" does not divide --batch {}", batch),
+                          fitting.empty()
+                              ? format(": --batch {} --microbatches {}", (batch / group + 1) * group, group)
+                              : format(": --microbatches {}", join(fitting))));
+}
+
 /// Everything that can be wrong with the command line, before anything runs.
 inline void apply_arguments(Config& s, const Arguments& arguments, int ranks) {
-  ModelConfig& m = s.model;
-  if (m.width() % m.attention.heads != 0)
-    throw UsageError(format("--heads {} does not divide --width {}: --width {} would work", m.attention.heads,
-                            m.width(), (m.width() / m.attention.heads + 1) * m.attention.heads));
-  if (const std::int64_t tokens = arguments.batch * m.attention.options.seq; tokens > 1 << 20)
-    throw UsageError(format("--batch {} and --seq {} make {} tokens: up to {} would work", arguments.batch,
-                            m.attention.options.seq, tokens, 1 << 20));
-  for (const auto& [schedule, name] : schedule_names)
-    if (name == arguments.schedule) s.schedule = schedule;
-  const std::int64_t group = s.schedule == Schedule::interleaved ? ranks : 1;  // microbatches go in groups
-  if (arguments.batch % arguments.microbatches != 0 || arguments.microbatches % group != 0) {
-    std::string fitting;
-    for (std::int64_t n = group; n <= arguments.batch; n += group)
-      if (arguments.batch % n == 0) fitting += format("{}{}", fitting.empty() ? "" : ", ", n);
-    throw UsageError(format("--microbatches {}{}{} would work", arguments.microbatches,
-                            arguments.batch % arguments.microbatches != 0
-                                ? format(" does not divide --batch {}", arguments.batch)
-                                : format(" cannot be divided by --ranks {}, as interleaved needs it", ranks),
-                            fitting.empty() ? format(": --batch {} --microbatches {}",
-                                                     (arguments.batch / group + 1) * group, group)
-                                            : format(": --microbatches {}", fitting)));
-  }
-  s.microbatches = static_cast<int>(arguments.microbatches);
-  s.chunks = arguments.chunks > 0                               ? static_cast<int>(arguments.chunks)
-             : s.schedule == Schedule::interleaved && ranks > 1 ? 2
-                                                                : 1;
+  const bool interleaved = s.schedule == Schedule::interleaved;
+  gpt::set_batch(s.model, arguments.batch, s.microbatches);
+  check_microbatches(s.microbatches, arguments.batch, interleaved ? ranks : 1);
+  if (s.chunks == 0) s.chunks = interleaved && ranks > 1 ? 2 : 1;
   refuse_impossible(s.schedule, ranks, s.microbatches, s.chunks);
   const int parts = ranks * s.chunks;
-  if (m.layers < parts)
+  if (s.model.layers < parts)
     throw UsageError(
-        format("--layers {} cannot fill {} stages{}: --layers {} or more, or --ranks {} would work", m.layers,
-               ranks, s.chunks > 1 ? format(" of {} chunks", s.chunks) : "", parts,
-               std::max<std::int64_t>(1, m.layers / s.chunks)));
+        format("--layers {} cannot fill {} stages{}: --layers {} or more, or --ranks {} would work",
+               s.model.layers, ranks, s.chunks > 1 ? format(" of {} chunks", s.chunks) : "", parts,
+               std::max<std::int64_t>(1, s.model.layers / s.chunks)));
   s.pace = seconds(arguments.pace);
-  if (s.pace > 0 && arguments.partition == "balance")
+  if (s.pace > 0 && arguments.balances())
     throw UsageError("--partition balance evens out what layers really cost: leave --pace out");
-  s.partition = arguments.partition.empty() || arguments.partition == "balance"
-                    ? even_partition(m.layers, parts)
-                    : parse_partition(arguments.partition, m.layers, parts);
+  s.partition = arguments.partition.empty() || arguments.balances()
+                    ? even_partition(s.model.layers, parts)
+                    : parse_partition(arguments.partition, s.model.layers, parts);
   s.steps = s.pace > 0 ? 5 : 3;
-  m.attention.kv_heads = m.attention.heads;
-  m.attention.options.batch = arguments.batch / arguments.microbatches;
-  m.tokens = arguments.batch * m.attention.options.seq;
 }
 
 }  // namespace tessera::pipeline

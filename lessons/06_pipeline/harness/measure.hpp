@@ -10,9 +10,8 @@
 #include "06_pipeline/partition.hpp"
 #include "06_pipeline/simulate.hpp"
 #include "06_pipeline/worker.hpp"
+#include "app/gather.hpp"
 #include "gpt/builder.hpp"
-#include "report/journal.hpp"
-#include "tensor/device.hpp"
 
 namespace tessera::pipeline {
 
@@ -24,33 +23,29 @@ struct Trace {
   double loss = 0;                    // the sum of this rank's losses over all tokens
 };
 
-/// Seconds of a tick: a forward of a chunk takes one, and so do dX and dW. 0 is as fast as it goes.
-struct Pace {
-  double forward = 0;
-  static int ticks(Op op) { return op == Op::backward ? 2 : 1; }
-};
-
 /// Times instructions by marks on the device, so that the work of a GPU is timed and not its launch.
 ///
-/// With a pace each computation lasts until a deadline, which is a whole number of ticks on the clock of the
-/// machine: its own ticks after the end of the computation before it, or after the tick in which its message
-/// came. The system wakes a sleeping rank late, by a tenth of a millisecond or, where ranks outnumber cores,
-/// by one. The rank makes up for that by its next deadline. If it counted from the moment of waking instead,
-/// these delays would add up from stage to stage.
+/// `tick` is the pace in seconds: a forward of a chunk takes one tick, and so do dX and dW. 0 is as fast as
+/// it goes. With a pace each computation lasts until a deadline, which is a whole number of ticks on the
+/// clock of the machine: its own ticks after the end of the computation before it, or after the tick in which
+/// its message came. The system wakes a sleeping rank late, by a tenth of a millisecond or, where ranks
+/// outnumber cores, by one. The rank makes up for that by its next deadline. If it counted from the moment of
+/// waking instead, these delays would add up from stage to stage.
 class Clock {
  public:
-  Clock(Journal& journal, const Pace& pace) : journal_(journal), pace_(pace), device_(*Device::current()) {
+  Clock(const Journal& journal, double tick) : tick_(tick), device_(*Device::current()) {
     device_.synchronize();
-    if (pace_.forward > 0) wait_until(deadline_ = now() + 1);
-    start_ = journal_.now();
+    if (tick_ > 0) wait_until(deadline_ = now() + 1);
+    start_ = journal.now();
     base_ = device_.mark();
   }
   void begin(const Instruction& i) { timed_.push_back({i, device_.mark(), {}}); }
   void end() {
     const Op op = timed_.back().instruction.op;
-    if (pace_.forward > 0 && (computes(op) || is_receive(op))) {
+    if (tick_ > 0 && (computes(op) || is_receive(op))) {
       device_.synchronize();
-      deadline_ = computes(op) ? deadline_ + Pace::ticks(op) : std::max(deadline_, now());
+      if (is_receive(op)) deadline_ = std::max(deadline_, now());
+      if (computes(op)) deadline_ += op == Op::backward ? 2 : 1;
       wait_until(deadline_);
     }
     timed_.back().end = device_.mark();
@@ -71,14 +66,13 @@ class Clock {
   using Clockwork = std::chrono::steady_clock;  // one for all processes of a machine
   std::int64_t now() const {                    // in ticks, rounded down
     const std::chrono::duration<double> seconds = Clockwork::now().time_since_epoch();
-    return static_cast<std::int64_t>(seconds.count() / pace_.forward);
+    return static_cast<std::int64_t>(seconds.count() / tick_);
   }
   void wait_until(std::int64_t tick) const {
-    const std::chrono::duration<double> seconds(static_cast<double>(tick) * pace_.forward);
+    const std::chrono::duration<double> seconds(static_cast<double>(tick) * tick_);
     std::this_thread::sleep_until(Clockwork::time_point(std::chrono::ceil<Clockwork::duration>(seconds)));
   }
-  Journal& journal_;
-  Pace pace_;
+  double tick_;
   Device& device_;
   double start_ = 0;
   std::int64_t deadline_ = 0;  // in ticks
@@ -88,8 +82,8 @@ class Clock {
 
 /// One step of `worker` under the clock.
 inline Trace run_timed(Worker& worker, const Instructions& list, const std::vector<Tokens>& microbatches,
-                       Journal& journal, const Pace& pace) {
-  Clock clock(journal, pace);
+                       const Journal& journal, double tick) {
+  Clock clock(journal, tick);
   Trace trace;
   WorkerHooks hooks;
   hooks.before = [&](const Instruction& i) { clock.begin(i); };
@@ -104,40 +98,41 @@ inline Trace run_timed(Worker& worker, const Instructions& list, const std::vect
   return trace;
 }
 
-/// What rank 0 knows of a measured run: the step with the median bubble.
+/// What all ranks have measured in a step, by rank.
 struct Measured {
   Timeline timeline;
   std::vector<int> in_flight;
   std::vector<std::int64_t> activation_bytes;
+  double loss = 0;  // the mean over all tokens
 };
 
-/// Every rank's steps, on rank 0.
-inline Measured gather(Communicator& comm, const Trace& trace) {
-  const Phase phase = comm.phase("check");
-  const MemoryScope scope(MemoryKind::check);
+/// Every rank's steps, on rank 0. The ranks send the times alone: what they executed stands in the plan.
+inline Measured gather(Communicator& comm, const Plan& plan, const Trace& trace) {
+  const CheckScope scope(comm);
   std::vector<double> mine = {static_cast<double>(trace.in_flight),
                               static_cast<double>(trace.activation_bytes)};
-  for (const Step& s : trace.steps)
-    for (const double value : {static_cast<double>(s.op), static_cast<double>(s.microbatch),
-                               static_cast<double>(s.chunk), s.begin, s.end})
-      mine.push_back(value);
+  for (const Step& s : trace.steps) mine.insert(mine.end(), {s.begin, s.end});
   Measured all;
   for (const Tensor& one :
        gather_to_first(comm, Tensor::of(1, static_cast<std::int64_t>(mine.size()), mine, DType::f64))) {
     const std::vector<double> v = one.values();
     all.in_flight.push_back(static_cast<int>(v[0]));
     all.activation_bytes.push_back(static_cast<std::int64_t>(v[1]));
+    const Instructions& list = plan[all.timeline.stages.size()];
     auto& steps = all.timeline.stages.emplace_back();
-    for (std::size_t i = 2; i < v.size(); i += 5)
-      steps.push_back({{static_cast<Op>(v[i]), static_cast<int>(v[i + 1]), static_cast<int>(v[i + 2])},
-                       v[i + 3],
-                       v[i + 4]});
+    for (std::size_t i = 0; i < list.size(); ++i) steps.push_back({list[i], v[2 + 2 * i], v[3 + 2 * i]});
   }
   return all;
 }
 
-/// What an embedding, a block and a head cost this device:
-/// forward and backward of a microbatch, the median of 7.
+/// 0 where there are none.
+inline double median(std::vector<double> seconds) {
+  std::ranges::sort(seconds);
+  return seconds.empty() ? 0 : seconds[seconds.size() / 2];
+}
+
+/// What an embedding, a block and a head cost this device: forward and backward of a microbatch, the median
+/// of 7.
 inline LayerCosts measure_costs(const ModelConfig& config, const TensorParallel& alone, DType dtype,
                                 const Tokens& batch) {
   const MemoryScope scope(MemoryKind::check);
@@ -156,30 +151,27 @@ inline LayerCosts measure_costs(const ModelConfig& config, const TensorParallel&
       chunk.backward_weight(saved);
       seconds.push_back(Device::current()->seconds_between(begin, Device::current()->mark()));
     }
-    std::sort(seconds.begin(), seconds.end());
-    return seconds[seconds.size() / 2];
+    return median(seconds);
   };
   return {time(builder.chunk({0, 0}, true, false)), time(builder.chunk({0, 1}, false, false)),
           time(builder.chunk({0, 0}, false, true))};
 }
 
-/// What each virtual stage took in a measured run: medians over the microbatches.
-/// Predicts that run's timeline.
+/// What each virtual stage took in a measured run: medians over the microbatches. Predicts that run's
+/// timeline.
 inline Costs costs_of(const Timeline& timeline, int virtual_stages) {
-  Costs costs = Costs::equal(virtual_stages, 0, 0, 0);
+  Costs costs;
   const int stages = static_cast<int>(timeline.stages.size());
   for (int at = 0; at < virtual_stages; ++at) {
-    const auto median = [&](Op op) {
-      std::vector<double> seconds = {};
+    const auto seconds_of = [&](Op op) {
+      std::vector<double> seconds;
       for (const Step& s : timeline.stages[static_cast<std::size_t>(at % stages)])
         if (s.op == op && s.chunk == at / stages) seconds.push_back(s.end - s.begin);
-      std::sort(seconds.begin(), seconds.end());
-      return seconds.empty() ? 0 : seconds[seconds.size() / 2];
+      return median(seconds);
     };
-    const auto i = static_cast<std::size_t>(at);
-    costs.forward[i] = median(Op::forward);
-    costs.backward_input[i] = median(Op::backward_input) + median(Op::backward);
-    costs.backward_weight[i] = median(Op::backward_weight);
+    costs.forward.push_back(seconds_of(Op::forward));
+    costs.backward_input.push_back(seconds_of(Op::backward_input) + seconds_of(Op::backward));
+    costs.backward_weight.push_back(seconds_of(Op::backward_weight));
   }
   return costs;
 }

@@ -3,8 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iomanip>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -33,61 +31,43 @@ inline std::string legend(const Timeline& timeline) {
   return line + ", . idle" + (timeline.chunks() > 1 ? "; a line a chunk" : "");
 }
 
-/// What each of `cells` characters of a stage shows: the step that takes most of its time, none where the
-/// stage is idle for more than half of it.
-inline std::vector<const Step*> sampled(const Timeline& timeline, std::size_t stage, std::size_t cells,
-                                        double scale) {
-  std::vector<const Step*> shown(cells);
-  for (std::size_t cell = 0; cell < cells; ++cell) {
-    const double begin = timeline.begin() + static_cast<double>(cell) * scale;
-    double busy = 0, most = 0;
-    const Step* longest = nullptr;
-    for (const Step& step : timeline.stages[stage]) {
-      const double inside = std::min(step.end, begin + scale) - std::max(step.begin, begin);
-      if (!computes(step.op) || inside <= 0) continue;
-      busy += inside;
-      if (inside > most) longest = &step;
-      most = std::max(most, inside);
-    }
-    if (busy >= scale / 2) shown[cell] = longest;
-  }
-  return shown;
-}
-
 // begin draw
 /// A line a stage, or a chunk of it (s0.1, blank while stage 0 works in another chunk). A character is one
-/// `unit` of time, or more where the line would not fit into `columns` (0: as long as fits). The last column
-/// counts the idle ones.
+/// `unit` of time, or more where the line would not fit into `columns` (0: as long as fits). It shows what
+/// the stage does in the middle of that time. The last column counts the idle ones.
 inline std::string draw(const Timeline& timeline, const std::string& name, double unit, int columns = 100) {
   const int chunks = timeline.chunks();
-  const std::size_t stages = timeline.stages.size(), tail = 9;
   const auto label = [&](std::size_t stage, int chunk) {
     return chunks == 1 ? format(" s{}", stage) : format(" s{}.{}", stage, chunk);
   };
-  const std::size_t margin = label(stages - 1, 0).size() + 1;
-  const double makespan = timeline.makespan(), room = columns - static_cast<double>(margin + tail + 2);
+  const std::size_t margin = label(timeline.stages.size() - 1, 0).size() + 1;
+  const double begin = timeline.begin(), makespan = timeline.makespan(),
+               room = columns - static_cast<double>(margin + 11);
   const bool fits = unit > 0 && std::round(makespan / unit) <= room;
   const double scale = fits ? unit : makespan / room;
   const auto cells = static_cast<std::size_t>(std::max(1.0, std::round(makespan / scale)));
-  const auto right = [&](const std::string& text) {
-    return std::string(tail - std::min(tail, text.size()), ' ') + text;
-  };
-  std::string out = name;
-  if (!fits && unit > 0) out += format(" ({:g} units a character)", std::round(scale / unit * 100) / 100);
-  out.resize(std::max(out.size(), margin + cells + 2), ' ');
-  out += right("idle") + '\n';
-  for (std::size_t stage = 0; stage < stages; ++stage) {
-    const auto shown = sampled(timeline, stage, cells, scale);
-    for (int chunk = 0; chunk < chunks; ++chunk) {
-      std::string line = label(stage, chunk);
-      line.resize(margin, ' ');
-      line += '|';
-      for (const Step* step : shown)
-        line += step == nullptr ? '.' : step->chunk == chunk ? symbol(*step) : ' ';
-      line += '|';
-      const auto idle = std::count(shown.begin(), shown.end(), nullptr);
-      out += line + (chunk == 0 ? right(format("{}/{}", idle, cells)) : "") + '\n';
+  std::string title = name;
+  if (!fits && unit > 0) title += format(" ({:g} units a character)", std::round(scale / unit * 100) / 100);
+  std::string out = format("{:<{}}{:>9}\n", title, margin + cells + 2, "idle");
+  for (std::size_t stage = 0; stage < timeline.stages.size(); ++stage) {
+    const auto& steps = timeline.stages[stage];
+    std::vector<std::string> lines(static_cast<std::size_t>(chunks), std::string(cells, ' '));
+    int idle = 0;
+    for (std::size_t cell = 0; cell < cells; ++cell) {
+      const double middle = begin + (static_cast<double>(cell) + 0.5) * scale;
+      const auto step = std::ranges::find_if(steps, [&](const Step& one) {
+        return computes(one.op) && one.begin <= middle && middle < one.end;
+      });
+      idle += step == steps.end();
+      if (step == steps.end())
+        for (std::string& line : lines) line[cell] = '.';
+      else
+        lines[static_cast<std::size_t>(step->chunk)][cell] = symbol(*step);
     }
+    const std::string tail = format("{:>9}", format("{}/{}", idle, cells));
+    for (int chunk = 0; chunk < chunks; ++chunk)
+      out += format("{:<{}}|{}|{}\n", label(stage, chunk), margin, lines[static_cast<std::size_t>(chunk)],
+                    chunk == 0 ? tail : "");
   }
   return out;
 }
@@ -101,11 +81,7 @@ struct Panel {
   Timeline timeline;
 };
 
-inline std::string percent(double share) {
-  std::ostringstream out;
-  out << std::fixed << std::setprecision(1) << 100 * share << '%';
-  return out.str();
-}
+inline std::string percent(double share) { return format("{:.1f}%", 100 * share); }
 
 namespace svg_detail {
 
@@ -169,18 +145,20 @@ inline std::string rows(const Timeline& timeline, double y, double scale) {
 }
 
 inline std::string key(double y, const Timeline& timeline) {
+  std::vector<std::pair<Op, std::string>> entries = {{Op::forward, "forward of microbatch 1"}};
+  if (timeline.split())
+    entries.insert(entries.end(), {{Op::backward_input, "its dX"}, {Op::backward_weight, "its dW"}});
+  else
+    entries.push_back({Op::backward, "its backward"});
   std::string out;
   double x = left;
-  const auto entry = [&](const std::string& picture, const std::string& words, double wide) {
-    out += picture + svg_text(x + 36, y + 17, words, start);
-    x += wide;
-  };
-  entry(cell(x, y, 28, 24, {{Op::forward}, 0, 1}), "forward of microbatch 1", 230);
-  entry(cell(x, y, 28, 24, {{Op::backward}, 0, 1}), timeline.split() ? "its dX" : "its backward",
-        timeline.split() ? 110 : 150);
-  if (timeline.split()) entry(cell(x, y, 28, 24, {{Op::backward_weight}, 0, 1}), "its dW", 110);
-  entry(svg_rectangle(x, y, 28, 24, "url(#idle)"), "idle: the bubble", 180);
-  if (timeline.chunks() > 1) out += svg_text(x, y + 17, "a lane a chunk, the stage's first on top", start);
+  for (const auto& [op, words] : entries) {
+    out += cell(x, y, 28, 24, {{op}, 0, 1}) + svg_text(x + 36, y + 17, words, start);
+    x += 54 + 8 * static_cast<double>(words.size());
+  }
+  out += svg_rectangle(x, y, 28, 24, "url(#idle)") + svg_text(x + 36, y + 17, "idle: the bubble", start);
+  if (timeline.chunks() > 1)
+    out += svg_text(x + 180, y + 17, "a lane a chunk, the stage's first on top", start);
   return out;
 }
 
@@ -190,14 +168,17 @@ inline std::string key(double y, const Timeline& timeline) {
 inline std::string picture(const std::string& subject, const std::vector<Panel>& panels,
                            const std::string& unit) {
   using namespace svg_detail;
+  const auto rows_height = [](const Timeline& t) {
+    return static_cast<double>(t.stages.size()) * (lane * t.chunks() + gap);
+  };
   double longest = 0, height = 44;
-  std::string title = subject + ": bubble";
-  for (const Panel& panel : panels) {
-    const Timeline& t = panel.timeline;
-    longest = std::max(longest, t.makespan());
-    height += 26 + static_cast<double>(t.stages.size()) * (lane * t.chunks() + gap) + 56;
-    title += format("{}{} {}", &panel == panels.data() ? " " : ", ", percent(t.bubble()), panel.name);
+  std::vector<std::string> bubbles;
+  for (const auto& [name, timeline] : panels) {
+    longest = std::max(longest, timeline.makespan());
+    height += 26 + rows_height(timeline) + 56;
+    bubbles.push_back(percent(timeline.bubble()) + " " + name);
   }
+  const std::string title = subject + ": bubble " + join(bubbles);
   const double scale = (width - left - right) / longest;
   std::string out =
       svg_open(width, height + 40,
@@ -208,13 +189,12 @@ inline std::string picture(const std::string& subject, const std::vector<Panel>&
       "patternTransform=\"rotate(45)\"><path d=\"M0 0v8\" class=\"idle\"/></pattern></defs>\n";
   out += svg_text(gap, 26, title, format("{} font-size=\"18\" font-weight=\"bold\"", start));
   double y = 44;
-  for (const Panel& panel : panels) {
-    const Timeline& t = panel.timeline;
+  for (const auto& [name, timeline] : panels) {
     out +=
-        svg_text(left, y + 14, format("{}: {} of the run is idle", panel.name, percent(t.bubble())), start);
-    out += rows(t, y + 26, scale);
-    y += 26 + static_cast<double>(t.stages.size()) * (lane * t.chunks() + gap);
-    out += axis(y, t.makespan(), scale, unit);
+        svg_text(left, y + 14, format("{}: {} of the run is idle", name, percent(timeline.bubble())), start);
+    out += rows(timeline, y + 26, scale);
+    y += 26 + rows_height(timeline);
+    out += axis(y, timeline.makespan(), scale, unit);
     y += 56;
   }
   return out + key(y, panels.front().timeline) + "</svg>\n";

@@ -3,30 +3,31 @@
 
 #include "05_attention_heads/harness/sizes.hpp"
 #include "07_data_parallel/replica.hpp"
-#include "app/proof.hpp"
-#include "gpt/harness/reference.hpp"
+#include "gpt/harness/proof.hpp"
 #include "gpt/tokens.hpp"
-#include "tensor/error.hpp"
 
 namespace tessera::data_parallel {
 
+struct Config {
+  ModelConfig model;  // its options.batch and tokens are of the whole batch
+  std::int64_t bucket = 64 << 10, steps = 20;
+  double lr = 0.1;
+};
+
 /// The gradient if each rank took the mean over its own rows, and then the ranks the mean of these.
 inline Tensor mean_of_means(const Inputs<Tensor>& in, const std::string& name, int p, std::int64_t seq) {
-  const Tensor x = in("X"), dy = in("dY");
-  Tensor sum;
+  const Tensor dy = in("dY").copy();
   for (int r = 0; r < p; ++r) {
-    const Range own = own_rows(x.rows(), r, p, seq);
+    const Range own = own_rows(dy.rows(), r, p, seq);
     const Tensor rows = dy.row_range(own.begin, own.end);
-    const Tensor term = name == "dc" ? sum_rows(rows) : matmul(t(x.row_range(own.begin, own.end)), rows);
-    const Tensor mean = scale(term, static_cast<double>(x.rows()) / static_cast<double>(own.size() * p));
-    sum = r == 0 ? mean : add(sum, mean);
+    rows.copy_from(scale(rows, static_cast<double>(dy.rows()) / static_cast<double>(own.size() * p)));
   }
-  return sum;
+  return name == "dc" ? sum_rows(dy) : matmul(t(in("X")), dy);
 }
 
-/// One linear layer, its n rows cut between sequences: the identity by itself.
-inline void prove_linear(Proof& proof, Communicator& comm, std::int64_t n, std::int64_t seq, std::int64_t k,
-                         std::int64_t f) {
+/// The identity by itself: one linear layer, its n rows cut between sequences.
+inline void check_linear(Proof& proof, Communicator& comm, const ModelConfig& model) {
+  const std::int64_t n = model.tokens, seq = model.seq(), k = model.width(), f = 2 * k + 1;
   const Range own = own_rows(n, comm.rank(), comm.size(), seq);
   const auto rows = [&](std::int64_t cols) { return Slice{n, cols, {own}, {{0, cols}}}; };
   const Slice a_slice = Slice::whole(k, f), c_slice = Slice::whole(1, f);
@@ -51,107 +52,85 @@ inline void prove_linear(Proof& proof, Communicator& comm, std::int64_t n, std::
   const std::int64_t p = comm.size(), e = proof.element_bytes();
   proof.expect_traffic("linear", "all_reduce", "dA, dc", 2, 2 * (p - 1) * (k + 1) * f * e,
                        format("2 (p-1) {} (K + 1) F", e));
-  for (const char* result : {"dA", "dc"})
+  for (const std::string result : {"dA", "dc"})
     proof.mistake(
         result, format("{} is the mean of the ranks' means: a rank with fewer rows counted as much.", result),
-        [=, name = std::string(result)](const auto& in, int) {
-          return mean_of_means(in, name, static_cast<int>(p), seq);
-        });
+        [=](const auto& in, int) { return mean_of_means(in, result, static_cast<int>(p), seq); });
 }
 
-struct Config {
-  ModelConfig model;  // its options.batch and tokens are of the whole batch
-  std::int64_t bucket = 64 << 10, steps = 20;
-  double lr = 0.1;
-};
+/// The whole model on every rank, with the proof's weights. `alone` is a group of one rank.
+inline Replica build(Proof& proof, const TensorParallel& alone, const Communicator& dp, const Config& s) {
+  ModelConfig own = s.model;
+  own.attention.options.batch =
+      own_rows(s.model.attention.options.batch, dp.rank(), dp.size()).size();  // sequences
+  return {own, alone, proof.dtype(), s.bucket, gpt::make_weights(proof, own)};
+}
 
-/// What rank 0 knows at the end.
-struct Trained {
-  std::vector<double> losses;
-  std::size_t buckets = 0;
-};
+/// This rank's sequences of a batch.
+inline Tokens own_tokens(const Tokens& batch, const Communicator& dp, std::int64_t seq) {
+  return gpt::rows_of(batch, own_rows(batch.ids.rows(), dp.rank(), dp.size(), seq));
+}
 
+/// The unsplit model's step, and the linear layer.
 inline MeasuredReference reference(const Inputs<Tensor>& in, const ModelConfig& config, const Tokens& batch) {
   MeasuredReference whole = gpt::reference_step(in, config, batch);
   const Tensor x = in("X"), a = in("A"), dy = in("dY");
-  const auto note = [&](const char* name, const Tensor& value, double sum) {
-    whole.results[name] = value;
-    whole.largest_sum[name] = sum;
-  };
-  note("Y", add_bias(matmul(x, a), in("c")), largest_terms(x, a) + largest(in("c")));
-  note("dX", matmul(dy, t(a)), largest_terms(dy, t(a)));
-  note("dA", matmul(t(x), dy), largest_terms(t(x), dy));
-  note("dc", sum_rows(dy), largest(sum_rows(absolute(dy))));
+  whole.note("Y", add_bias(matmul(x, a), in("c")), largest_terms(x, a) + largest(in("c")));
+  whole.note("dX", matmul(dy, t(a)), largest_terms(dy, t(a)));
+  whole.note("dA", matmul(t(x), dy), largest_terms(t(x), dy));
+  whole.note("dc", sum_rows(dy), largest(sum_rows(absolute(dy))));
   return whole;
 }
 
-/// The gradients of one step against the whole model's, then `steps` steps of SGD.
-inline Trained prove(Proof& proof, Communicator& comm, const Config& s) {
-  const int p = comm.size(), r = comm.rank();
-  const std::int64_t seq = s.model.attention.options.seq, w = s.model.width(), e = proof.element_bytes();
-  prove_linear(proof, comm, s.model.tokens, seq, w, 2 * w + 1);
-  const auto group = comm.split(r, 0, "tp");
-  const TensorParallel alone(*group);
-  const Range sequences = own_rows(s.model.attention.options.batch, r, p);
-  ModelConfig own = s.model;
-  own.attention.options.batch = sequences.size();
-  std::map<std::string, double> scales;
-  for (const auto& info : gpt::weights_of(own)) scales[info.name] = info.scale;
-  Replica replica(own, alone, proof.dtype(), s.bucket, [&](const std::string& name, const Slice& slice) {
-    return proof.weight(name, "??", slice, scales.at(name));
-  });
-  const Tokens batch = gpt::random_tokens(s.model, proof.seed());
-  Tokens mine;
-  {
-    const MemoryScope data(MemoryKind::check);
-    const auto rows = [&](const Tensor& x) {
-      return x.row_range(sequences.begin * seq, sequences.end * seq).copy().to(Device::current());
-    };
-    mine = {rows(batch.ids), rows(batch.targets)};
-  }
-  const auto global = [&](const Tensor& loss) {  // the mean over all tokens
-    const Phase phase = comm.phase("check");
-    const MemoryScope scope(MemoryKind::check);
-    return comm.all_reduce(loss).values()[0] / static_cast<double>(s.model.tokens);
-  };
-  const auto keep = [](const Tensor& x) {
-    const MemoryScope scope(MemoryKind::check);
-    return x.copy();
-  };
-  Trained trained{{global(replica.gradients(mine, comm))}, replica.buckets().count()};
+/// The loss and the gradients of the first step against the unsplit model's, and the memory.
+inline void check_gradients(Proof& proof, const Config& s, const Replica& replica, const Tokens& batch,
+                            double loss) {
   proof.measure_memory();
-  proof.result("loss", "11", "loss, the mean over all ranks' tokens", Tensor::of(1, 1, {trained.losses[0]}),
-               Slice::whole(1, 1));
-  for (const Parameter& one : replica.parameters())
-    proof.result("d" + one.name, "??", "d" + one.name, keep(one.gradient), one.slice,
-                 "gradients, each the sum over the ranks");
+  gpt::check_step(proof, s.model, replica.parameters(), loss, "loss, the mean over all ranks' tokens",
+                  "gradients, each the sum over the ranks");
   proof.measured_baseline([batch, model = s.model](const auto& in) { return reference(in, model, batch); });
-
-  for (std::int64_t step = 0; step < s.steps; ++step) {
-    replica.step(s.lr, 0.9);
-    trained.losses.push_back(global(replica.gradients(mine, comm)));
-  }
-  double apart = 0;
-  for (const Parameter& one : replica.parameters())
-    apart = std::max(apart, attention_heads::ranks_apart(comm, one.value));
-  proof.claim(format("replicas after {} steps: equal bits", s.steps), apart, 0,
-              "a replica went its own way: was a gradient not summed?");
-  const double rise = std::max(trained.losses.back() - trained.losses.front(), 0.0);  // NaN stays NaN
-  if (s.steps > 0) proof.claim("the loss has not risen", rise, 0, "smaller --lr?");
-
-  for (const Parameter& one : replica.parameters())  // as a dump should show them
-    one.value.copy_from(proof.other_slice(one.name, one.slice));
-
-  const std::int64_t weights = gpt::elements_of(s.model), steps = s.steps + 1,
-                     buckets = static_cast<std::int64_t>(trained.buckets);
-  proof.expect_traffic("bwd", "all_reduce", "gradients", steps * buckets, steps * 2 * (p - 1) * weights * e,
-                       format("{} steps x 2 (p-1) {} P", steps, e));
+  const std::int64_t e = proof.element_bytes(), bytes = gpt::elements_of(s.model) * e;
   for (const auto& [kind, label] : {std::pair{MemoryKind::weight, "weights"},
                                     {MemoryKind::gradient, "gradients"},
                                     {MemoryKind::optimizer, "SGD's velocity"}})
-    proof.expect_memory(kind, label, weights * e, weights * e,
-                        format("{} P: the whole model on every rank", e));
-  return trained;
+    proof.expect_memory(kind, label, bytes, bytes, format("{} P: the whole model on every rank", e));
+}
+
+/// What the steps have left: replicas with equal bits, and a loss that has not risen.
+inline void check_training(Proof& proof, Communicator& dp, const Config& s, const Replica& replica,
+                           const std::vector<double>& losses) {
+  double apart = 0;
+  for (const Parameter& one : replica.parameters())
+    apart = std::max(apart, attention_heads::ranks_apart(dp, one.value));
+  proof.claim(format("replicas after {} steps: equal bits", s.steps), apart, 0,
+              "a replica went its own way: was a gradient not summed?");
+  const double rise = std::max(losses.back() - losses.front(), 0.0);  // NaN stays NaN
+  if (s.steps > 0) proof.claim("the loss has not risen", rise, 0, "smaller --lr?");
+  for (const Parameter& one : replica.parameters())  // as a dump should show them
+    one.value.copy_from(proof.other_slice(one.name, one.slice));
+
+  const std::int64_t p = dp.size(), e = proof.element_bytes(), steps = s.steps + 1,
+                     buckets = static_cast<std::int64_t>(replica.buckets().count());
+  proof.expect_traffic("bwd", "all_reduce", "gradients", steps * buckets,
+                       steps * 2 * (p - 1) * gpt::elements_of(s.model) * e,
+                       format("{} steps x 2 (p-1) {} P", steps, e));
+}
+
+/// The lesson's run with its checks, as main makes it. Returns the loss before every step and after the last.
+inline std::vector<double> prove(Proof& proof, Communicator& dp, const Config& s) {
+  check_linear(proof, dp, s.model);
+  const auto group = dp.split(dp.rank(), 0, "tp");
+  const TensorParallel alone(*group);
+  Replica replica = build(proof, alone, dp, s);
+  const Tokens batch = gpt::random_tokens(s.model, proof.seed()), own = own_tokens(batch, dp, s.model.seq());
+  std::vector<double> losses = {replica.gradients(own, dp)};
+  check_gradients(proof, s, replica, batch, losses.front());
+  for (std::int64_t step = 0; step < s.steps; ++step) {
+    replica.step(s.lr, 0.9);
+    losses.push_back(replica.gradients(own, dp));
+  }
+  check_training(proof, dp, s, replica, losses);
+  return losses;
 }
 
 }  // namespace tessera::data_parallel

@@ -2,30 +2,48 @@
 #pragma once
 
 #include "08_three_d/config.hpp"
-#include "app/app.hpp"
+#include "gpt/harness/command_line.hpp"
 #include "tensor/file.hpp"
 
 namespace tessera::three_d {
 
-inline std::string divisors(std::int64_t n, std::int64_t most) {
-  std::string text;
-  for (std::int64_t d = 1; d <= std::min(n, most); ++d)
-    if (n % d == 0) text += format("{}{}", text.empty() ? "" : ", ", d);
-  return text;
-}
-
-struct Arguments {
-  std::string schedule = "1f1b", optimizer = "sgd", text = "README.md", tokens, weights;
-  std::int64_t tp = 2, pp = 2, dp = 2, microbatches = 4, chunks = 0, vocabulary = 256;
+struct Arguments {  // the names of files
+  std::string text = "README.md", tokens, weights;
 };
 
-inline int ranks_of(const Arguments& arguments) {
-  const std::int64_t all = arguments.tp * arguments.pp * arguments.dp;
-  if (all > 64)
-    throw UsageError(
-        format("64 ranks at most: --tp {} --pp {} --dp {} make {}; --tp 2 --pp 2 --dp 2 would work",
-               arguments.tp, arguments.pp, arguments.dp, all));
-  return static_cast<int>(all);
+inline void add_flags(App& app, Config& s, Arguments& arguments) {
+  Flags& flags = app.flags();
+  TrainingConfig& t = s.training;
+  flags.number("--tp", s.sizes.tp, 1, 64, "ranks that share each layer");
+  flags.number("--pp", s.sizes.pp, 1, 64, "stages of layers");
+  flags.number("--dp", s.sizes.dp, 1, 64, "replicas");
+  flags.number("--steps", s.steps, 0, 1 << 20, "of training");
+  app.size("--batch", s.batch, "sequences of a step");
+  flags.number("--microbatches", t.microbatches, 1, 1 << 20, "m, of each replica");
+  flags.choice("--schedule", t.schedule, pipeline::schedule_names, "of the pipeline");
+  flags.text("--text", arguments.text, "FILE", "what to train on: bytes are tokens");
+  flags.text("--tokens", arguments.tokens, "FILE", "instead: uint16 ids, as nanoGPT and llm.c keep them");
+  flags.text("--weights", arguments.weights, "FILE", "begin as a GPT-2 with Hugging Face's names; its sizes");
+  flags.toggle("--eval", s.eval, "no training: the loss over the whole text");
+  flags.number("--sample", s.sample, 0, 1 << 20, "tokens to write in the end");
+  flags.real("--temperature", s.temperature, 0, 100, "of the sampling; 0 takes the likeliest");
+  app.size("--layers", t.model.layers, "blocks");
+  gpt::add_size_flags(app, t.model, 65536);
+  flags.number("--chunks", t.chunks, 0, 64, "of a stage, for interleaved; 0: two there, else one");
+  flags.choice("--optimizer", t.adamw, {{false, "sgd"}, {true, "adamw"}}, "sgd has momentum 0.9");
+  flags.text("--save", s.save, "DIR", "write checkpoints there: whole tensors, GPT-2's names");
+  flags.number("--every", s.every, 0, 1 << 20, "steps between checkpoints; 0: one at the end");
+  flags.text("--resume", s.resume, "DIR", "go on from the checkpoint there, under any cut");
+  flags.real("--lr", t.lr, 0, 1e3, "learning rate");
+  flags.real("--clip", t.clip, 0, 1e9, "largest norm of the gradients; 0: any");
+  flags.size("--bucket", t.bucket, "of gradients that are summed over dp in one call");
+}
+
+inline int ranks_of(const ParallelSizes& sizes) {
+  if (sizes.ranks() <= 64) return sizes.ranks();
+  throw UsageError(
+      format("64 ranks at most: --tp {} --pp {} --dp {} make {}; --tp 2 --pp 2 --dp 2 would work", sizes.tp,
+             sizes.pp, sizes.dp, sizes.ranks()));
 }
 
 /// The sizes of a file's model, which the command line may repeat but not change.
@@ -67,38 +85,31 @@ inline void take_text(Config& s, const Arguments& arguments, const Flags& flags)
 /// Everything else that can be wrong with the command line, before anything runs.
 inline void apply_arguments(Config& s, const Arguments& arguments, const Flags& flags,
                             const Options& options) {
-  ModelConfig& m = s.training.model;
-  m.vocabulary = arguments.vocabulary;
+  TrainingConfig& t = s.training;
+  ModelConfig& m = t.model;
+  const auto [tp, pp, dp] = s.sizes;
+  const int parts = dp * t.microbatches;
   if (!arguments.weights.empty()) take_weights(s, arguments, flags);
-  s.sizes = {static_cast<int>(arguments.tp), static_cast<int>(arguments.pp), static_cast<int>(arguments.dp)};
-  if (m.width() % m.attention.heads != 0)
-    throw UsageError(format("--heads {} does not divide --width {}: --heads {} would work", m.attention.heads,
-                            m.width(), divisors(m.width(), 64)));
-  if (m.attention.heads % arguments.tp != 0)
-    throw UsageError(format("--tp {} does not divide the {} heads: --tp {} would work", arguments.tp,
-                            m.attention.heads, divisors(m.attention.heads, 64)));
-  for (const auto& [schedule, name] : pipeline::schedule_names)
-    if (name == arguments.schedule) s.training.schedule = schedule;
-  const bool interleaved = s.training.schedule == pipeline::Schedule::interleaved;
-  s.training.chunks = arguments.chunks > 0              ? static_cast<int>(arguments.chunks)
-                      : interleaved && arguments.pp > 1 ? 2
-                                                        : 1;
-  s.training.microbatches = static_cast<int>(arguments.microbatches);
-  pipeline::refuse_impossible(s.training.schedule, s.sizes.pp, s.training.microbatches, s.training.chunks);
-  if (m.vocabulary < arguments.tp)
+  gpt::set_batch(m, s.batch, parts, INT64_MAX);
+  if (m.attention.heads % tp != 0) {
+    std::vector<std::int64_t> fitting;
+    for (std::int64_t n = 1; n <= std::min<std::int64_t>(m.attention.heads, 64); ++n)
+      if (m.attention.heads % n == 0) fitting.push_back(n);
+    throw UsageError(format("--tp {} does not divide the {} heads: --tp {} would work", tp, m.attention.heads,
+                            join(fitting)));
+  }
+  if (t.chunks == 0) t.chunks = t.schedule == pipeline::Schedule::interleaved && pp > 1 ? 2 : 1;
+  pipeline::refuse_impossible(t.schedule, pp, t.microbatches, t.chunks);
+  if (m.vocabulary < tp)
     throw UsageError(format("--vocab {} leaves some of {} ranks without an id: --vocab {} or more would work",
-                            m.vocabulary, arguments.tp, arguments.tp));
-  if (m.layers < arguments.pp * s.training.chunks)
+                            m.vocabulary, tp, tp));
+  if (m.layers < pp * t.chunks)
     throw UsageError(format("--layers {} cannot fill {} virtual stages: --layers {} or more would work",
-                            m.layers, arguments.pp * s.training.chunks, arguments.pp * s.training.chunks));
-  if (const std::int64_t parts = arguments.dp * arguments.microbatches; s.batch % parts != 0)
+                            m.layers, pp * t.chunks, pp * t.chunks));
+  if (s.batch % parts != 0)
     throw UsageError(
         format("--batch {} cannot be shared out over {} replicas of {} microbatches: --batch {} would work",
-               s.batch, arguments.dp, arguments.microbatches, (s.batch / parts + 1) * parts));
-  s.training.adamw = arguments.optimizer == "adamw";
-  m.attention.kv_heads = m.attention.heads;
-  m.attention.options.batch = s.batch / (arguments.dp * arguments.microbatches);
-  m.tokens = s.batch * s.seq();
+               s.batch, dp, t.microbatches, (s.batch / parts + 1) * parts));
   if (!s.resume.empty() && !std::filesystem::exists(gpt::checkpoint_file(s.resume)))
     throw UsageError("--resume " + s.resume +
                      ": there is no checkpoint.safetensors; a folder that --save wrote would work");

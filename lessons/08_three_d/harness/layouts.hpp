@@ -31,15 +31,6 @@ inline double largest_distance(const std::vector<double>& a, const std::vector<d
   return most;
 }
 
-/// Rank 0's answer, on every rank.
-inline bool agreed(Communicator& world, bool answer) {
-  const Phase phase = world.phase("check");
-  const MemoryScope scope(MemoryKind::check);
-  const Tensor one = Tensor::of(1, 1, {answer ? 1.0 : 0.0});
-  world.broadcast(one, 0);
-  return one.values()[0] != 0;
-}
-
 // begin find_broken_axis
 /// "alone, tp is off by 0.2, pp holds, dp holds: look at tp". Collective; rank 0 knows the true losses and
 /// gets the sentence.
@@ -47,7 +38,7 @@ inline std::string find_broken_axis(Communicator& world, Config s, DType dtype, 
                                     const std::vector<double>& truth, double bound) {
   const Journal before = world.journal();
   s.sample = 0;
-  std::string found, broken;
+  std::vector<std::string> found, broken;
   for (const auto& [axis, sizes] : {std::pair{"tp", ParallelSizes{s.sizes.tp, 1, 1}},
                                     {"pp", ParallelSizes{1, s.sizes.pp, 1}},
                                     {"dp", ParallelSizes{1, 1, s.sizes.dp}}}) {
@@ -57,12 +48,13 @@ inline std::string find_broken_axis(Communicator& world, Config s, DType dtype, 
     if (!group) continue;  // waits at the next split
     const auto busy = world.busy(format("runs with {} alone", axis));
     const double error = largest_distance(run_with_layout(*group, s, sizes, dtype, seed).losses, truth);
-    found += format("{}{}", found.empty() ? "alone, " : ", ", axis);
-    found += error <= bound ? std::string(" holds") : format(" is off by {:g}", error);
-    if (!(error <= bound)) broken += format("{}{}", broken.empty() ? "" : " and ", axis);
+    const bool holds = error <= bound;
+    found.push_back(holds ? format("{} holds", axis) : format("{} is off by {:g}", axis, error));
+    if (!holds) broken.push_back(axis);
   }
   world.journal() = before;  // these calls are in no table
-  return found + (broken.empty() ? ": the fault is where they meet" : ": look at " + broken);
+  return format("alone, {}: {}", join(found),
+                broken.empty() ? "the fault is where they meet" : "look at " + join(broken, " and "));
 }
 // end find_broken_axis
 

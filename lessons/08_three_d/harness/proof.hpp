@@ -3,9 +3,7 @@
 
 #include "08_three_d/activations.hpp"
 #include "08_three_d/harness/layouts.hpp"
-#include "08_three_d/harness/traffic.hpp"
-#include "app/proof.hpp"
-#include "gpt/harness/reference.hpp"
+#include "gpt/harness/proof.hpp"
 
 namespace tessera::three_d {
 
@@ -16,7 +14,7 @@ struct Compared {
 
 /// The bytes of a rank's own weights, in a formula.
 inline std::string own_formula(std::int64_t bytes) {
-  return format("{} x own ((12 W W + 7 W)/tp + 6 W a layer, ends)", bytes);
+  return format("{} x own ((12 W W + 7 W)/tp + 6 W a layer, embedding, head)", bytes);
 }
 
 // begin first_step
@@ -24,12 +22,7 @@ inline std::string own_formula(std::int64_t bytes) {
 /// begins away from the symmetric start, where the gradients of norms and biases would be small.
 inline void check_first_step(Proof& proof, const Mesh& mesh, const Config& s) {
   const ModelConfig& model = s.training.model;
-  std::map<std::string, double> scales;
-  const auto infos = gpt::weights_of(model);
-  for (const auto& info : infos) scales[info.name] = 0.5 * info.scale;
-  Trainer trainer(mesh, s.training, proof.dtype(), [&](const std::string& name, const Slice& slice) {
-    return proof.weight(name, "??", slice, scales.at(name));
-  });
+  Trainer trainer(mesh, s.training, proof.dtype(), gpt::make_weights(proof, model, 0.5));
   const Tokens batch = batch_of(s, proof.seed(), 0);
   std::int64_t activation_bytes = 0;
   pipeline::WorkerHooks hooks;
@@ -39,26 +32,11 @@ inline void check_first_step(Proof& proof, const Mesh& mesh, const Config& s) {
   const double loss = mean_loss(trainer.gradients(own_microbatches(batch, s, trainer), hooks), s, mesh);
   proof.measure_memory();
   proof.measure_memory(MemoryKind::activation, activation_bytes);
-
-  proof.result("loss", "11", "loss of the first step", Tensor::of(1, 1, {loss}), Slice::whole(1, 1));
-  std::int64_t mine = 0;
-  for (const auto& [name, rows, cols, scale] : infos) {
-    const Parameter* own = nullptr;
-    for (const Parameter& one : trainer.parameters())
-      if (one.name == name) own = &one;
-    const MemoryScope scope(MemoryKind::check);
-    if (own != nullptr) {
-      mine += own->value.size();
-      proof.result("d" + name, "??", "d" + name, own->gradient.copy(), own->slice, "gradients");
-    } else {  // rank 0 must know of it
-      const Slice nothing = Slice::nothing_of(rows, cols);
-      proof.weight(name, "??", nothing, scales.at(name));
-      proof.result("d" + name, "??", "d" + name, Tensor::empty(0, 0, proof.dtype()), nothing, "gradients");
-    }
-  }
+  gpt::check_step(proof, model, trainer.parameters(), loss, "loss of the first step");
   proof.measured_baseline([batch, model](const auto& in) { return gpt::reference_step(in, model, batch); });
 
-  const std::int64_t e = proof.element_bytes(), whole = gpt::elements_of(model);
+  const std::int64_t e = proof.element_bytes(), whole = gpt::elements_of(model),
+                     mine = gpt::elements_of(trainer.parameters());
   for (const auto& [kind, label, times] : {std::tuple{MemoryKind::weight, "weights", 1},
                                            {MemoryKind::gradient, "gradients", 1},
                                            {MemoryKind::optimizer, "optimiser", s.training.adamw ? 2 : 1}})
@@ -76,20 +54,63 @@ inline void check_first_step(Proof& proof, const Mesh& mesh, const Config& s) {
 inline void check_weights(Proof& proof, const Trainer& trainer, const Config& s) {
   proof.measured_baseline([](const auto&) { return MeasuredReference{}; });
   proof.measure_memory();
-  std::int64_t mine = 0;
-  for (const Parameter& one : trainer.parameters()) mine += one.value.size();
   const std::int64_t e = proof.element_bytes();
-  proof.expect_memory(MemoryKind::weight, "weights", gpt::elements_of(s.training.model) * e, mine * e,
-                      own_formula(e));
+  proof.expect_memory(MemoryKind::weight, "weights", gpt::elements_of(s.training.model) * e,
+                      gpt::elements_of(trainer.parameters()) * e, own_formula(e));
 }
 
-/// The all-reduces over dp that the first replica's ranks post in a step, summed over these ranks.
-inline std::int64_t buckets_of_all(Communicator& world, const Trainer& trainer) {
-  const Phase phase = world.phase("check");
-  const MemoryScope scope(MemoryKind::check);
-  const bool first = trainer.mesh().dp->rank() == 0;
-  const auto own = first ? static_cast<double>(trainer.buckets().count()) : 0;
-  return static_cast<std::int64_t>(world.all_reduce(Tensor::of(1, 1, {own})).values()[0]);
+// What every axis sends, from the sizes alone.
+
+/// One direction of `all` microbatches of n tokens. `count`: how many, in letters. The forward has three more
+/// all-reduces, of a number for each token: the loss.
+inline void expect_pass(Proof& proof, const Config& s, const std::string& phase, std::int64_t all,
+                        const std::string& count, bool forward = true) {
+  const ModelConfig& m = s.training.model;
+  const std::int64_t t = s.sizes.tp, v = s.training.chunks, e = proof.element_bytes(), n = m.rows(),
+                     nw = n * m.width(), sums = 2 * m.layers + 1, losses = forward ? 3 : 0,
+                     sends = all * t * (s.sizes.pp * v - 1);
+  proof.expect_traffic(
+      phase, "all_reduce", forward ? "blocks, embedding, loss" : "blocks, head", all * (sums + losses),
+      all * 2 * (t - 1) * (sums * nw + losses * n) * e,
+      format("{} x 2 (tp-1) {} {}", count, e, forward ? "((2 L + 1) n W + 3 n)" : "(2 L + 1) n W"), "tp");
+  if (s.sizes.pp > 1)
+    proof.expect_traffic(phase, "send", forward ? "activations" : "gradients", sends, sends * nw * e,
+                         format("{} x tp ({}pp-1) {} n W", count, v > 1 ? "v " : "", e), "pp");
+}
+
+/// All sums over tp, pp, the embedding group and dp of `steps` steps. `buckets`: of all groups of dp
+/// together.
+inline void expect_traffic_by_axis(Proof& proof, const Config& s, std::int64_t steps, std::int64_t buckets) {
+  const ModelConfig& m = s.training.model;
+  const std::int64_t t = s.sizes.tp, p = s.sizes.pp, d = s.sizes.dp, w = m.width(), e = proof.element_bytes(),
+                     all = steps * s.training.microbatches * d;  // microbatches of all replicas
+  const std::string each = format("{} x ", steps), microbatches = format("{} dp m", steps);
+  expect_pass(proof, s, "fwd", all, microbatches);
+  expect_pass(proof, s, "bwd", all, microbatches, false);
+  if (p > 1)
+    proof.expect_traffic("bwd", "all_reduce", "tied embedding", steps * t * d,
+                         steps * d * 2 * m.vocabulary * w * e, format("{}2 dp {} V W", each, e), "embedding");
+  std::int64_t owned = 0;
+  for (int rank = 0; rank < t; ++rank)
+    owned += gpt::own_elements(m, m.layers, true, true, rank, static_cast<int>(t)) +
+             (p > 1 ? attention_heads::own_ids(m.vocabulary, rank, static_cast<int>(t)).size() * w : 0);
+  proof.expect_traffic("bwd", "all_reduce", "all gradients", steps * buckets, steps * 2 * (d - 1) * owned * e,
+                       format("{}2 (dp-1) {} (tp pp ranks' own)", each, e), "dp");
+  if (s.training.clip > 0)
+    for (const auto& [group, size, count] : {std::tuple{"tp", t, p * d}, {"pp", p, t * d}})
+      proof.expect_traffic("norm", "all_reduce", "the norm", (steps - 1) * count,
+                           (steps - 1) * count * 2 * (size - 1) * 8, "2 (n-1) 8", group);
+}
+
+/// Of `steps` sampled tokens: the forwards, a pair of numbers from each rank of a last stage's tp, and the id
+/// back to the stages before it.
+inline void expect_sampling_traffic(Proof& proof, const Config& s) {
+  const std::int64_t t = s.sizes.tp, p = s.sizes.pp, all = s.sample * s.sizes.dp;
+  expect_pass(proof, s, "sample", all, format("{} dp", s.sample));
+  proof.expect_traffic("sample", "all_gather", "who has the largest", all, all * (t - 1) * t * 16,
+                       format("{} dp x (tp-1) tp 16", s.sample), "tp");
+  proof.expect_traffic("sample", "broadcast", "the id", all * t, all * t * (p - 1) * 4,
+                       format("{} dp x tp (pp-1) 4", s.sample), "pp");
 }
 
 /// The bytes of the run, and its losses and text against those of the unsplit run. Where they differ, each
@@ -99,10 +120,11 @@ inline Compared check_run(Proof& proof, Communicator& world, const Trainer& trai
   if (s.eval) {
     std::int64_t forwards = 0;
     for (int replica = 0; replica < s.sizes.dp; ++replica) forwards += own_forwards(s, replica);
-    expect_forward_traffic(proof, s, "eval", forwards, std::to_string(forwards));
-  } else {
-    expect_traffic_by_axis(proof, s, static_cast<std::int64_t>(found.losses.size()) + 1,
-                           buckets_of_all(world, trainer));
+    expect_pass(proof, s, "eval", forwards, std::to_string(forwards));
+  } else {  // the first replica's ranks count the all-reduces that all replicas post together
+    const bool first = trainer.mesh().dp->rank() == 0;
+    const double buckets = sum_over(world, first ? static_cast<double>(trainer.buckets().count()) : 0);
+    expect_traffic_by_axis(proof, s, std::ssize(found.losses) + 1, static_cast<std::int64_t>(buckets));
   }
   if (s.sample > 0) expect_sampling_traffic(proof, s);
 
@@ -120,8 +142,9 @@ inline Compared check_run(Proof& proof, Communicator& world, const Trainer& trai
   };
   const double bound = 3 * error_of(reference) + (proof.dtype() == DType::f64 ? 1e-10 : 1e-5);
   const double error = error_of(found);
+  const bool differs = sum_over(world, world.rank() == 0 && !(error <= bound) ? 1 : 0) > 0;  // rank 0 knows
   std::string advice;
-  if (!s.eval && agreed(world, !(error <= bound)))
+  if (!s.eval && differs)
     advice = find_broken_axis(world, s, proof.dtype(), proof.seed(), truth.losses, bound);
   proof.claim(s.eval ? format("loss over {} sequences = the unsplit model's", whole_sequences(s))
                      : format("loss of each of {} steps = the unsplit run's", found.losses.size()),

@@ -1,63 +1,56 @@
 // What lesson 08 shows: who talks to whom, and both loss curves.
 #pragma once
 
+#include <map>
+#include <set>
+
 #include "08_three_d/harness/proof.hpp"
+#include "report/picture.hpp"
 #include "report/table.hpp"
 
 namespace tessera::three_d {
 
-/// The ranks of each group of an axis, by the mesh's own rule: filled from the communicators in main.
+/// The ranks of each group of an axis, by the axis: "tp", "pp", "dp".
 using Groups = std::vector<std::vector<std::int64_t>>;
-struct Grid {
-  Groups tp, pp, dp;
-};
+using Grid = std::map<std::string, Groups>;
 
 /// Collective. Every group as its members know it.
-inline Grid gather_groups(Communicator& world, const ParallelSizes& sizes) {
-  const Phase phase = world.phase("check");
-  const MemoryScope scope(MemoryKind::check);
-  const Mesh mesh(world, sizes, "grid-");
+inline Grid gather_groups(Communicator& world, const Mesh& mesh) {
+  const CheckScope scope(world);
   Grid grid;
-  for (const auto& [group, groups] :
-       {std::pair{mesh.tp.get(), &grid.tp}, {mesh.pp.get(), &grid.pp}, {mesh.dp.get(), &grid.dp}}) {
+  for (Communicator* group : {mesh.tp.get(), mesh.pp.get(), mesh.dp.get()}) {
     const auto members = group->all_gather(Tensor::of(1, 1, {static_cast<double>(world.rank())}), 0);
+    std::set<std::vector<std::int64_t>> groups;  // each once, in order
     for (const Tensor& one : gather_to_first(world, members)) {
       const auto values = one.values();
-      groups->emplace_back(values.begin(), values.end());
+      groups.emplace(values.begin(), values.end());
     }
-    std::sort(groups->begin(), groups->end());
-    groups->erase(std::unique(groups->begin(), groups->end()), groups->end());
+    grid[group->name()] = {groups.begin(), groups.end()};
   }
   return grid;
+}
+
+inline std::string by_hand() {
+  return "  rank = tp index + tp (dp index + dp stage): neighbours in tp are neighbours in the machine.\n";
 }
 
 /// A line a stage and replica: the ranks of a tp group stand together.
 inline std::string text(const Grid& grid, const ParallelSizes& s) {
   std::vector<std::vector<std::string>> rows = {{"Ranks"}};
   for (int d = 0; d < s.dp; ++d) rows[0].push_back(format("replica {}", d));
+  auto group = grid.at("tp").begin();
   for (int p = 0; p < s.pp; ++p) {
     rows.push_back({format("  stage {}", p)});
-    for (int d = 0; d < s.dp; ++d) {
-      std::string cell;
-      const auto group =
-          static_cast<std::size_t>(p) * static_cast<std::size_t>(s.dp) + static_cast<std::size_t>(d);
-      for (const std::int64_t rank : grid.tp.at(group)) cell += format("{}{}", cell.empty() ? "" : " ", rank);
-      rows.back().push_back("[" + cell + "]");
-    }
+    for (int d = 0; d < s.dp; ++d, ++group) rows.back().push_back("[" + join(*group, " ") + "]");
   }
-  const auto list = [](const Groups& groups) {
-    std::string out;
-    for (const auto& group : groups) {
-      out += out.empty() ? "{" : " {";
-      for (std::size_t i = 0; i < group.size(); ++i) out += format("{}{}", i == 0 ? "" : ",", group[i]);
-      out += "}";
-    }
-    return out;
+  const auto list = [&](const char* axis) {
+    std::vector<std::string> words;
+    for (const auto& ranks : grid.at(axis)) words.push_back("{" + join(ranks, ",") + "}");
+    return join(words, " ");
   };
   return table(rows, "l" + std::string(static_cast<std::size_t>(s.dp), 'l'), 2) +
-         "  tp groups (columns, heads): " + list(grid.tp) +
-         "\n  pp groups (layers):         " + list(grid.pp) +
-         "\n  dp groups (the batch):      " + list(grid.dp) + "\n";
+         "  tp groups (columns, heads): " + list("tp") + "\n  pp groups (layers):         " + list("pp") +
+         "\n  dp groups (the batch):      " + list("dp") + "\n";
 }
 
 /// Both curves over the steps, one character a column: * cut, o unsplit, # where they fall together.
@@ -65,13 +58,12 @@ inline std::string plot(const std::vector<double>& cut, const std::vector<double
   constexpr std::size_t height = 10, most_columns = 64;
   const std::size_t steps = cut.size(), columns = std::min(steps, most_columns);
   if (steps < 2) return "";
-  const double low = *std::min_element(whole.begin(), whole.end());
-  const double high = *std::max_element(whole.begin(), whole.end()), range = std::max(high - low, 1e-9);
+  const double low = std::ranges::min(whole), high = std::ranges::max(whole);
   std::vector<std::string> lines(height, std::string(columns, ' '));
   for (std::size_t c = 0; c < columns; ++c) {
     const std::size_t step = c * (steps - 1) / std::max<std::size_t>(columns - 1, 1);
     const auto row = [&](double loss) {
-      const double place = std::clamp((high - loss) / range, 0.0, 1.0);
+      const double place = std::clamp((high - loss) / std::max(high - low, 1e-9), 0.0, 1.0);
       return static_cast<std::size_t>(std::lround(place * static_cast<double>(height - 1)));
     };
     lines[row(whole[step])][c] = 'o';
@@ -79,59 +71,46 @@ inline std::string plot(const std::vector<double>& cut, const std::vector<double
     mark = mark == 'o' ? '#' : '*';
   }
   std::string out = "  loss over the steps: * cut, o unsplit, # both\n";
-  for (std::size_t i = 0; i < height; ++i) {
-    std::string label = i == 0 ? number(high) : i == height - 1 ? number(low) : "";
-    label.insert(0, 8 - std::min<std::size_t>(8, label.size()), ' ');
-    out += label + " |" + lines[i] + "\n";
-  }
+  for (std::size_t i = 0; i < height; ++i)
+    out += format("{:>8} |{}\n", i == 0 ? number(high) : i == height - 1 ? number(low) : "", lines[i]);
   return out + "          1" + std::string(columns > 8 ? columns - 6 : 1, ' ') + std::to_string(steps) + "\n";
 }
 
 /// The same as SVG.
-inline std::string drawing(const std::vector<double>& cut, const std::vector<double>& whole,
-                           const std::string& title) {
+inline std::string drawing(const Compared& t, const ParallelSizes& sizes) {
   constexpr double left = 70, top = 50, width = 700, height = 300;
-  double low = INFINITY, high = -INFINITY;
-  for (const auto* losses : {&cut, &whole})
-    for (const double loss : *losses) low = std::min(low, loss), high = std::max(high, loss);
-  const auto x = [&](std::size_t i) {
-    return left + width * static_cast<double>(i) / std::max<double>(1, static_cast<double>(cut.size() - 1));
-  };
-  const auto y = [&](double loss) { return top + height * (high - loss) / std::max(high - low, 1e-9); };
-  const auto line = [&](const std::vector<double>& losses, const char* style) {
+  const std::vector<double>&cut = t.run.losses, &whole = t.reference.losses;
+  std::vector<double> both = cut;
+  both.insert(both.end(), whole.begin(), whole.end());
+  const double low = std::ranges::min(both), high = std::ranges::max(both);
+  const double steps = std::max<double>(1, static_cast<double>(cut.size() - 1));
+  const auto curve = [&](const std::vector<double>& losses, const std::string& style) {
     std::string points;
-    for (std::size_t i = 0; i < losses.size(); ++i) points += format("{:g},{:g} ", x(i), y(losses[i]));
+    for (std::size_t i = 0; i < losses.size(); ++i)
+      points += format("{:g},{:g} ", left + width * static_cast<double>(i) / steps,
+                       top + height * (high - losses[i]) / std::max(high - low, 1e-9));
     return format("<polyline points=\"{}\" fill=\"none\" {}/>\n", points, style);
   };
-  const auto say = [](double at, double down, const std::string& words, const char* more = "") {
-    return format("<text x=\"{:g}\" y=\"{:g}\" font-size=\"15\" {}>{}</text>\n", at, down, more, words);
-  };
-  const char* blue = "stroke=\"#3b78c2\" stroke-width=\"7\" stroke-opacity=\".5\"";
-  const char* red = "stroke=\"#c0392b\" stroke-width=\"2\"";
-  const std::string axes =
-      format("<path d=\"M{:g} {:g}v{:g}h{:g}\" fill=\"none\" stroke=\"#555\"/>\n", left, top, height, width) +
-      say(left - 6, top + 5, number(high), "text-anchor=\"end\"") +
-      say(left - 6, top + height, number(low), "text-anchor=\"end\"") +
-      say(left + width, top + height + 22, format("step {}", cut.size()), "text-anchor=\"end\"");
-  const std::string legend = format("<path d=\"M500 70h40\" {}/>", blue) + say(550, 75, "unsplit") +
-                             format("<path d=\"M500 95h40\" {}/>", red) + say(550, 100, "cut");
-  return format(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 800 410\" role=\"img\" "
-      "font-family=\"sans-serif\"><title>{}: the loss of the cut model and of the unsplit one over the steps"
-      "</title>\n<rect width=\"800\" height=\"410\" fill=\"#fff\"/>\n{}{}{}{}{}</svg>\n",
-      title, say(left, 28, title), line(whole, blue), line(cut, red), axes, legend);
+  const std::string title = format("tp {} x pp {} x dp {}", sizes.tp, sizes.pp, sizes.dp),
+                    blue = "stroke=\"#3b78c2\" stroke-width=\"7\" stroke-opacity=\".5\"",
+                    red = "stroke=\"#c0392b\" stroke-width=\"2\"", start = " text-anchor=\"start\"",
+                    end = " text-anchor=\"end\"";
+  return svg_open(800, 410, title + ": the loss of the cut model and of the unsplit one over the steps") +
+         svg_text(left, 28, title, start) + curve(whole, blue) + curve(cut, red) +
+         format("<path class=\"arrow\" d=\"M{:g} {:g}v{:g}h{:g}\" fill=\"none\"/>\n", left, top, height,
+                width) +
+         svg_text(left - 6, top + 5, number(high), end) + svg_text(left - 6, top + height, number(low), end) +
+         svg_text(left + width, top + height + 22, format("step {}", cut.size()), end) +
+         format("<path d=\"M500 70h40\" {}/>\n<path d=\"M500 95h40\" {}/>\n", blue, red) +
+         svg_text(550, 75, "unsplit", start) + svg_text(550, 100, "cut", start) + "</svg>\n";
 }
 
 /// Bytes as a terminal may show them, ids as numbers.
 inline std::string readable(const std::vector<std::uint16_t>& ids, bool bytes) {
+  if (!bytes) return join(ids, " ");
   std::string out;
   for (const std::uint16_t id : ids)
-    if (!bytes)
-      out += format("{}{}", out.empty() ? "" : " ", id);
-    else if (id == '\n' || (id >= ' ' && id < 127))
-      out += static_cast<char>(id);
-    else
-      out += "?";
+    out += id == '\n' || (id >= ' ' && id < 127) ? static_cast<char>(id) : '?';
   return out;
 }
 
@@ -162,7 +141,8 @@ inline std::string results(const Config& s, const Compared& t, bool stable) {
 }
 
 /// The lesson's own keys of the JSON.
-inline void record(Proof& proof, const Config& s, const Compared& t) {
+inline void record(Proof& proof, const Config& s, const Grid& grid, const Compared& t) {
+  for (const auto& [axis, groups] : grid) proof.record("groups." + axis, groups);
   proof.record("loss", t.run.losses);
   proof.record("baseline_loss", t.reference.losses);
   proof.record("tokens_per_second", t.run.tokens_per_second);

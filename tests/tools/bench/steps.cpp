@@ -59,8 +59,9 @@ void pipeline_step(Report& report, const Options& o) {
       costs.forward = of_all(comm, median(forward));
       costs.backward_input = of_all(comm, median(backward));
       comm.barrier();
+      const auto& list = plan[comm.rank()];
       const auto measured =
-          pipeline::gather(comm, pipeline::run_timed(worker, plan[comm.rank()], batch, comm.journal(), {}));
+          pipeline::gather(comm, plan, pipeline::run_timed(worker, list, batch, comm.journal(), 0));
       return comm.rank() == 0 ? measured.timeline.makespan() / pipeline::simulate(plan, costs).makespan() : 0;
     });
     if (comm.rank() == 0)
