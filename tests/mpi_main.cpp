@@ -144,7 +144,7 @@ const std::string random_prefix = "random_";
 
 /// How many random wrong programs run as jobs, each named by its number.
 int random_programs() {
-  return static_cast<int>(faults.size()) * (std::getenv("TESSERA_LONG") != nullptr ? 4 : 1);
+  return static_cast<int>(fault_names.size()) * (std::getenv("TESSERA_LONG") != nullptr ? 4 : 1);
 }
 
 void run_wrong(const std::string& name) {

@@ -28,7 +28,7 @@ class Dice {
 };
 
 /// What may be wrong with one rank's calls.
-inline const std::vector<std::string> faults = {
+inline const std::vector<std::string> fault_names = {
     // A call that does not match the others' in its arguments.
     "rows", "shape", "dtype", "dtype of nothing", "reduce", "root", "axis of all_gather",
     "axis of reduce_scatter", "message shape",
@@ -321,7 +321,7 @@ class RandomProgram {
 
   Dice dice_;
   int ranks_;
-  std::string fault_;  // one of `faults`, "" for none
+  std::string fault_;  // one of `fault_names`, "" for none
   std::vector<Family> families_;
   std::vector<Step> steps_;
   // Where the fault is.
@@ -333,7 +333,7 @@ class RandomProgram {
 
 /// Number `number` of the wrong programs; every kind of fault comes up in turn.
 inline RandomProgram wrong_program(int number, int ranks) {
-  return {1000 + static_cast<std::uint64_t>(number), ranks, faults[number % faults.size()]};
+  return {1000 + static_cast<std::uint64_t>(number), ranks, fault_names[number % fault_names.size()]};
 }
 
 /// What the message lacks; "" where it says all that it must.

@@ -82,12 +82,12 @@ TEST_CASE("random programs with one fault end within two seconds, and name calls
   const int number = programs_of(600);
   double longest = 0;
   for (int i = 0; i < number; ++i) {
-    INFO("program ", i, ", fault: ", faults[i % faults.size()]);
+    INFO("program ", i, ", fault: ", fault_names[i % fault_names.size()]);
     const RandomProgram program = wrong_program(i, 3 + i % 6);
     longest =
         std::max(longest, check_wrong(3 + i % 6, program, [&](Communicator& comm) { program.run(comm); }));
   }
-  std::cout << number << " wrong programs, of " << faults.size() << " kinds, took " << longest
+  std::cout << number << " wrong programs, of " << fault_names.size() << " kinds, took " << longest
             << " s at most\n";
 }
 
