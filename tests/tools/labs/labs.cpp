@@ -3,9 +3,9 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
-#include <iostream>
 #include <random>
 
+#include "app/app.hpp"
 #include "marking.hpp"
 #include "tree.hpp"
 
@@ -206,13 +206,5 @@ int run(int argc, char** argv) {
 }  // namespace tessera::labs
 
 int main(int argc, char** argv) {
-  try {
-    return tessera::labs::run(argc, argv);
-  } catch (const tessera::UsageError& error) {
-    std::cerr << "tessera: " << error.what() << "\n";
-    return 2;
-  } catch (const std::exception& error) {
-    std::cerr << "tessera: " << error.what() << "\n";
-    return 3;
-  }
+  return tessera::guarded([&] { return tessera::labs::run(argc, argv); });
 }
