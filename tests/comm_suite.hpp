@@ -93,7 +93,8 @@ inline void collectives_of(Communicator& comm, std::int64_t rows, std::int64_t c
 
 inline void every_collective(Communicator& comm) {
   for (const auto& [rows, cols] : {std::pair{1, 1}, {0, 3}, {5, 3}, {2, 100}, {17, 61}})
-    for (const DType dtype : {DType::f32, DType::f64, DType::i32}) collectives_of(comm, rows, cols, dtype);
+    for (const DType dtype : {DType::f32, DType::f64, DType::i32, DType::bf16})
+      collectives_of(comm, rows, cols, dtype);
 }
 
 /// Groups know nothing of each other: every rank begins with another group and waits in another order, and

@@ -11,6 +11,7 @@
 #include "06_pipeline/harness/proof.hpp"
 #include "07_data_parallel/harness/proof.hpp"
 #include "08_three_d/harness/proof.hpp"
+#include "10_zero/harness/proof.hpp"
 #include "models.hpp"
 
 namespace tessera {
@@ -141,6 +142,21 @@ three_d::Config three_d_config(const MatrixSizes& s, int p) {
   return config;
 }
 
+/// The sizes of lesson 07 under each stage; the microbatches, the optimiser and the prefetch vary.
+zero::Config zero_config(const identities::MatrixSizes& s, int p, int stage) {
+  zero::Config config;
+  config.training.model = data_parallel_config(s, p).model;
+  config.training.stage = stage;
+  config.training.adamw = s.index % 2 == 0;
+  config.training.prefetch = s.index % 3 != 2;
+  config.training.clip = s.index % 5 == 4 ? 1 : 0;
+  config.training.lr = 0.01;
+  config.steps = 2;
+  const std::int64_t batch = config.training.model.attention.options.batch;
+  config.microbatches = batch % 2 == 0 && batch >= 2 * p ? 2 : 1;
+  return config;
+}
+
 }  // namespace
 
 std::vector<Claim> course() {
@@ -197,6 +213,11 @@ std::vector<Claim> course() {
   add("08 three dimensions", floating, [](Proof& proof, Communicator& comm, const MatrixSizes& s) {
     three_d::prove(proof, comm, three_d_config(s, comm.size()));
   });
+  for (int stage = 0; stage < 4; ++stage)
+    add(format("10 ZeRO, stage {}", stage), floating,
+        [stage](Proof& proof, Communicator& comm, const MatrixSizes& s) {
+          zero::prove(proof, comm, zero_config(s, comm.size(), stage));
+        });
   return claims;
 }
 

@@ -216,8 +216,20 @@ def three_d():
                 microbatches=2, layers=4, width=8, heads=2, seq=4, steps=2, bucket="1KiB", text=__file__)
 
 
+def zero():
+    def overlap(bars, report, faults):
+        """The weights of every part but the first of a pass are on their way while the part before computes."""
+        for rank in bars[0]:
+            early = sum(bar["tid"] == rank for bar in bars[1])
+            if early != 2 * (case.asked["layers"] + 1) * (case.asked["steps"] + 1):
+                faults.append(f"rank {rank}: {early} all-gathers overlap with a part's computation")
+
+    case = Case(3, exact=False, extra=overlap, stage=3, batch=5, seq=4, width=24, heads=3, layers=3, vocab=17, steps=3)
+    return case
+
+
 LESSONS = {"01": mlp, "02": matrices, "03": matrices, "04": matrices, "05": attention, "06": pipeline,
-           "07": data_parallel, "08": three_d}
+           "07": data_parallel, "08": three_d, "10": zero}
 
 
 def check(program, case, scratch, name):

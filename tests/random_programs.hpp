@@ -255,16 +255,16 @@ class RandomProgram {
     for (const int member : members_) group += format("{}{}", group.empty() ? "" : ", ", member);
     group = family_ == 0 ? "world" : format("{} {{{}}}", families_[family_].name, group);
 
-    right_ = {.op = Op::all_reduce, .rows = 9, .cols = 11};
+    right_ = {.op = OpType::all_reduce, .rows = 9, .cols = 11};
     group.copy(right_.group, sizeof right_.group - 1);
     wrong_ = right_;
-    const auto both = [&](Op op, int parts) {
+    const auto both = [&](OpType op, int parts) {
       right_.op = wrong_.op = op;
       right_.rows = wrong_.rows = 9 * parts, right_.cols = wrong_.cols = 11 * parts;
       right_.axis = 0, wrong_.axis = 1;
     };
     const auto message = [&](int to) {  // the sender is faulty
-      right_.op = Op::recv, right_.peer = at, wrong_.op = Op::send, wrong_.peer = to % n;
+      right_.op = OpType::recv, right_.peer = at, wrong_.op = OpType::send, wrong_.peer = to % n;
     };
     const std::map<std::string, std::function<void()>> faulty_calls = {
         {"rows", [&] { wrong_.rows = 10; }},
@@ -272,12 +272,12 @@ class RandomProgram {
         {"dtype", [&] { wrong_.dtype = DType::f64; }},
         {"dtype of nothing", [&] { right_.cols = wrong_.cols = 0, wrong_.dtype = DType::i32; }},
         {"reduce", [&] { wrong_.reduce = Reduce::max; }},
-        {"other op", [&] { wrong_.op = Op::all_gather, wrong_.axis = 0; }},
+        {"other op", [&] { wrong_.op = OpType::all_gather, wrong_.axis = 0; }},
         {"other group", [&] { std::strcpy(wrong_.group, "world"); }},
         {"root",
-         [&] { right_.op = wrong_.op = Op::broadcast, right_.peer = (at + 1) % n, wrong_.peer = at; }},
-        {"axis of all_gather", [&] { both(Op::all_gather, n); }},
-        {"axis of reduce_scatter", [&] { both(Op::reduce_scatter, n); }},
+         [&] { right_.op = wrong_.op = OpType::broadcast, right_.peer = (at + 1) % n, wrong_.peer = at; }},
+        {"axis of all_gather", [&] { both(OpType::all_gather, n); }},
+        {"axis of reduce_scatter", [&] { both(OpType::reduce_scatter, n); }},
         {"message shape", [&] { message(at + 1), wrong_.rows = 10; }},
         {"other peer", [&] { message(at + 2); }}};
     if (const auto found = faulty_calls.find(fault_); found != faulty_calls.end()) found->second();
@@ -287,19 +287,19 @@ class RandomProgram {
 
   static void make(const Call& call, Communicator& group) {
     const Tensor x = Tensor::zeros(call.rows, call.cols, call.dtype);
-    if (call.op == Op::all_reduce) group.all_reduce(x, call.reduce);
-    if (call.op == Op::all_gather) group.all_gather(x, call.axis);
-    if (call.op == Op::reduce_scatter) group.reduce_scatter(x, call.axis);
-    if (call.op == Op::broadcast) group.broadcast(x, call.peer);
-    if (call.op == Op::send) group.send(x, call.peer);
-    if (call.op == Op::recv) group.recv(x, call.peer);
+    if (call.op == OpType::all_reduce) group.all_reduce(x, call.reduce);
+    if (call.op == OpType::all_gather) group.all_gather(x, call.axis);
+    if (call.op == OpType::reduce_scatter) group.reduce_scatter(x, call.axis);
+    if (call.op == OpType::broadcast) group.broadcast(x, call.peer);
+    if (call.op == OpType::send) group.send(x, call.peer);
+    if (call.op == OpType::recv) group.recv(x, call.peer);
   }
 
   /// The planted call. False: the rank returns.
   bool run_planted(const std::vector<Communicator*>& groups) const {
     Communicator &group = *groups[family_], &world = *groups[0];
     if (families_[family_].members[world.rank()] != members_) return true;  // another group
-    const bool message = right_.op == Op::recv;
+    const bool message = right_.op == OpType::recv;
     if (world.rank() != faulty_) {
       const int sender =
           (group.rank() + group.size() - 1) % group.size();  // whose message would be for this rank

@@ -20,7 +20,9 @@ inline constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
 inline constexpr double sentinel = 777;
 
 /// u: half the distance from 1 to the next number.
-inline double unit_roundoff(DType dtype) { return dtype == DType::f32 ? 0x1p-24 : 0x1p-53; }
+inline double unit_roundoff(DType dtype) {
+  return dtype == DType::f32 ? 0x1p-24 : dtype == DType::bf16 ? 0x1p-8 : 0x1p-53;
+}
 
 /// A matrix of doubles in host memory: what the reference loops read.
 struct Matrix {

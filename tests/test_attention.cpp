@@ -190,6 +190,35 @@ TEST_CASE("attention: scores far apart, and one head of unequal width") {
   });
 }
 
+TEST_CASE("attention: lengths and widths around those of tiles, and more sequences than a grid has rows") {
+  on_every_device([] {
+    std::size_t turn = 0;
+    for (const auto& [seq, d] :
+         {std::pair<Index, Index>{1, 1}, {63, 65}, {64, 33}, {65, 80}, {130, 131}, {97, 64}})
+      for (const DType dtype : {DType::f32, DType::f64}) {
+        if (thinned > 1 && seq > 65) continue;
+        INFO(seq, " tokens, ", d, " columns, ", name(dtype));
+        const Mask mask = masks[turn++ % 3];
+        Problem problem(
+            {.batch = 2, .seq = seq, .heads = 2, .kv_heads = 1, .mask = mask, .dropout = 0.1, .seed = 3}, d,
+            dtype, 2);
+        const Reference reference(problem);
+        poison(2 * seq, 2 * d, dtype);
+        const auto results = problem.all(Form::streaming), again = problem.all(Form::streaming);
+        CHECK(reference.wrong(results, unit_roundoff(dtype)) == "");
+        for (int k = 0; k < 4; ++k) CHECK(results[k].values() == again[k].values());  // bit by bit
+      }
+    const Index many = thinned > 1 ? 1000 : 66000;  // a token alone attends to itself
+    Problem problem({.batch = many, .seq = 1}, 1, DType::f64);
+    const auto [o, dq, dk, dv] = problem.all(Form::streaming);
+    CHECK(o.values() == problem.part(problem.qkv, 2).values());
+    CHECK(dv.values() == problem.dy.values());
+    CHECK(dq.values() == std::vector<double>(many, 0));
+    Problem none({.batch = 0, .seq = 70}, 8, DType::f32);
+    CHECK(none.all(Form::streaming)[0].rows() == 0);
+  });
+}
+
 TEST_CASE("attention: some heads of some sequences drop what the whole drops") {
   on_every_device([] {
     for (const Form form : forms) {

@@ -40,20 +40,20 @@ class Broken final : public Communicator {
   }
   std::shared_ptr<Work> do_call(const Call& call, const Tensor& in, const Tensor& out) override {
     auto work = std::make_shared<Waiting>();
-    if (call.op == Op::all_reduce) {
+    if (call.op == OpType::all_reduce) {
       out.copy_from(inner_.all_reduce(in, call.reduce));
       spoil(out);
-    } else if (call.op == Op::all_gather) {
+    } else if (call.op == OpType::all_gather) {
       out.copy_from(inner_.all_gather(in.reshape(1, in.size()), 0).reshape(out.rows(), out.cols()));
-    } else if (call.op == Op::broadcast) {
+    } else if (call.op == OpType::broadcast) {
       inner_.broadcast(out, call.peer);
-    } else if (call.op == Op::send) {
+    } else if (call.op == OpType::send) {
       work->request = inner_.isend(in, call.peer);
-    } else if (call.op == Op::recv) {
+    } else if (call.op == OpType::recv) {
       work->request = inner_.irecv(out, call.peer);
       work->then = [this, out] { spoil(out); };
     } else {
-      expect(call.op == Op::barrier, "not in lesson 08");
+      expect(call.op == OpType::barrier, "not in lesson 08");
       inner_.barrier();
     }
     return work;

@@ -23,6 +23,18 @@ TEST_CASE("the conformance suite, at 1 to 8 ranks") {
     }
 }
 
+TEST_CASE("all_reduce over one rank copies nothing") {
+  on_ranks(1, [](Communicator& comm) {
+    const Tensor x = Tensor::of(2, 2, {1, 2, 3, 4}, DType::f32);
+    for (const Reduce how : {Reduce::sum, Reduce::max}) {
+      const Tensor y = comm.all_reduce(x, how);
+      expect(y.raw() == x.raw() && y.values() == std::vector<double>{1, 2, 3, 4}, "the result is not x");
+    }
+    const Tensor apart = Tensor::of(2, 2, {1, 2, 3, 4}, DType::f32).column_range(1, 2);
+    expect(comm.all_reduce(apart).values() == std::vector<double>{2, 4}, "a view's sum is wrong");
+  });
+}
+
 TEST_CASE("all_reduce sums in rank order: equal bits on all ranks and in every run") {
   std::vector<double> first;
   for (int run = 0; run < 3; ++run)

@@ -201,7 +201,7 @@ TEST_CASE("weights: prefix, masks, an equal head and f64 are taken, what is no s
                    format("there is no {}; a GPT-2 with Hugging Face's names would work", name)));
   CHECK(contains(without("h.7.ln_1.weight"), "has 11 tensors that no GPT-2 of 7 layers has"));
   CHECK(contains(with("h.0.mlp.c_fc.weight", Tensor::zeros(128, 32, DType::f64)),
-                 "h.0.mlp.c_fc.weight is (128, 32) f64: (32, 128) in F32 or F64 would work"));
+                 "h.0.mlp.c_fc.weight is (128, 32) f64: (32, 128) in BF16, F32 or F64 would work"));
   CHECK(contains(with("ln_f.bias", Tensor::zeros(1, 32, DType::i32)), "ln_f.bias is (1, 32) i32"));
   CHECK(contains(with("score.weight", Tensor::zeros(2, 32, DType::f32)), "has 1 tensors that no GPT-2"));
   CHECK(with("h.0.attn.bias", Tensor::zeros(1, 1, DType::f32)) == "");

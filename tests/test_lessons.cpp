@@ -11,13 +11,16 @@
 using namespace tessera;
 using namespace tessera::test;
 
-TEST_CASE("the course holds at 1, 2, 3, 4 and 8 ranks, both tiers, both dtypes, unequal rectangular shapes") {
+TEST_CASE("the course holds at 1, 2, 3, 4 and 8 ranks, both tiers, each dtype, unequal rectangular shapes") {
   Thin thin;
   for (const Claim& claim : course())
     for (const int ranks : {1, 2, 3, 4, 8})
       for (const Tier tier : claim.tiers)
-        for (const DType dtype : {DType::f32, DType::f64})
+        for (const DType dtype : {DType::f32, DType::f64, DType::bf16})
           for (int index = 0; index < 4; ++index) {
+            // bf16 takes half of the shapes. Most of its exact sums are beyond 256: test_bf16.cpp has small
+            // ones.
+            if (dtype == DType::bf16 && (tier == Tier::exact || index % 2 == 0)) continue;
             if (thin.skips()) continue;
             const auto shape = sweep_shape(index, ranks);
             const Outcome outcome =
@@ -29,6 +32,30 @@ TEST_CASE("the course holds at 1, 2, 3, 4 and 8 ranks, both tiers, both dtypes, 
             for (const Check& check : outcome.checks)
               if (tier == Tier::exact) CHECK(check.error == 0);
           }
+}
+
+TEST_CASE("bf16: --exact holds where every sum stays below 256, and is refused beyond") {
+  for (const Claim& claim : course()) {
+    if (claim.tiers[0] != Tier::exact) continue;
+    CAPTURE(claim.name);
+    for (const int ranks : {1, 2, 4}) {
+      const Outcome outcome =
+          proven(ranks, {Tier::exact, DType::bf16, 3}, [&](Proof& proof, Communicator& comm) {
+            claim.prove(proof, comm, {ranks * 2, ranks * 2, ranks * 2, 0});
+          });
+      CAPTURE(faults(outcome));
+      CHECK(outcome.ok());
+      for (const Check& check : outcome.checks) CHECK(check.error == 0);
+    }
+  }
+  const auto columns = course()[0];
+  const std::string message = message_of(2, [&](Communicator& comm) {
+    Proof proof(comm, {Tier::exact, DType::bf16, 3});
+    columns.prove(proof, comm, {8, 500, 8, 0});
+    proof.finish();
+  });
+  CHECK(contains(message, "--exact needs sums below 256 in bf16"));
+  CHECK(contains(message, "smaller sizes or --dtype f64 would work"));
 }
 
 TEST_CASE("--no-baseline: 64 elements of each result, recomputed from the generator") {
@@ -62,7 +89,7 @@ void expect_sums(const std::vector<Tensor>& gradients, const std::function<void(
 
 TEST_CASE("lesson 02 and 03: by hand and typed give the same bits") {
   for (const int ranks : {1, 2, 3, 4, 8})
-    for (const DType dtype : {DType::f32, DType::f64})
+    for (const DType dtype : {DType::f32, DType::f64, DType::bf16})
       on_ranks(ranks, [&](Communicator& comm) {
         const TensorParallel tp(comm);
         const std::int64_t n = 17, k = 29, f = 48;

@@ -71,6 +71,7 @@ std::map<std::string, Tensor> samples() {
           {"no columns", Tensor::zeros(7, 0, DType::i32)},
           {"quotes \" and \\ and \n", Tensor::of(1, 2, {1, 2})},
           {"größe λ 層 🜁", Tensor::of(1, 2, {3, 4}, DType::i32)},
+          {"half", Tensor::of(3, 1, {0.1, -2, std::numeric_limits<double>::infinity()}, DType::bf16)},
           {"specials", Tensor::of(1, 3, {std::numeric_limits<double>::infinity(), 5e-324, 1.0 / 3})}};
 }
 
@@ -164,10 +165,10 @@ TEST_CASE("a broken file is refused, and the message says where it is broken") {
   const std::string a = R"({"dtype":"F32","shape":[1],"data_offsets":[0,4]})";
   refuses(file_of(R"({"a":)" + a + R"(,"a":)" + a + "}", 4), R"(the header has "a" twice)");
 
-  for (const char* dtype : {"F16", "BF16", "I64", "BOOL", "f32", ""}) {
+  for (const char* dtype : {"F16", "F8_E4M3", "I64", "BOOL", "f32", ""}) {
     const std::string quoted = format("\"{}\"", dtype);
     refuses(file_of(one(quoted, "[2,3]", "[0,12]"), 12),
-            format("has the dtype {}; F32, F64 and I32", quoted));
+            format("has the dtype {}; BF16, F32, F64 and I32", quoted));
   }
   refuses(file_of(one("32", "[2,3]", "[0,24]"), 24), "has the dtype 32");
 

@@ -166,7 +166,7 @@ TEST_CASE("schedules: a plan with any one instruction left out or done twice is 
 }
 
 TEST_CASE("schedules: each kind of illegal plan is refused with its reason") {
-  using enum pipeline::Op;
+  using enum Op;
   const Plan good = small(), zb = small(Schedule::zb_h1);
   const auto refused = [](const Plan& plan, const std::string& why, int microbatches = 3, int chunks = 1) {
     const std::string found = reason(plan, microbatches, chunks);
@@ -224,10 +224,10 @@ TEST_CASE("schedules: every send is waited for once, which costs no time and blo
       CHECK(near(simulate(posted, costs).makespan(), simulate(plan, costs).makespan()));
     }
     for (const Instructions& list : posted) {
-      const auto count = [&](pipeline::Op op) {
+      const auto count = [&](Op op) {
         return std::count_if(list.begin(), list.end(), [op](const Instruction& i) { return i.op == op; });
       };
-      CHECK(count(pipeline::Op::wait) == count(pipeline::Op::send) + count(pipeline::Op::send_gradient));
+      CHECK(count(Op::wait) == count(Op::send) + count(Op::send_gradient));
     }
   });
 }

@@ -312,8 +312,7 @@ extern "C" const char* __asan_default_options() { return "allocator_may_return_n
 TEST_CASE("an allocation beyond the limit is refused and counts nothing") {
   const auto device = Device::make(DeviceKind::cpu);
   const Device::Scope scope(device);
-  device->memory.limit(1000);
-  device->memory.owner(3);
+  device->memory.limit(3, 1000);
   const Tensor kept = Tensor::empty(100, 1, DType::f64);
   const MemoryScope weights(MemoryKind::weight);
   for (const char* part : {"rank 3 is out of memory", "holds 800 B", "204 B of weights", "allows 1000 B"})
@@ -329,7 +328,7 @@ TEST_CASE("an allocation beyond the limit is refused and counts nothing") {
   }
   CHECK(device->memory.now() == 800);
   // Where the system itself has no memory left, the ledger stays right as well.
-  device->memory.limit(std::numeric_limits<std::int64_t>::max());
+  device->memory.limit(3, std::numeric_limits<std::int64_t>::max());
   const auto hopeless = message_from([] { Tensor::empty(std::int64_t{1} << 52, 1, DType::f64); });
   CHECK(contains(hopeless, "no 36028797018963968 B of memory left"));
   CHECK(device->memory.now() == 800);

@@ -8,7 +8,7 @@
 #include "at_once.hpp"
 #include "directory.hpp"
 #include "models.hpp"
-#include "support.hpp"
+#include "proven.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
@@ -80,14 +80,14 @@ struct Run {
   std::vector<double> losses;
   std::map<std::string, Tensor> weights;
 };
-Run run_of(const Config& s) {
+Run run_of(const Config& s, DType dtype = DType::f64) {
   Run run;
   const Directory directory;
   const std::string folder = directory.file("run");
   on_ranks(s.sizes.ranks(), [&](Communicator& world) {
     const Mesh mesh(world, s.sizes);
-    Trainer trainer(mesh, s.training, DType::f64, [](const std::string& name, const Slice& slice) {
-      return gpt::random_weight(name, slice, DType::f64, 3, 0.1);
+    Trainer trainer(mesh, s.training, dtype, [=](const std::string& name, const Slice& slice) {
+      return gpt::random_weight(name, slice, dtype, 3, 0.1);
     });
     if (!s.resume.empty()) trainer.resume(s.resume);
     const auto losses = train(world, trainer, s, 3);
@@ -155,6 +155,43 @@ TEST_CASE("a checkpoint of step 10 resumes under any cut, under the same one bit
     wrong.resume = folder;
     wrong.training.model.attention.width = 32;
     CHECK(contains(message_from([&] { run_of(wrong); }), "a checkpoint of the same sizes would work"));
+  }
+}
+
+TEST_CASE("a run in bf16 resumes bit for bit, since its checkpoint holds the masters in f32") {
+  const Directory directory;
+  for (const bool adamw : {false, true}) {
+    Config s = on_text({2, 1, 2}, 3, adamw);
+    s.save = directory.file("run");
+    run_of(s, DType::bf16);
+    s.save.clear();
+    s.steps = 6;
+    const Run all = run_of(s, DType::bf16);
+    s.resume = directory.file("run");
+    const Run rest = run_of(s, DType::bf16);
+    CHECK(rest.losses == std::vector<double>(all.losses.begin() + 3, all.losses.end()));
+    for (const auto& [name, w] : all.weights) CHECK(w.values() == rest.weights.at(name).values());
+    CHECK(all.weights.at("wte.weight").dtype() == DType::f32);
+    CHECK(all.weights.at("wte.weight").values() !=
+          cast(cast(all.weights.at("wte.weight"), DType::bf16), DType::f32).values());
+  }
+}
+
+TEST_CASE("in bf16 a parameter takes 2 + 4 + 4 + 8 bytes, counted and in the formulas") {
+  Config s = on_text({2, 1, 1}, 1, true);
+  s.batch = 16;
+  const Outcome outcome = proven(2, {Tier::floating, DType::bf16, 3},
+                                 [&](Proof& proof, Communicator& comm) { prove(proof, comm, s); });
+  CHECK(faults(outcome) == "");
+  const std::int64_t elements = gpt::elements_of(s.training.model);
+  for (const auto& [label, bytes, formula] : {std::tuple{"weights", 2, "2 x own"},
+                                              {"gradients", 4, "4 x own"},
+                                              {"optimiser", 12, "(4 + 8) x own"}}) {
+    const auto row = std::find_if(outcome.memory.begin(), outcome.memory.end(),
+                                  [&, label = label](const MemoryRow& r) { return r.label == label; });
+    REQUIRE(row != outcome.memory.end());
+    CHECK(row->whole == bytes * elements);
+    CHECK(contains(row->formula, formula));
   }
 }
 

@@ -110,7 +110,7 @@ TEST_CASE("timeline: every line fits, and the idle column is what is drawn") {
       }
   // A character shows what the stage does in the middle of its time.
   const auto forward = [](int microbatch, double begin, double end) {
-    return Step{{pipeline::Op::forward, microbatch}, begin, end};
+    return Step{{Op::forward, microbatch}, begin, end};
   };
   const Timeline odd{{{forward(0, 0, 1.3), forward(1, 2, 3.2), forward(2, 3.2, 3.9), forward(3, 3.9, 5)}}};
   CHECK(contains(draw(odd, "measured", 1), "|1.234|      1/5\n"));

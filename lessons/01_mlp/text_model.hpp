@@ -51,9 +51,9 @@ struct Batch {
 struct TextModel {
   static constexpr std::int64_t context = 8, features = 16, hidden = 128, bytes = 256;
 
-  Tensor table, dtable;               // (256, 16)
-  Mlp mlp;                            // K = 8 * 16, F = 128, M = 256
-  std::vector<Tensor> first, second;  // AdamW's moments, by parameter
+  Tensor table, dtable;                        // (256, 16)
+  Mlp mlp;                                     // K = 8 * 16, F = 128, M = 256
+  std::vector<Tensor> masters, first, second;  // what AdamW steps, and its moments, by parameter
 
   explicit TextModel(std::uint64_t seed, DType dtype)
       : table(weight(seed, "table", bytes, features, 1, dtype)),
@@ -63,8 +63,9 @@ struct TextModel {
             Activation::gelu} {
     const MemoryScope scope(MemoryKind::optimizer);
     for (const auto& [w, g] : parameters()) {
-      first.push_back(Tensor::zeros(w.rows(), w.cols(), dtype));
-      second.push_back(Tensor::zeros(w.rows(), w.cols(), dtype));
+      masters.push_back(cast(w, g.dtype()));
+      first.push_back(Tensor::zeros(w.rows(), w.cols(), g.dtype()));
+      second.push_back(Tensor::zeros(w.rows(), w.cols(), g.dtype()));
     }
   }
 
@@ -94,7 +95,8 @@ struct TextModel {
     mlp.backward_weight(saved);
     add_embedding_backward(dtable, dx.reshape(n * context, features), batch.context);
     for (std::size_t i = 0; const auto& [w, g] : parameters()) {
-      adamw(w, first[i], second[i], g, {.lr = lr}, number);
+      adamw(masters[i], first[i], second[i], g, {.lr = lr}, number);
+      store(w, masters[i]);
       ++i;
     }
     return loss.loss;

@@ -36,7 +36,7 @@ class Worker {
   /// the others.
   double run(const Instructions& list, const std::vector<Tokens>& microbatches,
              const WorkerHooks& hooks = {}) {
-    const Tensor loss = Tensor::zeros(1, 1, dtype_);
+    const Tensor loss = Tensor::zeros(1, 1, arithmetic(dtype_));
     for (const Instruction& i : list) {
       const Key key{i.microbatch, i.chunk};
       const Chunk& chunk = chunks_.at(static_cast<std::size_t>(i.chunk));

@@ -24,8 +24,10 @@ class Replica {
     gradients_ = buffer.all();
     buckets_ = Buckets(gradients_, parameters(), bucket_bytes);
     const MemoryScope scope(MemoryKind::optimizer);
-    for (const Parameter& parameter : parameters())
-      velocity_.push_back(Tensor::zeros(parameter.value.rows(), parameter.value.cols(), dtype));
+    for (const Parameter& one : parameters()) {
+      masters_.push_back(cast(one.value, gradients_.dtype()));
+      velocity_.push_back(Tensor::zeros(one.value.rows(), one.value.cols(), gradients_.dtype()));
+    }
   }
 
   // begin step
@@ -58,8 +60,10 @@ class Replica {
   // end step
 
   void step(double lr, double momentum) {
-    for (std::size_t i = 0; i < velocity_.size(); ++i)
-      sgd(parameters()[i].value, velocity_[i], parameters()[i].gradient, lr, momentum);
+    for (std::size_t i = 0; i < velocity_.size(); ++i) {
+      sgd(masters_[i], velocity_[i], parameters()[i].gradient, lr, momentum);
+      store(parameters()[i].value, masters_[i]);
+    }
   }
   const std::vector<Parameter>& parameters() const { return builder_.parameters; }
   const Buckets& buckets() const { return buckets_; }
@@ -80,7 +84,7 @@ class Replica {
   Chunk chunk_;
   Tensor gradients_;  // (1, P)  of all parameters, in their order
   Buckets buckets_;
-  std::vector<Tensor> velocity_;
+  std::vector<Tensor> masters_, velocity_;
   Moment since_;  // when the last layer's backward ended
 };
 

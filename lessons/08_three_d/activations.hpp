@@ -12,11 +12,12 @@ namespace tessera::three_d {
 // begin held
 /// The most elements that a stage holds between two instructions of `list`. A message is (n, W): a stage
 /// holds it from its receive to its use, and from the moment it is made until its send has been waited for.
+/// The sum of the losses takes as much as `wide` elements.
 inline std::int64_t most_held(const pipeline::Instructions& list,
                               const std::vector<gpt::KeptActivations>& chunks, std::int64_t message,
-                              bool first_stage, bool last_stage) {
+                              bool first_stage, bool last_stage, std::int64_t wide) {
   using pipeline::Op;
-  std::int64_t held = 1, most = 1;  // the sum of the losses
+  std::int64_t held = wide, most = wide;
   for (const pipeline::Instruction& i : list) {
     const gpt::KeptActivations& chunk = chunks.at(static_cast<std::size_t>(i.chunk));
     const bool first = first_stage && i.chunk == 0;
@@ -36,18 +37,18 @@ inline std::int64_t most_held(const pipeline::Instructions& list,
 
 /// The most elements of activations on the rank at place `tp_rank` of tp and `stage` of pp.
 inline std::int64_t activations_predicted(const TrainingConfig& t, const ParallelSizes& sizes, int tp_rank,
-                                          int stage) {
+                                          int stage, std::int64_t wide) {
   const int p = sizes.pp, all = p * t.chunks;
   const pipeline::Partition partition = pipeline::even_partition(t.model.layers, all);
   std::vector<gpt::KeptActivations> chunks;
   for (int c = 0; c < t.chunks; ++c) {
     const int at = pipeline::virtual_stage(c, stage, p);
     chunks.push_back(gpt::kept_activations(t.model, partition[static_cast<std::size_t>(at)], at == all - 1,
-                                           tp_rank, sizes.tp));
+                                           tp_rank, sizes.tp, wide));
   }
   const auto plan = pipeline::with_asynchronous_sends(make_plan(t.schedule, p, t.microbatches, t.chunks));
   return most_held(plan[static_cast<std::size_t>(stage)], chunks, t.model.rows() * t.model.width(),
-                   stage == 0, stage == p - 1);
+                   stage == 0, stage == p - 1, wide);
 }
 
 }  // namespace tessera::three_d

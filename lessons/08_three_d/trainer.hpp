@@ -32,7 +32,7 @@ class Trainer {
       : mesh_(mesh),
         config_(config),
         tp_(*mesh.tp),
-        builder_(config.model, tp_, make),
+        builder_(config.model, tp_, [this, make](const auto&... of) { return placed(make(of...)); }),
         plan_(pipeline::with_asynchronous_sends(
             make_plan(config.schedule, mesh.sizes.pp, config.microbatches, config.chunks))) {
     const int stages = mesh.sizes.pp, all = stages * config.chunks;
@@ -46,6 +46,7 @@ class Trainer {
           gpt::own_elements(config.model, pipeline::layers_of(partition, virtual_stage(c)).size(),
                             virtual_stage(c) == 0, virtual_stage(c) == all - 1, tp_.rank(), tp_.size());
     const GradientBuffer buffer(elements, dtype);  // where the gradients made below will lie
+    weights_ = TensorRow(elements, dtype, MemoryKind::weight);
     for (int c = 0; c < config.chunks; ++c) {
       const int at = virtual_stage(c);
       chunks_.push_back(builder_.chunk(pipeline::layers_of(partition, at), at == 0, at == all - 1));
@@ -54,10 +55,23 @@ class Trainer {
     if (!config.learns) return;
     buckets_ = data_parallel::Buckets(gradients_, parameters(), config.bucket);
     const MemoryScope scope(MemoryKind::optimizer);
-    for (auto& state : optimizer_state_)
-      for (const Parameter& one : parameters())
-        if (&state == &optimizer_state_[0] || config.adamw)
-          state.push_back(Tensor::zeros(one.value.rows(), one.value.cols(), dtype));
+    const auto split = [&](const Tensor& all) {
+      TensorRow row(all);
+      std::vector<Tensor> parts;
+      for (const Parameter& one : parameters()) parts.push_back(row.take(one.value));
+      return parts;
+    };
+    masters_ = cast(weights_.all(), gradients_.dtype());
+    master_of_ = split(masters_);
+    for (std::size_t i = 0; i < (config.adamw ? 2 : 1); ++i) {
+      moments_[i] = Tensor::zeros(1, elements, gradients_.dtype());
+      optimizer_state_[i] = split(moments_[i]);
+    }
+    const std::vector<Tensor> weights = split(weights_.all()), gradients = split(gradients_);
+    for (std::size_t i = 0; i < weights.size(); ++i)  // a step takes the elements at one place of all rows
+      expect(weights[i].raw() == parameters()[i].value.raw() &&
+                 gradients[i].raw() == parameters()[i].gradient.raw(),
+             [&] { return parameters()[i].name + " and its gradient lie at different places"; });
   }
 
   // begin step
@@ -76,7 +90,7 @@ class Trainer {
       if (mesh_.embedding)  // the first and the last stage used the same matrix
         embedding().gradient.copy_from(mesh_.embedding->all_reduce(embedding().gradient));
     };
-    pipeline::Worker worker(*mesh_.pp, tp_, chunks_, config_.model, gradients_.dtype());
+    pipeline::Worker worker(*mesh_.pp, tp_, chunks_, config_.model, dtype());
     return worker.run(plan_[static_cast<std::size_t>(mesh_.pp->rank())], microbatches, hooks);
   }
 
@@ -84,17 +98,17 @@ class Trainer {
   // the same on every rank, each parameter counted once. parameters() are this rank's own, each with its
   // name, its gradient, and its slice of the whole. Hint: which ranks have a copy of what? A parameter whose
   // slice is the whole (layer norms, biases behind a sum) lies on every rank of tp; where
-  // builder_.has_embedding_copy(), "wte.weight" is a copy; all of it lies on every rank of dp. Two
-  // all-reduces of one number are enough.
+  // builder_.has_embedding_copy(), "wte.weight" is a copy; all of it lies on every rank of dp.
+  // sum_of_squares adds tensors up at once; two all-reduces of one number are enough.
   double norm() const {
-    double squares = 0;
+    std::vector<Tensor> own;
     for (const Parameter& one : parameters()) {
       const bool whole = one.slice == Slice::whole(one.slice.whole_rows, one.slice.whole_cols);
       const bool copied = builder_.has_embedding_copy() && one.name == "wte.weight";
       if (copied || (whole && mesh_.tp->rank() != 0)) continue;
-      const Tensor row = one.gradient.reshape(1, one.gradient.size());
-      squares += matmul(row, t(row)).values()[0];
+      own.push_back(one.gradient);
     }
+    double squares = sum_of_squares(own);
     for (Communicator* group : {mesh_.tp.get(), mesh_.pp.get()}) {
       const auto phase = group->phase("norm");
       squares = group->all_reduce(Tensor::of(1, 1, {squares})).values()[0];
@@ -109,14 +123,12 @@ class Trainer {
     double shrink = 1;
     if (config_.clip > 0) shrink = std::min(1.0, config_.clip / (norm() + 1e-6));
     if (shrink < 1) gradients_.copy_from(scale(gradients_, shrink));
-    const auto& [first, second] = optimizer_state_;
-    for (std::size_t i = 0; i < parameters().size(); ++i) {
-      const Parameter& one = parameters()[i];
-      if (config_.adamw)
-        adamw(one.value, first[i], second[i], one.gradient, {.lr = config_.lr}, steps_);
-      else
-        sgd(one.value, first[i], one.gradient, config_.lr, 0.9);
-    }
+    const auto& [first, second] = moments_;
+    if (config_.adamw)
+      adamw(masters_, first, second, gradients_, {.lr = config_.lr}, steps_);
+    else
+      sgd(masters_, first, gradients_, config_.lr, 0.9);
+    store(weights_.all(), masters_);
   }
   // end step
 
@@ -126,7 +138,7 @@ class Trainer {
   const TensorParallel& tp() const { return tp_; }
   const Mesh& mesh() const { return mesh_; }
   const data_parallel::Buckets& buckets() const { return buckets_; }
-  DType dtype() const { return gradients_.dtype(); }
+  DType dtype() const { return parameters().front().value.dtype(); }
   std::int64_t steps() const { return steps_; }
 
   void save(Communicator& world, const std::string& folder) const {
@@ -134,17 +146,26 @@ class Trainer {
   }
   void resume(const std::string& folder) {
     steps_ = gpt::load_checkpoint(config_.model, parameters(), state(), folder);
+    if (config_.learns) store(weights_.all(), masters_);
   }
   /// All that a step reads and writes.
   gpt::TrainingState state() const {
     std::vector<Tensor> values;
     for (const Parameter& one : parameters()) values.push_back(one.value);
     if (!config_.learns) return {{""}, {values}, steps_};
-    if (!config_.adamw) return {{"", "optimizer.velocity."}, {values, optimizer_state_[0]}, steps_};
-    return {{"", "optimizer.m.", "optimizer.v."}, {values, optimizer_state_[0], optimizer_state_[1]}, steps_};
+    if (!config_.adamw) return {{"", "optimizer.velocity."}, {master_of_, optimizer_state_[0]}, steps_};
+    return {
+        {"", "optimizer.m.", "optimizer.v."}, {master_of_, optimizer_state_[0], optimizer_state_[1]}, steps_};
   }
 
  private:
+  /// A new weight in the row of all weights, where one call of the optimiser steps all of them.
+  Tensor placed(const Tensor& made) {
+    if (!config_.learns) return made;
+    const Tensor weight = weights_.take(made);
+    weight.copy_from(made);
+    return weight;
+  }
   const Parameter& embedding() const {
     return *std::find_if(parameters().begin(), parameters().end(),
                          [](const Parameter& one) { return one.name == "wte.weight"; });
@@ -156,9 +177,13 @@ class Trainer {
   gpt::Builder builder_;
   pipeline::Plan plan_;
   std::vector<Chunk> chunks_;
-  Tensor gradients_;  // (1, P_r)  of all parameters of this rank, in their order
+  TensorRow weights_;
+  Tensor gradients_;  // (1, P_r)  of all parameters of this rank, in their order, as in the other rows
   data_parallel::Buckets buckets_;
-  std::array<std::vector<Tensor>, 2> optimizer_state_;  // velocities; or first and second moments
+  Tensor masters_;  // what the optimiser steps: the weights themselves, or f32 of those in bf16
+  std::array<Tensor, 2> moments_;  // velocities; or first and second moments
+  std::vector<Tensor> master_of_;  // the parts of each parameter in these rows
+  std::array<std::vector<Tensor>, 2> optimizer_state_;
   std::int64_t steps_ = 0;
 };
 

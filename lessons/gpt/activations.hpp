@@ -18,18 +18,21 @@ struct KeptActivations {
 ///   forward  X, ln_1(X), H, ln_2(H)   4 n W     means and deviations  4 n     probabilities  n heads/t S
 ///            Q K V, O                 4 n W/t   gelu, before and after  2 n F/t
 ///   dX       dY, dln_2, dH, dln_1     4 n W     dQ dK dV  3 n W/t     before the gelu  n F/t
-inline KeptActivations kept_activations(const ModelConfig& m, std::int64_t layers, bool last, int rank,
-                                        int t) {
+///
+/// A number that stands for a row (a mean, a deviation, a loss) takes as much as `wide` elements.
+inline KeptActivations kept_activations(const ModelConfig& m, std::int64_t layers, bool last, int rank, int t,
+                                        std::int64_t wide) {
   const std::int64_t n = m.rows(), w = m.width(), f = m.ffn();
   const std::int64_t ids = attention_heads::own_ids(m.vocabulary, rank, t).size();
   const auto& o = m.attention.options;
-  const std::int64_t core = n * m.attention.heads / t * (o.streams() ? 1 : o.seq);
-  KeptActivations all{layers * (n * (4 * w + 4) + (4 * n * w + 2 * n * f) / t + core),
+  const std::int64_t core = n * m.attention.heads / t * (o.streams() ? wide : o.seq);
+  KeptActivations all{layers * (n * (4 * w + 4 * wide) + (4 * n * w + 2 * n * f) / t + core),
                       layers * (4 * n * w + (3 * n * w + n * f) / t)};
   if (last) {
-    all.forward += n * (2 * w + 2) + n * (ids + 1);  // X and ln_f(X); the probabilities and the losses
+    all.forward +=
+        n * (2 * w + 2 * wide) + n * (ids + wide);  // X and ln_f(X); the probabilities and the losses
     all.backward_input +=
-        n * w - n;  // dln_f; the gradient of the logits takes the place of the probabilities
+        n * w - n * wide;  // dln_f; the gradient of the logits takes the place of the probabilities
   }
   return all;
 }

@@ -46,7 +46,7 @@ inline std::int64_t elements_of(const ModelConfig& config) {
   return all;
 }
 
-/// Those of the parameters that this rank holds.
+/// The elements of the parameters that this rank holds.
 inline std::int64_t elements_of(const std::vector<Parameter>& parameters) {
   std::int64_t all = 0;
   for (const Parameter& one : parameters) all += one.value.size();

@@ -30,7 +30,7 @@ struct TrainingState {
 inline void save_checkpoint(Communicator& world, bool writes, const ModelConfig& config,
                             const std::vector<Parameter>& parameters, const TrainingState& state,
                             const std::string& folder) {
-  const DType dtype = parameters.front().value.dtype();
+  const DType dtype = arithmetic(parameters.front().value.dtype());
   std::map<std::string, Tensor> file;
   auto busy = world.rank() == 0 ? world.busy("writes the checkpoint") : nullptr;
   for (const WeightInfo& info : weights_of(config))

@@ -33,7 +33,7 @@ class WeightsFile {
     for (const auto& [name, rows, cols, scale] : weights_of(config)) {
       const auto& entry = need(name);
       if (entry.rows != rows || entry.cols != cols || entry.dtype == DType::i32 || !entry.unreadable.empty())
-        refuse(format("{}{}: ({}, {}) in F32 or F64 would work", name,
+        refuse(format("{}{}: ({}, {}) in BF16, F32 or F64 would work", name,
                       entry.unreadable.empty()
                           ? format(" is ({}, {}) {}", entry.rows, entry.cols, tessera::name(entry.dtype))
                           : entry.unreadable,

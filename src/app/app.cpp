@@ -22,7 +22,7 @@ namespace tessera {
 void Options::add_to(Flags& flags, bool with_ranks) {
   // The flags that matter most come first; together with the lesson's own sizes they are eight.
   if (with_ranks) flags.number("--ranks", ranks, 1, 64, "ranks to cut over");
-  flags.choice("--dtype", dtype, {"f32", "f64"}, "type of all numbers");
+  flags.choice("--dtype", dtype, {"f32", "f64", "bf16"}, "type of all numbers");
   flags.choice("--device", device, {"auto", "cpu", "cuda"}, "where to compute");
   flags.choice("--transport", transport, {"auto", "threads", "mpi", "nccl"}, "how ranks communicate");
   flags.toggle("--exact", exact, "compute with small integers: the difference must be 0");
@@ -34,6 +34,7 @@ void Options::add_to(Flags& flags, bool with_ranks) {
   flags.text("--trace", trace, "FILE", "write the timeline there, for Perfetto");
   flags.size("--memory-per-rank", memory_per_rank, "an allocation beyond it fails");
   flags.toggle("--no-baseline", no_baseline, "no unsplit run: 64 elements of each result are recomputed");
+  flags.choice("--math", math, {"f32", "tf32"}, "tf32: products of f32 on a GPU's tensor cores");
   flags.choice("--verify", verify, {"on", "off"}, "MPI and NCCL compare calls between ranks first");
   flags.number("--timeout", timeout, 1, 86400, "seconds that one call may wait");
   flags.toggle("--quiet", quiet, "print the verdict only");
@@ -59,6 +60,9 @@ Choice Options::choose_transport(bool ranks_given) const {
   choice.options.verify = verify == "on";
   choice.options.memory_per_rank = memory_per_rank;
   choice.options.trace = !trace.empty();
+  choice.options.tf32 = math == "tf32";
+  if (math == "tf32" && (choice.options.device != DeviceKind::cuda || dtype != "f32"))
+    throw UsageError("--math tf32 is for products of f32 on GPUs: --device cuda --dtype f32 would work");
   return choice;
 }
 
@@ -145,6 +149,8 @@ int App::run_checked(int argc, char** argv, const LessonParts& parts) {
   if (options_.exact && !inexact.empty()) throw UsageError("--exact: " + inexact);
   if (options_.no_baseline && !inexact.empty())
     throw UsageError("--no-baseline is for lessons 01 to 04: without it this lesson would work");
+  if (options_.no_baseline && options_.coarse())
+    throw UsageError("--no-baseline: the error is measured on the unsplit run: --dtype f32 would work");
 
   const bool prints = is_printing_process(), colour = isatty(STDOUT_FILENO) == 1 && mpi::launched_size() == 0;
   const bool talks = prints && !options_.quiet;
@@ -155,9 +161,10 @@ int App::run_checked(int argc, char** argv, const LessonParts& parts) {
   launch(report.choice.options, [&](Communicator& comm) {
     std::vector<Outcome> outcomes;
     for (const Tier tier : {Tier::exact, Tier::floating}) {
-      if (tier == Tier::exact ? !inexact.empty() : options_.exact) continue;
+      const bool unasked = options_.coarse() && !options_.exact;  // most sizes have larger sums
+      if (tier == Tier::exact ? !inexact.empty() || unasked : options_.exact) continue;
       Proof proof(comm, {tier, options_.type(), static_cast<std::uint64_t>(options_.seed),
-                         !options_.dump.empty(), !options_.no_baseline});
+                         !options_.dump.empty(), !options_.no_baseline, options_.math == "tf32"});
       parts.prove(proof, comm);
       outcomes.push_back(proof.finish());
     }

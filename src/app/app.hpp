@@ -43,11 +43,14 @@ struct LessonParts {
 /// The flags that mean the same in every lesson.
 struct Options {
   std::int64_t ranks = 4, seed = 1, memory_per_rank = INT64_MAX, timeout = 60;
-  std::string device = "auto", transport = "auto", dtype = "f32", verify = "on";
+  std::string device = "auto", transport = "auto", dtype = "f32", math = "f32", verify = "on";
   std::string json, dump, svg, trace;
   bool exact = false, no_baseline = false, quiet = false, stable = false;
 
-  DType type() const { return dtype == "f64" ? DType::f64 : DType::f32; }
+  DType type() const { return dtype == "f64" ? DType::f64 : dtype == "bf16" ? DType::bf16 : DType::f32; }
+  /// Operands or results are rounded to fewer bits than sums have. So no formula bounds the error, and the
+  /// sums of --exact must be small.
+  bool coarse() const { return dtype == "bf16" || math == "tf32"; }
   void add_to(Flags& flags, bool with_ranks);
   void check_files() const;  ///< Throws UsageError where one of the files cannot be written.
   Choice choose_transport(bool ranks_given) const;

@@ -15,7 +15,9 @@ double gamma(std::int64_t terms, double unit) {
   return std::min(k * unit / (1 - k * unit), 4 * std::sqrt(k) * unit);
 }
 
-Bounded like(const Bounded& x) { return {empty_like(x.value), empty_like(x.value), x.arithmetic}; }
+Bounded like(const Bounded& x) {
+  return {empty_like(x.value), empty_like(x.value), x.arithmetic, x.largest_sum};
+}
 
 /// y_i = f(i) for each element; all tensors here are contiguous.
 template <class F>
@@ -24,8 +26,10 @@ Tensor fill(Tensor y, const F& f) {
   return y;
 }
 
-void note_sum(const Bounded& x, const Tensor& magnitude) {
-  x.arithmetic->largest_sum = std::max(x.arithmetic->largest_sum, largest(magnitude));
+Bounded note_sum(Bounded y, const Tensor& magnitude) {
+  y.largest_sum = largest(magnitude);
+  y.arithmetic->largest_sum = std::max(y.arithmetic->largest_sum, y.largest_sum);
+  return y;
 }
 
 /// The product of a and b. `multiply` multiplies two tensors in the same way, one of them transposed or none.
@@ -35,15 +39,15 @@ Bounded product(const Bounded& a, const Bounded& b, std::int64_t terms, const Mu
   const Tensor a_most = add(a_abs, a.error);  // |a| + ea
   const Tensor own = multiply(a_most, b.error), other = multiply(a.error, b_abs);
   const Tensor magnitude = add(multiply(a_abs, b_abs), add(own, other));
-  note_sum(a, magnitude);
   const double g = gamma(terms, a.arithmetic->unit);
-  return {multiply(a.value, b.value), add(scale(magnitude, g), add(own, other)), a.arithmetic};
+  return note_sum({multiply(a.value, b.value), add(scale(magnitude, g), add(own, other)), a.arithmetic},
+                  magnitude);
 }
 
 /// dx = dy f'(x), with |f''| <= curvature and the slope's own rounding below `rounding` units.
 template <class Slope>
 Bounded chain(const Bounded& dy, const Bounded& x, double curvature, double rounding, const Slope& slope) {
-  Bounded dx = like(x);
+  Bounded dx = like(dy);
   const double u = x.arithmetic->unit;
   const double *g = dy.value.data<double>(), *eg = dy.error.data<double>(), *p = x.value.data<double>(),
                *e = x.error.data<double>();
@@ -97,16 +101,14 @@ Bounded add_bias(const Bounded& x, const Bounded& bias) {
   const double u = x.arithmetic->unit;
   Bounded y{add_bias(x.value, bias.value), add_bias(x.error, bias.error), x.arithmetic};
   const Tensor magnitude = add(add_bias(absolute(x.value), absolute(bias.value)), y.error);
-  note_sum(x, magnitude);
   add_to(y.error, scale(magnitude, u));
-  return y;
+  return note_sum(y, magnitude);
 }
 
 Bounded sum_rows(const Bounded& x) {
   const Tensor own = sum_rows(x.error), magnitude = add(sum_rows(absolute(x.value)), own);
-  note_sum(x, magnitude);
   const double g = gamma(x.value.rows(), x.arithmetic->unit);
-  return {sum_rows(x.value), add(scale(magnitude, g), own), x.arithmetic};
+  return note_sum({sum_rows(x.value), add(scale(magnitude, g), own), x.arithmetic}, magnitude);
 }
 
 // |gelu'| <= 1.13. The rounding of gelu itself stays below 8 u |x|: in x/2 (1 + tanh z), z has a relative

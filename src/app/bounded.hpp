@@ -29,6 +29,7 @@ struct Rounding {
 struct Bounded {
   Tensor value, error;  // f64 on the host, both of one shape; the error of an input is 0
   std::shared_ptr<Rounding> arithmetic;
+  double largest_sum = 0;  // of absolute terms, in the last reduction
 };
 struct BoundedTransposed {
   Bounded of;

@@ -14,7 +14,10 @@ Matrix constant(std::int64_t rows, std::int64_t cols, double value) {
   return {rows, cols, std::vector<double>(static_cast<std::size_t>(rows * cols), value)};
 }
 
-double unit_roundoff(DType dtype) { return dtype == DType::f32 ? std::ldexp(1, -24) : std::ldexp(1, -53); }
+double unit_roundoff(DType dtype) {
+  return dtype == DType::f32 ? 0x1p-24 : dtype == DType::bf16 ? 0x1p-8 : 0x1p-53;
+}
+constexpr double unit_tf32 = 0x1p-11;
 
 /// The largest distance between an element and its truth; NaN where an element is NaN.
 double distance(const Tensor& x, const Matrix& truth) {
@@ -88,6 +91,20 @@ void Proof::expect_memory(MemoryKind kind, const std::string& label, std::int64_
   memory_.push_back({label, formula, kind, whole, {rank}, {measured_[kind]}, false});
 }
 
+void Proof::expect_weights(const std::string& weights, const std::string& gradients, std::int64_t whole,
+                           std::int64_t rank, const std::string& formula) {
+  for (const auto& [kind, label, bytes] : {std::tuple{MemoryKind::weight, weights, element_bytes()},
+                                           {MemoryKind::gradient, gradients, wide_bytes()}})
+    expect_memory(kind, label, whole * bytes, rank * bytes, format("{} {}", bytes, formula));
+}
+
+void Proof::expect_optimizer(const std::string& label, int numbers, std::int64_t whole, std::int64_t rank,
+                             const std::string& formula) {
+  const std::int64_t master = wide() > 1 ? wide_bytes() : 0, bytes = master + numbers * wide_bytes();
+  expect_memory(MemoryKind::optimizer, label, whole * bytes, rank * bytes,
+                (master > 0 ? format("({} + {}) ", master, bytes - master) : format("{} ", bytes)) + formula);
+}
+
 void Proof::claim(const std::string& identity, double error, double bound, const std::string& advice) {
   claims_.push_back({.identity = identity,
                      .tier = tier_name(),
@@ -130,7 +147,8 @@ void Proof::add_check(Outcome& outcome, const Result& result, const Truth& truth
 }
 
 void Proof::expect_exact(double largest_sum) const {
-  const double room = exact() ? 1 / unit_roundoff(options_.dtype) : INFINITY;
+  const double unit = options_.tf32 ? unit_tf32 : unit_roundoff(options_.dtype);
+  const double room = exact() ? 1 / unit : INFINITY;
   if (!(largest_sum < room))
     throw UsageError(
         format("--exact needs sums below {} in {}, and these sizes reach {}: smaller sizes or --dtype f64 "
@@ -138,21 +156,33 @@ void Proof::expect_exact(double largest_sum) const {
                number(room), name(options_.dtype), number(largest_sum)));
 }
 
+double Proof::measured_bound(const Tensor& unsplit, double error, double largest_sum) const {
+  if (exact()) return 0;
+  const DType stored = unsplit.dtype();
+  return 8 * error + std::max(64 * unit_roundoff(arithmetic(stored)), unit_roundoff(stored)) * largest_sum;
+}
+
 Named<Truth> Proof::bounded_truth(Named<Tensor>& unsplit) const {
   // The truth is computed in f64, and has the rounding of f64 itself as well.
   const auto arithmetic = std::make_shared<Rounding>();
   arithmetic->unit = exact() ? 0 : unit_roundoff(options_.dtype) + unit_roundoff(DType::f64);
-  Named<Truth> truth;
+  Named<Bounded> bounded;
   {
     const Device::Scope host(Device::host());
     const auto in = whole_inputs(DType::f64);
-    for (const auto& [name, m] :
-         reference_bounded_([&](const std::string& input) { return bounded_input(in(input), arithmetic); }))
-      truth[name] = {Matrix::from(m.value), Matrix::from(m.error)};
+    bounded =
+        reference_bounded_([&](const std::string& input) { return bounded_input(in(input), arithmetic); });
   }
   expect_exact(arithmetic->largest_sum);
   unsplit = reference_tensor_(whole_inputs(options_.dtype));
-  for (auto& [name, one] : truth) one.baseline_error = distance(unsplit.at(name), one.value);
+  Named<Truth> truth;
+  for (const auto& [name, m] : bounded) {
+    Truth& one = truth[name] = {Matrix::from(m.value), Matrix::from(m.error)};
+    one.baseline_error = distance(unsplit.at(name), one.value);
+    if (coarse())
+      one.bound = constant(one.value.rows, one.value.cols,
+                           measured_bound(unsplit.at(name), one.baseline_error, m.largest_sum));
+  }
   return truth;
 }
 
@@ -167,8 +197,7 @@ Named<Truth> Proof::measured_truth(Named<Tensor>& unsplit) const {
   Named<Truth> truth;
   for (const auto& [name, value] : reference.results) {
     const double error = distance(unsplit.at(name), Matrix::from(value));
-    const double bound =
-        exact() ? 0 : 8 * error + 64 * unit_roundoff(options_.dtype) * reference.largest_sum.at(name);
+    const double bound = measured_bound(unsplit.at(name), error, reference.largest_sum.at(name));
     truth[name] = {Matrix::from(value), constant(value.rows(), value.cols(), bound), error};
   }
   return truth;

@@ -30,6 +30,7 @@ struct ProofOptions {
   std::uint64_t seed = 1;
   bool dump = false;     // keeps every tensor for --dump
   bool baseline = true;  // false: computes only samples of the truth, for sizes that no device could hold
+  bool tf32 = false;     // products round their operands to TF32
 };
 
 /// Matrices by name.
@@ -139,7 +140,9 @@ class Proof {
     reference_bounded_ = [reference](const Inputs<Bounded>& in) -> Named<Bounded> { return reference(in); };
   }
   /// The baseline from lesson 05 on. An element may be off by 8 times the largest error of the unsplit run in
-  /// the same dtype plus 64 u largest_sum, where u is the unit round-off.
+  /// the same dtype plus 64 u largest_sum, where u is the unit round-off. A result in bf16 may be off by
+  /// largest_sum times the larger of bf16's u and 64 times f32's. In bf16 and in TF32 this holds for all
+  /// lessons.
   void measured_baseline(std::function<MeasuredReference(const Inputs<Tensor>&)> reference) {
     reference_measured_ = std::move(reference);
   }
@@ -167,21 +170,28 @@ class Proof {
   void measure_memory(MemoryKind kind, std::int64_t bytes) { measured_[kind] = bytes; }
   void expect_memory(MemoryKind kind, const std::string& label, std::int64_t whole, std::int64_t rank,
                      const std::string& formula);
-  /// The weights of a layer, and their gradients, which take as many bytes.
+  /// So many elements of weights, and their gradients.
   void expect_weights(const std::string& weights, const std::string& gradients, std::int64_t whole,
-                      std::int64_t rank, const std::string& formula) {
-    expect_memory(MemoryKind::weight, weights, whole, rank, formula);
-    expect_memory(MemoryKind::gradient, gradients, whole, rank, formula);
-  }
+                      std::int64_t rank, const std::string& formula);
+  /// The optimiser's state: f32 masters of weights in bf16, and so many numbers more for each weight.
+  void expect_optimizer(const std::string& label, int numbers, std::int64_t whole, std::int64_t rank,
+                        const std::string& formula);
 
   /// Collective. Gathers and compares the results, and returns the outcome on rank 0.
   Outcome finish();
 
   bool exact() const { return options_.tier == Tier::exact; }
+  /// Operands or results are rounded to fewer bits than sums have.
+  bool coarse() const { return options_.tf32 || options_.dtype == DType::bf16; }
   DType dtype() const { return options_.dtype; }
   std::uint64_t seed() const { return options_.seed; }
   int ranks() const { return comm_.size(); }
   std::int64_t element_bytes() const { return static_cast<std::int64_t>(size_of(options_.dtype)); }
+  /// Of an element of a gradient, of a number that stands for a whole row, and of all that is f32 beside
+  /// bf16.
+  std::int64_t wide_bytes() const { return static_cast<std::int64_t>(size_of(arithmetic(options_.dtype))); }
+  /// How many elements take the bytes of such a number.
+  std::int64_t wide() const { return wide_bytes() / element_bytes(); }
 
  private:
   struct Input {
@@ -208,6 +218,7 @@ class Proof {
   Named<Truth> bounded_truth(Named<Tensor>& unsplit) const;
   Named<Truth> measured_truth(Named<Tensor>& unsplit) const;
   void expect_exact(double largest_sum) const;
+  double measured_bound(const Tensor& unsplit, double error, double largest_sum) const;
   void compare(Outcome& outcome, const Gathered& gathered);
   void compare_samples(Outcome& outcome, const Gathered& gathered);
   void add_check(Outcome& outcome, const Result& result, const Truth& truth,

@@ -85,8 +85,9 @@ bool RunReport::ok() const {
 }
 
 std::string heading(const RunReport& report) {
-  return format("{} {}: {}, {}\n{}\n", report.text.number, report.text.title, report.choice.reason,
-                report.options.dtype, report.text.formula);
+  return format("{} {}: {}, {}{}\n{}\n", report.text.number, report.text.title, report.choice.reason,
+                report.options.dtype, report.options.math == "tf32" ? ", products in TF32" : "",
+                report.text.formula);
 }
 
 std::string memory_table(const RunReport& report) {

@@ -10,12 +10,12 @@
 
 namespace tessera {
 
-enum class Op { all_reduce, all_gather, reduce_scatter, broadcast, send, recv, barrier, split };
-const char* name(Op op);
+enum class OpType { all_reduce, all_gather, reduce_scatter, broadcast, send, recv, barrier, split };
+const char* name(OpType op);
 
 /// Fields that do not apply to `op` stay at their defaults.
 struct Call {
-  Op op;
+  OpType op;
   std::int64_t rows = 0, cols = 0;
   DType dtype = DType::f32;
   Reduce reduce = Reduce::sum;
@@ -27,8 +27,8 @@ struct Call {
   int world_rank = -1, peer_in_world = -1;
   long number = 0;  // among the calls of its rank: 1, 2, ...
 
-  bool point_to_point() const { return op == Op::send || op == Op::recv; }
-  bool moves_data() const { return op != Op::barrier && op != Op::split; }
+  bool point_to_point() const { return op == OpType::send || op == OpType::recv; }
+  bool moves_data() const { return op != OpType::barrier && op != OpType::split; }
   /// Whether both ranks may go on: all fields are equal, or one sends what the other receives.
   bool matches(const Call& other) const;
   /// "all_reduce of 64 x 64 f32 in group tp {0, 2}", "recv of 1 x 8 f32 from rank 3 in group pp {1, 3}".

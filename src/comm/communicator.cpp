@@ -7,7 +7,7 @@
 
 namespace tessera {
 
-const char* name(Op op) {
+const char* name(OpType op) {
   static constexpr const char* names[] = {"all_reduce", "all_gather", "reduce_scatter", "broadcast",
                                           "send",       "recv",       "barrier",        "split"};
   return names[static_cast<int>(op)];
@@ -24,18 +24,17 @@ std::string Call::text() const {
   if (reduce == Reduce::max) text += " (max)";
   if (axis >= 0) text += axis == 0 ? " by rows" : " by columns";
   if (moves_data()) text += format(" of {} x {} {}", rows, cols, name(dtype));
-  if (op == Op::send) text += format(" to rank {}", peer_in_world);
-  if (op == Op::recv) text += format(" from rank {}", peer_in_world);
-  if (op == Op::broadcast) text += format(" with root rank {}", peer_in_world);
+  if (op == OpType::send) text += format(" to rank {}", peer_in_world);
+  if (op == OpType::recv) text += format(" from rank {}", peer_in_world);
+  if (op == OpType::broadcast) text += format(" with root rank {}", peer_in_world);
   return format("{} in group {}", text, group);
 }
 
 std::string Call::numbered() const { return format("{} (call {})", text(), number); }
 
 std::string mismatch(const std::vector<Call>& calls) {
-  const Call& first = calls.front();
   for (const Call& other : calls)
-    if (&other != &first && !first.matches(other))
+    if (const Call& first = calls.front(); &other != &first && !first.matches(other))
       return format("the calls do not match: rank {} calls {}; rank {} calls {}", first.world_rank,
                     first.numbered(), other.world_rank, other.numbered());
   return "";
@@ -99,7 +98,7 @@ Communicator::Communicator(int rank, int size, std::string name, std::shared_ptr
       journal_(std::move(journal)),
       members_(std::move(members)) {}
 
-Call Communicator::call_of(Op op, const Tensor& x, std::optional<int> peer) const {
+Call Communicator::call_of(OpType op, const Tensor& x, std::optional<int> peer) const {
   Call call{
       .op = op, .rows = x.rows(), .cols = x.cols(), .dtype = x.dtype(), .world_rank = world_rank(rank_)};
   name_in_messages_.copy(call.group, sizeof call.group - 1);
@@ -108,13 +107,13 @@ Call Communicator::call_of(Op op, const Tensor& x, std::optional<int> peer) cons
   expect(0 <= *peer && *peer < size_,
          [&] { return format("{}: this group has ranks 0 to {}", call.text(), size_ - 1); });
   call.peer_in_world = world_rank(*peer);
-  expect(*peer != rank_ || op == Op::broadcast,
+  expect(*peer != rank_ || op == OpType::broadcast,
          [&] { return call.text() + ": a rank cannot exchange messages with itself"; });
   return call;
 }
 
 TrafficKey Communicator::row_of(const Call& call) const {
-  return {journal_->phase(), name_, tessera::name(call.op == Op::recv ? Op::send : call.op)};
+  return {journal_->phase(), name_, tessera::name(call.op == OpType::recv ? OpType::send : call.op)};
 }
 
 Communicator::Part Communicator::part_of(std::vector<Call> calls) const {
@@ -133,7 +132,7 @@ Request Communicator::start(const Call& call, const Tensor& in, const Tensor& ou
   expect(in.is_contiguous() && out.is_contiguous(),
          [&] { return call.text() + ": the rows of this view lie apart; pass .contiguous()"; });
   const std::int64_t payload = std::max(in.bytes(), out.bytes());
-  journal_->call(row_of(call), call.point_to_point() ? call.op == Op::send : rank_ == 0, payload);
+  journal_->call(row_of(call), call.point_to_point() ? call.op == OpType::send : rank_ == 0, payload);
   if (call.moves_data() && !counts_bytes()) model_wire(call, payload);
   const Moment begin = journal_->moment();
   auto work = do_call(call, in, out);
@@ -151,41 +150,49 @@ Request Communicator::start(const Call& call, const Tensor& in, const Tensor& ou
 void Communicator::model_wire(const Call& call, std::int64_t full_bytes) const {
   // Ring algorithms: an all-reduce is a reduce-scatter and an all-gather, each (n-1)/n of S a rank. Where n
   // does not divide that, some ranks take a byte more: the group's total is exact.
-  const std::int64_t times = call.op == Op::all_reduce ? 2 : 1, group = times * (size_ - 1) * full_bytes;
+  const std::int64_t times = call.op == OpType::all_reduce ? 2 : 1, group = times * (size_ - 1) * full_bytes;
   std::int64_t bytes = group * (rank_ + 1) / size_ - group * rank_ / size_;
-  if (call.op == Op::broadcast) bytes = rank_ == call.peer ? 0 : full_bytes;
-  if (call.op == Op::send) bytes = full_bytes;
-  if (call.op == Op::recv) bytes = 0;
+  if (call.op == OpType::broadcast) bytes = rank_ == call.peer ? 0 : full_bytes;
+  if (call.op == OpType::send) bytes = full_bytes;
+  if (call.op == OpType::recv) bytes = 0;
   journal_->wire(row_of(call), bytes, false);
 }
 
 Tensor Communicator::all_reduce(const Tensor& x, Reduce reduce) {
-  Call call = call_of(Op::all_reduce, x);
+  Call call = call_of(OpType::all_reduce, x);
   call.reduce = reduce;
-  const Tensor out = empty_like(x);
-  start(call, x.contiguous(), out).wait();
+  const Tensor in = x.contiguous(), out = size_ == 1 ? in : empty_like(x);
+  start(call, in, out).wait();
   return out;
 }
 
 Request Communicator::iall_reduce(const Tensor& x, Reduce reduce) {
-  Call call = call_of(Op::all_reduce, x);
+  Call call = call_of(OpType::all_reduce, x);
   call.reduce = reduce;
   return start(call, x, x);
 }
 
 Tensor Communicator::all_gather(const Tensor& x, int axis) {
   check_axis(axis);
-  Call call = call_of(Op::all_gather, x);
+  Call call = call_of(OpType::all_gather, x);
   call.axis = axis;
   const Tensor out = Tensor::empty(size_ * x.rows(), x.cols(), x.dtype(), x.device());
   start(call, x.contiguous(), out).wait();
   return axis == 0 ? out : unstack_columns(out, size_);
 }
 
+Request Communicator::iall_gather(const Tensor& x, const Tensor& all) {
+  Call call = call_of(Op::all_gather, x);
+  call.axis = 0;
+  expect(all.rows() == size_ * x.rows() && all.cols() == x.cols() && all.dtype() == x.dtype(),
+         [&] { return format("{}: {} cannot hold what {} ranks send", call.text(), shape(all), size_); });
+  return start(call, x, all);
+}
+
 Tensor Communicator::reduce_scatter(const Tensor& x, int axis) {
   check_axis(axis);
   part(axis == 0 ? x.rows() : x.cols(), rank_, size_);
-  Call call = call_of(Op::reduce_scatter, x);
+  Call call = call_of(OpType::reduce_scatter, x);
   call.axis = axis;
   const Tensor in = axis == 0 ? x.contiguous() : stack_columns(x, size_);
   const Tensor out = Tensor::empty(in.rows() / size_, in.cols(), x.dtype(), x.device());
@@ -194,16 +201,18 @@ Tensor Communicator::reduce_scatter(const Tensor& x, int axis) {
 }
 
 void Communicator::broadcast(const Tensor& x, int root) {
-  start(call_of(Op::broadcast, x, root), x, x).wait();
+  start(call_of(OpType::broadcast, x, root), x, x).wait();
 }
 
 Request Communicator::isend(const Tensor& x, int to) {
-  return start(call_of(Op::send, x, to), x.contiguous(), {});
+  return start(call_of(OpType::send, x, to), x.contiguous(), {});
 }
 
-Request Communicator::irecv(const Tensor& x, int from) { return start(call_of(Op::recv, x, from), {}, x); }
+Request Communicator::irecv(const Tensor& x, int from) {
+  return start(call_of(OpType::recv, x, from), {}, x);
+}
 
-void Communicator::barrier() { start(call_of(Op::barrier), {}, {}).wait(); }
+void Communicator::barrier() { start(call_of(OpType::barrier), {}, {}).wait(); }
 
 Tensor Communicator::take_shard(const Tensor& x, int axis) const {
   check_axis(axis);
@@ -212,7 +221,7 @@ Tensor Communicator::take_shard(const Tensor& x, int axis) const {
 }
 
 std::unique_ptr<Communicator> Communicator::split(int color, int key, const std::string& name) {
-  Call call = call_of(Op::split);
+  Call call = call_of(OpType::split);
   call.color = color;
   call.key = key;
   return do_split(call, name);

@@ -65,7 +65,8 @@ class Communicator {
   Journal& journal() const { return *journal_; }
   Phase phase(std::string name) const { return {*journal_, std::move(name)}; }
 
-  /// The sum (or maximum) over all ranks' x, on every rank. Bytes over the group: 2(n-1)S.
+  /// The sum (or maximum) over all ranks' x, on every rank. Bytes over the group: 2(n-1)S. In a group of one
+  /// rank nothing is copied: the result shares the memory of x, where x is contiguous.
   Tensor all_reduce(const Tensor& x, Reduce reduce = Reduce::sum);
   /// All ranks' x, one below the other (axis 0) or side by side (axis 1). Bytes: (n-1)S, S the gathered size.
   Tensor all_gather(const Tensor& x, int axis);
@@ -89,6 +90,9 @@ class Communicator {
   Request isend(const Tensor& x, int to);
   Request irecv(const Tensor& x, int from);
   Request iall_reduce(const Tensor& x, Reduce reduce = Reduce::sum);  ///< The result replaces x.
+  /// All ranks' x (rows, cols), one below the other, arrive in `all` (n rows, cols). Both must live until the
+  /// wait.
+  Request iall_gather(const Tensor& x, const Tensor& all);
 
   /// Ranks of one color form a new group, ordered by (key, rank). A negative color gives null. It is a
   /// collective call.
@@ -125,7 +129,7 @@ class Communicator {
   virtual bool counts_bytes() const { return false; }
 
   /// Throws Error unless the group has a rank `peer`, and another one where the call is no broadcast.
-  Call call_of(Op op, const Tensor& x = {}, std::optional<int> peer = {}) const;
+  Call call_of(OpType op, const Tensor& x = {}, std::optional<int> peer = {}) const;
   Request start(const Call& call, const Tensor& in, const Tensor& out);
   void model_wire(const Call& call, std::int64_t full_bytes) const;
 

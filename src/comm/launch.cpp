@@ -122,13 +122,6 @@ Choice choose(const Machine& machine, std::optional<int> ranks, int default_rank
                                          : on_gpu && gpu_each && options.ranks > 1 ? Transport::nccl
                                                                                    : Transport::threads);
 
-  const std::string many = options.ranks == 1 ? "1 rank" : format("{} ranks", options.ranks);
-  std::string how = options.transport == Transport::threads
-                        ? (options.ranks == 1 ? " as a thread" : " as threads")
-                    : launched > 0 ? " as processes"
-                                   : " as threads";
-  if (options.transport == Transport::mpi) how += ", MPI";
-  if (options.transport == Transport::nccl) how += ", a GPU each, NCCL";
   std::string where = "CPU";
   if (on_gpu)
     where = options.transport == Transport::threads && options.ranks > 1 ? "sharing one GPU" : "CUDA";
@@ -136,7 +129,11 @@ Choice choose(const Machine& machine, std::optional<int> ranks, int default_rank
     where += format(" ({})", machine.no_gpu);
   else if (!device)
     where += machine.shared_gpu.empty() ? " (MPI moves host memory)" : format(" ({})", machine.shared_gpu);
-  return {options, many + how + ", " + where};
+  const bool threads = options.transport == Transport::threads;
+  const char* as = launched > 0 ? "processes" : threads && options.ranks == 1 ? "a thread" : "threads";
+  const char* via = threads ? "" : options.transport == Transport::mpi ? ", MPI" : ", a GPU each, NCCL";
+  return {options,
+          format("{} rank{} as {}{}, {}", options.ranks, options.ranks == 1 ? "" : "s", as, via, where)};
 }
 
 bool is_printing_process() { return mpi::launched_size() <= 1 || mpi::launched_rank() == 0; }
@@ -154,8 +151,8 @@ void launch(const LaunchOptions& options, const std::function<void(Communicator&
 
 void run_rank(const std::shared_ptr<Device>& device, int rank, const LaunchOptions& options, int threads,
               const std::function<void()>& body) {
-  device->memory.owner(rank);
-  device->memory.limit(options.memory_per_rank);
+  device->memory.limit(rank, options.memory_per_rank);
+  device->tf32 = options.tf32;
   const Device::Scope scope(device);
   set_math_threads(threads);
   body();

@@ -22,6 +22,7 @@ struct LaunchOptions {
   bool verify = true;                         // MPI and NCCL compare headers before each call
   std::int64_t memory_per_rank = INT64_MAX;   // bytes
   bool trace = false;                         // the journals tell a GPU's own times
+  bool tf32 = false;                          // products of f32 may round their operands to TF32
 };
 
 /// Where the ranks run, and why, as the first line of every lesson says it.

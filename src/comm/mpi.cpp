@@ -51,17 +51,20 @@ void initialise(std::chrono::duration<double> timeout) {
 }
 
 MPI_Datatype type_of(DType dtype) {
-  return dtype == DType::f32 ? MPI_FLOAT : dtype == DType::f64 ? MPI_DOUBLE : MPI_INT32_T;
+  static const MPI_Datatype types[] = {MPI_FLOAT, MPI_DOUBLE, MPI_INT32_T, MPI_UINT16_T};
+  return types[static_cast<int>(dtype)];
 }
 int count(const Tensor& x) { return static_cast<int>(x.size()); }
 
-/// MPI_MAX may lose a NaN. With this operation a NaN wins, as on the other transports.
-template <class T>
-void maximum(void* in, void* inout, int* length, MPI_Datatype*) {
+/// MPI_MAX may lose a NaN; here a NaN wins, as on the other transports. MPI knows no bf16, which travels as
+/// 16 bits; here each sum of two is made in f32 and rounded.
+template <class T, Reduce how>
+void reduce(void* in, void* inout, int* length, MPI_Datatype*) {
   const T* from = static_cast<const T*>(in);
   T* to = static_cast<T*>(inout);
   for (int i = 0; i < *length; ++i)
-    if (from[i] > to[i] || std::isnan(from[i])) to[i] = from[i];
+    if (how == Reduce::sum || from[i] > to[i] || from[i] != from[i])
+      to[i] = how == Reduce::sum ? T(to[i] + from[i]) : from[i];
 }
 
 MPI_Op reduction(const Call& call) {
@@ -70,10 +73,12 @@ MPI_Op reduction(const Call& call) {
     MPI_CHECK(MPI_Op_create(function, 1, &made));
     return made;
   };
-  if (call.reduce == Reduce::sum) return MPI_SUM;
-  if (call.dtype == DType::i32) return MPI_MAX;
-  static const MPI_Op f32 = made_of(maximum<float>), f64 = made_of(maximum<double>);
-  return call.dtype == DType::f32 ? f32 : f64;
+  using enum Reduce;
+  static const MPI_Op sum_of_bf16 = made_of(reduce<bf16, sum>),
+                      largest[] = {made_of(reduce<float, max>), made_of(reduce<double, max>), MPI_MAX,
+                                   made_of(reduce<bf16, max>)};
+  if (call.reduce == max) return largest[static_cast<int>(call.dtype)];
+  return call.dtype == DType::bf16 ? sum_of_bf16 : MPI_SUM;
 }
 
 int size_of(MPI_Comm comm) {
@@ -141,25 +146,25 @@ void Transfer::start() {
   const MPI_Datatype type = type_of((in.defined() ? in : out).dtype());
   const MPI_Comm comm = group->data;
   switch (mine.op) {
-    case Op::all_reduce: {
+    case OpType::all_reduce: {
       // iall_reduce works in place, and MPI forbids two names for one buffer.
       const void* from = in.raw() == out.raw() ? MPI_IN_PLACE : in.raw();
       return MPI_CHECK(MPI_Iallreduce(from, out.raw(), count(in), type, reduction(mine), comm, &payload));
     }
-    case Op::all_gather:
+    case OpType::all_gather:
       return MPI_CHECK(MPI_Iallgather(in.raw(), count(in), type, out.raw(), count(in), type, comm, &payload));
-    case Op::reduce_scatter:
+    case OpType::reduce_scatter:
       return MPI_CHECK(
           MPI_Ireduce_scatter_block(in.raw(), out.raw(), count(out), type, reduction(mine), comm, &payload));
-    case Op::broadcast:
+    case OpType::broadcast:
       return MPI_CHECK(MPI_Ibcast(out.raw(), count(out), type, mine.peer, comm, &payload));
-    case Op::send:
+    case OpType::send:
       return MPI_CHECK(MPI_Issend(in.raw(), count(in), type, mine.peer, 0, comm, &payload));
-    case Op::recv:
+    case OpType::recv:
       return MPI_CHECK(MPI_Irecv(out.raw(), count(out), type, mine.peer, 0, comm, &payload));
-    case Op::barrier:
+    case OpType::barrier:
       return MPI_CHECK(MPI_Ibarrier(comm, &payload));
-    case Op::split:
+    case OpType::split:
       return;
   }
 }

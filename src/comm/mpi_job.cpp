@@ -38,12 +38,14 @@ void Transfer::abandon() { job.abandon(*this); }
 void Transfer::exchange_headers(bool verify) {
   constexpr int bytes = sizeof(Call);
   const MPI_Comm comm = group->control;
-  if (mine.op == Op::send) {  // synchronous: it completes when the receiver has posted its recv, no earlier
+  if (mine.op == OpType::send) {
+    // Synchronous: it completes when the receiver has posted its recv, no earlier.
     MPI_CHECK(MPI_Issend(&mine, bytes, MPI_BYTE, mine.peer, header_tag, comm, &header));
-  } else if (mine.op == Op::recv) {
-    theirs.resize(1, mine);
+  } else if (mine.op == OpType::recv) {
+    theirs = {mine, mine};  // the sender's is about to come
     MPI_CHECK(MPI_Irecv(theirs.data(), bytes, MPI_BYTE, mine.peer, header_tag, comm, &header));
-  } else if (verify || mine.op == Op::split) {  // a split blocks in MPI, so all ranks must be there before
+  } else if (verify || mine.op == OpType::split) {
+    // A split blocks in MPI, so all ranks must be there before.
     int ranks = 0;
     MPI_CHECK(MPI_Comm_size(comm, &ranks));
     theirs.resize(static_cast<std::size_t>(ranks), mine);
@@ -90,7 +92,6 @@ bool Job::advance() {
     for (auto it = pending_.begin(); it != pending_.end();) {
       Transfer& transfer = **it;
       if (!transfer.started && !held_back(transfer) && test(transfer.header)) {
-        if (transfer.mine.op == Op::recv) transfer.theirs.push_back(transfer.mine);
         if (const std::string text = mismatch(transfer.theirs); !text.empty()) throw Error(text);
         transfer.start();
         transfer.started = moved = true;
@@ -118,7 +119,7 @@ void Job::poll(const bool& done) {
     // does nothing. So all are asked what they do, and a rank that does not answer is a stall.
     if (returned_) {
       last_heard_[static_cast<std::size_t>(rank_)] = now;
-      since = *std::min_element(last_heard_.begin(), last_heard_.end());
+      since = std::ranges::min(last_heard_);
     }
     if (now - since > timeout_) stop(notice(Notice::timed_out, 3), std::nullopt, "");
     if (!returned_ || now - asked < timeout_ / 4) continue;
@@ -138,13 +139,12 @@ void Job::wait(Transfer& transfer) {
 }
 
 std::shared_ptr<void> Job::busy(const std::string& what) {
-  auto* heartbeat = new std::jthread(
+  return std::make_shared<std::jthread>(
       [this, busy = world_.busy(rank_, what), beat = notice(Notice::busy)](const std::stop_token& stop) {
         do {
           if (!waits_) tell_all(beat);
         } while (!stopped_within(stop, timeout_ / 4));
       });
-  return std::shared_ptr<std::jthread>(heartbeat);
 }
 
 void Job::finish() {
@@ -153,7 +153,7 @@ void Job::finish() {
   returned_ = true;
   last_heard_.assign(static_cast<std::size_t>(size_), Clock::now());
   const auto barrier =
-      std::make_shared<Transfer>(*this, Call{.op = Op::barrier}, nullptr, Tensor(), Tensor());
+      std::make_shared<Transfer>(*this, Call{.op = OpType::barrier}, nullptr, Tensor(), Tensor());
   barrier->started = true;
   MPI_CHECK(MPI_Ibarrier(MPI_COMM_WORLD, &barrier->payload));
   pending_.push_back(barrier);
@@ -201,8 +201,8 @@ void Job::stop(const Notice& mine, const std::optional<Notice>& heard,
        Clock::now() < end && all.size() < static_cast<std::size_t>(size_); std::this_thread::sleep_for(1ms))
     while (const auto other = receive_notice())
       if (other->kind != Notice::question) all.emplace(other->rank, *other);
-  const bool first = std::all_of(all.begin(), all.end(),
-                                 [&](const auto& other) { return mine.order() <= other.second.order(); });
+  const bool first =
+      std::ranges::all_of(all, [&](const auto& other) { return mine.order() <= other.second.order(); });
   if (!first) {
     std::this_thread::sleep_for(patience);
     std::_Exit(mine.code);

@@ -11,7 +11,8 @@ namespace tessera::nccl {
 namespace {
 
 ncclDataType_t type_of(DType dtype) {
-  return dtype == DType::f32 ? ncclFloat32 : dtype == DType::f64 ? ncclFloat64 : ncclInt32;
+  static constexpr ncclDataType_t types[] = {ncclFloat32, ncclFloat64, ncclInt32, ncclBfloat16};
+  return types[static_cast<int>(dtype)];
 }
 std::size_t count(const Tensor& x) { return static_cast<std::size_t>(x.size()); }
 
@@ -38,9 +39,9 @@ class NcclCommunicator final : public Communicator {
   }
 
   std::shared_ptr<Work> do_call(const Call& call, const Tensor& in, const Tensor& out) override {
-    Channel& channel = call.op == Op::send   ? messages(rank(), call.peer)
-                       : call.op == Op::recv ? messages(call.peer, rank())
-                                             : channel_;
+    Channel& channel = call.op == OpType::send   ? messages(rank(), call.peer)
+                       : call.op == OpType::recv ? messages(call.peer, rank())
+                                                 : channel_;
     return engine_.post(channel, call, in, out);
   }
 
@@ -113,21 +114,21 @@ ncclResult_t Task::issue() const {
   const ncclComm_t comm = channel.comm;
   const cudaStream_t stream = channel.stream;
   switch (mine.op) {
-    case Op::all_reduce:
+    case OpType::all_reduce:
       if (gathered.defined()) return ncclAllGather(in.raw(), gathered.raw(), count(in), type, comm, stream);
       return ncclAllReduce(in.raw(), out.raw(), count(in), type, reduction, comm, stream);
-    case Op::all_gather:
+    case OpType::all_gather:
       return ncclAllGather(in.raw(), out.raw(), count(in), type, comm, stream);
-    case Op::reduce_scatter:
+    case OpType::reduce_scatter:
       return ncclReduceScatter(in.raw(), out.raw(), count(out), type, reduction, comm, stream);
-    case Op::broadcast:
+    case OpType::broadcast:
       return ncclBroadcast(in.raw(), out.raw(), count(out), type, mine.peer, comm, stream);
-    case Op::send:  // a channel of messages goes from its rank 0 to its rank 1
+    case OpType::send:  // a channel of messages goes from its rank 0 to its rank 1
       return ncclSend(in.raw(), count(in), type, 1, comm, stream);
-    case Op::recv:
+    case OpType::recv:
       return ncclRecv(out.raw(), count(out), type, 0, comm, stream);
-    case Op::barrier:
-    case Op::split:
+    case OpType::barrier:
+    case OpType::split:
       break;
   }
   return ncclSuccess;

@@ -80,8 +80,6 @@ class Engine {
  public:
   Engine(World& world, int world_rank, CudaDevice& device, Store& store, const LaunchOptions& options);
   ~Engine();
-  Engine(const Engine&) = delete;
-  Engine& operator=(const Engine&) = delete;
 
   /// A channel of `members`, ranks of the world, of which this one is number `rank`. The first member
   /// publishes an id under `key`; the tasks begin when all members have opened the channel.

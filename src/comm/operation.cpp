@@ -62,29 +62,29 @@ Event Operation::run_step(std::size_t mine, const std::vector<Event>& events) {
   };
 
   switch (me.call->op) {
-    case Op::all_reduce:
+    case OpType::all_reduce:
       if (me.steps_done == 0)
         sum_in(seats, me, chunk(me.out, mine, n), [&](const Tensor& in) { return chunk(in, mine, n); });
       else
         from_others([&](std::size_t i) { copy_in(me, chunk(me.out, i, n), chunk(seats[i].out, i, n)); });
       break;
-    case Op::reduce_scatter:
+    case OpType::reduce_scatter:
       sum_in(seats, me, chunk(me.out, 0, 1), [&](const Tensor& in) { return chunk(in, mine, n); });
       break;
-    case Op::all_gather:
+    case OpType::all_gather:
       chunk(me.out, mine, n).copy_from(chunk(me.in, 0, 1));
       from_others([&](std::size_t i) { copy_in(me, chunk(me.out, i, n), chunk(seats[i].in, 0, 1)); });
       break;
-    case Op::broadcast:
+    case OpType::broadcast:
       if (const auto root = static_cast<std::size_t>(me.call->peer); root != mine)
         copy_in(me, me.out, seats[root].in);
       break;
-    case Op::recv:  // the only step of a message
+    case OpType::recv:  // the only step of a message
       copy_in(me, me.out, seats[0].in);
       break;
-    case Op::send:
-    case Op::barrier:
-    case Op::split:
+    case OpType::send:
+    case OpType::barrier:
+    case OpType::split:
       break;
   }
   if (traced) me.ended = device.mark();

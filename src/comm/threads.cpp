@@ -38,13 +38,13 @@ class ThreadCommunicator final : public Communicator {
     world_.enter(*mine.call);
     if (call.moves_data()) mine.last = Device::current()->record();
     if (call.point_to_point()) {
-      const bool sends = call.op == Op::send;
+      const bool sends = call.op == OpType::send;
       const std::pair way = sends ? std::pair(rank(), call.peer) : std::pair(call.peer, rank());
       const std::string id = format("{}:{}>{}#{}", id_, way.first, way.second, messages_[way]++);
       return world_.post(id, 2, 1, sends ? 0 : 1, std::move(mine));
     }
     // An all-reduce sums one part a rank, then copies the others' parts.
-    const int steps = call.op == Op::all_reduce ? 2 : call.moves_data() ? 1 : 0;
+    const int steps = call.op == OpType::all_reduce ? 2 : call.moves_data() ? 1 : 0;
     return world_.post(format("{}#{}", id_, collectives_++), static_cast<std::size_t>(size()), steps,
                        static_cast<std::size_t>(rank()), std::move(mine));
   }

@@ -50,7 +50,7 @@ Entry World::post(const std::string& id, std::size_t seats, int steps, std::size
     fault(mismatch({*first->call, call}));
     throw_if_faulty();
   }
-  if (call.op == Op::send) mine.steps_done = steps;  // the receiver copies while the sender may compute
+  if (call.op == OpType::send) mine.steps_done = steps;  // the receiver copies while the sender may compute
   entry.mine() = std::move(mine);
   at(call.world_rank).pending.push_back(entry);
   if (slot->all_posted()) {  // no rank can go on before that

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "ops/attention_functions.hpp"
 #include "tensor/error.hpp"
 
 namespace tessera {
@@ -64,9 +65,9 @@ struct Heads {
   }
 
   /// (batch heads seq, cols), one row for each query of each head.
-  Tensor rows(std::int64_t cols, const Tensor& like) const {
-    return Tensor::empty(options.batch * options.heads * options.seq, cols, like.dtype(), like.device());
-  }
+  Tensor rows(std::int64_t cols, const Tensor& like) const { return rows(cols, like, like.dtype()); }
+  /// (batch heads seq, 1), one number for each query of each head, in the dtype that is computed in.
+  Tensor column(const Tensor& like) const { return rows(1, like, arithmetic(like.dtype())); }
 
   /// The g-th query heads of x (batch seq, heads d), with its tokens from `first` on.
   Stack queries(const Tensor& x, std::int64_t g, std::int64_t first) const {
@@ -104,6 +105,9 @@ struct Heads {
   }
 
  private:
+  Tensor rows(std::int64_t cols, const Tensor& like, DType dtype) const {
+    return Tensor::empty(options.batch * options.heads * options.seq, cols, dtype, like.device());
+  }
   void gemm(const Stack& c, double beta, const Stack& a, bool ta, const Stack& b, bool tb) const {
     kernels_of(c.of).gemm(c, beta, a, ta, b, tb, options.batch, options.kv_heads);
   }
@@ -127,14 +131,18 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
   Tensor o = empty_like(q);
   saved = {q, k, v, o, {}, {}};
   if (options.streams()) {
-    const Tensor scores = heads.rows(std::min(attention_tile_keys, seq), q), sum = heads.rows(1, q);
-    saved.log_sum = heads.rows(1, q);  // holds the largest score so far, until the end
+    saved.log_sum = heads.column(q);
+    if (q.device()->kind() == DeviceKind::cuda) {
+      fused_attention(saved, heads.tile(0, seq));
+      return o;
+    }
+    const Tensor scores = heads.rows(std::min(attention_tile_keys, seq), q), sum = heads.column(q);
     for_tiles(heads, [&](const AttentionTile& tile) {
       heads.score(scores, q, k, tile);
-      kernels.online_softmax(scores, o, saved.log_sum, sum, tile);
+      online_softmax(scores, o, saved.log_sum, sum, tile);  // log_sum: the largest score so far
       heads.mix(o, tile.first_key > 0, scores, v, tile);
     });
-    kernels.online_softmax_end(o, saved.log_sum, sum, heads.tile(0, seq));
+    online_softmax_end(o, saved.log_sum, sum, heads.tile(0, seq));
   } else {
     const AttentionTile all = heads.tile(0, seq);
     saved.p = heads.rows(seq, q);
@@ -153,14 +161,16 @@ void attention_backward(const Tensor& dy, const AttentionSaved& saved, const Att
       given(dy, dk, dv, options);
   const Kernels& kernels = kernels_of(dy);
   const std::int64_t seq = options.seq;
-  if (options.streams()) {
+  if (options.streams() && dy.device()->kind() == DeviceKind::cuda) {
+    fused_attention_backward(dy, saved, heads.tile(0, seq), dq, dk, dv);
+  } else if (options.streams()) {
     const std::int64_t width = std::min(attention_tile_keys, seq);
-    const Tensor scores = heads.rows(width, dy), dp = heads.rows(width, dy), delta = heads.rows(1, dy);
-    kernels.attention_delta(delta, dy, saved.o, heads.tile(0, seq));
+    const Tensor scores = heads.rows(width, dy), dp = heads.rows(width, dy), delta = heads.column(dy);
+    attention_delta(delta, dy, saved.o, heads.tile(0, seq));
     for_tiles(heads, [&](const AttentionTile& tile) {
       heads.score(scores, saved.q, saved.k, tile);
       heads.score(dp, dy, saved.v, tile);
-      kernels.attention_backward(scores, dp, saved.log_sum, delta, tile);  // p and ds
+      attention_tile_backward(scores, dp, saved.log_sum, delta, tile);  // p and ds
       heads.collect(dv, scores, dy, tile);
       heads.collect(dk, dp, saved.q, tile);
       heads.mix(dq, tile.first_key > 0, dp, saved.k, tile);

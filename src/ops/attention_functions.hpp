@@ -1,11 +1,26 @@
-// The rows of attention, written once for a team (row_functions.hpp). A tile holds the scores q k^T of some
-// keys: its row (b heads + h) seq + i belongs to query i of head h. A row of q, k, v and o is a token, and
-// holds its heads side by side.
+// The steps of streaming attention on the CPU, and the rows that they go through, written for a team
+// (row_functions.hpp). On a GPU all steps are one kernel (attention_cuda.cu). A tile holds the scores q k^T
+// of some keys: its row (b heads + h) seq + i belongs to query i of head h. A row of q, k, v and o is a
+// token, and holds its heads side by side.
 #pragma once
 
 #include "ops/row_functions.hpp"
 
 namespace tessera {
+
+void online_softmax(const Tensor& scores, const Tensor& o, const Tensor& largest, const Tensor& sum,
+                    const AttentionTile& tile);
+void online_softmax_end(const Tensor& o, const Tensor& largest, const Tensor& sum, const AttentionTile& tile);
+void attention_delta(const Tensor& delta, const Tensor& dy, const Tensor& o, const AttentionTile& tile);
+void attention_tile_backward(const Tensor& scores, const Tensor& dp, const Tensor& log_sum,
+                             const Tensor& delta, const AttentionTile& tile);
+
+struct AttentionSaved;
+/// Writes saved.o and saved.log_sum; `all` is the tile of all keys.
+void fused_attention(const AttentionSaved& saved, const AttentionTile& all);
+/// Writes dq, dk and dv.
+void fused_attention_backward(const Tensor& dy, const AttentionSaved& saved, const AttentionTile& all,
+                              const Tensor& dq, const Tensor& dk, const Tensor& dv);
 
 /// Row r of the rows that a tile works on: its place, and how many of the tile's keys its query sees.
 struct TileRow {
@@ -38,7 +53,7 @@ struct SoftmaxRow {
   TESSERA_KERNEL void operator()(const auto& team, std::int64_t r) const {
     const TileRow at(tile, r);
     T* p = probabilities.row(at.row);
-    const Exponentials<T> e(team, p, x.row(at.row), at.visible, T(tile.scale));
+    const Exponentials<T> e(team, p, x.row(at.row), at.visible, Arithmetic<T>(tile.scale));
     team.each(tile.keys, [&](std::int64_t j) { p[j] = (j < at.visible ? p[j] : T(0)) / e.sum; });
   }
 };
@@ -48,27 +63,29 @@ struct SoftmaxRow {
 /// of m. The first tile has no old m. Dropout acts on p, and not on the sum.
 template <class T>
 struct OnlineSoftmaxRow {
+  using A = Arithmetic<T>;
   AttentionTile tile;
-  View<T> scores, o, largest, sum;
+  View<T> scores, o;
+  View<A> largest, sum;
   TESSERA_KERNEL void operator()(const auto& team, std::int64_t r) const {
     const TileRow at(tile, r);
     const bool first = tile.first_key == 0;
-    const T scale = T(tile.scale);
+    const A scale = A(tile.scale);
     T* p = scores.row(at.row);
-    const T old = first ? -T(INFINITY) : *largest.row(at.row);
-    const T old_sum = first ? T(0) : *sum.row(at.row);
-    const T here = team.largest(at.visible, [&](std::int64_t j) { return p[j]; });
-    const T m = here > old ? here : old, kept = first ? T(0) : exponential(scale * (old - m));
-    const T added =
-        team.sum(at.visible, [&](std::int64_t j) { return p[j] = exponential(scale * (p[j] - m)); });
+    const A old = first ? -A(INFINITY) : *largest.row(at.row);
+    const A old_sum = first ? A(0) : *sum.row(at.row);
+    const A here = team.largest(at.visible, [&](std::int64_t j) { return A(p[j]); });
+    const A m = here > old ? here : old, kept = first ? A(0) : exponential(scale * (old - m));
+    const A added =
+        team.sum(at.visible, [&](std::int64_t j) { return A(p[j] = exponential(scale * (p[j] - m))); });
     team.each(tile.keys - at.visible, [&](std::int64_t j) { p[at.visible + j] = 0; });
     if (tile.dropout.threshold > 0) {
       const std::uint64_t index = tile.dropout.index(at.row);
-      team.each(at.visible, [&](std::int64_t j) { p[j] *= tile.dropout.factor<T>(index, j); });
+      team.each(at.visible, [&](std::int64_t j) { p[j] = p[j] * tile.dropout.factor<A>(index, j); });
     }
     if (kept != 1 && !first) {
       T* out = at.part(o);
-      team.each(o.cols / tile.heads, [&](std::int64_t j) { out[j] *= kept; });
+      team.each(o.cols / tile.heads, [&](std::int64_t j) { out[j] = out[j] * kept; });
     }
     if (!team.first()) return;  // the folds lie between the others' reading and this writing
     *largest.row(at.row) = m;
@@ -79,14 +96,16 @@ struct OnlineSoftmaxRow {
 /// o /= sum; log_sum = scale m + log sum, in the place of m.
 template <class T>
 struct OnlineSoftmaxEndRow {
+  using A = Arithmetic<T>;
   AttentionTile tile;
-  View<T> o, largest, sum;
+  View<T> o;
+  View<A> largest, sum;
   TESSERA_KERNEL void operator()(const auto& team, std::int64_t r) const {
     const TileRow at(tile, r);
-    const T total = *sum.row(at.row);
+    const A total = *sum.row(at.row);
     T* out = at.part(o);
-    team.each(o.cols / tile.heads, [&](std::int64_t j) { out[j] /= total; });
-    if (team.first()) *largest.row(at.row) = T(tile.scale) * *largest.row(at.row) + std::log(total);
+    team.each(o.cols / tile.heads, [&](std::int64_t j) { out[j] = out[j] / total; });
+    if (team.first()) *largest.row(at.row) = A(tile.scale) * *largest.row(at.row) + std::log(total);
   }
 };
 
@@ -94,11 +113,12 @@ struct OnlineSoftmaxEndRow {
 template <class T>
 struct DeltaRow {
   AttentionTile tile;
-  View<T> delta, dy, o;
+  View<Arithmetic<T>> delta;
+  View<T> dy, o;
   TESSERA_KERNEL void operator()(const auto& team, std::int64_t r) const {
     const TileRow at(tile, r);
     const T *g = at.part(dy), *y = at.part(o);
-    const T value = team.sum(o.cols / tile.heads, [&](std::int64_t j) { return g[j] * y[j]; });
+    const Arithmetic<T> value = team.sum(o.cols / tile.heads, [&](std::int64_t j) { return g[j] * y[j]; });
     if (team.first()) *delta.row(at.row) = value;
   }
 };
@@ -107,22 +127,24 @@ struct DeltaRow {
 /// of dp, and what multiplied v, p after dropout, in the place of the scores.
 template <class T>
 struct AttentionBackwardRow {
+  using A = Arithmetic<T>;
   AttentionTile tile;
-  View<T> scores, dp, log_sum, delta;
+  View<T> scores, dp;
+  View<A> log_sum, delta;
   TESSERA_KERNEL void operator()(const auto& team, std::int64_t r) const {
     const TileRow at(tile, r);
-    const T scale = T(tile.scale), shift = *log_sum.row(at.row), mean = *delta.row(at.row);
+    const A scale = A(tile.scale), shift = *log_sum.row(at.row), mean = *delta.row(at.row);
     T *s = scores.row(at.row), *g = dp.row(at.row);
-    const auto both = [&](std::int64_t j, T factor) {
-      const T p = exponential(scale * s[j] - shift);
+    const auto both = [&](std::int64_t j, A factor) {
+      const A p = exponential(scale * s[j] - shift);
       g[j] = scale * p * (factor * g[j] - mean);
       s[j] = factor * p;
     };
     const std::uint64_t index = tile.dropout.index(at.row);
     if (tile.dropout.threshold > 0)
-      team.each(at.visible, [&](std::int64_t j) { both(j, tile.dropout.factor<T>(index, j)); });
+      team.each(at.visible, [&](std::int64_t j) { both(j, tile.dropout.factor<A>(index, j)); });
     else
-      team.each(at.visible, [&](std::int64_t j) { both(j, T(1)); });
+      team.each(at.visible, [&](std::int64_t j) { both(j, A(1)); });
     team.each(tile.keys - at.visible, [&](std::int64_t j) { s[at.visible + j] = g[at.visible + j] = 0; });
   }
 };

@@ -9,6 +9,7 @@
 
 #include "ops/blas.hpp"
 #include "ops/mathematics.hpp"
+#include "ops/ops.hpp"
 
 namespace tessera {
 
@@ -86,6 +87,39 @@ struct Cpu {
   }
 };
 
+/// Goes through the rows of all heads that see keys of the tile; y has a row for each query of each head.
+template <template <class> class Row, class... Members>
+void tile_rows(DType dtype, const Tensor& y, const AttentionTile& tile, const Members&... members) {
+  floating(dtype, [&]<class T>(T) {
+    Cpu::rows(y, y.rows() / tile.seq * (tile.seq - tile.first_query), tile.keys, Row<T>{tile, members...});
+  });
+}
+
+/// A matrix of bf16 as f32, without gaps between its rows.
+std::vector<float> widened(const Stack& matrix, const bf16* from) {
+  std::vector<float> wide;
+  wide.reserve(static_cast<std::size_t>(matrix.rows * matrix.cols));
+  for (std::int64_t i = 0; i < matrix.rows; ++i, from += matrix.of.ld())
+    wide.insert(wide.end(), from, from + matrix.cols);
+  return wide;
+}
+
+/// op(a) op(b) of bf16 in f32. Where c is stored as bf16, the sums are rounded once, at their end.
+void gemm_of_bf16(const Stack& c, std::int64_t c_at, float beta, const Stack& a, const bf16* a_from, bool ta,
+                  const Stack& b, const bf16* b_from, bool tb) {
+  const auto left = widened(a, a_from), right = widened(b, b_from);
+  const auto multiply = [&](float* to, std::int64_t ld) {
+    blas::gemm(ta, tb, c.rows, c.cols, ta ? a.rows : a.cols, left.data(), a.cols, right.data(), b.cols, beta,
+               to, ld);
+  };
+  if (c.of.dtype() == DType::f32) return multiply(c.of.data<float>() + c_at, c.of.ld());
+  bf16* to = c.of.data<bf16>() + c_at;
+  std::vector<float> sums = widened(c, to);
+  multiply(sums.data(), c.cols);
+  for (std::int64_t i = 0; i < c.rows; ++i)
+    std::copy_n(sums.begin() + i * c.cols, c.cols, to + i * c.of.ld());
+}
+
 struct CpuKernels final : Mathematics<Cpu> {
   /// One product may use all threads. Of several products each runs on one thread, so that their bits do not
   /// depend on the number of threads; a BLAS on OpenMP does that in every parallel loop.
@@ -93,12 +127,17 @@ struct CpuKernels final : Mathematics<Cpu> {
             std::int64_t inner) const override {
     const std::int64_t k = ta ? a.rows : a.cols;
     if (c.rows * c.cols == 0) return;
-    floating(c.of.dtype(), [&]<class T>(T) {
+    floating(a.of.dtype(), [&]<class T>(T) {
       const auto one = [&](std::int64_t i) {
         const auto at = [o = i / inner, n = i % inner](const Stack& s) {
-          return s.of.data<T>() + s.first + o * s.outer + n * s.inner;
+          return s.first + o * s.outer + n * s.inner;
         };
-        blas::gemm(ta, tb, c.rows, c.cols, k, at(a), a.of.ld(), at(b), b.of.ld(), T(beta), at(c), c.of.ld());
+        const T *left = a.of.data<T>() + at(a), *right = b.of.data<T>() + at(b);
+        if constexpr (std::is_same_v<T, bf16>)
+          gemm_of_bf16(c, at(c), static_cast<float>(beta), a, left, ta, b, right, tb);
+        else
+          blas::gemm(ta, tb, c.rows, c.cols, k, left, a.of.ld(), right, b.of.ld(), T(beta),
+                     c.of.data<T>() + at(c), c.of.ld());
       };
       if (outer * inner == 1)
         one(0);
@@ -109,7 +148,8 @@ struct CpuKernels final : Mathematics<Cpu> {
 
   void embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& ids) const override {
     floating(dy.dtype(), [&]<class T>(T) {
-      const View<T> table(dtable), from(dy);
+      const View<Arithmetic<T>> table(dtable);
+      const View<T> from(dy);
       for (std::int64_t i = 0; i < dy.rows(); ++i) {
         const std::int32_t id = ids.data<std::int32_t>()[i];
         if (id < 0 || id >= dtable.rows()) continue;
@@ -118,9 +158,17 @@ struct CpuKernels final : Mathematics<Cpu> {
     });
   }
 
+  double sum_of_squares(const std::vector<Tensor>& parts) const override {
+    double sum = 0;
+    for (const Tensor& part : parts) {
+      const Tensor row = part.reshape(1, part.size());
+      sum += matmul(row, t(row)).values()[0];
+    }
+    return sum;
+  }
+
   void reduce(const Tensor& out, const std::vector<Tensor>& inputs, Reduce how) const override {
-    if (out.dtype() == DType::i32) return reduce_typed<std::int32_t>(out, inputs, how);
-    floating(out.dtype(), [&]<class T>(T) { reduce_typed<T>(out, inputs, how); });
+    with_type(out.dtype(), [&]<class T>(T) { reduce_typed<T>(out, inputs, how); });
   }
 
  private:
@@ -131,7 +179,7 @@ struct CpuKernels final : Mathematics<Cpu> {
     constexpr std::int64_t block = 2048;
     const auto work = block * static_cast<std::int64_t>(inputs.size());
     for_rows((out.size() + block - 1) / block, work, [&](std::int64_t index) {
-      T sum[block];
+      Arithmetic<T> sum[block];
       const std::int64_t begin = index * block, n = std::min(block, out.size() - begin);
       std::copy_n(inputs[0].data<T>() + begin, n, sum);
       for (std::size_t k = 1; k < inputs.size(); ++k) {
@@ -139,7 +187,10 @@ struct CpuKernels final : Mathematics<Cpu> {
         if (how == Reduce::sum)
           for (std::int64_t j = 0; j < n; ++j) sum[j] += x[j];
         else
-          for (std::int64_t j = 0; j < n; ++j) sum[j] = sum[j] >= x[j] || sum[j] != sum[j] ? sum[j] : x[j];
+          for (std::int64_t j = 0; j < n; ++j) {
+            const Arithmetic<T> other = x[j];
+            sum[j] = sum[j] >= other || sum[j] != sum[j] ? sum[j] : other;
+          }
       }
       std::copy_n(sum, n, out.data<T>() + begin);
     });
@@ -151,6 +202,22 @@ struct CpuKernels final : Mathematics<Cpu> {
 const Kernels& cpu_kernels() {
   static const CpuKernels kernels;
   return kernels;
+}
+
+void online_softmax(const Tensor& scores, const Tensor& o, const Tensor& largest, const Tensor& sum,
+                    const AttentionTile& tile) {
+  tile_rows<OnlineSoftmaxRow>(o.dtype(), scores, tile, scores, o, largest, sum);
+}
+void online_softmax_end(const Tensor& o, const Tensor& largest, const Tensor& sum,
+                        const AttentionTile& tile) {
+  tile_rows<OnlineSoftmaxEndRow>(o.dtype(), largest, tile, o, largest, sum);
+}
+void attention_delta(const Tensor& delta, const Tensor& dy, const Tensor& o, const AttentionTile& tile) {
+  tile_rows<DeltaRow>(o.dtype(), delta, tile, delta, dy, o);
+}
+void attention_tile_backward(const Tensor& scores, const Tensor& dp, const Tensor& log_sum,
+                             const Tensor& delta, const AttentionTile& tile) {
+  tile_rows<AttentionBackwardRow>(dp.dtype(), scores, tile, scores, dp, log_sum, delta);
 }
 
 void set_math_threads(int threads) {

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "ops/kernels.hpp"
+#include "tensor/error.hpp"
 #include "tensor/portable.hpp"
 
 namespace tessera {
@@ -17,18 +18,28 @@ template <class T>
 struct View {
   T* data;
   std::int64_t ld, rows, cols;
+  View() = default;
   View(const Tensor& x)  // NOLINT: a view stands for its tensor
       : data(x.data<T>()), ld(x.ld()), rows(x.rows()), cols(x.cols()) {}
   TESSERA_BOTH T* row(std::int64_t i) const { return data + i * ld; }
 };
 
-/// Calls f with a float or a double, whose type is that of the dtype.
+/// Calls f with a float, a double or a bf16, whose type is that of the dtype.
 template <class F>
 void floating(DType dtype, const F& f) {
-  if (dtype == DType::f32)
-    f(float{});
-  else
-    f(double{});
+  with_type(dtype, [&]<class T>(T zero) {
+    if constexpr (!std::is_integral_v<T>) f(zero);
+  });
+}
+/// The same for what is computed in place. Throws Error for bf16, which would lose small steps.
+template <class F>
+void arithmetic(DType dtype, const F& f) {
+  with_type(dtype, [&]<class T>(T zero) {
+    if constexpr (std::is_floating_point_v<T>)
+      f(zero);
+    else
+      throw Error(format("{} is for storage: a master in f32 would work", name(dtype)));
+  });
 }
 
 /// e^x for x <= 87, to 2 units in the last place; 0 where the result is no normal number, NaN for NaN.
@@ -62,7 +73,7 @@ struct Times {
   double factor;
   template <class T>
   TESSERA_BOTH void operator()(T& y, T x) const {
-    y = T(factor) * x;
+    y = Arithmetic<T>(factor) * x;
   }
 };
 struct Cast {
@@ -72,8 +83,14 @@ struct Cast {
   }
 };
 struct Relu {  // relu of NaN is NaN
-  TESSERA_BOTH void operator()(auto& y, auto x) const { y = x <= 0 ? 0 : x; }
-  TESSERA_BOTH void operator()(auto& dx, auto dy, auto x) const { dx = x <= 0 ? 0 : dy; }
+  template <class T>
+  TESSERA_BOTH void operator()(T& y, T x) const {
+    y = x <= 0 ? T(0) : x;
+  }
+  template <class T>
+  TESSERA_BOTH void operator()(T& dx, T dy, T x) const {
+    dx = x <= 0 ? T(0) : dy;
+  }
 };
 
 // gelu(x) = x/2 (1 + tanh(z/2)) with z = 2 sqrt(2/pi) (x + 0.044715 x^3), which is x s(z) with the logistic
@@ -93,19 +110,22 @@ struct Gelu {
   };
   template <class T>
   TESSERA_BOTH void operator()(T& y, T x) const {
-    y = x * Logistic<T>(x).s;
+    y = x * Logistic<Arithmetic<T>>(x).s;
   }
   template <class T>
-  TESSERA_BOTH void operator()(T& dx, T dy, T x) const {
-    const Logistic<T> at(x);
-    const T bend = at.small / ((1 + at.small) * (1 + at.small));  // s (1 - s), without cancellation
-    const T inner = T(2 * 0.7978845608028654) * (1 + T(3 * 0.044715) * x * x);
+  TESSERA_BOTH void operator()(T& dx, T dy, T stored) const {
+    using A = Arithmetic<T>;
+    const A x = stored;
+    const Logistic<A> at(x);
+    const A bend = at.small / ((1 + at.small) * (1 + at.small));  // s (1 - s), without cancellation
+    const A inner = A(2 * 0.7978845608028654) * (1 + A(3 * 0.044715) * x * x);
     dx = dy * (bend == 0 ? at.s : at.s + x * bend * inner);  // where bend is 0, x^2 may be infinite
   }
 };
 
 template <class T>
 struct Sgd {
+  static constexpr int outputs = 2;  // the first arguments; other functions have one
   T lr, momentum;
   TESSERA_BOTH void operator()(T& w, T& velocity, T g) const {
     velocity = momentum * velocity + g;
@@ -114,7 +134,9 @@ struct Sgd {
 };
 
 template <class T>
-struct AdamWStep {  // constants made in f64: 1 - 0.999f would be wrong by 1e-5 of itself
+struct AdamWStep {
+  static constexpr int outputs = 3;
+  // The constants are made in f64: 1 - 0.999f would be wrong by 1e-5 of itself.
   T b1, b2, c1, c2, rate, root, epsilon, keep;
   AdamWStep(const AdamW& o, std::int64_t step)
       : b1(T(o.beta1)),

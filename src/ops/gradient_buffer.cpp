@@ -1,4 +1,4 @@
-// One row that holds the gradients of all parameters that are made while it lives.
+// Rows of tensors, and the one that takes the gradients of all parameters that are made while it lives.
 #include <utility>
 
 #include "ops/ops.hpp"
@@ -12,16 +12,19 @@ thread_local GradientBuffer* current = nullptr;
 Tensor zero_gradient(const Tensor& x) {
   if (current != nullptr) return current->take(x);
   const MemoryScope scope(MemoryKind::gradient);
-  return Tensor::zeros(x.rows(), x.cols(), x.dtype());
+  return Tensor::zeros(x.rows(), x.cols(), arithmetic(x.dtype()));
 }
 
-GradientBuffer::GradientBuffer(std::int64_t elements, DType dtype) : outer_(std::exchange(current, this)) {
-  const MemoryScope scope(MemoryKind::gradient);
+TensorRow::TensorRow(std::int64_t elements, DType dtype, MemoryKind kind) {
+  const MemoryScope scope(kind);
   all_ = Tensor::zeros(1, elements, dtype);
 }
+
+GradientBuffer::GradientBuffer(std::int64_t elements, DType dtype)
+    : TensorRow(elements, arithmetic(dtype), MemoryKind::gradient), outer_(std::exchange(current, this)) {}
 GradientBuffer::~GradientBuffer() { current = outer_; }
 
-Tensor GradientBuffer::take(const Tensor& like) {
+Tensor TensorRow::take(const Tensor& like) {
   if (all_.size() == 0) return {};
   const std::int64_t begin = taken_;
   taken_ += like.size();

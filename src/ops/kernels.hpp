@@ -77,7 +77,8 @@ struct CrossEntropyTerms {
 struct Kernels {
   virtual ~Kernels() = default;
 
-  /// c = beta c + op(a) op(b) for each pair of [0, outer) x [0, inner); op(a) = a^T where transpose_a.
+  /// c = beta c + op(a) op(b) for each pair of [0, outer) x [0, inner); op(a) = a^T where transpose_a. Of
+  /// operands in bf16 c may be in bf16 or in f32.
   virtual void gemm(const Stack& c, double beta, const Stack& a, bool transpose_a, const Stack& b,
                     bool transpose_b, std::int64_t outer = 1, std::int64_t inner = 1) const = 0;
   virtual void add(const Tensor& y, const Tensor& a, const Tensor& b) const = 0;  // y = a + b; y may be a
@@ -89,7 +90,7 @@ struct Kernels {
   virtual void gelu_backward(const Tensor& dx, const Tensor& dy, const Tensor& x) const = 0;
   virtual void relu(const Tensor& y, const Tensor& x) const = 0;
   virtual void relu_backward(const Tensor& dx, const Tensor& dy, const Tensor& x) const = 0;
-  virtual void cast(const Tensor& y, const Tensor& x) const = 0;                             // f32 <-> f64
+  virtual void cast(const Tensor& y, const Tensor& x) const = 0;  // between f32, f64 and bf16
   virtual void dropout(const Tensor& y, const Tensor& x, const Dropout& dropout) const = 0;  // y may be x
   /// y_i = table[ids_i]; an id outside the table gives a row of zeros.
   virtual void embedding(const Tensor& y, const Tensor& ids, const Tensor& table) const = 0;
@@ -107,15 +108,6 @@ struct Kernels {
   virtual void softmax(const Tensor& p, const Tensor& x, const AttentionTile& tile) const = 0;
   /// dx = factor p (dp - sum_k dp_k p_k), row by row; dx may be dp.
   virtual void softmax_backward(const Tensor& dx, const Tensor& dp, const Tensor& p, double factor) const = 0;
-  // The steps of streaming attention: attention_functions.hpp has their formulas.
-  virtual void online_softmax(const Tensor& scores, const Tensor& o, const Tensor& largest, const Tensor& sum,
-                              const AttentionTile& tile) const = 0;
-  virtual void online_softmax_end(const Tensor& o, const Tensor& largest, const Tensor& sum,
-                                  const AttentionTile& tile) const = 0;
-  virtual void attention_delta(const Tensor& delta, const Tensor& dy, const Tensor& o,
-                               const AttentionTile& tile) const = 0;
-  virtual void attention_backward(const Tensor& scores, const Tensor& dp, const Tensor& log_sum,
-                                  const Tensor& delta, const AttentionTile& tile) const = 0;
   /// probabilities = softmax of each row, loss_i = -log probabilities[i, target_i].
   virtual void cross_entropy(const Tensor& loss, const Tensor& probabilities, const Tensor& logits,
                              const Tensor& targets) const = 0;
@@ -131,9 +123,11 @@ struct Kernels {
                    double momentum) const = 0;
   virtual void adamw(const Tensor& w, const Tensor& m, const Tensor& v, const Tensor& g, const AdamW& options,
                      std::int64_t step) const = 0;
+  /// The sum of the squares of all elements of all parts, which are contiguous.
+  virtual double sum_of_squares(const std::vector<Tensor>& parts) const = 0;
   /// out = inputs[0] (+) inputs[1] (+) ..., in that order, so that the bits do not depend on timing. The
-  /// inputs may lie in the memory of other ranks, and out may be one of them. All are contiguous, of f32, f64
-  /// or i32. Where an input is NaN the result is NaN, under max as well.
+  /// inputs may lie in the memory of other ranks, and out may be one of them. All are contiguous, of any
+  /// dtype; sums of bf16 are rounded once. Where an input is NaN the result is NaN, under max as well.
   virtual void reduce(const Tensor& out, const std::vector<Tensor>& inputs, Reduce how) const = 0;
 };
 

@@ -31,31 +31,31 @@ struct Mathematics : Kernels {
     });
   }
   void cast(const Tensor& y, const Tensor& x) const override {
-    if (y.dtype() == DType::f32)
-      Machine::each(y, Cast{}, View<float>(y), View<double>(x));
-    else
-      Machine::each(y, Cast{}, View<double>(y), View<float>(x));
+    floating(y.dtype(), [&]<class To>(To) {
+      floating(x.dtype(), [&]<class From>(From) { Machine::each(y, Cast{}, View<To>(y), View<From>(x)); });
+    });
   }
   void sgd(const Tensor& w, const Tensor& velocity, const Tensor& g, double lr,
            double momentum) const override {
-    floating(w.dtype(), [&]<class T>(T) {
+    arithmetic(w.dtype(), [&]<class T>(T) {
       Machine::each(w, Sgd<T>{T(lr), T(momentum)}, View<T>(w), View<T>(velocity), View<T>(g));
     });
   }
   void adamw(const Tensor& w, const Tensor& m, const Tensor& v, const Tensor& g, const AdamW& options,
              std::int64_t step) const override {
-    floating(w.dtype(), [&]<class T>(T) {
+    arithmetic(w.dtype(), [&]<class T>(T) {
       Machine::each(w, AdamWStep<T>(options, step), View<T>(w), View<T>(m), View<T>(v), View<T>(g));
     });
   }
 
   void sum_rows(const Tensor& out, double beta, const Tensor& x) const override {
-    floating(out.dtype(), [&]<class T>(T) { Machine::columns(out, T(beta), x.rows(), Term<T>{x}); });
+    floating(x.dtype(),
+             [&]<class T>(T) { Machine::columns(out, Arithmetic<T>(beta), x.rows(), Term<T>{x}); });
   }
   void layer_norm_gamma(const Tensor& dgamma, const Tensor& dy, const Tensor& x, const Tensor& mean,
                         const Tensor& inverse_deviation) const override {
     floating(dy.dtype(), [&]<class T>(T) {
-      Machine::columns(dgamma, T(1), x.rows(), GammaTerm<T>{dy, x, mean, inverse_deviation});
+      Machine::columns(dgamma, Arithmetic<T>(1), x.rows(), GammaTerm<T>{dy, x, mean, inverse_deviation});
     });
   }
 
@@ -94,23 +94,9 @@ struct Mathematics : Kernels {
   }
 
   void softmax(const Tensor& p, const Tensor& x, const AttentionTile& tile) const override {
-    tile_rows<SoftmaxRow>(p, tile, p, x);
-  }
-  void online_softmax(const Tensor& scores, const Tensor& o, const Tensor& largest, const Tensor& sum,
-                      const AttentionTile& tile) const override {
-    tile_rows<OnlineSoftmaxRow>(scores, tile, scores, o, largest, sum);
-  }
-  void online_softmax_end(const Tensor& o, const Tensor& largest, const Tensor& sum,
-                          const AttentionTile& tile) const override {
-    tile_rows<OnlineSoftmaxEndRow>(largest, tile, o, largest, sum);
-  }
-  void attention_delta(const Tensor& delta, const Tensor& dy, const Tensor& o,
-                       const AttentionTile& tile) const override {
-    tile_rows<DeltaRow>(delta, tile, delta, dy, o);
-  }
-  void attention_backward(const Tensor& scores, const Tensor& dp, const Tensor& log_sum, const Tensor& delta,
-                          const AttentionTile& tile) const override {
-    tile_rows<AttentionBackwardRow>(scores, tile, scores, dp, log_sum, delta);
+    floating(p.dtype(), [&]<class T>(T) {
+      Machine::rows(p, p.rows(), tile.keys, SoftmaxRow<T>{tile, p, x});
+    });
   }
 
  private:
@@ -121,14 +107,6 @@ struct Mathematics : Kernels {
   template <template <class> class Row, class... Members>
   static void rows(const Tensor& y, const Members&... members) {
     floating(y.dtype(), [&]<class T>(T) { Machine::rows(y, y.rows(), y.cols(), Row<T>{members...}); });
-  }
-  /// The rows of all heads that see keys of the tile.
-  template <template <class> class Row, class... Members>
-  static void tile_rows(const Tensor& y, const AttentionTile& tile, const Members&... members) {
-    floating(y.dtype(), [&]<class T>(T) {
-      Machine::rows(y, y.rows() / tile.seq * (tile.seq - tile.first_query), tile.keys,
-                    Row<T>{tile, members...});
-    });
   }
 };
 

@@ -24,11 +24,16 @@ void same(const char* op, const Tensor& a, const Tensor& b) {
          [&] { return format("{}: {} and {} are not of one shape and dtype", op, shape(a), shape(b)); });
 }
 
-void row_of(const char* op, const Tensor& row, const Tensor& x) {
+void row_of(const char* op, const Tensor& row, const Tensor& x, DType dtype) {
   same_place(op, row, x);
-  expect(row.rows() == 1 && row.cols() == x.cols() && row.dtype() == x.dtype(),
+  expect(row.rows() == 1 && row.cols() == x.cols() && row.dtype() == dtype,
          [&] { return format("{}: {} is not a row for {}", op, shape(row), shape(x)); });
 }
+void row_of(const char* op, const Tensor& row, const Tensor& x) { row_of(op, row, x, x.dtype()); }
+/// A row that sums the rows of x.
+void sum_of(const char* op, const Tensor& sum, const Tensor& x) { row_of(op, sum, x, arithmetic(x.dtype())); }
+/// (N, 1)  a number for each row of x, in the dtype that x is computed in
+Tensor column(const Tensor& x) { return Tensor::empty(x.rows(), 1, arithmetic(x.dtype()), x.device()); }
 
 void floating(const char* op, std::initializer_list<const Tensor*> tensors) {
   for (const Tensor* tensor : tensors)
@@ -53,7 +58,8 @@ void gemm(const Tensor& c, double beta, Operand a, Operand b) {
   floating("matmul", {&a.of, &b.of, &c});
   same_place("matmul", a.of, b.of);
   same_place("matmul", a.of, c);
-  expect(a.of.dtype() == b.of.dtype() && a.of.dtype() == c.dtype() && a.cols() == b.rows() &&
+  expect(a.of.dtype() == b.of.dtype() &&
+             (c.dtype() == a.of.dtype() || c.dtype() == arithmetic(a.of.dtype())) && a.cols() == b.rows() &&
              a.rows() == c.rows() && b.cols() == c.cols(),
          [&] {
            return format("matmul: {}{} times {}{} is not {}", shape(a.of), a.transposed ? "^T" : "",
@@ -64,7 +70,8 @@ void gemm(const Tensor& c, double beta, Operand a, Operand b) {
 }
 
 Tensor product(Operand a, Operand b) {
-  Tensor c = Tensor::empty(a.rows(), b.cols(), a.of.dtype(), a.of.device());
+  const DType dtype = a.transposed ? arithmetic(a.of.dtype()) : a.of.dtype();
+  Tensor c = Tensor::empty(a.rows(), b.cols(), dtype, a.of.device());
   gemm(c, 0, a, b);
   return c;
 }
@@ -108,14 +115,14 @@ Tensor add_bias(const Tensor& x, const Tensor& c) {
 
 Tensor sum_rows(const Tensor& x) {
   floating("sum_rows", {&x});
-  Tensor out = Tensor::empty(1, x.cols(), x.dtype(), x.device());
+  Tensor out = Tensor::empty(1, x.cols(), arithmetic(x.dtype()), x.device());
   kernels_of(x).sum_rows(out, 0, x);
   return out;
 }
 
 void add_sum_rows(const Tensor& sum, const Tensor& x) {
   floating("add_sum_rows", {&x});
-  row_of("add_sum_rows", sum, x);
+  sum_of("add_sum_rows", sum, x);
   kernels_of(x).sum_rows(sum, 1, x);
 }
 
@@ -143,6 +150,18 @@ Tensor cast(const Tensor& x, DType dtype) {
   return y;
 }
 
+double sum_of_squares(const std::vector<Tensor>& parts) {
+  for (const Tensor& part : parts) {
+    floating("sum_of_squares", {&part});
+    same_place("sum_of_squares", part, parts[0]);
+    expect(part.is_contiguous() && part.dtype() == parts[0].dtype(), [&] {
+      return format("sum_of_squares: {} is not contiguous, or not of the dtype of {}", shape(part),
+                    shape(parts[0]));
+    });
+  }
+  return parts.empty() ? 0 : kernels_of(parts[0]).sum_of_squares(parts);
+}
+
 Tensor gelu(const Tensor& x) { return element_wise("gelu", &Kernels::gelu, x); }
 Tensor gelu_backward(const Tensor& dy, const Tensor& x) {
   return element_wise("gelu_backward", &Kernels::gelu_backward, dy, x);
@@ -164,7 +183,7 @@ void add_embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor
   floating("embedding_backward", {&dtable});
   ids_for("embedding_backward", ids, dy);
   same_place("embedding_backward", dtable, dy);
-  expect(dtable.cols() == dy.cols() && dtable.dtype() == dy.dtype(), [&] {
+  expect(dtable.cols() == dy.cols() && dtable.dtype() == arithmetic(dy.dtype()), [&] {
     return format("embedding_backward: {} does not fit the table {}", shape(dy), shape(dtable));
   });
   kernels_of(dy).embedding_backward(dtable, dy, ids);
@@ -174,8 +193,7 @@ LayerNorm layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, d
   floating("layer_norm", {&x});
   row_of("layer_norm", gamma, x);
   row_of("layer_norm", beta, x);
-  const auto column = [&] { return Tensor::empty(x.rows(), 1, x.dtype(), x.device()); };
-  LayerNorm result{empty_like(x), x, column(), column()};
+  LayerNorm result{empty_like(x), x, column(x), column(x)};
   kernels_of(x).layer_norm(result.y, result.mean, result.inverse_deviation, x, gamma, beta, epsilon);
   return result;
 }
@@ -191,8 +209,8 @@ Tensor layer_norm_backward(const Tensor& dy, const LayerNorm& saved, const Tenso
 void add_layer_norm_weights(const Tensor& dgamma, const Tensor& dbeta, const Tensor& dy,
                             const LayerNorm& saved) {
   same("layer_norm_weights", dy, saved.x);
-  row_of("layer_norm_weights", dgamma, dy);
-  row_of("layer_norm_weights", dbeta, dy);
+  sum_of("layer_norm_weights", dgamma, dy);
+  sum_of("layer_norm_weights", dbeta, dy);
   kernels_of(dy).layer_norm_gamma(dgamma, dy, saved.x, saved.mean, saved.inverse_deviation);
   kernels_of(dy).sum_rows(dbeta, 1, dy);
 }
@@ -228,14 +246,14 @@ Tensor dropout(const Tensor& x, double rate, std::uint64_t seed, const Position&
 CrossEntropy cross_entropy(const Tensor& logits, const Tensor& targets) {
   floating("cross_entropy", {&logits});
   ids_for("cross_entropy", targets, logits);
-  CrossEntropy result{Tensor::empty(logits.rows(), 1, logits.dtype(), logits.device()), empty_like(logits)};
+  CrossEntropy result{column(logits), empty_like(logits)};
   kernels_of(logits).cross_entropy(result.loss, result.probabilities, logits, targets);
   return result;
 }
 
 Tensor row_largest(const Tensor& x) {
   floating("row_largest", {&x});
-  Tensor largest = Tensor::empty(x.rows(), 1, x.dtype(), x.device());
+  Tensor largest = column(x);
   kernels_of(x).row_largest(largest, x);
   return largest;
 }
@@ -243,8 +261,8 @@ Tensor row_largest(const Tensor& x) {
 CrossEntropyTerms cross_entropy_terms(const Tensor& logits, const Tensor& largest, const Tensor& targets) {
   floating("cross_entropy_terms", {&logits});
   ids_for("cross_entropy_terms", targets, logits);
-  CrossEntropyTerms terms{empty_like(logits), empty_like(largest), empty_like(largest)};
-  same("cross_entropy_terms", largest, Tensor(logits.column_range(0, 1)));
+  CrossEntropyTerms terms{empty_like(logits), column(logits), column(logits)};
+  same("cross_entropy_terms", largest, terms.sum);
   kernels_of(logits).cross_entropy_terms(terms, logits, largest, targets);
   return terms;
 }
@@ -263,6 +281,13 @@ Tensor cross_entropy_backward(const CrossEntropy& saved, const Tensor& targets, 
   kernels_of(dlogits).cross_entropy_backward(dlogits, saved.probabilities, targets,
                                              1.0 / static_cast<double>(tokens));
   return dlogits;
+}
+
+void store(const Tensor& w, const Tensor& master) {
+  floating("store", {&w, &master});
+  expect(w.rows() == master.rows() && w.cols() == master.cols() && w.device() == master.device(),
+         [&] { return format("store: {} is no master of {}", shape(master), shape(w)); });
+  if (w.raw() != master.raw()) kernels_of(w).cast(w, master);
 }
 
 void sgd(const Tensor& w, const Tensor& velocity, const Tensor& g, double lr, double momentum) {

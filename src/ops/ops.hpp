@@ -8,8 +8,11 @@
 
 namespace tessera {
 
+// Of operands in bf16 every function computes in f32, and rounds its result once. Results that are sums over
+// tokens, as the gradients of weights are, and those with one number a row stay in f32.
+
 /// The product (N, K) (K, M) -> (N, M). One operand may be t(...): matmul(dy, t(a)) is dY A^T.
-/// For Y = X A: dX = dY A^T and dA = X^T dY.
+/// For Y = X A: dX = dY A^T and dA = X^T dY, which is a sum over tokens.
 Tensor matmul(const Tensor& a, const Tensor& b);
 Tensor matmul(const Transposed& a, const Tensor& b);
 Tensor matmul(const Tensor& a, const Transposed& b);
@@ -25,7 +28,11 @@ void add_sum_rows(const Tensor& sum, const Tensor& x);  ///< sum (1, F) += sum_r
 Tensor add(const Tensor& a, const Tensor& b);     ///< The residual add. da = db = dy.
 void add_to(const Tensor& sum, const Tensor& x);  ///< sum += x
 Tensor scale(const Tensor& x, double factor);
-Tensor cast(const Tensor& x, DType dtype);  ///< Between f32 and f64; returns x where it has this dtype.
+Tensor cast(const Tensor& x, DType dtype);  ///< Between f32, f64 and bf16; x where it has this dtype.
+
+/// The sum of the squares of all elements of all parts, as the norm of a model's gradients needs it. The
+/// parts are contiguous, of one dtype and on one device.
+double sum_of_squares(const std::vector<Tensor>& parts);
 
 /// gelu(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
 /// Hendrycks and Gimpel, "Gaussian Error Linear Units".
@@ -80,26 +87,39 @@ CrossEntropy cross_entropy_of(const CrossEntropyTerms& terms);
 /// number of tokens of all ranks and microbatches together.
 Tensor cross_entropy_backward(const CrossEntropy& saved, const Tensor& targets, std::int64_t tokens);
 
-/// Zeros with the shape of x, to which a layer's backward_weight adds. The ledger counts them as gradients.
+/// Zeros with the shape of x, f32 for a weight in bf16, to which a layer's backward_weight adds. The ledger
+/// counts them as gradients.
 Tensor zero_gradient(const Tensor& x);
-/// While it lives, zero_gradient of this thread takes its tensors from here, one behind the other. So the
-/// gradients of a model are one contiguous row, and any range of them is one message. A buffer without
-/// elements gives undefined tensors, for a model that does not learn.
-class GradientBuffer {
+/// Tensors one behind the other in one contiguous row: any range of them is one message, and all of them are
+/// one call of an optimiser. A row without elements gives undefined tensors, for a model that does not learn.
+class TensorRow {
+ public:
+  TensorRow() = default;
+  explicit TensorRow(const Tensor& all) : all_(all) {}
+  TensorRow(std::int64_t elements, DType dtype, MemoryKind kind);  ///< Zeros.
+  const Tensor& all() const { return all_; }                       ///< (1, elements)
+  Tensor take(const Tensor& like);  ///< The next ones. Throws Error where there is no room left.
+
+ private:
+  Tensor all_;
+  std::int64_t taken_ = 0;
+};
+/// While it lives, zero_gradient of this thread takes its tensors from here. `dtype` is that of the weights.
+class GradientBuffer : public TensorRow {
  public:
   GradientBuffer(std::int64_t elements, DType dtype);
   ~GradientBuffer();
   GradientBuffer(const GradientBuffer&) = delete;
   GradientBuffer& operator=(const GradientBuffer&) = delete;
-  const Tensor& all() const { return all_; }  ///< (1, elements)
-  Tensor take(const Tensor& like);            ///< Throws Error where there is no room left.
 
  private:
-  Tensor all_;
-  std::int64_t taken_ = 0;
   GradientBuffer* outer_;
 };
 
+/// A weight in bf16 would lose every step below 2^-9 of it. So the optimiser steps a master, cast(w, f32),
+/// and stores it: w = master, rounded. Does nothing where a weight is its own master, as in f32 and f64.
+/// Micikevicius et al. 2018, "Mixed Precision Training", section 3.1.
+void store(const Tensor& w, const Tensor& master);
 /// velocity = momentum velocity + g;  w -= lr velocity. Sutskever et al. 2013, in the form that PyTorch uses.
 void sgd(const Tensor& w, const Tensor& velocity, const Tensor& g, double lr, double momentum);
 /// Adam with decoupled weight decay, step = 1, 2, ... Loshchilov and Hutter 2019, algorithm 2.

@@ -1,8 +1,9 @@
 // Each function that looks at a whole row, written once for a team. On the CPU a team is one lane, which goes
-// along the row; on a GPU it is the 256 threads of a block. team.each(n, f) calls f(j) for j in [0, n).
+// along the row; on a GPU it is a warp, or all warps of a block. team.each(n, f) calls f(j) for j in [0, n).
 // team.sum and team.largest fold what f returns, in an order that depends only on n, and give the result to
-// all lanes. team.first() is true on one lane. A lane may read what it has written itself, and what any lane
-// has written before a fold.
+// all lanes. team.first() is true on one lane. A lane may read what it has written itself, and nothing that
+// another lane writes. Elements are stored as T; what is computed of them, and each number that stands for a
+// whole row, is an Arithmetic<T>.
 #pragma once
 
 #include "ops/functions.hpp"
@@ -10,13 +11,14 @@
 namespace tessera {
 
 /// p_j = exp(scale (x_j - largest)) for j < n; p may be x.
-template <class T>
+template <class T, class A = Arithmetic<T>>
 struct Exponentials {
-  T largest, sum;
-  TESSERA_KERNEL Exponentials(const auto& team, T* p, const T* x, std::int64_t n, T scale)
-      : largest(team.largest(n, [&](std::int64_t j) { return x[j]; })),  // keeps exp finite
-        sum(team.sum(
-            n, [&, most = largest](std::int64_t j) { return p[j] = exponential(scale * (x[j] - most)); })) {}
+  A largest, sum;
+  TESSERA_KERNEL Exponentials(const auto& team, T* p, const T* x, std::int64_t n, A scale)
+      : largest(team.largest(n, [&](std::int64_t j) { return A(x[j]); })),  // keeps exp finite
+        sum(team.sum(n, [&, most = largest](std::int64_t j) {
+          return A(p[j] = exponential(scale * (x[j] - most)));
+        })) {}
 };
 
 template <class T>
@@ -34,51 +36,63 @@ struct EmbeddingRow {
 
 template <class T>
 struct CrossEntropyRow {
-  View<T> loss, probabilities, logits;
+  using A = Arithmetic<T>;
+  View<A> loss;
+  View<T> probabilities, logits;
   View<std::int32_t> targets;
   TESSERA_KERNEL void operator()(const auto& team, std::int64_t i) const {
     const T* x = logits.row(i);
     T* p = probabilities.row(i);
-    const Exponentials<T> e(team, p, x, logits.cols, T(1));
-    team.each(logits.cols, [&](std::int64_t j) { p[j] /= e.sum; });
+    const Exponentials<T> e(team, p, x, logits.cols, A(1));
+    team.each(logits.cols, [&](std::int64_t j) { p[j] = p[j] / e.sum; });
     if (!team.first()) return;
     const std::int32_t target = targets.data[i];
     const bool known = 0 <= target && target < logits.cols;  // other targets have no probability
-    *loss.row(i) = known ? std::log(e.sum) - (x[target] - e.largest) : T(NAN);
+    *loss.row(i) = known ? std::log(e.sum) - (x[target] - e.largest) : A(NAN);
   }
 };
 
 /// The same in three steps, for logits whose columns are cut. The ranks reduce between the steps.
 template <class T>
 struct LargestRow {
-  View<T> largest, x;
+  using A = Arithmetic<T>;
+  View<A> largest;
+  View<T> x;
   TESSERA_KERNEL void operator()(const auto& team, std::int64_t i) const {
     const T* xi = x.row(i);
-    const T most = team.largest(x.cols, [&](std::int64_t j) { return xi[j]; });
+    const A most = team.largest(x.cols, [&](std::int64_t j) { return A(xi[j]); });
     if (team.first()) *largest.row(i) = most;
   }
 };
 template <class T>
 struct CrossEntropyTermsRow {
-  View<T> exponentials, sum, target, logits, largest;
+  using A = Arithmetic<T>;
+  View<T> exponentials;
+  View<A> sum, target;
+  View<T> logits;
+  View<A> largest;
   View<std::int32_t> targets;
   TESSERA_KERNEL void operator()(const auto& team, std::int64_t i) const {
-    const T *x = logits.row(i), most = *largest.row(i);
+    const T* x = logits.row(i);
     T* p = exponentials.row(i);
-    const T total = team.sum(logits.cols, [&](std::int64_t j) { return p[j] = exponential(x[j] - most); });
+    const A most = *largest.row(i);
+    const A total = team.sum(logits.cols, [&](std::int64_t j) { return A(p[j] = exponential(x[j] - most)); });
     if (!team.first()) return;
     const std::int32_t at = targets.data[i];
     *sum.row(i) = total;
-    *target.row(i) = 0 <= at && at < logits.cols ? x[at] - most : T(0);
+    *target.row(i) = 0 <= at && at < logits.cols ? x[at] - most : A(0);
   }
 };
 template <class T>
 struct CrossEntropyOfRow {
-  View<T> loss, exponentials, sum, target;
+  using A = Arithmetic<T>;
+  View<A> loss;
+  View<T> exponentials;
+  View<A> sum, target;
   TESSERA_KERNEL void operator()(const auto& team, std::int64_t i) const {
     T* p = exponentials.row(i);
-    const T total = *sum.row(i);
-    team.each(exponentials.cols, [&](std::int64_t j) { p[j] /= total; });
+    const A total = *sum.row(i);
+    team.each(exponentials.cols, [&](std::int64_t j) { p[j] = p[j] / total; });
     if (team.first()) *loss.row(i) = std::log(total) - *target.row(i);
   }
 };
@@ -92,21 +106,25 @@ struct CrossEntropyBackwardRow {
     const T* p = probabilities.row(i);
     T* dx = dlogits.row(i);
     const std::int64_t target = targets.data[i];
+    using A = Arithmetic<T>;
     team.each(dlogits.cols,
-              [&](std::int64_t j) { dx[j] = T(factor) * (p[j] - (j == target ? T(1) : T(0))); });
+              [&](std::int64_t j) { dx[j] = A(factor) * (p[j] - (j == target ? A(1) : A(0))); });
   }
 };
 
 template <class T>
 struct LayerNormRow {
-  View<T> y, mean, inverse_deviation, x, gamma, beta;
+  using A = Arithmetic<T>;
+  View<T> y;
+  View<A> mean, inverse_deviation;
+  View<T> x, gamma, beta;
   double epsilon;
   TESSERA_KERNEL void operator()(const auto& team, std::int64_t i) const {
     const T* xi = x.row(i);
     T* yi = y.row(i);
-    const T n = T(x.cols), m = team.sum(x.cols, [&](std::int64_t j) { return xi[j]; }) / n;
-    const T variance = team.sum(x.cols, [&](std::int64_t j) { return (xi[j] - m) * (xi[j] - m); }) / n;
-    const T inverse = 1 / std::sqrt(variance + T(epsilon));
+    const A n = A(x.cols), m = team.sum(x.cols, [&](std::int64_t j) { return A(xi[j]); }) / n;
+    const A variance = team.sum(x.cols, [&](std::int64_t j) { return (xi[j] - m) * (xi[j] - m); }) / n;
+    const A inverse = 1 / std::sqrt(variance + A(epsilon));
     team.each(x.cols, [&](std::int64_t j) { yi[j] = (xi[j] - m) * inverse * gamma.data[j] + beta.data[j]; });
     if (!team.first()) return;
     *mean.row(i) = m;
@@ -117,13 +135,16 @@ struct LayerNormRow {
 /// With h = (x - mean) / deviation and g = dy gamma: dx = (g - mean(g) - h mean(g h)) / deviation.
 template <class T>
 struct LayerNormBackwardRow {
-  View<T> dx, dy, x, mean, inverse_deviation, gamma;
+  using A = Arithmetic<T>;
+  View<T> dx, dy, x;
+  View<A> mean, inverse_deviation;
+  View<T> gamma;
   TESSERA_KERNEL void operator()(const auto& team, std::int64_t i) const {
     const T *xi = x.row(i), *gi = dy.row(i), *weight = gamma.data;
     T* out = dx.row(i);
-    const T m = *mean.row(i), inverse = *inverse_deviation.row(i), n = T(x.cols);
-    const T g = team.sum(x.cols, [&](std::int64_t j) { return gi[j] * weight[j]; }) / n;
-    const T gh =
+    const A m = *mean.row(i), inverse = *inverse_deviation.row(i), n = A(x.cols);
+    const A g = team.sum(x.cols, [&](std::int64_t j) { return gi[j] * weight[j]; }) / n;
+    const A gh =
         team.sum(x.cols, [&](std::int64_t j) { return gi[j] * weight[j] * ((xi[j] - m) * inverse); }) / n;
     team.each(x.cols, [&](std::int64_t j) {
       out[j] = inverse * (gi[j] * weight[j] - g - (xi[j] - m) * inverse * gh);
@@ -135,12 +156,13 @@ struct LayerNormBackwardRow {
 template <class T>
 struct Term {
   View<T> x;
-  TESSERA_BOTH T operator()(std::int64_t i, std::int64_t j) const { return x.row(i)[j]; }
+  TESSERA_BOTH Arithmetic<T> operator()(std::int64_t i, std::int64_t j) const { return x.row(i)[j]; }
 };
 template <class T>
 struct GammaTerm {
-  View<T> dy, x, mean, inverse_deviation;
-  TESSERA_BOTH T operator()(std::int64_t i, std::int64_t j) const {
+  View<T> dy, x;
+  View<Arithmetic<T>> mean, inverse_deviation;
+  TESSERA_BOTH Arithmetic<T> operator()(std::int64_t i, std::int64_t j) const {
     return dy.row(i)[j] * ((x.row(i)[j] - *mean.row(i)) * *inverse_deviation.row(i));
   }
 };
@@ -153,8 +175,9 @@ struct SoftmaxBackwardRow {
   TESSERA_KERNEL void operator()(const auto& team, std::int64_t i) const {
     const T *g = dp.row(i), *pi = p.row(i);
     T* out = dx.row(i);
-    const T sum = team.sum(p.cols, [&](std::int64_t j) { return g[j] * pi[j]; });
-    team.each(p.cols, [&](std::int64_t j) { out[j] = T(factor) * pi[j] * (g[j] - sum); });
+    using A = Arithmetic<T>;
+    const A sum = team.sum(p.cols, [&](std::int64_t j) { return g[j] * pi[j]; });
+    team.each(p.cols, [&](std::int64_t j) { out[j] = A(factor) * pi[j] * (g[j] - sum); });
   }
 };
 
@@ -166,7 +189,7 @@ struct DropoutRow {
     const T* from = x.row(i);
     T* to = y.row(i);
     const std::uint64_t first = dropout.index(i);
-    team.each(y.cols, [&](std::int64_t j) { to[j] = from[j] * dropout.factor<T>(first, j); });
+    team.each(y.cols, [&](std::int64_t j) { to[j] = from[j] * dropout.factor<Arithmetic<T>>(first, j); });
   }
 };
 

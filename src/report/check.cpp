@@ -72,20 +72,22 @@ std::string moved_column(const RankResult& result, const Truth& truth) {
 
 std::string diagnose(const std::string& name, const Truth& truth, const RankResult& worst, int rank,
                      int ranks, const std::vector<Mistake>& mistakes) {
-  for (const Mistake& mistake : mistakes)
+  std::vector<Mistake> known = mistakes;
+  known.push_back({format("{} is zero: was it ever computed?", name), scaled(truth.value, 0)});
+  if (ranks > 1) {
+    known.push_back({format("{} is p = {} times too large: was it summed twice, or summed where every rank "
+                            "had the whole?",
+                            name, ranks),
+                     scaled(truth.value, ranks)});
+    known.push_back(
+        {format("{} is p = {} times too small: was the mean taken in the place of the sum?", name, ranks),
+         scaled(truth.value, 1.0 / ranks)});
+  }
+  known.push_back({format("{} is transposed.", name), transpose(truth.value)});
+  for (const Mistake& mistake : known)
     if ((mistake.rank < 0 || mistake.rank == rank) && fits(worst, truth, mistake.value)) return mistake.name;
-  if (fits(worst, truth, scaled(truth.value, 0))) return format("{} is zero: was it ever computed?", name);
-  if (ranks > 1 && fits(worst, truth, scaled(truth.value, ranks)))
-    return format(
-        "{} is p = {} times too large: was it summed twice, or summed where every rank had the whole?", name,
-        ranks);
-  if (ranks > 1 && fits(worst, truth, scaled(truth.value, 1.0 / ranks)))
-    return format("{} is p = {} times too small: was the mean taken in the place of the sum?", name, ranks);
-  if (truth.value.rows == truth.value.cols && fits(worst, truth, transpose(truth.value)))
-    return format("{} is transposed.", name);
-  if (const std::string moved = moved_column(worst, truth); !moved.empty())
-    return format("{} has its columns permuted: {}.", name, moved);
-  return "";
+  const std::string moved = moved_column(worst, truth);
+  return moved.empty() ? "" : format("{} has its columns permuted: {}.", name, moved);
 }
 
 }  // namespace

@@ -29,24 +29,21 @@ double Journal::now() const {
 Moment Journal::moment() const { return {now(), gpu_ ? gpu_->mark() : nullptr}; }
 
 void Journal::span(std::string name, std::string category, const Moment& begin, const Moment& end) {
-  if (begin.mark && end.mark) marked_.push_back({spans_.size(), begin.mark, end.mark});
-  spans_.push_back({std::move(name), std::move(category), begin.host, end.host});
+  spans_.push_back({std::move(name), std::move(category), begin.host, end.host, "", begin.mark, end.mark});
 }
 
 const std::vector<Span>& Journal::spans() {
-  for (const Marked& marked : marked_) {
-    Span& span = spans_[marked.span];
-    span.begin = base_.host + gpu_->seconds_between(base_.mark, marked.begin);
-    span.end = base_.host + gpu_->seconds_between(base_.mark, marked.end);
+  for (Span& span : spans_) {
+    if (!span.first_mark || !span.last_mark) continue;
+    span.begin = base_.host + gpu_->seconds_between(base_.mark, std::exchange(span.first_mark, nullptr));
+    span.end = base_.host + gpu_->seconds_between(base_.mark, std::exchange(span.last_mark, nullptr));
   }
-  marked_.clear();
   return spans_;
 }
 
 void Journal::clear() {
   traffic_.clear();
   spans_.clear();
-  marked_.clear();
 }
 
 Phase::Phase(Journal& journal, std::string phase)

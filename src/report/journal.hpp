@@ -30,7 +30,8 @@ struct TrafficKey {
 struct Span {
   std::string name, category;
   double begin, end;
-  std::string flow = {};  // one word, "out:ID" or "in:ID": the two ends of an arrow
+  std::string flow = {};                  // one word, "out:ID" or "in:ID": the two ends of an arrow
+  Event first_mark = {}, last_mark = {};  // where a GPU knows the times, until they are read
 };
 
 /// A moment of a rank, in seconds since the launch began. On a GPU the host asks for work long before it is
@@ -68,17 +69,12 @@ class Journal {
 
  private:
   friend class Phase;
-  struct Marked {  // a span whose times are not read yet
-    std::size_t span;
-    Event begin, end;
-  };
   Time start_;
   std::shared_ptr<Device> gpu_;  // null: the host's times are the device's, or nobody will read them
   Moment base_;
   std::string phase_;
   std::map<TrafficKey, Traffic> traffic_;
   std::vector<Span> spans_;
-  std::vector<Marked> marked_;
 };
 
 /// While it lives, calls and time belong to this phase: "fwd",

@@ -25,30 +25,27 @@ std::string table(const std::vector<std::vector<std::string>>& rows, const std::
 }
 
 std::string side_by_side(const std::vector<std::string>& names, const std::vector<Tensor>& tensors) {
-  std::vector<Matrix> matrices;
   std::int64_t height = 0;
-  for (const Tensor& tensor : tensors) {
-    matrices.push_back(tensor.defined() ? Matrix::from(tensor) : Matrix{});
-    height = std::max(height, matrices.back().rows);
-  }
-  std::vector<std::string> lines(static_cast<std::size_t>(height + 1), std::string(4, ' '));
-  const auto is_line = [&](std::size_t i) { return i < names.size() && names[i] == "|"; };
-  for (std::size_t m = 0; m < matrices.size(); ++m) {
-    const Matrix& matrix = matrices[m];
-    std::vector<std::string> block(lines.size(), is_line(m) ? "|" : "");
+  for (const Tensor& tensor : tensors) height = std::max(height, tensor.rows());
+  std::vector<std::string> lines(static_cast<std::size_t>(height + 1), "    ");
+  for (std::size_t m = 0; m < names.size(); ++m) {
+    const bool is_line = names[m] == "|";
+    std::vector<std::string> block(lines.size(), is_line ? "|" : "");  // the name, and the rows below it
     block[0] = names[m];
+    const Matrix matrix = is_line ? Matrix{} : Matrix::from(tensors[m]);
     std::size_t cell = 0, widest = 0;
     for (const double value : matrix.values) cell = std::max(cell, number(value).size());
     for (std::int64_t i = 0; i < matrix.rows; ++i)
       for (std::int64_t j = 0; j < matrix.cols; ++j)
         block[static_cast<std::size_t>(i + 1)] +=
-            format("{}{:>{}}", j > 0 ? " " : "", number(matrix.at(i, j)), cell);
-    for (const auto& line : block) widest = std::max(widest, line.size());
+            format("{:>{}}", number(matrix.at(i, j)), cell + (j > 0 ? 1 : 0));
+    for (const std::string& line : block) widest = std::max(widest, line.size());
+    const bool by_a_line = is_line || (m + 1 < names.size() && names[m + 1] == "|");
     for (std::size_t i = 0; i < block.size(); ++i)
-      lines[i] += format("{:<{}}{}", block[i], widest, is_line(m) || is_line(m + 1) ? " " : "   ");
+      lines[i] += format("{:<{}}", block[i], widest + (by_a_line ? 1 : 3));
   }
   std::string text;
-  for (const auto& line : lines) text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
+  for (const std::string& line : lines) text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
   return text;
 }
 

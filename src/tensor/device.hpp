@@ -23,8 +23,6 @@ const char* name(DeviceKind kind);
 class Device {
  public:
   virtual ~Device() = default;
-  Device(const Device&) = delete;
-  Device& operator=(const Device&) = delete;
 
   static std::shared_ptr<Device> make(DeviceKind kind, int ordinal = 0);
   /// The device of this thread: the one that its Scope set, or else the CPU device of the process.
@@ -71,6 +69,8 @@ class Device {
   virtual Stream select(Stream) { return Stream::compute; }
 
   MemoryLedger memory;
+  /// Products of f32 on a GPU may round their operands to TF32, which has 11 bits of precision.
+  bool tf32 = false;
 
  protected:
   Device(DeviceKind kind, int ordinal) : kind_(kind), ordinal_(ordinal) {}

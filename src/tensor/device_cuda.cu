@@ -50,7 +50,10 @@ CudaDevice::CudaDevice(int ordinal) : Device(DeviceKind::cuda, ordinal), events_
   CUDA_CHECK(cudaMalloc(&workspace_, workspace_bytes));
   CUBLAS_CHECK(cublasSetStream(blas_, stream(Stream::compute)));
   CUBLAS_CHECK(cublasSetWorkspace(blas_, workspace_, workspace_bytes));  // after the stream, which resets it
-  CUBLAS_CHECK(cublasSetMathMode(blas_, CUBLAS_PEDANTIC_MATH));          // f32 stays f32: no TF32, no split
+  // Each product says what it computes in (ops/cuda.cu). Partial sums of bf16 are not rounded.
+  CUBLAS_CHECK(cublasSetMathMode(
+      blas_,
+      static_cast<cublasMath_t>(CUBLAS_DEFAULT_MATH | CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION)));
 }
 
 CudaDevice::~CudaDevice() {

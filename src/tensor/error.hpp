@@ -2,7 +2,6 @@
 #pragma once
 
 #include <concepts>
-#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -47,14 +46,6 @@ struct UsageError : std::runtime_error {
 struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
-
-/// The parts, streamed one after the other: str("rank ", 3) is "rank 3".
-template <class... Parts>
-std::string str(const Parts&... parts) {
-  std::ostringstream out;
-  (out << ... << parts);
-  return std::move(out).str();
-}
 
 /// The caller's place, as a default argument. clang 14 with libstdc++ 12 lacks std::source_location.
 struct Where {

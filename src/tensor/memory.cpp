@@ -26,7 +26,9 @@ void MemoryLedger::add(MemoryKind kind, std::int64_t bytes) {
     total_ += bytes;
     peak_ = std::max(peak_, total_);
   }
-  now_[static_cast<int>(kind)] += bytes;
+  const int k = static_cast<int>(kind);
+  now_[k] += bytes;
+  peak_of_[k] = std::max(peak_of_[k], now_[k]);
 }
 
 void MemoryLedger::remove(MemoryKind kind, std::int64_t bytes) {
@@ -50,19 +52,21 @@ std::int64_t MemoryLedger::peak() const {
   return peak_;
 }
 
+std::int64_t MemoryLedger::peak(MemoryKind kind) const {
+  std::lock_guard lock(mutex_);
+  return peak_of_[static_cast<int>(kind)];
+}
+
 void MemoryLedger::reset_peak() {
   std::lock_guard lock(mutex_);
   peak_ = total_;
+  peak_of_ = now_;
 }
 
-void MemoryLedger::limit(std::int64_t bytes) {
-  std::lock_guard lock(mutex_);
-  limit_ = bytes;
-}
-
-void MemoryLedger::owner(int rank) {
+void MemoryLedger::limit(int rank, std::int64_t bytes) {
   std::lock_guard lock(mutex_);
   rank_ = rank;
+  limit_ = bytes;
 }
 
 MemoryScope::MemoryScope(MemoryKind kind) : outer_(current_kind) {

@@ -23,15 +23,15 @@ class MemoryLedger {
   void remove(MemoryKind kind, std::int64_t bytes);
 
   std::int64_t now(MemoryKind kind) const;
-  std::int64_t now() const;   ///< All kinds but `check`.
-  std::int64_t peak() const;  ///< The highest now().
-  void reset_peak();          ///< peak() starts again from now().
-  void limit(std::int64_t bytes);
-  void owner(int rank);  ///< The rank that messages name.
+  std::int64_t now() const;                  ///< All kinds but `check`.
+  std::int64_t peak() const;                 ///< The highest now().
+  std::int64_t peak(MemoryKind kind) const;
+  void reset_peak();                         ///< Each peak starts again from now().
+  void limit(int rank, std::int64_t bytes);  ///< For the memory of this rank, which messages name.
 
  private:
   mutable std::mutex mutex_;
-  std::array<std::int64_t, memory_kinds> now_{};
+  std::array<std::int64_t, memory_kinds> now_{}, peak_of_{};
   std::int64_t total_ = 0, peak_ = 0;
   std::int64_t limit_ = INT64_MAX;
   int rank_ = 0;

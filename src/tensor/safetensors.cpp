@@ -25,8 +25,8 @@ constexpr std::uint64_t prefix_bytes = 8;            // the length of the header
 constexpr std::uint64_t header_limit = 100'000'000;  // that of the reference implementation
 constexpr std::uint64_t axis_limit = INT32_MAX;      // a BLAS counts in int
 
-constexpr std::array dtypes{std::pair{"F32", DType::f32}, std::pair{"F64", DType::f64},
-                            std::pair{"I32", DType::i32}};
+constexpr std::array dtypes{std::pair{"BF16", DType::bf16}, std::pair{"F32", DType::f32},
+                            std::pair{"F64", DType::f64}, std::pair{"I32", DType::i32}};
 
 const char* format_name(DType dtype) {
   return std::ranges::find(dtypes, dtype, &std::pair<const char*, DType>::second)->first;
@@ -113,7 +113,7 @@ class Header {
     const auto known = std::ranges::find_if(dtypes, [&](const auto& known) { return dtype == known.first; });
     Entry made;
     if (known == dtypes.end())
-      made.unreadable = format(" has the dtype {}; F32, F64 and I32 can be read", quote(dtype));
+      made.unreadable = format(" has the dtype {}; BF16, F32, F64 and I32 can be read", quote(dtype));
     else
       made.dtype = known->second;
 

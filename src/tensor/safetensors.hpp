@@ -15,7 +15,7 @@ void save_safetensors(const std::string& path, const std::map<std::string, Tenso
 
 /// A file whose header has been read and checked; its tensors are read one by one. Every fault is a
 /// UsageError that names the file: truncated, oversized, overlapping, or, when it is read, a tensor of
-/// another dtype than F32, F64 and I32 or of more than two axes (a scalar is (1, 1), a vector (1, n)).
+/// another dtype than BF16, F32, F64 and I32 or of more than two axes (a scalar is (1, 1), a vector (1, n)).
 class SafetensorsFile {
  public:
   struct Entry {

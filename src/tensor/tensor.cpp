@@ -6,7 +6,10 @@
 
 namespace tessera {
 
-std::size_t size_of(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::bf16 ? 2 : 4; }
+std::size_t size_of(DType dtype) {
+  static constexpr std::size_t sizes[] = {4, 8, 4, 2};
+  return sizes[static_cast<int>(dtype)];
+}
 
 const char* name(DType dtype) {
   static constexpr const char* names[] = {"f32", "f64", "i32", "bf16"};
@@ -15,6 +18,13 @@ const char* name(DType dtype) {
 
 Storage::Storage(std::shared_ptr<Device> device, std::size_t bytes, MemoryKind kind)
     : device_(std::move(device)), bytes_(bytes), kind_(kind) {
+  restore();
+}
+
+Storage::~Storage() { release(); }
+
+void Storage::restore() {
+  if (there_) return;
   device_->memory.add(kind_, static_cast<std::int64_t>(bytes_));
   try {
     data_ = static_cast<char*>(device_->allocate(bytes_));
@@ -22,11 +32,18 @@ Storage::Storage(std::shared_ptr<Device> device, std::size_t bytes, MemoryKind k
     device_->memory.remove(kind_, static_cast<std::int64_t>(bytes_));
     throw;
   }
+  there_ = true;
 }
 
-Storage::~Storage() {
+void Storage::release() {
+  if (!there_) return;
+  there_ = false;
   device_->memory.remove(kind_, static_cast<std::int64_t>(bytes_));
   device_->release(data_, bytes_);
+}
+
+void Storage::refuse() {
+  throw Error("the memory of this tensor was released, and not restored before its use");
 }
 
 Tensor Tensor::empty(std::int64_t rows, std::int64_t cols, DType dtype, std::shared_ptr<Device> device) {

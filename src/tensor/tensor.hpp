@@ -12,7 +12,7 @@
 
 namespace tessera {
 
-enum class DType { f32, f64, i32, bf16 };
+enum class DType { f32, f64, i32, bf16 };  // tables by DType have this order
 std::size_t size_of(DType dtype);
 const char* name(DType dtype);
 /// The dtype of Arithmetic<T>: f32 for bf16, itself for every other.
@@ -49,11 +49,19 @@ class Storage {
   ~Storage();
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
-  char* data() const { return data_; }
+  char* data() const {
+    if (!there_) refuse();
+    return data_;
+  }
   const std::shared_ptr<Device>& device() const { return device_; }
+  void release();
+  void restore();
 
  private:
+  [[noreturn]] static void refuse();
+
   std::shared_ptr<Device> device_;
+  bool there_ = false;
   std::size_t bytes_;
   MemoryKind kind_;
   char* data_ = nullptr;
@@ -92,6 +100,11 @@ class Tensor {
   Tensor to(std::shared_ptr<Device>) const;    ///< This tensor, or a copy on the other device.
   void copy_from(const Tensor& source) const;  ///< Elements of the same shape and dtype, from any device.
   void zero() const;
+  /// release() gives the memory of this tensor, and of all views that share it, back to the device; restore()
+  /// takes memory again, with undefined elements. The views stay, and to use one in between throws Error.
+  /// PyTorch's FSDP resizes the storage of its parameters in this way.
+  void release() const { storage_->release(); }
+  void restore() const { storage_->restore(); }
   std::vector<double> values() const;  ///< All elements, row-major, from any device. Waits for them.
 
   /// The first element; on CUDA an address of the GPU. Throws Error for another dtype.

@@ -41,7 +41,7 @@ inline void rows(Proof& proof, Communicator&) {
 /// The bytes that the ranks send for one sum of a whole matrix of these axes.
 inline std::int64_t bytes_of_sum(const Proof& proof, const std::string& axes) {
   const Slice whole = proof.slice<Replicated>(axes);
-  return 2 * (proof.ranks() - 1) * whole.whole_rows * whole.whole_cols * proof.element_bytes();
+  return 2 * (proof.ranks() - 1) * whole.whole_rows * whole.whole_cols * proof.wide_bytes();
 }
 
 // [X1 X2] [A1; A2] = X1 A1 + X2 A2

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # tests/tools/gpu.sh [PART...]: all that needs a GPU, from a plain checkout, without a network. The parts are suite, lessons,
-# sanitizer, nccl and bench. Without arguments it runs what tells most, suite and lessons, within eight minutes on an
-# H100 with 16 cores; each other part takes at most eight minutes in a call of its own. Every call builds first, which
-# takes no time where the build folder is still there. The last line counts, and what is missing fails like an error.
+# sanitizer, nccl, bench and tf32. Without arguments it runs what tells most, suite and lessons, within eight minutes on an
+# H100 with 16 cores; each other part has a call of its own. After eight minutes a call ends, and what it had no time for
+# fails. Every call builds first, which takes no time where the build folder is still there. The last line counts, and what
+# is missing fails like an error.
 #   TESSERA_HEADERS=DIR   the folders CLI/, doctest/, fmt/ and nlohmann/ with all their headers, where the system has none
 #   TESSERA_PYTHON=PYTHON a python3 with torch, to run beside; python3 where it has torch
 #   TESSERA_GPU_OUT=DIR   the folder of logs, JSON and traces; build/gpu
+#   TESSERA_GPU_SECONDS=N the time of a call; 480
 #   TESSERA_DEVICE=cpu    a dry run of the script itself: tiny sizes, nothing of a GPU
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 3
@@ -15,13 +17,20 @@ device=${TESSERA_DEVICE:-cuda} python=${TESSERA_PYTHON:-python3}
 parts=("$@")
 if ((${#parts[@]} == 0)); then parts=(suite lessons); fi
 mkdir -p "$out"
-passed=0 failed=0 missing=0
+passed=0 failed=0 missing=0 most=${TESSERA_GPU_SECONDS:-480}
 have() { command -v "$1" >/dev/null; }
 
-# check NAME SECONDS COMMAND...: runs the command; its output goes to a log, whose end is shown where it fails.
+# check NAME SECONDS COMMAND...: runs the command, for so long or as long as the call has time; its output goes to a log,
+# whose end is shown where it fails.
 check() {
-  local name=$1 seconds=$2 log=$out/$1.log began=$SECONDS code=0
+  local name=$1 seconds=$2 log=$out/$1.log began=$SECONDS left=$((most - SECONDS)) code=0
   shift 2
+  if ((left <= 0)); then
+    failed=$((failed + 1))
+    echo "FAILED  $name: no time is left of the call's $most s"
+    return 1
+  fi
+  if ((seconds > left)); then seconds=$left; fi
   timeout --kill-after 10 "$seconds" "$@" >"$log" 2>&1 || code=$?
   if ((code == 0)); then
     passed=$((passed + 1))
@@ -61,7 +70,7 @@ part_build() {
   if [[ $device == cuda ]]; then
     grep -q 'built with.*CUDA' "$out/configure.log" || lacks cuda "nvcc, which CMake did not find"
   fi
-  check build 590 cmake --build $build --parallel "$(nproc)" --target tessera_tests tessera_verify tessera_bench \
+  check build 470 cmake --build $build --parallel "$(nproc)" --target tessera_tests tessera_verify tessera_bench \
     01_mlp 02_column_split 03_row_split 04_mlp_block 05_attention_heads 06_pipeline 07_data_parallel 08_three_d
 }
 
@@ -153,14 +162,19 @@ part_bench() {
   local quick=() beside=()
   if [[ $device == cpu ]]; then quick=(--quick); fi
   if "$python" -c 'import torch' 2>/dev/null; then beside=(--pytorch "$python"); else lacks pytorch "a python3 with torch"; fi
-  check bench_f32 400 $bin/tessera_bench --device "$device" "${beside[@]}" "${quick[@]}" --json "$out/bench_f32.json"
+  check bench_f32 460 $bin/tessera_bench --device "$device" "${beside[@]}" "${quick[@]}" --json "$out/bench_f32.json"
   sed 's/^/  /' "$out/bench_f32.log"
+}
+
+part_tf32() {
+  local beside=()
   if [[ $device != cuda ]]; then lacks bench_tf32 "a GPU"; return; fi
-  check bench_tf32 190 $bin/tessera_bench --device cuda --tf32 --only mlp_block --json "$out/mlp_tf32.json"
-  check bench_gpt_tf32 190 $bin/tessera_bench --device cuda --tf32 --only gpt --json "$out/gpt_tf32.json"
+  if "$python" -c 'import torch' 2>/dev/null; then beside=(--pytorch "$python"); else lacks pytorch "a python3 with torch"; fi
+  check bench_tf32 90 $bin/tessera_bench --device cuda --tf32 --only mlp_block --json "$out/mlp_tf32.json"
+  check bench_gpt_tf32 150 $bin/tessera_bench --device cuda --tf32 --only gpt --json "$out/gpt_tf32.json"
   sed 's/^/  /' "$out/bench_tf32.log" "$out/bench_gpt_tf32.log"
   if ((${#beside[@]})); then
-    check pytorch_tf32 300 $bin/tessera_bench --device cuda --tf32 --only pytorch "${beside[@]}" --json "$out/pytorch_tf32.json"
+    check pytorch_tf32 240 $bin/tessera_bench --device cuda --tf32 --only pytorch "${beside[@]}" --json "$out/pytorch_tf32.json"
     sed 's/^/  /' "$out/pytorch_tf32.log"
   fi
 }
@@ -172,8 +186,8 @@ fi
 if ((${#parts[@]})); then echo "== build"; part_build; fi
 for part in "${parts[@]}"; do
   case $part in
-    suite | lessons | sanitizer | nccl | bench) echo "== $part"; "part_$part" || true ;;
-    *) echo "tests/tools/gpu.sh: there is no part '$part'. There are: suite lessons sanitizer nccl bench" >&2; exit 2 ;;
+    suite | lessons | sanitizer | nccl | bench | tf32) echo "== $part"; "part_$part" || true ;;
+    *) echo "tests/tools/gpu.sh: there is no part '$part'. There are: suite lessons sanitizer nccl bench tf32" >&2; exit 2 ;;
   esac
 done
 echo "$passed passed, $failed failed, $missing missing"

@@ -105,8 +105,7 @@ inline void check(Proof& proof, const Sizes& s, const Mlp& model, const Step& fo
 
   const std::int64_t n = s.tokens, k = s.width, f = s.ffn, e = proof.element_bytes();
   const std::int64_t weights = (2 * k + 1) * f + k, activations = n * (4 * k + 3 * f);
-  proof.expect_weights("A c1 B c2", "dA dc1 dB dc2", weights * e, weights * e,
-                       format("{} ((2 K + 1) F + K)", e));
+  proof.expect_weights("A c1 B c2", "dA dc1 dB dc2", weights, weights, "((2 K + 1) F + K)");
   proof.expect_memory(MemoryKind::activation, "X dX Y dY P dP H", activations * e, activations * e,
                       format("{} N (4 K + 3 F)", e));
   if (proof.exact()) return;
@@ -120,9 +119,8 @@ inline void check(Proof& proof, const Sizes& s, const Mlp& model, const Step& fo
 inline void check_training(Proof& proof, const TextModel& model, const TrainingConfig& config,
                            const TrainingRun& run) {
   proof.measure_memory();
-  const std::int64_t moments = 2 * model.size() * proof.element_bytes();
-  proof.expect_memory(MemoryKind::optimizer, "AdamW's moments", moments, moments,
-                      format("{} x {} weights", 2 * proof.element_bytes(), model.size()));
+  proof.expect_optimizer("AdamW's moments", 2, model.size(), model.size(),
+                         format("x {} weights", model.size()));
   proof.claim("loss below the entropy of the bytes", run.final_loss, run.entropy,
               "The model has not learnt enough yet: would more --steps help?");
   if (config.steps > 3)

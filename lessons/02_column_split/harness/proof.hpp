@@ -46,7 +46,7 @@ inline void check(Proof& proof, const Sizes& s, const ColumnParallelLinear& laye
 
   proof.expect_traffic("fwd", "all_gather", "Y", 1, (p - 1) * n * f * b, format("(p-1) {} N F", b));
   proof.expect_traffic("bwd", "all_reduce", "dX", 1, 2 * (p - 1) * n * k * b, format("2 (p-1) {} N K", b));
-  proof.expect_weights("A c", "dA dc", (k + 1) * f * b, (k + 1) * f / p * b, format("{} (K + 1) F/p", b));
+  proof.expect_weights("A c", "dA dc", (k + 1) * f, (k + 1) * f / p, "(K + 1) F/p");
   proof.expect_memory(MemoryKind::activation, "X dX Y dY", 2 * n * (k + f) * b,
                       (2 * n * (k + f) + n * f / p) * b, format("{} (2 N (K + F) + N F/p)", b));
 }

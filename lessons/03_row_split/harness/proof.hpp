@@ -68,7 +68,7 @@ inline void check(Proof& proof, const Sizes& s, const RowParallelLinear& layer, 
   proof.expect_traffic("fwd", "all_reduce", "Y", 1, 2 * (p - 1) * n * k * b, "2 " + sums);
   proof.expect_traffic("fwd-scattered", "reduce_scatter", "Y", 1, (p - 1) * n * k * b, sums);
   proof.expect_traffic("bwd-scattered", "all_gather", "dY", 1, (p - 1) * n * k * b, sums);
-  proof.expect_weights("A c", "dA dc", (f + 1) * k * b, (f / p + 1) * k * b, format("{} (F/p + 1) K", b));
+  proof.expect_weights("A c", "dA dc", (f + 1) * k, (f / p + 1) * k, "(F/p + 1) K");
   proof.expect_memory(MemoryKind::activation, "X dX Y dY", 2 * n * (f + k) * b, 2 * n * (f / p + k) * b,
                       format("{} N (F/p + K)", 2 * b));
 }

@@ -80,8 +80,8 @@ inline void check(Proof& proof, const Sizes& s, const ParallelMlp& block, const 
 
   for (const auto& [phase, label] : {std::pair{"fwd", "Y"}, {"bwd", "dX"}})
     proof.expect_traffic(phase, "all_reduce", label, 1, 2 * (p - 1) * n * k * e, format("2 (p-1) {} N K", e));
-  proof.expect_weights("A c1 B c2", "dA dc1 dB dc2", weights_of(s, 1) * e, weights_of(s, p) * e,
-                       format("{} ((2 K + 1) F/p + K)", e));
+  proof.expect_weights("A c1 B c2", "dA dc1 dB dc2", weights_of(s, 1), weights_of(s, p),
+                       "((2 K + 1) F/p + K)");
   proof.expect_memory(MemoryKind::activation, "X dX Y dY P dP H", activations_of(s, 1) * e,
                       activations_of(s, p) * e, format("{} N (4 K + 3 F/p)", e));
 }

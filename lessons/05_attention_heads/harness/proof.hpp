@@ -131,11 +131,11 @@ void check(Proof& proof, Communicator& comm, const Sizes& s, const Attention& la
   expect_sums(proof, s, 1);
   const std::int64_t e = proof.element_bytes();
   const auto activations = [&](int over) {
-    return s.n() * (4 * s.w() + 2 * own_qkv(s, over) + s.w() / over) + core_saved(s, over, proof.exact());
+    return s.n() * (4 * s.w() + 2 * own_qkv(s, over) + s.w() / over) +
+           core_saved(s, over, proof.exact(), proof.wide());
   };
-  proof.expect_weights(
-      "Wqkv b Wo c", "dWqkv db dWo dc", attention_weights(s, 1) * e, attention_weights(s, p) * e,
-      format("{} ((W+1){} + W W/p + W)", e, s.shares_keys(p) ? "(W/p + 2 d)" : "(W + 2 KV)/p"));
+  proof.expect_weights("Wqkv b Wo c", "dWqkv db dWo dc", attention_weights(s, 1), attention_weights(s, p),
+                       format("((W+1){} + W W/p + W)", s.shares_keys(p) ? "(W/p + 2 d)" : "(W + 2 KV)/p"));
   proof.expect_memory(MemoryKind::activation, "X dX Y dY QKV dQKV O P", activations(1) * e,
                       activations(p) * e, format("{} (N (4 W + 2 QKV_i + W/p) + P_i)", e));
 }
@@ -170,14 +170,15 @@ void check(Proof& proof, Communicator& comm, const Sizes& s, const TransformerBl
     return attention_weights(s, over) + (2 * w + 1) * f / over + w + 4 * w;
   };
   // X dX Y dY, H dH, the output of each norm and its gradient; with dropout, also what dropout leaves of dY.
-  const std::int64_t whole = s.shape.options.dropout > 0 ? 11 : 10;
+  const std::int64_t whole = s.shape.options.dropout > 0 ? 11 : 10, norms = 4 * proof.wide();
   const auto activations = [&](int over) {
-    return n * (whole * w + 2 * own_qkv(s, over) + w / over + 3 * f / over + 4) + core_saved(s, over, false);
+    return n * (whole * w + 2 * own_qkv(s, over) + w / over + 3 * f / over + norms) +
+           core_saved(s, over, false, proof.wide());
   };
-  proof.expect_weights("all weights", "their gradients", weights(1) * e, weights(p) * e,
-                       format("{} (attention + ((2 W + 1) F/p + W) + 4 W)", e));
+  proof.expect_weights("all weights", "their gradients", weights(1), weights(p),
+                       "(attention + ((2 W + 1) F/p + W) + 4 W)");
   proof.expect_memory(MemoryKind::activation, "activations", activations(1) * e, activations(p) * e,
-                      format("{} (N ({} W + 2 QKV_i + W/p + 3 F/p + 4) + P_i)", e, whole));
+                      format("{} (N ({} W + 2 QKV_i + W/p + 3 F/p + {}) + P_i)", e, whole, norms));
 }
 
 /// Calls body with a std::type_identity of the layer that the sizes ask for: attention or a block, and with

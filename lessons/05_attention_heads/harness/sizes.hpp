@@ -102,16 +102,16 @@ inline Slice own_columns(std::int64_t rows, const Sizes& s, int rank, int p) {
 }
 
 /// What each of p ranks holds: columns of c_attn; elements of attention's weights; elements that the core
-/// keeps for the backward.
+/// keeps for the backward, where a number that stands for a row takes as much as `wide` elements.
 inline std::int64_t own_qkv(const Sizes& s, int p) {
   return s.w() / p + 2 * (s.shares_keys(p) ? s.shape.kv_width() : s.shape.kv_width() / p);
 }
 inline std::int64_t attention_weights(const Sizes& s, int p) {
   return (s.w() + 1) * own_qkv(s, p) + s.w() * s.w() / p + s.w();
 }
-inline std::int64_t core_saved(const Sizes& s, int p, bool exact) {
+inline std::int64_t core_saved(const Sizes& s, int p, bool exact, std::int64_t wide) {
   const AttentionOptions& o = s.shape.options;
-  return exact ? 0 : o.batch * s.shape.heads / p * o.seq * (o.streams() ? 1 : o.seq);
+  return exact ? 0 : o.batch * s.shape.heads / p * o.seq * (o.streams() ? wide : o.seq);
 }
 
 /// How many elements of x differ from those of rank 0 on some rank; a NaN always differs.

@@ -101,8 +101,7 @@ inline Trace run_timed(Worker& worker, const Instructions& list, const std::vect
 /// What all ranks have measured in a step, by rank.
 struct Measured {
   Timeline timeline;
-  std::vector<int> in_flight;
-  std::vector<std::int64_t> activation_bytes;
+  std::vector<std::int64_t> in_flight, activation_bytes;
   double loss = 0;  // the mean over all tokens
 };
 
@@ -116,7 +115,7 @@ inline Measured gather(Communicator& comm, const Plan& plan, const Trace& trace)
   for (const Tensor& one :
        gather_to_first(comm, Tensor::of(1, static_cast<std::int64_t>(mine.size()), mine, DType::f64))) {
     const std::vector<double> v = one.values();
-    all.in_flight.push_back(static_cast<int>(v[0]));
+    all.in_flight.push_back(static_cast<std::int64_t>(v[0]));
     all.activation_bytes.push_back(static_cast<std::int64_t>(v[1]));
     const Instructions& list = plan[all.timeline.stages.size()];
     auto& steps = all.timeline.stages.emplace_back();
@@ -125,7 +124,7 @@ inline Measured gather(Communicator& comm, const Plan& plan, const Trace& trace)
   return all;
 }
 
-/// 0 where there are none.
+/// The median of some times; 0 where there are none.
 inline double median(std::vector<double> seconds) {
   std::ranges::sort(seconds);
   return seconds.empty() ? 0 : seconds[seconds.size() / 2];

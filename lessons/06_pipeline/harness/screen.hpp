@@ -113,9 +113,6 @@ inline std::string drawing(const Run& run) {
 /// The lesson's own keys of the JSON.
 inline void record(Proof& proof, const Run& run) {
   const Config& s = run.config;
-  const auto list = [](const std::vector<int>& values) {
-    return std::vector<std::int64_t>(values.begin(), values.end());
-  };
   proof.record("pipeline.schedule", name_of(s.schedule));
   proof.record("pipeline.stages", s.stages());
   proof.record("pipeline.microbatches", s.microbatches);
@@ -123,8 +120,8 @@ inline void record(Proof& proof, const Run& run) {
   proof.record("pipeline.partition", s.partition);
   proof.record("pipeline.bubble_predicted", run.predicted().bubble());
   proof.record("pipeline.bubble_measured", run.measured.timeline.bubble());
-  proof.record("pipeline.in_flight", list(run.measured.in_flight));
-  proof.record("pipeline.in_flight_predicted", list(s.in_flight_predicted()));
+  proof.record("pipeline.in_flight", run.measured.in_flight);
+  proof.record("pipeline.in_flight_predicted", s.in_flight_predicted());
 }
 
 }  // namespace tessera::pipeline

@@ -49,7 +49,7 @@ inline void check_linear(Proof& proof, Communicator& comm, const ModelConfig& mo
   proof.result("dX", "NK", "dX = [dY1 A'; dY2 A']", dx.local(), rows(k));
   proof.result("dA", "KF", "dA = X1' dY1 + X2' dY2", gradients.first.local(), a_slice);
   proof.result("dc", "1F", "dc = sum dY1 + sum dY2", gradients.second.local(), c_slice);
-  const std::int64_t p = comm.size(), e = proof.element_bytes();
+  const std::int64_t p = comm.size(), e = proof.wide_bytes();
   proof.expect_traffic("linear", "all_reduce", "dA, dc", 2, 2 * (p - 1) * (k + 1) * f * e,
                        format("2 (p-1) {} (K + 1) F", e));
   for (const std::string result : {"dA", "dc"})
@@ -89,11 +89,10 @@ inline void check_gradients(Proof& proof, const Config& s, const Replica& replic
   gpt::check_step(proof, s.model, replica.parameters(), loss, "loss, the mean over all ranks' tokens",
                   "gradients, each the sum over the ranks");
   proof.measured_baseline([batch, model = s.model](const auto& in) { return reference(in, model, batch); });
-  const std::int64_t e = proof.element_bytes(), bytes = gpt::elements_of(s.model) * e;
-  for (const auto& [kind, label] : {std::pair{MemoryKind::weight, "weights"},
-                                    {MemoryKind::gradient, "gradients"},
-                                    {MemoryKind::optimizer, "SGD's velocity"}})
-    proof.expect_memory(kind, label, bytes, bytes, format("{} P: the whole model on every rank", e));
+  const std::int64_t weights = gpt::elements_of(s.model);
+  const std::string whole = "P: the whole model on every rank";
+  proof.expect_weights("weights", "gradients", weights, weights, whole);
+  proof.expect_optimizer("SGD's velocity", 1, weights, weights, whole);
 }
 
 /// What the steps have left: replicas with equal bits, and a loss that has not risen.
@@ -109,7 +108,7 @@ inline void check_training(Proof& proof, Communicator& dp, const Config& s, cons
   for (const Parameter& one : replica.parameters())  // as a dump should show them
     one.value.copy_from(proof.other_slice(one.name, one.slice));
 
-  const std::int64_t p = dp.size(), e = proof.element_bytes(), steps = s.steps + 1,
+  const std::int64_t p = dp.size(), e = proof.wide_bytes(), steps = s.steps + 1,
                      buckets = static_cast<std::int64_t>(replica.buckets().count());
   proof.expect_traffic("bwd", "all_reduce", "gradients", steps * buckets,
                        steps * 2 * (p - 1) * gpt::elements_of(s.model) * e,

@@ -121,8 +121,6 @@ void growth(Report&, const Options&);
 void streaming_attention(Report&, const Options&);
 void bandwidth(Report&, const Options&);
 
-void allow_tf32(Device& device);  ///< Of a GPU: products round their factors to 10 bits.
-
 template <class T>
 std::vector<T> undisturbed(Communicator& comm, std::int64_t turns, const std::function<T()>& turn) {
   std::vector<T> all;

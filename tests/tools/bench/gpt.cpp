@@ -24,7 +24,7 @@ void gpt(Report& report, const Options& o) {
       products.linear(s.tokens(), 4 * s.width, s.width);
     }
     products.linear(s.tokens(), s.width, s.vocabulary);
-    if (o.tf32) allow_tf32(*Device::current());
+    Device::current()->tf32 = o.tf32;
     const Turns turns = in_turns(
         comm, o.turns, [&] { gpt.step(); }, [&] { products.run(); });
     report.ratio("gpt.step_over_gemm", turns.a_over_b(), Target{Target::at_most, o.cuda() ? 1.30 : 1.25},
@@ -38,7 +38,7 @@ void serve_gpt(const Options& o) {
     const GptSizes s = sizes_of(o);
     Gpt gpt(comm, s, {1, 1, 1}, 1);
     const AttentionJob attention(s, AttentionOptions::Form::streaming);
-    if (o.tf32) allow_tf32(*Device::current());
+    Device::current()->tf32 = o.tf32;
     for (std::string line; std::getline(std::cin, line);)
       std::cout << seconds(comm, [&] { line == "attention" ? void(attention()) : gpt.step(); }) << std::endl;
   });
@@ -47,13 +47,16 @@ void serve_gpt(const Options& o) {
 void gpt_beside_pytorch(Report& report, const Options& o) {
   const GptSizes s = sizes_of(o);
   const std::string command = format(
-      "{} -B {}/tests/tools/bench/pytorch_step.py --tessera {} --turns {} --device {} "
+      "{} -B {}/tests/tools/bench/pytorch_step.py --tessera {} --turns {} --device {} --vocabulary {} "
       "--seq {} --batch {} --width {} --layers {} --heads {}{}{}",
-      o.pytorch, TESSERA_SOURCE_DIR, o.program, o.turns, name(o.device), s.seq, s.batch, s.width, s.layers,
-      s.heads, o.quick ? " --quick" : "", o.tf32 ? " --tf32" : "");
+      o.pytorch, TESSERA_SOURCE_DIR, o.program, o.turns, name(o.device), s.vocabulary, s.seq, s.batch,
+      s.width, s.layers, s.heads, o.quick ? " --quick" : "", o.tf32 ? " --tf32" : "");
   const auto ran = test::run_command(command);
   if (ran.exit != 0) throw UsageError(format("--pytorch {}: a python3 with torch would work", o.pytorch));
   const auto json = nlohmann::json::parse(ran.output);
+  std::vector<std::vector<std::string>> failed = {{"not measured", "PyTorch said"}};
+  for (const auto& [job, said] : json.at("failed").items()) failed.push_back({job, said});
+  if (failed.size() > 1) report.table("What PyTorch could not run", failed);
   for (const auto& one : json.at("ratios")) {
     std::optional<Target> target;
     if (!one.at("target").is_null()) target = Target{Target::at_least, one.at("target")};

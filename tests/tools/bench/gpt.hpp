@@ -11,7 +11,7 @@ inline GptSizes sizes_of(const Options& o) {
   if (o.quick) return {.width = 32, .vocabulary = 256, .batch = 2, .seq = 16, .tied = true};
   if (o.cuda())
     return {
-        .width = 768, .heads = 12, .layers = 12, .vocabulary = 256, .batch = 8, .seq = 1024, .tied = true};
+        .width = 768, .heads = 12, .layers = 12, .vocabulary = 50257, .batch = 8, .seq = 1024, .tied = true};
   return {.width = 256, .heads = 4, .layers = 4, .vocabulary = 256, .batch = 8, .seq = 128, .tied = true};
 }
 

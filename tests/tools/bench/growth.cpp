@@ -27,7 +27,7 @@ struct Row {
   }
   /// Lesson 08's own formula, which its check holds to the byte.
   double expected_activations() const {
-    return 4.0 * three_d::activations_predicted(training_of(s, {tp, 1, 1}, 1), {tp, 1, 1}, 0, 0);
+    return 4.0 * three_d::activations_predicted(training_of(s, {tp, 1, 1}, 1), {tp, 1, 1}, 0, 0, 1);
   }
 };
 

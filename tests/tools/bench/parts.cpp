@@ -25,7 +25,7 @@ Turns block_turns(Communicator& comm, const Options& o) {
   const Placed<Replicated> x(numbers(n, k)), dy(numbers(n, k));
   Products products;
   products.linear(n, k, own), products.linear(n, own, k);
-  if (o.tf32) allow_tf32(*Device::current());
+  Device::current()->tf32 = o.tf32;
   return in_turns(
       comm, o.turns,
       [&] {

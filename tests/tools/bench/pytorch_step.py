@@ -129,6 +129,43 @@ class Others:
         return (busy - self.busy - (own - self.own) - 0.03) / ((time.perf_counter() - self.began) * threads)
 
 
+def measure(o, jobs, our_seconds, child, where):
+    """The ratio of each of the jobs (name, ours, target, make), where make() gives PyTorch's step, or None.
+
+    A job that PyTorch cannot run, such as one whose compiler lacks a part on this machine, does not take the
+    results of the others with it. Returns the ratios, and what the others said.
+    """
+    ratios, failed = [], {}
+    for name, job, target, make in jobs:
+        try:
+            step = make()
+            if step is None:
+                continue
+            for _ in range(3):  # pools, caches, and what torch.compile does
+                seconds(o, step), our_seconds(job)
+            turns, spare = [], 2 * o.turns
+            while len(turns) < o.turns:
+                others = Others(child)
+                theirs, own = seconds(o, step), our_seconds(job)
+                own, theirs = (own + our_seconds(job)) / 2, (theirs + seconds(o, step)) / 2
+                if others.share() > 0.1 and spare > 0:
+                    spare -= 1
+                    continue
+                turns.append((theirs, own))
+        except Exception as fault:  # whatever a compiler throws
+            failed[name] = f"{type(fault).__name__}: {fault}".splitlines()[0]
+            print(f"{name}: {failed[name]}", file=sys.stderr)
+            continue
+        middle = [1e3 * sorted(side)[len(turns) // 2] for side in zip(*turns)]
+        ratios.append({
+            "name": name,
+            "turns": [theirs / own for theirs, own in turns],
+            "target": target,
+            "what": f"PyTorch {torch.__version__}'s {job} over ours, {middle[0]:.4g} ms and {middle[1]:.4g} ms; "
+                    f"{where}"})
+    return ratios, failed
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--tessera", required=True, help="the program tessera_bench")
@@ -149,41 +186,23 @@ def main():
 
     def our_seconds(job):
         ours.stdin.write(job + "\n")
-        return float(ours.stdout.readline())
+        said = ours.stdout.readline()
+        if not said:
+            sys.exit("tessera_bench --serve has ended")
+        return float(said)
 
     newest = int(torch.__version__.split(".")[0]) >= 2
     where = torch.cuda.get_device_name() if o.device == "cuda" else f"{threads} threads, {blas_of_this_process()}"
     print(f"PyTorch {torch.__version__}: {where}", file=sys.stderr)
-    ratios = []
     target = None if o.device == "cuda" else 1.0 if newest else 1.15
-    jobs = [("gpt.speed_vs_pytorch", "step", step_of(o, False), target)]
+    jobs = [("gpt.speed_vs_pytorch", "step", target, lambda: step_of(o, False))]
     if o.device == "cuda" and newest:
-        jobs.append(("gpt.speed_vs_pytorch_compiled", "step", step_of(o, True), None))
-    jobs.append(("attention.speed_vs_pytorch", "attention", attention_of(o), None))
-    for name, job, step, target in jobs:
-        if step is None:
-            continue
-        for _ in range(3):  # pools, caches, and what torch.compile does
-            seconds(o, step), our_seconds(job)
-        turns, spare = [], 2 * o.turns
-        while len(turns) < o.turns:
-            others = Others(ours.pid)
-            theirs, own = seconds(o, step), our_seconds(job)
-            own, theirs = (own + our_seconds(job)) / 2, (theirs + seconds(o, step)) / 2
-            if others.share() > 0.1 and spare > 0:
-                spare -= 1
-                continue
-            turns.append((theirs, own))
-        middle = [1e3 * sorted(side)[len(turns) // 2] for side in zip(*turns)]
-        ratios.append({
-            "name": name,
-            "turns": [theirs / own for theirs, own in turns],
-            "target": target,
-            "what": f"PyTorch {torch.__version__}'s {job} over ours, {middle[0]:.4g} ms and {middle[1]:.4g} ms; "
-                    f"{where}"})
+        jobs.append(("gpt.speed_vs_pytorch_compiled", "step", None, lambda: step_of(o, True)))
+    jobs.append(("attention.speed_vs_pytorch", "attention", None, lambda: attention_of(o)))
+    ratios, failed = measure(o, jobs, our_seconds, ours.pid, where)
     ours.stdin.close()
     ours.wait()
-    print(json.dumps({"ratios": ratios}))
+    print(json.dumps({"ratios": ratios, "failed": failed}))
 
 
 if __name__ == "__main__":

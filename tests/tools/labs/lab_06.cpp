@@ -60,21 +60,21 @@ const Task plan_task("06.plan", [](Trial& t) {
 
 /// How many of its needs an instruction lacks when a drawn set of others is done: of another seed other sets.
 const Task needs_task("06.needs", [](Trial& t) {
-  constexpr int ops = static_cast<int>(pipeline::Op::reduce) + 1;
+  constexpr int ops = static_cast<int>(Op::reduce) + 1;
   for (const auto& [at, first, last] :
        {std::tuple{"first", true, false}, {"middle", false, false}, {"last", false, true}}) {
     std::vector<std::string> words;
     for (int op = 0; op < ops; ++op) {
-      const std::vector<pipeline::Op> wanted = needs(static_cast<pipeline::Op>(op), first, last);
+      const std::vector<Op> wanted = needs(static_cast<Op>(op), first, last);
       for (int set = 0; set < 4; ++set) {
         std::string done = "after";
         auto lacks = std::ssize(wanted);
         for (int other = 0; other < ops; ++other) {
           if (t.size(0, 1) == 0) continue;
-          done += format(" {}", name(static_cast<pipeline::Op>(other)));
-          lacks -= std::count(wanted.begin(), wanted.end(), static_cast<pipeline::Op>(other));
+          done += format(" {}", name(static_cast<Op>(other)));
+          lacks -= std::count(wanted.begin(), wanted.end(), static_cast<Op>(other));
         }
-        words.push_back(format("{}: {} lacks {}", done, name(static_cast<pipeline::Op>(op)), lacks));
+        words.push_back(format("{}: {} lacks {}", done, name(static_cast<Op>(op)), lacks));
       }
     }
     t.out(format("{} stage", at), words);
@@ -86,7 +86,7 @@ const Task posted_task("06.asynchronous", [](Trial& t) {
   const int shift = t.size(0, 5);  // microbatches by other numbers
   for (Instructions& list : plan)
     for (Instruction& i : list)
-      if (i.op != pipeline::Op::reduce) i.microbatch += shift;
+      if (i.op != Op::reduce) i.microbatch += shift;
   out(t, "with waits", with_asynchronous_sends(plan));
 });
 

@@ -41,13 +41,13 @@ class Silent final : public Communicator {
   };
   std::shared_ptr<Work> do_call(const Call& call, const Tensor& in, const Tensor& out) override {
     const auto copy = [&](const Tensor& from) { out.copy_from(from.reshape(out.rows(), out.cols())); };
-    if (call.op == Op::all_reduce) copy(in);
-    if (call.op == Op::all_gather) copy(of_->all_gather(in.reshape(1, in.size()), 0));
-    if (call.op == Op::reduce_scatter) copy(of_->take_shard(in.reshape(size(), out.size()), 0));
-    if (call.op == Op::broadcast) of_->broadcast(out, call.peer);
-    if (call.op == Op::send) of_->send(in, call.peer);
-    if (call.op == Op::recv) of_->recv(out, call.peer);
-    if (call.op == Op::barrier) of_->barrier();
+    if (call.op == OpType::all_reduce) copy(in);
+    if (call.op == OpType::all_gather) copy(of_->all_gather(in.reshape(1, in.size()), 0));
+    if (call.op == OpType::reduce_scatter) copy(of_->take_shard(in.reshape(size(), out.size()), 0));
+    if (call.op == OpType::broadcast) of_->broadcast(out, call.peer);
+    if (call.op == OpType::send) of_->send(in, call.peer);
+    if (call.op == OpType::recv) of_->recv(out, call.peer);
+    if (call.op == OpType::barrier) of_->barrier();
     return std::make_shared<Done>();
   }
   std::unique_ptr<Communicator> do_split(const Call& call, const std::string& name) override {

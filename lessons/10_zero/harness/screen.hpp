@@ -1,0 +1,87 @@
+// What lesson 10 shows: an example by hand, the picture, and all four stages in one table.
+#pragma once
+
+#include "10_zero/harness/proof.hpp"
+#include "report/picture.hpp"
+#include "report/table.hpp"
+
+namespace tessera::zero {
+
+/// Three weights over two ranks: a fourth element pads the row.
+inline std::string by_hand() {
+  const auto row = [](std::vector<double> values) {
+    return Tensor::of(1, static_cast<std::int64_t>(values.size()), values);
+  };
+  const Tensor w = row({1, 2, 3, 0}), g0 = row({1, 0, 2, 0}), g1 = row({3, 2, 0, 0}), sum = add(g0, g1);
+  const Tensor stepped = add(w, scale(sum, -0.5));
+  return "  By hand: the weights 1 2 3 and one element of padding, two ranks, w -= g/2\n" +
+         side_by_side({"w", "g, rank 0", "g, rank 1", "rank 0 owns", "|", "rank 1 owns"},
+                      {w, g0, g1, sum.column_range(0, 2), {}, sum.column_range(2, 4)}) +
+         side_by_side({"rank 0 steps", "|", "rank 1 steps", "gathered"},
+                      {stepped.column_range(0, 2), {}, stepped.column_range(2, 4), stepped});
+}
+
+inline std::vector<Equation> picture(int ranks) {
+  using enum Block::Cut;
+  const std::string p = ranks == 1 ? "P" : "P'";
+  Equation step{"stages 1 and 2: a step", {}}, use{"stage 3: before a part computes, and after", {}};
+  step.add({"terms of dW", "1", p, partial, 40, 112}).send("reduce-scatter");
+  step.add({"dW", "1", p, columns, 40, 112})
+      .say("step")
+      .add({"W", "1", p, columns, 40, 112})
+      .send("all-gather");
+  step.add({"W", "1", p, replicated, 40, 112});
+  use.add({"W", "1", p, columns, 40, 112}).send("all-gather").add({"W", "1", p, replicated, 40, 112});
+  use.send("drop").add({"W", "1", p, columns, 40, 112});
+  return {step, use};
+}
+
+/// What one stage holds on this rank and what all ranks send in a step.
+struct Measured {
+  std::int64_t weights = 0, gradients = 0, optimizer = 0, peak = 0, sent = 0;
+};
+
+/// One step of each stage on the same batch. Collective; leaves the journal as it was.
+inline std::vector<Measured> measure_stages(const Proof& proof, Communicator& dp, Config s) {
+  const auto group = dp.split(dp.rank(), 0, "tp");
+  const TensorParallel alone(*group);
+  const Batch batch = make_batch(s, dp, proof.seed());
+  const Journal before = dp.journal();
+  std::vector<Measured> all;
+  s.steps = 1;
+  MemoryLedger& memory = Device::current()->memory;
+  constexpr MemoryKind kinds[] = {MemoryKind::weight, MemoryKind::gradient, MemoryKind::optimizer};
+  std::map<MemoryKind, std::int64_t> others;  // what the lesson's own replica holds
+  for (const MemoryKind kind : kinds) others[kind] = memory.now(kind);
+  for (int stage = 0; stage < 4; ++stage) {
+    dp.journal().clear();
+    ZeroReplica replica = make_replica(proof, alone, dp, s, stage);
+    train(replica, batch, s, dp);
+    Measured m;
+    for (const MemoryKind kind : kinds) m.peak += memory.peak(kind) - others[kind];
+    m.weights = memory.now(kinds[0]) - others[kinds[0]];
+    m.gradients = memory.now(kinds[1]) - others[kinds[1]];
+    m.optimizer = memory.now(kinds[2]) - others[kinds[2]];
+    std::int64_t sent = 0;
+    for (const auto& [key, traffic] : dp.journal().traffic()) sent += key.phase == "check" ? 0 : traffic.wire;
+    m.sent = static_cast<std::int64_t>(sum_over(dp, static_cast<double>(sent)));
+    all.push_back(m);
+  }
+  dp.journal() = before;
+  return all;
+}
+
+inline std::string compare(const std::vector<Measured>& stages, const Config& s) {
+  const double p = static_cast<double>(gpt::elements_of(s.training.model));
+  std::vector<std::vector<std::string>> rows = {{"A rank keeps", "weights", "gradients", "optimiser",
+                                                 "a parameter", "at the peak", "all ranks send a step"}};
+  for (std::size_t i = 0; i < stages.size(); ++i) {
+    const Measured& m = stages[i];
+    rows.push_back({format("  stage {}", i), bytes(m.weights), bytes(m.gradients), bytes(m.optimizer),
+                    number(static_cast<double>(m.weights + m.gradients + m.optimizer) / p) + " B",
+                    bytes(m.peak), bytes(m.sent)});
+  }
+  return table(rows, "lrrrrrr", 0);
+}
+
+}  // namespace tessera::zero
