@@ -182,7 +182,7 @@ Tensor Communicator::all_gather(const Tensor& x, int axis) {
 }
 
 Request Communicator::iall_gather(const Tensor& x, const Tensor& all) {
-  Call call = call_of(Op::all_gather, x);
+  Call call = call_of(OpType::all_gather, x);
   call.axis = 0;
   expect(all.rows() == size_ * x.rows() && all.cols() == x.cols() && all.dtype() == x.dtype(),
          [&] { return format("{}: {} cannot hold what {} ranks send", call.text(), shape(all), size_); });
