@@ -146,6 +146,14 @@ done
 for heads in 1 3 6 12; do "$bin/05_attention_heads" --ranks 3 --kv-heads $heads --quiet >/dev/null; done
 "$bin/05_attention_heads" --heads 7 --ranks 7 --width 98 --quiet >/dev/null
 
+# Tokens: the ranks divide them, and the heads of keys too.
+nine=(09_sequence_parallel --json x --dump y --svg z --trace w)
+refused '8 ranks do not divide the 20 tokens of --batch 1 --seq 20: --seq 24 would work' "${nine[@]}" --ranks 8 --batch 1 --seq 20
+refused '--kv-heads 1 on 4 ranks: .*--kv-heads 24, would work; lesson 05' "${nine[@]}" --ranks 4 --kv-heads 1
+refused "--trap is lesson 05's" "${nine[@]}" --trap qkv
+refused '--exact: a layer norm is exact nowhere; --part attention covers' "${nine[@]}" --exact
+for ranks in 1 2 3 6; do "$bin/09_sequence_parallel" --ranks $ranks --batch 1 --seq 6 --quiet >/dev/null; done
+
 # Stages: each has a layer, microbatches divide the batch, and no layer is dropped in silence.
 six=(06_pipeline --json x --dump y --svg z --trace w)
 refused '--layers 8 cannot fill 9 stages: --layers 9 or more, or --ranks 8 would work' "${six[@]}" --ranks 9
@@ -212,6 +220,9 @@ refused '--tp 65: a whole number from 1 to 64' "${eight[@]}" --tp 65
 refused '75 bytes are less than a sequence: --seq 74 or less would work' "${eight[@]}" --seq 80
 refused '--text nothing: cannot be read' 08_three_d --text nothing
 refused '--resume nowhere: ' "${eight[@]}" --resume nowhere
+refused '--regather is of --sequence-parallel: both together would work' "${eight[@]}" --regather
+refused '--sequence-parallel cuts the 31 tokens of a microbatch over --tp 2: --seq 32 would work' "${eight[@]}" \
+  --sequence-parallel --seq 31 --batch 8
 refused '--exact: a transformer block is exact nowhere' "${eight[@]}" --exact
 refused '--no-baseline is for lessons 01 to 04: without it' "${eight[@]}" --no-baseline
 for value in -1 nan inf 1001; do refused "--lr $value: a number from 0 to 1000" "${eight[@]}" --lr "$value"; done

@@ -11,6 +11,8 @@
 #include "06_pipeline/harness/proof.hpp"
 #include "07_data_parallel/harness/proof.hpp"
 #include "08_three_d/harness/proof.hpp"
+#include "09_sequence_parallel/harness/proof.hpp"
+#include "09_sequence_parallel/parts.hpp"
 #include "10_zero/harness/proof.hpp"
 #include "models.hpp"
 
@@ -213,6 +215,25 @@ std::vector<Claim> course() {
   add("08 three dimensions", floating, [](Proof& proof, Communicator& comm, const MatrixSizes& s) {
     three_d::prove(proof, comm, three_d_config(s, comm.size()));
   });
+  for (const Variant& v : {Variant{"09 block cut by tokens, causal", Part::block, Mask::causal, 1, 0},
+                           {"09 block, X gathered again, dropout", Part::block, Mask::causal, 1, 0.2},
+                           {"09 grouped queries, no mask, X again", Part::block, Mask::none, 2, 0},
+                           {"09 attention cut by tokens", Part::attention, Mask::causal, 1, 0}})
+    add(v.name, both, [v](Proof& proof, Communicator& comm, const MatrixSizes& s) {
+      sequence_parallel::Config c{attention_sizes(s, comm.size(), v.part, v.mask, v.group, v.dropout),
+                                  v.group == 2 || v.dropout > 0};
+      c.sizes.shape.options.seq *= comm.size();  // the ranks divide the tokens
+      sequence_parallel::prove(proof, comm, c);
+    });
+  for (const bool regather : {false, true})
+    add(regather ? "09 in three dimensions, X gathered again" : "09 in three dimensions", floating,
+        [regather](Proof& proof, Communicator& comm, const MatrixSizes& s) {
+          three_d::Config config = three_d_config(s, comm.size());
+          sequence_parallel::use_in(config.training, regather);
+          config.training.model.attention.options.seq *= config.sizes.tp;
+          config.training.model.tokens *= config.sizes.tp;
+          three_d::prove(proof, comm, config);
+        });
   for (int stage = 0; stage < 4; ++stage)
     add(format("10 ZeRO, stage {}", stage), floating,
         [stage](Proof& proof, Communicator& comm, const MatrixSizes& s) {

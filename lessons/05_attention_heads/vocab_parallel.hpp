@@ -48,24 +48,31 @@ struct VocabParallelEmbedding {
 /// The logits z = ln_f(x) Wte', whose columns are cut as the rows of Wte are, and their cross-entropy, for
 /// which they are never gathered: with m the largest logit, loss = log(sum_j exp(z_j - m)) - (z_target - m).
 /// Three numbers for each token go through three all-reduces.
-struct VocabParallelHead {
-  Norm ln_f;
+template <class Residual = Replicated>
+struct VocabParallelHeadOf {
+  NormOf<Residual> ln_f;
   Placed<Shard<0>> w, dw;  // (V_r, W)  wte, or the copy of it on the last stage
 
   struct Saved {
-    Norm::Saved ln_f;
+    typename NormOf<Residual>::Saved ln_f;
+    Placed<Replicated> y;      // (n, W)  ln_f(X)
     CrossEntropy entropy;      // (n, 1), (n, V_r)
     Placed<Shard<1>> dlogits;  // (n, V_r)
   };
 
-  // task 05.cross_entropy (function, 4 points, 40 min): (n, W), local targets (n, 1) -> (n, 1) losses; what
-  // the backward needs goes to saved.entropy. The logits are ln_f(X) w', and ops.hpp has row_largest,
-  // cross_entropy_terms and cross_entropy_of for one rank's columns of them. Hint: the largest logit of all
-  // ranks comes first, or exp overflows: tp.comm().all_reduce(x, Reduce::max). Which two terms are sums over
-  // all ids?
   Placed<Replicated> forward(const Placed<Replicated>& x, const Tensor& targets, Saved& saved,
                              const TensorParallel& tp) const {
-    const Placed<Shard<1>> logits = matmul(ln_f.forward(x, saved.ln_f), t(w));  // (n, V_r)  no bytes sent
+    saved.y = ln_f.forward(x, saved.ln_f);
+    return losses(targets, saved, tp);
+  }
+
+  // task 05.cross_entropy (function, 4 points, 40 min): saved.y (n, W), local targets (n, 1) -> (n, 1)
+  // losses; what the backward needs goes to saved.entropy. The logits are saved.y w', and ops.hpp has
+  // row_largest, cross_entropy_terms and cross_entropy_of for one rank's columns of them. Hint: the largest
+  // logit of all ranks comes first, or exp overflows: tp.comm().all_reduce(x, Reduce::max). Which two terms
+  // are sums over all ids?
+  Placed<Replicated> losses(const Tensor& targets, Saved& saved, const TensorParallel& tp) const {
+    const Placed<Shard<1>> logits = matmul(saved.y, t(w));  // (n, V_r)  no bytes sent
     const Tensor largest = tp.comm().all_reduce(row_largest(logits.local()), Reduce::max);  // (n, 1)
     CrossEntropyTerms terms = cross_entropy_terms(logits.local(), largest, targets);
     terms.sum = tp.comm().all_reduce(terms.sum);        // (n, 1)  sum of exp(z - m) over all ids
@@ -75,20 +82,23 @@ struct VocabParallelHead {
   }
   // end task
 
-  /// The gradient of the logits, softmax - onehot on the rank's own ids, sends nothing. dX is Partial and
-  /// needs an all-reduce, as before every layer that is cut by columns.
-  Placed<Replicated> backward_input(const Tensor& targets, std::int64_t tokens, Saved& saved,
-                                    const TensorParallel& tp) const {
+  /// The gradient of the logits, softmax - onehot on the rank's own ids, sends nothing. That of y is Partial
+  /// and needs an all-reduce, as before every layer that is cut by columns.
+  Placed<Partial> backward_losses(const Tensor& targets, std::int64_t tokens, Saved& saved) const {
     saved.dlogits = Placed<Shard<1>>(cross_entropy_backward(saved.entropy, targets, tokens));
     saved.entropy = {};
-    return ln_f.backward_input(tp.all_reduce(matmul(saved.dlogits, w)), saved.ln_f);
+    return matmul(saved.dlogits, w);
+  }
+  Placed<Replicated> backward_input(const Tensor& targets, std::int64_t tokens, Saved& saved,
+                                    const TensorParallel& tp) const {
+    return ln_f.backward_input(tp.all_reduce(backward_losses(targets, tokens, saved)), saved.ln_f);
   }
   void backward_weight(const Saved& saved) const {
-    add_matmul(dw, t(saved.dlogits),
-               Placed<Replicated>(saved.ln_f.norm.y));  // Shard<0> x Replicated = Shard<0>
+    add_matmul(dw, t(saved.dlogits), saved.y);  // Shard<0> x Replicated = Shard<0>
     ln_f.backward_weight(saved.ln_f);
   }
 };
+using VocabParallelHead = VocabParallelHeadOf<>;
 // end head
 
 }  // namespace tessera::attention_heads

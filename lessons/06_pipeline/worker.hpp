@@ -1,6 +1,6 @@
 // The worker executes one stage's instructions of schedule.hpp: one switch, and nothing that knows a
 // schedule. Sends are asynchronous; it waits for them where the plan says so, and its results do not depend
-// on timing.
+// on timing. What its chunks are made of is a parameter: messages are placed as their activations are.
 #pragma once
 
 #include <map>
@@ -24,19 +24,37 @@ struct WorkerHooks {
   std::function<void()> reduce = [] {};
 };
 
-class Worker {
- public:
-  /// `chunks` are those of this stage, the first virtual stage first.
-  Worker(Communicator& pp, const TensorParallel& tp, const std::vector<Chunk>& chunks,
-         const ModelConfig& config, DType dtype)
-      : pp_(pp), tp_(tp), chunks_(chunks), config_(config), dtype_(dtype) {}
+/// What a forward pass alone gives on the last stage; undefined on the other stages.
+struct Forward {
+  Tensor losses, probabilities;  // (n, 1) of all ids, (n, V_r) of this rank's
+};
 
-  // begin worker
+/// A worker, whatever its chunks are made of.
+class AnyWorker {
+ public:
+  virtual ~AnyWorker() = default;
   /// Executes `list` on the microbatches. Returns the sum of the losses of all tokens on the last stage, 0 on
   /// the others.
+  virtual double run(const Instructions& list, const std::vector<Tokens>& microbatches,
+                     const WorkerHooks& hooks = {}) = 0;
+  /// Sends one microbatch through all virtual stages, forward only.
+  virtual Forward forward(const Tokens& batch) const = 0;
+};
+
+template <class Parts = gpt::TensorParallelParts>
+class WorkerOf : public AnyWorker {
+ public:
+  using Chunk = gpt::ChunkOf<Parts>;
+  /// `chunks` are those of this stage, the first virtual stage first.
+  WorkerOf(Communicator& pp, const TensorParallel& tp, std::vector<Chunk> chunks, const ModelConfig& config,
+           DType dtype)
+      : pp_(pp), tp_(tp), chunks_(std::move(chunks)), config_(config), dtype_(dtype) {}
+
+  // begin worker
   double run(const Instructions& list, const std::vector<Tokens>& microbatches,
-             const WorkerHooks& hooks = {}) {
+             const WorkerHooks& hooks = {}) override {
     const Tensor loss = Tensor::zeros(1, 1, arithmetic(dtype_));
+    finished_.clear();
     for (const Instruction& i : list) {
       const Key key{i.microbatch, i.chunk};
       const Chunk& chunk = chunks_.at(static_cast<std::size_t>(i.chunk));
@@ -46,12 +64,12 @@ class Worker {
       switch (i.op) {
         case Op::receive:
         case Op::receive_gradient:
-          arrived_[key] = Placed<Replicated>(Tensor::empty(config_.rows(), config_.width(), dtype_));
+          arrived_[key] = message();
           pp_.recv(arrived_[key].local(), peer(i.op, pp_.rank(), pp_.size()));
           break;
         case Op::forward:
           leaving_[key] = chunk.forward(take(arrived_, key), microbatches[i.microbatch], saved_[key], tp_);
-          if (chunk.head) add_sum_rows(loss, take(leaving_, key).local());
+          if (chunk.head) leaving_.erase(key), add_sum_rows(loss, saved_[key].losses);
           break;
         case Op::send:
         case Op::send_gradient:
@@ -80,11 +98,36 @@ class Worker {
   }
   // end worker
 
+  // begin forward
+  /// While one microbatch is in the next stage, a stage takes the next one.
+  Forward forward(const Tokens& batch) const override {
+    Forward last;
+    for (const Chunk& chunk : chunks_) {
+      typename Chunk::Saved saved;
+      X x;
+      if (!chunk.embedding) {
+        x = message();
+        pp_.recv(x.local(), peer(Op::receive, pp_.rank(), pp_.size()));
+      }
+      x = chunk.forward(x, batch, saved, tp_);
+      if (chunk.head)
+        last = {saved.losses, saved.head.entropy.probabilities};
+      else
+        pp_.send(x.local(), peer(Op::send, pp_.rank(), pp_.size()));
+    }
+    return last;
+  }
+  // end forward
+
   /// Microbatch-chunks whose activations this stage holds now: from their forward to their dW.
   int in_flight() const { return static_cast<int>(saved_.size()); }
 
  private:
   using Key = std::pair<int, int>;  // microbatch, chunk
+  using X = Placed<typename Parts::Residual>;
+
+  /// Room for an activation or its gradient.
+  X message() const { return X(Tensor::empty(config_.own_rows(tp_.size()), config_.width(), dtype_)); }
 
   /// The gradients of a chunk are complete with the last of its microbatches: the others add to the same
   /// ones.
@@ -96,23 +139,23 @@ class Worker {
     });
     saved_.erase({i.microbatch, i.chunk});
   }
-  static Placed<Replicated> take(std::map<Key, Placed<Replicated>>& from, const Key& key) {
-    Placed<Replicated> x = from[key];
+  static X take(std::map<Key, X>& from, const Key& key) {
+    X x = from[key];
     from.erase(key);
     return x;
   }
 
   Communicator& pp_;
-  const TensorParallel& tp_;
-  const std::vector<Chunk>& chunks_;
-  const ModelConfig& config_;
+  TensorParallel tp_;
+  std::vector<Chunk> chunks_;
+  ModelConfig config_;
   DType dtype_;
-  std::map<Key, Chunk::Saved> saved_;
-  std::map<Key, Placed<Replicated>>
-      arrived_;  // inputs, and gradients of outputs, that came from other stages
-  std::map<Key, Placed<Replicated>> leaving_;  // outputs and dX, to be sent
+  std::map<Key, typename Chunk::Saved> saved_;
+  std::map<Key, X> arrived_;  // inputs, and gradients of outputs, that came from other stages
+  std::map<Key, X> leaving_;  // outputs and dX, to be sent
   std::map<Key, Request> sending_;
   std::map<std::size_t, std::size_t> finished_;  // microbatches of each chunk
 };
+using Worker = WorkerOf<>;
 
 }  // namespace tessera::pipeline

@@ -12,10 +12,10 @@ namespace tessera::three_d {
 // begin held
 /// The most elements that a stage holds between two instructions of `list`. A message is (n, W): a stage
 /// holds it from its receive to its use, and from the moment it is made until its send has been waited for.
-/// The sum of the losses takes as much as `wide` elements.
+/// `dx` is what the embedding keeps for its gradient. The sum of the losses takes as much as `wide` elements.
 inline std::int64_t most_held(const pipeline::Instructions& list,
                               const std::vector<gpt::KeptActivations>& chunks, std::int64_t message,
-                              bool first_stage, bool last_stage, std::int64_t wide) {
+                              std::int64_t dx, bool first_stage, bool last_stage, std::int64_t wide) {
   using pipeline::Op;
   std::int64_t held = wide, most = wide;
   for (const pipeline::Instruction& i : list) {
@@ -26,8 +26,9 @@ inline std::int64_t most_held(const pipeline::Instructions& list,
     if (i.op == Op::forward) held += chunk.forward - (first ? 0 : message) + (last ? 0 : message);
     if (i.op == Op::wait) held -= message;
     // What came in is now kept as dY of the last block; the first stage keeps dX for the embedding.
-    if (i.op == Op::backward_input) held += chunk.backward_input - (last ? 0 : message) + message;
-    if (i.op == Op::backward_weight) held -= chunk.forward + chunk.backward_input + (first ? message : 0);
+    if (i.op == Op::backward_input)
+      held += chunk.backward_input - (last ? 0 : message) + (first ? dx : message);
+    if (i.op == Op::backward_weight) held -= chunk.forward + chunk.backward_input + (first ? dx : 0);
     if (i.op == Op::backward) held -= chunk.forward + (last ? 0 : message) - (first ? 0 : message);
     most = std::max(most, held);
   }
@@ -47,8 +48,9 @@ inline std::int64_t activations_predicted(const TrainingConfig& t, const Paralle
                                            tp_rank, sizes.tp, wide));
   }
   const auto plan = pipeline::with_asynchronous_sends(make_plan(t.schedule, p, t.microbatches, t.chunks));
-  return most_held(plan[static_cast<std::size_t>(stage)], chunks, t.model.rows() * t.model.width(),
-                   stage == 0, stage == p - 1, wide);
+  const std::int64_t w = t.model.width();
+  return most_held(plan[static_cast<std::size_t>(stage)], chunks, t.model.own_rows(sizes.tp) * w,
+                   t.model.rows() * w, stage == 0, stage == p - 1, wide);
 }
 
 }  // namespace tessera::three_d

@@ -1,11 +1,63 @@
-// What a run on text is asked to do, and the batches of it that every cut of the model sees alike.
+// What a run on text is asked to do, how the model is put together, and the batches that every cut of it sees
+// alike.
 #pragma once
 
-#include "08_three_d/trainer.hpp"
+#include "06_pipeline/partition.hpp"
+#include "06_pipeline/worker.hpp"
+#include "08_three_d/mesh.hpp"
+#include "gpt/builder.hpp"
 #include "gpt/tokens.hpp"
 #include "gpt/weights.hpp"
 
 namespace tessera::three_d {
+
+using gpt::ModelConfig;
+using gpt::Parameter;
+using gpt::Tokens;
+
+struct TrainingConfig;
+/// Makes the worker of this rank, whose stage of pp has the layers that `config` says. `dtype`: of messages.
+template <class Parts>
+std::unique_ptr<pipeline::AnyWorker> make_worker(gpt::Builder& builder, const TrainingConfig& config,
+                                                 const Mesh& mesh, const TensorParallel& tp, DType dtype);
+
+/// How the model is put together. Lesson 09 has another way.
+struct Composition {
+  std::unique_ptr<pipeline::AnyWorker> (*worker)(gpt::Builder&, const TrainingConfig&, const Mesh&,
+                                                 const TensorParallel&,
+                                                 DType) = make_worker<gpt::TensorParallelParts>;
+  /// Pays what the gradients are owed over tp when a step ends.
+  void (*sum_partials)(const std::vector<Parameter>&,
+                       const TensorParallel&) = [](const std::vector<Parameter>&, const TensorParallel&) {};
+};
+
+struct TrainingConfig {
+  ModelConfig model;  // attention.options.batch: sequences of a microbatch; tokens: of the whole batch
+  pipeline::Schedule schedule = pipeline::Schedule::one_f_one_b;
+  int chunks = 1, microbatches = 1;  // microbatches of one replica
+  bool adamw = false;
+  double lr = 0.1, clip = 0;       // clip 0: the norm of the gradients is left alone
+  std::int64_t bucket = 16 << 10;  // bytes of gradients that one all-reduce over dp sums, at least
+  bool learns = true;              // false: no gradients, no optimiser
+  Composition parts;
+
+  pipeline::Partition partition(int stages) const {
+    return pipeline::even_partition(model.layers, stages * chunks);
+  }
+};
+
+template <class Parts>
+std::unique_ptr<pipeline::AnyWorker> make_worker(gpt::Builder& builder, const TrainingConfig& config,
+                                                 const Mesh& mesh, const TensorParallel& tp, DType dtype) {
+  const int stages = mesh.sizes.pp, all = stages * config.chunks;
+  std::vector<gpt::ChunkOf<Parts>> chunks;
+  for (int c = 0; c < config.chunks; ++c) {
+    const int at = pipeline::virtual_stage(c, mesh.pp->rank(), stages);
+    const Range layers = pipeline::layers_of(config.partition(stages), at);
+    chunks.push_back(builder.chunk<Parts>(layers, at == 0, at == all - 1));
+  }
+  return std::make_unique<pipeline::WorkerOf<Parts>>(*mesh.pp, tp, chunks, config.model, dtype);
+}
 
 struct Config {
   ParallelSizes sizes{2, 2, 2};
@@ -25,17 +77,6 @@ struct Config {
 /// The sequences of step `step`, the same for every cut. (batch seq, 1), on the host.
 inline Tokens batch_of(const Config& s, std::uint64_t seed, std::int64_t step) {
   return gpt::batch_at(s.text, s.batch, s.seq(), seed, step);
-}
-
-/// The microbatches of `batch` that this rank computes: those of its replica, with ids counted from the first
-/// one of its shard of the vocabulary.
-inline std::vector<Tokens> own_microbatches(const Tokens& batch, const Config& s, const Trainer& trainer) {
-  const int m = s.training.microbatches, first = trainer.mesh().dp->rank() * m;
-  const auto all = gpt::microbatches_of(batch, m * trainer.mesh().sizes.dp);
-  std::vector<Tokens> mine;
-  for (int i = first; i < first + m; ++i)
-    mine.push_back(gpt::local_tokens(all.at(static_cast<std::size_t>(i)), s.training.model, trainer.tp()));
-  return mine;
 }
 
 /// The sum of what the last stages of all replicas have found, on every rank. The other stages give 0.

@@ -6,38 +6,22 @@
 #include <numeric>
 
 #include "07_data_parallel/data_parallel.hpp"
-#include "08_three_d/config.hpp"
+#include "08_three_d/trainer.hpp"
 
 namespace tessera::three_d {
 
-/// What the last stage has computed; undefined on the other stages.
-struct Forward {
-  Tensor losses, probabilities;  // (n, 1) of all ids, (n, V_r) of this rank's
-};
+using pipeline::Forward;
 
-// begin forward
-/// Sends one microbatch through all virtual stages. While it is in the next stage, a stage takes the next
-/// microbatch.
-inline Forward forward(const Trainer& model, const Tokens& batch) {
-  Communicator& pp = *model.mesh().pp;
-  Forward last;
-  for (std::size_t c = 0; c < model.chunks().size(); ++c) {
-    const Chunk& chunk = model.chunks()[c];
-    Chunk::Saved saved;
-    Placed<Replicated> x;
-    if (!chunk.embedding) {
-      x = Placed<Replicated>(Tensor::empty(model.model().rows(), model.model().width(), model.dtype()));
-      pp.recv(x.local(), peer(pipeline::Op::receive, pp.rank(), pp.size()));
-    }
-    x = chunk.forward(x, batch, saved, model.tp());
-    if (chunk.head)
-      last = {x.local(), saved.head.entropy.probabilities};
-    else
-      pp.send(x.local(), peer(pipeline::Op::send, pp.rank(), pp.size()));
-  }
-  return last;
+/// The microbatches of `batch` that this rank computes: those of its replica, with ids counted from the first
+/// one of its shard of the vocabulary.
+inline std::vector<Tokens> own_microbatches(const Tokens& batch, const Config& s, const Trainer& trainer) {
+  const int m = s.training.microbatches, first = trainer.mesh().dp->rank() * m;
+  const auto all = gpt::microbatches_of(batch, m * trainer.mesh().sizes.dp);
+  std::vector<Tokens> mine;
+  for (int i = first; i < first + m; ++i)
+    mine.push_back(gpt::local_tokens(all.at(static_cast<std::size_t>(i)), s.training.model, trainer.tp()));
+  return mine;
 }
-// end forward
 
 inline std::int64_t whole_sequences(const Config& s) { return (s.text.size() - 1) / s.seq(); }
 
@@ -63,8 +47,8 @@ inline double evaluate(
     std::vector<std::size_t> places;  // where too few are left, the first stands in, and does not count
     for (std::int64_t i = first; i < first + b; ++i)
       places.push_back(static_cast<std::size_t>((i < own.end ? i : first) * seq));
-    const Forward out = forward(
-        model, gpt::local_tokens(gpt::sequences_at(s.text, places, seq), s.training.model, model.tp()));
+    const Forward out = model.forward(
+        gpt::local_tokens(gpt::sequences_at(s.text, places, seq), s.training.model, model.tp()));
     on_progress((first - own.begin) / b + 1);
     if (!out.losses.defined()) continue;
     const auto losses = out.losses.values();
@@ -115,9 +99,10 @@ inline std::vector<std::uint16_t> sample(const Trainer& model, const Config& s, 
     context.resize(static_cast<std::size_t>(s.training.model.rows()));
     const auto count = static_cast<std::int64_t>(context.size());
     const Tensor ids = Tensor::of(count, 1, context, DType::i32);
-    const Forward out = forward(model, gpt::local_tokens({ids, ids}, s.training.model, model.tp()));
+    const Forward out = model.forward(gpt::local_tokens({ids, ids}, s.training.model, model.tp()));
     const Tensor next = Tensor::of(1, 1, {0}, DType::i32);
     if (out.probabilities.defined()) {
+      const Phase drawing = mesh.tp->phase("draw");
       const auto id = draw(out.probabilities.row_range(seen - 1, seen),
                            attention_heads::own_ids(v, mesh.tp->rank(), mesh.sizes.tp), s.temperature, random,
                            step * v, *mesh.tp);

@@ -3,6 +3,7 @@
 
 #include "08_three_d/harness/command_line.hpp"
 #include "08_three_d/harness/screen.hpp"
+#include "09_sequence_parallel/parts.hpp"
 
 using namespace tessera;
 using namespace tessera::three_d;
@@ -42,7 +43,12 @@ int main(int argc, char** argv) {
   };
   return app.run(argc, argv,
                  {.ranks = [&] { return ranks_of(s.sizes); },
-                  .check = [&](int) { apply_arguments(s, arguments, app.flags(), app.options()); },
+                  .check =
+                      [&](int) {
+                        apply_arguments(s, arguments, app.flags(), app.options());
+                        const ModelConfig& m = s.training.model;
+                        if (m.sequence_parallel) sequence_parallel::use_in(s.training, m.regather);
+                      },
                   .prove = lesson,
                   .by_hand = by_hand,
                   .picture = {},

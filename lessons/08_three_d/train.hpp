@@ -28,7 +28,7 @@ inline double next_loss(const Trainer& trainer, const Config& s, std::uint64_t s
   const CheckScope scope(*trainer.mesh().pp);
   double sum = 0;
   for (const Tokens& one : own_microbatches(batch_of(s, seed, trainer.steps()), s, trainer))
-    if (const Forward out = forward(trainer, one); out.losses.defined())
+    if (const Forward out = trainer.forward(one); out.losses.defined())
       for (const double loss : out.losses.values()) sum += loss;
   return mean_loss(sum, s, trainer.mesh());
 }

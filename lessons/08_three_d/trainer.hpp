@@ -3,28 +3,11 @@
 // embedding), the norm of all gradients, and the optimiser.
 #pragma once
 
-#include "06_pipeline/partition.hpp"
-#include "06_pipeline/worker.hpp"
 #include "07_data_parallel/buckets.hpp"
-#include "08_three_d/mesh.hpp"
+#include "08_three_d/config.hpp"
 #include "gpt/checkpoint.hpp"
 
 namespace tessera::three_d {
-
-using gpt::Chunk;
-using gpt::ModelConfig;
-using gpt::Parameter;
-using gpt::Tokens;
-
-struct TrainingConfig {
-  ModelConfig model;  // attention.options.batch: sequences of a microbatch; tokens: of the whole batch
-  pipeline::Schedule schedule = pipeline::Schedule::one_f_one_b;
-  int chunks = 1, microbatches = 1;  // microbatches of one replica
-  bool adamw = false;
-  double lr = 0.1, clip = 0;       // clip 0: the norm of the gradients is left alone
-  std::int64_t bucket = 16 << 10;  // bytes of gradients that one all-reduce over dp sums, at least
-  bool learns = true;              // false: no gradients, no optimiser
-};
 
 class Trainer {
  public:
@@ -36,7 +19,7 @@ class Trainer {
         plan_(pipeline::with_asynchronous_sends(
             make_plan(config.schedule, mesh.sizes.pp, config.microbatches, config.chunks))) {
     const int stages = mesh.sizes.pp, all = stages * config.chunks;
-    const auto partition = pipeline::even_partition(config.model.layers, all);
+    const auto partition = config.partition(stages);
     const auto virtual_stage = [&](int chunk) {
       return pipeline::virtual_stage(chunk, mesh.pp->rank(), stages);
     };
@@ -47,18 +30,15 @@ class Trainer {
                             virtual_stage(c) == 0, virtual_stage(c) == all - 1, tp_.rank(), tp_.size());
     const GradientBuffer buffer(elements, dtype);  // where the gradients made below will lie
     weights_ = TensorRow(elements, dtype, MemoryKind::weight);
-    for (int c = 0; c < config.chunks; ++c) {
-      const int at = virtual_stage(c);
-      chunks_.push_back(builder_.chunk(pipeline::layers_of(partition, at), at == 0, at == all - 1));
-    }
+    worker_ = config.parts.worker(builder_, config_, mesh_, tp_, dtype);
     gradients_ = buffer.all();
     if (!config.learns) return;
     buckets_ = data_parallel::Buckets(gradients_, parameters(), config.bucket);
     const MemoryScope scope(MemoryKind::optimizer);
-    const auto split = [&](const Tensor& all) {
-      TensorRow row(all);
+    const auto split = [&](const Tensor& row) {
+      TensorRow tensors(row);
       std::vector<Tensor> parts;
-      for (const Parameter& one : parameters()) parts.push_back(row.take(one.value));
+      for (const Parameter& one : parameters()) parts.push_back(tensors.take(one.value));
       return parts;
     };
     masters_ = cast(weights_.all(), gradients_.dtype());
@@ -87,11 +67,11 @@ class Trainer {
     hooks.reduce = [&] {
       buckets_.ready_from(0, *mesh_.dp);
       buckets_.finish();
+      config_.parts.sum_partials(parameters(), tp_);
       if (mesh_.embedding)  // the first and the last stage used the same matrix
         embedding().gradient.copy_from(mesh_.embedding->all_reduce(embedding().gradient));
     };
-    pipeline::Worker worker(*mesh_.pp, tp_, chunks_, config_.model, dtype());
-    return worker.run(plan_[static_cast<std::size_t>(mesh_.pp->rank())], microbatches, hooks);
+    return worker_->run(plan_[static_cast<std::size_t>(mesh_.pp->rank())], microbatches, hooks);
   }
 
   // task 08.norm (function, 4 points, 45 min): the root of the sum of squares of all gradients of the model,
@@ -134,7 +114,8 @@ class Trainer {
 
   const std::vector<Parameter>& parameters() const { return builder_.parameters; }
   const ModelConfig& model() const { return config_.model; }
-  const std::vector<Chunk>& chunks() const { return chunks_; }
+  /// Sends one microbatch through all virtual stages, forward only.
+  pipeline::Forward forward(const Tokens& batch) const { return worker_->forward(batch); }
   const TensorParallel& tp() const { return tp_; }
   const Mesh& mesh() const { return mesh_; }
   const data_parallel::Buckets& buckets() const { return buckets_; }
@@ -176,7 +157,7 @@ class Trainer {
   TensorParallel tp_;
   gpt::Builder builder_;
   pipeline::Plan plan_;
-  std::vector<Chunk> chunks_;
+  std::unique_ptr<pipeline::AnyWorker> worker_;
   TensorRow weights_;
   Tensor gradients_;  // (1, P_r)  of all parameters of this rank, in their order, as in the other rows
   data_parallel::Buckets buckets_;

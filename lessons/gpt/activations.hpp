@@ -19,20 +19,24 @@ struct KeptActivations {
 ///            Q K V, O                 4 n W/t   gelu, before and after  2 n F/t
 ///   dX       dY, dln_2, dH, dln_1     4 n W     dQ dK dV  3 n W/t     before the gelu  n F/t
 ///
+/// Where activations are cut by tokens (lesson 09), the rows of the first column are this rank's. What the
+/// products need of them is gathered beside: ln_1(X) and ln_2(H), unless they are gathered again; dY and dH.
 /// A number that stands for a row (a mean, a deviation, a loss) takes as much as `wide` elements.
 inline KeptActivations kept_activations(const ModelConfig& m, std::int64_t layers, bool last, int rank, int t,
                                         std::int64_t wide) {
-  const std::int64_t n = m.rows(), w = m.width(), f = m.ffn();
+  const std::int64_t n = m.rows(), own = m.own_rows(t), w = m.width(), f = m.ffn();
+  const std::int64_t normed = m.regather ? own : n, gathered = m.sequence_parallel ? n : 0;
   const std::int64_t ids = attention_heads::own_ids(m.vocabulary, rank, t).size();
   const auto& o = m.attention.options;
   const std::int64_t core = n * m.attention.heads / t * (o.streams() ? wide : o.seq);
-  KeptActivations all{layers * (n * (4 * w + 4 * wide) + (4 * n * w + 2 * n * f) / t + core),
-                      layers * (4 * n * w + (3 * n * w + n * f) / t)};
+  KeptActivations all{
+      layers * (own * (2 * w + 4 * wide) + normed * 2 * w + (4 * n * w + 2 * n * f) / t + core),
+      layers * (4 * own * w + 2 * gathered * w + (3 * n * w + n * f) / t)};
   if (last) {
-    all.forward +=
-        n * (2 * w + 2 * wide) + n * (ids + wide);  // X and ln_f(X); the probabilities and the losses
+    all.forward += own * (w + 2 * wide) + n * w;  // X and its means and deviations, ln_f(X)
+    all.forward += n * (ids + wide);              // the probabilities and the losses
     all.backward_input +=
-        n * w - n * wide;  // dln_f; the gradient of the logits takes the place of the probabilities
+        own * w - n * wide;  // dln_f; the gradient of the logits takes the place of the probabilities
   }
   return all;
 }

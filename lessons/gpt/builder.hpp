@@ -70,21 +70,23 @@ inline std::int64_t own_elements(const ModelConfig& m, std::int64_t layers, bool
 class Builder {
  public:
   Builder(const ModelConfig& config, const TensorParallel& tp, MakeWeight make)
-      : config_(config), rank_(tp.rank()), ranks_(tp.size()), make_(std::move(make)) {}
+      : config_(config), tp_(tp), make_(std::move(make)) {}
 
   std::vector<Parameter> parameters;  // of everything built so far, in the order of the model
 
   /// The layers [layers.begin, layers.end); the first chunk has the embedding, the last one the head.
-  Chunk chunk(Range layers, bool first, bool last) {
-    Chunk made;
-    if (first) made.embedding = embedding();
+  template <class Parts = TensorParallelParts>
+  ChunkOf<Parts> chunk(Range layers, bool first, bool last) {
+    ChunkOf<Parts> made;
+    if (first) made.embedding = embedding<typename Parts::Embedding>();
     auto& starts = block_starts_.emplace_back();
     for (std::int64_t l = layers.begin; l < layers.end; ++l) {
       starts.push_back(parameters.size());
-      made.blocks.push_back(block(format("h.{}.", l)));
+      made.blocks.push_back(block<typename Parts::Block>(format("h.{}.", l)));
+      Parts::set_up(made.blocks.back(), config_, tp_);
     }
     starts.push_back(parameters.size());
-    if (last) made.head = head();
+    if (last) made.head = head<typename Parts::Head>();
     made.positions = positions();
     made.tokens = config_.tokens;
     return made;
@@ -102,69 +104,74 @@ class Builder {
   bool has_embedding_copy() const { return has_copy_; }
 
  private:
+  template <class Norm>
   Norm norm(const std::string& name) {
     const Slice row = Slice::whole(1, config_.width());
     const Norm made{Placed<Replicated>(make_(name + ".weight", row)),
                     Placed<Replicated>(make_(name + ".bias", row))};
-    list(name + ".weight", row, made.weight.local(), made.dweight.local());
-    list(name + ".bias", row, made.bias.local(), made.dbias.local());
+    list(name + ".weight", row, made.weight.local(), made.dweight);
+    list(name + ".bias", row, made.bias.local(), made.dbias);
     return made;
   }
 
-  TransformerBlock block(const std::string& h) {
+  template <class Block>
+  Block block(const std::string& h) {
     const std::int64_t w = config_.width(), f = config_.ffn();
     const auto linear = [&](const std::string& name, const Slice& a, const Slice& c) {
       return std::pair{make_(h + name + ".weight", a), make_(h + name + ".bias", c)};
     };
-    const auto columns = [&](std::int64_t rows) { return Slice::columns(rows, f, rank_, ranks_); };
+    const auto columns = [&](std::int64_t rows) { return Slice::columns(rows, f, tp_.rank(), tp_.size()); };
     const auto qkv = [&](std::int64_t rows) {
-      return attention_heads::qkv_slice(rows, config_.attention, rank_, ranks_);
+      return attention_heads::qkv_slice(rows, config_.attention, tp_.rank(), tp_.size());
     };
-    const auto rows = [&](std::int64_t of) { return Slice::rows(of, w, rank_, ranks_); };
+    const auto rows = [&](std::int64_t of) { return Slice::rows(of, w, tp_.rank(), tp_.size()); };
     const Slice row = Slice::whole(1, w);
-    const Norm ln_1 = norm(h + "ln_1");
+    const auto ln_1 = norm<decltype(Block::ln_1)>(h + "ln_1");
     const auto [a, ca] = linear("attn.c_attn", qkv(w), qkv(1));
     const auto [o, co] = linear("attn.c_proj", rows(w), row);
-    const ParallelAttention attn(a, ca, o, co, attention_heads::own_heads(config_.attention, rank_, ranks_));
-    list(h + "attn.c_attn.weight", qkv(w), a, attn.dqkv());
-    list(h + "attn.c_attn.bias", qkv(1), ca, attn.dc_qkv());
-    list(h + "attn.c_proj.weight", rows(w), o, attn.c_proj.da.local());
-    list(h + "attn.c_proj.bias", row, co, attn.c_proj.dc.local());
-    const Norm ln_2 = norm(h + "ln_2");
+    const decltype(Block::attn) attn(a, ca, o, co,
+                                     attention_heads::own_heads(config_.attention, tp_.rank(), tp_.size()));
+    list(h + "attn.c_attn.weight", qkv(w), a, attn.c_attn.da);
+    list(h + "attn.c_attn.bias", qkv(1), ca, attn.c_attn.dc);
+    list(h + "attn.c_proj.weight", rows(w), o, attn.c_proj.da);
+    list(h + "attn.c_proj.bias", row, co, attn.c_proj.dc);
+    const auto ln_2 = norm<decltype(Block::ln_2)>(h + "ln_2");
     const auto [u, cu] = linear("mlp.c_fc", columns(w), columns(1));
     const auto [v, cv] = linear("mlp.c_proj", rows(f), row);
-    const mlp_block::ParallelMlp mlp{{u, cu}, {v, cv}};
-    list(h + "mlp.c_fc.weight", columns(w), u, mlp.fc1.da.local());
-    list(h + "mlp.c_fc.bias", columns(1), cu, mlp.fc1.dc.local());
-    list(h + "mlp.c_proj.weight", rows(f), v, mlp.fc2.da.local());
-    list(h + "mlp.c_proj.bias", row, cv, mlp.fc2.dc.local());
+    const decltype(Block::mlp) mlp{{u, cu}, {v, cv}};
+    list(h + "mlp.c_fc.weight", columns(w), u, mlp.fc1.da);
+    list(h + "mlp.c_fc.bias", columns(1), cu, mlp.fc1.dc);
+    list(h + "mlp.c_proj.weight", rows(f), v, mlp.fc2.da);
+    list(h + "mlp.c_proj.bias", row, cv, mlp.fc2.dc);
     return {ln_1, attn, ln_2, mlp};
   }
 
-  VocabParallelEmbedding embedding() {
+  template <class Embedding>
+  Embedding embedding() {
     const Slice wte = vocabulary_slice(), wpe = Slice::whole(config_.seq(), config_.width());
-    const VocabParallelEmbedding made{Placed<Shard<0>>(make_("wte.weight", wte)),
-                                      Placed<Replicated>(make_("wpe.weight", wpe))};
-    list("wte.weight", wte, made.wte.local(), made.dwte.local());
-    list("wpe.weight", wpe, made.wpe.local(), made.dwpe.local());
+    const Embedding made(
+        {Placed<Shard<0>>(make_("wte.weight", wte)), Placed<Replicated>(make_("wpe.weight", wpe))});
+    list("wte.weight", wte, made.wte.local(), made.dwte);
+    list("wpe.weight", wpe, made.wpe.local(), made.dwpe);
     if (config_.tied) head_weight_ = {made.wte, made.dwte};
     return made;
   }
 
-  VocabParallelHead head() {
-    const Norm ln_f = norm("ln_f");
+  template <class Head>
+  Head head() {
+    const auto ln_f = norm<decltype(Head::ln_f)>("ln_f");
     if (!head_weight_.first.local().defined()) {
       const std::string name = config_.tied ? "wte.weight" : "lm_head.weight";
       const Placed<Shard<0>> weight(make_(name, vocabulary_slice()));
       head_weight_ = {weight, zero_gradient(weight)};
-      list(name, vocabulary_slice(), head_weight_.first.local(), head_weight_.second.local());
+      list(name, vocabulary_slice(), head_weight_.first.local(), head_weight_.second);
       has_copy_ = config_.tied;
     }
-    return {ln_f, head_weight_.first, head_weight_.second};
+    return Head({ln_f, head_weight_.first, head_weight_.second});
   }
 
   Slice vocabulary_slice() const {
-    const Range ids = attention_heads::own_ids(config_.vocabulary, rank_, ranks_);
+    const Range ids = attention_heads::own_ids(config_.vocabulary, tp_.rank(), tp_.size());
     return {config_.vocabulary, config_.width(), {ids}, {{0, config_.width()}}};
   }
 
@@ -176,12 +183,13 @@ class Builder {
     return Tensor::of(config_.rows(), 1, at, DType::i32);
   }
 
-  void list(const std::string& name, const Slice& slice, const Tensor& value, const Tensor& gradient) {
-    parameters.push_back({name, slice, value, gradient});
+  template <class P>
+  void list(const std::string& name, const Slice& slice, const Tensor& value, const Placed<P>& gradient) {
+    parameters.push_back({name, slice, value, gradient.local(), is<P, Partial>});
   }
 
   ModelConfig config_;
-  int rank_, ranks_;
+  TensorParallel tp_;
   MakeWeight make_;
   std::pair<Placed<Shard<0>>, Placed<Shard<0>>> head_weight_;  // and its gradient, where this rank has them
   bool has_copy_ = false;

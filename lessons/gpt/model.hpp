@@ -12,23 +12,31 @@
 
 namespace tessera::gpt {
 
-using attention_heads::Norm;
-using attention_heads::ParallelAttention;
-using attention_heads::VocabParallelEmbedding;
-using attention_heads::VocabParallelHead;
-using TransformerBlock = attention_heads::TransformerBlock<>;
-
 /// The whole model, and the size of a microbatch: attention.options.batch sequences of .seq tokens.
 struct ModelConfig {
   attention_heads::AttentionShape attention;  // width W, heads
   std::int64_t layers = 8, vocabulary = 64;
-  std::int64_t tokens = 1;  // of the whole batch, over which the loss is the mean
-  bool tied = false;        // the head's weight is wte itself, as in GPT-2
+  std::int64_t tokens = 1;                           // of the whole batch, over which the loss is the mean
+  bool tied = false;                                 // the head's weight is wte itself, as in GPT-2
+  bool sequence_parallel = false, regather = false;  // lesson 09
 
   std::int64_t width() const { return attention.width; }
   std::int64_t ffn() const { return 4 * attention.width; }
   std::int64_t rows() const { return attention.tokens(); }  // n, the tokens of a microbatch
   std::int64_t seq() const { return attention.options.seq; }
+  /// The tokens of a microbatch that each of `tp` ranks holds between two blocks.
+  std::int64_t own_rows(int tp) const { return sequence_parallel ? rows() / tp : rows(); }
+};
+
+/// What a chunk is made of. Lesson 09 has other parts with the same functions.
+struct TensorParallelParts {
+  using Residual = Replicated;  // the placement of an activation between two blocks
+  using Embedding = attention_heads::VocabParallelEmbedding;
+  using Block = attention_heads::TransformerBlock<>;
+  using Head = attention_heads::VocabParallelHead;
+  /// The gradient of all tokens, which the embedding needs.
+  static Placed<Replicated> all_tokens(const Placed<Residual>& dx, const TensorParallel&) { return dx; }
+  static void set_up(Block&, const ModelConfig&, const TensorParallel&) {}  // more that a block needs to know
 };
 
 /// A weight by its name in GPT-2: the slice of it that this rank holds, and the gradient of that slice.
@@ -37,6 +45,7 @@ struct Parameter {
   std::string name;
   Slice slice;
   Tensor value, gradient;
+  bool partial = false;  // the gradient is a term of a sum over tp, which is owed once a step
 };
 
 /// Makes a rank's slice of a weight.
@@ -48,40 +57,46 @@ struct Tokens {
 };
 
 // begin chunk
-struct Chunk {
-  std::optional<VocabParallelEmbedding> embedding;  // of the first chunk
-  std::vector<TransformerBlock> blocks;
-  std::optional<VocabParallelHead> head;  // of the last chunk
-  Tensor positions;                       // (n, 1) i32
-  std::int64_t tokens = 1;                // of the whole batch
-  bool recompute = false;                 // keep the input alone, and run forward again in the backward
+template <class Parts = TensorParallelParts>
+struct ChunkOf {
+  using Residual = typename Parts::Residual;
+  std::optional<typename Parts::Embedding> embedding;  // of the first chunk
+  std::vector<typename Parts::Block> blocks;
+  std::optional<typename Parts::Head> head;  // of the last chunk
+  Tensor positions;                          // (n, 1) i32
+  std::int64_t tokens = 1;                   // of the whole batch
+  bool recompute = false;                    // keep the input alone, and run forward again in the backward
 
   /// What the backward needs of one microbatch.
   struct Saved {
-    Placed<Replicated> x;  // (n, W)  the input, where it is kept for the recomputation
+    Placed<Residual> x;  // (n, W)  the input, where it is kept for the recomputation
     Tokens batch;
-    std::vector<TransformerBlock::Saved> blocks;
-    VocabParallelHead::Saved head;
+    std::vector<typename Parts::Block::Saved> blocks;
+    typename Parts::Head::Saved head;
+    Tensor losses;          // (n, 1)  of the last chunk, until someone has taken them
     Placed<Replicated> dx;  // (n, W)  what the embedding's backward needs
   };
 
-  /// (n, W) -> (n, W). The first chunk makes it from ids, the last one returns the losses (n, 1).
-  Placed<Replicated> forward(const Placed<Replicated>& x, const Tokens& batch, Saved& saved,
-                             const TensorParallel& tp) const {
+  /// (n, W) -> (n, W). The first chunk makes it from ids, the last one leaves the losses in `saved`.
+  Placed<Residual> forward(const Placed<Residual>& x, const Tokens& batch, Saved& saved,
+                           const TensorParallel& tp) const {
     saved.batch = batch;
     if (!recompute) return run(x, saved, tp);
     saved.x = x;
-    Saved dropped{{}, batch, {}, {}, {}};
-    return run(x, dropped, tp);
+    Saved dropped{{}, batch, {}, {}, {}, {}};
+    const auto y = run(x, dropped, tp);
+    saved.losses = dropped.losses;
+    return y;
   }
 
   /// (n, W) -> (n, W), from the last layer to the first. `dy` is undefined on the last chunk, whose head
   /// makes it from the loss.
-  Placed<Replicated> backward_input(Placed<Replicated> dy, Saved& saved, const TensorParallel& tp) const {
+  Placed<Residual> backward_input(Placed<Residual> dy, Saved& saved, const TensorParallel& tp) const {
     if (recompute) run(saved.x, saved, tp);
+    saved.losses = {};
     if (head) dy = head->backward_input(saved.batch.targets, tokens, saved.head, tp);
     for (std::size_t l = blocks.size(); l-- > 0;) dy = blocks[l].backward_input(dy, saved.blocks[l], tp);
-    if (embedding) saved.dx = dy;
+    if (embedding) saved.dx = Parts::all_tokens(dy, tp);
     return dy;
   }
 
@@ -96,13 +111,16 @@ struct Chunk {
   }
 
  private:
-  Placed<Replicated> run(Placed<Replicated> x, Saved& saved, const TensorParallel& tp) const {
+  Placed<Residual> run(Placed<Residual> x, Saved& saved, const TensorParallel& tp) const {
     saved.blocks.resize(blocks.size());
     if (embedding) x = embedding->forward(saved.batch.ids, positions, tp);
     for (std::size_t l = 0; l < blocks.size(); ++l) x = blocks[l].forward(x, saved.blocks[l], tp);
-    return head ? head->forward(x, saved.batch.targets, saved.head, tp) : x;
+    if (!head) return x;
+    saved.losses = head->forward(x, saved.batch.targets, saved.head, tp).local();
+    return {};
   }
 };
 // end chunk
+using Chunk = ChunkOf<>;
 
 }  // namespace tessera::gpt

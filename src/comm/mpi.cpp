@@ -38,7 +38,7 @@ Launcher launcher() {
 void initialise(std::chrono::duration<double> timeout) {
   struct Library {
     explicit Library(std::chrono::duration<double> timeout) {
-      const Watchdog watchdog("MPI_Init_thread", timeout);
+      const auto guard = watchdog("MPI_Init_thread", timeout);
       int provided = 0;
       MPI_CHECK(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided));
       expect(provided >= MPI_THREAD_SERIALIZED, "this MPI was built without support for threads");
@@ -108,7 +108,7 @@ class MpiCommunicator final : public Communicator {
     const auto meeting = job_.post(call, group_, {}, {});
     meeting->wait();
     const Part part = part_of(meeting->theirs);
-    const Watchdog watchdog("MPI_Comm_split", job_.timeout());  // it blocks, but every rank has arrived
+    const auto guard = watchdog("MPI_Comm_split", job_.timeout());  // it blocks, but every rank has arrived
     MPI_Comm comm = MPI_COMM_NULL;
     MPI_CHECK(MPI_Comm_split(group_->data, call.color < 0 ? MPI_UNDEFINED : call.color, part.rank, &comm));
     if (comm == MPI_COMM_NULL) return nullptr;
@@ -125,7 +125,7 @@ class MpiCommunicator final : public Communicator {
 
 /// They share its cores.
 int ranks_on_this_machine(std::chrono::duration<double> timeout) {
-  const Watchdog watchdog("MPI_Comm_split_type", timeout);
+  const auto guard = watchdog("MPI_Comm_split_type", timeout);
   MPI_Comm machine = MPI_COMM_NULL;
   MPI_CHECK(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &machine));
   const int ranks = size_of(machine);
@@ -134,7 +134,7 @@ int ranks_on_this_machine(std::chrono::duration<double> timeout) {
 }
 
 std::shared_ptr<Group> world(std::chrono::duration<double> timeout) {
-  const Watchdog watchdog("MPI_Comm_dup", timeout);
+  const auto guard = watchdog("MPI_Comm_dup", timeout);
   MPI_Comm copy = MPI_COMM_NULL;
   MPI_CHECK(MPI_Comm_dup(MPI_COMM_WORLD, &copy));
   return std::make_shared<Group>(copy);

@@ -68,12 +68,13 @@ std::optional<std::string> next_message(Tag tag) {
   return text;
 }
 
-Watchdog::Watchdog(std::string call, std::chrono::duration<double> timeout)
-    : thread_([call = std::move(call), timeout](const std::stop_token& stop) {
-        if (!stopped_within(stop, timeout))
-          end_process({3, format("rank {} waits in {}, no progress for {:g} s", launched_rank(), call,
-                                 timeout.count())});
-      }) {}
+std::jthread watchdog(std::string call, std::chrono::duration<double> timeout) {
+  return std::jthread([call = std::move(call), timeout](const std::stop_token& stop) {
+    if (!stopped_within(stop, timeout))
+      end_process(
+          {3, format("rank {} waits in {}, no progress for {:g} s", launched_rank(), call, timeout.count())});
+  });
+}
 
 Group::Group(MPI_Comm owned) : data(owned) { MPI_CHECK(MPI_Comm_dup(data, &control)); }
 

@@ -58,7 +58,7 @@ bool Transfer::shares_channel(const Transfer& other) const {
   return !mine.point_to_point() || (mine.op == other.mine.op && mine.peer == other.mine.peer);
 }
 
-Job::Job(const LaunchOptions& options) : timeout_(options.timeout), verify_(options.verify), world_(options) {
+Job::Job(const LaunchOptions& options) : options_(options), world_(options) {
   MPI_CHECK(MPI_Comm_rank(MPI_COMM_WORLD, &rank_));
   MPI_CHECK(MPI_Comm_size(MPI_COMM_WORLD, &size_));
   world_.only(rank_);
@@ -68,7 +68,7 @@ Job::Job(const LaunchOptions& options) : timeout_(options.timeout), verify_(opti
 std::shared_ptr<Transfer> Job::post(Call call, std::shared_ptr<Group> group, Tensor in, Tensor out) {
   world_.enter(call);
   auto transfer = std::make_shared<Transfer>(*this, call, std::move(group), std::move(in), std::move(out));
-  transfer->exchange_headers(verify_);
+  transfer->exchange_headers(options_.verify);
   pending_.push_back(transfer);
   advance();  // MPI has no thread of its own, and moves data only inside our calls
   return transfer;
@@ -121,8 +121,8 @@ void Job::poll(const bool& done) {
       last_heard_[static_cast<std::size_t>(rank_)] = now;
       since = std::ranges::min(last_heard_);
     }
-    if (now - since > timeout_) stop(notice(Notice::timed_out, 3), std::nullopt, "");
-    if (!returned_ || now - asked < timeout_ / 4) continue;
+    if (now - since > options_.timeout) stop(notice(Notice::timed_out, 3), std::nullopt, "");
+    if (!returned_ || now - asked < options_.timeout / 4) continue;
     tell_all(notice(Notice::question));
     asked = now;
   }
@@ -143,7 +143,7 @@ std::shared_ptr<void> Job::busy(const std::string& what) {
       [this, busy = world_.busy(rank_, what), beat = notice(Notice::busy)](const std::stop_token& stop) {
         do {
           if (!waits_) tell_all(beat);
-        } while (!stopped_within(stop, timeout_ / 4));
+        } while (!stopped_within(stop, options_.timeout / 4));
       });
 }
 
@@ -209,9 +209,9 @@ void Job::stop(const Notice& mine, const std::optional<Notice>& heard,
   }
   std::string text = message;
   for (int rank = 0; rank < size_ && mine.kind == Notice::timed_out; ++rank)
-    text +=
-        format("{}rank {} {}", rank == 0 ? format("no progress for {:g} s: ", timeout_.count()) : "; ", rank,
-               all.count(rank) > 0 ? all.at(rank).doing : "did not answer: it computes, or it was stopped");
+    text += format(
+        "{}rank {} {}", rank == 0 ? format("no progress for {:g} s: ", options_.timeout.count()) : "; ", rank,
+        all.count(rank) > 0 ? all.at(rank).doing : "did not answer: it computes, or it was stopped");
   std::cerr << "error: " + text + "\n" << std::flush;
   // An exit would run MPI_Finalize, which waits for ranks that wait for this one.
   MPI_Abort(MPI_COMM_WORLD, mine.code);

@@ -1,6 +1,6 @@
 // Job is this process's side of an MPI job. A call becomes a Transfer: first a header that says what the rank
 // is about to do, which is compared on arrival, then the payload. Nothing here blocks except the calls that a
-// Watchdog guards: every wait polls all transfers under way, so that ranks may wait in different orders.
+// watchdog guards: every wait polls all transfers under way, so that ranks may wait in different orders.
 // Beside the calls the ranks exchange notices: a rank gives up, is busy, or answers what it is doing.
 #pragma once
 
@@ -46,14 +46,9 @@ enum Tag { notice_tag = 1, store_tag = 2 };
 void post_message(const std::string& bytes, int to, Tag tag);  ///< Does not wait; any thread may call it.
 std::optional<std::string> next_message(Tag tag);              ///< Of any process, or nothing yet.
 
-/// Ends the process with code 3 where a call of MPI that cannot be polled does not return in time.
-class Watchdog {
- public:
-  Watchdog(std::string call, std::chrono::duration<double> timeout);
-
- private:
-  std::jthread thread_;  // its destructor asks it to stop, and joins
-};
+/// Ends the process with code 3 where a call of MPI that cannot be polled does not return in time: unless the
+/// result dies before.
+[[nodiscard]] std::jthread watchdog(std::string call, std::chrono::duration<double> timeout);
 
 /// A group's two MPI communicators. Both see their collectives in call order, as MPI demands. On a single one
 /// a rank whose header completes early would post its payload where another rank still posts a later header.
@@ -119,7 +114,7 @@ class Job {
 
   int rank() const { return rank_; }
   int size() const { return size_; }
-  std::chrono::duration<double> timeout() const { return timeout_; }
+  std::chrono::duration<double> timeout() const { return options_.timeout; }
 
  private:
   using Time = std::chrono::time_point<std::chrono::steady_clock, std::chrono::duration<double>>;
@@ -134,8 +129,7 @@ class Job {
                          const std::string& message) const noexcept;
 
   int rank_ = 0, size_ = 0;
-  std::chrono::duration<double> timeout_;
-  bool verify_;
+  LaunchOptions options_;
   World world_;                                   // what this rank does
   std::list<std::shared_ptr<Transfer>> pending_;  // in call order
   bool returned_ = false;                         // the body has returned

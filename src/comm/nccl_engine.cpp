@@ -35,7 +35,8 @@ Engine::Engine(World& world, int world_rank, CudaDevice& device, Store& store, c
   CUDA_CHECK(cudaDeviceGetAttribute(&processors_, cudaDevAttrMultiProcessorCount, device_.ordinal()));
   device_.while_waiting = [this](Time began) { look(began, Patience::call); };
   device_.before_freeing = [this] {
-    says("waits until its calls under way are done, because it needs their GPU memory");
+    world_.back_at(world_rank_,
+                   "waits until its calls under way are done, because it needs their GPU memory");
     until([this] { return pending_.empty(); }, Patience::connection);
   };
 }
@@ -74,7 +75,7 @@ Channel& Engine::open(const std::string& key, const std::vector<int>& members, i
 }
 
 void Engine::connect(Channel& channel) {
-  says("connects to the other ranks of its group");
+  world_.back_at(world_rank_, "connects to the other ranks of its group");
   until([&] { return connected(channel); }, Patience::connection);
 }
 
@@ -111,7 +112,6 @@ std::shared_ptr<Task> Engine::post(Channel& channel, Call call, Tensor in, Tenso
   furnish(channel);
   auto task = std::make_shared<Task>(*this, channel, call, std::move(in), std::move(out));
   task->ready = device_.record();
-  said_.clear();
   channel.tasks.push_back(task);
   pending_.push_back(task);
   look(std::chrono::steady_clock::now(), Patience::call);
@@ -168,7 +168,7 @@ void Engine::look(Time began, Patience patience) {
       }) > 0)
     moved_ = now;
   const auto awaited = std::ranges::find_if(pending_, [](const auto& task) { return task->awaited; });
-  if (awaited != pending_.end()) says("waits in " + (*awaited)->doing);
+  if (awaited != pending_.end()) world_.back_at(world_rank_, "waits in " + (*awaited)->doing);
   const auto waited = now - std::max(began, moved_);
   if (patience == Patience::endless || waited < options_.timeout) return;
   if (patience == Patience::call && !stalled(waited)) return;
@@ -193,12 +193,6 @@ bool Engine::stalled(std::chrono::duration<double> waited) const {
   return false;
 }
 
-void Engine::says(const std::string& where) {
-  if (where == said_) return;
-  said_ = where;
-  world_.back_at(world_rank_, where);
-}
-
 void Engine::until(const std::function<bool()>& reached, Patience patience) {
   const auto began = std::chrono::steady_clock::now();
   while (!reached()) {
@@ -214,7 +208,7 @@ void Engine::wait(Task& task) {
   device_.wait(task.done);
   if (task.gathered.defined()) task.take_maximum();
   task.in = task.out = task.gathered = {};  // from here on the order of the compute stream protects them
-  says("is outside any call, after " + task.doing);
+  world_.back_at(world_rank_, "is outside any call, after " + task.doing);
 }
 
 void Engine::close() {

@@ -10,15 +10,17 @@
 
 #include <nccl.h>
 
+#include <cstring>
 #include <deque>
 #include <functional>
 #include <list>
+#include <map>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "comm/launch.hpp"
-#include "comm/nccl_store.hpp"
 #include "comm/world.hpp"
 #include "tensor/device_cuda.hpp"
 #include "tensor/error.hpp"
@@ -29,6 +31,40 @@ namespace tessera::nccl {
 /// polls Channel::settled before the next call on the same communicator.
 #define NCCL_CHECK(call) ::tessera::nccl::check((call), #call)
 void check(ncclResult_t result, const char* call, Where where = Where::here());
+
+/// Where ranks find NCCL's ids before they can talk through NCCL, as in PyTorch's stores. An id is an open
+/// socket with a thread that listens, until all its ranks have come; so it is made when a channel is first
+/// used, by the channel's first rank, and the others find it here.
+///
+/// The ranks of one process share a Store, and any thread may call it. The processes of an MPI job have one
+/// each, which the main thread calls: they send each other messages, an id and its key.
+class Store {
+ public:
+  explicit Store(bool processes) : processes_(processes) {}
+
+  /// Publishes an id under a key that no other id has; `reader`, a rank of the world, will ask for it.
+  void put(const std::string& key, const ncclUniqueId& id, int reader) {
+    const std::lock_guard lock(mutex_);
+    if (processes_ && reader != mpi::launched_rank())
+      mpi::send_message(std::string(id.internal, sizeof id.internal) + key, reader);
+    else
+      ids_[key] = id;
+  }
+  /// The id under the key, or nothing yet. Never waits.
+  std::optional<ncclUniqueId> get(const std::string& key) {
+    const std::lock_guard lock(mutex_);
+    while (const auto message = processes_ ? mpi::receive_message() : std::nullopt)
+      std::memcpy(ids_[message->substr(sizeof(ncclUniqueId))].internal, message->data(),
+                  sizeof(ncclUniqueId));
+    const auto found = ids_.find(key);
+    return found == ids_.end() ? std::nullopt : std::optional(found->second);
+  }
+
+ private:
+  bool processes_;
+  std::mutex mutex_;
+  std::map<std::string, ncclUniqueId> ids_;
+};
 
 class Engine;
 struct Channel;
@@ -108,7 +144,6 @@ class Engine {
   void advance(Channel& channel);
   void look(Time began, Patience patience);
   bool stalled(std::chrono::duration<double> waited) const;
-  void says(const std::string& where);
   void until(const std::function<bool()>& reached, Patience patience);
 
   World& world_;
@@ -122,7 +157,6 @@ class Engine {
   std::size_t slab_size_, slab_left_ = 0;     // in headers; of the last slab, what no channel has
   std::list<std::shared_ptr<Task>> pending_;  // in call order; not known to be done on the GPU
   Time moved_;                                // when a task was last found done
-  std::string said_;                          // where the rank is, as the world knows it
 };
 
 }  // namespace tessera::nccl

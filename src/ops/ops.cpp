@@ -24,14 +24,13 @@ void same(const char* op, const Tensor& a, const Tensor& b) {
          [&] { return format("{}: {} and {} are not of one shape and dtype", op, shape(a), shape(b)); });
 }
 
-void row_of(const char* op, const Tensor& row, const Tensor& x, DType dtype) {
+/// `sums`: the row adds up the rows of x, in the dtype that x is computed in.
+void row_of(const char* op, const Tensor& row, const Tensor& x, bool sums = false) {
   same_place(op, row, x);
-  expect(row.rows() == 1 && row.cols() == x.cols() && row.dtype() == dtype,
-         [&] { return format("{}: {} is not a row for {}", op, shape(row), shape(x)); });
+  expect(
+      row.rows() == 1 && row.cols() == x.cols() && row.dtype() == (sums ? arithmetic(x.dtype()) : x.dtype()),
+      [&] { return format("{}: {} is not a row for {}", op, shape(row), shape(x)); });
 }
-void row_of(const char* op, const Tensor& row, const Tensor& x) { row_of(op, row, x, x.dtype()); }
-/// A row that sums the rows of x.
-void sum_of(const char* op, const Tensor& sum, const Tensor& x) { row_of(op, sum, x, arithmetic(x.dtype())); }
 /// (N, 1)  a number for each row of x, in the dtype that x is computed in
 Tensor column(const Tensor& x) { return Tensor::empty(x.rows(), 1, arithmetic(x.dtype()), x.device()); }
 
@@ -56,8 +55,7 @@ struct Operand {
 
 void gemm(const Tensor& c, double beta, Operand a, Operand b) {
   floating("matmul", {&a.of, &b.of, &c});
-  same_place("matmul", a.of, b.of);
-  same_place("matmul", a.of, c);
+  for (const Tensor& x : {b.of, c}) same_place("matmul", a.of, x);
   expect(a.of.dtype() == b.of.dtype() &&
              (c.dtype() == a.of.dtype() || c.dtype() == arithmetic(a.of.dtype())) && a.cols() == b.rows() &&
              a.rows() == c.rows() && b.cols() == c.cols(),
@@ -122,7 +120,7 @@ Tensor sum_rows(const Tensor& x) {
 
 void add_sum_rows(const Tensor& sum, const Tensor& x) {
   floating("add_sum_rows", {&x});
-  sum_of("add_sum_rows", sum, x);
+  row_of("add_sum_rows", sum, x, true);
   kernels_of(x).sum_rows(sum, 1, x);
 }
 
@@ -154,10 +152,8 @@ double sum_of_squares(const std::vector<Tensor>& parts) {
   for (const Tensor& part : parts) {
     floating("sum_of_squares", {&part});
     same_place("sum_of_squares", part, parts[0]);
-    expect(part.is_contiguous() && part.dtype() == parts[0].dtype(), [&] {
-      return format("sum_of_squares: {} is not contiguous, or not of the dtype of {}", shape(part),
-                    shape(parts[0]));
-    });
+    const auto say = [&] { return format("sum_of_squares: {} beside {}", shape(part), shape(parts[0])); };
+    expect(part.is_contiguous() && part.dtype() == parts[0].dtype(), say);
   }
   return parts.empty() ? 0 : kernels_of(parts[0]).sum_of_squares(parts);
 }
@@ -191,8 +187,7 @@ void add_embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor
 
 LayerNorm layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, double epsilon) {
   floating("layer_norm", {&x});
-  row_of("layer_norm", gamma, x);
-  row_of("layer_norm", beta, x);
+  for (const Tensor& row : {gamma, beta}) row_of("layer_norm", row, x);
   LayerNorm result{empty_like(x), x, column(x), column(x)};
   kernels_of(x).layer_norm(result.y, result.mean, result.inverse_deviation, x, gamma, beta, epsilon);
   return result;
@@ -209,8 +204,7 @@ Tensor layer_norm_backward(const Tensor& dy, const LayerNorm& saved, const Tenso
 void add_layer_norm_weights(const Tensor& dgamma, const Tensor& dbeta, const Tensor& dy,
                             const LayerNorm& saved) {
   same("layer_norm_weights", dy, saved.x);
-  sum_of("layer_norm_weights", dgamma, dy);
-  sum_of("layer_norm_weights", dbeta, dy);
+  for (const Tensor& sum : {dgamma, dbeta}) row_of("layer_norm_weights", sum, dy, true);
   kernels_of(dy).layer_norm_gamma(dgamma, dy, saved.x, saved.mean, saved.inverse_deviation);
   kernels_of(dy).sum_rows(dbeta, 1, dy);
 }
@@ -291,18 +285,13 @@ void store(const Tensor& w, const Tensor& master) {
 }
 
 void sgd(const Tensor& w, const Tensor& velocity, const Tensor& g, double lr, double momentum) {
-  floating("sgd", {&w});
-  same("sgd", w, g);
-  same("sgd", w, velocity);
+  for (const Tensor& x : {g, velocity}) same("sgd", w, x);
   kernels_of(w).sgd(w, velocity, g, lr, momentum);
 }
 
 void adamw(const Tensor& w, const Tensor& m, const Tensor& v, const Tensor& g, const AdamW& options,
            std::int64_t step) {
-  floating("adamw", {&w});
-  same("adamw", w, g);
-  same("adamw", w, m);
-  same("adamw", w, v);
+  for (const Tensor& x : {g, m, v}) same("adamw", w, x);
   expect(step >= 1, "adamw: steps count from 1");
   kernels_of(w).adamw(w, m, v, g, options, step);
 }

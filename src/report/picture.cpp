@@ -100,7 +100,6 @@ Equation& Equation::add(const Block& block) {
 
 Equation& Equation::say(const std::string& sign) {
   terms.push_back({sign, {}, false});
-  terms.back().block.height = 0;
   return *this;
 }
 

@@ -19,7 +19,7 @@ struct Block {
   };
   std::string name, rows, cols;  // "A", "96", "192": written beside it
   Cut cut = Cut::replicated;
-  double height = 60, width = 60;
+  double height = 0, width = 0;
   int strips = 1;  ///< into how many strips the rows or columns of a rank are divided: its heads
 };
 

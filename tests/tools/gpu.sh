@@ -71,7 +71,8 @@ part_build() {
     grep -q 'built with.*CUDA' "$out/configure.log" || lacks cuda "nvcc, which CMake did not find"
   fi
   check build 470 cmake --build $build --parallel "$(nproc)" --target tessera_tests tessera_verify tessera_bench \
-    01_mlp 02_column_split 03_row_split 04_mlp_block 05_attention_heads 06_pipeline 07_data_parallel 08_three_d
+    01_mlp 02_column_split 03_row_split 04_mlp_block 05_attention_heads 06_pipeline 07_data_parallel 08_three_d \
+    09_sequence_parallel
 }
 
 part_suite() {
@@ -97,7 +98,8 @@ flags_of() {
     *) echo "--ranks $2" ;;
   esac
 }
-lessons=(01_mlp 02_column_split 03_row_split 04_mlp_block 05_attention_heads 06_pipeline 07_data_parallel 08_three_d)
+lessons=(01_mlp 02_column_split 03_row_split 04_mlp_block 05_attention_heads 06_pipeline 07_data_parallel 08_three_d
+  09_sequence_parallel)
 
 part_lessons() {
   local lesson ranks flags

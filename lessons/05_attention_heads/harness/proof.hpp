@@ -51,9 +51,10 @@ Attention build_layer(std::type_identity<Attention>, Proof& proof, const Sizes& 
   return {qkv, c_qkv, proj, c, own_heads(s.shape, rank, p), proof.exact() ? linear_core : Core{}};
 }
 
-template <class Attention>
-TransformerBlock<Attention> build_layer(std::type_identity<TransformerBlock<Attention>>, Proof& proof,
-                                        const Sizes& s, int rank) {
+template <class Attention, class... More>
+auto build_layer(std::type_identity<TransformerBlock<Attention, More...>>, Proof& proof, const Sizes& s,
+                 int rank) -> TransformerBlock<Attention, More...> {
+  using Norm = decltype(TransformerBlock<Attention, More...>::ln_1);
   const double scale = 1 / std::sqrt(static_cast<double>(s.w()));
   const auto norm = [&](const std::string& name) {
     const Placed<Replicated> weight(proof.weight<Replicated>(name + ".weight", "1W"));
@@ -84,14 +85,26 @@ Built<Layer> build(Proof& proof, const Communicator& comm, const Sizes& s) {
 
 // Checking.
 
-/// The gradients of attention's weights.
+/// The gradients of attention's weights, but for the bias behind the sum.
 template <class Attention>
 void attention_results(Proof& proof, const Communicator& comm, const Sizes& s, const Attention& layer) {
   const auto qkv = [&](std::int64_t rows) { return own_columns(rows, s, comm.rank(), comm.size()); };
   proof.result("dattn.c_attn.weight", "WQ", "dWqkv = X' [dQ dK dV]_i", layer.dqkv(), qkv(s.w()));
   proof.result("dattn.c_attn.bias", "1Q", "db    = sum [dQ dK dV]_i", layer.dc_qkv(), qkv(1));
   proof.result("dattn.c_proj.weight", "WW", "dWo   = O_i' dY", layer.c_proj.da);
-  proof.result("dattn.c_proj.bias", "1W", "dc    = sum dY", layer.c_proj.dc);
+}
+/// The same of the MLP.
+template <class Mlp>
+void mlp_results(Proof& proof, const Mlp& mlp) {
+  proof.result("dmlp.c_fc.weight", "WF", "dA    = ln_2(H)' [dP1, dP2]", mlp.fc1.da);
+  proof.result("dmlp.c_fc.bias", "1F", "dc1   = [sum dP1, sum dP2]", mlp.fc1.dc);
+  proof.result("dmlp.c_proj.weight", "FW", "dB    = [H1' dY; H2' dY]", mlp.fc2.da);
+}
+
+/// Elements of the weights of the attention or of the block on each of p ranks.
+inline std::int64_t all_weights(const Sizes& s, int p) {
+  const std::int64_t w = s.w(), mlp = (2 * w + 1) * 4 * w / p + w, norms = 4 * w;
+  return attention_weights(s, p) + (s.part == Part::block ? mlp + norms : 0);
 }
 
 /// The bytes of `halves` halves of a block, one of which is attention: each has one all-reduce in each pass.
@@ -113,6 +126,7 @@ void check(Proof& proof, Communicator& comm, const Sizes& s, const Attention& la
   proof.result("Y", "NW", "Y  = O1 Wo1 + O2 Wo2 + c", found.y);
   proof.result("dX", "NW", "dX = dQKV1 Wqkv1' + dQKV2 Wqkv2'", found.dx);
   attention_results(proof, comm, s, layer);
+  proof.result("dattn.c_proj.bias", "1W", "dc    = sum dY", layer.c_proj.dc);
   const Core core = proof.exact() ? linear_core : reference_core;
   proof.measured_baseline([=](const auto& in) { return reference(in, s, core); });
   for (const auto& [name, wrong] :
@@ -134,7 +148,7 @@ void check(Proof& proof, Communicator& comm, const Sizes& s, const Attention& la
     return s.n() * (4 * s.w() + 2 * own_qkv(s, over) + s.w() / over) +
            core_saved(s, over, proof.exact(), proof.wide());
   };
-  proof.expect_weights("Wqkv b Wo c", "dWqkv db dWo dc", attention_weights(s, 1), attention_weights(s, p),
+  proof.expect_weights("Wqkv b Wo c", "dWqkv db dWo dc", all_weights(s, 1), all_weights(s, p),
                        format("((W+1){} + W W/p + W)", s.shares_keys(p) ? "(W/p + 2 d)" : "(W + 2 KV)/p"));
   proof.expect_memory(MemoryKind::activation, "X dX Y dY QKV dQKV O P", activations(1) * e,
                       activations(p) * e, format("{} (N (4 W + 2 QKV_i + W/p) + P_i)", e));
@@ -147,9 +161,8 @@ void check(Proof& proof, Communicator& comm, const Sizes& s, const TransformerBl
   proof.result("Y", "NW", "Y  = H + mlp(ln_2 H), H = X + attn(ln_1 X)", found.y);
   proof.result("dX", "NW", "dX = dH + ln_1' attn' dH", found.dx);
   attention_results(proof, comm, s, block.attn);
-  proof.result("dmlp.c_fc.weight", "WF", "dA    = ln_2(H)' [dP1, dP2]", block.mlp.fc1.da);
-  proof.result("dmlp.c_fc.bias", "1F", "dc1   = [sum dP1, sum dP2]", block.mlp.fc1.dc);
-  proof.result("dmlp.c_proj.weight", "FW", "dB    = [H1' dY; H2' dY]", block.mlp.fc2.da);
+  proof.result("dattn.c_proj.bias", "1W", "dc    = sum dY", block.attn.c_proj.dc);
+  mlp_results(proof, block.mlp);
   proof.result("dmlp.c_proj.bias", "1W", "dc2   = sum dY", block.mlp.fc2.dc);
   double apart = 0;
   for (const auto& [name, gradient] : {std::pair{"dln_1.weight", &block.ln_1.dweight},
@@ -166,16 +179,13 @@ void check(Proof& proof, Communicator& comm, const Sizes& s, const TransformerBl
   expect_sums(proof, s, 2);
   const std::int64_t e = proof.element_bytes(), n = s.n(), w = s.w(), f = 4 * w;
   const int p = proof.ranks();
-  const auto weights = [&](int over) {
-    return attention_weights(s, over) + (2 * w + 1) * f / over + w + 4 * w;
-  };
   // X dX Y dY, H dH, the output of each norm and its gradient; with dropout, also what dropout leaves of dY.
   const std::int64_t whole = s.shape.options.dropout > 0 ? 11 : 10, norms = 4 * proof.wide();
   const auto activations = [&](int over) {
     return n * (whole * w + 2 * own_qkv(s, over) + w / over + 3 * f / over + norms) +
            core_saved(s, over, false, proof.wide());
   };
-  proof.expect_weights("all weights", "their gradients", weights(1), weights(p),
+  proof.expect_weights("all weights", "their gradients", all_weights(s, 1), all_weights(s, p),
                        "(attention + ((2 W + 1) F/p + W) + 4 W)");
   proof.expect_memory(MemoryKind::activation, "activations", activations(1) * e, activations(p) * e,
                       format("{} (N ({} W + 2 QKV_i + W/p + 3 F/p + {}) + P_i)", e, whole, norms));

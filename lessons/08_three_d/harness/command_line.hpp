@@ -2,6 +2,7 @@
 #pragma once
 
 #include "08_three_d/config.hpp"
+#include "gpt/checkpoint.hpp"
 #include "gpt/harness/command_line.hpp"
 #include "tensor/file.hpp"
 
@@ -36,6 +37,9 @@ inline void add_flags(App& app, Config& s, Arguments& arguments) {
   flags.text("--resume", s.resume, "DIR", "go on from the checkpoint there, under any cut");
   flags.real("--lr", t.lr, 0, 1e3, "learning rate");
   flags.real("--clip", t.clip, 0, 1e9, "largest norm of the gradients; 0: any");
+  flags.toggle("--sequence-parallel", t.model.sequence_parallel,
+               "cut activations by tokens over tp: lesson 09");
+  flags.toggle("--regather", t.model.regather, "there: keep a rank's tokens only, gather X again");
   flags.size("--bucket", t.bucket, "of gradients that are summed over dp in one call");
 }
 
@@ -110,6 +114,12 @@ inline void apply_arguments(Config& s, const Arguments& arguments, const Flags& 
     throw UsageError(
         format("--batch {} cannot be shared out over {} replicas of {} microbatches: --batch {} would work",
                s.batch, dp, t.microbatches, (s.batch / parts + 1) * parts));
+  if (m.regather && !m.sequence_parallel)
+    throw UsageError("--regather is of --sequence-parallel: both together would work");
+  if (m.sequence_parallel && m.rows() % tp != 0)
+    throw UsageError(
+        format("--sequence-parallel cuts the {} tokens of a microbatch over --tp {}: --seq {} would work",
+               m.rows(), tp, (s.seq() / tp + 1) * tp));
   if (!s.resume.empty() && !std::filesystem::exists(gpt::checkpoint_file(s.resume)))
     throw UsageError("--resume " + s.resume +
                      ": there is no checkpoint.safetensors; a folder that --save wrote would work");

@@ -39,6 +39,7 @@ inline void check_first_step(Proof& proof, const Mesh& mesh, const Config& s) {
   proof.expect_optimizer("optimiser", s.training.adamw ? 2 : 1, whole, mine, own_formula);
   TrainingConfig unsplit = s.training;
   unsplit.chunks = 1, unsplit.schedule = pipeline::Schedule::one_f_one_b;
+  unsplit.model.sequence_parallel = unsplit.model.regather = false;
   proof.expect_memory(
       MemoryKind::activation, "activations",
       activations_predicted(unsplit, {1, 1, 1}, 0, 0, proof.wide()) * e,
@@ -65,15 +66,29 @@ inline void expect_pass(Proof& proof, const Config& s, const std::string& phase,
   const ModelConfig& m = s.training.model;
   const std::int64_t t = s.sizes.tp, v = s.training.chunks, e = proof.element_bytes(), n = m.rows(),
                      nw = n * m.width(), sums = 2 * m.layers + 1, calls = forward ? 3 : 0,
-                     losses = calls * proof.wide(), sends = all * t * (s.sizes.pp * v - 1);
+                     losses = calls * proof.wide(), sends = all * t * (s.sizes.pp * v - 1),
+                     rows = m.own_rows(s.sizes.tp);
+  if (s.sizes.pp > 1)
+    proof.expect_traffic(
+        phase, "send", forward ? "activations" : "gradients", sends, sends * rows * m.width() * e,
+        format("{} x {}({}pp-1) {} n W", count, m.sequence_parallel ? "" : "tp ", v > 1 ? "v " : "", e),
+        "pp");
+  if (m.sequence_parallel) {  // each sum is a reduce-scatter, and a gather at the other end of its layers
+    const std::int64_t again = m.regather && !forward ? 2 * m.layers : 0;
+    for (const auto& [op, label, times] : {std::tuple{"all_gather", "in front of columns", sums + again},
+                                           {"reduce_scatter", "behind rows", sums}})
+      proof.expect_traffic(phase, op, label, all * times, all * times * (t - 1) * nw * e,
+                           format("{} x (tp-1) {} ({} L + 1) n W", count, e, (times - 1) / m.layers), "tp");
+    if (forward)
+      proof.expect_traffic(phase, "all_reduce", "loss", all * calls, all * 2 * (t - 1) * losses * n * e,
+                           format("{} x 2 (tp-1) {} {} n", count, e, losses), "tp");
+    return;
+  }
   proof.expect_traffic(phase, "all_reduce", forward ? "blocks, embedding, loss" : "blocks, head",
                        all * (sums + calls), all * 2 * (t - 1) * (sums * nw + losses * n) * e,
                        format("{} x 2 (tp-1) {} {}", count, e,
                               forward ? format("((2 L + 1) n W + {} n)", losses) : "(2 L + 1) n W"),
                        "tp");
-  if (s.sizes.pp > 1)
-    proof.expect_traffic(phase, "send", forward ? "activations" : "gradients", sends, sends * nw * e,
-                         format("{} x tp ({}pp-1) {} n W", count, v > 1 ? "v " : "", e), "pp");
 }
 
 /// All sums over tp, pp, the embedding group and dp of `steps` steps. `buckets`: of all groups of dp
@@ -85,6 +100,10 @@ inline void expect_traffic_by_axis(Proof& proof, const Config& s, std::int64_t s
   const std::string each = format("{} x ", steps), microbatches = format("{} dp m", steps);
   expect_pass(proof, s, "fwd", all, microbatches);
   expect_pass(proof, s, "bwd", all, microbatches, false);
+  if (m.sequence_parallel)
+    proof.expect_traffic("bwd", "all_reduce", "norms, late biases", steps * p * d,
+                         steps * d * 2 * (t - 1) * (6 * m.layers + 2) * w * g,
+                         format("{}2 dp (tp-1) {} (6 L + 2) W", each, g), "tp");
   if (p > 1)
     proof.expect_traffic("bwd", "all_reduce", "tied embedding", steps * t * d,
                          steps * d * 2 * m.vocabulary * w * g, format("{}2 dp {} V W", each, g), "embedding");
@@ -105,7 +124,7 @@ inline void expect_traffic_by_axis(Proof& proof, const Config& s, std::int64_t s
 inline void expect_sampling_traffic(Proof& proof, const Config& s) {
   const std::int64_t t = s.sizes.tp, p = s.sizes.pp, all = s.sample * s.sizes.dp;
   expect_pass(proof, s, "sample", all, format("{} dp", s.sample));
-  proof.expect_traffic("sample", "all_gather", "who has the largest", all, all * (t - 1) * t * 16,
+  proof.expect_traffic("draw", "all_gather", "who has the largest", all, all * (t - 1) * t * 16,
                        format("{} dp x (tp-1) tp 16", s.sample), "tp");
   proof.expect_traffic("sample", "broadcast", "the id", all * t, all * t * (p - 1) * 4,
                        format("{} dp x tp (pp-1) 4", s.sample), "pp");

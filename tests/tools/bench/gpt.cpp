@@ -4,7 +4,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
-#include "08_three_d/config.hpp"
+#include "08_three_d/generate.hpp"
 #include "messages.hpp"
 #include "report/table.hpp"
 #include "tensor/error.hpp"

@@ -1,7 +1,7 @@
 // Lesson 08's trainer on made-up text, cut as wanted; and attention by itself.
 #pragma once
 
-#include "08_three_d/config.hpp"
+#include "08_three_d/generate.hpp"
 #include "bench.hpp"
 #include "ops/attention.hpp"
 

@@ -1,0 +1,96 @@
+// Shared by the tests that cut a GPT three ways: one step under every cut, against the whole's.
+#pragma once
+
+#include <cmath>
+
+#include "08_three_d/generate.hpp"
+#include "gpt/harness/reference.hpp"
+#include "models.hpp"
+#include "support.hpp"
+
+namespace tessera::test {
+
+/// A step in f64: the model and its batch on the host, which is 8 microbatches that the replicas share.
+struct Step {
+  gpt::ModelConfig model;  // 8 layers; options.batch: sequences of the whole batch
+  gpt::MakeWeight make;
+  gpt::Tokens batch;
+  Named<Tensor> results;  // what must come out: "loss" (1, 1), and for each weight "d" + its name
+
+  Named<Tensor> reference() const {
+    const Inputs<Tensor> weights = [&](const std::string& name) {
+      for (const auto& info : gpt::weights_of(model))
+        if (info.name == name) return make(name, Slice::whole(info.rows, info.cols));
+      throw Error("no weight " + name);
+    };
+    return gpt::reference_step(weights, model, batch).results;
+  }
+};
+
+/// No element of `actual` is off by more than `relative` times `most`, the largest of the whole tensor of
+/// which `truth` may be a slice.
+inline void expect_close(const std::string& name, const Tensor& actual, const Tensor& truth, double most,
+                         double relative) {
+  const double error = largest_difference(actual, truth);
+  expect(most > 0 && error <= relative * most,
+         format("{} is off by {:g}, the largest is {:g}", name, error, most));
+}
+
+/// The step on one rank of the mesh: every gradient that it holds, the loss and the norm are the whole's.
+inline void expect_whole(const Step& step, const three_d::Mesh& mesh, const three_d::TrainingConfig& training,
+                         double relative) {
+  three_d::Trainer trainer(mesh, training, DType::f64, step.make);
+  const auto mine =
+      three_d::own_microbatches(step.batch, {.sizes = mesh.sizes, .training = training}, trainer);
+  const Tensor sum = mesh.dp->all_reduce(Tensor::of(1, 1, {trainer.gradients(mine)}));
+  for (const gpt::Parameter& one : trainer.parameters()) {
+    const Tensor& truth = step.results.at("d" + one.name);
+    expect_close(one.name, one.gradient, one.slice.extract(truth), largest(truth), relative);
+  }
+  const Tensor& loss = step.results.at("loss");
+  if (mesh.pp->rank() == mesh.sizes.pp - 1)
+    expect_close("loss", scale(sum, 1.0 / step.model.tokens), loss, largest(loss), relative);
+  double squares = 0;
+  for (const auto& [name, truth] : step.results)
+    if (name != "loss")
+      for (const double g : truth.values()) squares += g * g;
+  const double norm = std::sqrt(squares);
+  expect_close("the norm", Tensor::of(1, 1, {trainer.norm()}), Tensor::of(1, 1, {norm}), norm, relative);
+}
+
+/// f for every factorisation of 1, 2, 4 and 8 ranks and every schedule that a model of 8 layers and a batch
+/// of 8 microbatches, each the batch of `model`, allow.
+template <class F>
+void under_every_cut(const gpt::ModelConfig& model, const F& f) {
+  Thin thin;
+  for (const int ranks : {1, 2, 4, 8})
+    for (const three_d::ParallelSizes& sizes : factorisations(ranks))
+      for (const auto& [schedule, name] : pipeline::schedule_names) {
+        const bool interleaved = schedule == pipeline::Schedule::interleaved;
+        three_d::TrainingConfig training{.model = model, .schedule = schedule};
+        training.chunks = interleaved ? 2 : 1;
+        training.microbatches = 8 / sizes.dp;
+        if (interleaved && (sizes.pp == 1 || sizes.pp * 2 > 8 || training.microbatches % sizes.pp != 0))
+          continue;
+        if (thin.skips()) continue;
+        INFO(name, ", ", text(sizes));
+        f(ranks, sizes, training);
+      }
+}
+
+/// expect_whole on every rank under every cut. `compose` may make another trainer of it.
+inline void check_every_cut(
+    const Step& step, double relative,
+    const std::function<void(three_d::TrainingConfig&)>& compose = [](three_d::TrainingConfig&) {}) {
+  gpt::ModelConfig model = step.model;
+  model.attention.options.batch /= 8;
+  under_every_cut(model,
+                  [&](int ranks, const three_d::ParallelSizes& sizes, three_d::TrainingConfig& training) {
+                    compose(training);
+                    CHECK(message_of(ranks, [&](Communicator& world) {
+                            expect_whole(step, three_d::Mesh(world, sizes), training, relative);
+                          }) == "");
+                  });
+}
+
+}  // namespace tessera::test
