@@ -22,8 +22,8 @@ struct Call {
   AttentionTile all;
   View<S> q, k, v, o, dy, dq, dk, dv;
   View<T> log_sum, delta;
-  int seq, d, group, width;
-  int b, h, index, column;
+  int seq, d, group, width = 0;
+  int b = 0, h = 0, index = 0, column = 0;
 
   __device__ void find(int heads) {
     const int parts = (d + width - 1) / width, tiles = (seq + Tile<T>::side - 1) / Tile<T>::side;
