@@ -218,7 +218,11 @@ refused '--heads 5 does not divide --width 32: --width 35 would work' "${eight[@
 refused '--schedule dualpipe: gpipe\|1f1b\|interleaved\|zb-h1 would work' "${eight[@]}" --schedule dualpipe
 refused '--tp 65: a whole number from 1 to 64' "${eight[@]}" --tp 65
 refused '75 bytes are less than a sequence: --seq 74 or less would work' "${eight[@]}" --seq 80
-refused '--text nothing: cannot be read' 08_three_d --text nothing
+refused '--text nothing: cannot read nothing: No such file' 08_three_d --text nothing
+for text in "$scratch/pipe" /dev/zero "$scratch/folder"; do
+  refused 'it is no regular file; any file of 64 bytes' 01_mlp --text "$text"
+  refused 'it is no regular file; a file of uint16 ids' 08_three_d --tokens "$text"
+done
 refused '--resume nowhere: ' "${eight[@]}" --resume nowhere
 refused '--regather is of --sequence-parallel: both together would work' "${eight[@]}" --regather
 refused '--sequence-parallel cuts the 31 tokens of a microbatch over --tp 2: --seq 32 would work' "${eight[@]}" \
@@ -239,14 +243,17 @@ refused '--vocab 0: a whole number from 1 to 65536' "${eight[@]}" --vocab 0
 refused '--vocab 3 leaves some of 4 ranks without an id: --vocab 4 or more would work' "${eight[@]}" --vocab 3 --tp 4
 eight=(08_three_d --json x --trace w)
 printf '\1\0\2\0\144\0\3\0%s' "$(printf 'A%.0s' {1..80})" >"$scratch/ids"  # 1 2 100 3, then 16705 over and over
-refused '--tokens nothing: cannot be read; a file of uint16 ids would work' "${eight[@]}" --tokens nothing
+refused '--tokens nothing: cannot read nothing: No such file .*; a file of uint16 ids would work' "${eight[@]}" --tokens nothing
 refused '--tokens .* needs --vocab, how many ids there are: its largest is 16705' "${eight[@]}" --tokens "$scratch/ids"
 refused 'id 16705 at place 4 is outside of a vocabulary of 256: --vocab 16706 or more would work' "${eight[@]}" \
   --tokens "$scratch/ids" --vocab 256
 refused '44 ids are less than a sequence: --seq 43 or less would work' "${eight[@]}" --tokens "$scratch/ids" --vocab 16706 --seq 44
 refused '--text and --tokens: one of them would work' "${eight[@]}" --tokens "$scratch/ids" --text "$scratch/text"
 printf abc >"$scratch/odd"
-refused 'has 3 bytes, an odd number; uint16 ids take two each' "${eight[@]}" --tokens "$scratch/odd" --vocab 256
+refused 'has 3 bytes, no multiple of 2; uint16 ids take two each' "${eight[@]}" --tokens "$scratch/odd" --vocab 256
+printf '\1\0\0\0\2\0\0\0\3\0\0\0\2\0\0\0' >"$scratch/wide"
+refused 'every second id is 0, .*: --token-bytes 4 would work' "${eight[@]}" --tokens "$scratch/wide" --vocab 256 --seq 3
+"$bin/08_three_d" --tokens "$scratch/wide" --vocab 256 --seq 3 --token-bytes 4 --steps 1 --quiet >/dev/null
 : >"$scratch/none"
 refused '0 ids are too few; two or more would work' "${eight[@]}" --tokens "$scratch/none" --vocab 256
 
@@ -262,17 +269,46 @@ refused 'has a width of 32, no multiple of GPT-2.s 64 a head: give its --heads' 
 for wrong in '--layers 4.* has 8' '--width 64.* has 32' '--vocab 300.* has 67' '--seq 13.* has 12 positions: --seq 12 or less'; do
   refused "$wrong" "${eight[@]}" "$gpt2" --heads 8 ${wrong%%.*}
 done
+mkdir "$scratch/hf"
+cp "$gpt2" "$scratch/hf/model.safetensors"
+echo '{"n_head": 4, "layer_norm_epsilon": 0.1}' >"$scratch/hf/config.json"
+refused '--heads 8: --weights .* has 4; without --heads it would work' "${eight[@]}" "$scratch/hf/model.safetensors" --heads 8
+"$bin/08_three_d" --weights "$scratch/hf/model.safetensors" --tokens "$fixtures/gpt2/tokens.bin" --steps 2 --quiet >/dev/null
+echo '{"n_head": 4, "activation_function": "relu"}' >"$scratch/hf/config.json"
+refused 'has the activation_function relu: gelu_new would work' "${eight[@]}" "$scratch/hf/model.safetensors"
 refused 'byte 119 at place .* is outside of a vocabulary of 67' "${eight[@]}" "$gpt2" --heads 8
-refused 'there is no checkpoint.safetensors' "${eight[@]}" "$gpt2" --heads 8 --resume "$scratch"
+refused 'there is no checkpoint.safetensors' "${eight[@]/--weights/--resume}" "$scratch"
 for flag in --save --dump --svg; do
   refused "--eval trains nothing: without $flag it would work" 08_three_d --text "$scratch/text" --eval $flag "$scratch/folder/x"
 done
 
 # A checkpoint of another model; one that is whole serves any cut, and as --weights.
 "$bin/08_three_d" --text "$scratch/text" --steps 2 --save "$scratch/run" --quiet >/dev/null
-refused ' is .* f32, this model.s is .*: a checkpoint of the same sizes would work' \
-  08_three_d --text "$scratch/text" --resume "$scratch/run" --width 16
-refused 'has more than 2 layers' 08_three_d --text "$scratch/text" --resume "$scratch/run" --layers 2
+for size in '--width 16' '--layers 2' '--vocab 300'; do
+  refused "$size: --resume .* has .*; without ${size% *} it would work" 08_three_d --text "$scratch/text" \
+    --resume "$scratch/run" $size
+done
+for steps in 0 1 2; do
+  refused "--resume .* has done 2 steps, and --steps $steps counts from the first one: --steps 3 or more would work" \
+    08_three_d --text "$scratch/text" --resume "$scratch/run" --steps $steps
+done
+"$bin/08_three_d" --text "$scratch/text" --resume "$scratch/run" --steps 3 --quiet >/dev/null
+"$bin/08_three_d" --text "$scratch/text" --resume "$scratch/run" --steps 2 --eval --quiet >/dev/null
+# It knows its run: what contradicts it is refused, or said where it may change.
+for flag in '--heads 2' '--batch 32' '--seq 16' '--seed 7' '--optimizer adamw'; do
+  refused "$flag: --resume .* has .*; without ${flag% *} it would work" 08_three_d --text "$scratch/text" \
+    --resume "$scratch/run" --steps 4 $flag
+done
+"$bin/08_three_d" --text "$scratch/file" --resume "$scratch/run" --steps 4 --lr 0.05 >"$scratch/out"
+grep -qE 'goes on after step 2, with --lr 0.05 in place of 0.1, with text 65 ids, CRC-32 .* in place of 75 ids' "$scratch/out"
+"$bin/08_three_d" --text "$scratch/text" --steps 2 --heads 8 --batch 24 --microbatches 3 --optimizer adamw --lr 0.003 --seed 5 \
+  --seq 16 --save "$scratch/other" --quiet >/dev/null
+"$bin/08_three_d" --text "$scratch/text" --resume "$scratch/other" --steps 4 --microbatches 3 --json "$scratch/json" --quiet >/dev/null
+for fact in '"heads": 8' '"batch": 24' '"seed": 5' '"seq": 16' '"lr": 0.003' '"optimizer": "adamw"'; do
+  grep -q "$fact" "$scratch/json" || { echo "a resumed run forgets $fact"; faults=$((faults + 1)); }
+done
+# The folder that a run resumes may be the one where it saves.
+"$bin/08_three_d" --text "$scratch/text" --steps 4 --resume "$scratch/run" --save "$scratch/run" --quiet >/dev/null
 refused '--weights and --resume: each says where the model begins' 08_three_d --text "$scratch/text" --heads 4 \
   --resume "$scratch/run" --weights "$scratch/run/checkpoint.safetensors"
 "$bin/08_three_d" --text "$scratch/text" --weights "$scratch/run/checkpoint.safetensors" --heads 4 --eval --tp 4 --quiet >/dev/null

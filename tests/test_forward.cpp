@@ -1,6 +1,8 @@
 // Lesson 08 at work: token files, GPT-2's weights from a file,
 // the loss of a text and texts of its own, under every cut.
+#include <filesystem>
 #include <fstream>
+#include <map>
 
 #include "08_three_d/harness/layouts.hpp"
 #include "directory.hpp"
@@ -44,6 +46,7 @@ Config pretrained(const std::string& file = hugging_face) {
                                .seq = s.weights->positions,
                                .tied = true});
   s.training.model.tokens = 192;
+  s.training.model.positions = s.weights->positions;
   s.eval = true;
   s.text = gpt::read_tokens(fixtures + "gpt2/tokens.bin");
   return s;
@@ -80,10 +83,34 @@ TEST_CASE("token files: nanoGPT's, llm.c's, and what is neither") {
   CHECK(ids_in(llm_c(3, 0)) == Ids{7, 8, 50256});
   CHECK(contains(fault(llm_c(1, 7)), "llm.c's version 7; version 1"));
   CHECK(contains(fault(llm_c(2, 4)), "llm.c's header promises 4 ids, there are 3"));
+  CHECK(contains(fault(llm_c(2, -1)), "llm.c's header promises 4294967295 ids, there are 3"));
+  CHECK(contains(fault(llm_c(0, 20240522)), "is llm.c's file of an evaluation"));
   CHECK(fault(llm_c(0, 20240521)).empty());  // not llm.c's: ids like any other
-  CHECK(contains(fault("abc"), "has 3 bytes, an odd number"));
-  for (const char* path : {"/tmp", "/nowhere/x"})
-    CHECK(contains(message_from([&] { gpt::read_tokens(path); }), "cannot be read"));
+  const auto llama = [](int id) {
+    std::vector<int> header(256);
+    header[0] = 20240801, header[1] = 7, header[2] = 3;
+    return little_endian(header, 4) + little_endian({7, id, 50256}, 4);
+  };
+  CHECK(ids_in(llama(8)) == Ids{7, 8, 50256});
+  CHECK(contains(fault(llama(128000)), "id 128000 at place 1 is no uint16"));
+  CHECK(contains(fault("abc"), "has 3 bytes, no multiple of 2"));
+  for (const std::string path : {"/tmp", "/nowhere/x", "/dev/zero"})
+    CHECK(contains(message_from([&] { gpt::read_tokens(path); }), "cannot read " + path));
+  for (const std::string begin : {"\x93NUMPY\1", "PK\3\4", "PAR1", "ARROW1", "MMIDIDX", "\x1f\x8b"})
+    CHECK(contains(fault(begin + std::string(60, '\1')), "a file of its ids alone"));
+
+  // Wider ids without a header are no uint16; with their width they are read.
+  const std::vector<int> ids_of_text = {464, 2068, 7586, 21831, 18045, 625};
+  for (const int bytes : {4, 8}) {
+    std::string wide;
+    for (const int id : ids_of_text) wide += little_endian({id}, 4) + std::string(bytes - 4, '\0');
+    CHECK(contains(
+        fault(wide),
+        format("every second id is 0, as where ids take more bytes: --token-bytes {} would", bytes)));
+    const Scratch file(wide);
+    CHECK(gpt::read_tokens(file.path, bytes).ids == Ids(ids_of_text.begin(), ids_of_text.end()));
+    CHECK(gpt::read_tokens(file.path, 2).size() == bytes / 2 * 6);
+  }
 
   const auto ids = [](const Ids& all, std::int64_t vocabulary, std::int64_t seq) {
     return message_from([&] { gpt::check_ids({all, false}, vocabulary, seq, "--tokens x"); });
@@ -201,7 +228,7 @@ TEST_CASE("weights: prefix, masks, an equal head and f64 are taken, what is no s
                    format("there is no {}; a GPT-2 with Hugging Face's names would work", name)));
   CHECK(contains(without("h.7.ln_1.weight"), "has 11 tensors that no GPT-2 of 7 layers has"));
   CHECK(contains(with("h.0.mlp.c_fc.weight", Tensor::zeros(128, 32, DType::f64)),
-                 "h.0.mlp.c_fc.weight is (128, 32) f64: (32, 128) in BF16, F32 or F64 would work"));
+                 "h.0.mlp.c_fc.weight is (128, 32) f64: (32, 128) of floating point would work"));
   CHECK(contains(with("ln_f.bias", Tensor::zeros(1, 32, DType::i32)), "ln_f.bias is (1, 32) i32"));
   CHECK(contains(with("score.weight", Tensor::zeros(2, 32, DType::f32)), "has 1 tensors that no GPT-2"));
   CHECK(with("h.0.attn.bias", Tensor::zeros(1, 1, DType::f32)) == "");
@@ -212,6 +239,72 @@ TEST_CASE("weights: prefix, masks, an equal head and f64 are taken, what is no s
   other.data<double>()[66 * 32 + 31] += 1e-9;
   CHECK(contains(with("lm_head.weight", other), "lm_head.weight is not wte.weight"));
   CHECK(contains(with("lm_head.weight", cast(other, DType::f32)), "lm_head.weight is not wte.weight"));
+  for (const char* name : {"wte.weight", "wpe.weight"})
+    for (const auto& [rows, cols] : {std::pair{0, 32}, {12, 0}, {0, 0}})
+      CHECK(contains(with(name, Tensor::zeros(rows, cols, DType::f32)),
+                     format("{} is ({}, {}); one that can be read, and has elements", name, rows, cols)));
+}
+
+TEST_CASE("weights: a file in BF16 or F16 is read, one in I64 is refused by name") {
+  const Tensors original = load_safetensors(hugging_face);
+  for (const std::string dtype : {"BF16", "F16", "I64"}) {
+    std::string header = "{", data;  // all elements are 0, and so is every logit
+    for (const auto& [name, tensor] : original) {
+      const std::size_t begin = data.size();
+      data.resize(begin + static_cast<std::size_t>(tensor.size()) * (dtype == "I64" ? 8 : 2));
+      header += format(R"({}"{}":{{"dtype":"{}","shape":[{},{}],"data_offsets":[{},{}]}})",
+                       begin > 0 ? "," : "", name, dtype, tensor.rows(), tensor.cols(), begin, data.size());
+    }
+    header += "}";
+    const Scratch file(little_endian({static_cast<int>(header.size()), 0}, 4) + header + data);
+    if (dtype == "I64")
+      CHECK(contains(message_from([&] { pretrained(file.path); }),
+                     R"(wte.weight has the dtype "I64"; BF16, F16, F32, F64 and I32 can be read)"));
+    else
+      CHECK(std::abs(run(pretrained(file.path), {1, 2, 1}, DType::f64).loss - std::log(67.0)) <= 1e-13);
+  }
+}
+
+TEST_CASE("config.json beside the weights: heads and epsilon are taken, what we do not have is refused") {
+  const Directory directory;
+  const std::string path = directory.file("model.safetensors");
+  std::filesystem::copy_file(hugging_face, path);
+  const auto configured = [&](const std::string& json) {
+    std::ofstream(directory.file("config.json")) << json;
+    Config s = pretrained(path);
+    s.training.model.attention.heads = s.training.model.attention.kv_heads = s.weights->heads;
+    s.training.model.layer_norm_epsilon = s.weights->layer_norm_epsilon;
+    return s;
+  };
+  // numpy's losses, by a GPT-2 that shares no line with this one.
+  for (const auto& [heads, epsilon, loss] : {std::tuple{8, "1e-05", 5.076957186766946},
+                                             {8, "0.1", 4.998306634071607},
+                                             {4, "0.1", 4.983824703071779},
+                                             {4, "1e-05", 5.030796674282898}}) {
+    const Config s = configured(format(
+        R"({{"model_type":"gpt2","activation_function":"gelu_new","n_layer":8,"n_embd":32,"n_positions":12,)"
+        R"("vocab_size":67,"n_head":{},"layer_norm_epsilon":{},"task_specific_params":{{"a":{{"b":1}}}}}})",
+        heads, epsilon));
+    CHECK(std::abs(run(s, {2, 2, 1}, DType::f64).loss - loss) <= 1e-12);
+  }
+  for (const auto& [json, fault] : std::map<std::string, std::string>{
+           {R"({"activation_function":"gelu"})", "the activation_function gelu: gelu_new would work"},
+           {R"({"scale_attn_by_inverse_layer_idx":true})", "idx true: false would work"},
+           {R"({"scale_attn_weights":false})", "scale_attn_weights false: true would work"},
+           {R"({"model_type":"llama"})", "model_type llama: gpt2 would work"},
+           {R"({"n_layer":7})", "n_layer 7: 8 would work"},
+           {R"({"n_embd":64})", "n_embd 64: 32 would work"},
+           {R"({"n_head":0})", "n_head 0: a divisor of the width 32 would work"},
+           {R"({"n_head":5})", "n_head 5: a divisor"},
+           {R"({"n_head":8.5})", "n_head 8.5: a divisor"},
+           {R"({"n_head":-8})", "n_head -8: a divisor"},
+           {R"({"n_head":99999999999999999999})", "a divisor"},
+           {R"({"layer_norm_epsilon":0})", "layer_norm_epsilon 0: a number between 0 and 1 would work"},
+           {R"({"layer_norm_epsilon":"nan"})", "layer_norm_epsilon nan: a number"},
+           {R"({"layer_norm_epsilon":null})", "layer_norm_epsilon null: a number"},
+           {"[1]", "the file is not a JSON object"},
+           {"{", "the file is not JSON"}})
+    CHECK_MESSAGE(contains(message_from([&, &json = json] { configured(json); }), fault), json);
 }
 
 TEST_CASE("weights: published files hold masks of four axes, which nobody reads") {
@@ -232,13 +325,29 @@ TEST_CASE("weights: published files hold masks of four axes, which nobody reads"
   CHECK(run(masked, {2, 2, 1}, DType::f64).loss == run(pretrained(), {2, 2, 1}, DType::f64).loss);
 }
 
-TEST_CASE("weights: a model of shorter sequences has the first positions") {
+TEST_CASE("weights: shorter sequences read the first positions of the whole wpe") {
   Config s = pretrained();
   s.training.model.attention.options.seq = 5;
   const double whole = run(s, {1, 1, 1}, DType::f64).loss;
   CHECK(std::abs(run(s, {2, 2, 2}, DType::f64).loss - whole) <= 1e-12 * whole);
-  const Tensor wpe = s.weights->read("wpe.weight", Slice::whole(5, 32), DType::f64);
-  CHECK(
-      wpe.values() ==
-      cast(load_safetensors(hugging_face).at("transformer.wpe.weight").row_range(0, 5), DType::f64).values());
+  const Tensor wpe = s.weights->read("wpe.weight", Slice::whole(12, 32), DType::f64);
+  CHECK(wpe.values() ==
+        cast(load_safetensors(hugging_face).at("transformer.wpe.weight"), DType::f64).values());
+  CHECK(contains(message_from([&] { s.weights->read("wpe.weight", Slice::whole(5, 32), DType::f64); }),
+                 "wpe.weight is (12, 32) f32: (5, 32) of floating point would work"));
+}
+
+TEST_CASE("weights: a number that is none is named as what it is, with its place") {
+  for (const double bad : {NAN, INFINITY, -INFINITY}) {
+    Tensors tensors = load_safetensors(hugging_face);
+    tensors.at("transformer.h.1.mlp.c_fc.weight").data<float>()[3 * 128 + 77] = static_cast<float>(bad);
+    const Scratch file;
+    save_safetensors(file.path, tensors);
+    const Config s = pretrained(file.path);
+    CHECK(
+        contains(message_from([&] {
+                   run(s, {4, 1, 1}, DType::f32);
+                 }),
+                 format("h.1.mlp.c_fc.weight is {:g} at row 3, column 77: finite numbers would work", bad)));
+  }
 }

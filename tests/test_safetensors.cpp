@@ -1,14 +1,20 @@
 // safetensors: what was saved comes back, a broken file is refused with its fault,
 // and no file appears by halves.
 #include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
+#include <cmath>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <thread>
 
 #include "directory.hpp"
 #include "support.hpp"
@@ -17,6 +23,18 @@
 using namespace tessera;
 using namespace tessera::test;
 namespace fs = std::filesystem;
+
+namespace {
+
+std::vector<std::string> synced;  // what fsync was called for, by name
+
+}  // namespace
+
+/// In the place of libc's.
+extern "C" int fsync(int file) {
+  synced.push_back(fs::read_symlink(format("/proc/self/fd/{}", file)).string());
+  return static_cast<int>(syscall(SYS_fsync, file));
+}
 
 namespace {
 
@@ -165,10 +183,10 @@ TEST_CASE("a broken file is refused, and the message says where it is broken") {
   const std::string a = R"({"dtype":"F32","shape":[1],"data_offsets":[0,4]})";
   refuses(file_of(R"({"a":)" + a + R"(,"a":)" + a + "}", 4), R"(the header has "a" twice)");
 
-  for (const char* dtype : {"F16", "F8_E4M3", "I64", "BOOL", "f32", ""}) {
+  for (const char* dtype : {"F8_E4M3", "I64", "BOOL", "f32", ""}) {
     const std::string quoted = format("\"{}\"", dtype);
     refuses(file_of(one(quoted, "[2,3]", "[0,12]"), 12),
-            format("has the dtype {}; BF16, F32, F64 and I32", quoted));
+            format("has the dtype {}; BF16, F16, F32, F64 and I32", quoted));
   }
   refuses(file_of(one("32", "[2,3]", "[0,24]"), 24), "has the dtype 32");
 
@@ -192,6 +210,7 @@ TEST_CASE("a broken file is refused, and the message says where it is broken") {
   refuses(file_of(one(R"("F32")", "[2,3]", "[0,20]"), 20), "of shape [2,3] F32 cannot lie in 20 B");
   refuses(file_of(one(R"("F32")", "[2,3]", "[0,25]"), 25), "cannot lie in 25 B");
   refuses(file_of(one(R"("F64")", "[2,3]", "[0,24]"), 24), "of shape [2,3] F64 cannot lie in 24 B");
+  refuses(file_of(one(R"("BF16")", "[2,3]", "[0,24]"), 24), "of shape [2,3] BF16 cannot lie in 24 B");
 
   const auto two = [&](const std::string& first, const std::string& second) {
     return R"({"a":{"dtype":"F32","shape":[2],"data_offsets":)" + first +
@@ -221,11 +240,48 @@ TEST_CASE("a tensor that cannot be read is refused when it is read, and hinders 
   CHECK(file.entries().size() == 3);
   CHECK(shape(file.read("w")) == "(1, 2) f32");
   CHECK(contains(message_from([&] { file.read("mask"); }), R"(tensor "mask" has 4 axes; at most two)"));
-  CHECK(contains(message_from([&] { file.read("bits"); }), R"(tensor "bits" has the dtype "BOOL"; F32,)"));
+  CHECK(contains(message_from([&] { file.read("bits"); }), R"(tensor "bits" has the dtype "BOOL"; BF16,)"));
   CHECK(contains(message_from([&] { file.read("v"); }), R"(there is no tensor "v")"));
   CHECK(contains(message_from([&] { load_safetensors(path); }), "can be read"));
   write(path, file_of(R"({"mask":{"dtype":"F32","shape":[1,1,2,2],"data_offsets":[4,20]}})", 20));
   CHECK(contains(message_from([&] { SafetensorsFile{path}; }), "a hole of 4 B"));
+}
+
+TEST_CASE("all 65536 halves of either kind are read as what they are") {
+  const Directory directory;
+  for (const bool brain : {false, true}) {
+    std::string data;
+    for (int bits = 0; bits < 65536; ++bits) data += {static_cast<char>(bits), static_cast<char>(bits >> 8)};
+    write(directory.file("x"),
+          file_of(one(brain ? R"("BF16")" : R"("F16")", "[256,256]", "[0,131072]")) + data);
+    const Tensor read = load_safetensors(directory.file("x")).at("a");
+    CHECK(shape(read) == (brain ? "(256, 256) bf16" : "(256, 256) f32"));
+    const auto values = read.values();
+    const int fraction = brain ? 7 : 10, bias = brain ? 127 : 15, top = brain ? 255 : 31;
+    int wrong = 0;
+    for (int bits = 0; bits < 65536; ++bits) {
+      const int exponent = bits >> fraction & top;
+      const double part = std::ldexp(bits & ((1 << fraction) - 1), -fraction);  // in [0, 1)
+      const double magnitude = exponent == top ? (part > 0 ? NAN : INFINITY)
+                               : exponent == 0 ? std::ldexp(part, 1 - bias)
+                                               : std::ldexp(1 + part, exponent - bias);
+      const double value = values[static_cast<std::size_t>(bits)];
+      wrong += std::isnan(magnitude) ? !std::isnan(value) : std::abs(value) != magnitude;
+      wrong += std::signbit(value) != (bits >= 32768) && !std::isnan(magnitude);
+    }
+    CHECK(wrong == 0);
+    CHECK(values[brain ? 0x3FC0 : 0x3E00] == 1.5);
+  }
+}
+
+TEST_CASE("a file that is replaced after it was opened is read as it was") {
+  const Directory directory;
+  const std::string path = directory.file("x");
+  save_safetensors(path, {{"a", Tensor::of(1, 2, {1, 2})}, {"b", Tensor::of(1, 2, {3, 4})}});
+  const SafetensorsFile file(path);
+  CHECK(file.read("a").values() == std::vector<double>{1, 2});
+  save_safetensors(path, {{"a", Tensor::of(1, 2, {5, 6})}, {"b", Tensor::of(1, 2, {7, 8})}});
+  CHECK(file.read("b").values() == std::vector<double>{3, 4});
 }
 
 TEST_CASE("a header over the limit is refused before any of it is read") {
@@ -237,6 +293,23 @@ TEST_CASE("a header over the limit is refused before any of it is read") {
                  "the header of 100000001 B is over 100000000 B"));
 }
 
+TEST_CASE("a header made to hurt costs no more than its size") {
+  const Directory directory;
+  const auto began = std::chrono::steady_clock::now();
+  std::string axes = "1", members = R"("a":"b")";
+  for (int i = 1; i < 100000; ++i) axes += ",1";
+  for (int i = 1; i < 1100000; ++i) members += format(R"(,"{}":"")", i);
+  CHECK(fault(directory, file_of(one(R"("F32")", "[" + axes + ",-1]", "[0,4]"), 4)).size() < 400);
+  CHECK(
+      contains(fault(directory, file_of(one(R"("F32")", "[" + axes + "]", "[0,4]"), 4)), "has 100000 axes"));
+  CHECK(contains(fault(directory, file_of(R"({"__metadata__":{)" + members + "}}")),
+                 "more than 2000000 values"));
+  CHECK(
+      fault(directory, file_of(R"({"__metadata__":{"a":")" + std::string(80'000'000, 'x') + "\"}}")).empty());
+  CHECK(fault(directory, file_of(R"({"a":")" + std::string(1'000'000, 'x') + "\n\"}")).size() < 400);
+  CHECK(std::chrono::steady_clock::now() - began < std::chrono::seconds(20));  // it was minutes
+}
+
 TEST_CASE("what is no file cannot be read") {
   const Directory directory;
   for (const std::string& path : {directory.file("missing"), directory.file(""), std::string()}) {
@@ -245,6 +318,11 @@ TEST_CASE("what is no file cannot be read") {
     CHECK(contains(message_from([&] { load_safetensors(path); }), format("cannot read {}: ", path)));
   }
   CHECK(contains(message_from([&] { load_safetensors(directory.file("missing")); }), "No such file"));
+  REQUIRE(mkfifo(directory.file("pipe").c_str(), 0600) == 0);
+  for (const std::string& path :
+       {directory.file("pipe"), std::string("/dev/zero")})  // never ends, or never begins
+    CHECK(contains(message_from([&] { read_file(path); }),
+                   format("cannot read {}: it is no regular file", path)));
 }
 
 TEST_CASE("a file that cannot be written leaves nothing behind") {
@@ -297,6 +375,104 @@ TEST_CASE("where the disk is full, the file that was there stays") {
     CHECK(directory.names() == std::vector<std::string>{"x"});
     CHECK(load_safetensors(path).at("a").values() == std::vector<double>{1, 2});
   }
+}
+
+TEST_CASE("crc32 is zlib's") {
+  CHECK(crc32("123456789", 9) == 0xCBF43926);  // the check value of its catalogue entry, CRC-32/ISO-HDLC
+  CHECK(crc32("", 0) == 0);
+}
+
+TEST_CASE("with metadata every flipped bit is noticed") {
+  const Directory directory;
+  const std::string path = directory.file("x");
+  const auto saved = samples();
+  save_safetensors(path, saved, {{"step", "7"}, {"größe", "λ"}});
+  CHECK(SafetensorsFile(path).metadata().at("größe") == "λ");
+  const std::string valid = slurp(path);
+  int refused = 0, harmless = 0;
+  for (std::size_t bit = 0; bit < 8 * valid.size(); bit += thinned) {
+    std::string bytes = valid;
+    bytes[bit / 8] ^= static_cast<char>(1 << bit % 8);
+    write(path, bytes);
+    try {
+      const auto read = load_safetensors(path);
+      for (const auto& [name, tensor] : saved) REQUIRE(read.at(name).values() == tensor.values());
+      CHECK(SafetensorsFile(path).metadata().at("step") == "7");
+      ++harmless;
+    } catch (const UsageError&) {
+      ++refused;
+    }
+  }
+  MESSAGE(refused << " flipped bits refused, " << harmless << " harmless");
+  CHECK(harmless <= 8 * 16);  // in the name "header crc32"
+}
+
+TEST_CASE("a file reaches the disk before its name, and the name before the call returns") {
+  const Directory directory;
+  synced.clear();
+  write_file(directory.file("x"), "1");
+  REQUIRE(synced.size() == 2);
+  CHECK(synced[0].starts_with(directory.file("x.")));
+  CHECK(synced[1] == directory.path().string());
+}
+
+TEST_CASE("the next save removes what killed writers have left, and nothing else") {
+  const Directory directory;
+  for (const char* name : {"x.12-3.tmp", "x.999999-0.tmp", "x.old.tmp", "y.12-3.tmp", "x.12-3", "x.tmp"})
+    write(directory.file(name), "1");
+  NewFile alive(directory.file("x"));
+  write_file(directory.file("x"), "2");
+  alive.write("3", 1);
+  alive.finish();
+  CHECK(slurp(directory.file("x")) == "3");
+  auto names = directory.names();
+  std::ranges::sort(names);
+  CHECK(names == std::vector<std::string>{"x", "x.12-3", "x.old.tmp", "x.tmp", "y.12-3.tmp"});
+}
+
+TEST_CASE("90 kills while saving lose nothing: the file is whole, and the next save removes the rest") {
+  const Directory directory;
+  const std::string path = directory.file("x");
+  const auto content = [](double k) {
+    return std::map<std::string, Tensor>{{"a", Tensor::of(1, 1, {k})},
+                                         {"b", Tensor::of(1, 40'000, std::vector<double>(40'000, k))}};
+  };
+  const auto began = std::chrono::steady_clock::now();
+  save_safetensors(path, content(0), {{"k", "0"}});
+  const auto a_save =
+      std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - began);
+  std::mt19937 dice(7);
+  int orphans = 0;
+  double last = 0;
+  for (int kill_number = 0; kill_number < 90; ++kill_number) {
+    const pid_t child = fork();
+    if (child == 0)
+      [&]() noexcept {
+        for (double k = last + 1;; ++k) save_safetensors(path, content(k), {{"k", "1"}});
+      }();
+    REQUIRE(child > 0);
+    if (kill_number < 60)
+      std::this_thread::sleep_for(a_save * (dice() % 1000) / 200);
+    else  // the moment that a temporary file appears
+      for (const auto start = std::chrono::steady_clock::now();
+           directory.names().size() == 1 &&
+           std::chrono::steady_clock::now() - start < std::chrono::seconds(20);)
+        std::this_thread::yield();
+    kill(child, SIGKILL);
+    waitpid(child, nullptr, 0);
+    orphans += directory.names().size() > 1;
+    const auto found = load_safetensors(path);
+    const double k = found.at("a").values()[0];
+    const auto all = found.at("b").values();
+    REQUIRE(std::ranges::all_of(all, [&](double value) { return value == k; }));
+    CHECK(k >= last);
+    last = k;
+    save_safetensors(path, content(last), {{"k", "0"}});
+    REQUIRE(directory.names() == std::vector<std::string>{"x"});
+  }
+  MESSAGE("90 kills, " << orphans << " of them with a temporary file, " << last << " saves");
+  CHECK(orphans >= 10);
+  CHECK(last > 0);
 }
 
 TEST_CASE("2000 broken copies of a valid file: each loads or is refused") {

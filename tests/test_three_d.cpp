@@ -75,6 +75,13 @@ Config on_text(const ParallelSizes& sizes, std::int64_t steps, bool adamw) {
   return s;
 }
 
+/// The same, going on from a checkpoint.
+Config resumed(Config s, const std::string& folder) {
+  s.resume = folder;
+  s.weights = std::make_shared<const gpt::WeightsFile>(gpt::checkpoint_file(folder), "--resume");
+  return s;
+}
+
 /// Trains up to setup.steps, and returns the losses and the whole weights at the end.
 struct Run {
   std::vector<double> losses;
@@ -86,12 +93,15 @@ Run run_of(const Config& s, DType dtype = DType::f64) {
   const std::string folder = directory.file("run");
   on_ranks(s.sizes.ranks(), [&](Communicator& world) {
     const Mesh mesh(world, s.sizes);
-    Trainer trainer(mesh, s.training, dtype, [=](const std::string& name, const Slice& slice) {
+    const auto random = [=](const std::string& name, const Slice& slice) {
       return gpt::random_weight(name, slice, dtype, 3, 0.1);
-    });
-    if (!s.resume.empty()) trainer.resume(s.resume);
+    };
+    Trainer trainer(
+        mesh, s.training, dtype,
+        s.weights ? gpt::initial_weights(s.training.model, s.weights, dtype, 3) : gpt::MakeWeight(random));
+    if (!s.resume.empty()) trainer.resume(*s.weights);
     const auto losses = train(world, trainer, s, 3);
-    trainer.save(world, folder);
+    trainer.save(world, folder, configuration(s, 3));
     if (world.rank() == 0) run = {losses, load_safetensors(gpt::checkpoint_file(folder))};
   });
   return run;
@@ -141,20 +151,13 @@ TEST_CASE("a checkpoint of step 10 resumes under any cut, under the same one bit
     const Run all = run_of(s);
     for (const ParallelSizes& sizes : {ParallelSizes{2, 2, 2}, {1, 4, 2}, {4, 1, 1}, {1, 1, 1}}) {
       if (thin.skips()) continue;
-      Config other = on_text(sizes, 2 * at, adamw);
-      other.resume = folder;
-      const Run rest = run_of(other);
+      const Run rest = run_of(resumed(on_text(sizes, 2 * at, adamw), folder));
       CHECK(largest_distance(rest.losses, {all.losses.begin() + at, all.losses.end()}) <= 1e-11);
       if (sizes.ranks() != 8 || sizes.tp != 2) continue;
       for (const auto& [name, w] : all.weights) CHECK(w.values() == rest.weights.at(name).values());
     }
-    Config wrong = on_text({1, 1, 1}, 20, !adamw);
-    wrong.resume = folder;
-    CHECK(contains(message_from([&] { run_of(wrong); }), "--optimizer would work"));
-    wrong = on_text({1, 1, 1}, 20, adamw);
-    wrong.resume = folder;
-    wrong.training.model.attention.width = 32;
-    CHECK(contains(message_from([&] { run_of(wrong); }), "a checkpoint of the same sizes would work"));
+    const Config wrong = resumed(on_text({1, 1, 1}, 20, !adamw), folder);
+    CHECK(contains(message_from([&] { run_of(wrong); }), "there is no optimizer."));
   }
 }
 
@@ -167,7 +170,7 @@ TEST_CASE("a run in bf16 resumes bit for bit, since its checkpoint holds the mas
     s.save.clear();
     s.steps = 6;
     const Run all = run_of(s, DType::bf16);
-    s.resume = directory.file("run");
+    s = resumed(s, directory.file("run"));
     const Run rest = run_of(s, DType::bf16);
     CHECK(rest.losses == std::vector<double>(all.losses.begin() + 3, all.losses.end()));
     for (const auto& [name, w] : all.weights) CHECK(w.values() == rest.weights.at(name).values());
@@ -195,6 +198,21 @@ TEST_CASE("in bf16 a parameter takes 2 + 4 + 4 + 8 bytes, counted and in the for
   }
 }
 
+TEST_CASE(
+    "a checkpoint is read as it was opened: the run that overwrites it has the reference that resumes it") {
+  const Directory directory;
+  Config s = on_text({1, 2, 1}, 2, false);
+  s.save = directory.file("run");
+  run_of(s);
+  s = resumed(s, s.save);
+  s.steps = 4;
+  const Run cut = run_of(s);
+  s.sizes = {1, 1, 1};
+  const Run whole = run_of(s);
+  CHECK(whole.losses.size() == 2);
+  CHECK(weights_apart(whole, cut, true) <= 1e-9);
+}
+
 TEST_CASE("a loss that is no number ends the run and names the step; the last checkpoint is sound") {
   const Directory directory;
   const std::string folder = directory.file("run");
@@ -213,8 +231,7 @@ TEST_CASE("a loss that is no number ends the run and names the step; the last ch
   rest.training.model.layers = 2;
   rest.training.lr = 0;
   rest.training.clip = 1e-9;
-  rest.resume = folder;
-  const auto losses = run_of(rest).losses;
+  const auto losses = run_of(resumed(rest, folder)).losses;
   CHECK(losses.size() > 0);
   CHECK(std::all_of(losses.begin(), losses.end(), [](double loss) { return std::isfinite(loss); }));
 }

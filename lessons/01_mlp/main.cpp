@@ -1,4 +1,6 @@
 // Lesson 01: an MLP on one device, forward and backward, and trained on real text.
+#include <filesystem>
+
 #include "01_mlp/harness/proof.hpp"
 #include "01_mlp/harness/screen.hpp"
 

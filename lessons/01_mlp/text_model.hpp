@@ -6,13 +6,12 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <filesystem>
-#include <fstream>
 #include <string>
 #include <vector>
 
 #include "01_mlp/mlp.hpp"
 #include "tensor/error.hpp"
+#include "tensor/file.hpp"
 #include "tensor/slice.hpp"
 
 namespace tessera::mlp {
@@ -20,10 +19,12 @@ namespace tessera::mlp {
 /// The bytes of a file. Throws UsageError where the file cannot be read, where it has fewer than 64 bytes, or
 /// where all its bytes are equal.
 inline std::string read_text(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file || std::filesystem::is_directory(path))
-    throw UsageError("--text " + path + ": cannot be read; any file of 64 bytes or more would work");
-  std::string text{std::istreambuf_iterator<char>(file), {}};
+  std::string text;
+  try {
+    text = read_file(path);
+  } catch (const UsageError& error) {
+    throw UsageError(format("--text {}: {}; any file of 64 bytes or more would work", path, error.what()));
+  }
   if (text.size() < 64)
     throw UsageError(format("--text {}: {} bytes are too few; 64 or more would work", path, text.size()));
   if (text.find_first_not_of(text[0]) == std::string::npos)

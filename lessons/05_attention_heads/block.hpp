@@ -15,6 +15,7 @@ struct NormOf {
   Placed<Replicated> weight, bias;                                       // (1, W)
   Placed<summed_rows<Residual>> dweight{zero_gradient(weight).local()};  // Partial if Residual is Shard<0>
   Placed<summed_rows<Residual>> dbias{zero_gradient(bias).local()};
+  double epsilon = 1e-5;
 
   struct Saved {
     LayerNorm norm;
@@ -22,7 +23,7 @@ struct NormOf {
   };
 
   Placed<Residual> forward(const Placed<Residual>& x, Saved& saved) const {
-    const auto y = layer_norm(x, weight, bias, saved.norm);
+    const auto y = layer_norm(x, weight, bias, saved.norm, epsilon);
     saved.norm.y = {};  // the backward does not need it, and the layer behind the norm may keep it
     return y;
   }

@@ -64,8 +64,9 @@ struct Config {
   TrainingConfig training;
   std::int64_t batch = 16, steps = 20;  // sequences of a step
   gpt::Corpus text;
-  std::shared_ptr<const gpt::WeightsFile> weights;  // where the model begins; null: at random
+  std::shared_ptr<const gpt::WeightsFile> weights;  // where the model begins, --resume too; null: at random
   std::string save, resume;                         // folders, "" for none
+  std::string resumed;                              // what the first lines say of it
   std::int64_t every = 0;                           // steps between checkpoints; 0: one at the end
   bool eval = false;                                // no training: the loss over the whole text
   std::int64_t sample = 0;                          // tokens to write in the end
@@ -73,6 +74,20 @@ struct Config {
 
   std::int64_t seq() const { return training.model.seq(); }
 };
+
+/// What a checkpoint keeps of a run, by its flags, and the text: with the number of steps this is its place
+/// in the data.
+inline std::map<std::string, std::string> configuration(const Config& s, std::uint64_t seed) {
+  const TrainingConfig& t = s.training;
+  return {{"--batch", std::to_string(s.batch)},
+          {"--seq", std::to_string(s.seq())},
+          {"--seed", std::to_string(seed)},
+          {"--optimizer", t.adamw ? "adamw" : "sgd"},
+          {"--lr", format("{}", t.lr)},
+          {"--clip", format("{}", t.clip)},
+          {"text", format("{} ids, CRC-32 {:08x}", s.text.size(),
+                          crc32(s.text.ids.data(), s.text.ids.size() * sizeof(s.text.ids[0])))}};
+}
 
 /// The sequences of step `step`, the same for every cut. (batch seq, 1), on the host.
 inline Tokens batch_of(const Config& s, std::uint64_t seed, std::int64_t step) {

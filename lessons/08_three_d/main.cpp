@@ -50,7 +50,7 @@ int main(int argc, char** argv) {
                         if (m.sequence_parallel) sequence_parallel::use_in(s.training, m.regather);
                       },
                   .prove = lesson,
-                  .by_hand = by_hand,
+                  .by_hand = [&] { return s.resumed + by_hand(); },
                   .picture = {},
                   .drawing = [&] { return drawing(compared, s.sizes); },
                   .more = [&] { return text(grid, s.sizes) + results(s, compared, app.options().stable); },

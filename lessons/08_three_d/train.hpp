@@ -12,7 +12,7 @@ inline Trainer make_trainer(const Mesh& mesh, const Config& s, DType dtype, std:
   TrainingConfig training = s.training;
   training.learns = !s.eval;  // an evaluation has neither gradients nor an optimiser
   Trainer trainer(mesh, training, dtype, gpt::initial_weights(s.training.model, s.weights, dtype, seed));
-  if (!s.resume.empty()) trainer.resume(s.resume);
+  if (!s.resume.empty()) trainer.resume(*s.weights);
   return trainer;
 }
 
@@ -44,25 +44,27 @@ struct Results {
 inline constexpr int code_line = __LINE__ + 4;
 // begin train
 /// Trains up to step s.steps, from where the trainer is. Returns the loss of each step, taken before it.
-/// Saves where `s` says so, and only a model that still has a loss: the last step may have broken it.
+/// Saves every s.every steps and at the end, but only a model that still has a loss: a step may have broken
+/// it.
 inline std::vector<double> train(
     Communicator& world, Trainer& trainer, const Config& s, std::uint64_t seed,
     const std::function<void(std::int64_t done)>& on_progress = [](std::int64_t) {}) {
+  const auto save = [&] {
+    if (s.save.empty()) return;
+    expect_finite(next_loss(trainer, s, seed), trainer.steps(), s);
+    trainer.save(world, s.save, configuration(s, seed));
+  };
   std::vector<double> losses;
-  while (trainer.steps() < s.steps) {
-    const std::int64_t step = trainer.steps();
+  for (std::int64_t step = trainer.steps(); step < s.steps; ++step) {
+    if (s.every > 0 && step % s.every == 0 && !losses.empty()) save();
     const auto microbatches = own_microbatches(batch_of(s, seed, step), s, trainer);
     const double sum = trainer.gradients(microbatches);   // forward, backward, all-reduces
     losses.push_back(mean_loss(sum, s, trainer.mesh()));  // of all tokens, on every rank
     expect_finite(losses.back(), step, s);
     trainer.step();  // the optimiser
-    const bool due = s.every > 0 ? trainer.steps() % s.every == 0 : trainer.steps() == s.steps;
-    if (!s.save.empty() && due) {
-      expect_finite(next_loss(trainer, s, seed), trainer.steps(), s);
-      trainer.save(world, s.save);
-    }
     on_progress(step + 1);
   }
+  save();
   return losses;
 }
 // end train

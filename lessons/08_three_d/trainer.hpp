@@ -122,21 +122,22 @@ class Trainer {
   DType dtype() const { return parameters().front().value.dtype(); }
   std::int64_t steps() const { return steps_; }
 
-  void save(Communicator& world, const std::string& folder) const {
-    gpt::save_checkpoint(world, mesh_.dp->rank() == 0, config_.model, parameters(), state(), folder);
+  void save(Communicator& world, const std::string& folder,
+            const std::map<std::string, std::string>& run) const {
+    gpt::save_checkpoint(world, mesh_.dp->rank() == 0, config_.model, parameters(), state(), folder, run);
   }
-  void resume(const std::string& folder) {
-    steps_ = gpt::load_checkpoint(config_.model, parameters(), state(), folder);
+  /// Goes on from a checkpoint of whose weights this trainer was made.
+  void resume(const gpt::WeightsFile& checkpoint) {
+    steps_ = gpt::load_state(checkpoint, parameters(), state());
     if (config_.learns) store(weights_.all(), masters_);
   }
   /// All that a step reads and writes.
   gpt::TrainingState state() const {
     std::vector<Tensor> values;
     for (const Parameter& one : parameters()) values.push_back(one.value);
-    if (!config_.learns) return {{""}, {values}, steps_};
-    if (!config_.adamw) return {{"", "optimizer.velocity."}, {master_of_, optimizer_state_[0]}, steps_};
-    return {
-        {"", "optimizer.m.", "optimizer.v."}, {master_of_, optimizer_state_[0], optimizer_state_[1]}, steps_};
+    return {gpt::state_prefixes(config_.learns, config_.adamw),
+            {config_.learns ? master_of_ : values, optimizer_state_[0], optimizer_state_[1]},
+            steps_};
   }
 
  private:

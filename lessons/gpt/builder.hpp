@@ -5,7 +5,6 @@
 #include <cmath>
 
 #include "gpt/model.hpp"
-#include "tensor/error.hpp"
 
 namespace tessera::gpt {
 
@@ -20,7 +19,7 @@ struct WeightInfo {
 inline std::vector<WeightInfo> weights_of(const ModelConfig& m) {
   const std::int64_t w = m.width(), f = m.ffn(), qkv = w + 2 * m.attention.kv_width();
   const double scale = 1 / std::sqrt(static_cast<double>(w));
-  std::vector<WeightInfo> all = {{"wte.weight", m.vocabulary, w, 1}, {"wpe.weight", m.seq(), w, 1}};
+  std::vector<WeightInfo> all = {{"wte.weight", m.vocabulary, w, 1}, {"wpe.weight", m.wpe_rows(), w, 1}};
   const auto linear = [&](const std::string& name, std::int64_t rows, std::int64_t cols, double of) {
     all.push_back({name + ".weight", rows, cols, of});
     all.push_back({name + ".bias", 1, cols, 1});
@@ -62,7 +61,7 @@ inline std::int64_t own_elements(const ModelConfig& m, std::int64_t layers, bool
   const std::int64_t ids = attention_heads::own_ids(m.vocabulary, rank, tp).size();
   const std::int64_t cut = ((w + 1) * (w + 2 * m.attention.kv_width()) + w * w + (w + 1) * f + f * w) /
                            tp;  // two pairs of matrices
-  return layers * (cut + 6 * w) + (first ? (ids + m.seq()) * w : 0) +
+  return layers * (cut + 6 * w) + (first ? (ids + m.wpe_rows()) * w : 0) +
          (last ? 2 * w + (first && m.tied ? 0 : ids * w) : 0);
 }
 
@@ -107,8 +106,9 @@ class Builder {
   template <class Norm>
   Norm norm(const std::string& name) {
     const Slice row = Slice::whole(1, config_.width());
-    const Norm made{Placed<Replicated>(make_(name + ".weight", row)),
-                    Placed<Replicated>(make_(name + ".bias", row))};
+    Norm made{Placed<Replicated>(make_(name + ".weight", row)),
+              Placed<Replicated>(make_(name + ".bias", row))};
+    made.epsilon = config_.layer_norm_epsilon;
     list(name + ".weight", row, made.weight.local(), made.dweight);
     list(name + ".bias", row, made.bias.local(), made.dbias);
     return made;
@@ -148,7 +148,7 @@ class Builder {
 
   template <class Embedding>
   Embedding embedding() {
-    const Slice wte = vocabulary_slice(), wpe = Slice::whole(config_.seq(), config_.width());
+    const Slice wte = vocabulary_slice(), wpe = Slice::whole(config_.wpe_rows(), config_.width());
     const Embedding made(
         {Placed<Shard<0>>(make_("wte.weight", wte)), Placed<Replicated>(make_("wpe.weight", wpe))});
     list("wte.weight", wte, made.wte.local(), made.dwte);

@@ -1,12 +1,13 @@
 // A checkpoint knows no cut: it holds whole tensors with GPT-2's names in one safetensors file, and the state
 // of the optimiser beside them. A run that resumes takes its slices of them, under any other tp x pp x dp.
+// The metadata say what no tensor does: the model's settings, with the keys of config.json, and the run's.
 #pragma once
 
+#include <cmath>
 #include <filesystem>
 
 #include "app/gather.hpp"
-#include "gpt/builder.hpp"
-#include "tensor/safetensors.hpp"
+#include "gpt/weights.hpp"
 
 namespace tessera::gpt {
 
@@ -14,9 +15,16 @@ inline std::string checkpoint_file(const std::string& folder) {
   return (std::filesystem::path(folder) / "checkpoint.safetensors").string();
 }
 
-/// What a rank holds of all that a training step reads and writes. `prefixes` has "" for the weights, then a
-/// prefix for each tensor that the optimiser keeps of a weight; tensors[k][i] belongs to prefixes[k] and to
-/// parameter i.
+/// The prefixes of the names in a checkpoint: "" for the weights, then one for each tensor that the optimiser
+/// keeps of a weight.
+inline std::vector<std::string> state_prefixes(bool learns, bool adamw) {
+  if (!learns) return {""};
+  return adamw ? std::vector<std::string>{"", "optimizer.m.", "optimizer.v."}
+               : std::vector<std::string>{"", "optimizer.velocity."};
+}
+
+/// What a rank holds of all that a training step reads and writes; tensors[k][i] belongs to prefixes[k] and
+/// to parameter i.
 struct TrainingState {
   std::vector<std::string> prefixes;
   std::vector<std::vector<Tensor>> tensors;
@@ -26,10 +34,10 @@ struct TrainingState {
 // begin save
 /// Writes the state of all ranks into `folder`; rank 0 of `world` does. Collective. Replicas hold the same,
 /// so only the first one (`writes`) gives its slices. Until the new file is complete it has another name:
-/// whenever the process is killed, the folder has a whole checkpoint.
+/// whenever the process is killed, the folder has a whole checkpoint. `run` goes into the metadata.
 inline void save_checkpoint(Communicator& world, bool writes, const ModelConfig& config,
                             const std::vector<Parameter>& parameters, const TrainingState& state,
-                            const std::string& folder) {
+                            const std::string& folder, const std::map<std::string, std::string>& run) {
   const DType dtype = arithmetic(parameters.front().value.dtype());
   std::map<std::string, Tensor> file;
   auto busy = world.rank() == 0 ? world.busy("writes the checkpoint") : nullptr;
@@ -52,7 +60,14 @@ inline void save_checkpoint(Communicator& world, bool writes, const ModelConfig&
     const Device::Scope host(Device::host());
     file["optimizer.step"] = Tensor::of(1, 1, {static_cast<double>(state.steps)});
     std::filesystem::create_directories(folder);
-    save_safetensors(checkpoint_file(folder), file);
+    std::map<std::string, std::string> metadata = {
+        {"format", "pt"},
+        {"model_type", "gpt2"},
+        {"activation_function", "gelu_new"},
+        {"n_head", std::to_string(config.attention.heads)},
+        {"layer_norm_epsilon", format("{}", config.layer_norm_epsilon)}};
+    metadata.insert(run.begin(), run.end());
+    save_safetensors(checkpoint_file(folder), file, metadata);
   }
   busy = nullptr;
   const Phase phase = world.phase("check");
@@ -60,32 +75,27 @@ inline void save_checkpoint(Communicator& world, bool writes, const ModelConfig&
 }
 // end save
 
+/// The steps that a checkpoint has seen. Throws UsageError where its optimizer.step is no number of steps.
+inline std::int64_t steps_of(const WeightsFile& file) {
+  constexpr double most = 1 << 20;  // of --steps
+  const double steps = file.read("optimizer.step", Slice::whole(1, 1), DType::f64).values()[0];
+  if (!(steps >= 0 && steps < most && steps == std::floor(steps)))
+    file.refuse(format("its optimizer.step is {:g}: a whole number below {:g} would work", steps, most));
+  return static_cast<std::int64_t>(steps);
+}
+
 // begin load
 /// Reads this rank's slices of what `save_checkpoint` wrote, under whatever cut, into the tensors of `state`.
-/// Returns the steps that the checkpoint has seen. Throws UsageError where it is of another model.
-inline std::int64_t load_checkpoint(const ModelConfig& config, const std::vector<Parameter>& parameters,
-                                    const TrainingState& state, const std::string& folder) {
+/// Returns the steps that the checkpoint has seen. Throws UsageError where it has no such state.
+inline std::int64_t load_state(const WeightsFile& file, const std::vector<Parameter>& parameters,
+                               const TrainingState& state) {
   const MemoryScope scope(MemoryKind::check);
-  const SafetensorsFile file(checkpoint_file(folder));
-  const auto take = [&](const std::string& name, const Tensor& to, const Slice& slice) {
-    if (!file.has(name))
-      throw UsageError(
-          format("--resume {}: there is no {}; a checkpoint of the same --layers and --optimizer would work",
-                 folder, name));
-    const Tensor whole = file.read(name);
-    if (whole.rows() != slice.whole_rows || whole.cols() != slice.whole_cols || whole.dtype() == DType::i32)
-      throw UsageError(
-          format("--resume {}: {} is {}, this model's is ({}, {}): a checkpoint of the same sizes would work",
-                 folder, name, shape(whole), slice.whole_rows, slice.whole_cols));
-    to.copy_from(cast(slice.extract(whole), to.dtype()));
-  };
-  if (file.has(format("h.{}.ln_1.weight", config.layers)))
-    throw UsageError(format("--resume {}: has more than {} layers", folder, config.layers));
   for (std::size_t k = 0; k < state.prefixes.size(); ++k)
-    for (std::size_t i = 0; i < parameters.size(); ++i)
-      take(state.prefixes[k] + parameters[i].name, state.tensors[k][i], parameters[i].slice);
-  if (!file.has("optimizer.step")) throw UsageError("--resume " + folder + ": there is no optimizer.step");
-  return static_cast<std::int64_t>(file.read("optimizer.step").values().at(0));
+    for (std::size_t i = 0; i < parameters.size(); ++i) {
+      const Tensor& to = state.tensors[k][i];
+      to.copy_from(file.read(state.prefixes[k] + parameters[i].name, parameters[i].slice, to.dtype()));
+    }
+  return steps_of(file);
 }
 // end load
 

@@ -19,11 +19,14 @@ struct ModelConfig {
   std::int64_t tokens = 1;                           // of the whole batch, over which the loss is the mean
   bool tied = false;                                 // the head's weight is wte itself, as in GPT-2
   bool sequence_parallel = false, regather = false;  // lesson 09
+  double layer_norm_epsilon = 1e-5;
+  std::int64_t positions = 0;  // rows of wpe, where they are more than seq
 
   std::int64_t width() const { return attention.width; }
   std::int64_t ffn() const { return 4 * attention.width; }
   std::int64_t rows() const { return attention.tokens(); }  // n, the tokens of a microbatch
   std::int64_t seq() const { return attention.options.seq; }
+  std::int64_t wpe_rows() const { return std::max(positions, seq()); }
   /// The tokens of a microbatch that each of `tp` ranks holds between two blocks.
   std::int64_t own_rows(int tp) const { return sequence_parallel ? rows() / tp : rows(); }
 };

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <iterator>
 #include <string>
 #include <vector>
 
@@ -27,32 +26,61 @@ inline Corpus corpus_of(const std::string& text) {
 }
 
 // begin tokens
-/// uint16 ids, little-endian, one after the other, as nanoGPT's prepare.py writes them; also behind llm.c's
-/// header of 256 int32: 20240520, version 1, the number of ids. Throws UsageError that says what is wrong.
-inline Corpus read_tokens(const std::string& path) {
+/// Ids one after the other, little-endian, of `width` bytes each; 0 stands for 2, or for what a header of
+/// llm.c says, of 256 int32: 20240520, 1 and the number of ids before uint16 (as of GPT-2), 20240801, 7 and
+/// the number before uint32 (as of Llama 3). nanoGPT's prepare.py writes uint16 without a header. Ids are
+/// below 65536. Throws UsageError that says what is wrong.
+inline Corpus read_tokens(const std::string& path, std::int64_t width = 0) {
   const auto refuse = [&](const std::string& fault) {
     throw UsageError(format("--tokens {}: {}", path, fault));
   };
-  std::ifstream file(path, std::ios::binary);
-  if (!file || std::filesystem::is_directory(path)) refuse("cannot be read; a file of uint16 ids would work");
-  const std::string raw{std::istreambuf_iterator<char>(file), {}};
-  if (raw.size() % 2 != 0)
-    refuse(format("has {} bytes, an odd number; uint16 ids take two each", raw.size()));
+  std::string raw;
+  try {
+    raw = read_file(path);
+  } catch (const UsageError& error) {
+    refuse(format("{}; a file of uint16 ids would work", error.what()));
+  }
+  for (const auto& [begin, kind] : {std::pair{"\x93NUMPY", "NumPy's .npy"},
+                                    {"PK\3\4", "a .zip, .npz or .pt"},
+                                    {"PAR1", "Parquet"},
+                                    {"ARROW1", "Arrow"},
+                                    {"MMIDIDX", "Megatron's .idx"},
+                                    {"\x1f\x8b", "gzip"}})
+    if (raw.starts_with(begin))
+      refuse(
+          format("is {}; a file of its ids alone, like numpy's ids.astype('uint16').tofile(FILE), would work",
+                 kind));
+  const auto number = [&](std::size_t at, std::size_t bytes) {
+    std::uint64_t value = 0;
+    for (std::size_t i = bytes; i-- > 0;) value = value << 8 | static_cast<unsigned char>(raw[at + i]);
+    return value;
+  };
+  std::size_t bytes = width > 0 ? static_cast<std::size_t>(width) : 2, begin = 0;
+  const std::uint64_t magic = raw.size() >= 1024 ? number(0, 4) : 0;
+  if (magic == 20240522) refuse("is llm.c's file of an evaluation; one of its files of tokens would work");
+  if (magic == 20240520 || magic == 20240801) {
+    const std::uint64_t version = magic == 20240520 ? 1 : 7, promised = number(8, 4);
+    bytes = magic == 20240520 ? 2 : 4, begin = 1024;
+    if (number(4, 4) != version)
+      refuse(format("is llm.c's version {}; version {} would work", number(4, 4), version));
+    if (promised * bytes != raw.size() - begin)
+      refuse(format("llm.c's header promises {} ids, there are {}", promised, (raw.size() - begin) / bytes));
+  }
+  if (raw.size() % bytes != 0)
+    refuse(format("has {} bytes, no multiple of {}; uint16 ids take two each", raw.size(), bytes));
   Corpus corpus{{}, false};
-  const auto byte = [&](std::size_t i) {
-    return static_cast<std::uint32_t>(static_cast<unsigned char>(raw[i]));
-  };
-  for (std::size_t i = 0; i < raw.size(); i += 2)
-    corpus.ids.push_back(static_cast<std::uint16_t>(byte(i) | byte(i + 1) << 8));
-  constexpr std::size_t header = 512;  // in ids
-  const auto word = [&](std::size_t i) {
-    return corpus.ids[2 * i] | std::uint32_t{corpus.ids[2 * i + 1]} << 16;
-  };
-  if (corpus.ids.size() < header || word(0) != 20240520) return corpus;
-  if (word(1) != 1) refuse(format("is llm.c's version {}; version 1, of uint16 ids, would work", word(1)));
-  if (word(2) != corpus.ids.size() - header)
-    refuse(format("llm.c's header promises {} ids, there are {}", word(2), corpus.ids.size() - header));
-  corpus.ids.erase(corpus.ids.begin(), corpus.ids.begin() + header);
+  std::uint64_t upper = 0, beyond = 0;  // the bits of every second id, and of the last two of every four
+  for (std::size_t at = begin; at < raw.size(); at += bytes) {
+    const std::uint64_t id = number(at, bytes);
+    if (id > 65535)
+      refuse(format("id {} at place {} is no uint16: ids up to 65535 would work", id, (at - begin) / bytes));
+    if (corpus.size() % 2 == 1) upper |= id;
+    if (corpus.size() % 4 >= 2) beyond |= id;
+    corpus.ids.push_back(static_cast<std::uint16_t>(id));
+  }
+  if (width == 0 && begin == 0 && upper == 0 && corpus.size() >= 4 && corpus.size() % 2 == 0)
+    refuse(format("every second id is 0, as where ids take more bytes: --token-bytes {} would work",
+                  beyond == 0 && corpus.size() % 4 == 0 ? 8 : 4));
   return corpus;
 }
 // end tokens

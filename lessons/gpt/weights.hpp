@@ -1,8 +1,12 @@
-// GPT-2's own weights: a safetensors file with Hugging Face's names, read into any cut. A rank reads one
-// whole tensor at a time and keeps its slice of it: no rank ever holds the model, which is why one cuts.
+// The weights of a GPT-2: a safetensors file with Hugging Face's names, published or a checkpoint of ours,
+// read into any cut. A rank reads one whole tensor at a time and keeps its slice of it: no rank ever holds
+// the model, which is why one cuts.
 #pragma once
 
+#include <cmath>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <map>
 #include <memory>
 
@@ -13,36 +17,43 @@ namespace tessera::gpt {
 
 class WeightsFile {
  public:
-  /// Throws UsageError where it is no GPT-2. The sizes stand in the shapes.
-  explicit WeightsFile(const std::string& path) : file_(path) {
+  /// Throws UsageError, which begins with the flag, where it is no GPT-2. The sizes stand in the shapes.
+  explicit WeightsFile(const std::string& path, const std::string& flag = "--weights")
+      : what_(flag + " " + path), file_(path) {
     if (file_.has("transformer.wte.weight"))
       prefix_ = "transformer.";  // GPT2LMHeadModel's; GPT2Model has none
-    const auto& wte = need("wte.weight");
-    vocabulary = wte.rows, width = wte.cols, positions = need("wpe.weight").rows;
+    const auto &wte = need("wte.weight"), &wpe = need("wpe.weight");
+    for (const auto& [name, entry] : {std::pair{"wte.weight", wte}, {"wpe.weight", wpe}})
+      if (entry.rows < 1 || entry.cols < 1)  // of a tensor that cannot be read, there are none
+        refuse(format(
+            "{}{}; one that can be read, and has elements, would work", name,
+            entry.unreadable.empty() ? format(" is ({}, {})", entry.rows, entry.cols) : entry.unreadable));
+    vocabulary = wte.rows, width = wte.cols, positions = wpe.rows;
     while (file_.has(prefix_ + format("h.{}.ln_1.weight", layers))) ++layers;
+    configure();
   }
 
   std::int64_t vocabulary = 0, width = 0, positions = 0, layers = 0;
-  const std::string& path() const { return file_.path(); }
+  std::int64_t heads = 0;  // 0: nothing says
+  double layer_norm_epsilon = 1e-5;
+  const std::string& what() const { return what_; }  ///< "--weights FILE"
+  const std::map<std::string, std::string>& metadata() const { return file_.metadata(); }
 
   // begin check
-  /// Every weight of `config` is there in its shape, and nothing else that a GPT-2 would compute with.
-  void check(ModelConfig config) const {
-    config.attention.options.seq = positions;
+  /// Every weight of `config` is there in its shape, and nothing else that a GPT-2 would compute with. So is,
+  /// for each other prefix, what an optimiser keeps of each weight.
+  void check(ModelConfig config, const std::vector<std::string>& prefixes = {""}) const {
+    config.positions = positions;
     std::size_t known = 0;
-    for (const auto& [name, rows, cols, scale] : weights_of(config)) {
-      const auto& entry = need(name);
-      if (entry.rows != rows || entry.cols != cols || entry.dtype == DType::i32 || !entry.unreadable.empty())
-        refuse(format("{}{}: ({}, {}) in BF16, F32 or F64 would work", name,
-                      entry.unreadable.empty()
-                          ? format(" is ({}, {}) {}", entry.rows, entry.cols, tessera::name(entry.dtype))
-                          : entry.unreadable,
-                      rows, cols));
-      ++known;
-    }
+    for (const std::string& prefix : prefixes)
+      for (const auto& [name, rows, cols, scale] : weights_of(config)) {
+        check_shape(prefix + name, rows, cols);
+        ++known;
+      }
     for (const auto& [name, entry] : file_.entries()) {
       const bool mask = name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias");
-      known += mask || name == "lm_head.weight" || name.starts_with("optimizer.");  // of our own checkpoints
+      known += mask || name == "lm_head.weight" ||
+               (name.starts_with("optimizer.") && (prefixes.size() == 1 || name == "optimizer.step"));
     }
     if (known != file_.entries().size())
       refuse(format("has {} tensors that no GPT-2 of {} layers has", file_.entries().size() - known, layers));
@@ -55,16 +66,72 @@ class WeightsFile {
   // end check
 
   // begin read
-  /// This slice of a weight. Of wpe a model of shorter sequences has the first rows.
+  /// This slice of a weight, or of what an optimiser keeps of it. All its elements are finite.
   Tensor read(const std::string& name, const Slice& slice, DType dtype) const {
-    const Tensor whole = file_.read(prefix_ + name).row_range(0, slice.whole_rows);
-    return cast(slice.extract(whole), dtype).to(Device::current());
+    check_shape(name, slice.whole_rows, slice.whole_cols);
+    const Tensor mine = cast(slice.extract(file_.read(prefix_ + name)), dtype);
+    const auto values = mine.values();
+    for (std::int64_t i = 0; i < mine.size(); ++i)
+      if (const double value = values[static_cast<std::size_t>(i)]; !std::isfinite(value)) {
+        const auto [row, column] = slice.locate(i / mine.cols(), i % mine.cols());
+        refuse(
+            format("{} is {:g} at row {}, column {}: finite numbers would work", name, value, row, column));
+      }
+    return mine.to(Device::current());
   }
   // end read
 
- private:
+  // begin configure
+  /// What no shape tells stands in the metadata of our own checkpoints, and in the config.json that Hugging
+  /// Face keeps beside its weights. A setting that changes what a GPT-2 computes, and that we do not have, is
+  /// refused.
+  void configure() {
+    const auto beside = std::filesystem::path(file_.path()).parent_path() / "config.json";
+    const bool own = file_.metadata().count("n_head") > 0;
+    if (!own && !std::filesystem::exists(beside)) return;
+    const auto config = own ? file_.metadata() : read_json(beside.string());
+    const auto wrong = [&](const std::string& key, const std::string& fitting) {
+      refuse(format("{} has the {} {}: {} would work", own ? "its header" : beside.string(), key,
+                    config.at(key).substr(0, 100), fitting));
+    };
+    for (const auto& [key, ours] :
+         std::map<std::string, std::string>{{"model_type", "gpt2"},
+                                            {"activation_function", "gelu_new"},
+                                            {"scale_attn_weights", "true"},
+                                            {"scale_attn_by_inverse_layer_idx", "false"},
+                                            {"add_cross_attention", "false"},
+                                            {"n_layer", std::to_string(layers)},
+                                            {"n_embd", std::to_string(width)},
+                                            {"vocab_size", std::to_string(vocabulary)},
+                                            {"n_positions", std::to_string(positions)}})
+      if (config.count(key) > 0 && config.at(key) != ours) wrong(key, ours);
+    char* end = nullptr;
+    if (config.count("n_head") > 0) {
+      heads = std::strtoll(config.at("n_head").c_str(), &end, 10);
+      if (*end != '\0' || heads < 1 || width % heads != 0)
+        wrong("n_head", format("a divisor of the width {}", width));
+    }
+    if (config.count("layer_norm_epsilon") > 0) {
+      layer_norm_epsilon = std::strtod(config.at("layer_norm_epsilon").c_str(), &end);
+      if (*end != '\0' || !(layer_norm_epsilon > 0 && layer_norm_epsilon < 1))
+        wrong("layer_norm_epsilon", "a number between 0 and 1");
+    }
+  }
+  // end configure
+
   [[noreturn]] void refuse(const std::string& fault) const {
-    throw UsageError(format("--weights {}: {}", path(), fault));
+    throw UsageError(format("{}: {}", what_, fault));
+  }
+
+ private:
+  void check_shape(const std::string& name, std::int64_t rows, std::int64_t cols) const {
+    const auto& entry = need(name);
+    if (entry.rows != rows || entry.cols != cols || entry.dtype == DType::i32 || !entry.unreadable.empty())
+      refuse(format("{}{}: ({}, {}) of floating point would work", name,
+                    entry.unreadable.empty()
+                        ? format(" is ({}, {}) {}", entry.rows, entry.cols, tessera::name(entry.dtype))
+                        : entry.unreadable,
+                    rows, cols));
   }
   const SafetensorsFile::Entry& need(const std::string& name) const {
     if (!file_.has(prefix_ + name))
@@ -72,6 +139,7 @@ class WeightsFile {
     return file_.at(prefix_ + name);
   }
 
+  std::string what_;
   SafetensorsFile file_;
   std::string prefix_;
 };

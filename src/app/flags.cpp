@@ -159,6 +159,10 @@ bool Flags::given(const std::string& name) const {
   return flag != nullptr && flag->count() > 0;
 }
 
+void Flags::set(const std::string& name, const std::string& text) {
+  app_->get_option(name)->add_result(text)->run_callback();
+}
+
 std::vector<Flags::Value> Flags::values() const {
   std::vector<Value> values;
   for (const CLI::Option* flag : app_->get_options()) {

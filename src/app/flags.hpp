@@ -50,6 +50,8 @@ class Flags {
   /// Returns false where the user asked for help, which is then printed.
   bool parse(int argc, char** argv) const;
   bool given(const std::string& name) const;
+  /// As if the flag had been given, for what a file says. Throws UsageError.
+  void set(const std::string& name, const std::string& text);
   std::string help(bool all) const;
   /// Every flag that was given or has a default, with its value as text, for config{} of the JSON.
   struct Value {

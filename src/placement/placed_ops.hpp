@@ -168,11 +168,11 @@ CrossEntropy cross_entropy(const Placed<Tp, Dp>& logits, const Placed<Tq, Dq>& t
 
 /// The mean and the deviation of a row need the whole row.
 template <class Tp, class Dp, class Tq, class Dq>
-auto layer_norm(const Placed<Tp, Dp>& x, const Placed<Tq, Dq>& gamma, const Placed<Tq, Dq>& beta, LayerNorm& saved) {
+auto layer_norm(const Placed<Tp, Dp>& x, const Placed<Tq, Dq>& gamma, const Placed<Tq, Dq>& beta, LayerNorm& saved, double epsilon = 1e-5) {
   constexpr bool rows = rows_whole<Tp, Dp>, fits = alike<Tq, Dq, Replicated, Replicated>;
   static_assert(rows, "layer_norm: a row's mean needs the whole row. all_gather a Shard<1>, all_reduce a Partial first.");
   static_assert(!rows || fits, "layer_norm: gamma and beta are Replicated, as every rank's rows are whole. all_gather them.");
-  saved = layer_norm(x.local(), gamma.local(), beta.local());
+  saved = layer_norm(x.local(), gamma.local(), beta.local(), epsilon);
   return Checked<rows && fits, Tp, Dp>(saved.y);
 }
 template <class Tp, class Dp, class Tq, class Dq>

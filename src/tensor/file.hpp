@@ -1,17 +1,41 @@
-// Files that appear whole or not at all.
+// Files: what is read is opened once, what is written appears whole or not at all.
 #pragma once
 
 #include <cstdint>
-#include <fstream>
 #include <string>
 
 namespace tessera {
 
+/// A regular file, opened once: whatever is renamed into its place later, this one stays as it was opened.
+/// Several threads may read it. Every fault is a UsageError that names the path.
+class OpenFile {
+ public:
+  explicit OpenFile(const std::string& path);
+  ~OpenFile();
+  OpenFile(const OpenFile&) = delete;
+  OpenFile& operator=(const OpenFile&) = delete;
+  const std::string& path() const { return path_; }
+  std::uint64_t size() const { return size_; }
+  void read(void* to, std::uint64_t count, std::uint64_t begin) const;
+
+ private:
+  std::string path_;
+  int file_ = -1;
+  std::uint64_t size_ = 0;
+};
+
+/// All bytes of a regular file.
+std::string read_file(const std::string& path);
+
+/// The checksum of zlib's crc32: the remainder of the bytes, as a polynomial over two elements.
+std::uint32_t crc32(const void* bytes, std::uint64_t count);
+
 /// Throws UsageError, before any work is done, where a file could not be made at `path` later.
 void check_writable(const std::string& path);
 
-/// A file under construction beside its place. Unless finish() has run, the destructor leaves nothing behind.
-/// Every fault is a UsageError that names the path.
+/// A file under construction beside its place. Unless finish() has run, the destructor leaves nothing behind;
+/// what a killed process leaves, the next NewFile of this path removes. Every fault is a UsageError that
+/// names the path.
 class NewFile {
  public:
   explicit NewFile(const std::string& path);
@@ -19,12 +43,12 @@ class NewFile {
   NewFile(const NewFile&) = delete;
   NewFile& operator=(const NewFile&) = delete;
   void write(const void* bytes, std::uint64_t count);
-  void finish();  ///< Renames it into its place.
+  void finish();  ///< Brings it to the disk, and renames it into its place.
 
  private:
-  void check() const;
+  void check(bool holds) const;
   std::string path_, temporary_;
-  std::ofstream stream_;
+  int file_ = -1;
   bool finished_ = false;
 };
 

@@ -5,37 +5,49 @@
 #include <map>
 #include <string>
 
+#include "tensor/file.hpp"
 #include "tensor/tensor.hpp"
 
 namespace tessera {
 
 /// Writes all tensors (from any device), sorted by name. The file appears whole or not at all: it is written
 /// beside its place and renamed. Throws UsageError where it cannot be written.
-void save_safetensors(const std::string& path, const std::map<std::string, Tensor>& tensors);
+/// `metadata` goes into the header, and with them a CRC-32 of every tensor's bytes, "crc32 NAME", and one of
+/// the header without itself, "crc32".
+void save_safetensors(const std::string& path, const std::map<std::string, Tensor>& tensors,
+                      const std::map<std::string, std::string>& metadata = {});
 
-/// A file whose header has been read and checked; its tensors are read one by one. Every fault is a
-/// UsageError that names the file: truncated, oversized, overlapping, or, when it is read, a tensor of
-/// another dtype than BF16, F32, F64 and I32 or of more than two axes (a scalar is (1, 1), a vector (1, n)).
+/// A file whose header has been read and checked; its tensors are read one by one, from the file as it was
+/// opened; F16 as f32, which is exact. Every fault is a UsageError that names the file: truncated, oversized,
+/// overlapping, or, when it is read, a tensor of another dtype than BF16, F16, F32, F64 and I32, of more than
+/// two axes (a scalar is (1, 1), a vector (1, n)), or of bytes that do not have their checksum.
 class SafetensorsFile {
  public:
   struct Entry {
     DType dtype = DType::f32;
+    float (*widen)(std::uint16_t) = nullptr;  // of 16-bit numbers in the file
     std::int64_t rows = 0, cols = 0;
     std::uint64_t begin = 0, bytes = 0;  // in the file
     std::string unreadable;              // why not, "" where it can be read
   };
 
   explicit SafetensorsFile(const std::string& path);
-  const std::string& path() const { return path_; }
+  const std::string& path() const { return file_.path(); }
   const std::map<std::string, Entry>& entries() const { return entries_; }
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
   bool has(const std::string& name) const { return entries_.count(name) > 0; }
   const Entry& at(const std::string& name) const;
   Tensor read(const std::string& name) const;  ///< To the host. Several threads may.
 
  private:
-  std::string path_;
+  OpenFile file_;
   std::map<std::string, Entry> entries_;
+  std::map<std::string, std::string> metadata_;
 };
+
+/// The members of the JSON object in a file: strings as they are, all else as JSON writes it. Throws
+/// UsageError.
+std::map<std::string, std::string> read_json(const std::string& path);
 
 /// Reads all tensors to the host.
 std::map<std::string, Tensor> load_safetensors(const std::string& path);

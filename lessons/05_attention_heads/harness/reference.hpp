@@ -132,6 +132,7 @@ class Reference {
   Reference(const Inputs<Tensor>& in, AttentionShape shape, Core core)
       : in_(in), shape_(std::move(shape)), core_(core) {}
   MeasuredReference results;  // the backward adds "d" + name for each weight
+  double epsilon = 1e-5;      // of the layer norms
 
   Tensor linear(const std::string& name, const Tensor& x) {
     inputs_[name] = x;
@@ -149,7 +150,7 @@ class Reference {
   }
 
   Tensor norm(const std::string& name, const Tensor& x) {
-    norms_[name] = layer_norm(x, in_(name + ".weight"), in_(name + ".bias"));
+    norms_[name] = layer_norm(x, in_(name + ".weight"), in_(name + ".bias"), epsilon);
     return norms_[name].y;
   }
   Tensor norm_backward(const std::string& name, const Tensor& dy) {

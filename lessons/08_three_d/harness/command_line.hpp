@@ -10,6 +10,7 @@ namespace tessera::three_d {
 
 struct Arguments {  // the names of files
   std::string text = "README.md", tokens, weights;
+  int token_bytes = 0;  // of an id; 0: as the file says
 };
 
 inline void add_flags(App& app, Config& s, Arguments& arguments) {
@@ -18,12 +19,14 @@ inline void add_flags(App& app, Config& s, Arguments& arguments) {
   flags.number("--tp", s.sizes.tp, 1, 64, "ranks that share each layer");
   flags.number("--pp", s.sizes.pp, 1, 64, "stages of layers");
   flags.number("--dp", s.sizes.dp, 1, 64, "replicas");
-  flags.number("--steps", s.steps, 0, 1 << 20, "of training");
+  flags.number("--steps", s.steps, 0, 1 << 20, "of training, with those that --resume has done");
   app.size("--batch", s.batch, "sequences of a step");
   flags.number("--microbatches", t.microbatches, 1, 1 << 20, "m, of each replica");
   flags.choice("--schedule", t.schedule, pipeline::schedule_names, "of the pipeline");
   flags.text("--text", arguments.text, "FILE", "what to train on: bytes are tokens");
   flags.text("--tokens", arguments.tokens, "FILE", "instead: uint16 ids, as nanoGPT and llm.c keep them");
+  flags.choice("--token-bytes", arguments.token_bytes, {{0, "auto"}, {2, "2"}, {4, "4"}, {8, "8"}},
+               "of each id; auto: 2, or as llm.c's header says");
   flags.text("--weights", arguments.weights, "FILE", "begin as a GPT-2 with Hugging Face's names; its sizes");
   flags.toggle("--eval", s.eval, "no training: the loss over the whole text");
   flags.number("--sample", s.sample, 0, 1 << 20, "tokens to write in the end");
@@ -33,7 +36,7 @@ inline void add_flags(App& app, Config& s, Arguments& arguments) {
   flags.number("--chunks", t.chunks, 0, 64, "of a stage, for interleaved; 0: two there, else one");
   flags.choice("--optimizer", t.adamw, {{false, "sgd"}, {true, "adamw"}}, "sgd has momentum 0.9");
   flags.text("--save", s.save, "DIR", "write checkpoints there: whole tensors, GPT-2's names");
-  flags.number("--every", s.every, 0, 1 << 20, "steps between checkpoints; 0: one at the end");
+  flags.number("--every", s.every, 0, 1 << 20, "steps between checkpoints; 0: the one at the end");
   flags.text("--resume", s.resume, "DIR", "go on from the checkpoint there, under any cut");
   flags.real("--lr", t.lr, 0, 1e3, "learning rate");
   flags.real("--clip", t.clip, 0, 1e9, "largest norm of the gradients; 0: any");
@@ -50,50 +53,102 @@ inline int ranks_of(const ParallelSizes& sizes) {
              sizes.pp, sizes.dp, sizes.ranks()));
 }
 
-/// The sizes of a file's model, which the command line may repeat but not change.
-inline void take_weights(Config& s, const Arguments& arguments, const Flags& flags) {
-  s.weights = std::make_shared<const gpt::WeightsFile>(arguments.weights);
-  const gpt::WeightsFile& file = *s.weights;
-  ModelConfig& m = s.training.model;
-  const std::string has = "--weights " + arguments.weights + " has ";
-  for (const auto& [flag, mine, theirs] : {std::tuple{"--layers", &m.layers, file.layers},
-                                           {"--width", &m.attention.width, file.width},
-                                           {"--vocab", &m.vocabulary, file.vocabulary}}) {
-    if (flags.given(flag) && *mine != theirs)
-      throw UsageError(format("{} {}: {}{}; without {} it would work", flag, *mine, has, theirs, flag));
-    *mine = theirs;
-  }
-  if (m.vocabulary > 65536) throw UsageError(has + "more ids than uint16 holds: up to 65536 would work");
-  std::int64_t& seq = m.attention.options.seq;
-  if (!flags.given("--seq")) seq = file.positions;
-  if (seq > file.positions)
-    throw UsageError(format("--seq {}: {}{} positions: --seq {} or less would work", seq, has, file.positions,
-                            file.positions));
-  if (!flags.given("--heads") && m.width() % 64 != 0)
-    throw UsageError(
-        format("{}a width of {}, no multiple of GPT-2's 64 a head: give its --heads", has, m.width()));
-  if (!flags.given("--heads")) m.attention.heads = m.width() / 64;
+/// Opens the file where the model begins: once, and before anything is written.
+inline std::shared_ptr<const gpt::WeightsFile> open_weights(const std::string& weights,
+                                                            const std::string& resume) {
+  if (!resume.empty() && !weights.empty())
+    throw UsageError("--weights and --resume: each says where the model begins, one of them would work");
+  if (!weights.empty()) return std::make_shared<const gpt::WeightsFile>(weights);
+  if (resume.empty()) return nullptr;
+  if (!std::filesystem::exists(gpt::checkpoint_file(resume)))
+    throw UsageError("--resume " + resume +
+                     ": there is no checkpoint.safetensors; a folder that --save wrote would work");
+  return std::make_shared<const gpt::WeightsFile>(gpt::checkpoint_file(resume), "--resume");
 }
 
-inline void take_text(Config& s, const Arguments& arguments, const Flags& flags) {
+/// A flag that was not given, as the file where the model begins says.
+inline void set_from_file(Flags& flags, const gpt::WeightsFile& file, const std::string& flag,
+                          const std::string& text) {
+  try {
+    if (!flags.given(flag)) flags.set(flag, text);
+  } catch (const UsageError& error) {
+    throw UsageError(format("{} has {}", file.what(), error.what()));
+  }
+}
+
+/// A run that resumes goes on as its checkpoint says. A flag may repeat that; the constants of the optimiser
+/// and the text may differ, and the first lines say so.
+inline void take_configuration(Config& s, Flags& flags, std::int64_t seed) {
+  const gpt::WeightsFile& file = *s.weights;
+  const std::int64_t done = gpt::steps_of(file);
+  if (done >= s.steps && !s.eval)
+    throw UsageError(
+        format("--resume {} has done {} steps, and --steps {} counts from the first one: --steps {} "
+               "or more would work, or --eval",
+               s.resume, done, s.steps, done + 1));
+  s.resumed = format("  --resume {} goes on after step {}", s.resume, done);
+  for (const auto& [key, mine] : configuration(s, static_cast<std::uint64_t>(seed))) {
+    const auto saved = file.metadata().find(key);
+    if (saved == file.metadata().end())
+      throw UsageError(
+          format("{} does not say its {}: a checkpoint of this version would work", file.what(), key));
+    const std::string& theirs = saved->second;
+    if (key != "text" && !flags.given(key)) {
+      set_from_file(flags, file, key, theirs);
+    } else if (mine != theirs) {
+      if (key != "text" && key != "--lr" && key != "--clip" && !s.eval)
+        throw UsageError(
+            format("{} {}: {} has {}; without {} it would work", key, mine, file.what(), theirs, key));
+      s.resumed += format(", with {} {} in place of {}", key, mine, theirs);
+    }
+  }
+  s.resumed += ".\n";
+}
+
+/// The sizes of the file's model, which the command line may repeat but not change.
+inline void take_sizes(ModelConfig& m, const gpt::WeightsFile& file, Flags& flags) {
+  const std::string has = file.what() + " has ";
+  if (file.heads == 0 && !flags.given("--heads") && file.width % 64 != 0)
+    throw UsageError(
+        format("{}a width of {}, no multiple of GPT-2's 64 a head: give its --heads", has, file.width));
+  const std::int64_t heads = file.heads > 0           ? file.heads
+                             : flags.given("--heads") ? m.attention.heads
+                                                      : file.width / 64;
+  for (const auto& [flag, mine, theirs] : {std::tuple{"--layers", m.layers, file.layers},
+                                           {"--width", m.attention.width, file.width},
+                                           {"--heads", m.attention.heads, heads},
+                                           {"--vocab", m.vocabulary, file.vocabulary}}) {
+    if (flags.given(flag) && mine != theirs)
+      throw UsageError(format("{} {}: {}{}; without {} it would work", flag, mine, has, theirs, flag));
+    set_from_file(flags, file, flag, std::to_string(theirs));
+  }
+  set_from_file(flags, file, "--seq", std::to_string(file.positions));
+  if (m.seq() > file.positions)
+    throw UsageError(format("--seq {}: {}{} positions: --seq {} or less would work", m.seq(), has,
+                            file.positions, file.positions));
+  m.positions = file.positions, m.layer_norm_epsilon = file.layer_norm_epsilon;
+}
+
+inline void read_text(Config& s, const Arguments& arguments, const Flags& flags) {
   const bool tokens = !arguments.tokens.empty();
   if (tokens && flags.given("--text")) throw UsageError("--text and --tokens: one of them would work");
-  s.text = tokens ? gpt::read_tokens(arguments.tokens) : gpt::corpus_of(mlp::read_text(arguments.text));
-  if (tokens && s.text.size() > 0 && !s.weights && !flags.given("--vocab"))
+  s.text = tokens ? gpt::read_tokens(arguments.tokens, arguments.token_bytes)
+                  : gpt::corpus_of(mlp::read_text(arguments.text));
+  if (tokens && s.text.size() > 0 && arguments.weights.empty() && s.resume.empty() && !flags.given("--vocab"))
     throw UsageError(format("--tokens {} needs --vocab, how many ids there are: its largest is {}",
                             arguments.tokens, *std::max_element(s.text.ids.begin(), s.text.ids.end())));
-  gpt::check_ids(s.text, s.training.model.vocabulary, s.seq(),
-                 tokens ? "--tokens " + arguments.tokens : "--text " + arguments.text);
 }
 
 /// Everything else that can be wrong with the command line, before anything runs.
-inline void apply_arguments(Config& s, const Arguments& arguments, const Flags& flags,
-                            const Options& options) {
+inline void apply_arguments(Config& s, const Arguments& arguments, Flags& flags, const Options& options) {
   TrainingConfig& t = s.training;
   ModelConfig& m = t.model;
   const auto [tp, pp, dp] = s.sizes;
   const int parts = dp * t.microbatches;
-  if (!arguments.weights.empty()) take_weights(s, arguments, flags);
+  read_text(s, arguments, flags);
+  s.weights = open_weights(arguments.weights, s.resume);
+  if (!s.resume.empty()) take_configuration(s, flags, options.seed);
+  if (s.weights) take_sizes(m, *s.weights, flags);
   gpt::set_batch(m, s.batch, parts, INT64_MAX);
   if (m.attention.heads % tp != 0) {
     std::vector<std::int64_t> fitting;
@@ -120,13 +175,9 @@ inline void apply_arguments(Config& s, const Arguments& arguments, const Flags& 
     throw UsageError(
         format("--sequence-parallel cuts the {} tokens of a microbatch over --tp {}: --seq {} would work",
                m.rows(), tp, (s.seq() / tp + 1) * tp));
-  if (!s.resume.empty() && !std::filesystem::exists(gpt::checkpoint_file(s.resume)))
-    throw UsageError("--resume " + s.resume +
-                     ": there is no checkpoint.safetensors; a folder that --save wrote would work");
-  if (s.weights) s.weights->check(m);
-  if (s.weights && !s.resume.empty())
-    throw UsageError("--weights and --resume: each says where the model begins, one of them would work");
-  take_text(s, arguments, flags);
+  if (s.weights) s.weights->check(m, gpt::state_prefixes(!s.resume.empty() && !s.eval, t.adamw));
+  gpt::check_ids(s.text, m.vocabulary, s.seq(),
+                 s.text.bytes ? "--text " + arguments.text : "--tokens " + arguments.tokens);
   for (const auto& [flag, file] :
        {std::pair{"--save", s.save}, {"--dump", options.dump}, {"--svg", options.svg}})
     if (!file.empty() && s.eval)

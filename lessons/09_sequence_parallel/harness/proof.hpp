@@ -127,9 +127,7 @@ inline std::int64_t sent_in(Communicator& comm, const std::string& phase) {
   double own = 0;
   for (const auto& [key, traffic] : comm.journal().traffic())
     if (key.phase == phase) own += static_cast<double>(traffic.wire);
-  const MemoryScope scope(MemoryKind::check);
-  const Phase check = comm.phase("check");
-  return static_cast<std::int64_t>(comm.all_reduce(Tensor::of(1, 1, {own})).values()[0]);
+  return static_cast<std::int64_t>(sum_over(comm, own));
 }
 
 /// A row of memory: the activations that a rank holds after a pass of this lesson's layer, or of lesson 05's.

@@ -15,6 +15,7 @@ inline MeasuredReference reference_step(const Inputs<Tensor>& in, const ModelCon
   const std::int64_t seq = all.options.seq, n = batch.ids.rows();
   all.options.batch = n / seq;
   attention_heads::Reference u(in, all, attention_heads::reference_core);
+  u.epsilon = config.layer_norm_epsilon;
   std::vector<double> at;
   for (std::int64_t i = 0; i < n; ++i) at.push_back(static_cast<double>(i % seq));
   const Tensor positions = Tensor::of(n, 1, at, DType::i32);
