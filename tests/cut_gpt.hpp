@@ -73,7 +73,8 @@ void under_every_cut(const gpt::ModelConfig& model, const F& f) {
         if (interleaved && (sizes.pp == 1 || sizes.pp * 2 > 8 || training.microbatches % sizes.pp != 0))
           continue;
         if (thin.skips()) continue;
-        INFO(name, ", ", text(sizes));
+        const std::string cut = name + ", " + text(sizes);
+        CAPTURE(cut);
         f(ranks, sizes, training);
       }
 }
