@@ -246,7 +246,7 @@ void check_launcher_of_one() {
     refused = error.what();
   }
   unsetenv("OMPI_COMM_WORLD_SIZE");
-  expect_eq(refused, "--ranks 4 under a launcher of 1 process: --ranks 1 or a launcher of 4 would work",
+  expect_eq(refused, "--ranks 4 under a launcher of 1 process: --ranks 1 would work, or a launcher of 4",
             "refused");
 }
 

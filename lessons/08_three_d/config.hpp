@@ -5,6 +5,7 @@
 #include "06_pipeline/partition.hpp"
 #include "06_pipeline/worker.hpp"
 #include "08_three_d/mesh.hpp"
+#include "app/gather.hpp"
 #include "gpt/builder.hpp"
 #include "gpt/tokens.hpp"
 #include "gpt/weights.hpp"
@@ -37,6 +38,8 @@ struct TrainingConfig {
   int chunks = 1, microbatches = 1;  // microbatches of one replica
   bool adamw = false;
   double lr = 0.1, clip = 0;       // clip 0: the norm of the gradients is left alone
+  double momentum = 0.9;           // of SGD
+  AdamW constants;                 // of AdamW, whose learning rate is lr
   std::int64_t bucket = 16 << 10;  // bytes of gradients that one all-reduce over dp sums, at least
   bool learns = true;              // false: no gradients, no optimiser
   Composition parts;

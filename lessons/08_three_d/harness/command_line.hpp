@@ -31,11 +31,16 @@ inline void add_flags(App& app, Config& s, Arguments& arguments) {
   app.size("--layers", t.model.layers, "blocks");
   gpt::add_size_flags(app, t.model, 65536);
   flags.number("--chunks", t.chunks, 0, 64, "of a stage, for interleaved; 0: two there, else one");
-  flags.choice("--optimizer", t.adamw, {{false, "sgd"}, {true, "adamw"}}, "sgd has momentum 0.9");
+  flags.choice("--optimizer", t.adamw, {{false, "sgd"}, {true, "adamw"}}, "with a constant rate");
   flags.text("--save", s.save, "DIR", "write checkpoints there: whole tensors, GPT-2's names");
   flags.number("--every", s.every, 0, 1 << 20, "steps between checkpoints; 0: one at the end");
   flags.text("--resume", s.resume, "DIR", "go on from the checkpoint there, under any cut");
   flags.real("--lr", t.lr, 0, 1e3, "learning rate");
+  flags.real("--momentum", t.momentum, 0, 1, "of sgd");
+  flags.real("--beta1", t.constants.beta1, 0, 0.999999,
+             "of adamw: what stays of the mean gradient in a step");
+  flags.real("--beta2", t.constants.beta2, 0, 0.999999, "and of the mean squared gradient");
+  flags.real("--weight-decay", t.constants.decay, 0, 1e3, "of adamw, times the learning rate in a step");
   flags.real("--clip", t.clip, 0, 1e9, "largest norm of the gradients; 0: any");
   flags.toggle("--sequence-parallel", t.model.sequence_parallel,
                "cut activations by tokens over tp: lesson 09");
@@ -44,6 +49,11 @@ inline void add_flags(App& app, Config& s, Arguments& arguments) {
 }
 
 inline int ranks_of(const ParallelSizes& sizes) {
+  const int launched = mpi::launched_size();
+  if (launched > 1 && launched != sizes.ranks())
+    throw UsageError(
+        format("--tp {} --pp {} --dp {} under a launcher of {} processes: a launcher of {} would work",
+               sizes.tp, sizes.pp, sizes.dp, launched, sizes.ranks()));
   if (sizes.ranks() <= 64) return sizes.ranks();
   throw UsageError(
       format("64 ranks at most: --tp {} --pp {} --dp {} make {}; --tp 2 --pp 2 --dp 2 would work", sizes.tp,
@@ -70,18 +80,25 @@ inline void take_weights(Config& s, const Arguments& arguments, const Flags& fla
     throw UsageError(format("--seq {}: {}{} positions: --seq {} or less would work", seq, has, file.positions,
                             file.positions));
   if (!flags.given("--heads") && m.width() % 64 != 0)
-    throw UsageError(
-        format("{}a width of {}, no multiple of GPT-2's 64 a head: give its --heads", has, m.width()));
+    throw UsageError(format("{}a width of {}, no multiple of GPT-2's 64 a head: --heads {} would work", has,
+                            m.width(), fitting(64, [&](std::int64_t n) { return m.width() % n == 0; })));
   if (!flags.given("--heads")) m.attention.heads = m.width() / 64;
 }
 
 inline void take_text(Config& s, const Arguments& arguments, const Flags& flags) {
   const bool tokens = !arguments.tokens.empty();
-  if (tokens && flags.given("--text")) throw UsageError("--text and --tokens: one of them would work");
+  if (tokens && flags.given("--text"))
+    throw UsageError("--text and --tokens both say what to read: without --text it would work");
   s.text = tokens ? gpt::read_tokens(arguments.tokens) : gpt::corpus_of(mlp::read_text(arguments.text));
   if (tokens && s.text.size() > 0 && !s.weights && !flags.given("--vocab"))
-    throw UsageError(format("--tokens {} needs --vocab, how many ids there are: its largest is {}",
-                            arguments.tokens, *std::max_element(s.text.ids.begin(), s.text.ids.end())));
+    throw UsageError(
+        format("--tokens {} needs --vocab, how many ids there are: --vocab {} would work, or more",
+               arguments.tokens, *std::max_element(s.text.ids.begin(), s.text.ids.end()) + 1));
+  if (const auto most = s.text.ids.empty() ? 0 : *std::max_element(s.text.ids.begin(), s.text.ids.end());
+      s.weights && most >= s.training.model.vocabulary)  // which no --vocab can change
+    throw UsageError(format("--weights {} has {} ids, and {} has id {}: without --weights it would work",
+                            arguments.weights, s.training.model.vocabulary, tokens ? "--tokens" : "--text",
+                            most));
   gpt::check_ids(s.text, s.training.model.vocabulary, s.seq(),
                  tokens ? "--tokens " + arguments.tokens : "--text " + arguments.text);
 }
@@ -95,13 +112,11 @@ inline void apply_arguments(Config& s, const Arguments& arguments, const Flags& 
   const int parts = dp * t.microbatches;
   if (!arguments.weights.empty()) take_weights(s, arguments, flags);
   gpt::set_batch(m, s.batch, parts, INT64_MAX);
-  if (m.attention.heads % tp != 0) {
-    std::vector<std::int64_t> fitting;
-    for (std::int64_t n = 1; n <= std::min<std::int64_t>(m.attention.heads, 64); ++n)
-      if (m.attention.heads % n == 0) fitting.push_back(n);
-    throw UsageError(format("--tp {} does not divide the {} heads: --tp {} would work", tp, m.attention.heads,
-                            join(fitting)));
-  }
+  const std::int64_t heads = m.attention.heads;
+  if (heads % tp != 0)
+    throw UsageError(
+        format("--tp {} does not divide the {} heads: --tp {} would work", tp, heads,
+               fitting(std::min<std::int64_t>(heads, 64), [&](std::int64_t n) { return heads % n == 0; })));
   if (t.chunks == 0) t.chunks = t.schedule == pipeline::Schedule::interleaved && pp > 1 ? 2 : 1;
   pipeline::refuse_impossible(t.schedule, pp, t.microbatches, t.chunks);
   if (m.vocabulary < tp)
@@ -125,12 +140,21 @@ inline void apply_arguments(Config& s, const Arguments& arguments, const Flags& 
                      ": there is no checkpoint.safetensors; a folder that --save wrote would work");
   if (s.weights) s.weights->check(m);
   if (s.weights && !s.resume.empty())
-    throw UsageError("--weights and --resume: each says where the model begins, one of them would work");
+    throw UsageError(
+        "--weights and --resume both say where the model begins: without --weights it would work");
   take_text(s, arguments, flags);
-  for (const auto& [flag, file] :
-       {std::pair{"--save", s.save}, {"--dump", options.dump}, {"--svg", options.svg}})
-    if (!file.empty() && s.eval)
-      throw UsageError(format("--eval trains nothing: without {} it would work", flag));
+  // A flag that nothing would read is refused: its user expects something of it.
+  const auto refuse = [&](bool unread, const char* why, std::initializer_list<const char*> names) {
+    for (const char* flag : names)
+      if (unread && flags.given(flag)) throw UsageError(format("{}: without {} it would work", why, flag));
+  };
+  refuse(s.eval, "--eval trains nothing",
+         {"--save", "--dump", "--svg", "--steps", "--optimizer", "--lr", "--clip", "--bucket", "--momentum",
+          "--beta1", "--beta2", "--weight-decay"});
+  refuse(s.save.empty(), "--every counts the steps between checkpoints of --save", {"--every"});
+  refuse(s.sample == 0, "--temperature is that of --sample", {"--temperature"});
+  refuse(!t.adamw, "--optimizer sgd has no such constant", {"--beta1", "--beta2", "--weight-decay"});
+  refuse(t.adamw, "--optimizer adamw has no such constant", {"--momentum"});
   if (!options.svg.empty() && s.steps < 2)
     throw UsageError("--svg draws the losses: --steps 2 or more would work");
   if (s.save.empty()) return;
