@@ -209,7 +209,7 @@ void check_launcher_of_one() {
   expect_eq(choose_transport(std::nullopt, 4, DeviceKind::cpu, Transport::mpi).options.ranks, 1, "ranks");
   const std::string refused = message_from([] { choose_transport(4, 4, DeviceKind::cpu, Transport::mpi); });
   unsetenv("OMPI_COMM_WORLD_SIZE");
-  expect_eq(refused, "--ranks 4 under a launcher of 1 process: --ranks 1 or a launcher of 4 would work",
+  expect_eq(refused, "--ranks 4 under a launcher of 1 process: --ranks 1 would work, or a launcher of 4",
             "refused");
 }
 

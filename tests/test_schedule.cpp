@@ -134,8 +134,8 @@ TEST_CASE("schedules: blocking sends deadlock in all but GPipe, and the reason n
     CHECK(contains(why, format("stage {} waits for stage {} in its send of microbatch 2", p - 2, p - 1)));
   });
   CHECK(reason(with_blocking_sends(make_plan(Schedule::one_f_one_b, 2, 2)), 2) ==
-        "circular wait: stage 0 waits for stage 1 in its send of microbatch 2, chunk 0; "
-        "stage 1 waits for stage 0 in its send_gradient of microbatch 1, chunk 0");
+        "circular wait: stage 0 waits for stage 1 in its send of microbatch 2, chunk 1; "
+        "stage 1 waits for stage 0 in its send_gradient of microbatch 1, chunk 1");
 }
 
 TEST_CASE("schedules: what cannot be scheduled is refused with what would work") {
@@ -174,18 +174,18 @@ TEST_CASE("schedules: each kind of illegal plan is refused with its reason") {
   };
   // A dependency broken.
   refused(moved(good, 1, {forward, 0}, {receive, 0}),
-          "stage 1, instruction 0, forward of microbatch 1, chunk 0: "
+          "stage 1, instruction 0, forward of microbatch 1, chunk 1: "
           "comes before its receive");
   refused(moved(good, 2, {backward, 0}, {forward, 0}), "comes before its forward");
-  refused(moved(good, 1, {send, 0}, {forward, 0}), "send of microbatch 1, chunk 0: comes before its forward");
+  refused(moved(good, 1, {send, 0}, {forward, 0}), "send of microbatch 1, chunk 1: comes before its forward");
   refused(moved(good, 1, {backward, 0}, {receive_gradient, 0}), "comes before its receive_gradient");
   refused(moved(good, 1, {send_gradient, 0}, {backward, 0}), "comes before its backward_input");
   refused(moved(zb, 2, {backward_weight, 0}, {backward_input, 0}), "comes before its backward_input");
   // A microbatch missing, done twice, or not there.
   refused(replaced(replaced(good, 2, {backward, 1}, {}), 2, {send_gradient, 1}, {}),
-          "stage 2: backward_input of microbatch 2, chunk 0 is missing");
+          "stage 2: backward_input of microbatch 2, chunk 1 is missing");
   refused(replaced(zb, 0, {backward_weight, 2}, {}),
-          "stage 0: backward_weight of microbatch 3, chunk 0 is missing");
+          "stage 0: backward_weight of microbatch 3, chunk 1 is missing");
   refused(replaced(good, 0, {forward, 1}, {{forward, 1}, {forward, 1}}), "done twice");
   refused(replaced(good, 0, {backward, 1}, {{backward, 1}, {backward_weight, 1}}), "done twice");
   refused(replaced(good, 0, {forward, 1}, {{forward, 3}}), "no such microbatch or chunk");
@@ -194,12 +194,12 @@ TEST_CASE("schedules: each kind of illegal plan is refused with its reason") {
   refused(moved(good, 0, {send, 2}, {reduce}), "its backward has freed what it sends");
   // Messages that do not match, or have nobody at the other end.
   refused(moved(moved(good, 0, {forward, 1}, {forward, 0}), 0, {send, 1}, {send, 0}),
-          "message 1 from stage 0 to stage 1: the send of microbatch 2, chunk 0, meets the receive of "
+          "message 1 from stage 0 to stage 1: the send of microbatch 2, chunk 1, meets the receive of "
           "microbatch 1");
   const Plan chunks = make_plan(Schedule::interleaved, 2, 2, 2);
   refused(moved(moved(chunks, 0, {send, 0, 0}, {send, 1, 1}), 0, {send, 1, 0}, {send, 0, 0}),
-          "message 1 from stage 0 to stage 1: the send of microbatch 1, chunk 1, meets the receive of "
-          "microbatch 1, chunk 0",
+          "message 1 from stage 0 to stage 1: the send of microbatch 1, chunk 2, meets the receive of "
+          "microbatch 1, chunk 1",
           2, 2);
   refused(replaced(good, 0, {send, 1}, {}), "2 sends from stage 0 to stage 1, but 3 receives");
   refused(replaced(good, 0, {forward, 0}, {{receive, 0}, {forward, 0}}), "no stage is at the other end");
@@ -211,8 +211,8 @@ TEST_CASE("schedules: each kind of illegal plan is refused with its reason") {
   // Stages that wait in a circle, although every send is posted: stage 1 wants the gradient before it has
   // sent what the gradient is of.
   refused(moved(good, 1, {receive_gradient, 0}, {send, 0}),
-          "circular wait: stage 1 waits for stage 2 in its receive_gradient of microbatch 1, chunk 0; "
-          "stage 2 waits for stage 1 in its receive of microbatch 1, chunk 0");
+          "circular wait: stage 1 waits for stage 2 in its receive_gradient of microbatch 1, chunk 1; "
+          "stage 2 waits for stage 1 in its receive of microbatch 1, chunk 1");
 }
 
 TEST_CASE("schedules: every send is waited for once, which costs no time and blocks nobody") {

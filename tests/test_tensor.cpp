@@ -1,5 +1,6 @@
 // What every lesson stands on: random numbers by index, slices, tensors and views,
 // the ledger of memory and the pool.
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -166,6 +167,18 @@ TEST_CASE("a slice extracts, locates and inserts the same elements") {
   fused.insert(part_of, shard);
   const auto sum = [](const Values& all) { return std::accumulate(all.begin(), all.end(), 0.0); };
   CHECK(sum(part_of.values()) == sum(values));
+
+  // What two slices have in common, cut out of either one's shard, is the same.
+  for (const Slice& other : {Slice::rows(12, 24, 1, 2), Slice::columns(12, 24, 2, 3), Slice::whole(12, 24),
+                             Slice::nothing_of(12, 24), Slice{12, 24, {{5, 7}, {0, 1}}, {{10, 22}}}}) {
+    const auto [in_fused, in_other] = Slice::overlap(fused, other);
+    const Values common = in_fused.extract(shard).values();
+    CHECK(common == in_other.extract(other.extract(whole)).values());
+    const auto count = std::count_if(values.begin(), values.end(), [&](double value) {
+      return other.find(static_cast<std::int64_t>(value) / 100, static_cast<std::int64_t>(value) % 100);
+    });
+    CHECK(static_cast<std::ptrdiff_t>(common.size()) == count);
+  }
 
   CHECK_THROWS_AS(fused.locate(8, 0), Error);
   CHECK_THROWS_AS(fused.locate(0, 12), Error);

@@ -87,8 +87,8 @@ TEST_CASE("timeline: dX and dW apart, chunks on lines of their own") {
   const Timeline chunks = equal(Schedule::interleaved, 2, 2, 2);
   CHECK(draw(chunks, "predicted", 1) ==
         "predicted                   idle\n"
-        " s0.0 |12  ..  .  aabb|     3/15\n"
-        " s0.1 |  12..aa.bb    |\n"
+        " s0.1 |12  ..  .  aabb|     3/15\n"
+        " s0.2 |  12..aa.bb    |\n"
         " s1.0 |.12      aabb..|     3/15\n"
         " s1.1 |.  1aa2bb    ..|\n");
   CHECK(legend(chunks) == "1-2 forward, a-b its backward, . idle; a line a chunk");

@@ -42,11 +42,13 @@ inline Result run_expecting(const fs::path& root, const std::string& command, in
 }
 
 /// `./tessera run 02 ...` becomes the program in `bin` whose name starts with 02_,
-/// `./tessera lab` the labs' tool.
+/// `./tessera lab` the labs' tool, and build/bin/ the folder of the programs.
 inline std::string resolve(const std::string& command, const fs::path& bin) {
   static const std::regex lesson(R"(\./tessera run (\d\d)(?=\s|$))");
   static const std::string labs = "./tessera lab ";
   if (command.rfind(labs, 0) == 0) return (bin / "tessera_labs").string() + " " + command.substr(labs.size());
+  static const std::string program = "build/bin/";
+  if (command.rfind(program, 0) == 0) return (bin / command.substr(program.size())).string();
   std::string out, rest = command;
   for (std::smatch match; std::regex_search(rest, match, lesson); rest = match.suffix()) {
     std::vector<std::string> found;
