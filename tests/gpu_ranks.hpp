@@ -13,7 +13,8 @@ namespace tessera::test {
 #define NEEDS_GPUS(n) \
   if (cuda_device_count() < (n)) return skip(format("{} GPU(s), found {}", n, cuda_device_count()));
 
-#define NEEDS_NCCL \
+#define NEEDS_NCCL(n) \
+  NEEDS_GPUS(n)       \
   if (!nccl::built()) return skip("a build with NCCL");
 
 inline LaunchOptions gpus(int n, Transport transport) {
@@ -63,12 +64,7 @@ inline void conform(Communicator& comm) {
 }
 
 inline std::string said(const LaunchOptions& options, const std::function<void(Communicator&)>& body) {
-  try {
-    launch(options, body);
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return "";
+  return message_from([&] { launch(options, body); });
 }
 
 }  // namespace tessera::test

@@ -24,4 +24,11 @@ check "a shell of srun --pty" 1 env SLURM_STEP_ID=3 SLURM_STEP_NUM_TASKS=1 SLURM
 for transport in mpi threads; do
   check "a shell of mpirun -n 1, $transport" 1 mpirun -n 1 bash -c "${run[*]} --transport $transport --ranks 2"
 done
-echo "6 runs, each under its launcher"
+# The line that is printed can be typed again, spaces and all.
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+line=$("${run[@]}" --transport mpi --ranks 2 --json "$scratch/a b.json" | sed -n 's/^\$ //p')
+rm "$scratch/a b.json"
+check "the line that ./tessera run prints" 1 bash -c "$line"
+[[ -s $scratch/a\ b.json ]] || { echo "$line: writes no file"; exit 1; }
+echo "8 runs, each under its launcher"

@@ -121,9 +121,35 @@ def check(dump, formula, f, others, cuts, ranks, tolerance, sequences):
     return faults
 
 
+def philox(counter, key):
+    """Philox 4x32-10: Salmon, Moraes, Dror, Shaw, SC 2011."""
+    for _ in range(10):
+        a, b = 0xD2511F53 * counter[0], 0xCD9E8D57 * counter[2]
+        counter = [b >> 32 ^ counter[1] ^ key[0], b & 0xFFFFFFFF, a >> 32 ^ counter[3] ^ key[1], a & 0xFFFFFFFF]
+        key = [(key[0] + 0x9E3779B9) & 0xFFFFFFFF, (key[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    return counter
+
+
+def check_batch(folder, scratch):
+    """The batch order of lesson 08, as its page has it."""
+    batch, seq, seed, stream = 8, 12, 5, 14695981039346656037
+    for letter in b"batches":
+        stream = (stream ^ letter) * 1099511628211 % 2**64  # FNV-1a
+    subprocess.run([f"{folder}/08_three_d", *f"--batch {batch} --microbatches 2 --seq {seq} --seed {seed} --steps 1".split(),
+                    "--quiet", "--text", __file__, "--dump", scratch + "/08"], check=True, capture_output=True)
+    dump, text = read_safetensors(scratch + "/08"), open(__file__, "rb").read()
+    places = [philox([i // 4, 0, stream % 2**32, stream >> 32], [seed, 0])[i % 4] % (len(text) - seq)
+              for i in range(batch)]
+    for name, shift in (("ids", 0), ("targets", 1)):
+        expected = [byte for at in places for byte in text[at + shift : at + shift + seq]]
+        if dump["whole." + name].ravel().tolist() != expected:
+            sys.exit(f"08: the {name} are not those that the page describes")
+
+
 def main():
     folder, held = sys.argv[1], 0
     with tempfile.TemporaryDirectory() as scratch:
+        check_batch(folder, scratch)
         file = scratch + "/dump.safetensors"
         for name, flags, formula, f, others, cuts, all_ranks in LESSONS:
             for ranks in all_ranks:

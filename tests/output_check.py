@@ -41,7 +41,8 @@ def not_json(constant):
 
 
 PIPELINE = {"schedule": str, "stages": int, "microbatches": int, "chunks": int, "partition": list,
-            "bubble_predicted": NUMBER, "bubble_measured": NUMBER, "in_flight": list, "in_flight_predicted": list}
+            "bubble_predicted": NUMBER, "bubble_measured": NUMBER, "in_flight": list, "in_flight_predicted": list,
+            "actions": list}
 
 
 def check_pipeline(pipeline, asked, faults):
@@ -52,6 +53,9 @@ def check_pipeline(pipeline, asked, faults):
             faults.append(f"pipeline.{name} is {pipeline[name]!r}, not {value!r}")
     if len(pipeline["partition"]) != asked["ranks"] * asked["chunks"] or sum(pipeline["partition"]) != asked["layers"]:
         faults.append(f"the partition {pipeline['partition']} is none")
+    forwards = [sum(action.startswith("forward of") for action in stage) for stage in pipeline["actions"]]
+    if forwards != asked["ranks"] * [asked["microbatches"] * asked["chunks"]]:
+        faults.append(f"the stages' lists have {forwards} forwards")
     if not all(0 < pipeline["bubble_" + which] < 1 for which in ("predicted", "measured")):
         faults.append("a bubble is a share of the run")
 

@@ -19,7 +19,7 @@ inline Outcome proven(int n, const ProofOptions& options,
   return outcome;
 }
 
-/// A line for each check that fails, then the notes; "" where everything holds.
+/// A line for each check that fails, then the notes; "" where everything holds, and something was checked.
 inline std::string faults(const Outcome& outcome) {
   std::string text;
   for (const Check& check : outcome.checks)
@@ -27,7 +27,12 @@ inline std::string faults(const Outcome& outcome) {
       text += format("{}: rank {} ({}, {}) {:g} > {:g}. {}\n", check.identity, check.rank, check.row,
                      check.col, check.error, check.bound, check.diagnosis);
   for (const std::string& note : outcome.notes) text += note + "\n";
-  return text;
+  return text.empty() && !outcome.ok() ? "nothing was checked, or a fault has no note" : text;
+}
+
+/// By hand and typed, a layer gives the same bits.
+inline void expect_equal(const Tensor& typed, const Tensor& by_hand) {
+  expect(typed.values() == by_hand.values(), "other bits");
 }
 
 }  // namespace tessera::test

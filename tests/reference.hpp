@@ -28,14 +28,14 @@ inline double unit_roundoff(DType dtype) {
 struct Matrix {
   Index rows = 0, cols = 0;
   std::vector<double> data;
-  double operator()(Index i, Index j) const { return data[static_cast<std::size_t>(i * cols + j)]; }
-  double& operator()(Index i, Index j) { return data[static_cast<std::size_t>(i * cols + j)]; }
+  double operator()(Index i, Index j) const { return data[i * cols + j]; }
+  double& operator()(Index i, Index j) { return data[i * cols + j]; }
 };
 
 inline Matrix elements_of(const Tensor& tensor) { return {tensor.rows(), tensor.cols(), tensor.values()}; }
 
 inline Matrix filled(Index rows, Index cols, double value) {
-  return {rows, cols, std::vector<double>(static_cast<std::size_t>(rows * cols), value)};
+  return {rows, cols, std::vector<double>(rows * cols, value)};
 }
 
 /// Uniform in [-size, size). Another name gives other numbers.
@@ -74,6 +74,7 @@ class Operand {
     values = elements_of(tensor_);
   }
   operator const Tensor&() const { return tensor_; }  // NOLINT: stands for the tensor
+  bool unchanged() const { return frame_intact() && tensor_.values() == values.data; }
   bool frame_intact() const {
     if (frame_.rows() == tensor_.rows()) return true;
     const Matrix all = elements_of(frame_);
@@ -96,21 +97,20 @@ void on_every_case(const Body& body) {
   on_every_device([&] {
     for (const DType dtype : {DType::f32, DType::f64})
       for (const bool view : {false, true}) {
-        CAPTURE(std::string(name(dtype)));
-        CAPTURE(view);
+        INFO(name(dtype), view ? ", views" : "");
         body(Case{dtype, view});
       }
   });
 }
 
-/// The same, for each ugly shape.
+/// The same, for each ugly shape of at least so many columns.
 template <class Body>
-void on_every_shape(const Body& body) {
+void on_every_shape(const Body& body, Index least_cols = 0) {
   on_every_case([&](const Case& c) {
     for (const auto& [rows, cols] :
          {std::pair{1, 1}, {1, 9}, {9, 1}, {0, 5}, {5, 0}, {3, 4}, {17, 61}, {128, 257}}) {
-      CAPTURE(rows);
-      CAPTURE(cols);
+      if (cols < least_cols) continue;
+      INFO(rows, " x ", cols);
       body(c, Index{rows}, Index{cols});
     }
   });
@@ -138,6 +138,13 @@ std::string wrong(const Tensor& actual, Index rows, Index cols, const Truth& tru
                       expected.bound);
     }
   return "";
+}
+
+/// The same of an operand that was written to: nothing around it has changed.
+template <class Truth>
+std::string wrong(const Operand& actual, Index rows, Index cols, const Truth& truth) {
+  if (!actual.frame_intact()) return "what lies around it has changed";
+  return wrong(static_cast<const Tensor&>(actual), rows, cols, truth);
 }
 
 /// sum over i of left(i) right(i), and a bound on the error of any order of summation in a dtype of unit

@@ -3,10 +3,13 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <functional>
 #include <string>
 
 #include "comm/launch.hpp"
+#include "messages.hpp"
 #include "tensor/error.hpp"
 
 namespace tessera::test {
@@ -45,23 +48,7 @@ inline void on_ranks(int n, const std::function<void(Communicator&)>& body) { la
 
 /// The message of what the launch threw, "" where it threw nothing.
 inline std::string message_of(int n, const std::function<void(Communicator&)>& body) {
-  try {
-    on_ranks(n, body);
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return "";
-}
-
-/// The message of what the body threw, "" where it threw nothing.
-template <class Body>
-std::string message_from(const Body& body) {
-  try {
-    body();
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return "";
+  return message_from([&] { on_ranks(n, body); });
 }
 
 /// Runs body once on each kind of device that is there, as this thread's device.
@@ -75,8 +62,17 @@ void on_every_device(const Body& body) {
   }
 }
 
-inline bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
+/// The largest |a - b|, over tensors of equal shapes. Infinity where one is NaN.
+inline double largest_difference(const Tensor& a, const Tensor& b) {
+  expect_eq(shape(a), shape(b), "shapes");
+  const auto x = a.values(), y = b.values();
+  double most = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double difference = std::abs(x[i] - y[i]);
+    if (std::isnan(difference)) return INFINITY;
+    most = std::max(most, difference);
+  }
+  return most;
 }
 
 }  // namespace tessera::test

@@ -3,6 +3,7 @@
 #include "05_attention_heads/harness/proof.hpp"
 #include "fixture.hpp"
 #include "proven.hpp"
+#include "reference.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
@@ -41,32 +42,13 @@ TEST_CASE("lesson 05 holds at 1 to 12 ranks, all masks, kv heads and dtypes, wit
           for (const double dropout : {0.0, 0.3})
             for (const DType dtype : {DType::f32, DType::f64}) {
               if ((kv_heads != 1 && kv_heads % ranks != 0) || thin.skips()) continue;
-              const Sizes s = sizes(part, mask, kv_heads, dropout);
               for (const Form form : {Form::plain, Form::streaming}) {
                 if (form == Form::streaming && (dtype == DType::f32 || part == Part::block)) continue;
-                CAPTURE(ranks);
-                CAPTURE(mask_name);
-                CAPTURE(kv_heads);
-                CAPTURE(dropout);
-                const Outcome outcome =
-                    outcome_of(ranks, {Tier::floating, dtype, 3}, sizes(part, mask, kv_heads, dropout, form));
-                CHECK(faults(outcome) == "");
-                CHECK(outcome.ok());
+                INFO(ranks, " ranks, ", mask_name, ", ", kv_heads, " kv heads, dropout ", dropout);
+                const Sizes s = sizes(part, mask, kv_heads, dropout, form);
+                CHECK(faults(outcome_of(ranks, {Tier::floating, dtype, 3}, s)) == "");
               }
             }
-}
-
-TEST_CASE("lesson 05, exact: the projections of every cut, error 0") {
-  for (const int ranks : {1, 2, 3, 4, 6, 12})
-    for (const std::int64_t kv_heads : {1, 2, 4, 12})
-      for (const DType dtype : {DType::f32, DType::f64}) {
-        if (kv_heads != 1 && kv_heads % ranks != 0) continue;
-        const Outcome outcome =
-            outcome_of(ranks, {Tier::exact, dtype, 3}, sizes(Part::attention, Mask::causal, kv_heads, 0));
-        CHECK(faults(outcome) == "");
-        CHECK(outcome.ok());
-        for (const Check& check : outcome.checks) CHECK(check.error == 0);
-      }
 }
 
 TEST_CASE("the fused (Q|K|V) cut contiguously is caught and named") {
@@ -76,21 +58,6 @@ TEST_CASE("the fused (Q|K|V) cut contiguously is caught and named") {
     const Outcome outcome = outcome_of(ranks, {Tier::floating, DType::f32, 3}, s);
     CHECK(!outcome.ok());
     CHECK(contains(faults(outcome), "cut contiguously"));
-  }
-}
-
-TEST_CASE("the sandwich's own layers, one all-reduce each way, whatever the number of heads") {
-  for (const int ranks : {2, 4}) {
-    const Outcome one =
-        outcome_of(ranks, {Tier::floating, DType::f32, 3}, sizes(Part::attention, Mask::none, 12, 0));
-    const Outcome two =
-        outcome_of(ranks, {Tier::floating, DType::f32, 3}, sizes(Part::block, Mask::none, 1, 0));
-    REQUIRE(one.traffic.size() == 2);
-    CHECK(one.traffic[0].calls == 1);
-    CHECK(one.traffic[1].calls == 1);
-    REQUIRE(two.traffic.size() == 2);
-    CHECK(two.traffic[0].calls == 2);
-    CHECK(two.traffic[1].calls == 3);  // and [dK dV]
   }
 }
 
@@ -106,17 +73,6 @@ Sizes fixture_sizes(Mask mask) {
   s.part = Part::block;
   complete(s);
   return s;
-}
-
-double largest_difference(const Tensor& a, const Tensor& b) {
-  const auto x = a.values(), y = b.values();
-  REQUIRE(x.size() == y.size());
-  double most = 0;
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    const double difference = std::abs(x[i] - y[i]);
-    if (!(difference <= most)) most = difference;
-  }
-  return most;
 }
 
 }  // namespace
@@ -160,30 +116,12 @@ TEST_CASE("the unsplit block equals central differences, with grouped queries an
                                                                 : w;
       return tensors[name] = generate(3, name, Slice::whole(rows, cols), DType::f64, Fill::uniform, 0.5);
     };
+    const auto loss = [&] { return weighted(reference(in, s, Core{}).results.at("Y"), in("dY")); };
     const MeasuredReference whole = reference(in, s, Core{});
-    const auto loss = [&] {
-      const auto y = reference(in, s, Core{}).results.at("Y").values(), dy = in("dY").values();
-      double sum = 0;
-      for (std::size_t i = 0; i < y.size(); ++i) sum += y[i] * dy[i];
-      return sum;
-    };
-    for (const auto& [name, result] : whole.results) {
-      if (name == "Y") continue;
-      const Tensor w = in(name == "dX" ? "X" : name.substr(1));
-      const std::vector<double> start = w.values(), gradient = result.values();
-      for (std::size_t i = 0; i < start.size(); i += 1 + start.size() / 7) {
-        const auto at = [&](double value) {
-          std::vector<double> moved = start;
-          moved[i] = value;
-          w.copy_from(Tensor::of(w.rows(), w.cols(), moved));
-          return loss();
-        };
-        constexpr double h = 1e-5;
-        const double slope = (at(start[i] + h) - at(start[i] - h)) / (2 * h);
-        CAPTURE(name);
-        CHECK(std::abs(slope - gradient[i]) <= 1e-7 * (1 + std::abs(slope)));
-      }
-      w.copy_from(Tensor::of(w.rows(), w.cols(), start));
+    for (const auto& [name, gradient] : whole.results) {
+      CAPTURE(name);
+      const Tensor& of = name == "Y" ? in("dY") : in(name == "dX" ? "X" : name.substr(1));
+      CHECK(wrong_gradient(gradient, of, loss) == "");  // the loss is linear in dY: its gradient is Y
     }
   }
 }

@@ -1,5 +1,6 @@
 // Lesson 08: where one axis breaks the combined run, the lesson names it.
 #include "08_three_d/harness/proof.hpp"
+#include "models.hpp"
 #include "support.hpp"
 
 using namespace tessera;
@@ -72,13 +73,10 @@ class Broken final : public Communicator {
 Config small() {
   Config s;
   s.sizes = {2, 2, 2};
-  ModelConfig& m = s.training.model;
-  m = {{8, 2, 2, {}}, 2, 128, 64, true};
-  m.attention.options.batch = 1;
-  m.attention.options.seq = 4;
+  s.training.model = model_of({.vocabulary = 128, .tied = true});
   s.training.microbatches = 2;
   s.batch = 4;
-  m.tokens = 16;
+  s.training.model.tokens = 16;
   s.steps = 4;
   s.text =
       gpt::corpus_of("to be or not to be, that is the question: whether it is nobler in the mind to suffer");
@@ -112,8 +110,7 @@ TEST_CASE("a fault on one axis: the combined run differs, and each axis alone te
   }
 }
 
-TEST_CASE(
-    "two faulty axes are both named, one that is not cut is not run, and the fault may lie where they meet") {
+TEST_CASE("two faulty axes are both named, an axis that is not cut never; a fault may lie where axes meet") {
   const auto two = [](const std::string& group) { return group.ends_with("tp") || group.ends_with("dp"); };
   CHECK(diagnosis(small(), two).ends_with(": look at tp and dp"));
   Config s = small();

@@ -1,6 +1,7 @@
 // Our f64 results against PyTorch's (tests/fixtures/make_fixtures.py): a witness that nobody here wrote.
 #include <cmath>
 
+#include "01_mlp/mlp.hpp"
 #include "fixture.hpp"
 #include "ops/attention.hpp"
 #include "support.hpp"
@@ -49,60 +50,40 @@ class Fixtures {
 
 }  // namespace
 
-TEST_CASE("PyTorch: gelu, relu") {
+TEST_CASE("PyTorch: every function and its gradient") {
   const Fixtures torch("ops.safetensors");
   on_every_device([&] {
     torch.check("gelu.y", gelu(torch["x"]));
     torch.check("gelu.dx", gelu_backward(torch["dy"], torch["x"]));
     torch.check("relu.y", relu(torch["x"]));
     torch.check("relu.dx", relu_backward(torch["dy"], torch["x"]));
-  });
-}
 
-TEST_CASE("PyTorch: a linear layer and its gradients") {
-  const Fixtures torch("ops.safetensors");
-  on_every_device([&] {
     const Tensor x = torch["linear.x"], a = torch["linear.A"], dy = torch["linear.dy"];
     torch.check("linear.y", add_bias(matmul(x, a), torch["linear.c"]));
     torch.check("linear.dx", matmul(dy, t(a)));
     torch.check("linear.dA", matmul(t(x), dy));
     torch.check("linear.dc", sum_rows(dy));
-  });
-}
 
-TEST_CASE("PyTorch: embedding") {
-  const Fixtures torch("ops.safetensors");
-  on_every_device([&] {
     const Tensor ids = torch["embedding.ids"], table = torch["embedding.table"];
     torch.check("embedding.y", embedding(ids, table));
     const Tensor dtable = Tensor::zeros(table.rows(), table.cols(), DType::f64);
     add_embedding_backward(dtable, torch["embedding.dy"], ids);
     torch.check("embedding.dtable", dtable);
-  });
-}
 
-TEST_CASE("PyTorch: cross-entropy") {
-  const Fixtures torch("ops.safetensors");
-  on_every_device([&] {
-    const Tensor targets = torch["ce.targets"];
-    const CrossEntropy result = cross_entropy(torch["ce.logits"], targets);
-    torch.check("ce.losses", result.loss);
-    torch.check("ce.mean", scale(sum_rows(result.loss), 1.0 / 6));
-    torch.check("ce.dlogits", cross_entropy_backward(result, targets, 6));
-  });
-}
+    const CrossEntropy entropy = cross_entropy(torch["ce.logits"], torch["ce.targets"]);
+    torch.check("ce.losses", entropy.loss);
+    torch.check("ce.mean", scale(sum_rows(entropy.loss), 1.0 / 6));
+    torch.check("ce.dlogits", cross_entropy_backward(entropy, torch["ce.targets"], 6));
 
-TEST_CASE("PyTorch: layer norm, softmax") {
-  const Fixtures torch("ops.safetensors");
-  on_every_device([&] {
-    const Tensor gamma = torch["ln.gamma"], dy = torch["ln.dy"];
+    const Tensor gamma = torch["ln.gamma"];
     const LayerNorm norm = layer_norm(torch["ln.x"], gamma, torch["ln.beta"]);
     const Tensor dgamma = Tensor::zeros(1, 7, DType::f64), dbeta = Tensor::zeros(1, 7, DType::f64);
-    add_layer_norm_weights(dgamma, dbeta, dy, norm);
+    add_layer_norm_weights(dgamma, dbeta, torch["ln.dy"], norm);
     torch.check("ln.y", norm.y);
-    torch.check("ln.dx", layer_norm_backward(dy, norm, gamma));
+    torch.check("ln.dx", layer_norm_backward(torch["ln.dy"], norm, gamma));
     torch.check("ln.dgamma", dgamma);
     torch.check("ln.dbeta", dbeta);
+
     torch.check("softmax.p", softmax(torch["softmax.x"]));
     torch.check("softmax.dx", softmax_backward(torch["softmax.dp"], torch["softmax.p"]));
   });
@@ -118,13 +99,8 @@ TEST_CASE("PyTorch: attention under every mask, with all and with grouped kv hea
         for (const auto form : {AttentionOptions::Form::plain, AttentionOptions::Form::streaming}) {
           const std::string prefix = format("{}.kv{}.", name, kv_heads);
           const Tensor q = torch[prefix + "q"], k = torch[prefix + "k"], v = torch[prefix + "v"];
-          const AttentionOptions options{.batch = 2,
-                                         .seq = 5,
-                                         .heads = 4,
-                                         .kv_heads = kv_heads,
-                                         .mask = mask,
-                                         .lengths = torch["lengths"],
-                                         .form = form};
+          AttentionOptions options{.batch = 2, .seq = 5, .heads = 4, .kv_heads = kv_heads, .mask = mask};
+          options.lengths = torch["lengths"], options.form = form;
           AttentionSaved saved;
           torch.check(prefix + "o", attention(q, k, v, options, saved));
           const Tensor dq = empty_like(q), dk = empty_like(k), dv = empty_like(v);
@@ -153,19 +129,17 @@ TEST_CASE("PyTorch: three steps of SGD with momentum and of AdamW") {
   });
 }
 
-TEST_CASE("PyTorch: the two-layer MLP of lessons 01 and 04") {
+TEST_CASE("PyTorch: the two-layer MLP, by lesson 01") {
   const Fixtures torch("mlp.safetensors");
   on_every_device([&] {
-    const Tensor x = torch["X"], a = torch["A"], b = torch["B"], dy = torch["dY"];
-    const Tensor z = add_bias(matmul(x, a), torch["c1"]);  // (6, 8)
-    const Tensor h = gelu(z);                              // (6, 8)
-    const Tensor dz = gelu_backward(matmul(dy, t(b)), z);  // (6, 8)
-    torch.check("H", h);
-    torch.check("Y", add_bias(matmul(h, b), torch["c2"]));  // (6, 7)
-    torch.check("dB", matmul(t(h), dy));                    // (8, 7)
-    torch.check("dc2", sum_rows(dy));                       // (1, 7)
-    torch.check("dA", matmul(t(x), dz));                    // (5, 8)
-    torch.check("dc1", sum_rows(dz));                       // (1, 8)
-    torch.check("dX", matmul(dz, t(a)));                    // (6, 5)
+    const mlp::Mlp model{torch["A"], torch["c1"], torch["B"], torch["c2"]};
+    const mlp::Step step = mlp::step(model, torch["X"], torch["dY"]);
+    torch.check("H", step.saved.h);
+    torch.check("Y", step.y);
+    torch.check("dX", step.dx);
+    torch.check("dA", model.da);
+    torch.check("dc1", model.dc1);
+    torch.check("dB", model.db);
+    torch.check("dc2", model.dc2);
   });
 }

@@ -5,9 +5,10 @@
 #include <map>
 
 #include "08_three_d/harness/layouts.hpp"
-#include "cut_gpt.hpp"
 #include "directory.hpp"
 #include "fixture.hpp"
+#include "models.hpp"
+#include "support.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
@@ -37,10 +38,15 @@ std::string little_endian(const std::vector<int>& values, int bytes) {
 Config pretrained(const std::string& file = hugging_face) {
   Config s;
   s.weights = std::make_shared<const gpt::WeightsFile>(file);
-  ModelConfig& m = s.training.model;
-  m = {{s.weights->width, 8, 8, {}}, s.weights->layers, s.weights->vocabulary, 192, true};
-  m.attention.options.batch = 2;
-  m.attention.options.seq = m.positions = s.weights->positions;
+  s.training.model = model_of({.width = s.weights->width,
+                               .heads = 8,
+                               .layers = s.weights->layers,
+                               .vocabulary = s.weights->vocabulary,
+                               .batch = 2,
+                               .seq = s.weights->positions,
+                               .tied = true});
+  s.training.model.tokens = 192;
+  s.training.model.positions = s.weights->positions;
   s.eval = true;
   s.text = gpt::read_tokens(fixtures + "gpt2/tokens.bin");
   return s;
@@ -53,8 +59,8 @@ Results run(Config s, const ParallelSizes& sizes, DType dtype) {
   on_ranks(sizes.ranks(), [&](Communicator& world) {
     const Results mine = run_with_layout(world, s, sizes, dtype, 3);
     const auto last = static_cast<double>(mine.text.empty() ? 0 : mine.text.back());
-    expect_eq(world.all_reduce(Tensor::of(1, 1, {mine.loss}), Reduce::max).values()[0], mine.loss, "losses");
-    expect_eq(world.all_reduce(Tensor::of(1, 1, {last}), Reduce::max).values()[0], last, "last tokens");
+    const Tensor own = Tensor::of(1, 2, {mine.loss, last});
+    expect(world.all_reduce(own, Reduce::max).values() == own.values(), "losses or last tokens differ");
     if (world.rank() == 0) found = mine;
   });
   return found;
@@ -63,40 +69,30 @@ Results run(Config s, const ParallelSizes& sizes, DType dtype) {
 }  // namespace
 
 TEST_CASE("token files: nanoGPT's, llm.c's, and what is neither") {
-  const auto fault = [](const std::string& bytes) {
-    const Scratch file(bytes);
-    return message_from([&] { gpt::read_tokens(file.path); });
-  };
-  {
-    const Scratch file(little_endian({0, 1, 255, 256, 50256, 65535}, 2));
-    CHECK(gpt::read_tokens(file.path).ids == std::vector<std::uint16_t>{0, 1, 255, 256, 50256, 65535});
-    CHECK(!gpt::read_tokens(file.path).bytes);
-  }
-  std::vector<int> header(256);
-  header[0] = 20240520, header[1] = 1, header[2] = 3;
+  using Ids = std::vector<std::uint16_t>;
+  const auto ids_in = [](const std::string& bytes) { return gpt::read_tokens(Scratch(bytes).path).ids; };
+  const auto fault = [&](const std::string& bytes) { return message_from([&] { ids_in(bytes); }); };
+  CHECK(ids_in(little_endian({0, 1, 255, 256, 50256, 65535}, 2)) == Ids{0, 1, 255, 256, 50256, 65535});
+  CHECK(!gpt::read_tokens(Scratch("ab").path).bytes);
   const auto llm_c = [&](std::size_t at, int value) {
-    auto changed = header;
-    changed[at] = value;
-    return little_endian(changed, 4) + little_endian({7, 8, 50256}, 2);
+    std::vector<int> header(256);
+    header[0] = 20240520, header[1] = 1, header[2] = 3;
+    header[at] = value;
+    return little_endian(header, 4) + little_endian({7, 8, 50256}, 2);
   };
-  {
-    const Scratch file(llm_c(3, 0));
-    CHECK(gpt::read_tokens(file.path).ids == std::vector<std::uint16_t>{7, 8, 50256});
-  }
+  CHECK(ids_in(llm_c(3, 0)) == Ids{7, 8, 50256});
   CHECK(contains(fault(llm_c(1, 7)), "llm.c's version 7; version 1"));
   CHECK(contains(fault(llm_c(2, 4)), "llm.c's header promises 4 ids, there are 3"));
   CHECK(contains(fault(llm_c(2, -1)), "llm.c's header promises 4294967295 ids, there are 3"));
   CHECK(contains(fault(llm_c(0, 20240522)), "is llm.c's file of an evaluation"));
   CHECK(fault(llm_c(0, 20240521)).empty());  // not llm.c's: ids like any other
-  header[0] = 20240801, header[1] = 7;
-  for (const bool large : {false, true}) {
-    const Scratch llama(little_endian(header, 4) + little_endian({7, large ? 128000 : 8, 50256}, 4));
-    if (large)
-      CHECK(
-          contains(message_from([&] { gpt::read_tokens(llama.path); }), "id 128000 at place 1 is no uint16"));
-    else
-      CHECK(gpt::read_tokens(llama.path).ids == std::vector<std::uint16_t>{7, 8, 50256});
-  }
+  const auto llama = [](int id) {
+    std::vector<int> header(256);
+    header[0] = 20240801, header[1] = 7, header[2] = 3;
+    return little_endian(header, 4) + little_endian({7, id, 50256}, 4);
+  };
+  CHECK(ids_in(llama(8)) == Ids{7, 8, 50256});
+  CHECK(contains(fault(llama(128000)), "id 128000 at place 1 is no uint16"));
   CHECK(contains(fault("abc"), "has 3 bytes, no multiple of 2"));
   for (const std::string path : {"/tmp", "/nowhere/x", "/dev/zero"})
     CHECK(contains(message_from([&] { gpt::read_tokens(path); }), "cannot read " + path));
@@ -108,16 +104,15 @@ TEST_CASE("token files: nanoGPT's, llm.c's, and what is neither") {
   for (const int bytes : {4, 8}) {
     std::string wide;
     for (const int id : ids_of_text) wide += little_endian({id}, 4) + std::string(bytes - 4, '\0');
-    const Scratch file(wide);
     CHECK(contains(
-        message_from([&] { gpt::read_tokens(file.path); }),
+        fault(wide),
         format("every second id is 0, as where ids take more bytes: --token-bytes {} would", bytes)));
-    CHECK(gpt::read_tokens(file.path, bytes).ids ==
-          std::vector<std::uint16_t>(ids_of_text.begin(), ids_of_text.end()));
+    const Scratch file(wide);
+    CHECK(gpt::read_tokens(file.path, bytes).ids == Ids(ids_of_text.begin(), ids_of_text.end()));
     CHECK(gpt::read_tokens(file.path, 2).size() == bytes / 2 * 6);
   }
 
-  const auto ids = [](const std::vector<std::uint16_t>& all, std::int64_t vocabulary, std::int64_t seq) {
+  const auto ids = [](const Ids& all, std::int64_t vocabulary, std::int64_t seq) {
     return message_from([&] { gpt::check_ids({all, false}, vocabulary, seq, "--tokens x"); });
   };
   CHECK(ids({1, 2, 3}, 4, 2).empty());
@@ -128,9 +123,7 @@ TEST_CASE("token files: nanoGPT's, llm.c's, and what is neither") {
   CHECK(contains(ids({}, 4, 1), "0 ids are too few"));
 }
 
-TEST_CASE(
-    "Hugging Face's GPT-2 from its file: the loss that it found, under every factorisation of 1, 2, 4 and "
-    "8") {
+TEST_CASE("Hugging Face's GPT-2 from its file has the loss that it found, under every cut") {
   const double truth = load_fixture("gpt2.safetensors").at("loss").values()[0];
   Config s = pretrained();
   Thin thin;
@@ -138,10 +131,7 @@ TEST_CASE(
     for (const ParallelSizes& sizes : factorisations(ranks))
       for (const std::int64_t batch : {1, 5}) {  // of a microbatch; 5 leaves the last one with padding
         if (thin.skips()) continue;
-        CAPTURE(sizes.tp);
-        CAPTURE(sizes.pp);
-        CAPTURE(sizes.dp);
-        CAPTURE(batch);
+        INFO(text(sizes), ", batch ", batch);
         s.training.model.attention.options.batch = batch;
         CHECK(std::abs(run(s, sizes, DType::f64).loss - truth) <= 1e-10 * truth);
       }
@@ -153,9 +143,7 @@ TEST_CASE(
   CHECK(std::abs(f32.loss - truth) <= 1e-5);
 }
 
-TEST_CASE(
-    "a text of the model's own is the same under every factorisation of 8, and begins with the text's "
-    "first") {
+TEST_CASE("a text of the model's own is the same under every cut, and begins with the text's first token") {
   Config s = pretrained();
   s.sample = thinned > 1 ? 14 : 30;  // more than a sequence
   for (const double temperature : {0.0, 1.0}) {
@@ -169,9 +157,7 @@ TEST_CASE(
   }
 }
 
-TEST_CASE(
-    "draws: as often as the probabilities say, on any number of ranks alike, temperature 0 takes the "
-    "likeliest") {
+TEST_CASE("draws are as frequent as their probabilities, on any number of ranks; 0 takes the likeliest") {
   const std::vector<double> p = {0.5, 0.0, 0.125, 0.25, 0.125};
   constexpr std::int64_t draws = 20000 / thinned;
   const Random random(5, "draws");
@@ -203,11 +189,10 @@ TEST_CASE(
         CHECK(std::equal(drawn.begin(), drawn.end(), first.begin()));
       }
     }
-  CHECK(contains(message_of(1,
-                            [&](Communicator& tp) {
-                              draw(Tensor::of(1, 2, {NAN, NAN}), {0, 2}, 1, random, 0, tp);
-                            }),
-                 "the logits are no numbers"));
+  const auto draw_nan = [&](Communicator& tp) {
+    draw(Tensor::of(1, 2, {NAN, NAN}), {0, 2}, 1, random, 0, tp);
+  };
+  CHECK(contains(message_of(1, draw_nan), "the logits are no numbers"));
 }
 
 TEST_CASE("weights: prefix, masks, an equal head and f64 are taken, what is no such GPT-2 is refused") {
@@ -326,18 +311,15 @@ TEST_CASE("weights: published files hold masks of four axes, which nobody reads"
   // A header as Hugging Face's of GPT-2: the mask (1, 1, S, S) in front of what the original file has.
   std::ifstream in(hugging_face, std::ios::binary);
   const std::string raw{std::istreambuf_iterator<char>(in), {}};
-  std::uint64_t length = 0;
-  std::memcpy(&length, raw.data(), 8);
+  const std::size_t length = static_cast<unsigned char>(raw[0]) + 256U * static_cast<unsigned char>(raw[1]);
   const std::size_t data = raw.size() - 8 - length;
   std::string header = raw.substr(8, length);
   header.insert(
       header.rfind('}'),
       format(R"(,"transformer.h.0.attn.bias":{{"dtype":"F32","shape":[1,1,12,12],"data_offsets":[{},{}]}})",
              data, data + 576));
-  std::uint64_t longer = header.size();
-  std::string file(8, '\0');
-  std::memcpy(file.data(), &longer, 8);
-  const Scratch scratch(file + header + raw.substr(8 + length) + std::string(576, '\1'));
+  const Scratch scratch(little_endian({static_cast<int>(header.size()), 0}, 4) + header +
+                        raw.substr(8 + length) + std::string(576, '\1'));
   const Config masked = pretrained(scratch.path);
   masked.weights->check(masked.training.model);
   CHECK(run(masked, {2, 2, 1}, DType::f64).loss == run(pretrained(), {2, 2, 1}, DType::f64).loss);

@@ -1,5 +1,6 @@
 // Lessons 02 to 04 and the identities, swept: every output and every gradient equals the whole's, every byte
 // and every buffer its formula; and broken by hand, each is caught and named.
+#include "01_mlp/training.hpp"
 #include "02_column_split/harness/proof.hpp"
 #include "03_row_split/harness/proof.hpp"
 #include "04_mlp_block/harness/proof.hpp"
@@ -27,8 +28,7 @@ TEST_CASE("the course holds at 1, 2, 3, 4 and 8 ranks, both tiers, each dtype, u
                        [&](Proof& proof, Communicator& comm) { claim.prove(proof, comm, shape); });
             INFO(claim.name, ", ", ranks, " ranks, ", name(dtype), " (", shape.n, ", ", shape.k, ", ",
                  shape.m, ")");
-            INFO(faults(outcome));
-            CHECK(outcome.ok());
+            CHECK(faults(outcome) == "");
             for (const Check& check : outcome.checks)
               if (tier == Tier::exact) CHECK(check.error == 0);
           }
@@ -55,21 +55,37 @@ TEST_CASE("bf16: --exact holds where every sum stays below 256, and is refused b
     proof.finish();
   });
   CHECK(contains(message, "--exact needs sums below 256 in bf16"));
-  CHECK(contains(message, "smaller sizes or --dtype f64 would work"));
+  CHECK(contains(message, "--dtype f64 would work, or smaller sizes"));
 }
 
-TEST_CASE("--no-baseline: 64 elements of each result, recomputed from the generator") {
+TEST_CASE("--no-baseline: 8 rows or columns of each result, recomputed from the generator") {
   for (const Claim& claim : course()) {
     if (claim.name >= "05") continue;  // nor the identities
     const Outcome outcome =
         proven(4, {Tier::floating, DType::f32, 3, false, false}, [&](Proof& proof, Communicator& comm) {
           claim.prove(proof, comm, {24, 36, 52});
         });
-    INFO(claim.name, faults(outcome));
-    CHECK(outcome.ok());
+    INFO(claim.name);
+    CHECK(faults(outcome) == "");
     CHECK(outcome.checks.size() >= 4);
   }
 }
+
+namespace {
+
+/// add_batch() adds a batch's gradients to `gradients`: two batches give twice those of one.
+void expect_sums(const std::vector<Tensor>& gradients, const std::function<void()>& add_batch) {
+  add_batch();
+  std::vector<Tensor> once;
+  for (const Tensor& gradient : gradients) once.push_back(gradient.copy());
+  add_batch();
+  for (std::size_t i = 0; i < once.size(); ++i) {
+    expect(largest(once[i]) > 0, "a gradient is zero");
+    expect(scale(once[i], 2).values() == gradients[i].values(), "two batches are not twice one");
+  }
+}
+
+}  // namespace
 
 TEST_CASE("lesson 02 and 03: by hand and typed give the same bits") {
   for (const int ranks : {1, 2, 3, 4, 8})
@@ -80,9 +96,6 @@ TEST_CASE("lesson 02 and 03: by hand and typed give the same bits") {
         const auto make = [&](const char* name, const Slice& slice) {
           return generate(3, name, slice, dtype, Fill::uniform, 1);
         };
-        const auto equal = [](const Tensor& a, const Tensor& b) {
-          expect(a.values() == b.values(), "other bits");
-        };
         {
           const Tensor x = make("X", Slice::whole(n, k)), dy = make("dY", Slice::whole(n, f));
           column_split::ByHand hand{make("A", slice_of<Shard<1>>(k, f, comm)),
@@ -91,11 +104,12 @@ TEST_CASE("lesson 02 and 03: by hand and typed give the same bits") {
           hand.backward(dy, x, comm);
           const column_split::ColumnParallelLinear typed(hand.a, hand.c);
           column_split::ColumnParallelLinear::Saved saved;
-          equal(tp.all_gather(typed.forward(Placed<Replicated>(x), saved)).local(), hand.y);
-          equal(typed.backward_input(tp.take_shard<1>(Placed<Replicated>(dy)), saved, tp).local(), hand.dx);
+          expect_equal(tp.all_gather(typed.forward(Placed<Replicated>(x), saved)).local(), hand.y);
+          const auto own_dy = tp.take_shard<1>(Placed<Replicated>(dy));
+          expect_equal(typed.backward_input(own_dy, saved, tp).local(), hand.dx);
           typed.backward_weight(saved);
-          equal(typed.da.local(), hand.da);
-          equal(typed.dc.local(), hand.dc);
+          expect_equal(typed.da.local(), hand.da);
+          expect_equal(typed.dc.local(), hand.dc);
         }
         {
           const Tensor x = make("X", slice_of<Shard<1>>(n, f, comm)), dy = make("dY", Slice::whole(n, k));
@@ -104,11 +118,11 @@ TEST_CASE("lesson 02 and 03: by hand and typed give the same bits") {
           hand.backward(dy, x);
           const row_split::RowParallelLinear typed(hand.a, hand.c);
           row_split::RowParallelLinear::Saved saved;
-          equal(typed.forward(Placed<Shard<1>>(x), saved, tp).local(), hand.y);
-          equal(typed.backward_input(Placed<Replicated>(dy), saved).local(), hand.dx);
+          expect_equal(typed.forward(Placed<Shard<1>>(x), saved, tp).local(), hand.y);
+          expect_equal(typed.backward_input(Placed<Replicated>(dy), saved).local(), hand.dx);
           typed.backward_weight(saved);
-          equal(typed.da.local(), hand.da);
-          equal(typed.dc.local(), hand.dc);
+          expect_equal(typed.da.local(), hand.da);
+          expect_equal(typed.dc.local(), hand.dc);
         }
       });
 }
@@ -120,21 +134,10 @@ TEST_CASE("gradients of several batches add up in every layer") {
       return generate(3, name, slice, DType::f64, Fill::integer, 2);
     };
     const Tensor x = make("X", Slice::whole(5, 6)), dy = make("dY", Slice::whole(5, 6));
-    const auto twice = [](const Tensor& once, const Tensor& gradient) {
-      expect(scale(once, 2).values() == gradient.values(), "two batches are not twice one");
-    };
     const mlp::Mlp whole{make("A", Slice::whole(6, 8)), make("c1", Slice::whole(1, 8)),
                          make("B", Slice::whole(8, 6)), make("c2", Slice::whole(1, 6)),
                          mlp::Activation::relu};
-    mlp::Mlp::Saved saved;
-    whole.forward(x, saved);
-    whole.backward_input(dy, saved);
-    whole.backward_weight(saved);
-    std::vector<Tensor> once;
-    for (const Tensor& g : {whole.da, whole.dc1, whole.db, whole.dc2}) once.push_back(g.copy());
-    whole.backward_weight(saved);
-    std::size_t i = 0;
-    for (const Tensor& g : {whole.da, whole.dc1, whole.db, whole.dc2}) twice(once[i++], g);
+    expect_sums({whole.da, whole.dc1, whole.db, whole.dc2}, [&] { mlp::step(whole, x, dy); });
 
     const mlp_block::ParallelMlp block{
         {make("A", slice_of<Shard<1>>(6, 8, comm)), make("c1", slice_of<Shard<1>>(1, 8, comm))},
@@ -143,71 +146,64 @@ TEST_CASE("gradients of several batches add up in every layer") {
     mlp_block::ParallelMlp::Saved cut;
     block.forward(Placed<Replicated>(x), cut, tp);
     block.backward_input(Placed<Replicated>(dy), cut, tp);
-    block.backward_weight(cut);
-    once.clear();
-    const auto gradients = [&] {
-      return std::vector{block.fc1.da.local(), block.fc1.dc.local(), block.fc2.da.local(),
-                         block.fc2.dc.local()};
-    };
-    for (const Tensor& g : gradients()) once.push_back(g.copy());
-    block.backward_weight(cut);
-    i = 0;
-    for (const Tensor& g : gradients()) twice(once[i++], g);
+    expect_sums({block.fc1.da.local(), block.fc1.dc.local(), block.fc2.da.local(), block.fc2.dc.local()},
+                [&] { block.backward_weight(cut); });
+  });
+}
+
+TEST_CASE("lesson 01 learns, and in steady state its training asks the system for no memory") {
+  const mlp::TrainingConfig config{"README.md", mlp::read_text(TESSERA_SOURCE_DIR "/README.md"), 20};
+  on_every_device([&] {
+    for (const DType dtype : {DType::f32, DType::f64}) {
+      mlp::TextModel model(3, dtype);
+      const std::int64_t held = Device::current()->memory.now();
+      const mlp::TrainingRun run = mlp::train(model, config, 3, [](std::int64_t) {});
+      CHECK(run.late_allocations == 0);
+      CHECK(run.final_loss < run.curve.front().second - 0.5);
+      CHECK(Device::current()->memory.now() == held);
+    }
   });
 }
 
 // Broken by hand. Each must fail a check, and the message must name the mistake.
 
-namespace {
-
-/// Y of lesson 03 at p ranks, computed wrongly by `wrong` from X_i, A_i and c.
-std::string broken_row_split(
-    const std::function<Tensor(const Tensor&, const Tensor&, const Tensor&, Communicator&)>& wrong) {
-  const Outcome outcome = proven(4, {}, [&](Proof& proof, Communicator& comm) {
-    const row_split::Sizes s{12, 20, 32};
-    row_split::prove(proof, comm, s);
-    const auto own = [&](const char* name, const Slice& slice) { return proof.other_slice(name, slice); };
-    const Tensor y = wrong(own("X", slice_of<Shard<1>>(12, 32, comm)),
-                           own("A", slice_of<Shard<0>>(32, 20, comm)), own("c", Slice::whole(1, 20)), comm);
-    proof.result("Y", "NK", "broken", y, Slice::whole(12, 20));
-  });
-  CHECK_FALSE(outcome.ok());
-  CHECK_FALSE(outcome.checks.back().ok);
-  return outcome.checks.back().diagnosis;
-}
-
-}  // namespace
-
 TEST_CASE("broken by hand: the check names the mistake") {
   using T = const Tensor&;
-  CHECK(contains(broken_row_split([](T x, T a, T c, Communicator& comm) {
-                   const Phase phase = comm.phase("check");
-                   return add_bias(scale(comm.all_reduce(matmul(x, a)), 0.25), c);
-                 }),
-                 "the mean of the terms, not their sum"));
-  CHECK(contains(broken_row_split([](T x, T a, T c, Communicator& comm) {
-                   const Phase phase = comm.phase("check");
-                   return comm.all_reduce(add_bias(matmul(x, a), c));
-                 }),
-                 "the bias p times: was it added before the sum?"));
-  CHECK(contains(broken_row_split([](T x, T a, T c, Communicator&) { return add_bias(matmul(x, a), c); }),
-                 "own term plus c: was it all-reduced?"));
-  CHECK(contains(broken_row_split([](T x, T a, T, Communicator& comm) {
-                   const Phase phase = comm.phase("check");
-                   return comm.all_reduce(matmul(x, a));
-                 }),
-                 "lacks the bias"));
-  CHECK(contains(broken_row_split([](T x, T a, T c, Communicator& comm) {
-                   const Phase phase = comm.phase("check");
-                   const Tensor y = add_bias(comm.all_reduce(matmul(x, a)), c);
-                   const Tensor permuted = y.copy();
-                   permuted.column_range(3, 4).copy_from(y.column_range(7, 8));
-                   permuted.column_range(7, 8).copy_from(y.column_range(3, 4));
-                   return permuted;
-                 }),
-                 "columns permuted: column 3 is column 7 of the whole"));
-  CHECK(contains(broken_row_split([](T x, T a, T, Communicator&) { return scale(matmul(x, a), 0); }),
-                 "Y is zero"));
+  struct Broken {
+    const char* says;
+    Tensor (*y)(T x, T a, T c, Communicator& comm);  // of lesson 03, from X_i, A_i and c
+  };
+  const Broken all[] = {
+      {"the mean of the terms, not their sum",
+       [](T x, T a, T c, Communicator& comm) {
+         return add_bias(scale(comm.all_reduce(matmul(x, a)), 0.25), c);
+       }},
+      {"the bias p times: was it added before the sum?",
+       [](T x, T a, T c, Communicator& comm) { return comm.all_reduce(add_bias(matmul(x, a), c)); }},
+      {"own term plus c: was it all-reduced?",
+       [](T x, T a, T c, Communicator&) { return add_bias(matmul(x, a), c); }},
+      {"lacks the bias", [](T x, T a, T, Communicator& comm) { return comm.all_reduce(matmul(x, a)); }},
+      {"columns permuted: column 3 is column 7 of the whole",
+       [](T x, T a, T c, Communicator& comm) {
+         const Tensor y = add_bias(comm.all_reduce(matmul(x, a)), c), permuted = y.copy();
+         permuted.column_range(3, 4).copy_from(y.column_range(7, 8));
+         permuted.column_range(7, 8).copy_from(y.column_range(3, 4));
+         return permuted;
+       }},
+      {"Y is zero", [](T x, T a, T, Communicator&) { return scale(matmul(x, a), 0); }}};
+  for (const Broken& broken : all) {
+    const Outcome outcome = proven(4, {}, [&](Proof& proof, Communicator& comm) {
+      row_split::prove(proof, comm, {12, 20, 32});
+      const Phase phase = comm.phase("check");
+      const Tensor x = proof.other_slice("X", slice_of<Shard<1>>(12, 32, comm));
+      const Tensor a = proof.other_slice("A", slice_of<Shard<0>>(32, 20, comm));
+      const Tensor c = proof.other_slice("c", Slice::whole(1, 20));
+      proof.result("Y", "NK", "broken", broken.y(x, a, c, comm), Slice::whole(12, 20));
+    });
+    INFO(broken.says);
+    CHECK_FALSE(outcome.checks.back().ok);
+    CHECK(contains(outcome.checks.back().diagnosis, broken.says));
+  }
 }
 
 TEST_CASE("broken by hand: a backward all-reduce that is missing, in values and in bytes") {
@@ -226,36 +222,46 @@ TEST_CASE("broken by hand: a backward all-reduce that is missing, in values and 
 TEST_CASE("broken by hand: everything sent twice") {
   const Outcome outcome = proven(3, {}, [](Proof& proof, Communicator& comm) {
     column_split::prove(proof, comm, {12, 18, 33});
-    const Phase phase = comm.phase("fwd");
-    const std::int64_t calls = comm.journal().traffic().at({"fwd", "world", "all_gather"}).calls;
-    comm.journal().wire({"fwd", "world", "all_gather"},
-                        comm.journal().traffic().at({"fwd", "world", "all_gather"}).wire, true);
-    expect_eq(calls, comm.rank() == 0 ? 1 : 0, "calls");
+    const Traffic once = comm.journal().traffic().at({"fwd", "world", "all_gather"});
+    comm.journal().wire({"fwd", "world", "all_gather"}, once.wire, true);
+    expect_eq(once.calls, comm.rank() == 0 ? 1 : 0, "calls");
   });
   CHECK_FALSE(outcome.ok());
   CHECK(contains(faults(outcome), "was everything sent twice?"));
 }
 
+namespace {
+
+/// Y = X A on two ranks, with A placed as P: what is compared is spoil(Y, rank).
+template <class P>
+Outcome spoilt_product(const ProofOptions& options, const std::map<char, std::int64_t>& sizes,
+                       const std::function<Tensor(const Tensor& y, int rank)>& spoil) {
+  return proven(2, options, [&](Proof& proof, Communicator& comm) {
+    proof.axes(sizes);
+    const auto y = matmul(proof.input<Replicated>("X", "NK"), proof.input<P>("A", "KM"));
+    proof.result("Y", "NM", "Y = 2 X A", spoil(y.local(), comm.rank()), proof.slice<P>("NM"));
+    proof.baseline(identities::product_of_whole);
+    proof.claim("loss of the first step", 0.5, 0.25, "Would a smaller --lr help?");
+  });
+}
+
+}  // namespace
+
 TEST_CASE("bounds bite: one typical term left out of one dot product fails, up to K = 1024") {
   for (const DType dtype : {DType::f32, DType::f64})
     for (const std::int64_t k : {16, 128, 1024}) {
-      const Outcome outcome = proven(2, {Tier::floating, dtype, 5}, [&](Proof& proof, Communicator& comm) {
-        const TensorParallel tp(comm);
-        const auto x = identities::placed<Replicated>(proof, comm, "X", "NK", 6, k);
-        const auto a = identities::placed<Shard<1>>(proof, comm, "A", "KM", k, 8);
-        const Tensor y = matmul(x, a).local();
-        if (comm.rank() == 1) {  // rank 1's element (2, 1) without its 3rd term; the typical |x a| is 1/4
-          std::vector<double> values = y.values();
-          values[2 * 4 + 1] -= 0.25;
-          y.copy_from(Tensor::of(6, 4, values, dtype));
-        }
-        proof.result("Y", "NM", "a term left out", y, slice_of<Shard<1>>(6, 8, comm));
-        proof.baseline(identities::product_of_whole);
-      });
-      CHECK_FALSE(outcome.ok());
-      CHECK(outcome.checks.at(0).rank == 1);
-      CHECK(outcome.checks.at(0).row == 2);
-      CHECK(outcome.checks.at(0).col == 5);  // its place in the whole
+      const auto without_a_term = [&](const Tensor& y, int rank) {
+        std::vector<double> values = y.values();
+        if (rank == 1) values[2 * 4 + 1] -= 0.25;  // a term of its element (2, 1): the typical |x a| is 1/4
+        return Tensor::of(6, 4, values, dtype);
+      };
+      const Check check =
+          spoilt_product<Shard<1>>({Tier::floating, dtype, 5}, {{'N', 6}, {'K', k}, {'M', 8}}, without_a_term)
+              .checks.at(0);
+      CHECK_FALSE(check.ok);
+      CHECK(check.rank == 1);
+      CHECK(check.row == 2);
+      CHECK(check.col == 5);  // its place in the whole
     }
 }
 
@@ -263,13 +269,8 @@ TEST_CASE("a failing check says its rank and element; a scalar has no element, a
   const auto shown = [](std::int64_t rows, std::int64_t cols) {
     Flags flags("");
     RunReport report{{}, {}, {}, &flags, {}, 0};
-    report.outcomes.push_back(proven(2, {}, [&](Proof& proof, Communicator& comm) {
-      const auto x = identities::placed<Replicated>(proof, comm, "X", "NK", rows, 4);
-      const auto a = identities::placed<Replicated>(proof, comm, "A", "KM", 4, cols);
-      proof.result("Y", "NM", "Y = 2 X A", scale(matmul(x, a), 2).local(), Slice::whole(rows, cols));
-      proof.baseline(identities::product_of_whole);
-      proof.claim("loss of the first step", 0.5, 0.25, "Would a smaller --lr help?");
-    }));
+    report.outcomes.push_back(spoilt_product<Replicated>({}, {{'N', rows}, {'K', 4}, {'M', cols}},
+                                                         [](const Tensor& y, int) { return scale(y, 2); }));
     return check_table(report, false);
   };
   const std::string matrix = shown(6, 8), scalar = shown(1, 1);
@@ -283,13 +284,9 @@ TEST_CASE("a failing check says its rank and element; a scalar has no element, a
 }
 
 TEST_CASE("NaN never passes") {
-  const Outcome outcome = proven(2, {}, [](Proof& proof, Communicator& comm) {
-    const auto x = identities::placed<Replicated>(proof, comm, "X", "NK", 6, 4);
-    const auto a = identities::placed<Shard<1>>(proof, comm, "A", "KM", 4, 8);
-    const Tensor y = matmul(x, a).local();
-    if (comm.rank() == 0) y.column_range(0, 1).row_range(0, 1).copy_from(Tensor::of(1, 1, {NAN}, DType::f32));
-    proof.result("Y", "NM", "NaN", y, slice_of<Shard<1>>(6, 8, comm));
-    proof.baseline(identities::product_of_whole);
-  });
-  CHECK_FALSE(outcome.ok());
+  const auto with_nan = [](const Tensor& y, int rank) {
+    if (rank == 0) y.column_range(0, 1).row_range(0, 1).copy_from(Tensor::of(1, 1, {NAN}, DType::f32));
+    return y;
+  };
+  CHECK_FALSE(spoilt_product<Shard<1>>({}, {{'N', 6}, {'K', 4}, {'M', 8}}, with_nan).checks.at(0).ok);
 }

@@ -1,8 +1,10 @@
 // Lesson 06: whatever the schedule and the cut, a step's loss and gradients are the whole model's, and its
 // bits those of a single stage; activations in flight are the formula's; partitions are right or refused.
 #include <algorithm>
+#include <numeric>
 
 #include "06_pipeline/harness/compare.hpp"
+#include "models.hpp"
 #include "proven.hpp"
 
 using namespace tessera;
@@ -11,20 +13,15 @@ using namespace tessera::pipeline;
 
 namespace {
 
-/// A model as small as it can be: a sequence of 4 tokens a microbatch, width 8, one layer a virtual stage and
-/// `more` on top, which make the stages uneven.
+/// One layer a virtual stage, and where it is `uneven` one more on the first and on the last of them.
 Config setup(Schedule schedule, int stages, int microbatches, int chunks, bool uneven = false) {
   Config s;
   s.schedule = schedule;
   s.microbatches = microbatches;
   s.chunks = chunks;
-  s.partition = Partition(static_cast<std::size_t>(stages * chunks), 1);
+  s.partition = Partition(stages * chunks, 1);
   if (uneven) s.partition.front() = 2, s.partition.back() += 1;
-  s.model.layers = 0;
-  for (const std::int64_t layers : s.partition) s.model.layers += layers;
-  s.model.vocabulary = 11;
-  s.model.attention = {8, 2, 2, {}};
-  s.model.attention.options.seq = 4;
+  s.model = model_of({.layers = std::accumulate(s.partition.begin(), s.partition.end(), std::int64_t{0})});
   s.model.tokens = microbatches * s.model.rows();
   return s;
 }
@@ -71,15 +68,10 @@ TEST_CASE("lesson 06: loss and gradients are the whole's, and in flight is the f
               if (thin.skips()) continue;
               Config s = setup(schedule, stages, microbatches, chunks, uneven);
               s.recompute = recompute;
-              CAPTURE(name);
-              CAPTURE(stages);
-              CAPTURE(microbatches);
-              CAPTURE(join(s.partition, ","));
-              CAPTURE(recompute);
-              CAPTURE(tessera::name(dtype));
+              INFO(name, ", ", stages, " stages, ", microbatches, " microbatches, layers ",
+                   join(s.partition, ","), recompute ? ", recompute, " : ", ", tessera::name(dtype));
               const Ran ran = run(stages, s, {Tier::floating, dtype, 3});
               CHECK(faults(ran.outcome) == "");
-              CHECK(ran.outcome.ok());
               CHECK(ran.outcome.checks.size() == static_cast<std::size_t>(12 * s.model.layers + 6 + 2));
             }
 }
@@ -100,8 +92,7 @@ TEST_CASE("lesson 06: the same bits on any number of stages, under any schedule,
           s.recompute = pace > 0 && stages == 4;
           const auto now = bits(run(stages, s, {Tier::floating, dtype, 3, true}).outcome);
           if (first.empty()) first = now;
-          CAPTURE(stages);
-          CAPTURE(name);
+          INFO(name, ", ", stages, " stages");
           CHECK(now == first);
         }
       }
@@ -119,7 +110,7 @@ TEST_CASE("lesson 06: recomputation holds less between its two forwards") {
     CAPTURE(name);
     const auto all = held(schedule, false), input = held(schedule, true);
     REQUIRE(all.size() == 4);
-    for (std::size_t r = 0; r < 4; ++r) {
+    for (int r = 0; r < 4; ++r) {
       CAPTURE(r);
       // ZB-H1 keeps what was computed again until the dW that it puts off. The last stage puts all off.
       if (schedule == Schedule::zb_h1)
@@ -177,28 +168,17 @@ TEST_CASE("partitions: the balanced one is the best of all") {
       for (int n = 0; n < 6; ++n) {
         const LayerCosts costs{n == 0 ? 0 : cost(), 0.5 + cost() / 4, n == 1 ? 0 : cost()};
         const Partition balanced = balanced_partition(layers, parts, costs);
-        REQUIRE(balanced.size() == static_cast<std::size_t>(parts));
+        REQUIRE(std::ssize(balanced) == parts);
+        CHECK(*std::min_element(balanced.begin(), balanced.end()) > 0);
+        CHECK(std::accumulate(balanced.begin(), balanced.end(), std::int64_t{0}) == layers);
         double best = INFINITY;
-        std::int64_t tried = 0;
         const std::function<void(Partition, std::int64_t)> try_all = [&](Partition begun, std::int64_t left) {
-          if (begun.size() + 1 == static_cast<std::size_t>(parts)) {
-            begun.push_back(left);
-            best = std::min(best, costs.slowest(begun));
-            ++tried;
-            return;
-          }
-          for (std::int64_t next = 1; next < left; ++next) {
-            Partition longer = begun;
-            longer.push_back(next);
-            try_all(longer, left - next);
-          }
+          begun.push_back(left);  // to the last part; then less to this one
+          if (std::ssize(begun) == parts) best = std::min(best, costs.slowest(begun));
+          if (std::ssize(begun) == parts) return;
+          for (begun.back() = 1; begun.back() < left; ++begun.back()) try_all(begun, left - begun.back());
         };
         try_all({}, layers);
-        CHECK(tried > 0);
-        std::int64_t sum = 0;
-        for (const std::int64_t one : balanced) sum += one;
-        CHECK(*std::min_element(balanced.begin(), balanced.end()) > 0);
-        CHECK(sum == layers);
         CAPTURE(join(balanced, ","));
         CHECK(costs.slowest(balanced) <= best * (1 + 1e-12));
       }
@@ -211,11 +191,9 @@ TEST_CASE("partitions: what is no partition of the layers is refused with one th
   for (const char* words :
        {"3,2,2", "2,2,2,2,0", "3,2,2,2", "4,4,0,0", "3,3,3,-1", "a,2,2,2", "2,2,2,2,", ",2,2,4", "2,2,2, 2",
         "2,2,2,2.0", "99999999999999999999,1,1,1", "8", ",", "9999999,1,1,1"}) {
-    CAPTURE(words);
-    CHECK_THROWS_AS(parse_partition(words, 8, 4), UsageError);
-    CHECK(message_from([&] { parse_partition(words, 8, 4); }) ==
-          format(
-              "--partition {}: 4 numbers of at least 1, of sum 8, or balance: --partition 2,2,2,2 would work",
-              words));
+    const std::string message = format(
+        "--partition {}: 4 numbers of at least 1, of sum 8, or balance: --partition 2,2,2,2 would work",
+        words);
+    CHECK_THROWS_WITH_AS(parse_partition(words, 8, 4), message.c_str(), UsageError);
   }
 }

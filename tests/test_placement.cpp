@@ -83,7 +83,7 @@ Tensor integers(const char* name, const Slice& slice) {
 }  // namespace
 
 TEST_CASE(
-    "placements on two axes: dA of a layer cut by columns, tokens cut over dp, is a sum over dp alone") {
+    "placements on two axes: dA of a column-parallel layer, tokens cut over dp, is a sum over dp alone") {
   struct Grid {
     int dp, tp;
   };

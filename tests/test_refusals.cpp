@@ -1,7 +1,9 @@
-// Refusals that a command line reaches only at sizes too large for a test.
+// Refusals that a command line reaches only at sizes too large for a test, and the memory that they save.
+#include <fstream>
+
+#include "04_mlp_block/harness/proof.hpp"
 #include "app/flags.hpp"
-#include "app/proof.hpp"
-#include "support.hpp"
+#include "proven.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
@@ -26,13 +28,48 @@ std::string exact_chain(std::int64_t width, DType dtype) {
   });
 }
 
+/// VmRSS or VmHWM, this process's memory now and at its highest, in bytes.
+double resident(const std::string& key) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with(key)) return 1024 * std::stod(line.substr(key.size() + 1));
+  return 0;
+}
+
 }  // namespace
+
+TEST_CASE("the checks take at most 20 times the f32 weights, and no more than was estimated") {
+  if (thinned != 1) return;  // a sanitizer has memory of its own
+  for (const mlp_block::Sizes& s : {mlp_block::Sizes{1024, 1024, 2048}, {4096, 128, 512}, {16, 1024, 2048}}) {
+    const double before = resident("VmRSS");
+    std::ofstream("/proc/self/clear_refs") << 5;  // the highest begins again
+    std::int64_t own = 0;
+    const Outcome outcome = proven(4, {}, [&](Proof& proof, Communicator& comm) {
+      mlp_block::prove(proof, comm, s, mlp_block::Activation::gelu);
+    });
+    CHECK(faults(outcome) == "");
+    for (const std::int64_t rank : outcome.peak) own += rank;
+    const double taken = resident("VmHWM") - before;
+    const double weights = 4.0 * static_cast<double>(mlp_block::weights_of(s, 1));
+    const double checks = (taken - static_cast<double>(own)) / weights;
+    INFO(s.tokens, " ", s.width, " ", s.ffn, ": ", taken / weights, " x the weights, checks ", checks);
+    if (s.tokens <= s.width) CHECK(checks <= 20);
+    CHECK(taken <= s.memory(4));
+    CHECK(s.memory(4) <= 3e8 + 2 * taken);
+  }
+}
+
+TEST_CASE("memory that is not there is refused with its size, also where a vector asks for it") {
+  const std::string message = message_from([] { return std::vector<double>(std::size_t{1} << 56).data(); });
+  CHECK(contains(message, "no 576460752303423488 B of memory left"));
+  CHECK(available_memory() > 0);
+}
 
 TEST_CASE("--exact refuses sizes whose sums the dtype does not hold exactly, and says what would work") {
   CHECK(exact_chain(8, DType::f32) == "");
   const std::string message = exact_chain(100, DType::f32);
   CHECK(contains(message, "--exact needs sums below 1.678e+07 in f32"));
-  CHECK(contains(message, "smaller sizes or --dtype f64 would work"));
+  CHECK(contains(message, "--dtype f64 would work, or smaller sizes"));
   CHECK(exact_chain(100, DType::f64) == "");
 }
 
@@ -69,11 +106,13 @@ TEST_CASE("flags: a value stands behind = or a space, and the last of two counts
   CHECK(parse({"--number", "-5", "--number", "6"}) == "");
   CHECK(number == 6);
   CHECK(parse({"--number", "9"}) == "--number 9: a whole number from -8 to 8 would work");
-  CHECK(parse({"--number"}) == "--number needs a value: --number N");
-  CHECK(parse({"--number=", "4"}) == "--number needs a value");
-  CHECK(parse({"--toggle=off"}) == "--toggle takes no value");
-  CHECK(parse({"--nunber=4"}) == "there is no flag --nunber, did you mean --number?; --help all lists them");
-  CHECK(parse({"elsewhere"}) == "there is no flag elsewhere; --help all lists them");
+  CHECK(parse({"--number"}) == "--number needs a value: --number N would work");
+  CHECK(parse({"--number=", "4"}) == "--number needs a value: --number VALUE would work");
+  CHECK(parse({"--toggle=off"}) == "--toggle takes no value: --toggle alone would work");
+  CHECK(parse({"--nunber=4"}) ==
+        "there is no flag --nunber: --number would work; --help all lists the flags");
+  CHECK(parse({"elsewhere"}) ==
+        "there is no flag elsewhere: without 'elsewhere' it would work; --help all lists the flags");
 }
 
 TEST_CASE("flags: an enumeration is chosen by its words, and a number may be an int") {

@@ -27,12 +27,6 @@ Timeline measured(Timeline timeline, double unit) {
   return timeline;
 }
 
-std::size_t count(const std::string& text, const std::string& part) {
-  std::size_t n = 0;
-  for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++n;
-  return n;
-}
-
 }  // namespace
 
 TEST_CASE("simulator: messages take time, and hold up the receiver only") {
@@ -93,8 +87,8 @@ TEST_CASE("timeline: dX and dW apart, chunks on lines of their own") {
   const Timeline chunks = equal(Schedule::interleaved, 2, 2, 2);
   CHECK(draw(chunks, "predicted", 1) ==
         "predicted                   idle\n"
-        " s0.0 |12  ..  .  aabb|     3/15\n"
-        " s0.1 |  12..aa.bb    |\n"
+        " s0.1 |12  ..  .  aabb|     3/15\n"
+        " s0.2 |  12..aa.bb    |\n"
         " s1.0 |.12      aabb..|     3/15\n"
         " s1.1 |.  1aa2bb    ..|\n");
   CHECK(legend(chunks) == "1-2 forward, a-b its backward, . idle; a line a chunk");
@@ -130,18 +124,18 @@ TEST_CASE("timeline: the SVG shows every computation, the bubble, and says it") 
   CHECK(contains(one, "role=\"img\""));
   CHECK(contains(one, "<title>zb-h1, 4 stages: bubble 11.1% predicted. A row is a stage"));
   CHECK(contains(one, ">zb-h1, 4 stages: bubble 11.1% predicted</text>"));
-  CHECK(count(one, " class=\"cell\"") == 4 * 8 * 3 + 3);                   // and the legend's
-  CHECK(count(one, "stroke-width=\"3\"") == 4 * 8 + 1);                    // dW
-  CHECK(count(one, "fill-opacity") == 4 * 8 + 1);                          // dX
-  CHECK(count(one, "fill=\"#0072b2\" class=\"cell\"/>\n<text") == 4 + 1);  // microbatch 1's forward, full
-  CHECK(count(one, "url(#idle)") == 4 + 1);
-  CHECK(count(one, ">bubble</text>") == 4);
+  CHECK(count_of(one, " class=\"cell\"") == 4 * 8 * 3 + 3);                   // and the legend's
+  CHECK(count_of(one, "stroke-width=\"3\"") == 4 * 8 + 1);                    // dW
+  CHECK(count_of(one, "fill-opacity") == 4 * 8 + 1);                          // dX
+  CHECK(count_of(one, "fill=\"#0072b2\" class=\"cell\"/>\n<text") == 4 + 1);  // microbatch 1's forward, full
+  CHECK(count_of(one, "url(#idle)") == 4 + 1);
+  CHECK(count_of(one, ">bubble</text>") == 4);
   for (int stage = 0; stage < 4; ++stage) CHECK(contains(one, format(">stage {}</text>", stage)));
-  CHECK(count(one, ">7</text>") == 4 * 3);  // microbatch 7
+  CHECK(count_of(one, ">7</text>") == 4 * 3);  // microbatch 7
   CHECK(contains(one, ">time, in forwards</text>"));
   const std::string two =
       picture("zb-h1", {{"predicted", predicted}, {"measured", measured(predicted, 1)}}, "ms");
   CHECK(contains(two, "bubble 11.1% predicted, 14.9% measured"));
-  CHECK(count(two, " class=\"cell\"") == 2 * 4 * 8 * 3 + 3);
+  CHECK(count_of(two, " class=\"cell\"") == 2 * 4 * 8 * 3 + 3);
   CHECK(two.find("predicted: 11.1%") < two.find("measured: 1"));
 }

@@ -3,11 +3,12 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <optional>
+#include <regex>
 
 #include "app/app.hpp"
 #include "comm/launch.hpp"
@@ -28,18 +29,17 @@ struct Row {
   std::string fault;
 };
 
+/// "4" or "2-8".
 std::vector<int> parse_ranks(const std::string& text) {
-  const auto dash = text.find('-');
-  std::int64_t first = 0, last = 0;
-  const auto number = [](const std::string& digits, std::int64_t& value) {
-    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
-    return error == std::errc{} && end == digits.data() + digits.size() && value >= 1 && value <= 64;
-  };
-  if (!number(text.substr(0, dash), first) ||
-      !number(dash == std::string::npos ? text : text.substr(dash + 1), last) || first > last)
+  static const std::regex range(R"((\d{1,2})(-(\d{1,2}))?)");
+  std::smatch match;
+  const bool fits = std::regex_match(text, match, range);
+  const int first = fits ? std::stoi(match[1]) : 0,
+            last = fits && match[3].matched ? std::stoi(match[3]) : first;
+  if (first < 1 || last > 64 || first > last)
     throw UsageError(format("--ranks {}: 4, or 2-8, would work, of 1 to 64", text));
-  std::vector<int> ranks;
-  for (auto n = static_cast<int>(first); n <= last; ++n) ranks.push_back(n);
+  std::vector<int> ranks(last - first + 1);
+  std::iota(ranks.begin(), ranks.end(), first);
   return ranks;
 }
 
@@ -100,11 +100,9 @@ int verify(int argc, char** argv) {
   const auto start = std::chrono::steady_clock::now();
   std::vector<Row> rows;
   const std::vector<Claim> claims = course();
-  const bool bar = prints && !options.quiet && isatty(STDERR_FILENO) == 1;
-  const auto total = static_cast<std::int64_t>(claims.size() * choices.size());
-  for (std::size_t c = 0; c < choices.size(); ++c)
-    launch(choices[c].options, [&](Communicator& comm) {
-      auto done = static_cast<std::int64_t>(c * claims.size());
+  for (const Choice& choice : choices)
+    launch(choice.options, [&](Communicator& comm) {
+      const auto progress = progress_bar(comm, format("claims at {} ranks", comm.size()), std::ssize(claims));
       for (std::size_t i = 0; i < claims.size(); ++i) {
         for (int index = 0; index < shapes; ++index)
           for (const Tier tier : claims[i].tiers)
@@ -118,11 +116,7 @@ int verify(int argc, char** argv) {
               if (rows.size() <= i) rows.push_back({claims[i].name});
               enter(rows[i], outcome, dtype, comm.size(), shape);
             }
-        ++done;
-        const double seconds =
-            std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-        if (comm.rank() == 0 && bar && seconds > 2)
-          std::cerr << progress_line("claims", done, total, seconds) << std::flush;
+        if (!options.quiet) progress(i + 1);
       }
     });
   if (!prints) return 0;
@@ -143,15 +137,12 @@ int verify(int argc, char** argv) {
         {row.claim, std::to_string(row.held + row.failed), row.exact_error ? number(*row.exact_error) : "",
          percent(row.used[DType::f32]), percent(row.used[DType::f64]),
          percent(row.used[DType::bf16]) + (row.failed > 0 ? format("  FAIL: {}", row.failed) : "")});
-    const nlohmann::ordered_json exact = row.exact_error ? nlohmann::ordered_json(*row.exact_error) : nullptr;
-    json["claims"].push_back({{"name", row.claim},
-                              {"held", row.held},
-                              {"failed", row.failed},
-                              {"exact_error", exact},
-                              {"f32_bound_used", row.used[DType::f32]},
-                              {"f64_bound_used", row.used[DType::f64]},
-                              {"bf16_bound_used", row.used[DType::bf16]},
-                              {"fault", row.fault}});
+    auto& claim = json["claims"].emplace_back();
+    claim = {{"name", row.claim}, {"held", row.held}, {"failed", row.failed}, {"exact_error", nullptr}};
+    if (row.exact_error) claim["exact_error"] = *row.exact_error;
+    for (const DType dtype : {DType::f32, DType::f64, DType::bf16})
+      claim[format("{}_bound_used", name(dtype))] = row.used[dtype];
+    claim["fault"] = row.fault;
   }
   json["ok"] = failed == 0;
   if (!options.quiet) std::cout << table(cells, "lrrrrr", 2);

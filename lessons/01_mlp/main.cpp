@@ -35,7 +35,11 @@ int main(int argc, char** argv) {
   };
   const auto more = [&] { return app.options().exact ? "" : text_of(config, run, app.options().stable); };
   return app.run(argc, argv,
-                 {.check = [&](int) { config.text = read_text(config.path); },
+                 {.check =
+                      [&](int) {
+                        config.text = read_text(config.path);
+                        config.beats_entropy = config.steps >= 100 && !app.flags().given("--text");
+                      },
                   .prove = lesson,
                   .by_hand = by_hand,
                   .picture = [&](int) { return picture(sizes); },

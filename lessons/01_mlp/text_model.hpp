@@ -28,7 +28,9 @@ inline std::string read_text(const std::string& path) {
   if (text.size() < 64)
     throw UsageError(format("--text {}: {} bytes are too few; 64 or more would work", path, text.size()));
   if (text.find_first_not_of(text[0]) == std::string::npos)
-    throw UsageError(format("--text {}: all its bytes are the same, so there is nothing to learn", path));
+    throw UsageError(
+        format("--text {}: all its bytes are the same, so there is nothing to learn; another text would work",
+               path));
   return text;
 }
 

@@ -15,6 +15,7 @@ namespace tessera::mlp {
 struct TrainingConfig {
   std::string path, text;  // the file, and its bytes
   std::int64_t steps = 300;
+  bool beats_entropy = true;  // so many steps on this text do; a text of random bytes has nothing to learn
 };
 
 /// What a training run has found.

@@ -30,9 +30,9 @@ inline std::string_view name(Op op) {
   return names[static_cast<int>(op)];
 }
 
-/// "forward of microbatch 3, chunk 0": microbatches count from 1, as in the pictures.
+/// "forward of microbatch 3, chunk 1": both count from 1, as in the pictures.
 inline std::string text(const Instruction& i) {
-  return format("{} of microbatch {}, chunk {}", name(i.op), i.microbatch + 1, i.chunk);
+  return format("{} of microbatch {}, chunk {}", name(i.op), i.microbatch + 1, i.chunk + 1);
 }
 
 inline bool is_send(Op op) { return op == Op::send || op == Op::send_gradient; }

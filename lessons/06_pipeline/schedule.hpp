@@ -88,15 +88,15 @@ inline void refuse_impossible(Schedule schedule, int stages, int microbatches, i
     throw UsageError(
         format("a pipeline needs at least one stage, microbatch and chunk, not {}, {} and {}", p, m, chunks));
   if (schedule != Schedule::interleaved && chunks > 1)
-    throw UsageError(format("{} chunks a stage: only interleaved has them; 1 chunk would work", chunks));
+    throw UsageError(format("--chunks {}: only interleaved has several; --chunks 1 would work", chunks));
   if (p == 1 && chunks > 1)
     throw UsageError(
-        format("{} chunks on a single stage have nobody to interleave with; 1 chunk would work", chunks));
+        format("--chunks {}: a single stage has nothing to interleave with; --chunks 1 would work", chunks));
   if (const int below = m / p * p; schedule == Schedule::interleaved && below != m)
     throw UsageError(
-        format("interleaved takes microbatches in groups of one a stage: {} cannot be divided by {} stages; "
-               "{}{} would work",
-               m, p, below > 0 ? format("{} or ", below) : "", below + p));
+        format("--microbatches {}: interleaved takes them in groups of one a stage, and there are {} stages; "
+               "--microbatches {} would work{}",
+               m, p, below + p, below > 0 ? format(", or {}", below) : ""));
 }
 
 inline constexpr int code_line = __LINE__ + 4;

@@ -38,6 +38,8 @@ struct TrainingConfig {
   int chunks = 1, microbatches = 1;  // microbatches of one replica
   bool adamw = false;
   double lr = 0.1, clip = 0;       // clip 0: the norm of the gradients is left alone
+  double momentum = 0.9;           // of SGD
+  AdamW constants;                 // of AdamW, whose learning rate is lr
   std::int64_t bucket = 16 << 10;  // bytes of gradients that one all-reduce over dp sums, at least
   bool learns = true;              // false: no gradients, no optimiser
   Composition parts;
@@ -86,6 +88,10 @@ inline std::map<std::string, std::string> configuration(const Config& s, std::ui
           {"--optimizer", t.adamw ? "adamw" : "sgd"},
           {"--lr", format("{}", t.lr)},
           {"--clip", format("{}", t.clip)},
+          {"--momentum", format("{}", t.momentum)},
+          {"--beta1", format("{}", t.constants.beta1)},
+          {"--beta2", format("{}", t.constants.beta2)},
+          {"--weight-decay", format("{}", t.constants.decay)},
           {"text", format("{} ids, CRC-32 {:08x}", s.text.size(),
                           crc32(s.text.ids.data(), s.text.ids.size() * sizeof(s.text.ids[0])))}};
 }

@@ -46,6 +46,7 @@ int main(int argc, char** argv) {
                   .check =
                       [&](int) {
                         apply_arguments(s, arguments, app.flags(), app.options());
+                        if (!arguments.tokens.empty()) arguments.text.clear();  // nothing was read there
                         const ModelConfig& m = s.training.model;
                         if (m.sequence_parallel) sequence_parallel::use_in(s.training, m.regather);
                       },

@@ -104,10 +104,12 @@ class Trainer {
     if (config_.clip > 0) shrink = std::min(1.0, config_.clip / (norm() + 1e-6));
     if (shrink < 1) gradients_.copy_from(scale(gradients_, shrink));
     const auto& [first, second] = moments_;
+    AdamW constants = config_.constants;
+    constants.lr = config_.lr;
     if (config_.adamw)
-      adamw(masters_, first, second, gradients_, {.lr = config_.lr}, steps_);
+      adamw(masters_, first, second, gradients_, constants, steps_);
     else
-      sgd(masters_, first, gradients_, config_.lr, 0.9);
+      sgd(masters_, first, gradients_, config_.lr, config_.momentum);
     store(weights_.all(), masters_);
   }
   // end step

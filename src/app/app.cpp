@@ -3,8 +3,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <iostream>
 #include <new>
@@ -23,8 +25,15 @@ void Options::add_to(Flags& flags, bool with_ranks) {
   // The flags that matter most come first; together with the lesson's own sizes they are eight.
   if (with_ranks) flags.number("--ranks", ranks, 1, 64, "ranks to cut over");
   flags.choice("--dtype", dtype, {"f32", "f64", "bf16"}, "type of all numbers");
-  flags.choice("--device", device, {"auto", "cpu", "cuda"}, "where to compute");
-  flags.choice("--transport", transport, {"auto", "threads", "mpi", "nccl"}, "how ranks communicate");
+  flags.choice("--device", device,
+               {{std::nullopt, "auto"}, {DeviceKind::cpu, "cpu"}, {DeviceKind::cuda, "cuda"}},
+               "where to compute");
+  flags.choice("--transport", transport,
+               {{std::nullopt, "auto"},
+                {Transport::threads, "threads"},
+                {Transport::mpi, "mpi"},
+                {Transport::nccl, "nccl"}},
+               "how ranks communicate");
   flags.toggle("--exact", exact, "compute with small integers: the difference must be 0");
   flags.rest();
   flags.number("--seed", seed, 0, INT64_MAX, "seed of all random numbers");
@@ -33,9 +42,11 @@ void Options::add_to(Flags& flags, bool with_ranks) {
   flags.text("--svg", svg, "FILE", "write the picture of the cut there");
   flags.text("--trace", trace, "FILE", "write the timeline there, for Perfetto");
   flags.size("--memory-per-rank", memory_per_rank, "an allocation beyond it fails");
-  flags.toggle("--no-baseline", no_baseline, "no unsplit run: 64 elements of each result are recomputed");
+  flags.toggle("--no-baseline", no_baseline,
+               "no unsplit run: 8 rows or columns of each result are recomputed");
   flags.choice("--math", math, {"f32", "tf32"}, "tf32: products of f32 on a GPU's tensor cores");
-  flags.choice("--verify", verify, {"on", "off"}, "MPI and NCCL compare calls between ranks first");
+  flags.choice("--verify", verify, {{true, "on"}, {false, "off"}},
+               "MPI and NCCL compare calls between ranks first");
   flags.number("--timeout", timeout, 1, 86400, "seconds that one call may wait");
   flags.toggle("--quiet", quiet, "print the verdict only");
   flags.toggle("--stable", stable, "leave out what differs from machine to machine");
@@ -47,22 +58,18 @@ void Options::check_files() const {
 }
 
 Choice Options::choose_transport(bool ranks_given) const {
-  std::optional<int> wanted_ranks;
-  std::optional<DeviceKind> kind;
-  std::optional<Transport> way;  // without a value: choose
-  if (ranks_given) wanted_ranks = static_cast<int>(ranks);
-  for (const DeviceKind one : {DeviceKind::cpu, DeviceKind::cuda})
-    if (device == name(one)) kind = one;
-  for (const Transport one : {Transport::threads, Transport::mpi, Transport::nccl})
-    if (transport == name(one)) way = one;
-  Choice choice = tessera::choose_transport(wanted_ranks, static_cast<int>(ranks), kind, way);
+  const int count = static_cast<int>(ranks);
+  Choice choice =
+      tessera::choose_transport(ranks_given ? std::optional(count) : std::nullopt, count, device, transport);
   choice.options.timeout = std::chrono::seconds(timeout);
-  choice.options.verify = verify == "on";
+  choice.options.verify = verify;
   choice.options.memory_per_rank = memory_per_rank;
   choice.options.trace = !trace.empty();
   choice.options.tf32 = math == "tf32";
   if (math == "tf32" && (choice.options.device != DeviceKind::cuda || dtype != "f32"))
-    throw UsageError("--math tf32 is for products of f32 on GPUs: --device cuda --dtype f32 would work");
+    throw UsageError(
+        "--math tf32 is for products of f32 on GPUs: without --math it would work, or with --device cuda "
+        "--dtype f32");
   return choice;
 }
 
@@ -75,6 +82,7 @@ App::App(LessonText text, Ranks ranks)
 
 void App::size(const std::string& name, std::int64_t& target, const std::string& help) {
   flags_.number(name, target, 1, 1 << 20, help);
+  sizes_ += " " + name;
 }
 
 void App::ranks_divide(const std::string& flag, const std::int64_t& size) {
@@ -82,13 +90,10 @@ void App::ranks_divide(const std::string& flag, const std::int64_t& size) {
 }
 
 void App::check_divisions(int ranks) const {
-  const auto all_divided = [&](int n) {
+  const auto all_divided = [&](std::int64_t n) {
     return std::all_of(divided_.begin(), divided_.end(), [n](const Divided& d) { return *d.size % n == 0; });
   };
   if (all_divided(ranks)) return;
-  std::vector<int> fitting;
-  for (int n = 1; n <= 64; ++n)
-    if (all_divided(n)) fitting.push_back(n);
   std::string undivided, better;
   for (const Divided& one : divided_) {
     if (*one.size % ranks == 0) continue;
@@ -96,7 +101,7 @@ void App::check_divisions(int ranks) const {
     better += format(" {} {}", one.flag, (*one.size / ranks + 1) * ranks);
   }
   throw UsageError(format("--ranks {} does not divide {}: --ranks {} would work, or{}", ranks, undivided,
-                          join(fitting), better));
+                          fitting(64, all_divided), better));
 }
 
 std::function<void(std::int64_t done)> progress_bar(Communicator& comm, const std::string& what,
@@ -119,21 +124,46 @@ int guarded(const std::function<int()>& body) {
       std::this_thread::sleep_for(std::chrono::milliseconds(500));
   };
   try {
-    return body();
+    const int code = body();
+    if (std::cout.flush()) return code;
+    say(format("the output cannot be written: {}", std::strerror(errno)));
   } catch (const UsageError& error) {
     say(error.what());
     return 2;
-  } catch (const std::bad_alloc&) {
-    say("this machine's memory is too small for these sizes: smaller ones would work");
-    return 2;
   } catch (const std::exception& error) {
     say(error.what());
-    return 3;
   }
+  return 3;
 }
 
 int App::run(int argc, char** argv, const LessonParts& parts) {
-  return guarded([&] { return run_checked(argc, argv, parts); });
+  return guarded([&] {
+    try {
+      return run_checked(argc, argv, parts);
+    } catch (const UsageError& error) {
+      throw UsageError(flags_.with_advice(error.what()));
+    }
+  });
+}
+
+void App::check_all(int ranks, const LessonParts& parts) const {
+  check_divisions(ranks);
+  options_.check_files();
+  parts.check(ranks);
+  if (const std::string why = parts.inexact(); options_.exact && !why.empty())
+    throw UsageError(format("--exact: {}; without --exact it would work", why));
+  if (options_.no_baseline && !memory_)
+    throw UsageError("--no-baseline is for lessons 01 to 04: without --no-baseline it would work");
+  if (options_.no_baseline && options_.coarse())
+    throw UsageError("--no-baseline: the error is measured on the unsplit run: --dtype f32 would work");
+  if (options_.no_baseline || !memory_) return;
+  const double needed = memory_(ranks) * (options_.type() == DType::f64 ? 2 : 1),
+               free = static_cast<double>(available_memory());
+  if (needed > free)
+    throw UsageError(
+        format("the run and its unsplit reference need {:.3g} GB of memory, and {:.3g} GB are free on this "
+               "machine: --no-baseline would work, or smaller{}",
+               1e-9 * needed, 1e-9 * free, sizes_));
 }
 
 int App::run_checked(int argc, char** argv, const LessonParts& parts) {
@@ -142,16 +172,7 @@ int App::run_checked(int argc, char** argv, const LessonParts& parts) {
   if (parts.ranks) options_.ranks = parts.ranks();
   const bool ranks_given = parts.ranks || flags_.given("--ranks");
   RunReport report{text_, options_.choose_transport(ranks_given), options_, &flags_, {}, 0};
-  check_divisions(report.choice.options.ranks);
-  options_.check_files();
-  parts.check(report.choice.options.ranks);
-  const std::string inexact = parts.inexact();
-  if (options_.exact && !inexact.empty()) throw UsageError("--exact: " + inexact);
-  if (options_.no_baseline && !inexact.empty())
-    throw UsageError("--no-baseline is for lessons 01 to 04: without it this lesson would work");
-  if (options_.no_baseline && options_.coarse())
-    throw UsageError("--no-baseline: the error is measured on the unsplit run: --dtype f32 would work");
-
+  check_all(report.choice.options.ranks, parts);
   const bool prints = is_printing_process(), colour = isatty(STDOUT_FILENO) == 1 && mpi::launched_size() == 0;
   const bool talks = prints && !options_.quiet;
   if (talks) std::cout << heading(report) << std::endl << parts.by_hand() << std::endl;
@@ -162,11 +183,15 @@ int App::run_checked(int argc, char** argv, const LessonParts& parts) {
     std::vector<Outcome> outcomes;
     for (const Tier tier : {Tier::exact, Tier::floating}) {
       const bool unasked = options_.coarse() && !options_.exact;  // most sizes have larger sums
-      if (tier == Tier::exact ? !inexact.empty() || unasked : options_.exact) continue;
+      if (tier == Tier::exact ? !parts.inexact().empty() || unasked : options_.exact) continue;
       Proof proof(comm, {tier, options_.type(), static_cast<std::uint64_t>(options_.seed),
                          !options_.dump.empty(), !options_.no_baseline, options_.math == "tf32"});
-      parts.prove(proof, comm);
-      outcomes.push_back(proof.finish());
+      try {
+        parts.prove(proof, comm);
+        outcomes.push_back(proof.finish());
+      } catch (const OutOfMemory& error) {
+        throw UsageError(format("{}: smaller{} would work", error.what(), sizes_));
+      }
     }
     // Every process ends with rank 0's verdict.
     const Phase phase = comm.phase("check");

@@ -43,7 +43,10 @@ struct LessonParts {
 /// The flags that mean the same in every lesson.
 struct Options {
   std::int64_t ranks = 4, seed = 1, memory_per_rank = INT64_MAX, timeout = 60;
-  std::string device = "auto", transport = "auto", dtype = "f32", math = "f32", verify = "on";
+  std::string dtype = "f32", math = "f32";
+  std::optional<DeviceKind> device;    // without a value: choose
+  std::optional<Transport> transport;  // the same
+  bool verify = true;
   std::string json, dump, svg, trace;
   bool exact = false, no_baseline = false, quiet = false, stable = false;
 
@@ -68,6 +71,10 @@ class App {
   /// Else the program ends with exit code 2, and names the --ranks that do.
   void ranks_divide(const std::string& flag, const std::int64_t& size);
 
+  /// Says how many bytes of the host's memory the run takes, its unsplit reference included, for a lesson
+  /// that can do without the reference: --no-baseline.
+  void memory(std::function<double(int ranks)> bytes) { memory_ = std::move(bytes); }
+
   int run(int argc, char** argv, const LessonParts& parts);
   const Options& options() const { return options_; }
 
@@ -77,13 +84,16 @@ class App {
     const std::int64_t* size;
   };
   void check_divisions(int ranks) const;
+  void check_all(int ranks, const LessonParts& parts) const;
   int run_checked(int argc, char** argv, const LessonParts& parts);
 
   LessonText text_;
+  std::string sizes_;  // their flags, for a message
   Ranks ranks_;
   Flags flags_;
   Options options_;
   std::vector<Divided> divided_;
+  std::function<double(int ranks)> memory_;  // null: the lesson has no --no-baseline
 };
 
 /// A function that draws how much of `all` is done. It draws on stderr, where that is a terminal, on rank 0,

@@ -13,23 +13,43 @@
 //   f(x), |f'| <= L         : L e + the rounding of f itself
 #pragma once
 
+#include <functional>
 #include <memory>
 
 #include "tensor/tensor.hpp"
 
 namespace tessera {
 
-/// What one evaluation shares: the unit round-off, 0 in the exact tier,
-/// and the largest sum of absolute terms so far.
+/// What one evaluation shares: the unit round-off, 0 in the exact tier; whether anybody asks for the largest
+/// sums of absolute terms; and the largest so far.
 struct Rounding {
   double unit = 0;
+  bool sums = false;
   double largest_sum = 0;
 };
 
-struct Bounded {
-  Tensor value, error;  // f64 on the host, both of one shape; the error of an input is 0
-  std::shared_ptr<Rounding> arithmetic;
-  double largest_sum = 0;  // of absolute terms, in the last reduction
+/// It is computed when it is first looked at: where only a part of a formula's results is wanted, the others
+/// take neither time nor memory.
+class Bounded {
+ public:
+  struct Values {
+    Tensor value, error;     // f64 on the host, both of one shape; an undefined error is 0
+    double largest_sum = 0;  // of absolute terms, in the last reduction, where the Rounding asks for it
+  };
+  Bounded() = default;
+  Bounded(std::shared_ptr<Rounding> arithmetic, std::function<Values()> compute)
+      : node_(std::make_shared<Node>(Node{std::move(arithmetic), std::move(compute), {}})) {}
+  const Values* operator->() const;
+  const std::shared_ptr<Rounding>& arithmetic() const { return node_->arithmetic; }
+  Tensor error() const;  ///< It is defined in any case.
+
+ private:
+  struct Node {
+    std::shared_ptr<Rounding> arithmetic;
+    std::function<Values()> compute;
+    Values values;
+  };
+  std::shared_ptr<Node> node_;
 };
 struct BoundedTransposed {
   Bounded of;
@@ -41,7 +61,8 @@ Tensor absolute(const Tensor& x);
 inline Transposed absolute(const Transposed& x) { return {absolute(x.of)}; }
 double largest(const Tensor& x);
 
-Bounded bounded_input(const Tensor& value, std::shared_ptr<Rounding> arithmetic);
+/// An input, which has no error. `make` gives its elements, in any dtype on any device.
+Bounded bounded_input(std::function<Tensor()> make, std::shared_ptr<Rounding> arithmetic);
 
 // The functions of ops.hpp for Bounded, so that one template computes with Tensor and with Bounded.
 Bounded matmul(const Bounded& a, const Bounded& b);

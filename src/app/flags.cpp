@@ -7,7 +7,6 @@
 #include <iostream>
 
 #include "report/table.hpp"
-#include "tensor/error.hpp"
 
 namespace tessera {
 
@@ -20,20 +19,12 @@ bool to_number(const std::string& text, Number& value) {
   return error == std::errc{} && end == text.data() + text.size();
 }
 
-/// The edit distance of two words, for "did you mean".
-std::size_t distance(const std::string& a, const std::string& b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (std::size_t i = 1; i <= a.size(); ++i) {
-    std::size_t diagonal = row[0];
-    row[0] = i;
-    for (std::size_t j = 1; j <= b.size(); ++j) {
-      const std::size_t replaced = diagonal + (a[i - 1] != b[j - 1]);
-      diagonal = row[j];
-      row[j] = std::min({replaced, row[j] + 1, row[j - 1] + 1});
-    }
-  }
-  return row[b.size()];
+/// How many letters only one of two words has, in any order.
+std::size_t distance(std::string a, std::string b) {
+  std::string apart;
+  std::ranges::sort(a), std::ranges::sort(b);
+  std::ranges::set_symmetric_difference(a, b, std::back_inserter(apart));
+  return apart.size();
 }
 
 }  // namespace
@@ -46,7 +37,7 @@ std::int64_t parse_size(const std::string& flag, const std::string& text) {
   std::int64_t value = 0;
   if (found == units.end() || !to_number(text.substr(0, digits), value) || value <= 0 ||
       value > INT64_MAX >> (10 * (found - units.begin())))
-    throw UsageError(format("{} {} is no size: write 48MiB, 512KiB, 2GiB or 4096B", flag, text));
+    throw UsageError(format("{} {} is no size: 48MiB, 512KiB, 2GiB or 4096B would work", flag, text));
   return value << (10 * (found - units.begin()));
 }
 
@@ -58,23 +49,37 @@ Flags::Flags(const std::string& usage) : app_(std::make_unique<CLI::App>(usage))
 Flags::~Flags() = default;
 
 void Flags::add(const std::string& name, const std::string& value, const std::string& help,
-                const std::string& start, std::function<void(const std::string&)> set) {
+                const std::function<std::string()>& show, std::function<void(const std::string&)> set) {
   const auto take = [set = std::move(set)](const CLI::results_t& results) {
     set(results.front());
     return true;
   };
   CLI::Option* option = app_->add_option(name, take, help);
-  option->type_name(value)->default_str(start)->take_last()->trigger_on_parse();
+  option->type_name(value)->default_function(show)->take_last()->trigger_on_parse();
+  option->capture_default_str();
   if (value.empty()) option->expected(0);
 }
+
+namespace {
+
+/// Sets `target` from text, a number of [least, most].
+template <class Number>
+auto takes(const std::string& name, const char* what, Number& target, Number least, Number most) {
+  return [=, &target](const std::string& text) {
+    Number value = 0;
+    if (!to_number(text, value) || !(least <= value && value <= most))
+      throw UsageError(format("{} {}: a {} from {} to {} would work", name, text, what, least, most));
+    target = value;
+  };
+}
+
+}  // namespace
 
 template <class Integer>
 void Flags::number(const std::string& name, Integer& target, std::int64_t least, std::int64_t most,
                    const std::string& help) {
-  add(name, "N", help, target < least ? "" : std::to_string(target), [=, &target](const std::string& text) {
-    if (!to_number(text, target) || target < least || target > most)
-      throw UsageError(format("{} {}: a whole number from {} to {} would work", name, text, least, most));
-  });
+  const auto show = [=, &target] { return target < least ? "" : std::to_string(target); };
+  add(name, "N", help, show, takes(name, "whole number", target, Integer(least), Integer(most)));
 }
 
 template void Flags::number(const std::string&, int&, std::int64_t, std::int64_t, const std::string&);
@@ -83,23 +88,22 @@ template void Flags::number(const std::string&, std::int64_t&, std::int64_t, std
 
 void Flags::real(const std::string& name, double& target, double least, double most,
                  const std::string& help) {
-  add(name, "X", help, tessera::number(target), [=, &target](const std::string& text) {
-    double value = NAN;
-    if (!to_number(text, value) || !(least <= value && value <= most))
-      throw UsageError(format("{} {}: a number from {:g} to {:g} would work", name, text, least, most));
-    target = value;
-  });
+  const auto show = [&target] { return format("{}", target); };
+  add(name, "X", help, show, takes(name, "number", target, least, most));
 }
 
 void Flags::choice(const std::string& name, std::string& target, const std::vector<std::string>& choices,
                    const std::string& help) {
-  choose(name, choices, target, help, [=, &target](std::size_t i) { target = choices[i]; });
+  choose(
+      name, choices, [&target] { return target; }, help,
+      [=, &target](std::size_t i) { target = choices[i]; });
 }
 
-void Flags::choose(const std::string& name, const std::vector<std::string>& words, const std::string& start,
-                   const std::string& help, std::function<void(std::size_t)> set) {
+void Flags::choose(const std::string& name, const std::vector<std::string>& words,
+                   const std::function<std::string()>& show, const std::string& help,
+                   std::function<void(std::size_t)> set) {
   const std::string all = join(words, "|");
-  add(name, all, help, start, [=, set = std::move(set)](const std::string& text) {
+  add(name, all, help, show, [=, set = std::move(set)](const std::string& text) {
     const auto found = std::ranges::find(words, text);
     if (found == words.end()) throw UsageError(format("{} {}: {} would work", name, text, all));
     set(static_cast<std::size_t>(found - words.begin()));
@@ -108,21 +112,28 @@ void Flags::choose(const std::string& name, const std::vector<std::string>& word
 
 void Flags::text(const std::string& name, std::string& target, const std::string& placeholder,
                  const std::string& help) {
-  add(name, placeholder, help, target, [=, &target](const std::string& text) {
-    if (text.empty()) throw UsageError(format("{} needs a {}", name, placeholder));
+  const auto take = [=, &target](const std::string& text) {
+    if (text.empty()) throw UsageError(format("{0} needs a {1}: {0} {1} would work", name, placeholder));
     target = text;
-  });
+  };
+  add(
+      name, placeholder, help, [&target] { return target; }, take);
 }
 
 void Flags::toggle(const std::string& name, bool& target, const std::string& help) {
-  add(name, "", help, "", [=, &target](const std::string& text) {
-    if (text != "true") throw UsageError(format("{} takes no value", name));
+  const auto take = [=, &target](const std::string& text) {
+    if (text != "true") throw UsageError(format("{0} takes no value: {0} alone would work", name));
     target = true;
-  });
+  };
+  add(
+      name, "", help, [&target] { return target ? "on" : ""; }, take);
 }
 
 void Flags::size(const std::string& name, std::int64_t& bytes, const std::string& help) {
-  add(name, "48MiB", help, "", [=, &bytes](const std::string& text) { bytes = parse_size(name, text); });
+  const auto given = std::make_shared<std::string>();
+  const auto take = [=, &bytes](const std::string& text) { bytes = parse_size(name, text), *given = text; };
+  add(
+      name, "48MiB", help, [given] { return *given; }, take);
 }
 
 void Flags::rest() { shown_ = app_->get_options().size(); }
@@ -135,21 +146,23 @@ bool Flags::parse(int argc, char** argv) const {
       return false;
     }
     if (word.starts_with("--") && word.ends_with('='))  // CLI11 would take the next word
-      throw UsageError(format("{} needs a value", word.substr(0, word.size() - 1)));
+      throw UsageError(format("{0} needs a value: {0} VALUE would work", word.substr(0, word.size() - 1)));
   }
   const auto flags = app_->get_options();
   try {
     app_->parse(argc, argv);
-  } catch (const CLI::ArgumentMismatch&) {  // the last word is a flag
-    const CLI::Option* flag = app_->get_option(argv[argc - 1]);
-    throw UsageError(format("{0} needs a value: {0} {1}", flag->get_name(), flag->get_type_name()));
+  } catch (const CLI::ArgumentMismatch&) {  // a flag without a value: the last word, or the one before --
+    const CLI::Option* flag = app_->get_option_no_throw(argv[argc - 1]);
+    if (flag == nullptr) throw UsageError("-- ends the flags: without '--' it would work");
+    throw UsageError(
+        format("{0} needs a value: {0} {1} would work", flag->get_name(), flag->get_type_name()));
   }
   if (const auto unknown = app_->remaining(); !unknown.empty()) {
     const std::string name = unknown[0].substr(0, unknown[0].find('='));
     const auto off = [&](const CLI::Option* flag) { return distance(flag->get_name(), name); };
     const auto near = std::ranges::min_element(flags, {}, off);
-    throw UsageError(format("there is no flag {}{}; --help all lists them", name,
-                            off(*near) <= 3 ? format(", did you mean {}?", (*near)->get_name()) : ""));
+    throw UsageError(format("there is no flag {}: {} would work; --help all lists the flags", name,
+                            off(*near) <= 3 ? (*near)->get_name() : format("without '{}' it", name)));
   }
   return true;
 }
@@ -163,12 +176,24 @@ void Flags::set(const std::string& name, const std::string& text) {
   app_->get_option(name)->add_result(text)->run_callback();
 }
 
-std::vector<Flags::Value> Flags::values() const {
-  std::vector<Value> values;
+std::string Flags::with_advice(const std::string& message) const {
+  const auto has = [&](const std::string& part) { return message.find(part) != std::string::npos; };
   for (const CLI::Option* flag : app_->get_options()) {
     const std::string kind = flag->get_type_name();
-    std::string text = flag->get_default_str();
-    if (flag->count() > 0) text = kind.empty() ? "on" : flag->results().back();
+    if (flag->count() == 0 || (kind != "FILE" && kind != "DIR") || !has(flag->results().back())) continue;
+    return (has("--") ? "" : flag->get_name() + ": ") + message +
+           (has("would work") ? ""
+            : kind == "DIR"   ? "; another folder would work"
+                              : "; another file would work");
+  }
+  return message;
+}
+
+std::vector<Flags::Value> Flags::values() const {
+  std::vector<Value> values;
+  for (CLI::Option* flag : app_->get_options()) {
+    flag->capture_default_str();
+    const std::string text = flag->get_default_str(), kind = flag->get_type_name();
     if (!text.empty()) values.push_back({flag->get_name().substr(2), text, kind == "N" || kind == "X"});
   }
   return values;

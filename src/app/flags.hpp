@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "tensor/error.hpp"
+
 namespace CLI {
 class App;
 }
@@ -32,12 +34,13 @@ class Flags {
   void choice(const std::string& name, Value& target,
               const std::vector<std::pair<Value, std::string>>& choices, const std::string& help) {
     std::vector<std::string> words;
-    std::string start;
-    for (const auto& [value, word] : choices) {
-      words.push_back(word);
-      if (value == target) start = word;
-    }
-    choose(name, words, start, help, [=, &target](std::size_t i) { target = choices[i].first; });
+    for (const auto& [value, word] : choices) words.push_back(word);
+    const auto show = [=, &target] {
+      for (const auto& [value, word] : choices)
+        if (value == target) return word;
+      return std::string();
+    };
+    choose(name, words, show, help, [=, &target](std::size_t i) { target = choices[i].first; });
   }
   void text(const std::string& name, std::string& target, const std::string& placeholder,
             const std::string& help);
@@ -52,8 +55,12 @@ class Flags {
   bool given(const std::string& name) const;
   /// As if the flag had been given, for what a file says. Throws UsageError.
   void set(const std::string& name, const std::string& text);
+  /// The message of a refusal. Where it is about a file, it also names the file's flag, and says what would
+  /// work.
+  std::string with_advice(const std::string& message) const;
   std::string help(bool all) const;
-  /// Every flag that was given or has a default, with its value as text, for config{} of the JSON.
+  /// Every flag that has a value, as its variable has it now, for config{} of the JSON: what the lesson used,
+  /// also where a file's sizes took the place of the flag's.
   struct Value {
     std::string name, text;
     bool is_number;
@@ -61,15 +68,25 @@ class Flags {
   std::vector<Value> values() const;
 
  private:
-  /// A flag with one of these words. `set` gets the word's index.
-  void choose(const std::string& name, const std::vector<std::string>& words, const std::string& start,
-              const std::string& help, std::function<void(std::size_t)> set);
-  /// `value` is the placeholder in --help ("N"), empty for a toggle; `start` is the default as text.
+  /// A flag with one of these words. `set` gets the word's index, and `show` gives the present one.
+  void choose(const std::string& name, const std::vector<std::string>& words,
+              const std::function<std::string()>& show, const std::string& help,
+              std::function<void(std::size_t)> set);
+  /// `value` is the placeholder in --help ("N"), empty for a toggle; `show` is the variable's value as text.
   void add(const std::string& name, const std::string& value, const std::string& help,
-           const std::string& start, std::function<void(const std::string&)> set);
+           const std::function<std::string()>& show, std::function<void(const std::string&)> set);
   std::unique_ptr<CLI::App> app_;
   std::size_t shown_ = SIZE_MAX;
 };
+
+/// The whole numbers from 1 to `most` that fit, for a message: "1, 2, 4".
+template <class Fits>
+std::string fitting(std::int64_t most, const Fits& fits) {
+  std::vector<std::int64_t> found;
+  for (std::int64_t n = 1; n <= most; ++n)
+    if (fits(n)) found.push_back(n);
+  return join(found);
+}
 
 /// "48MiB", "512KiB", "2GiB", "1000B", "1000" in bytes. Throws UsageError.
 std::int64_t parse_size(const std::string& flag, const std::string& text);

@@ -1,41 +1,41 @@
 // Rank 0 gathers what the ranks have found: values, bytes, memory, timelines.
 #include <algorithm>
-#include <sstream>
+#include <nlohmann/json.hpp>
 
 #include "app/proof.hpp"
 #include "tensor/error.hpp"
 
 namespace tessera {
 
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Range, begin, end)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Slice, whole_rows, whole_cols, row_ranges, col_ranges)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Traffic, calls, payload, wire, counted)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(TrafficKey, phase, group, op)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Span, name, category, begin, end, flow)
+
 namespace {
 
-/// A rank sends its parts to rank 0 as one row of numbers:
-/// rows and columns of the whole, ranges, then the elements.
-void pack(std::vector<double>& row, const Slice& slice, const Tensor& local) {
-  const auto put = [&](std::int64_t value) { row.push_back(static_cast<double>(value)); };
-  put(slice.whole_rows);
-  put(slice.whole_cols);
-  for (const auto* ranges : {&slice.row_ranges, &slice.col_ranges}) {
-    put(static_cast<std::int64_t>(ranges->size()));
-    for (const Range& range : *ranges) put(range.begin), put(range.end);
-  }
-  const std::vector<double> values = local.values();
-  row.insert(row.end(), values.begin(), values.end());
-}
+/// The bytes that a rank holds of a row of the table of memory.
+struct Bytes {
+  std::int64_t predicted = 0, measured = 0;
+};
+/// What a rank tells rank 0 beside its matrices.
+struct Story {
+  std::map<TrafficKey, Traffic> traffic;
+  std::vector<Span> spans;
+  std::int64_t peak = 0;
+  std::vector<Bytes> memory;
+};
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Bytes, predicted, measured)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Story, traffic, spans, peak, memory)
 
-RankResult unpack(std::vector<double>::const_iterator& at) {
-  const auto take = [&] { return static_cast<std::int64_t>(*at++); };
-  RankResult part;
-  part.slice.whole_rows = take();
-  part.slice.whole_cols = take();
-  for (auto* ranges : {&part.slice.row_ranges, &part.slice.col_ranges}) {
-    ranges->resize(static_cast<std::size_t>(take()));
-    for (Range& range : *ranges) range.begin = take(), range.end = take();
-  }
-  part.local = {part.slice.local_rows(), part.slice.local_cols(), {}};
-  part.local.values.assign(at, at + part.local.rows * part.local.cols);
-  at += part.local.rows * part.local.cols;
-  return part;
+/// Rank 0 gets every rank's value.
+template <class Value>
+std::vector<Value> gather_values(Communicator& comm, const Value& mine) {
+  std::vector<Value> all;
+  for (const std::string& text : gather_to_first(comm, nlohmann::json(mine).dump()))
+    all.push_back(nlohmann::json::parse(text).get<Value>());
+  return all;
 }
 
 }  // namespace
@@ -45,17 +45,48 @@ double sum_over(Communicator& group, double mine) {
   return group.all_reduce(Tensor::of(1, 1, {mine})).values()[0];
 }
 
-std::vector<RankResult> gather_parts(Communicator& comm, const Slice& slice, const Tensor& local) {
+std::vector<std::vector<Held>> gather_held(Communicator& comm, const std::vector<Held>& mine) {
   const CheckScope scope(comm);
-  std::vector<double> mine;
-  pack(mine, slice, local);
-  std::vector<RankResult> parts;
-  for (const Tensor& row :
-       gather_to_first(comm, Tensor::of(1, static_cast<std::int64_t>(mine.size()), mine))) {
-    const std::vector<double> values = row.values();
-    auto at = values.begin();
-    parts.push_back(unpack(at));
+  std::vector<Slice> slices;
+  std::int64_t size = 0, at = 0;
+  DType dtype = mine.empty() ? DType::f64 : mine[0].local.dtype();
+  for (const Held& one : mine) {
+    slices.push_back(one.slice);
+    size += one.local.size();
+    if (one.local.dtype() != dtype) dtype = DType::f64;  // which holds the others
   }
+  const Tensor row = Tensor::empty(1, size, dtype);  // all elements, one matrix after the other
+  for (const Held& one : mine) {
+    const std::int64_t n = one.local.size();
+    if (n > 0) row.column_range(at, at + n).copy_from(cast(one.local.contiguous().reshape(1, n), dtype));
+    at += n;
+  }
+  const std::vector<std::vector<Slice>> theirs = gather_values(comm, slices);
+  const std::vector<Tensor> rows = gather_to_first(comm, row);
+  std::vector<std::vector<Held>> all(comm.rank() == 0 ? mine.size() : 0);
+  for (std::size_t r = 0; r < rows.size(); ++r) {
+    const Tensor host = rows[r].to(Device::host());
+    at = 0;
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      const Slice& slice = theirs[r][i];
+      const std::int64_t height = slice.local_rows(), width = slice.local_cols();
+      all[i].push_back({slice, host.column_range(at, at + height * width).reshape(height, width)});
+      at += height * width;
+    }
+  }
+  return all;
+}
+
+void trim_memory() {
+  for (const auto& device : {Device::current(), Device::host()})
+    if (device->kind() == DeviceKind::cpu) device->trim();
+}
+
+std::vector<RankResult> gather_parts(Communicator& comm, const Slice& slice, const Tensor& local) {
+  std::vector<RankResult> parts;
+  for (const auto& ranks : gather_held(comm, {{slice, cast(local, DType::f64)}}))  // any rank's
+
+    for (const Held& held : ranks) parts.push_back({held.slice, Matrix::from(held.local)});
   return parts;
 }
 
@@ -63,86 +94,60 @@ Outcome Proof::finish() {
   const auto busy = comm_.rank() == 0 ? comm_.busy("computes the unsplit reference") : nullptr;
   Outcome outcome;
   outcome.tier = options_.tier;
-  gather_traffic(outcome);
-  gather_memory(outcome);
+  Story mine{comm_.journal().traffic(), comm_.journal().spans(), Device::current()->memory.peak(), {}};
+  for (const MemoryRow& row : memory_) mine.memory.push_back({row.predicted.at(0), row.measured.at(0)});
   const CheckScope scope(comm_);
-
-  std::vector<double> mine;
-  for (const Result& result : results_) pack(mine, result.slice, result.local);
-  if (options_.dump)
-    for (const auto& [name, input] : inputs_) pack(mine, input.slice, input.local);
-  std::vector<std::vector<RankResult>> results(results_.size()), inputs(options_.dump ? inputs_.size() : 0);
-  for (const Tensor& packed :
-       gather_to_first(comm_, Tensor::of(1, static_cast<std::int64_t>(mine.size()), mine, DType::f64))) {
-    const std::vector<double> values = packed.values();
-    auto at = values.begin();
-    for (auto* parts : {&results, &inputs})
-      for (auto& ranks : *parts) ranks.push_back(unpack(at));
+  std::map<TrafficKey, Traffic> total;
+  outcome.memory = memory_;
+  for (MemoryRow& row : outcome.memory) row.predicted.clear(), row.measured.clear();
+  for (const Story& story : gather_values(comm_, mine)) {
+    for (const auto& [key, row] : story.traffic) {
+      if (key.phase == "check") continue;
+      Traffic& sum = total[{key.phase.empty() ? "-" : key.phase, key.group, key.op}];
+      sum.calls += row.calls, sum.payload += row.payload, sum.wire += row.wire;
+      sum.counted = sum.counted && row.counted;
+    }
+    outcome.spans.push_back(story.spans);
+    outcome.peak.push_back(story.peak);
+    for (std::size_t i = 0; i < memory_.size(); ++i) {
+      outcome.memory[i].predicted.push_back(story.memory[i].predicted);
+      outcome.memory[i].measured.push_back(story.memory[i].measured);
+    }
   }
+  check_traffic(outcome, std::move(total));
+  check_memory(outcome);
+  trim_memory();  // of what the run needed
+  if (options_.dump) make_dump(outcome);
+  compare(outcome);
   if (comm_.rank() != 0) return {};
-  if (options_.dump) make_dump(outcome, results, inputs);
-  if (options_.baseline)
-    compare(outcome, results);
-  else
-    compare_samples(outcome, results);
   outcome.checks.insert(outcome.checks.end(), claims_.begin(), claims_.end());
   outcome.extra = extra_;
   return outcome;
 }
 
-void Proof::make_dump(Outcome& outcome, const Gathered& results, const Gathered& inputs) const {
+void Proof::make_dump(Outcome& outcome) {
+  std::vector<Held> mine;
+  std::vector<std::string> names;
+  for (const auto& [name, input] : inputs_) names.push_back(name), mine.push_back({input.slice, input.local});
+  for (const Result& one : results_) names.push_back(one.name), mine.push_back({one.slice, one.local});
+  const auto gathered = gather_held(comm_, mine);
   const Device::Scope host(Device::host());
-  const auto add_ranks = [&](const std::string& name, const std::vector<RankResult>& parts) {
-    for (std::size_t r = 0; r < parts.size(); ++r)
-      if (!parts[r].local.values.empty())
-        outcome.dump[format("rank{}.{}", r, name)] =
-            Tensor::of(parts[r].local.rows, parts[r].local.cols, parts[r].local.values, options_.dtype);
-  };
-  std::size_t i = 0;
-  for (const auto& [name, input] : inputs_) add_ranks(name, inputs[i++]);
-  for (i = 0; i < results_.size(); ++i) {
-    add_ranks(results_[i].name, results[i]);
-    const Tensor whole =
-        Tensor::zeros(results_[i].slice.whole_rows, results_[i].slice.whole_cols, options_.dtype);
-    for (std::size_t r = 0; r < results[i].size(); ++r)
-      if (!results[i][r].local.values.empty())
-        results[i][r].slice.insert(whole, outcome.dump.at(format("rank{}.{}", r, results_[i].name)));
-    outcome.dump["split." + results_[i].name] = whole;
+  if (comm_.rank() == 0)
+    for (const auto& [name, tensor] : dumped_) outcome.dump[name] = tensor.to(Device::host());
+  for (std::size_t i = 0; i < gathered.size(); ++i) {
+    const Slice& any = mine[i].slice;
+    const Tensor whole = Tensor::zeros(any.whole_rows, any.whole_cols, options_.dtype);
+    for (std::size_t r = 0; r < gathered[i].size(); ++r) {
+      const Tensor local = cast(gathered[i][r].local, options_.dtype);
+      if (local.size() == 0) continue;
+      outcome.dump[format("rank{}.{}", r, names[i])] = local;
+      gathered[i][r].slice.insert(whole, local);
+    }
+    if (i >= inputs_.size()) outcome.dump["split." + names[i]] = whole;
   }
 }
 
-void Proof::gather_traffic(Outcome& outcome) {
-  // Each rank sends one text: a line for each kind of call, an empty line, and a line for each span.
-  std::ostringstream mine;
-  mine.precision(12);  // keeps seconds to less than a microsecond
-  for (const auto& [key, row] : comm_.journal().traffic())
-    if (key.phase != "check")
-      mine << (key.phase.empty() ? "-" : key.phase) << ' ' << key.group << ' ' << key.op << ' ' << row.calls
-           << ' ' << row.payload << ' ' << row.wire << ' ' << row.counted << '\n';
-  mine << '\n';
-  for (const Span& span : comm_.journal().spans())
-    mine << span.begin << ' ' << span.end << ' ' << span.category << ' '
-         << (span.flow.empty() ? "-" : span.flow) << ' ' << span.name << '\n';
-
-  std::map<TrafficKey, Traffic> total;
-  for (const std::string& text : gather_to_first(comm_, mine.str())) {
-    std::istringstream lines(text);
-    for (std::string line; std::getline(lines, line) && !line.empty();) {
-      TrafficKey key;
-      Traffic row;
-      std::istringstream(line) >> key.phase >> key.group >> key.op >> row.calls >> row.payload >> row.wire >>
-          row.counted;
-      Traffic& sum = total[key];
-      sum.calls += row.calls;
-      sum.payload += row.payload;
-      sum.wire += row.wire;
-      sum.counted = sum.counted && row.counted;
-    }
-    auto& spans = outcome.spans.emplace_back();
-    for (Span span; lines >> span.begin >> span.end >> span.category >> span.flow &&
-                    std::getline(lines >> std::ws, span.name);)
-      spans.push_back(span);
-  }
+void Proof::check_traffic(Outcome& outcome, std::map<TrafficKey, Traffic> total) const {
   for (TrafficRow row : traffic_) {
     const Traffic measured = total[{row.phase, row.group, row.op}];
     total.erase({row.phase, row.group, row.op});
@@ -170,24 +175,7 @@ void Proof::gather_traffic(Outcome& outcome) {
   }
 }
 
-void Proof::gather_memory(Outcome& outcome) {
-  std::vector<double> mine = {static_cast<double>(Device::current()->memory.peak())};
-  for (const MemoryRow& row : memory_)
-    for (const std::int64_t bytes : {row.predicted.at(0), row.measured.at(0)})
-      mine.push_back(static_cast<double>(bytes));
-  const MemoryScope scope(MemoryKind::check);
-  const auto all =
-      gather_to_first(comm_, Tensor::of(1, static_cast<std::int64_t>(mine.size()), mine, DType::f64));
-  outcome.memory = memory_;
-  for (MemoryRow& row : outcome.memory) row.predicted.clear(), row.measured.clear();
-  for (const Tensor& tensor : all) {
-    const auto values = tensor.values();
-    outcome.peak.push_back(static_cast<std::int64_t>(values[0]));
-    for (std::size_t i = 0; i < memory_.size(); ++i) {
-      outcome.memory[i].predicted.push_back(static_cast<std::int64_t>(values[2 * i + 1]));
-      outcome.memory[i].measured.push_back(static_cast<std::int64_t>(values[2 * i + 2]));
-    }
-  }
+void Proof::check_memory(Outcome& outcome) const {
   for (MemoryRow& row : outcome.memory) {
     row.ok = row.measured == row.predicted;
     for (std::size_t r = 0; r < row.measured.size(); ++r)

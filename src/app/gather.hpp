@@ -18,8 +18,21 @@ struct CheckScope {
 /// Collective. The sum of what the ranks of `group` give, on every rank; its call counts as a check.
 double sum_over(Communicator& group, double mine);
 
+/// What a rank holds of a matrix.
+struct Held {
+  Slice slice;
+  Tensor local;
+};
+
+/// Collective. Rank 0 gets what each rank holds of several matrices, by matrix and then by rank, on the host;
+/// the other ranks get nothing. Its memory and its calls count as checks.
+std::vector<std::vector<Held>> gather_held(Communicator& comm, const std::vector<Held>& mine);
+
 /// Collective. Rank 0 gets the part of a matrix that each rank holds, from any device; the other ranks get
-/// nothing. Its memory and its calls count as checks.
+/// nothing.
 std::vector<RankResult> gather_parts(Communicator& comm, const Slice& slice, const Tensor& local);
+
+/// The host's memory that this thread's device and the files' device keep for later goes back to the system.
+void trim_memory();
 
 }  // namespace tessera

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 #include "report/table.hpp"
 #include "tensor/error.hpp"
@@ -127,10 +128,13 @@ Inputs<Tensor> Proof::whole_inputs(DType dtype) const {
   };
 }
 
-void Proof::add_check(Outcome& outcome, const Result& result, const Truth& truth,
-                      const std::vector<RankResult>& parts, bool diagnose) {
-  Check first = check(result.name, result.identity, tier_name(), truth, parts);
-  if (!first.ok && diagnose) {
+void Proof::add_part(Check& all, const Result& result, const Slice& part, const Truth& truth,
+                     const std::vector<Held>& held) const {
+  std::vector<RankResult> ranks;
+  for (const Held& one : held) ranks.push_back({one.slice, Matrix::from(one.local)});
+  Check here = check(result.name, result.identity, tier_name(), truth, ranks);
+  const bool first = all.identity.empty();
+  if (!here.ok && (first || all.ok) && options_.baseline) {
     const Device::Scope host(Device::host());
     std::vector<Mistake> mistakes;
     for (const Mistaken& mistaken : mistakes_)
@@ -138,21 +142,28 @@ void Proof::add_check(Outcome& outcome, const Result& result, const Truth& truth
         std::string name = mistaken.name;
         if (const auto at = name.find("{rank}"); at != std::string::npos)
           name.replace(at, 6, std::to_string(rank));
-        mistakes.push_back({name, Matrix::from(mistaken.formula(whole_inputs(DType::f64), rank)), rank});
+        const Tensor whole = mistaken.formula(whole_inputs(DType::f64), rank);
+        mistakes.push_back({name, Matrix::from(part.extract(whole)), rank});
       }
-    first = check(result.name, result.identity, tier_name(), truth, parts, mistakes);
+    here.diagnosis = check(result.name, result.identity, tier_name(), truth, ranks, mistakes).diagnosis;
   }
-  first.group = result.group;
-  outcome.checks.push_back(std::move(first));
+  std::tie(here.row, here.col) = part.locate(here.row, here.col);
+  here.group = result.group;
+  const double baseline_error = std::max(here.baseline_error, all.baseline_error);
+  if (first || !(here.used <= all.used)) {  // the worst part speaks for all
+    if (here.diagnosis.empty()) here.diagnosis = all.diagnosis;
+    all = here;
+  }
+  all.baseline_error = baseline_error;
 }
 
 void Proof::expect_exact(double largest_sum) const {
   const double room = exact() ? 1 / unit() : INFINITY;
   if (!(largest_sum < room))
     throw UsageError(
-        format("--exact needs sums below {} in {}, and these sizes reach {}: smaller sizes or --dtype f64 "
-               "would work",
-               number(room), name(options_.dtype), number(largest_sum)));
+        format("--exact needs sums below {} in {}, and these sizes reach {}: {} would work, or smaller sizes",
+               number(room), name(options_.dtype), number(largest_sum),
+               options_.dtype == DType::f64 ? "without --exact it" : "--dtype f64"));
 }
 
 double Proof::unit() const { return options_.tf32 ? unit_tf32 : unit_roundoff(options_.dtype); }
@@ -162,117 +173,115 @@ double Proof::measured_bound(double error, double largest_sum) const {
   return exact() ? 0 : 8 * error + std::max(64 * of_sums, unit()) * largest_sum;
 }
 
-Named<Truth> Proof::bounded_truth(Named<Tensor>& unsplit) const {
+Slice Proof::Part::slice(const std::string& axes, const Slice& of) const {
+  Slice slice = Slice::whole(of.whole_rows, of.whole_cols);
+  if (axes[0] == axis) slice.row_ranges = ranges;
+  if (axes[1] == axis) slice.col_ranges = ranges;
+  return slice;
+}
+
+std::vector<Proof::Part> Proof::parts() const {
+  constexpr std::int64_t little = 1 << 18;  // elements of a matrix that nobody needs to compute in parts
+  std::map<char, std::int64_t> sizes = {{'N', 1}, {'F', 1}};
+  for (const auto& [name, input] : inputs_) {
+    sizes[input.axes[0]] = input.slice.whole_rows;
+    sizes[input.axes[1]] = input.slice.whole_cols;
+  }
+  std::int64_t longest = 1;
+  for (const auto& [letter, size] : sizes) longest = std::max(longest, size);
+  const auto step = [&](char axis) { return std::max((sizes[axis] + 7) / 8, little / longest); };
+  const bool small = sizes['N'] <= step('N') && sizes['F'] <= step('F');
+  if (options_.baseline && (small || options_.dump || reference_measured_ || coarse())) return {{}};
+  std::vector<Part> parts;
+  const Random random(options_.seed, "samples");
+  for (const char axis : {'N', 'F'}) {
+    if (!options_.baseline) {  // samples: 8 rows of what has tokens, and 8 of the hidden axis of the rest
+      Part& samples = parts.emplace_back(Part{axis});
+      for (std::uint64_t i = 0; i < 8; ++i) {
+        const auto index = static_cast<std::int64_t>(random.bits(8 * parts.size() + i) %
+                                                     static_cast<std::uint64_t>(sizes[axis]));
+        samples.ranges.push_back({index, index + 1});
+      }
+      continue;
+    }
+    for (std::int64_t begin = 0; begin < sizes[axis]; begin += step(axis))
+      parts.push_back({axis, {{begin, std::min(begin + step(axis), sizes[axis])}}});
+  }
+  return parts;
+}
+
+Proof::TruthOf Proof::bounded_truth(const Part& part) const {
   // The truth is computed in f64, and has the rounding of f64 itself as well.
   const auto arithmetic = std::make_shared<Rounding>();
   arithmetic->unit = exact() ? 0 : unit_roundoff(options_.dtype) + unit_roundoff(DType::f64);
-  Named<Bounded> bounded;
-  {
+  arithmetic->sums = exact() || coarse();
+  const Named<Bounded> truth = reference_bounded_([this, part, arithmetic](const std::string& name) {
+    const Input& input = inputs_.at(name);
+    const Slice slice = part.slice(input.axes, input.slice);
+    return bounded_input([=, this, &input] { return generate_input(name, input, slice, options_.dtype); },
+                         arithmetic);
+  });
+  return [=, this](const Result& result) {
     const Device::Scope host(Device::host());
-    const auto in = whole_inputs(DType::f64);
-    bounded =
-        reference_bounded_([&](const std::string& input) { return bounded_input(in(input), arithmetic); });
-  }
-  expect_exact(arithmetic->largest_sum);
-  unsplit = reference_tensor_(whole_inputs(options_.dtype));
-  Named<Truth> truth;
-  for (const auto& [name, m] : bounded) {
-    Truth& one = truth[name] = {Matrix::from(m.value), Matrix::from(m.error)};
-    one.baseline_error = distance(unsplit.at(name), one.value);
-    if (coarse())
-      one.bound = constant(one.value.rows, one.value.cols, measured_bound(one.baseline_error, m.largest_sum));
-  }
-  return truth;
-}
-
-Named<Truth> Proof::measured_truth(Named<Tensor>& unsplit) const {
-  MeasuredReference reference;
-  {
-    const Device::Scope host(Device::host());
-    reference = reference_measured_(whole_inputs(DType::f64));
-  }
-  for (const auto& [name, sum] : reference.largest_sum) expect_exact(sum);
-  unsplit = reference_measured_(whole_inputs(options_.dtype)).results;
-  Named<Truth> truth;
-  for (const auto& [name, value] : reference.results) {
-    const double error = distance(unsplit.at(name), Matrix::from(value));
-    const double bound = measured_bound(error, reference.largest_sum.at(name));
-    truth[name] = {Matrix::from(value), constant(value.rows(), value.cols(), bound), error};
-  }
-  return truth;
-}
-
-void Proof::compare(Outcome& outcome, const Gathered& gathered) {
-  Named<Tensor> whole;
-  const Named<Truth> truth = reference_measured_ ? measured_truth(whole) : bounded_truth(whole);
-  for (std::size_t i = 0; i < results_.size(); ++i)
-    add_check(outcome, results_[i], truth.at(results_[i].name), gathered[i], true);
-  if (!options_.dump) return;
-  for (const auto& [name, input] : inputs_) whole[name] = whole_inputs(options_.dtype)(name);
-  for (const auto& [name, tensor] : whole) outcome.dump["whole." + name] = tensor.to(Device::host());
-}
-
-void Proof::compare_samples(Outcome& outcome, const Gathered& gathered) {
-  if (reference_measured_)
-    throw UsageError("--no-baseline is for lessons 01 to 04: without it this lesson would work");
-  // A result with tokens (axis N) needs only its own rows of X and dY; any other result needs only its own
-  // columns of the hidden axis F. So the formula is evaluated twice, on thin slices of the inputs, and 64
-  // elements of each result are compared.
-  const auto arithmetic = std::make_shared<Rounding>();
-  arithmetic->unit = exact() ? 0 : unit_roundoff(options_.dtype) + unit_roundoff(DType::f64);
-  const Random random(options_.seed, "samples");
-  std::uint64_t drawn = 0;
-  const auto draw = [&](std::int64_t size) {
-    return static_cast<std::int64_t>(random.bits(drawn++) % static_cast<std::uint64_t>(size));
+    const Bounded& value = truth.at(result.name);
+    Truth one{Matrix::from(value->value), Matrix::from(value.error())};
+    expect_exact(arithmetic->largest_sum);
+    if (!coarse()) return one;
+    const double bound = measured_bound(distance(unsplit_.at(result.name), one.value), value->largest_sum);
+    one.bound = constant(one.value.rows, one.value.cols, bound);
+    return one;
   };
+}
+
+Proof::TruthOf Proof::measured_truth() const {
   const Device::Scope host(Device::host());
-  for (const char axis : {'N', 'F'}) {
-    Samples samples;
-    const auto in = [&](const std::string& name) {
-      const Input& input = inputs_.at(name);
-      Slice slice = Slice::whole(input.slice.whole_rows, input.slice.whole_cols);
-      for (const int side : {0, 1}) {
-        auto& ranges = side == 0 ? slice.row_ranges : slice.col_ranges;
-        const std::int64_t size = side == 0 ? slice.whole_rows : slice.whole_cols;
-        if (input.axes[static_cast<std::size_t>(side)] != axis) continue;
-        std::vector<Range>& chosen = samples[axis];
-        if (chosen.empty())
-          for (int i = 0; i < 8; ++i) {
-            const std::int64_t index = draw(size);
-            chosen.push_back({index, index + 1});
-          }
-        ranges = chosen;
-      }
-      return bounded_input(generate_input(name, input, slice, options_.dtype), arithmetic);
-    };
-    const Named<Bounded> truth = reference_bounded_(in);
+  const MeasuredReference reference = reference_measured_(whole_inputs(DType::f64));
+  for (const auto& [name, sum] : reference.largest_sum) expect_exact(sum);
+  return [=, this](const Result& result) {
+    const Matrix value = Matrix::from(reference.results.at(result.name));
+    const double error = distance(unsplit_.at(result.name), value);
+    const double bound = measured_bound(error, reference.largest_sum.at(result.name));
+    return Truth{value, constant(value.rows, value.cols, bound)};
+  };
+}
+
+void Proof::compare(Outcome& outcome) {
+  std::vector<Check> checks(results_.size());
+  if (comm_.rank() == 0 && options_.baseline)
+    unsplit_ = reference_measured_ ? reference_measured_(whole_inputs(options_.dtype)).results
+                                   : reference_tensor_(whole_inputs(options_.dtype));
+  for (const Part& part : parts()) {
+    std::vector<std::size_t> here;  // the results that this part is of
+    std::vector<Slice> slices;
+    std::vector<Held> mine;
     for (std::size_t i = 0; i < results_.size(); ++i) {
       const Result& result = results_[i];
       const bool has_tokens = result.axes.find('N') != std::string::npos;
-      if (has_tokens != (axis == 'N')) continue;
-      // Element (row, col) of this truth is element (samples[row],
-      // col) of the whole. Each rank's 64 are compared.
-      const Matrix value = Matrix::from(truth.at(result.name).value),
-                   bound = Matrix::from(truth.at(result.name).error);
-      const bool by_rows = result.axes[0] == axis, by_cols = result.axes[1] == axis;
-      Truth expected{constant(1, 64, 0), constant(1, 64, 0)};
-      std::vector<RankResult> parts(gathered[i].size());
-      for (std::size_t r = 0; r < parts.size(); ++r) parts[r] = {Slice::whole(1, 64), constant(1, 64, 0)};
-      for (std::int64_t k = 0; k < 64; ++k) {
-        const std::int64_t row = draw(value.rows), col = draw(value.cols);
-        expected.value.at(0, k) = value.at(row, col);
-        expected.bound.at(0, k) = bound.at(row, col);
-        const std::int64_t whole_row = by_rows ? samples[axis][static_cast<std::size_t>(row)].begin : row;
-        const std::int64_t whole_col = by_cols ? samples[axis][static_cast<std::size_t>(col)].begin : col;
-        for (std::size_t r = 0; r < parts.size(); ++r) {
-          const auto local = gathered[i][r].slice.find(whole_row, whole_col);
-          parts[r].local.at(0, k) =
-              local ? gathered[i][r].local.at(local->first, local->second) : value.at(row, col);
-        }
-      }
-      add_check(outcome, result, expected, parts, false);
+      if (part.axis != 0 && has_tokens != (part.axis == 'N')) continue;
+      here.push_back(i);
+      slices.push_back(part.slice(result.axes, result.slice));
+      const auto [own, place] = Slice::overlap(result.slice, slices.back());
+      mine.push_back({place, part.axis == 0 ? result.local : own.extract(result.local)});
+    }
+    const auto gathered = gather_held(comm_, mine);
+    if (comm_.rank() != 0) continue;
+    if (part.axis != 0) trim_memory();  // blocks of another part are of other sizes
+    const TruthOf truth = reference_measured_ ? measured_truth() : bounded_truth(part);
+    for (std::size_t k = 0; k < here.size(); ++k) {
+      const Result& result = results_[here[k]];
+      Truth one = truth(result);
+      if (options_.baseline)
+        one.baseline_error = distance(slices[k].extract(unsplit_.at(result.name)), one.value);
+      add_part(checks[here[k]], result, slices[k], one, gathered[k]);
     }
   }
+  if (comm_.rank() != 0) return;
+  outcome.checks = std::move(checks);
+  if (options_.dump && options_.baseline) {
+    for (const auto& [name, input] : inputs_) unsplit_[name] = whole_inputs(options_.dtype)(name);
+    for (const auto& [name, tensor] : unsplit_) outcome.dump["whole." + name] = tensor.to(Device::host());
+  }
+  unsplit_.clear();
 }
 
 }  // namespace tessera

@@ -36,7 +36,7 @@ struct ProofOptions {
 /// Matrices by name.
 template <class M>
 using Named = std::map<std::string, M>;
-/// in("X") is the whole X, or the samples of it that --no-baseline looks at.
+/// in("X") is the whole X, or the part of it that a part of the truth needs.
 template <class M>
 using Inputs = std::function<M(const std::string&)>;
 
@@ -71,8 +71,9 @@ double largest_terms(const A& a, const B& b) {
 }
 
 /// A value of the JSON.
-using Recorded = std::variant<std::int64_t, double, std::string, std::vector<std::int64_t>,
-                              std::vector<double>, std::vector<std::vector<std::int64_t>>>;
+using Recorded =
+    std::variant<std::int64_t, double, std::string, std::vector<std::int64_t>, std::vector<double>,
+                 std::vector<std::vector<std::int64_t>>, std::vector<std::vector<std::string>>>;
 
 /// What rank 0 knows at the end. Empty on the other ranks.
 struct Outcome {
@@ -134,10 +135,12 @@ class Proof {
               const Tensor& local, const Slice& slice, const std::string& group = "");
 
   /// The unsplit formula: a generic function from Inputs<M> to Named<M>, called with Tensor and with Bounded.
+  /// The truth of large results is computed in parts, so a row of a result with tokens (axis N) must need its
+  /// own rows of the inputs alone, and a part of any other result its own part of the hidden axis F.
   template <class Reference>
-  void baseline(Reference reference) {
-    reference_tensor_ = [reference](const Inputs<Tensor>& in) -> Named<Tensor> { return reference(in); };
-    reference_bounded_ = [reference](const Inputs<Bounded>& in) -> Named<Bounded> { return reference(in); };
+  void baseline(const Reference& reference) {
+    reference_tensor_ = reference;
+    reference_bounded_ = reference;
   }
   /// The baseline from lesson 05 on. An element may be off by 8 times the largest error of the unsplit run in
   /// the same dtype plus 64 u largest_sum, where u is the unit round-off. In bf16 and in TF32 this holds for
@@ -156,6 +159,9 @@ class Proof {
   void claim(const std::string& identity, double error, double bound, const std::string& advice = "");
   /// Writes a key of the lesson's own into the JSON; "a.b" is b in the object a. The value of rank 0 counts.
   void record(const std::string& key, const Recorded& value) { extra_[key] = value; }
+
+  /// Puts a tensor into the dump as whole.NAME, e.g. the ids of a batch. That of rank 0 counts.
+  void dump(const std::string& name, const Tensor& tensor) { dumped_["whole." + name] = tensor; }
 
   /// How often `op` is called in `phase`, and how many bytes the ranks of the group send in it all together,
   /// by a formula of the lesson's sizes. A call that no row expects is a failure. `group` names an axis, and
@@ -210,23 +216,28 @@ class Proof {
     std::string result, name;
     MistakeFormula formula;
   };
-  using Samples = std::map<char, std::vector<Range>>;  // for each axis letter the indices to look at
+  /// These indices of the axis of this letter; where there is no letter, everything.
+  struct Part {
+    char axis = 0;
+    std::vector<Range> ranges = {};
+    Slice slice(const std::string& axes, const Slice& of) const;  ///< This part of the whole that `of` is of.
+  };
+  using TruthOf = std::function<Truth(const Result& result)>;
 
   Tensor generate_input(const std::string& name, const Input& input, const Slice& slice, DType dtype) const;
   Inputs<Tensor> whole_inputs(DType dtype) const;
-  using Gathered = std::vector<std::vector<RankResult>>;  // by result or input, then by rank
-  Named<Truth> bounded_truth(Named<Tensor>& unsplit) const;
-  Named<Truth> measured_truth(Named<Tensor>& unsplit) const;
+  std::vector<Part> parts() const;
+  TruthOf bounded_truth(const Part& part) const;
+  TruthOf measured_truth() const;
   void expect_exact(double largest_sum) const;
   double unit() const;  // the unit round-off of what is stored, or of the factors of products in TF32
   double measured_bound(double error, double largest_sum) const;
-  void compare(Outcome& outcome, const Gathered& gathered);
-  void compare_samples(Outcome& outcome, const Gathered& gathered);
-  void add_check(Outcome& outcome, const Result& result, const Truth& truth,
-                 const std::vector<RankResult>& parts, bool diagnose);
-  void make_dump(Outcome& outcome, const Gathered& results, const Gathered& inputs) const;
-  void gather_traffic(Outcome& outcome);
-  void gather_memory(Outcome& outcome);
+  void compare(Outcome& outcome);
+  void add_part(Check& all, const Result& result, const Slice& part, const Truth& truth,
+                const std::vector<Held>& held) const;
+  void make_dump(Outcome& outcome);
+  void check_traffic(Outcome& outcome, std::map<TrafficKey, Traffic> total) const;
+  void check_memory(Outcome& outcome) const;
   std::string tier_name() const { return exact() ? "exact" : "float"; }
 
   Communicator& comm_;
@@ -240,6 +251,8 @@ class Proof {
   std::map<MemoryKind, std::int64_t> measured_;
   std::vector<Check> claims_;
   std::map<std::string, Recorded> extra_;
+  Named<Tensor> dumped_;
+  Named<Tensor> unsplit_;  // on rank 0: the results of the unsplit run in the dtype of the ranks
   std::function<Named<Tensor>(const Inputs<Tensor>&)> reference_tensor_;
   std::function<Named<Bounded>(const Inputs<Bounded>&)> reference_bounded_;
   std::function<MeasuredReference(const Inputs<Tensor>&)> reference_measured_;

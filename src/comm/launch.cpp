@@ -78,16 +78,23 @@ Choice choose(const Machine& machine, std::optional<int> ranks, int default_rank
               std::optional<DeviceKind> device, std::optional<Transport> transport) {
   const int launched = machine.launched, gpus = machine.gpus;
   if (transport == Transport::mpi && device == DeviceKind::cuda)
-    throw UsageError("--transport mpi moves host memory: use --device cpu, or --transport nccl for GPUs");
-  if (transport == Transport::mpi && !machine.mpi)
-    throw UsageError("--transport mpi: this build has no MPI (apt-get install libopenmpi-dev openmpi-bin)");
-  if (transport == Transport::mpi && launched == 0)
-    throw UsageError("--transport mpi needs its processes: ./tessera run starts mpirun, or start it by hand");
-  if (transport == Transport::nccl && device == DeviceKind::cpu)
-    throw UsageError("--transport nccl runs on GPUs: leave --device cpu out, or use --transport threads");
-  if (transport == Transport::threads && launched > 1)
     throw UsageError(
-        format("--transport threads under a launcher of {} processes: start one process", launched));
+        "--transport mpi moves host memory: --device cpu would work, or --transport nccl for GPUs");
+  if (transport == Transport::mpi && !machine.mpi)
+    throw UsageError(
+        "--transport mpi: this build has no MPI (apt-get install libopenmpi-dev openmpi-bin); "
+        "--transport threads would work");
+  if (transport == Transport::mpi && launched == 0)
+    throw UsageError(
+        "--transport mpi needs its processes, which ./tessera run or mpirun starts; "
+        "--transport threads would work");
+  if (transport == Transport::nccl && device == DeviceKind::cpu)
+    throw UsageError(
+        "--transport nccl runs on GPUs: without --device it would work, or with --transport threads");
+  if (transport == Transport::threads && launched > 1)
+    throw UsageError(format(
+        "--transport threads under a launcher of {} processes: --transport mpi would work, or one process",
+        launched));
   if (device == DeviceKind::cuda && gpus == 0)
     throw UsageError(format("--device cuda: {}{}; --device cpu would work", machine.no_gpu,
                             machine.cuda ? "" : ", and this build has no CUDA"));
@@ -96,7 +103,7 @@ Choice choose(const Machine& machine, std::optional<int> ranks, int default_rank
   options.ranks = ranks.value_or(launched > 0 ? launched : default_ranks);
   if (launched > 0 && options.ranks != launched)
     throw UsageError(
-        format("--ranks {} under a launcher of {} process{}: --ranks {} or a launcher of {} would work",
+        format("--ranks {} under a launcher of {} process{}: --ranks {} would work, or a launcher of {}",
                options.ranks, launched, launched == 1 ? "" : "es", launched, options.ranks));
   const bool enough = launched > 0 ? machine.shared_gpu.empty() : options.ranks <= gpus;
   const bool gpu_each = machine.nccl && gpus > 0 && enough;
@@ -105,8 +112,8 @@ Choice choose(const Machine& machine, std::optional<int> ranks, int default_rank
     if (gpus > 0 && launched > 0) found = machine.shared_gpu;
     if (!machine.nccl) found += (found.empty() ? "" : ", and ") + std::string("this build has no NCCL");
     throw UsageError(
-        format("--transport nccl needs a GPU for each of {} ranks: {}; --transport threads runs several "
-               "ranks on one GPU or on the CPU",
+        format("--transport nccl needs a GPU for each of {} ranks: {}; --transport threads would work: "
+               "it runs several ranks on one GPU or on the CPU",
                options.ranks, found));
   }
 

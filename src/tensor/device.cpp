@@ -1,12 +1,19 @@
 #include "tensor/device.hpp"
 
 #include <unistd.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <optional>
+#include <string>
+#include <tuple>
 
 #include "tensor/error.hpp"
 
@@ -19,13 +26,14 @@ std::size_t rounded(std::size_t bytes) {
   return (std::max<std::size_t>(bytes, 1) + granule - 1) / granule * granule;
 }
 
-/// The bytes that this process may use: the machine's memory, or less where a batch system's control group
-/// says so.
-std::int64_t physical_memory() {
-  std::int64_t most = sysconf(_SC_PHYS_PAGES) * static_cast<std::int64_t>(sysconf(_SC_PAGESIZE)), group = 0;
-  for (const char* file : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"})
-    if (std::ifstream(file) >> group) most = std::min(most, group);
-  return most;
+/// The number behind `key` in a file of lines "key number unit", or the first number where there is no key.
+std::optional<std::int64_t> number_in(const std::string& file, const std::string& key) {
+  std::ifstream lines(file);
+  std::int64_t number = 0;
+  if (key.empty()) return lines >> number ? std::optional(number) : std::nullopt;
+  for (std::string line; std::getline(lines, line);)
+    if (line.starts_with(key)) return std::stoll(line.substr(key.size()));
+  return std::nullopt;
 }
 
 class CpuDevice final : public Device {
@@ -55,7 +63,7 @@ class CpuDevice final : public Device {
   void* system_allocate(std::size_t bytes) override {
     // We ask beforehand, because Linux grants more than there is and kills the process that then writes to
     // it.
-    static const std::int64_t most = physical_memory();
+    static const std::int64_t most = available_memory();
     const auto wanted = static_cast<std::int64_t>(bytes);
     const std::int64_t held = taken_.fetch_add(wanted);
     void* block = wanted <= most - held ? std::aligned_alloc(granule, bytes) : nullptr;
@@ -64,10 +72,8 @@ class CpuDevice final : public Device {
     return nullptr;
   }
   std::string out_of_memory(std::size_t bytes) const override {
-    return format(
-        "the system has no {} B of memory left: this machine has {} B, and its ranks hold {} B. Smaller "
-        "sizes or fewer ranks would work.",
-        bytes, physical_memory(), taken_.load());
+    return format("no {} B of memory left: {} B are free on this machine, beside the {} B of its ranks",
+                  bytes, available_memory(), taken_.load());
   }
   void system_release(void* block, std::size_t bytes) override {
     std::free(block);
@@ -79,6 +85,30 @@ class CpuDevice final : public Device {
 thread_local std::shared_ptr<Device> thread_device;
 
 }  // namespace
+
+std::int64_t available_memory() {
+  const auto pages = [](int count) {
+    return sysconf(count) * static_cast<std::int64_t>(sysconf(_SC_PAGESIZE));
+  };
+  std::int64_t least = pages(_SC_AVPHYS_PAGES);
+  if (const auto kib = number_in("/proc/meminfo", "MemAvailable:")) least = *kib * 1024;
+  // A group's own folder, as /proc names it, and the top one, which is a container's own. What its programs
+  // have read of files counts as taken, and is given back when it is needed.
+  std::ifstream groups("/proc/self/cgroup");
+  for (std::string line; std::getline(groups, line);) {
+    const std::string group = line.substr(line.rfind(':') + 1);
+    for (const std::string& folder : {"/sys/fs/cgroup" + group, std::string("/sys/fs/cgroup"),
+                                      "/sys/fs/cgroup/memory" + group, std::string("/sys/fs/cgroup/memory")})
+      for (const auto& [limit, used, files] :
+           {std::tuple{"/memory.max", "/memory.current", "inactive_file"},
+            {"/memory.limit_in_bytes", "/memory.usage_in_bytes", "total_inactive_file"}}) {
+        const auto most = number_in(folder + limit, ""), now = number_in(folder + used, "");
+        if (most && now)
+          least = std::min(least, *most - *now + number_in(folder + "/memory.stat", files).value_or(0));
+      }
+  }
+  return std::max<std::int64_t>(least, 0);
+}
 
 const char* name(DeviceKind kind) { return kind == DeviceKind::cpu ? "cpu" : "cuda"; }
 
@@ -115,10 +145,9 @@ void* Device::allocate(std::size_t bytes) {
   }
   void* block = system_allocate(size);
   if (block == nullptr) {
-    before_release();
-    if (release_pool()) block = system_allocate(size);
+    if (trim()) block = system_allocate(size);
   }
-  if (block == nullptr) throw UsageError(out_of_memory(size));
+  if (block == nullptr) throw OutOfMemory(out_of_memory(size));
   return block;
 }
 
@@ -137,6 +166,15 @@ double Device::seconds_between(const Event& from, const Event& to) {
 std::int64_t Device::system_allocations() const {
   std::lock_guard lock(mutex_);
   return system_allocations_;
+}
+
+bool Device::trim() {
+  before_release();
+  const bool any = release_pool();
+#ifdef __GLIBC__
+  if (any) malloc_trim(0);  // glibc keeps what lies between two blocks that are in use
+#endif
+  return any;
 }
 
 bool Device::release_pool() {

@@ -47,10 +47,12 @@ class Device {
 
   /// A block of at least `bytes`, 64-byte aligned (256 on CUDA), taken from the blocks that came back if one
   /// of that size is there. A training step in steady state therefore asks the system for nothing. Where the
-  /// system has none left, the blocks of other sizes go back to it first. Throws UsageError where that is not
-  /// enough.
+  /// system has none left, the blocks of other sizes go back to it first. Throws OutOfMemory where that is
+  /// not enough.
   void* allocate(std::size_t bytes);
   void release(void* block, std::size_t bytes);
+  /// Gives all free blocks back to the system, and says whether there were any.
+  bool trim();
   std::int64_t system_allocations() const;  ///< How often the system has been asked since the start.
 
   /// Copies `rows` rows of `width` bytes; pitches are in bytes. Either side may be on the host. Runs on the
@@ -103,6 +105,10 @@ class StreamScope {
   Device& device_;
   Stream outer_;
 };
+
+/// The bytes that this process may still take of the host's memory: what the machine has free, or less where
+/// a control group (of a batch system, of a container) allows less.
+std::int64_t available_memory();
 
 int cuda_device_count();  ///< It is 0 without a driver, without a GPU, and in a build without CUDA.
 /// Says why there is none: "no GPU found", or what the CUDA runtime says where a driver is there and does not

@@ -186,8 +186,7 @@ void* CudaDevice::system_allocate(std::size_t bytes) {
 void CudaDevice::system_release(void* block, std::size_t) { cudaFree(block); }
 
 std::string CudaDevice::out_of_memory(std::size_t bytes) const {
-  return format("GPU {} has no {} B of memory left for {}. Smaller sizes, or ranks on more GPUs, would work.",
-                ordinal(), bytes, description());
+  return format("GPU {} has no {} B of memory left for {}", ordinal(), bytes, description());
 }
 
 void CudaDevice::before_release() {

@@ -42,6 +42,11 @@ struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// The machine has too little memory. The message says how much was asked for.
+struct OutOfMemory : UsageError {
+  using UsageError::UsageError;
+};
+
 /// The run broke: a wrong program, a failed call (exit code 3).
 struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;

@@ -37,6 +37,11 @@ void remove_orphans(const std::filesystem::path& path) {
   }
 }
 
+std::string temporary_name(const std::string& path) {
+  static std::atomic<int> serial = 0;  // ranks are threads of one process
+  return format("{}.{}-{}.tmp", path, getpid(), serial++);
+}
+
 }  // namespace
 
 std::uint32_t crc32(const void* bytes, std::uint64_t count) {
@@ -89,21 +94,28 @@ void check_writable(const std::string& path) {
   const std::filesystem::path folder = folder_of(target);
   std::error_code ignored;
   if (!std::filesystem::is_directory(folder, ignored))
-    throw UsageError(format("cannot write {}: there is no folder {}", path, folder.string()));
+    throw UsageError(
+        format("cannot write {}: there is no folder {}; a file in a folder that is there would work", path,
+               folder.string()));
   if (std::filesystem::is_directory(target, ignored))
-    throw UsageError(format("cannot write {}: it is a folder", path));
+    throw UsageError(format("cannot write {}: it is a folder; the name of a file would work", path));
+  // The name may be too long; until the file is complete it has a suffix.
+  if (access(temporary_name(path).c_str(), F_OK) != 0 && errno != ENOENT)
+    throw UsageError(format("cannot write {}: {}; another name would work", path, std::strerror(errno)));
   // The file is renamed into its place, and must replace no device: root could lose /dev/null.
   const auto there = std::filesystem::symlink_status(target, ignored).type();
   if (there != std::filesystem::file_type::not_found && there != std::filesystem::file_type::regular)
-    throw UsageError(format("cannot write {}: it is a device or a link, no file", path));
+    throw UsageError(
+        format("cannot write {}: it is a device or a link, no file; another name would work", path));
   if (access(folder.c_str(), W_OK) != 0)
-    throw UsageError(format("cannot write {}: the folder {} is not writable", path, folder.string()));
+    throw UsageError(
+        format("cannot write {}: the folder {} is not writable; a file in another one would work", path,
+               folder.string()));
 }
 
 NewFile::NewFile(const std::string& path) : path_(path) {
-  static std::atomic<int> serial = 0;  // ranks are threads of one process
   remove_orphans(path);
-  temporary_ = format("{}.{}-{}.tmp", path, getpid(), serial++);
+  temporary_ = temporary_name(path);
   file_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   check(file_ >= 0);
   flock(file_, LOCK_EX);  // until it is closed, be it by a kill; some file systems have no locks

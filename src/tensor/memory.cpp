@@ -21,7 +21,7 @@ void MemoryLedger::add(MemoryKind kind, std::int64_t bytes) {
     if (bytes > limit_ - total_)
       throw UsageError(
           format("rank {} is out of memory: it holds {} B and asks for {} B of {}, --memory-per-rank allows "
-                 "{} B. More ranks, smaller sizes or a higher limit would work.",
+                 "{} B: without --memory-per-rank it would work, or with more ranks, or with smaller sizes",
                  rank_, total_, bytes, name(kind), limit_));
     total_ += bytes;
     peak_ = std::max(peak_, total_);

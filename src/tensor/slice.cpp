@@ -1,5 +1,7 @@
 #include "tensor/slice.hpp"
 
+#include <algorithm>
+
 #include "tensor/error.hpp"
 
 namespace tessera {
@@ -29,6 +31,26 @@ std::int64_t index_in_shard(const std::vector<Range>& ranges, std::int64_t whole
     before += range.size();
   }
   return -1;
+}
+
+/// What lies in both lists of ranges, as places in the one list and as places in the other.
+std::pair<std::vector<Range>, std::vector<Range>> common(const std::vector<Range>& a,
+                                                         const std::vector<Range>& b) {
+  std::pair<std::vector<Range>, std::vector<Range>> both;
+  std::int64_t before_a = 0;
+  for (const Range& x : a) {
+    std::int64_t before_b = 0;
+    for (const Range& y : b) {
+      const std::int64_t begin = std::max(x.begin, y.begin), end = std::min(x.end, y.end);
+      if (begin < end) {
+        both.first.push_back({before_a + begin - x.begin, before_a + end - x.begin});
+        both.second.push_back({before_b + begin - y.begin, before_b + end - y.begin});
+      }
+      before_b += y.size();
+    }
+    before_a += x.size();
+  }
+  return both;
 }
 
 /// Calls visit(view of the whole, view of the shard) for each block that is one piece in both.
@@ -81,6 +103,12 @@ std::optional<std::pair<std::int64_t, std::int64_t>> Slice::find(std::int64_t ro
   const std::int64_t i = index_in_shard(row_ranges, row), j = index_in_shard(col_ranges, col);
   if (i < 0 || j < 0) return std::nullopt;
   return std::pair{i, j};
+}
+
+std::pair<Slice, Slice> Slice::overlap(const Slice& a, const Slice& b) {
+  const auto [rows_a, rows_b] = common(a.row_ranges, b.row_ranges);
+  const auto [cols_a, cols_b] = common(a.col_ranges, b.col_ranges);
+  return {{a.local_rows(), a.local_cols(), rows_a, cols_a}, {b.local_rows(), b.local_cols(), rows_b, cols_b}};
 }
 
 Tensor Slice::extract(const Tensor& whole) const {

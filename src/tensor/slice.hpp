@@ -39,6 +39,9 @@ struct Slice {
   /// The shard, copied out of a whole; and the reverse. Shapes must fit. Any device.
   Tensor extract(const Tensor& whole) const;
   void insert(const Tensor& whole, const Tensor& shard) const;
+  /// What lies in both of two slices of one whole, in one order: as a slice of the first one's shard, and as
+  /// a slice of the second one's.
+  static std::pair<Slice, Slice> overlap(const Slice& a, const Slice& b);
   bool operator==(const Slice&) const = default;
 };
 

@@ -22,7 +22,7 @@ value_of() {
 
 # start LESSON ARGS...: with --transport mpi through mpirun, unless a launcher has already started this process.
 start() {
-  local binary ranks axis size launched line
+  local binary ranks axis size launched line word
   launched=$((${OMPI_COMM_WORLD_SIZE:-0} > 1 || ${PMI_SIZE:-0} > 1 || ${SLURM_STEP_NUM_TASKS:-0} > 1))
   binary=$(realpath --relative-to=. "$build/bin/$1")
   shift
@@ -50,7 +50,11 @@ start() {
     if ((EUID == 0)); then line+=(--allow-run-as-root); fi
   fi
   line+=("$binary" "$@")
-  echo "\$ ${line[*]}"
+  printf '$'
+  for word in "${line[@]}"; do  # as one would type it
+    if [[ $word =~ ^[[:alnum:]_./:=,+@%-]+$ ]]; then printf ' %s' "$word"; else printf ' %q' "$word"; fi
+  done
+  echo
   if [[ -n ${OMPI_COMM_WORLD_SIZE:-}${PMI_SIZE:-} ]]; then  # a launcher's only shell: mpirun refuses to start below it
     # shellcheck disable=SC2046  # names are words
     unset $(compgen -e | grep -E '^(OMPI|PMIX|PMI)_' | grep -v '^OMPI_ALLOW_')

@@ -32,8 +32,8 @@ inline std::string text_of(const TrainingConfig& config, const TrainingRun& run,
   const auto bits = [](double nats) { return number(nats / std::log(2.0)); };
   const std::string model = "  The model reads 8 bytes and predicts the next one. Its text is " + config.path;
   if (stable)
-    return format("{}\n  after {} steps the loss is below the entropy of the bytes alone\n", model,
-                  config.steps);
+    return format("{}\n  after {} steps the loss is below {}\n", model, config.steps,
+                  config.beats_entropy ? "the entropy of the bytes alone" : "that of the first step");
   std::vector<std::vector<std::string>> rows = {{"step", "loss", "bits a byte"}};
   for (const auto& [step, loss] : run.curve) rows.push_back({std::to_string(step), number(loss), bits(loss)});
   rows.push_back({"end", number(run.final_loss), bits(run.final_loss)});

@@ -75,20 +75,16 @@ inline void set_sizes(Sizes& s, const Options& options, int p) {
   complete(s);
   s.shape.options.seed = static_cast<std::uint64_t>(options.seed);
   const std::int64_t a = s.shape.heads, kv = s.shape.kv_heads;
-  if (options.no_baseline)
-    throw UsageError("--no-baseline is for lessons 01 to 04: without it this lesson would work");
   check_shape(s.shape, s.n());
   if (s.trap_qkv && (p == 1 || s.shares_keys(p) || s.part == Part::block))
     throw UsageError(
         "--trap qkv cuts K and V over several ranks: --part attention --kv-heads 0 --ranks 4 would work");
   if (a % kv == 0 && (kv == 1 || kv % p == 0)) return;
-  std::vector<std::int64_t> fitting;
-  for (std::int64_t n = 1; n <= a; ++n)
-    if (a % n == 0 && (n == 1 || n % p == 0)) fitting.push_back(n);
+  const auto fits = [&](std::int64_t n) { return a % n == 0 && (n == 1 || n % p == 0); };
   throw UsageError(
       format("--kv-heads {} on {}{}: 1, or a number that {} divides and that divides the {} heads: "
              "--kv-heads {} would work",
-             kv, p, p == 1 ? " rank" : " ranks", p, a, join(fitting)));
+             kv, p, p == 1 ? " rank" : " ranks", p, a, fitting(a, fits)));
 }
 
 /// The columns of [Q | K | V] that the rank has, as a slice of the whole. (rows, W + 2 kv d)

@@ -47,15 +47,13 @@ inline double seconds(const std::string& pace) {
 inline void check_microbatches(std::int64_t microbatches, std::int64_t batch, std::int64_t group) {
   const bool divides = batch % microbatches == 0;
   if (divides && microbatches % group == 0) return;
-  std::vector<std::int64_t> fitting;
-  for (std::int64_t n = group; n <= batch; n += group)
-    if (batch % n == 0) fitting.push_back(n);
+  const std::string good = fitting(batch, [&](std::int64_t n) { return batch % n == 0 && n % group == 0; });
   throw UsageError(format("--microbatches {}{}{} would work", microbatches,
                           divides ? format(" cannot be divided by --ranks {}, as interleaved needs it", group)
                                   : format(" does not divide --batch {}", batch),
-                          fitting.empty()
+                          good.empty()
                               ? format(": --batch {} --microbatches {}", (batch / group + 1) * group, group)
-                              : format(": --microbatches {}", join(fitting))));
+                              : format(": --microbatches {}", good)));
 }
 
 /// Everything that can be wrong with the command line, before anything runs.
@@ -73,7 +71,7 @@ inline void apply_arguments(Config& s, const Arguments& arguments, int ranks) {
                std::max<std::int64_t>(1, s.model.layers / s.chunks)));
   s.pace = seconds(arguments.pace);
   if (s.pace > 0 && arguments.balances())
-    throw UsageError("--partition balance evens out what layers really cost: leave --pace out");
+    throw UsageError("--partition balance evens out what layers really cost: without --pace it would work");
   s.partition = arguments.partition.empty() || arguments.balances()
                     ? even_partition(s.model.layers, parts)
                     : parse_partition(arguments.partition, s.model.layers, parts);

@@ -61,6 +61,7 @@ inline Stage build(Proof& proof, Communicator& pp, const Config& s) {
     chunks.back().recompute = s.recompute;
   }
   const Tokens batch = gpt::random_tokens(s.model, proof.seed());
+  proof.dump("ids", batch.ids), proof.dump("targets", batch.targets);
   return {std::move(alone),   tp,    chunks,
           builder.parameters, batch, gpt::microbatches_of(batch, s.microbatches)};
 }

@@ -118,6 +118,10 @@ inline void record(Proof& proof, const Run& run) {
   proof.record("pipeline.microbatches", s.microbatches);
   proof.record("pipeline.chunks", s.chunks);
   proof.record("pipeline.partition", s.partition);
+  std::vector<std::vector<std::string>> actions;  // of each stage, in its order
+  for (const Instructions& list : s.plan())
+    for (actions.emplace_back(); const Instruction& one : list) actions.back().push_back(text(one));
+  proof.record("pipeline.actions", actions);
   proof.record("pipeline.bubble_predicted", run.predicted().bubble());
   proof.record("pipeline.bubble_measured", run.measured.timeline.bubble());
   proof.record("pipeline.in_flight", run.measured.in_flight);

@@ -32,13 +32,13 @@ inline std::string legend(const Timeline& timeline) {
 }
 
 // begin draw
-/// A line a stage, or a chunk of it (s0.1, blank while stage 0 works in another chunk). A character is one
-/// `unit` of time, or more where the line would not fit into `columns` (0: as long as fits). It shows what
-/// the stage does in the middle of that time. The last column counts the idle ones.
+/// A line a stage, or a chunk of it (s0.1 is the first, blank while stage 0 works in another chunk). A
+/// character is one `unit` of time, or more where the line would not fit into `columns` (0: as long as fits).
+/// It shows what the stage does in the middle of that time. The last column counts the idle ones.
 inline std::string draw(const Timeline& timeline, const std::string& name, double unit, int columns = 100) {
   const int chunks = timeline.chunks();
   const auto label = [&](std::size_t stage, int chunk) {
-    return chunks == 1 ? format(" s{}", stage) : format(" s{}.{}", stage, chunk);
+    return chunks == 1 ? format(" s{}", stage) : format(" s{}.{}", stage, chunk + 1);
   };
   const std::size_t margin = label(timeline.stages.size() - 1, 0).size() + 1;
   const double begin = timeline.begin(), makespan = timeline.makespan(),

@@ -123,6 +123,7 @@ inline std::vector<double> prove(Proof& proof, Communicator& dp, const Config& s
   const TensorParallel alone(*group);
   Replica replica = build(proof, alone, dp, s);
   const Tokens batch = gpt::random_tokens(s.model, proof.seed()), own = own_tokens(batch, dp, s.model.seq());
+  proof.dump("ids", batch.ids), proof.dump("targets", batch.targets);
   std::vector<double> losses = {replica.gradients(own, dp)};
   check_gradients(proof, s, replica, batch, losses.front());
   for (std::int64_t step = 0; step < s.steps; ++step) {

@@ -1,6 +1,8 @@
 // From the command line to a Config, or to a message that says what would work.
 #pragma once
 
+#include <set>
+
 #include "08_three_d/config.hpp"
 #include "gpt/checkpoint.hpp"
 #include "gpt/harness/command_line.hpp"
@@ -34,11 +36,16 @@ inline void add_flags(App& app, Config& s, Arguments& arguments) {
   app.size("--layers", t.model.layers, "blocks");
   gpt::add_size_flags(app, t.model, 65536);
   flags.number("--chunks", t.chunks, 0, 64, "of a stage, for interleaved; 0: two there, else one");
-  flags.choice("--optimizer", t.adamw, {{false, "sgd"}, {true, "adamw"}}, "sgd has momentum 0.9");
+  flags.choice("--optimizer", t.adamw, {{false, "sgd"}, {true, "adamw"}}, "with a constant rate");
   flags.text("--save", s.save, "DIR", "write checkpoints there: whole tensors, GPT-2's names");
   flags.number("--every", s.every, 0, 1 << 20, "steps between checkpoints; 0: the one at the end");
   flags.text("--resume", s.resume, "DIR", "go on from the checkpoint there, under any cut");
   flags.real("--lr", t.lr, 0, 1e3, "learning rate");
+  flags.real("--momentum", t.momentum, 0, 1, "of sgd");
+  flags.real("--beta1", t.constants.beta1, 0, 0.999999,
+             "of adamw: what stays of the mean gradient in a step");
+  flags.real("--beta2", t.constants.beta2, 0, 0.999999, "and of the mean squared gradient");
+  flags.real("--weight-decay", t.constants.decay, 0, 1e3, "of adamw, times the learning rate in a step");
   flags.real("--clip", t.clip, 0, 1e9, "largest norm of the gradients; 0: any");
   flags.toggle("--sequence-parallel", t.model.sequence_parallel,
                "cut activations by tokens over tp: lesson 09");
@@ -47,6 +54,11 @@ inline void add_flags(App& app, Config& s, Arguments& arguments) {
 }
 
 inline int ranks_of(const ParallelSizes& sizes) {
+  const int launched = mpi::launched_size();
+  if (launched > 1 && launched != sizes.ranks())
+    throw UsageError(
+        format("--tp {} --pp {} --dp {} under a launcher of {} processes: a launcher of {} would work",
+               sizes.tp, sizes.pp, sizes.dp, launched, sizes.ranks()));
   if (sizes.ranks() <= 64) return sizes.ranks();
   throw UsageError(
       format("64 ranks at most: --tp {} --pp {} --dp {} make {}; --tp 2 --pp 2 --dp 2 would work", sizes.tp,
@@ -57,7 +69,8 @@ inline int ranks_of(const ParallelSizes& sizes) {
 inline std::shared_ptr<const gpt::WeightsFile> open_weights(const std::string& weights,
                                                             const std::string& resume) {
   if (!resume.empty() && !weights.empty())
-    throw UsageError("--weights and --resume: each says where the model begins, one of them would work");
+    throw UsageError(
+        "--weights and --resume both say where the model begins: without --weights it would work");
   if (!weights.empty()) return std::make_shared<const gpt::WeightsFile>(weights);
   if (resume.empty()) return nullptr;
   if (!std::filesystem::exists(gpt::checkpoint_file(resume)))
@@ -96,7 +109,9 @@ inline void take_configuration(Config& s, Flags& flags, std::int64_t seed) {
     if (key != "text" && !flags.given(key)) {
       set_from_file(flags, file, key, theirs);
     } else if (mine != theirs) {
-      if (key != "text" && key != "--lr" && key != "--clip" && !s.eval)
+      static const std::set<std::string> free = {"text",    "--lr",    "--clip",        "--momentum",
+                                                 "--beta1", "--beta2", "--weight-decay"};
+      if (!free.contains(key) && !s.eval)
         throw UsageError(
             format("{} {}: {} has {}; without {} it would work", key, mine, file.what(), theirs, key));
       s.resumed += format(", with {} {} in place of {}", key, mine, theirs);
@@ -109,8 +124,8 @@ inline void take_configuration(Config& s, Flags& flags, std::int64_t seed) {
 inline void take_sizes(ModelConfig& m, const gpt::WeightsFile& file, Flags& flags) {
   const std::string has = file.what() + " has ";
   if (file.heads == 0 && !flags.given("--heads") && file.width % 64 != 0)
-    throw UsageError(
-        format("{}a width of {}, no multiple of GPT-2's 64 a head: give its --heads", has, file.width));
+    throw UsageError(format("{}a width of {}, no multiple of GPT-2's 64 a head: --heads {} would work", has,
+                            file.width, fitting(64, [&](std::int64_t n) { return file.width % n == 0; })));
   const std::int64_t heads = file.heads > 0           ? file.heads
                              : flags.given("--heads") ? m.attention.heads
                                                       : file.width / 64;
@@ -131,12 +146,30 @@ inline void take_sizes(ModelConfig& m, const gpt::WeightsFile& file, Flags& flag
 
 inline void read_text(Config& s, const Arguments& arguments, const Flags& flags) {
   const bool tokens = !arguments.tokens.empty();
-  if (tokens && flags.given("--text")) throw UsageError("--text and --tokens: one of them would work");
+  if (tokens && flags.given("--text"))
+    throw UsageError("--text and --tokens both say what to read: without --text it would work");
   s.text = tokens ? gpt::read_tokens(arguments.tokens, arguments.token_bytes)
                   : gpt::corpus_of(mlp::read_text(arguments.text));
   if (tokens && s.text.size() > 0 && arguments.weights.empty() && s.resume.empty() && !flags.given("--vocab"))
-    throw UsageError(format("--tokens {} needs --vocab, how many ids there are: its largest is {}",
-                            arguments.tokens, *std::max_element(s.text.ids.begin(), s.text.ids.end())));
+    throw UsageError(
+        format("--tokens {} needs --vocab, how many ids there are: --vocab {} would work, or more",
+               arguments.tokens, *std::max_element(s.text.ids.begin(), s.text.ids.end()) + 1));
+}
+
+/// A flag that nothing would read is refused: its user expects something of it.
+inline void refuse_unread(const Config& s, const Flags& flags) {
+  const auto refuse = [&](bool unread, const char* why, std::initializer_list<const char*> names) {
+    for (const char* flag : names)
+      if (unread && flags.given(flag)) throw UsageError(format("{}: without {} it would work", why, flag));
+  };
+  refuse(s.eval, "--eval trains nothing",
+         {"--save", "--dump", "--svg", "--steps", "--optimizer", "--lr", "--clip", "--bucket", "--momentum",
+          "--beta1", "--beta2", "--weight-decay"});
+  refuse(s.save.empty(), "--every counts the steps between checkpoints of --save", {"--every"});
+  refuse(s.sample == 0, "--temperature is that of --sample", {"--temperature"});
+  refuse(s.resume.empty() && !s.training.adamw, "--optimizer sgd has no such constant",
+         {"--beta1", "--beta2", "--weight-decay"});
+  refuse(s.resume.empty() && s.training.adamw, "--optimizer adamw has no such constant", {"--momentum"});
 }
 
 /// Everything else that can be wrong with the command line, before anything runs.
@@ -145,18 +178,17 @@ inline void apply_arguments(Config& s, const Arguments& arguments, Flags& flags,
   ModelConfig& m = t.model;
   const auto [tp, pp, dp] = s.sizes;
   const int parts = dp * t.microbatches;
+  refuse_unread(s, flags);
   read_text(s, arguments, flags);
   s.weights = open_weights(arguments.weights, s.resume);
   if (!s.resume.empty()) take_configuration(s, flags, options.seed);
   if (s.weights) take_sizes(m, *s.weights, flags);
   gpt::set_batch(m, s.batch, parts, INT64_MAX);
-  if (m.attention.heads % tp != 0) {
-    std::vector<std::int64_t> fitting;
-    for (std::int64_t n = 1; n <= std::min<std::int64_t>(m.attention.heads, 64); ++n)
-      if (m.attention.heads % n == 0) fitting.push_back(n);
-    throw UsageError(format("--tp {} does not divide the {} heads: --tp {} would work", tp, m.attention.heads,
-                            join(fitting)));
-  }
+  const std::int64_t heads = m.attention.heads;
+  if (heads % tp != 0)
+    throw UsageError(
+        format("--tp {} does not divide the {} heads: --tp {} would work", tp, heads,
+               fitting(std::min<std::int64_t>(heads, 64), [&](std::int64_t n) { return heads % n == 0; })));
   if (t.chunks == 0) t.chunks = t.schedule == pipeline::Schedule::interleaved && pp > 1 ? 2 : 1;
   pipeline::refuse_impossible(t.schedule, pp, t.microbatches, t.chunks);
   if (m.vocabulary < tp)
@@ -176,12 +208,13 @@ inline void apply_arguments(Config& s, const Arguments& arguments, Flags& flags,
         format("--sequence-parallel cuts the {} tokens of a microbatch over --tp {}: --seq {} would work",
                m.rows(), tp, (s.seq() / tp + 1) * tp));
   if (s.weights) s.weights->check(m, gpt::state_prefixes(!s.resume.empty() && !s.eval, t.adamw));
+  if (const auto most = s.text.ids.empty() ? 0 : *std::max_element(s.text.ids.begin(), s.text.ids.end());
+      s.weights && most >= m.vocabulary)  // which no --vocab can change
+    throw UsageError(format("{} has {} ids, and {} has id {}: without {} it would work", s.weights->what(),
+                            m.vocabulary, s.text.bytes ? "--text" : "--tokens", most,
+                            s.resume.empty() ? "--weights" : "--resume"));
   gpt::check_ids(s.text, m.vocabulary, s.seq(),
                  s.text.bytes ? "--text " + arguments.text : "--tokens " + arguments.tokens);
-  for (const auto& [flag, file] :
-       {std::pair{"--save", s.save}, {"--dump", options.dump}, {"--svg", options.svg}})
-    if (!file.empty() && s.eval)
-      throw UsageError(format("--eval trains nothing: without {} it would work", flag));
   if (!options.svg.empty() && s.steps < 2)
     throw UsageError("--svg draws the losses: --steps 2 or more would work");
   if (s.save.empty()) return;

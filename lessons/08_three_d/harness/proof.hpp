@@ -22,6 +22,7 @@ inline void check_first_step(Proof& proof, const Mesh& mesh, const Config& s) {
   const ModelConfig& model = s.training.model;
   Trainer trainer(mesh, s.training, proof.dtype(), gpt::make_weights(proof, model, 0.5));
   const Tokens batch = batch_of(s, proof.seed(), 0);
+  proof.dump("ids", batch.ids), proof.dump("targets", batch.targets);
   std::int64_t activation_bytes = 0;
   pipeline::WorkerHooks hooks;
   hooks.after = [&](const pipeline::Instruction&) {

@@ -10,7 +10,7 @@
 
 namespace tessera::three_d {
 
-/// The ranks of each group of an axis, by the axis: "tp", "pp", "dp".
+/// The ranks of each group of an axis, by the axis: "tp", "pp", "dp", "embedding".
 using Groups = std::vector<std::vector<std::int64_t>>;
 using Grid = std::map<std::string, Groups>;
 
@@ -18,14 +18,18 @@ using Grid = std::map<std::string, Groups>;
 inline Grid gather_groups(Communicator& world, const Mesh& mesh) {
   const CheckScope scope(world);
   Grid grid;
-  for (Communicator* group : {mesh.tp.get(), mesh.pp.get(), mesh.dp.get()}) {
-    const auto members = group->all_gather(Tensor::of(1, 1, {static_cast<double>(world.rank())}), 0);
+  for (const auto& [name, group] : {std::pair{"tp", mesh.tp.get()},
+                                    {"pp", mesh.pp.get()},
+                                    {"dp", mesh.dp.get()},
+                                    {"embedding", mesh.embedding.get()}}) {
+    const Tensor mine = Tensor::of(group ? 1 : 0, 1, std::vector<double>(group ? 1 : 0, world.rank()));
+    const Tensor members = group ? group->all_gather(mine, 0) : mine;
     std::set<std::vector<std::int64_t>> groups;  // each once, in order
     for (const Tensor& one : gather_to_first(world, members)) {
       const auto values = one.values();
-      groups.emplace(values.begin(), values.end());
+      if (!values.empty()) groups.emplace(values.begin(), values.end());
     }
-    grid[group->name()] = {groups.begin(), groups.end()};
+    grid[name] = {groups.begin(), groups.end()};
   }
   return grid;
 }

@@ -28,7 +28,7 @@ struct Benchmark {
 };
 
 constexpr Benchmark benchmarks[] = {
-    {"mlp_block", mlp_block, true},           {"gpt", gpt, true},
+    {"mlp_block", bench::mlp_block, true},    {"gpt", bench::gpt, true},
     {"pytorch", gpt_beside_pytorch, true},    {"tp", tensor_parallel, false},
     {"all_reduce", all_reduce, false},        {"pipeline", pipeline_step, false},
     {"three_d", three_d_step, false},         {"bandwidth", bandwidth, true},

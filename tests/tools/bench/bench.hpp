@@ -4,15 +4,18 @@
 #pragma once
 
 #include <functional>
-#include <nlohmann/json_fwd.hpp>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "comm/launch.hpp"
+#include "models.hpp"
 #include "ops/ops.hpp"
 
 namespace tessera::bench {
+
+using test::GptSizes;
 
 struct Options {
   bool quick = false;  // tiny sizes, two turns: shows that everything runs, and measures nothing
@@ -42,20 +45,11 @@ class Report {
   /// Rows of text, the first of them a heading; numbers for programs stand in the same cells.
   void table(const std::string& title, const std::vector<std::vector<std::string>>& rows);
   std::string text(bool judged) const;
-  nlohmann::ordered_json json() const;
+  const nlohmann::ordered_json& json() const { return json_; }
 
  private:
-  struct Ratio {
-    std::string name, what;
-    double median, min, max;
-    std::optional<Target> target;
-  };
-  struct Table {
-    std::string title;
-    std::vector<std::vector<std::string>> rows;
-  };
-  std::vector<Ratio> ratios_;
-  std::vector<Table> tables_;
+  nlohmann::ordered_json json_ = {{"ratios", nlohmann::ordered_json::array()},
+                                  {"tables", nlohmann::ordered_json::array()}};
 };
 
 using Job = std::function<void()>;
@@ -78,15 +72,15 @@ template <class T>
 std::vector<T> undisturbed(Communicator& comm, std::int64_t turns, const std::function<T()>& turn);
 bool is_disturbed(Communicator& comm, const Others& others);  ///< The same on every rank.
 
-/// Seconds of a and b, each run twice: a b b a,
-/// so that a machine that slows down or speeds up meets both alike.
-struct Turn {
-  double a, b;
+/// Seconds of a and b, turn by turn. A turn runs each of them twice, a b b a, so that a machine that slows
+/// down or speeds up meets both alike.
+struct Turns {
+  std::vector<double> a, b;
+  std::vector<double> a_over_b() const;
+  std::vector<double> b_over_a() const { return Turns{b, a}.a_over_b(); }
+  std::string both() const;  ///< "12.1 ms and 11.3 ms", the medians of a and b.
 };
-std::vector<Turn> in_turns(Communicator& comm, std::int64_t turns, const Job& a, const Job& b);
-std::vector<double> a_over_b(const std::vector<Turn>& turns);
-std::vector<double> b_over_a(const std::vector<Turn>& turns);
-std::string both(const std::vector<Turn>& turns);  ///< "12.1 ms and 11.3 ms", the medians of a and b.
+Turns in_turns(Communicator& comm, std::int64_t turns, const Job& a, const Job& b);
 double median(std::vector<double> values);
 
 /// Numbers of [-scale, scale) on this rank's device; every row is the same one, which is made on the host.
@@ -102,7 +96,7 @@ class Products {
     add(n, f, k), add(n, k, f, false, true), add(k, f, n, true);
   }
   /// Of attention over heads of d columns, forward and backward: those of ops/attention.cpp.
-  void attention(const struct GptSizes& s);
+  void attention(const GptSizes& s);
   void run() const;
 
  private:
@@ -113,12 +107,6 @@ class Products {
     std::int64_t outer, inner;
   };
   std::vector<One> all_;
-};
-
-struct GptSizes {
-  std::int64_t vocabulary = 256, seq = 128, batch = 8, width = 256, layers = 4, heads = 4;
-  static GptSizes of(const Options& o);
-  std::int64_t tokens() const { return batch * seq; }
 };
 
 void mlp_block(Report&, const Options&);
@@ -132,7 +120,6 @@ void three_d_step(Report&, const Options&);
 void growth(Report&, const Options&);
 void streaming_attention(Report&, const Options&);
 void bandwidth(Report&, const Options&);
-
 
 template <class T>
 std::vector<T> undisturbed(Communicator& comm, std::int64_t turns, const std::function<T()>& turn) {

@@ -1,26 +1,18 @@
 // A training step of lesson 08's GPT over its bare products, and beside PyTorch's.
 #include "gpt.hpp"
 
-#include <cstdio>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
 #include "08_three_d/generate.hpp"
-#include "attention.hpp"
+#include "messages.hpp"
 #include "report/table.hpp"
 #include "tensor/error.hpp"
 
 namespace tessera::bench {
 
-GptSizes GptSizes::of(const Options& o) {
-  GptSizes s;
-  if (o.cuda()) s = {.vocabulary = 50257, .seq = 1024, .batch = 8, .width = 768, .layers = 12, .heads = 12};
-  if (o.quick) s = {.seq = 16, .batch = 2, .width = 32, .layers = 2, .heads = 2};
-  return s;
-}
-
 void gpt(Report& report, const Options& o) {
-  const GptSizes s = GptSizes::of(o);
+  const GptSizes s = sizes_of(o);
   launch(o.ranks(1), [&](Communicator& comm) {
     Gpt gpt(comm, s, {1, 1, 1}, 1);
     Products products;
@@ -33,17 +25,17 @@ void gpt(Report& report, const Options& o) {
     }
     products.linear(s.tokens(), s.width, s.vocabulary);
     Device::current()->tf32 = o.tf32;
-    const auto turns = in_turns(
+    const Turns turns = in_turns(
         comm, o.turns, [&] { gpt.step(); }, [&] { products.run(); });
-    report.ratio("gpt.step_over_gemm", a_over_b(turns), Target{Target::at_most, o.cuda() ? 1.30 : 1.25},
+    report.ratio("gpt.step_over_gemm", turns.a_over_b(), Target{Target::at_most, o.cuda() ? 1.30 : 1.25},
                  format("a training step ({} tokens, width {}, {} layers, AdamW) over its bare products, {}",
-                        s.tokens(), s.width, s.layers, both(turns)));
+                        s.tokens(), s.width, s.layers, turns.both()));
   });
 }
 
 void serve_gpt(const Options& o) {
   launch(o.ranks(1), [&](Communicator& comm) {
-    const GptSizes s = GptSizes::of(o);
+    const GptSizes s = sizes_of(o);
     Gpt gpt(comm, s, {1, 1, 1}, 1);
     const AttentionJob attention(s, AttentionOptions::Form::streaming);
     Device::current()->tf32 = o.tf32;
@@ -53,27 +45,23 @@ void serve_gpt(const Options& o) {
 }
 
 void gpt_beside_pytorch(Report& report, const Options& o) {
-  const GptSizes s = GptSizes::of(o);
+  const GptSizes s = sizes_of(o);
   const std::string command = format(
       "{} -B {}/tests/tools/bench/pytorch_step.py --tessera {} --turns {} --device {} --vocabulary {} "
       "--seq {} --batch {} --width {} --layers {} --heads {}{}{}",
       o.pytorch, TESSERA_SOURCE_DIR, o.program, o.turns, name(o.device), s.vocabulary, s.seq, s.batch,
       s.width, s.layers, s.heads, o.quick ? " --quick" : "", o.tf32 ? " --tf32" : "");
-  std::string out;
-  FILE* pipe = popen(command.c_str(), "r");
-  expect(pipe != nullptr, [&] { return "cannot start " + command; });
-  for (int letter = fgetc(pipe); letter != EOF; letter = fgetc(pipe)) out += static_cast<char>(letter);
-  if (pclose(pipe) != 0) throw UsageError(format("--pytorch {}: a python3 with torch would work", o.pytorch));
-  const auto json = nlohmann::json::parse(out);
+  const auto ran = test::run_command(command);
+  if (ran.exit != 0) throw UsageError(format("--pytorch {}: a python3 with torch would work", o.pytorch));
+  const auto json = nlohmann::json::parse(ran.output);
   std::vector<std::vector<std::string>> failed = {{"not measured", "PyTorch said"}};
   for (const auto& [job, said] : json.at("failed").items()) failed.push_back({job, said});
   if (failed.size() > 1) report.table("What PyTorch could not run", failed);
-  for (const auto& one : json.at("ratios"))
-    report.ratio(one.at("name"), one.at("turns"),
-                 one.at("target").is_null()
-                     ? std::nullopt
-                     : std::optional(Target{Target::at_least, one.at("target").get<double>()}),
-                 one.at("what"));
+  for (const auto& one : json.at("ratios")) {
+    std::optional<Target> target;
+    if (!one.at("target").is_null()) target = Target{Target::at_least, one.at("target")};
+    report.ratio(one.at("name"), one.at("turns"), target, one.at("what"));
+  }
 }
 
 }  // namespace tessera::bench

@@ -1,10 +1,19 @@
-// Lesson 08's trainer on made-up text, cut as wanted.
+// Lesson 08's trainer on made-up text, cut as wanted; and attention by itself.
 #pragma once
 
 #include "08_three_d/generate.hpp"
 #include "bench.hpp"
+#include "ops/attention.hpp"
 
 namespace tessera::bench {
+
+inline GptSizes sizes_of(const Options& o) {
+  if (o.quick) return {.width = 32, .vocabulary = 256, .batch = 2, .seq = 16, .tied = true};
+  if (o.cuda())
+    return {
+        .width = 768, .heads = 12, .layers = 12, .vocabulary = 50257, .batch = 8, .seq = 1024, .tied = true};
+  return {.width = 256, .heads = 4, .layers = 4, .vocabulary = 256, .batch = 8, .seq = 128, .tied = true};
+}
 
 inline three_d::TrainingConfig training_of(const GptSizes& s, const three_d::ParallelSizes& cut,
                                            int microbatches) {
@@ -12,10 +21,8 @@ inline three_d::TrainingConfig training_of(const GptSizes& s, const three_d::Par
   training.microbatches = microbatches;
   training.adamw = true;
   training.lr = 1e-4;
-  gpt::ModelConfig& m = training.model;
-  m = {{s.width, s.heads, s.heads, {}}, s.layers, s.vocabulary, s.tokens(), true};
-  m.attention.options.seq = s.seq;
-  m.attention.options.batch = s.batch / (cut.dp * microbatches);
+  training.model = test::model_of(s);
+  training.model.attention.options.batch = s.batch / (cut.dp * microbatches);
   return training;
 }
 
@@ -62,6 +69,37 @@ class Gpt {
   three_d::TrainingConfig training_;
   three_d::Trainer trainer_;
   std::vector<gpt::Tokens> batch_;
+};
+
+/// Causal attention by itself, forward and backward, in either form.
+class AttentionJob {
+ public:
+  AttentionJob(const GptSizes& s, AttentionOptions::Form form)
+      : width_(s.width),
+        qkv_(numbers(s.tokens(), 3 * s.width)),
+        dy_(numbers(s.tokens(), s.width)),
+        dqkv_(numbers(s.tokens(), 3 * s.width)) {
+    options_.batch = s.batch;
+    options_.seq = s.seq;
+    options_.heads = options_.kv_heads = s.heads;
+    options_.form = form;
+  }
+
+  /// Returns the bytes that it keeps between the two, beside its arguments and its result.
+  double operator()() const {
+    AttentionSaved saved;
+    attention(part(qkv_, 0), part(qkv_, 1), part(qkv_, 2), options_, saved);
+    const double kept = static_cast<double>((saved.p.defined() ? saved.p : saved.log_sum).bytes());
+    attention_backward(dy_, saved, options_, part(dqkv_, 0), part(dqkv_, 1), part(dqkv_, 2));
+    return kept;
+  }
+
+ private:
+  Tensor part(const Tensor& x, int i) const { return x.column_range(i * width_, (i + 1) * width_); }
+
+  std::int64_t width_;
+  Tensor qkv_, dy_, dqkv_;
+  AttentionOptions options_;
 };
 
 }  // namespace tessera::bench

@@ -2,7 +2,6 @@
 #include <algorithm>
 
 #include "08_three_d/activations.hpp"
-#include "attention.hpp"
 #include "gpt.hpp"
 #include "report/table.hpp"
 #include "tensor/error.hpp"
@@ -19,20 +18,16 @@ struct Row {
   /// Narayanan et al. 2021, section 5: 72 B l s h^2 (1 + s/(6h) + V/(12 l h)).
   /// Ranks that share cores share them.
   double work() const {
-    const auto b = static_cast<double>(s.batch), q = static_cast<double>(s.seq),
-               h = static_cast<double>(s.width), l = static_cast<double>(s.layers),
-               v = static_cast<double>(s.vocabulary);
-    return 72 * b * l * q * h * h * (1 + q / (6 * h) + v / (12 * l * h));
+    const double h = s.width, q = s.seq, l = s.layers;
+    return 72.0 * s.batch * l * q * h * h * (1 + q / (6 * h) + s.vocabulary / (12 * l * h));
   }
   /// Weights, gradients and both moments of AdamW, f32: 16 B a parameter of the rank.
   double expected_state() const {
-    const auto training = training_of(s, {tp, 1, 1}, 1);
-    return 16.0 * static_cast<double>(gpt::own_elements(training.model, s.layers, true, true, 0, tp));
+    return 16.0 * gpt::own_elements(training_of(s, {tp, 1, 1}, 1).model, s.layers, true, true, 0, tp);
   }
   /// Lesson 08's own formula, which its check holds to the byte.
   double expected_activations() const {
-    return 4.0 * static_cast<double>(
-                     three_d::activations_predicted(training_of(s, {tp, 1, 1}, 1), {tp, 1, 1}, 0, 0, 1));
+    return 4.0 * three_d::activations_predicted(training_of(s, {tp, 1, 1}, 1), {tp, 1, 1}, 0, 0, 1);
   }
 };
 
@@ -43,12 +38,11 @@ void measure(Row& row, const Options& o) {
     std::vector<double> times;
     for (int i = 0; i < (o.quick ? 2 : 6); ++i) times.push_back(seconds(world, [&] { gpt.step(); }));
     times.erase(times.begin());
-    const auto state = static_cast<double>(memory.now());
-    const auto activations = static_cast<double>(gpt.activation_bytes());  // a step, which all ranks take
+    const std::int64_t state = memory.now(),
+                       activations = gpt.activation_bytes();  // a step, which all ranks take
     if (world.rank() != 0) return;
     row.seconds = median(times);
-    row.state = state;
-    row.activations = activations;
+    row.state = static_cast<double>(state), row.activations = static_cast<double>(activations);
   });
 }
 
@@ -58,8 +52,8 @@ std::string mib(double bytes) { return number(bytes / 1048576); }
 }  // namespace
 
 void growth(Report& report, const Options& o) {
-  GptSizes base{.seq = 64, .batch = 8, .width = 128, .layers = 2, .heads = 16};
-  if (o.quick) base = {.seq = 16, .batch = 2, .width = 32, .layers = 2, .heads = 16};
+  GptSizes base{.width = 128, .heads = 16, .vocabulary = 256, .batch = 8, .seq = 64, .tied = true};
+  if (o.quick) base.width = 32, base.batch = 2, base.seq = 16;
   std::vector<std::pair<std::string, Row>> rows = {{"base", {base}}};
   const auto vary = [&](const std::string& what, std::int64_t GptSizes::*size, std::int64_t factor) {
     Row row{base};
@@ -93,17 +87,15 @@ void streaming_attention(Report& report, const Options& o) {
   launch(o.ranks(1), [&](Communicator& comm) {
     const std::int64_t heads = 4, width = o.quick ? 32 : 256;
     for (std::int64_t seq = o.quick ? 32 : 256; seq <= (o.quick ? 64 : 4096); seq *= 2) {
-      const GptSizes s{.seq = seq, .batch = 1, .width = width, .heads = heads};
+      const GptSizes s{.width = width, .heads = heads, .seq = seq};
       const AttentionJob plain_form(s, AttentionOptions::Form::plain),
           streaming_form(s, AttentionOptions::Form::streaming);
       double plain_keeps = 0, streaming_keeps = 0;
-      const auto turns = in_turns(
+      const Turns turns = in_turns(
           comm, std::min<std::int64_t>(o.turns, 9), [&] { plain_keeps = plain_form(); },
           [&] { streaming_keeps = streaming_form(); });
-      std::vector<double> plain, streaming;
-      for (const Turn& turn : turns) plain.push_back(1e3 * turn.a), streaming.push_back(1e3 * turn.b);
-      cells.push_back({std::to_string(seq), number(median(plain)), number(median(streaming)),
-                       number(median(b_over_a(turns))), mib(plain_keeps), mib(streaming_keeps)});
+      cells.push_back({std::to_string(seq), number(1e3 * median(turns.a)), number(1e3 * median(turns.b)),
+                       number(median(turns.b_over_a())), mib(plain_keeps), mib(streaming_keeps)});
     }
   });
   report.table("Causal attention, forward and backward, 4 heads of 64: streaming beside plain", cells);

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <chrono>
 #include <fstream>
-#include <nlohmann/json.hpp>
 
 #include "bench.hpp"
 #include "ops/attention.hpp"
@@ -49,11 +48,15 @@ double now() {
 double busy_seconds() {
   std::ifstream file("/proc/stat");
   std::string cpu;
-  double user = 0, nice = 0, system = 0, idle = 0, waiting = 0, interrupts = 0, soft = 0, stolen = 0;
-  file >> cpu >> user >> nice >> system >> idle >> waiting >> interrupts >> soft >> stolen;
-  return (user + nice + system + interrupts + soft + stolen) / static_cast<double>(sysconf(_SC_CLK_TCK));
+  file >> cpu;
+  double ticks = 0, value = 0;
+  for (const bool busy :
+       {true, true, true, false, false, true, true, true})  // neither idle nor waiting for a disk
+    if (file >> value && busy) ticks += value;
+  return ticks / static_cast<double>(sysconf(_SC_CLK_TCK));
 }
 
+/// Those of this process and of its children.
 double own_seconds() {
   double seconds = 0;
   for (const auto whose : {RUSAGE_SELF, RUSAGE_CHILDREN}) {
@@ -81,30 +84,26 @@ bool is_disturbed(Communicator& comm, const Others& others) {
   return answer.values()[0] != 0;
 }
 
-std::vector<Turn> in_turns(Communicator& comm, std::int64_t turns, const Job& a, const Job& b) {
-  return undisturbed<Turn>(comm, turns, [&] {
+Turns in_turns(Communicator& comm, std::int64_t turns, const Job& a, const Job& b) {
+  const auto turn = [&] {
     const double first_a = seconds(comm, a), first_b = seconds(comm, b);
     const double second_b = seconds(comm, b), second_a = seconds(comm, a);
-    return Turn{(first_a + second_a) / 2, (first_b + second_b) / 2};
-  });
+    return std::pair{(first_a + second_a) / 2, (first_b + second_b) / 2};
+  };
+  Turns all;
+  for (const auto& [of_a, of_b] : undisturbed<std::pair<double, double>>(comm, turns, turn))
+    all.a.push_back(of_a), all.b.push_back(of_b);
+  return all;
 }
 
-std::string both(const std::vector<Turn>& turns) {
-  std::vector<double> a, b;
-  for (const Turn& turn : turns) a.push_back(1e3 * turn.a), b.push_back(1e3 * turn.b);
-  return format("{} ms and {} ms", number(median(a)), number(median(b)));
-}
-
-std::vector<double> a_over_b(const std::vector<Turn>& turns) {
+std::vector<double> Turns::a_over_b() const {
   std::vector<double> ratios;
-  for (const Turn& turn : turns) ratios.push_back(turn.a / turn.b);
+  std::transform(a.begin(), a.end(), b.begin(), std::back_inserter(ratios), std::divides());
   return ratios;
 }
 
-std::vector<double> b_over_a(const std::vector<Turn>& turns) {
-  std::vector<double> ratios;
-  for (const Turn& turn : turns) ratios.push_back(turn.b / turn.a);
-  return ratios;
+std::string Turns::both() const {
+  return format("{} ms and {} ms", number(1e3 * median(a)), number(1e3 * median(b)));
 }
 
 Tensor numbers(std::int64_t rows, std::int64_t cols, double scale) {
@@ -154,47 +153,37 @@ void Products::run() const {
 void Report::ratio(const std::string& name, std::vector<double> turns, std::optional<Target> target,
                    const std::string& what) {
   const auto [least, most] = std::minmax_element(turns.begin(), turns.end());
-  ratios_.push_back({name, what, median(turns), *least, *most, target});
+  nlohmann::ordered_json& one = json_["ratios"].emplace_back();
+  one = {{"name", name}, {"median", median(turns)}, {"min", *least}, {"max", *most}, {"target", nullptr}};
+  if (target) {
+    one["target"] = target->value;
+    one["target_is"] = target->side == Target::at_most ? "at most" : "at least";
+    one["met"] = target->met_by(median(turns));
+  }
+  one["what"] = what;
 }
 
 void Report::table(const std::string& title, const std::vector<std::vector<std::string>>& rows) {
-  tables_.push_back({title, rows});
+  json_["tables"].push_back({{"title", title}, {"rows", rows}});
 }
 
 std::string Report::text(bool judged) const {
-  std::string out;
-  if (!ratios_.empty()) {
-    std::vector<std::vector<std::string>> rows = {{"", "median", "min", "max", "target", ""}};
-    for (const Ratio& r : ratios_) {
-      const std::string side = !r.target ? "" : r.target->side == Target::at_most ? "<= " : ">= ";
-      const std::string verdict = !judged || !r.target ? "" : r.target->met_by(r.median) ? "met" : "MISSED";
-      rows.push_back({r.name, number(r.median), number(r.min), number(r.max),
-                      r.target ? side + number(r.target->value) : "", verdict});
-    }
-    out += tessera::table(rows, "lrrrrl", 2);
-    for (const Ratio& r : ratios_) out += format("  {}: {}\n", r.name, r.what);
+  std::vector<std::vector<std::string>> rows = {{"", "median", "min", "max", "target", ""}};
+  std::string out, explained;
+  for (const auto& r : json_["ratios"]) {
+    auto& row = rows.emplace_back(std::vector{r["name"].get<std::string>()});
+    for (const char* key : {"median", "min", "max"}) row.push_back(number(r[key].get<double>()));
+    const bool has_target = !r["target"].is_null();
+    row.push_back(
+        has_target ? (r["target_is"] == "at most" ? "<= " : ">= ") + number(r["target"].get<double>()) : "");
+    row.emplace_back(!judged || !has_target ? "" : r["met"].get<bool>() ? "met" : "MISSED");
+    explained += format("  {}: {}\n", row[0], r["what"].get<std::string>());
   }
-  for (const Table& t : tables_)
-    out += "\n" + t.title + "\n" + tessera::table(t.rows, "l" + std::string(t.rows[0].size() - 1, 'r'), 2);
+  if (rows.size() > 1) out = tessera::table(rows, "lrrrrl", 2) + explained;
+  for (const auto& t : json_["tables"])
+    out += format("\n{}\n{}", t["title"].get<std::string>(),
+                  tessera::table(t["rows"], "l" + std::string(t["rows"][0].size() - 1, 'r'), 2));
   return out;
-}
-
-nlohmann::ordered_json Report::json() const {
-  nlohmann::ordered_json json = {{"ratios", nlohmann::ordered_json::array()},
-                                 {"tables", nlohmann::ordered_json::array()}};
-  for (const Ratio& r : ratios_) {
-    nlohmann::ordered_json one = {
-        {"name", r.name}, {"median", r.median}, {"min", r.min}, {"max", r.max}, {"target", nullptr}};
-    if (r.target) {
-      one["target"] = r.target->value;
-      one["target_is"] = r.target->side == Target::at_most ? "at most" : "at least";
-      one["met"] = r.target->met_by(r.median);
-    }
-    one["what"] = r.what;
-    json["ratios"].push_back(one);
-  }
-  for (const Table& t : tables_) json["tables"].push_back({{"title", t.title}, {"rows", t.rows}});
-  return json;
 }
 
 }  // namespace tessera::bench

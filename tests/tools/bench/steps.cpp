@@ -26,8 +26,11 @@ double time_of(const Job& job) {
 void pipeline_step(Report& report, const Options& o) {
   const int stages = 2, microbatches = o.quick ? 4 : 16;
   launch(o.ranks(stages), [&](Communicator& comm) {
-    gpt::ModelConfig model{{o.size(256, 1024, 32), 4, 4, {}}, o.size(4, 8, 4), 256, 1, false};
-    model.attention.options.seq = o.size(128, 1024, 16);
+    gpt::ModelConfig model = test::model_of({.width = o.size(256, 1024, 32),
+                                             .heads = 4,
+                                             .layers = o.size(4, 8, 4),
+                                             .vocabulary = 256,
+                                             .seq = o.size(128, 1024, 16)});
     model.tokens = microbatches * model.rows();
     const auto alone = comm.split(comm.rank(), 0, "tp");
     const TensorParallel tp(*alone);
@@ -56,17 +59,16 @@ void pipeline_step(Report& report, const Options& o) {
       costs.forward = of_all(comm, median(forward));
       costs.backward_input = of_all(comm, median(backward));
       comm.barrier();
-      const auto& list = plan[static_cast<std::size_t>(comm.rank())];
+      const auto& list = plan[comm.rank()];
       const auto measured =
           pipeline::gather(comm, plan, pipeline::run_timed(worker, list, batch, comm.journal(), 0));
       return comm.rank() == 0 ? measured.timeline.makespan() / pipeline::simulate(plan, costs).makespan() : 0;
     });
     if (comm.rank() == 0)
-      report.ratio(
-          "pipeline.step_over_ideal", ratios, Target{Target::at_most, 1.10},
-          format(
-              "1F1B, {} stages, {} microbatches, over the simulation from F and B measured without messages",
-              stages, microbatches));
+      report.ratio("pipeline.step_over_ideal", ratios, Target{Target::at_most, 1.10},
+                   format("1F1B, {} stages, {} microbatches, over the simulation from F and B measured "
+                          "without messages",
+                          stages, microbatches));
   });
 }
 
@@ -118,18 +120,18 @@ class Piece {
 }  // namespace
 
 void three_d_step(Report& report, const Options& o) {
-  GptSizes s = GptSizes::of(o);
+  GptSizes s = sizes_of(o);
   s.batch = o.size(32, 32, 8);
   launch(o.ranks(8), [&](Communicator& world) {
     Gpt gpt(world, s, {2, 2, 2}, o.quick ? 2 : 4);
     const auto alone = world.split(world.rank(), 0, "alone");
     Piece piece(gpt, *alone);
-    const auto turns = in_turns(
+    const Turns turns = in_turns(
         world, o.turns, [&] { gpt.step(); }, [&] { piece.step(); });
     if (world.rank() == 0)
-      report.ratio("three_d.overhead", a_over_b(turns), Target{Target::at_most, 1.25},
+      report.ratio("three_d.overhead", turns.a_over_b(), Target{Target::at_most, 1.25},
                    format("a step of tp 2 x pp 2 x dp 2 over the eight pieces' own work, nothing sent; {}",
-                          both(turns)));
+                          turns.both()));
   });
 }
 

@@ -3,10 +3,10 @@
 #pragma once
 
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <regex>
 
 #include "report/check.hpp"
+#include "slice_json.hpp"
 #include "tensor/error.hpp"
 
 namespace tessera::labs {
@@ -46,30 +46,16 @@ inline Matrix matrix_of(const Json& part) {
 }
 
 /// A rank's part of the master's record, with its place in the whole.
-inline RankResult part_of(const Json& part) {
-  const auto ranges = [](const Json& list) {
-    std::vector<Range> all;
-    for (const Json& range : list) all.push_back({range.at(0), range.at(1)});
-    return all;
-  };
-  return {{part.at("whole").at(0), part.at("whole").at(1), ranges(part.at("row_ranges")),
-           ranges(part.at("col_ranges"))},
-          matrix_of(part)};
-}
+inline RankResult part_of(const Json& part) { return {part.at("slice"), matrix_of(part)}; }
 
 /// The ranks' parts as one matrix, zero where nobody has any.
 /// Where several have an element, the first counts.
 inline Matrix whole_of(const std::vector<RankResult>& parts) {
   const Slice& slice = parts.at(0).slice;
-  Matrix whole{slice.whole_rows, slice.whole_cols, {}};
-  whole.values.resize(static_cast<std::size_t>(whole.rows * whole.cols));
+  const Tensor whole = Tensor::zeros(slice.whole_rows, slice.whole_cols, DType::f64);
   for (auto part = parts.rbegin(); part != parts.rend(); ++part)
-    for (std::int64_t i = 0; i < part->local.rows; ++i)
-      for (std::int64_t j = 0; j < part->local.cols; ++j) {
-        const auto [row, col] = part->slice.locate(i, j);
-        whole.at(row, col) = part->local.at(i, j);
-      }
-  return whole;
+    part->slice.insert(whole, Tensor::of(part->local.rows, part->local.cols, part->local.values));
+  return Matrix::from(whole);
 }
 
 inline const Json* part_of_rank(const Json& parts, const Json& rank) {
@@ -81,11 +67,13 @@ inline const Json* part_of_rank(const Json& parts, const Json& rank) {
 /// One result of one trial. `mistakes`: by what they say, each rank's part of the wrong result.
 inline std::string compare(const std::string& name, const Json& right, const Json& is, const Json& mistakes) {
   if (right.contains("words")) {
-    const Json &a = right.at("words"), &b = is.at("words");
-    for (std::size_t i = 0; i < std::max(a.size(), b.size()); ++i) {
-      const std::string wanted = i < a.size() ? a[i].get<std::string>() : "nothing more",
-                        found = i < b.size() ? b[i].get<std::string>() : "nothing more";
-      if (wanted != found) return format("{}, entry {} is `{}`; right is `{}`", name, i, found, wanted);
+    const Json &wanted = right.at("words"), &found = is.at("words");
+    for (std::size_t i = 0; i < std::max(wanted.size(), found.size()); ++i) {
+      const auto word = [i](const Json& words) {
+        return i < words.size() ? words[i].get<std::string>() : "nothing more";
+      };
+      if (word(wanted) != word(found))
+        return format("{}, entry {} is `{}`; right is `{}`", name, i, word(found), word(wanted));
     }
     return "";
   }

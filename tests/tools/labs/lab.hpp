@@ -60,3 +60,6 @@ struct Task {
 };
 
 }  // namespace tessera::labs
+
+// This header is for the labs alone, which name both in each task.
+using tessera::labs::Task, tessera::labs::Trial;

@@ -6,8 +6,6 @@
 using tessera::Communicator;
 using tessera::Slice;
 using tessera::Tensor;
-using tessera::labs::Task;
-using tessera::labs::Trial;
 
 namespace {
 

@@ -3,8 +3,6 @@
 
 using namespace tessera;
 using namespace tessera::mlp;
-using labs::Task;
-using labs::Trial;
 
 namespace {
 

@@ -3,8 +3,6 @@
 
 using namespace tessera;
 using namespace tessera::row_split;
-using labs::Task;
-using labs::Trial;
 
 namespace {
 

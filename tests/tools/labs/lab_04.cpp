@@ -3,8 +3,6 @@
 
 using namespace tessera;
 using namespace tessera::mlp_block;
-using labs::Task;
-using labs::Trial;
 
 namespace {
 
@@ -21,18 +19,10 @@ void on_ranks(Trial& t, const std::function<void(Setup&, int rank)>& body) {
   t.on_ranks([&](Communicator& comm) {
     const Slice a = slice_of<Shard<1>>(k, f, comm), c1 = slice_of<Shard<1>>(1, f, comm),
                 b = slice_of<Shard<0>>(f, k, comm), h = slice_of<Shard<1>>(n, f, comm);
-    const Activation activation = t.ranks() == 3 ? Activation::relu : Activation::gelu;
-    Setup s{n,
-            k,
-            f,
-            Slice::whole(n, k),
-            a,
-            c1,
-            b,
-            h,
-            {{t.in("A", a), t.in("c1", c1)}, {t.in("B", b), t.in("c2", 1, k)}, activation},
-            {},
-            TensorParallel(comm)};
+    const ParallelMlp block{{t.in("A", a), t.in("c1", c1)},
+                            {t.in("B", b), t.in("c2", 1, k)},
+                            t.ranks() == 3 ? Activation::relu : Activation::gelu};
+    Setup s{n, k, f, Slice::whole(n, k), a, c1, b, h, block, {}, TensorParallel(comm)};
     body(s, comm.rank());
   });
 }

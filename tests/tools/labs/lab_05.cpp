@@ -6,8 +6,6 @@
 
 using namespace tessera;
 using namespace tessera::attention_heads;
-using labs::Task;
-using labs::Trial;
 
 namespace {
 
@@ -50,15 +48,11 @@ void on_ranks(Trial& t, const AttentionShape& s, const Body& body) {
     const int r = comm.rank(), p = comm.size();
     const AttentionOptions heads = own_heads(s, r, p);
     const std::int64_t w = s.width, qkv = w / p + 2 * heads.kv_heads * s.head_width();
-    Setup<Attention> setup{s,
-                           r,
-                           Slice::whole(s.tokens(), w),
-                           slice_of<Shard<1>>(s.tokens(), w, comm),
-                           {t.in(format("QKV of rank {}", s.kv_heads == 1 ? 0 : r), w, qkv),
-                            t.in(format("b of rank {}", s.kv_heads == 1 ? 0 : r), 1, qkv),
-                            t.in("Wo", slice_of<Shard<0>>(w, w, comm)), t.in("c", 1, w), heads},
-                           {},
-                           TensorParallel(comm)};
+    const auto own = [&](const char* name) { return format("{} of rank {}", name, s.kv_heads == 1 ? 0 : r); };
+    const Attention layer{t.in(own("QKV"), w, qkv), t.in(own("b"), 1, qkv),
+                          t.in("Wo", slice_of<Shard<0>>(w, w, comm)), t.in("c", 1, w), heads};
+    const Slice all = Slice::whole(s.tokens(), w), columns = slice_of<Shard<1>>(s.tokens(), w, comm);
+    Setup<Attention> setup{s, r, all, columns, layer, {}, TensorParallel(comm)};
     body(setup);
   });
 }
@@ -138,15 +132,14 @@ const Task block("05.block", [](Trial& t) {
     TransformerBlock<Stub>::Saved saved;
     const auto y = layer.forward(Placed<Replicated>(t.in("X", n, w)), saved, tp);
     const auto dx = layer.backward_input(Placed<Replicated>(t.in("dY", n, w)), saved, tp);
-    t.out(comm.rank(), "y", "Y = M + drop(mlp(ln_2(M))), M = X + drop(attn(ln_1(X)))", y.local(),
-          Slice::whole(n, w));
-    t.out(comm.rank(), "dx", "dX, by the chain rule", dx.local(), Slice::whole(n, w));
+    const Slice all = Slice::whole(n, w);
+    t.out(comm.rank(), "y", "Y = M + drop(mlp(ln_2(M))), M = X + drop(attn(ln_1(X)))", y.local(), all);
+    t.out(comm.rank(), "dx", "dX, by the chain rule", dx.local(), all);
     layer.ln_1.backward_weight(saved.ln_1);
     layer.ln_2.backward_weight(saved.ln_2);
-    t.out(comm.rank(), "dg1", "the gradient of ln_1's weight", layer.ln_1.dweight.local(),
-          Slice::whole(1, w));
-    t.out(comm.rank(), "dg2", "the gradient of ln_2's weight", layer.ln_2.dweight.local(),
-          Slice::whole(1, w));
+    const Slice gain = Slice::whole(1, w);
+    t.out(comm.rank(), "dg1", "the gradient of ln_1's weight", layer.ln_1.dweight.local(), gain);
+    t.out(comm.rank(), "dg2", "the gradient of ln_2's weight", layer.ln_2.dweight.local(), gain);
   });
 });
 
@@ -172,10 +165,10 @@ const Task cross_entropy_task("05.cross_entropy", [](Trial& t) {
   const int v = t.ranks() + t.size(), w = t.size(), n = 7;
   t.on_ranks([&](Communicator& comm) {
     const Range own = own_ids(v, comm.rank(), comm.size());
-    const Placed<Replicated> gamma(scale(t.in("gamma", 1, w), 800)), beta(t.in("beta", 1, w));
+    const Placed<Replicated> gamma(scale(t.in("gamma", 1, w), 800));  // logits so large that exp overflows
+    const Placed<Replicated> beta(t.in("beta", 1, w));
     const Placed<Shard<0>> wte(t.in("wte", {v, w, {own}, {{0, w}}}));
-    const VocabParallelHead head{
-        {gamma, beta}, wte, zero_gradient(wte)};  // logits so large that exp overflows
+    const VocabParallelHead head{{gamma, beta}, wte, zero_gradient(wte)};
     VocabParallelHead::Saved saved;
     const auto loss = head.forward(Placed<Replicated>(t.in("X", n, w)),
                                    local_ids(ids(t, "targets", n, v), own), saved, TensorParallel(comm));

@@ -3,16 +3,14 @@
 #include "06_pipeline/simulate.hpp"
 #include "06_pipeline/validate.hpp"
 #include "lab.hpp"
+#include "plan_text.hpp"
 
 using namespace tessera;
 using namespace tessera::pipeline;
-using labs::Task;
-using labs::Trial;
 
 namespace {
 
-/// Plans as data, a letter an operation in the order of Op, then microbatch and chunk: 1F1B; the same with
-/// waits; ZB-H1; interleaved.
+/// Plans as text: 1F1B; the same with waits; ZB-H1; interleaved.
 const std::vector<std::vector<std::string>> plans = {
     {"f00 s00 f10 s10 g00 b00 f20 s20 g10 b10 g20 b20 R00",
      "r00 f00 b00 d00 r10 f10 b10 d10 r20 f20 b20 d20 R00"},
@@ -23,17 +21,6 @@ const std::vector<std::vector<std::string>> plans = {
      "r00 f00 i00 d00 r10 f10 i10 d10 r20 f20 i20 d20 w00 w10 w20 R00"},
     {"f00 s00 f10 s10 r01 f01 s01 r11 f11 s11 g01 b01 d01 g11 b11 d11 g00 b00 g10 b10 R00",
      "r00 f00 s00 r10 f10 s10 r01 f01 b01 d01 r11 f11 b11 d11 g00 b00 d00 g10 b10 d10 R00"}};
-
-Plan parse(const std::vector<std::string>& lines) {
-  Plan plan;
-  for (const std::string& line : lines) {
-    Instructions& list = plan.emplace_back();
-    for (std::size_t at = 0; at < line.size(); at += 4)
-      list.push_back({static_cast<Op>(std::string("rfsgbiwdWR").find(line[at])), line[at + 1] - '0',
-                      line[at + 2] - '0'});
-  }
-  return plan;
-}
 
 void out(Trial& t, const std::string& name, const Plan& plan) {
   for (std::size_t r = 0; r < plan.size(); ++r) {
@@ -95,7 +82,7 @@ const Task needs_task("06.needs", [](Trial& t) {
 });
 
 const Task posted_task("06.asynchronous", [](Trial& t) {
-  Plan plan = parse(plans[std::vector{0, 2, 3, 0}[static_cast<std::size_t>(t.ranks() - 1)]]);
+  Plan plan = plan_of(plans[std::vector{0, 2, 3, 0}[t.ranks() - 1]]);
   const int shift = t.size(0, 5);  // microbatches by other numbers
   for (Instructions& list : plan)
     for (Instruction& i : list)
@@ -116,7 +103,7 @@ const Task balance_task("06.balance", [](Trial& t) {
 
 const Task simulate_task("06.simulate", [](Trial& t) {
   for (std::size_t number = 0; number < plans.size(); ++number) {
-    const Plan plan = parse(plans[number]);
+    const Plan plan = plan_of(plans[number]);
     Costs costs;
     for (std::size_t at = 0; at < 2 * plan.size(); ++at)
       for (auto* of : {&costs.forward, &costs.backward_input, &costs.backward_weight})

@@ -4,8 +4,6 @@
 
 using namespace tessera;
 using namespace tessera::data_parallel;
-using labs::Task;
-using labs::Trial;
 
 namespace {
 
@@ -18,15 +16,8 @@ void on_ranks(Trial& t, const std::function<void(const Setup&, Communicator&)>& 
   const int n = t.ranks() + t.size(), k = t.size(), f = t.size();
   t.on_ranks([&](Communicator& comm) {
     const Range own = own_rows(n, comm.rank(), comm.size());
-    body({n,
-          k,
-          f,
-          comm.rank(),
-          {n, k, {own}, {{0, k}}},
-          {n, f, {own}, {{0, f}}},
-          Slice::whole(k, f),
-          Slice::whole(1, f)},
-         comm);
+    const Slice x{n, k, {own}, {{0, k}}}, y{n, f, {own}, {{0, f}}};
+    body({n, k, f, comm.rank(), x, y, Slice::whole(k, f), Slice::whole(1, f)}, comm);
   });
 }
 

@@ -3,8 +3,6 @@
 
 using namespace tessera;
 using namespace tessera::three_d;
-using labs::Task;
-using labs::Trial;
 
 namespace {
 

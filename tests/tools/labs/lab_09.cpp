@@ -3,8 +3,6 @@
 
 using namespace tessera;
 using namespace tessera::sequence_parallel;
-using labs::Task;
-using labs::Trial;
 
 namespace {
 

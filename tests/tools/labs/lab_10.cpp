@@ -3,8 +3,6 @@
 
 using namespace tessera;
 using namespace tessera::zero;
-using labs::Task;
-using labs::Trial;
 
 namespace {
 

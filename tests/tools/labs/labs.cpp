@@ -1,40 +1,32 @@
 // ./tessera lab: writes a student's tree, checks it, marks it. See notebooks_md/teaching.md.
 #include <sys/stat.h>
 
+#include <CLI/CLI.hpp>
 #include <cstdio>
-#include <iostream>
 #include <random>
 
+#include "app/app.hpp"
 #include "marking.hpp"
 #include "tree.hpp"
 
 namespace tessera::labs {
 namespace {
 
-const char* const usage =
-    "./tessera lab new DIR [--empty NN]...   a student's tree; of lessons NN signatures and tests alone\n"
-    "./tessera lab check [DIR] [LESSON]      what passes, what is open, what is wrong and where\n"
-    "./tessera lab grade DIR --json FILE [--seed N] [--only NN] [--seconds N]\n"
-    "                                        marks DIR: unseen sizes and numbers, the master's own tests; a "
-    "task\n"
-    "                                        may take 20 s, or N\n"
-    "./tessera lab list                      the tasks with their points and times\n";
-
 constexpr std::uint64_t check_seed = 1;  // of the records that students have: no marking uses it
 constexpr auto any_bytes = Json::error_handler_t::replace;  // a message may hold no UTF-8
 
 struct Options {
-  fs::path root, build;
-  std::vector<std::string> words;  // the command and its arguments
-  std::map<std::string, std::vector<std::string>> flags;
-  std::string flag(const std::string& name, const std::string& otherwise) const {
-    return flags.count(name) > 0 ? flags.at(name).back() : otherwise;
-  }
+  fs::path root = ".", build, json;
+  std::string folder, lesson;      // of a tree; "" for all lessons
+  std::vector<std::string> empty;  // lessons of which a tree has signatures alone
+  std::uint64_t seed = std::random_device()();
+  int seconds = task_limits.seconds;
 };
 
 class Labs {
  public:
-  explicit Labs(Options options) : o_(std::move(options)), programs_{o_.root, o_.build} {}
+  explicit Labs(Options options)
+      : o_(std::move(options)), is_master_(!fs::exists(o_.root / recorded)), programs_{o_.root, o_.build} {}
 
   int list() const {
     int points = 0, minutes = 0;
@@ -47,20 +39,16 @@ class Labs {
     return 0;
   }
 
-  int make_tree(const fs::path& to) {
-    if (fs::exists(o_.root / recorded))
-      throw UsageError("this is a student's tree: only the master makes them");
+  int make_tree() {
+    const fs::path to = o_.folder;
+    if (!is_master_) throw UsageError("this is a student's tree: only the master makes them");
     if (fs::exists(to) && !fs::is_empty(to))
       throw UsageError(to.string() + " is there already, and not empty");
-    std::set<std::string> empty, lessons;
-    for (const TaskInfo& task : all_tasks(o_.root)) lessons.insert(task.lesson());
-    if (o_.flags.count("--empty") > 0)
-      empty.insert(o_.flags.at("--empty").begin(), o_.flags.at("--empty").end());
-    for (const std::string& lesson : empty)
-      if (lessons.count(lesson) == 0) throw UsageError("--empty takes a lesson: " + joined(lessons));
+    const std::set<std::string> lessons = chosen_lessons("");
+    for (const std::string& lesson : o_.empty) chosen_lessons(lesson);
     programs_.build_master(lessons);
     const Json expected = programs_.reference(check_seed, lessons);
-    write_tree(o_.root, to, empty);
+    write_tree(o_.root, to, {o_.empty.begin(), o_.empty.end()});
     pages::write(to / recorded, expected.dump() + "\n");
     std::printf("%s: a student's tree, %zu tasks. There: ./tessera lab check\n", to.string().c_str(),
                 expected.size());
@@ -68,10 +56,10 @@ class Labs {
   }
 
   int check() {
-    if (!fs::exists(o_.root / recorded))
+    if (is_master_)
       throw UsageError(
           "this is the master, whose tasks are solved: ./tessera lab new DIR makes a student's tree");
-    const std::string only = o_.words.size() > 1 ? o_.words[1].substr(0, 2) : "";  // 02_column_split
+    const std::string only = o_.lesson.substr(0, 2);  // of 02_column_split
     Json expected = Json::array();
     std::set<std::string> lessons;
     std::map<std::string, std::set<std::string>> files;
@@ -88,51 +76,45 @@ class Labs {
     programs_.build(lessons, "lab_", faults);
     const std::vector<Mark> marks = mark(expected, check_seed, (o_.build / "bin/lab_").string(), task_limits,
                                          faults, std::max(1U, std::thread::hardware_concurrency()));
-    show(marks, !only.empty());
+    show(marks, !o_.lesson.empty());
     return std::all_of(marks.begin(), marks.end(), [](const Mark& mark) { return mark.passed(); }) ? 0 : 1;
   }
 
   /// Marks a submission. All that is expected lies in this process alone, and this process cannot be read.
-  int grade(const fs::path& student) {
-    if (fs::exists(o_.root / recorded)) throw UsageError("this is a student's tree: only the master marks");
-    if (!fs::is_directory(student)) throw UsageError(student.string() + " is no folder");
-    const std::uint64_t seed = number("--seed", std::random_device()());
-    if (seed == check_seed)
-      throw UsageError(format("--seed {} is that of the records which students have: take any other", seed));
-    const auto seconds = static_cast<int>(std::min<std::uint64_t>(number("--seconds", 20), 3600));
-    std::set<std::string> lessons;
-    for (const TaskInfo& task : all_tasks(o_.root))
-      if (task.lesson() == o_.flag("--only", task.lesson())) lessons.insert(task.lesson());
-    if (lessons.empty()) throw UsageError("--only takes a lesson");
+  int grade() {
+    if (!is_master_) throw UsageError("this is a student's tree: only the master marks");
+    if (!fs::is_directory(o_.folder)) throw UsageError(o_.folder + " is no folder");
+    if (o_.seed == check_seed)
+      throw UsageError(
+          format("--seed {} is that of the records which students have: take any other", o_.seed));
+    const std::set<std::string> lessons = chosen_lessons(o_.lesson);
     prctl(PR_SET_DUMPABLE, 0);
     umask(022);  // the closed folder is read by another user
     programs_.build_master(lessons);
-    Marking marking(programs_, student, seconds);
+    Marking marking(programs_, o_.folder, o_.seconds);
     const std::string protection = marking.close_folder(lessons);
     std::printf("Protection: %s.\n", protection.c_str());
-    const std::vector<Mark> marks = marking.marks(programs_.reference(seed, lessons), seed);
+    const std::vector<Mark> marks = marking.marks(programs_.reference(o_.seed, lessons), o_.seed);
     show(marks, false);
-    const fs::path file = o_.flag("--json", "");
-    if (file.empty()) return 0;
-    fs::remove(file);  // a link there is not followed
-    pages::write(file, gradescope(marks, format("Tessera, seed {}. Protection: {}", seed, protection))
-                               .dump(2, ' ', false, any_bytes) +
-                           "\n");
-    if (!fs::exists(file)) throw Error("cannot write " + file.string());
+    if (o_.json.empty()) return 0;
+    fs::remove(o_.json);  // a link there is not followed
+    const std::string output = format("Tessera, seed {}. Protection: {}", o_.seed, protection);
+    pages::write(o_.json, gradescope(marks, output).dump(2, ' ', false, any_bytes) + "\n");
+    if (!fs::exists(o_.json)) throw Error("cannot write " + o_.json.string());
     return 0;
   }
 
  private:
-  std::uint64_t number(const std::string& flag, std::uint64_t otherwise) const {
-    const std::string word = o_.flag(flag, std::to_string(otherwise));
-    if (word.empty() || word.size() > 18 || word.find_first_not_of("0123456789") != std::string::npos)
-      throw UsageError(flag + " takes a number, not '" + word + "'");
-    return std::stoull(word);
-  }
-  static std::string joined(const std::set<std::string>& words) {
-    std::string text;
-    for (const std::string& word : words) text += (text.empty() ? "" : " ") + word;
-    return text;
+  /// The lesson of this number, or all lessons where it is "".
+  std::set<std::string> chosen_lessons(const std::string& only) const {
+    std::set<std::string> all, chosen;
+    for (const TaskInfo& task : all_tasks(o_.root)) {
+      all.insert(task.lesson());
+      if (only.empty() || task.lesson() == only) chosen.insert(task.lesson());
+    }
+    if (chosen.empty())
+      throw UsageError(format("there is no lesson {}, of {} to {}", only, *all.begin(), *all.rbegin()));
+    return chosen;
   }
 
   /// A line a lesson, then a line for each task that is wrong; with `all`, for each that is open too.
@@ -183,50 +165,46 @@ class Labs {
   }
 
   Options o_;
+  bool is_master_;
   Programs programs_;
 };
 
-Options command_line(int argc, char** argv) {
-  Options options;
-  const std::set<std::string> known = {"--root", "--build", "--empty",  "--json",
-                                       "--seed", "--only",  "--seconds"};
-  for (int i = 1; i < argc; ++i) {
-    const std::string word = argv[i];
-    if (word.rfind("--", 0) != 0)
-      options.words.push_back(word);
-    else if (known.count(word) == 0 || i + 1 == argc)
-      throw UsageError(word + (known.count(word) == 0 ? " is no flag of this\n" : " takes a value\n") +
-                       usage);
-    else
-      options.flags[word].emplace_back(argv[++i]);
+int run(int argc, char** argv) {
+  Options o;
+  CLI::App app("./tessera lab: writes a student's tree, checks it, marks it");
+  app.require_subcommand(1);
+  app.add_option("--root", o.root)->group("");
+  app.add_option("--build", o.build)->group("");
+  const CLI::App* list = app.add_subcommand("list", "the tasks with their points and times");
+  CLI::App* make = app.add_subcommand("new", "writes a student's tree");
+  make->add_option("DIR", o.folder)->required();
+  make->add_option("--empty", o.empty, "NN, a lesson of which the tree has signatures and tests alone")
+      ->allow_extra_args(false);
+  CLI::App* check = app.add_subcommand("check", "what passes, what is open, what is wrong and where");
+  check->add_option("LESSON", o.lesson);
+  CLI::App* grade =
+      app.add_subcommand("grade", "marks DIR: unseen sizes and numbers, the master's own tests");
+  grade->add_option("DIR", o.folder)->required();
+  grade->add_option("--json", o.json, "a file for the marks");
+  grade->add_option("--seed", o.seed, "decides the sizes and numbers");
+  grade->add_option("--only", o.lesson, "NN, one lesson");
+  grade->add_option("--seconds", o.seconds, "that a task may take")
+      ->check(CLI::Range(1, 3600))
+      ->capture_default_str();
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
   }
-  options.root = fs::absolute(options.flag("--root", "."));
-  options.build = fs::absolute(options.flag("--build", (options.root / "build").string()));
-  return options;
-}
-
-int run(const Options& options) {
-  const std::vector<std::string>& words = options.words;
-  const std::string command = words.empty() ? "" : words[0];
-  Labs labs(options);
-  if (command == "list" && words.size() == 1) return labs.list();
-  if (command == "new" && words.size() == 2) return labs.make_tree(words[1]);
-  if (command == "check" && words.size() <= 2) return labs.check();
-  if (command == "grade" && words.size() == 2) return labs.grade(words[1]);
-  throw UsageError(usage);
+  o.root = fs::absolute(o.root);
+  o.build = fs::absolute(o.build.empty() ? o.root / "build" : o.build);
+  Labs labs(o);
+  return *list ? labs.list() : *make ? labs.make_tree() : *check ? labs.check() : labs.grade();
 }
 
 }  // namespace
 }  // namespace tessera::labs
 
 int main(int argc, char** argv) {
-  try {
-    return tessera::labs::run(tessera::labs::command_line(argc, argv));
-  } catch (const tessera::UsageError& error) {
-    std::cerr << "tessera: " << error.what() << "\n";
-    return 2;
-  } catch (const std::exception& error) {
-    std::cerr << "tessera: " << error.what() << "\n";
-    return 3;
-  }
+  return tessera::guarded([&] { return tessera::labs::run(argc, argv); });
 }

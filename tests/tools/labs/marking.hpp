@@ -34,8 +34,8 @@ class Marking {
       words.push_back((master_.folder / "bin/lab_").string() + lesson);
     std::istringstream loaded(run_limited(words, {}).said);
     std::string before;
-    for (std::string word; loaded >> word;
-         before = word) {  // "libm.so.6 => /lib/libm.so.6", "/lib64/ld-linux.so.2"
+    for (std::string word; loaded >> word; before = word) {
+      // "libm.so.6 => /lib/libm.so.6", "/lib64/ld-linux.so.2"
       if (word[0] != '/' || word.back() == ':') continue;
       const fs::path to =
           closed_ / (before == "=>" ? "lib" / fs::path(word).filename() : fs::path(word).relative_path());
@@ -43,16 +43,14 @@ class Marking {
       fs::copy_file(word, to, fs::copy_options::skip_existing);
     }
     if (can([&] { return enter(closed_.c_str()); })) limits_.folder = closed_;
-    std::string protection =
-        "none for files, since this machine allows no user namespace: what is marked can read "
-        "what you can, the solutions too (mark as root, in a container)";
-    if (!limits_.folder.empty())
-      protection = std::string("what is marked runs as ") +
-                   (geteuid() == 0 ? "user nobody" : "you, in a user namespace,") +
-                   " and sees no file but its own";
-    return protection + (can([] { return only_compute(""); })
-                             ? "; it can only compute"
-                             : "; this kernel has no seccomp, so it may start and end other programs");
+    return (limits_.folder.empty()
+                ? "none for files, since this machine allows no user namespace: what is marked can read "
+                  "what you can, the solutions too (mark as root, in a container)"
+                : format("what is marked runs as {} and sees no file but its own",
+                         geteuid() == 0 ? "user nobody" : "you, in a user namespace,")) +
+           (can([] { return only_compute(""); })
+                ? "; it can only compute"
+                : "; this kernel has no seccomp, so it may start and end other programs");
   }
 
   /// Every task of `expected`. The files that have tasks are the student's, all else is the master's.
@@ -89,10 +87,10 @@ class Marking {
       if (marks[i].passed() || marks[i].verdict.text == "open" || !whole.at(lesson).empty() ||
           !names_one_of(wrong, marks[i].task.name))
         continue;
-      std::size_t round = 0;
-      while (round < rounds.size() && rounds[round].count(lesson) > 0) ++round;
-      rounds.resize(std::max(rounds.size(), round + 1));
-      rounds[round][lesson] = i;
+      auto round =
+          std::find_if(rounds.begin(), rounds.end(), [&](const auto& one) { return one.count(lesson) == 0; });
+      if (round == rounds.end()) round = rounds.emplace(round);
+      (*round)[lesson] = i;
     }
     for (const auto& round : rounds) {
       Files files;

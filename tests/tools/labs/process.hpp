@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <csignal>
@@ -49,61 +50,27 @@ struct Ended {
 inline bool only_compute(const char* program) {
 #ifdef __x86_64__
   constexpr std::uint32_t machine = AUDIT_ARCH_X86_64;
-#define TESSERA_OLDER_CALLS SYS_access, SYS_readlink, SYS_poll, SYS_arch_prctl
+  static constexpr std::array older = {SYS_access, SYS_readlink, SYS_poll, SYS_arch_prctl};
 #else
   constexpr std::uint32_t machine = AUDIT_ARCH_AARCH64;  // it has the newer forms of these calls alone
-#define TESSERA_OLDER_CALLS SYS_faccessat, SYS_readlinkat, SYS_ppoll
+  static constexpr std::array older = {SYS_faccessat, SYS_readlinkat, SYS_ppoll};
 #endif
-  static constexpr std::array calls = {TESSERA_OLDER_CALLS,
-                                       SYS_read,
-                                       SYS_pread64,
-                                       SYS_readv,
-                                       SYS_write,
-                                       SYS_writev,
-                                       SYS_close,
-                                       SYS_lseek,
-                                       SYS_fstat,
-                                       SYS_newfstatat,
-                                       SYS_statx,
-                                       SYS_getcwd,
-                                       SYS_getdents64,
-                                       SYS_mmap,
-                                       SYS_mprotect,
-                                       SYS_munmap,
-                                       SYS_mremap,
-                                       SYS_madvise,
-                                       SYS_brk,
-                                       SYS_rt_sigaction,
-                                       SYS_rt_sigreturn,
-                                       SYS_rt_sigprocmask,
-                                       SYS_sigaltstack,
-                                       SYS_sched_yield,
-                                       SYS_futex,
-                                       SYS_sched_getaffinity,
-                                       SYS_nanosleep,
-                                       SYS_clock_nanosleep,
-                                       SYS_clock_gettime,
-                                       SYS_clock_getres,
-                                       SYS_gettimeofday,
-                                       SYS_restart_syscall,
-                                       SYS_getpid,
-                                       SYS_gettid,
-                                       SYS_getuid,
-                                       SYS_geteuid,
-                                       SYS_getgid,
-                                       SYS_getegid,
-                                       SYS_uname,
-                                       SYS_sysinfo,
-                                       SYS_getrlimit,
-                                       SYS_getrusage,
-                                       SYS_getrandom,
-                                       SYS_getcpu,
-                                       SYS_set_tid_address,
-                                       SYS_rseq,
-                                       SYS_set_robust_list,
-                                       SYS_exit,
-                                       SYS_exit_group};
-  std::array<sock_filter, 2 * calls.size() + 40> code;
+  static constexpr std::array calls = {
+      // Files that are open, and what there is.
+      SYS_read, SYS_pread64, SYS_readv, SYS_write, SYS_writev, SYS_close, SYS_lseek, SYS_fstat,
+      SYS_newfstatat, SYS_statx, SYS_getcwd, SYS_getdents64,
+      // Memory.
+      SYS_mmap, SYS_mprotect, SYS_munmap, SYS_mremap, SYS_madvise, SYS_brk,
+      // Signals and threads.
+      SYS_rt_sigaction, SYS_rt_sigreturn, SYS_rt_sigprocmask, SYS_sigaltstack, SYS_sched_yield, SYS_futex,
+      SYS_sched_getaffinity, SYS_set_tid_address, SYS_rseq, SYS_set_robust_list, SYS_exit, SYS_exit_group,
+      // Time.
+      SYS_nanosleep, SYS_clock_nanosleep, SYS_clock_gettime, SYS_clock_getres, SYS_gettimeofday,
+      SYS_restart_syscall,
+      // What this process and this machine are.
+      SYS_getpid, SYS_gettid, SYS_getuid, SYS_geteuid, SYS_getgid, SYS_getegid, SYS_uname, SYS_sysinfo,
+      SYS_getrlimit, SYS_getrusage, SYS_getrandom, SYS_getcpu};
+  std::array<sock_filter, 2 * (older.size() + calls.size()) + 40> code;
   std::size_t lines = 0;
   const auto line = [&](int what, std::uint64_t value, std::uint8_t yes = 0, std::uint8_t no = 0) {
     code[lines++] = {static_cast<std::uint16_t>(what), yes, no, static_cast<std::uint32_t>(value)};
@@ -127,12 +94,14 @@ inline bool only_compute(const char* program) {
   only(SYS_clone, 0, CLONE_THREAD, CLONE_THREAD);
   only(SYS_tgkill, 0, ~0U, static_cast<std::uint64_t>(getpid()));  // abort() ends this process
   only(SYS_prlimit64, 0, ~0U, 0);                                  // of itself
-  only(SYS_execve, 0, ~0U,
-       reinterpret_cast<std::uintptr_t>(program));  // what it becomes knows no such address
-  for (const auto call : calls) {
+  // What it becomes knows no such address.
+  only(SYS_execve, 0, ~0U, reinterpret_cast<std::uintptr_t>(program));
+  const auto allow = [&](int call) {
     line(BPF_JMP | BPF_JEQ | BPF_K, static_cast<std::uint64_t>(call), 0, 1);
     line(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
-  }
+  };
+  std::for_each(older.begin(), older.end(), allow);
+  std::for_each(calls.begin(), calls.end(), allow);
   line(BPF_RET | BPF_K, refused);
   const sock_fprog filter{static_cast<unsigned short>(lines), code.data()};
   return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&

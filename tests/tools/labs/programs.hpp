@@ -85,13 +85,9 @@ struct Programs {
   /// Builds the programs of the lessons that have no fault, and says what is wrong with each.
   void build(const std::set<std::string>& lessons, const std::string& program, Faults& faults) const {
     const bool ninja = fs::exists(folder / "build.ninja");
+    const std::string jobs = std::to_string(std::thread::hardware_concurrency());
     const auto make = [&](const std::vector<std::string>& more, int seconds) {
-      std::vector<std::string> words = {"cmake",
-                                        "--build",
-                                        folder.string(),
-                                        "--parallel",
-                                        std::to_string(std::thread::hardware_concurrency()),
-                                        "--target"};
+      std::vector<std::string> words = {"cmake", "--build", folder, "--parallel", jobs, "--target"};
       pages::append(words, more);
       return run_limited(words, {seconds, rlim_t{16} << 30});
     };

@@ -6,9 +6,9 @@
 
 #include <cstdio>
 #include <map>
-#include <nlohmann/json.hpp>
 
 #include "lab.hpp"
+#include "slice_json.hpp"
 
 namespace tessera::labs {
 
@@ -59,21 +59,13 @@ class Silent final : public Communicator {
   std::unique_ptr<Communicator> own_;
 };
 
-Json json_of(const std::vector<Range>& ranges) {
-  Json list = Json::array();
-  for (const Range& range : ranges) list.push_back({range.begin, range.end});
-  return list;
-}
-
 Json json_of(int rank, const Tensor& local, const Slice& slice) {
   const bool defined = local.defined();
   return {{"rank", rank},
           {"rows", defined ? local.rows() : 0},
           {"cols", defined ? local.cols() : 0},
           {"values", defined ? local.values() : std::vector<double>{}},
-          {"whole", {slice.whole_rows, slice.whole_cols}},
-          {"row_ranges", json_of(slice.row_ranges)},
-          {"col_ranges", json_of(slice.col_ranges)}};
+          {"slice", slice}};
 }
 
 }  // namespace

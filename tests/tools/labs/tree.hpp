@@ -8,21 +8,12 @@
 namespace tessera::labs {
 
 /// What a student's tree has of the course.
-inline const std::vector<std::string> manifest = {".clang-format",
-                                                  ".gitignore",
-                                                  "CMakeLists.txt",
-                                                  "CMakePresets.json",
-                                                  "LICENSE",
-                                                  "README.md",
-                                                  "lessons",
-                                                  "notebooks_md",
-                                                  "src",
-                                                  "tessera",
-                                                  "tests/CMakeLists.txt",
-                                                  "tests/tools/labs",
-                                                  "tests/tools/pages/source.hpp",
-                                                  "tests/tools/pages/text.hpp",
-                                                  "tests/tools/run.sh"};
+inline const std::vector<std::string> manifest = {
+    // The course.
+    "lessons", "src", "notebooks_md", "README.md", "LICENSE",
+    // What builds and checks it.
+    "tessera", "CMakeLists.txt", "CMakePresets.json", ".clang-format", ".gitignore", "tests/CMakeLists.txt",
+    "tests/tools/labs", "tests/tools/pages/source.hpp", "tests/tools/pages/text.hpp", "tests/tools/run.sh"};
 
 /// A file with the lesson's ideas, of which --empty leaves signatures. Mains and the harness stay: they test.
 inline bool teaches(const std::string& file) {

@@ -1,11 +1,9 @@
 // Commands as a page shows them.
 #pragma once
 
-#include <sys/wait.h>
-
-#include <cstdio>
 #include <regex>
 
+#include "messages.hpp"
 #include "text.hpp"
 
 namespace pages {
@@ -23,17 +21,11 @@ inline std::string quoted(const std::string& text) {
 
 /// Runs under bash in `root`, standard error with standard output. A page shows what the CPU gives.
 inline Result run(const fs::path& root, const std::string& command) {
-  const std::string line = "cd " + quoted(root.string()) +
-                           " && LC_ALL=C CUDA_VISIBLE_DEVICES= timeout 300 bash -o pipefail -c " +
-                           quoted(command) + " 2>&1";
-  std::fflush(stdout);
-  std::FILE* pipe = popen(line.c_str(), "r");
-  if (pipe == nullptr) throw Fault("cannot start bash");
-  std::string text;
-  char buffer[4096];
-  while (const std::size_t n = std::fread(buffer, 1, sizeof buffer, pipe)) text.append(buffer, n);
-  const int status = pclose(pipe);
-  Result result{WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), split(text)};
+  const auto ran = tessera::test::run_command(
+      "cd " + quoted(root.string()) + " && LC_ALL=C CUDA_VISIBLE_DEVICES= timeout 300 bash -o pipefail -c " +
+      quoted(command) + " 2>&1");
+  if (ran.exit < 0) throw Fault("cannot start bash");
+  Result result{ran.exit, split(ran.output)};
   for (std::string& out : result.output) out = without_trailing_space(out);
   while (!result.output.empty() && result.output.back().empty()) result.output.pop_back();
   return result;
@@ -50,11 +42,13 @@ inline Result run_expecting(const fs::path& root, const std::string& command, in
 }
 
 /// `./tessera run 02 ...` becomes the program in `bin` whose name starts with 02_,
-/// `./tessera lab` the labs' tool.
+/// `./tessera lab` the labs' tool, and build/bin/ the folder of the programs.
 inline std::string resolve(const std::string& command, const fs::path& bin) {
   static const std::regex lesson(R"(\./tessera run (\d\d)(?=\s|$))");
   static const std::string labs = "./tessera lab ";
   if (command.rfind(labs, 0) == 0) return (bin / "tessera_labs").string() + " " + command.substr(labs.size());
+  static const std::string program = "build/bin/";
+  if (command.rfind(program, 0) == 0) return (bin / command.substr(program.size())).string();
   std::string out, rest = command;
   for (std::smatch match; std::regex_search(rest, match, lesson); rest = match.suffix()) {
     std::vector<std::string> found;

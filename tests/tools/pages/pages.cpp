@@ -14,8 +14,7 @@
 // A page may also build a program in steps. `excerpt step=3 ...` adds a part from step 3 on; a fenced block
 // opened by "```cpp step=3" ends that step's program and no other. "3b" is a variation of step 3.
 // `run step=3 ./NAME ARGUMENTS` runs it.
-#include <sys/wait.h>
-
+#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <map>
 #include <optional>
@@ -32,17 +31,11 @@
 namespace pages {
 namespace {
 
-const char* const usage =
-    "tessera_pages [--check] [--root DIR] [--bin DIR] [--cxx COMPILER] [PAGE...]\n"
-    "    Regenerates README.md and notebooks_md/*.md, or the pages named. --check changes nothing.\n"
-    "tessera_pages --steps [--keep DIR] PAGE...\n"
-    "    Compiles and runs every step of the program that a page builds; --keep writes them to DIR.\n";
-
 struct Options {
   bool check = false, steps = false;
   fs::path root = ".", bin = "build/bin", keep;
   std::string cxx = "g++";
-  std::vector<fs::path> pages;
+  std::vector<std::string> pages;
 };
 
 class Tool {
@@ -50,7 +43,7 @@ class Tool {
   explicit Tool(Options options) : options_(std::move(options)) {}
 
   int main() {
-    for (const fs::path& page : options_.pages) {
+    for (const std::string& page : options_.pages) {
       page_ = page;
       binaries_.clear();
       try {
@@ -252,48 +245,36 @@ class Tool {
   int faults_ = 0, blocks_ = 0, links_ = 0, steps_ = 0;
 };
 
-std::optional<Options> command_line(const std::vector<std::string>& words) {
-  Options options;
-  for (std::size_t i = 0; i < words.size(); ++i) {
-    const std::string& word = words[i];
-    const auto value = [&] { return i + 1 < words.size() ? words[++i] : std::string(); };
-    if (word == "--check")
-      options.check = true;
-    else if (word == "--steps")
-      options.steps = true;
-    else if (word == "--root")
-      options.root = value();
-    else if (word == "--bin")
-      options.bin = value();
-    else if (word == "--keep")
-      options.keep = fs::absolute(value());
-    else if (word == "--cxx")
-      options.cxx = value();
-    else if (word.rfind("-", 0) == 0)
-      return std::nullopt;
-    else
-      options.pages.emplace_back(word);
+int tool(int argc, char** argv) {
+  Options o;
+  CLI::App app("Regenerates README.md and notebooks_md/*.md, or the pages named.");
+  app.add_flag("--check", o.check, "change nothing, say what would change");
+  app.add_flag("--steps", o.steps, "compile and run every step of the program that a page builds");
+  app.add_option("--keep", o.keep, "a folder for these programs");
+  app.add_option("--root", o.root, "of the tree")->check(CLI::ExistingDirectory);
+  app.add_option("--bin", o.bin, "of the lessons' programs");
+  app.add_option("--cxx", o.cxx, "the compiler");
+  app.add_option("PAGE", o.pages);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
   }
-  if (!fs::is_directory(options.root)) return std::nullopt;
-  options.root = fs::canonical(options.root);
-  options.bin = fs::absolute(options.bin);  // commands run in root
-  if (!options.pages.empty()) return options;
-  if (fs::exists(options.root / "README.md")) options.pages.emplace_back("README.md");
-  if (fs::is_directory(options.root / "notebooks_md"))
-    for (const auto& entry : fs::directory_iterator(options.root / "notebooks_md"))
-      if (entry.path().extension() == ".md")
-        options.pages.push_back(fs::path("notebooks_md") / entry.path().filename());
-  std::sort(options.pages.begin(), options.pages.end());
-  return options;
+  o.root = fs::canonical(o.root);
+  o.bin = fs::absolute(o.bin);  // commands run in root
+  if (!o.keep.empty()) o.keep = fs::absolute(o.keep);
+  if (o.pages.empty()) {
+    if (fs::exists(o.root / "README.md")) o.pages.emplace_back("README.md");
+    if (fs::is_directory(o.root / "notebooks_md"))
+      for (const auto& entry : fs::directory_iterator(o.root / "notebooks_md"))
+        if (entry.path().extension() == ".md")
+          o.pages.push_back("notebooks_md/" + entry.path().filename().string());
+    std::sort(o.pages.begin(), o.pages.end());
+  }
+  return Tool(o).main();
 }
 
 }  // namespace
 }  // namespace pages
 
-int main(int argc, char** argv) {
-  const std::vector<std::string> words(argv + 1, argv + argc);
-  if (words == std::vector<std::string>{"--help"}) return std::fputs(pages::usage, stdout) < 0;
-  const auto options = pages::command_line(words);
-  if (!options) return std::fputs(pages::usage, stderr), 2;
-  return pages::Tool(*options).main();
-}
+int main(int argc, char** argv) { return pages::tool(argc, argv); }

@@ -5,10 +5,9 @@
 #include "directory.hpp"
 
 using namespace pages;
+using tessera::test::contains;
 
 namespace {
-
-std::string contents(const fs::path& path) { return read(path); }
 
 /// A tree with one source, one lesson's program, and one page; every test starts from a page without faults.
 struct Tree {
@@ -45,7 +44,7 @@ struct Tree {
   }
 
   void page(const std::string& text) const { write(root / "notebooks_md/09.md", text); }
-  std::string page() const { return contents(root / "notebooks_md/09.md"); }
+  std::string page() const { return read(root / "notebooks_md/09.md"); }
   void program(const std::string& body) const {
     write(root / "bin/09_demo", "#!/bin/sh\n" + body + "\n");
     fs::permissions(root / "bin/09_demo", fs::perms::owner_all);
@@ -59,14 +58,11 @@ struct Tree {
     const Result result = tool("--check");
     const std::string said = join(result.output);
     CHECK(result.exit == 1);
-    for (const std::string& part : parts) {
-      INFO(said);
-      CHECK(said.find(part) != std::string::npos);
-    }
+    for (const std::string& part : parts) CHECK_MESSAGE(contains(said, part), said);
     CHECK(page() == before);
   }
   void replace(const fs::path& file, const std::string& from, const std::string& to) const {
-    std::string text = contents(root / file);
+    std::string text = read(root / file);
     REQUIRE(text.find(from) != std::string::npos);
     write(root / file, text.replace(text.find(from), from.size(), to));
   }
@@ -97,7 +93,7 @@ TEST_CASE("pages: blocks are written from their sources") {
         "![nine ranks](pictures/nine.svg)\n"
         "<!-- end -->\n"
         "A [link](../src/twice.hpp#twice), `a [code](span.md)`, and [outside](https://example.org).\n");
-  CHECK(contents(tree.root / "notebooks_md/pictures/nine.svg") == "<svg/>\n");
+  CHECK(read(tree.root / "notebooks_md/pictures/nine.svg") == "<svg/>\n");
 }
 
 TEST_CASE("pages: a changed excerpt is shown, then rewritten") {
@@ -136,7 +132,7 @@ TEST_CASE("pages: a failure that is meant to be shown") {
   tree.page("<!-- run exit=2 ./tessera run 09 -->\n<!-- end -->\n");
   tree.program("echo no >&2; exit 2");
   CHECK(tree.tool("").exit == 0);
-  CHECK(tree.page().find("```text\nno\n```") != std::string::npos);
+  CHECK(contains(tree.page(), "```text\nno\n```"));
   tree.program("echo no >&2; exit 0");
   tree.faulty({"exits 0, not 2"});
   tree.page("<!-- run false | cat -->\n<!-- end -->\n");
@@ -170,18 +166,17 @@ TEST_CASE("pages: a program in steps is assembled, compiled, run, and ends as it
       "<!-- run step=2 ./all -->\n<!-- end -->\n";
   tree.page(steps);
   CHECK(tree.tool("").exit == 0);
-  CHECK(tree.page().find("```text\n$ ./all\n1\n```") != std::string::npos);
+  CHECK(contains(tree.page(), "```text\n$ ./all\n1\n```"));
   CHECK(tree.tool("--steps notebooks_md/09.md").exit == 0);
 
   tree.page(steps + "```cpp step=3\nint main() { int unused; }\n```\n");
   const Result broken = tree.tool("--steps notebooks_md/09.md");
   CHECK(broken.exit == 1);
-  CHECK(join(broken.output).find("step 3: ") != std::string::npos);
+  CHECK(contains(join(broken.output), "step 3: "));
 
   tree.page(steps);
   tree.replace("src/all.cpp", "// begin one", "// begin zero\nint zero = 0;\n// end zero, begin one");
-  CHECK(join(tree.tool("--steps notebooks_md/09.md").output).find("the last step is not src/all.cpp") !=
-        std::string::npos);
+  CHECK(contains(join(tree.tool("--steps notebooks_md/09.md").output), "the last step is not src/all.cpp"));
 }
 
 TEST_CASE("pages: a link to a line of code follows the line") {
@@ -214,10 +209,8 @@ TEST_CASE("pages: a glossary's term stands on its page, and on none before it") 
     write(tree.root / "notebooks_md/glossary.md", row + "\n");
     return join(tree.tool("--check notebooks_md/glossary.md").output);
   };
-  CHECK(said("| bucket | 桶 | [02](02_two.md) | x |").find(" 0 faults") != std::string::npos);
-  CHECK(said("| rank | 秩 | [02](02_two.md) | x |").find("\"rank\" first stands on 01_one.md") !=
-        std::string::npos);
-  CHECK(said("| shard | 片 | [02](02_two.md) | x |").find("\"shard\" first stands on no page") !=
-        std::string::npos);
-  CHECK(said("nothing").find("has no row") != std::string::npos);
+  CHECK(contains(said("| bucket | 桶 | [02](02_two.md) | x |"), " 0 faults"));
+  CHECK(contains(said("| rank | 秩 | [02](02_two.md) | x |"), "\"rank\" first stands on 01_one.md"));
+  CHECK(contains(said("| shard | 片 | [02](02_two.md) | x |"), "\"shard\" first stands on no page"));
+  CHECK(contains(said("nothing"), "has no row"));
 }
