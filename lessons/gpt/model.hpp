@@ -9,6 +9,7 @@
 
 #include "05_attention_heads/block.hpp"
 #include "05_attention_heads/vocab_parallel.hpp"
+#include "tensor/error.hpp"
 
 namespace tessera::gpt {
 

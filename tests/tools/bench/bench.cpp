@@ -43,14 +43,17 @@ std::string processor() {
 
 int run(int argc, char** argv) {
   bench::Options o;
-  std::string device = "auto", json, only;
+  std::string json, only;
+  tessera::Options common;
   bool serve = false;
   std::vector<std::string> names = {"all"};
   for (const Benchmark& one : benchmarks) names.push_back(one.name);
   only = "all";
   Flags flags("bench: times as ratios, candidate and reference in turns");
   flags.choice("--only", only, names, "one of them");
-  flags.choice("--device", device, {"auto", "cpu", "cuda"}, "where to compute");
+  flags.choice("--device", common.device,
+               {{std::nullopt, "auto"}, {DeviceKind::cpu, "cpu"}, {DeviceKind::cuda, "cuda"}},
+               "where to compute");
   flags.number("--turns", o.turns, 1, 1000, "of candidate and reference");
   flags.text("--pytorch", o.pytorch, "PYTHON", "a python3 with torch, to run beside");
   flags.toggle("--tf32", o.tf32, "on a GPU: products may round their factors to 10 bits");
@@ -58,8 +61,6 @@ int run(int argc, char** argv) {
   flags.text("--json", json, "FILE", "the ratios, for programs");
   flags.toggle("--serve", serve, "a GPT step for each line of input: prints its seconds");
   if (!flags.parse(argc, argv)) return 0;
-  tessera::Options common;
-  common.device = device;
   o.device = common.choose_transport(false).options.device;
   o.program = std::filesystem::read_symlink("/proc/self/exe").string();
   if (o.quick) o.turns = std::min<std::int64_t>(o.turns, 2);
