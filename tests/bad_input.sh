@@ -85,7 +85,7 @@ for lesson in $lessons; do
   refused '--seed -1: a whole number from 0' "$lesson" --seed -1
   refused '--timeout 0: a whole number from 1' "$lesson" --timeout 0
   refused '--dtype f16: f32\|f64\|bf16 would work' "$lesson" --dtype f16
-  refused '--math tf32 is for products of f32 on GPUs: --device cuda --dtype f32 would work' "$lesson" --math tf32
+  refused '--math tf32 is for products of f32 on GPUs: without --math it would work, or with --device cuda --dtype f32' "$lesson" --math tf32
   if [[ $lesson == 02_* ]]; then
     refused '--exact needs sums below 256 in bf16.*--dtype f64 would work' "$lesson" --exact --dtype bf16 --width 2000
     refused '--no-baseline: .* on the unsplit run: --dtype f32 would work' "$lesson" --no-baseline --dtype bf16

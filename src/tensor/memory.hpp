@@ -23,8 +23,8 @@ class MemoryLedger {
   void remove(MemoryKind kind, std::int64_t bytes);
 
   std::int64_t now(MemoryKind kind) const;
-  std::int64_t now() const;                  ///< All kinds but `check`.
-  std::int64_t peak() const;                 ///< The highest now().
+  std::int64_t now() const;   ///< All kinds but `check`.
+  std::int64_t peak() const;  ///< The highest now().
   std::int64_t peak(MemoryKind kind) const;
   void reset_peak();                         ///< Each peak starts again from now().
   void limit(int rank, std::int64_t bytes);  ///< For the memory of this rank, which messages name.
