@@ -64,10 +64,10 @@ put lessons/gpt/model.hpp '#pragma once\n#include "06_pipeline/schedule.hpp"\n';
 put lessons/01_mlp/harness/proof.hpp "#pragma once\n$(lines 20 'int x;')\n"; catches "share" "lines of code teach, less than 30%"
 for i in {1..8}; do put "lessons/01_mlp/$i.hpp" '#pragma once\n'; done
 catches "folder" "lessons/01_mlp: 9 files, more than 7"
-for i in {1..52}; do put "src/tensor/$i.cpp" "$(lines 260 'int x;')\n"; done
-catches "product outgrows" "src/ and lessons/: 13538 lines of code, more than 13000"
-for i in {1..42}; do put "tests/$i.cpp" "$(lines 260 'int x;')\n"; done
-catches "tests outgrow" "tests/: 10920 lines of code, more than 10700"
+for i in {1..57}; do put "src/tensor/$i.cpp" "$(lines 260 'int x;')\n"; done
+catches "product outgrows" "src/ and lessons/: 14838 lines of code, more than 14750"
+for i in {1..43}; do put "tests/$i.cpp" "$(lines 260 'int x;')\n"; done
+catches "tests outgrow" "tests/: 11180 lines of code, more than 11000"
 
 put src/tensor/quiet.cpp '// a\n\n  // b\n/* c\n d */\n/* e */\nint x;  // the one line of code\n'
 "$lint" "$tree" | grep -q ' 11 in src/,' || { echo "comments and blanks are counted"; failures=$((failures + 1)); }

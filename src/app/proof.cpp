@@ -57,7 +57,10 @@ Tensor Proof::input(const std::string& name, const std::string& axes, const Slic
   const MemoryScope scope(kind);
   Input& entry = inputs_[name] = {axes, slice, scale, {}};
   const Tensor local = generate_input(name, entry, slice, options_.dtype);
-  if (options_.dump) entry.local = local;
+  if (options_.dump) {
+    const MemoryScope beside(MemoryKind::check);
+    entry.local = local.copy();  // a step may change it, or move it to another place
+  }
   return local;
 }
 

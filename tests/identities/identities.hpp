@@ -39,9 +39,9 @@ inline void rows(Proof& proof, Communicator&) {
 }
 
 /// The bytes that the ranks send for one sum of a whole matrix of these axes.
-inline std::int64_t bytes_of_sum(const Proof& proof, const std::string& axes) {
+inline std::int64_t bytes_of_sum(const Proof& proof, const std::string& axes, std::int64_t element_bytes) {
   const Slice whole = proof.slice<Replicated>(axes);
-  return 2 * (proof.ranks() - 1) * whole.whole_rows * whole.whole_cols * proof.wide_bytes();
+  return 2 * (proof.ranks() - 1) * whole.whole_rows * whole.whole_cols * element_bytes;
 }
 
 // [X1 X2] [A1; A2] = X1 A1 + X2 A2
@@ -54,8 +54,10 @@ inline void sum(Proof& proof, Communicator& comm) {
   proof.result("Y", "NM", "  its rows, by reduce-scatter", tp.reduce_scatter<0>(term));
   proof.result("Y", "NM", "  its columns, by reduce-scatter", tp.reduce_scatter<1>(term));
   proof.baseline(product_of_whole);
-  proof.expect_traffic("-", "all_reduce", "Y", 1, bytes_of_sum(proof, "NM"), "2 (p-1) S");
-  proof.expect_traffic("-", "reduce_scatter", "Y", 2, bytes_of_sum(proof, "NM"), "2 (p-1) S");
+  proof.expect_traffic("-", "all_reduce", "Y", 1, bytes_of_sum(proof, "NM", proof.element_bytes()),
+                       "2 (p-1) S");
+  proof.expect_traffic("-", "reduce_scatter", "Y", 2, bytes_of_sum(proof, "NM", proof.element_bytes()),
+                       "2 (p-1) S");
 }
 
 // A^T read by t(): (X^T)^T... [A1 A2]^T = [A1^T; A2^T],
@@ -69,7 +71,7 @@ inline void transposes(Proof& proof, Communicator& comm) {
     const auto whole_x = in("X");
     return Named<std::decay_t<decltype(whole_x)>>{{"Y", matmul(t(whole_x), in("A"))}};
   });
-  proof.expect_traffic("-", "all_reduce", "Y", 1, bytes_of_sum(proof, "NM"), "2 (p-1) S");
+  proof.expect_traffic("-", "all_reduce", "Y", 1, bytes_of_sum(proof, "NM", proof.wide_bytes()), "2 (p-1) S");
 }
 
 // sum of the rows of [X1; X2] = sum of the rows of X1 + sum of the rows of X2
@@ -83,7 +85,7 @@ inline void row_sums(Proof& proof, Communicator& comm) {
     const auto whole_x = in("X");
     return Named<std::decay_t<decltype(whole_x)>>{{"Y", sum_rows(whole_x)}};
   });
-  proof.expect_traffic("-", "all_reduce", "Y", 1, bytes_of_sum(proof, "1K"), "2 (p-1) S");
+  proof.expect_traffic("-", "all_reduce", "Y", 1, bytes_of_sum(proof, "1K", proof.wide_bytes()), "2 (p-1) S");
 }
 
 // f([X1 X2]) = [f(X1), f(X2)], bias and all, for an element-wise f

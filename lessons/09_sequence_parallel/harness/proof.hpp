@@ -20,7 +20,7 @@ struct Config {
 
 /// Completes the sizes for p ranks. Throws UsageError where they cannot be cut over these.
 inline void check_sizes(attention_heads::Sizes& s, const Options& options, int p) {
-  if (s.trap_qkv) throw UsageError("--trap is lesson 05's: ./tessera run 05 --trap qkv would work");
+  if (s.trap_qkv) throw UsageError("--trap is lesson 05's: without --trap it would work");
   set_sizes(s, options, p);
   const AttentionOptions& o = s.shape.options;
   if (s.shares_keys(p))
