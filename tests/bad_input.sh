@@ -284,7 +284,7 @@ for text in "$scratch/pipe" /dev/zero "$scratch/folder"; do
   refused 'it is no regular file; a file of uint16 ids' 08_three_d --tokens "$text"
 done
 refused '--resume nowhere: ' "${eight[@]}" --resume nowhere
-refused '--regather is of --sequence-parallel: both together would work' "${eight[@]}" --regather
+refused '--regather is of --sequence-parallel: without --regather it would work' "${eight[@]}" --regather
 refused '--sequence-parallel cuts the 31 tokens of a microbatch over --tp 2: --seq 32 would work' "${eight[@]}" \
   --sequence-parallel --seq 31 --batch 8
 refused '--exact: a transformer block is exact nowhere' "${eight[@]}" --exact

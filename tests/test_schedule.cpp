@@ -142,10 +142,10 @@ TEST_CASE("schedules: what cannot be scheduled is refused with what would work")
   const auto refuses = [](Schedule schedule, int p, int m, int v, const char* why) {
     CHECK_THROWS_WITH_AS(make_plan(schedule, p, m, v), doctest::Contains(why), UsageError);
   };
-  refuses(Schedule::interleaved, 4, 6, 2, "6 cannot be divided by 4 stages; 4 or 8 would work");
-  refuses(Schedule::interleaved, 4, 3, 2, "3 cannot be divided by 4 stages; 4 would work");
-  refuses(Schedule::interleaved, 1, 4, 2, "1 chunk would work");
-  refuses(Schedule::one_f_one_b, 4, 8, 2, "only interleaved has them; 1 chunk would work");
+  refuses(Schedule::interleaved, 4, 6, 2, "--microbatches 8 would work, or 4");
+  refuses(Schedule::interleaved, 4, 3, 2, "--microbatches 4 would work");
+  refuses(Schedule::interleaved, 1, 4, 2, "--chunks 1 would work");
+  refuses(Schedule::one_f_one_b, 4, 8, 2, "only interleaved has several; --chunks 1 would work");
   refuses(Schedule::gpipe, 0, 8, 1, "at least one stage, microbatch and chunk, not 0, 8 and 1");
   refuses(Schedule::gpipe, 4, 0, 1, "not 4, 0 and 1");
   refuses(Schedule::interleaved, 4, 8, 0, "not 4, 8 and 0");

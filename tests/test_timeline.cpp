@@ -89,8 +89,8 @@ TEST_CASE("timeline: dX and dW apart, chunks on lines of their own") {
         "predicted                   idle\n"
         " s0.1 |12  ..  .  aabb|     3/15\n"
         " s0.2 |  12..aa.bb    |\n"
-        " s1.0 |.12      aabb..|     3/15\n"
-        " s1.1 |.  1aa2bb    ..|\n");
+        " s1.1 |.12      aabb..|     3/15\n"
+        " s1.2 |.  1aa2bb    ..|\n");
   CHECK(legend(chunks) == "1-2 forward, a-b its backward, . idle; a line a chunk");
   CHECK(legend(equal(Schedule::gpipe, 2, 1)) == "1 forward, a its backward, . idle");
   CHECK(legend(equal(Schedule::gpipe, 2, 40)) == "1-40 (last digit) forward, a-z its backward, . idle");

@@ -202,7 +202,7 @@ inline void apply_arguments(Config& s, const Arguments& arguments, Flags& flags,
         format("--batch {} cannot be shared out over {} replicas of {} microbatches: --batch {} would work",
                s.batch, dp, t.microbatches, (s.batch / parts + 1) * parts));
   if (m.regather && !m.sequence_parallel)
-    throw UsageError("--regather is of --sequence-parallel: both together would work");
+    throw UsageError("--regather is of --sequence-parallel: without --regather it would work");
   if (m.sequence_parallel && m.rows() % tp != 0)
     throw UsageError(
         format("--sequence-parallel cuts the {} tokens of a microbatch over --tp {}: --seq {} would work",
