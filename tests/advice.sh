@@ -21,7 +21,8 @@ put() {
   case ${2:-} in
     '') words+=("$1") ;;
     N | VALUE) words+=("$1" 4) ;;
-    FILE | DIR) words+=("$1" "$scratch/advised") ;;
+    FILE) words+=("$1" "$scratch/advised") ;;
+    DIR) words+=("$1" "$scratch/advised_folder") ;;
     *) words+=("$1" "$2") ;;
   esac
 }
@@ -64,6 +65,7 @@ take_advice() {
         --tokens) word=$fixtures/gpt2/tokens.bin ;;
         --weights) word=$fixtures/gpt2/model.safetensors ;;
         --resume) word=$scratch/run ;;
+        --save) word=$scratch/advised_folder ;;
         *) word=$scratch/advised ;;
       esac ;;
     *) word=${advice%%[|,]*} ;;
