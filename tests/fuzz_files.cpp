@@ -1,7 +1,7 @@
 // The readers of files under libFuzzer (tests/fuzz.sh): whatever a file holds, it is read or refused by a
 // UsageError. The first byte of an input says which reader gets the rest.
-// sources: src/tensor/device.cpp src/tensor/file.cpp src/tensor/memory.cpp src/tensor/no_cuda.cpp
 // src/tensor/random.cpp sources: src/tensor/safetensors.cpp src/tensor/slice.cpp src/tensor/tensor.cpp
+// sources: src/tensor/*.cpp
 #include <sys/mman.h>
 #include <unistd.h>
 
