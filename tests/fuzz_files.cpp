@@ -1,6 +1,5 @@
 // The readers of files under libFuzzer (tests/fuzz.sh): whatever a file holds, it is read or refused by a
 // UsageError. The first byte of an input says which reader gets the rest.
-// src/tensor/random.cpp sources: src/tensor/safetensors.cpp src/tensor/slice.cpp src/tensor/tensor.cpp
 // sources: src/tensor/*.cpp
 #include <sys/mman.h>
 #include <unistd.h>
