@@ -338,9 +338,11 @@ echo '{"n_head": 4, "activation_function": "relu"}' >"$scratch/hf/config.json"
 refused 'has the activation_function relu: gelu_new would work' "${eight[@]}" "$scratch/hf/model.safetensors"
 refused '--weights .* has 67 ids, and --text has id 119: without --weights it would work' "${eight[@]}" "$gpt2" --heads 8
 refused 'there is no checkpoint.safetensors' "${eight[@]/--weights/--resume}" "$scratch"
-for flag in '--steps 5' '--optimizer adamw' '--lr 1' '--clip 1' '--bucket 1KiB' '--momentum 0' '--beta1 0'; do
+for flag in '--steps 5' '--optimizer adamw' '--lr 1' '--clip 1' '--bucket 1KiB' '--momentum 0' '--beta1 0' '--zero 1'; do
   refused "--eval trains nothing: without ${flag%% *} it would work" 08_three_d --text "$scratch/text" --eval $flag
 done
+refused '--zero sums the gradients part by part: without --bucket it would work' 08_three_d --text "$scratch/text" --zero 1 --bucket 1KiB
+refused '--zero 4: a whole number from 0 to 3 would work' 08_three_d --text "$scratch/text" --zero 4
 refused '--every counts .* of --save: without --every it would work' 08_three_d --text "$scratch/text" --every 5
 refused '--temperature is that of --sample: without' 08_three_d --text "$scratch/text" --temperature 2
 for flag in --beta1 --beta2 --weight-decay; do

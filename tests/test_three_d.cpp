@@ -281,14 +281,15 @@ TEST_CASE("buckets are summed over dp while the backward runs, and not before th
           s.training.chunks = interleaved ? 2 : 1;
           s.training.bucket = bucket;
           Mesh mesh(world, s.sizes, format("b{}{:d}", bucket, twice));
-          Trainer trainer(mesh, s.training, DType::f64,
-                          gpt::initial_weights(s.training.model, s.weights, DType::f64, 3));
-          const Tensor& first_norm = trainer.parameters()[1].gradient;
+          Tensor first_norm;
           std::vector<double> at_first_call;
           if (twice)
             mesh.dp = std::make_unique<AtOnce>([&] {
               if (at_first_call.empty()) at_first_call = scale(first_norm, 2).values();
             });
+          Trainer trainer(mesh, s.training, DType::f64,
+                          gpt::initial_weights(s.training.model, s.weights, DType::f64, 3));
+          first_norm = trainer.parameters()[1].gradient;
           trainer.gradients(own_microbatches(batch_of(s, 3, 0), s, trainer));
           std::vector<double> all;
           for (const Parameter& one : trainer.parameters())

@@ -3,7 +3,12 @@
 #include <algorithm>
 
 #include "07_data_parallel/replica.hpp"
+#include "08_three_d/harness/proof.hpp"
+#include "09_sequence_parallel/parts.hpp"
 #include "10_zero/harness/proof.hpp"
+#include "10_zero/trainer.hpp"
+#include "directory.hpp"
+#include "gpt/harness/command_line.hpp"
 #include "models.hpp"
 #include "proven.hpp"
 
@@ -150,4 +155,162 @@ TEST_CASE("under a limit of memory that refuses stage 0, stage 3 trains") {
   CHECK(sharded < whole);
   CHECK(run(3, between) == sharded);
   CHECK(contains(message_from([&] { run(0, between); }), "is out of memory"));
+}
+
+namespace {
+
+using three_d::ParallelSizes;
+
+/// Lesson 08's trainer under a stage. 3 and 8 replicas divide the elements of few parts.
+three_d::Config trained(const ParallelSizes& sizes, int stage, bool adamw, int microbatches = 1) {
+  three_d::Config s;
+  s.sizes = sizes;
+  s.training.model = model_of({.heads = 8, .layers = 8, .vocabulary = 13, .seq = 3, .tied = true});
+  s.batch = 48;
+  s.training.microbatches = microbatches;
+  gpt::set_batch(s.training.model, s.batch, sizes.dp * microbatches);
+  s.training.adamw = adamw;
+  s.training.lr = adamw ? 0.003 : 0.05;
+  s.steps = 3;
+  for (int i = 0; i < 300; ++i) s.text.ids.push_back(static_cast<std::uint16_t>((i * i + i / 7) % 13));
+  use_in(s.training, stage);
+  return s;
+}
+
+/// The losses of a run, and the checkpoint that it leaves, byte by byte.
+struct Trained {
+  std::vector<double> losses;
+  std::string file;
+};
+Trained run_of(three_d::Config s, const std::string& folder, DType dtype = DType::f64) {
+  s.save = folder;
+  Trained found;
+  on_ranks(s.sizes.ranks(), [&](Communicator& world) {
+    const three_d::Mesh mesh(world, s.sizes);
+    three_d::Trainer trainer = three_d::make_trainer(mesh, s, dtype, 3);
+    const auto losses = three_d::train(world, trainer, s, 3);
+    if (world.rank() == 0) found.losses = losses;
+  });
+  found.file = mlp::read_text(gpt::checkpoint_file(folder));
+  return found;
+}
+Trained run_of(const three_d::Config& s) { return run_of(s, Directory().file("run")); }
+
+three_d::Config resumed(three_d::Config s, const std::string& folder) {
+  s.resume = folder;
+  s.weights = std::make_shared<const gpt::WeightsFile>(gpt::checkpoint_file(folder), "--resume");
+  return s;
+}
+
+/// Every factorisation of 1, 2, 4 and 8, and three replicas.
+std::vector<ParallelSizes> all_sizes() {
+  std::vector<ParallelSizes> all = {{1, 1, 3}, {2, 1, 3}, {1, 2, 3}};
+  for (const int ranks : {1, 2, 4, 8})
+    for (const ParallelSizes& sizes : factorisations(ranks)) all.push_back(sizes);
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("lesson 08 under every stage: the losses and the checkpoint of stage 0, bit for bit") {
+  Thin thin;
+  for (const ParallelSizes& sizes : all_sizes())
+    for (const bool adamw : {false, true})
+      for (const bool tokens_cut : {false, true}) {
+        if (thin.skips() || (tokens_cut && sizes.tp == 1)) continue;
+        const auto run = [&](int stage) {
+          three_d::Config s = trained(sizes, stage, adamw);
+          if (tokens_cut) sequence_parallel::use_in(s.training, false);
+          return run_of(s);
+        };
+        const Trained plain = run(0);
+        CHECK(plain.losses.size() == 3);
+        for (const int stage : {1, 2, 3}) {
+          INFO(text(sizes), ", stage ", stage);
+          const Trained cut = run(stage);
+          CHECK(cut.losses == plain.losses);
+          CHECK(cut.file == plain.file);
+        }
+      }
+}
+
+TEST_CASE("lesson 08 under every stage: microbatches and schedules; clipping changes the last digits alone") {
+  for (const auto& [schedule, name] : pipeline::schedule_names)
+    for (const ParallelSizes& sizes : {ParallelSizes{2, 2, 2}, {1, 1, 4}, {1, 2, 3}})
+      for (const double clip : {0.0, 0.1}) {
+        const bool interleaved = schedule == pipeline::Schedule::interleaved;
+        if (interleaved && sizes.pp == 1) continue;
+        const auto run = [&](int stage) {
+          three_d::Config s = trained(sizes, stage, false, 4);
+          s.training.schedule = schedule, s.training.chunks = interleaved ? 2 : 1;
+          s.training.clip = clip;
+          return run_of(s);
+        };
+        const Trained plain = run(0);
+        for (const int stage : {1, 2, 3}) {
+          INFO(name, ", ", text(sizes), ", stage ", stage, ", clip ", clip);
+          const Trained cut = run(stage);
+          CHECK(three_d::largest_distance(cut.losses, plain.losses) <= 1e-12);
+          if (stage == 1 && clip == 0) CHECK(cut.file == plain.file);
+        }
+      }
+}
+
+TEST_CASE("lesson 08 under every stage: memory and bytes are the formulas', to the byte") {
+  Thin thin;
+  for (const ParallelSizes& sizes : all_sizes())
+    for (const int stage : {1, 2, 3})
+      for (const DType dtype : {DType::f64, DType::bf16}) {
+        if (thin.skips()) continue;
+        INFO(text(sizes), ", stage ", stage);
+        three_d::Config s = trained(sizes, stage, dtype == DType::bf16, 2);
+        s.training.clip = 1;
+        s.steps = 2;
+        if (sizes.tp == 2) sequence_parallel::use_in(s.training, true);
+        if (sizes.tp == 1) s.sample = 2;
+        const Outcome outcome =
+            proven(sizes.ranks(), {Tier::floating, dtype, 3},
+                   [&](Proof& proof, Communicator& world) { three_d::prove(proof, world, s); });
+        CHECK(faults(outcome) == "");
+        CHECK(outcome.memory.size() == 4 + (stage == 2 ? 1 : stage == 3 ? 2 : 0));
+      }
+}
+
+TEST_CASE("lesson 08: a checkpoint of every stage resumes under another stage and another cut") {
+  const Directory directory;
+  for (const bool adamw : {false, true}) {
+    three_d::Config s = trained({2, 1, 4}, 0, adamw, 2);
+    s.steps = 5;
+    const Trained all = run_of(s);
+    for (const int stage : {1, 2, 3}) {
+      const std::string folder = directory.file(format("{}-{:d}", stage, adamw));
+      run_of(trained({2, 1, 4}, stage, adamw, 2), folder);
+      for (const auto& [sizes, next] : {std::pair{ParallelSizes{2, 1, 4}, 1},
+                                        {{1, 1, 3}, 3},
+                                        {{4, 2, 1}, 2},
+                                        {{1, 2, 2}, 1},
+                                        {{1, 1, 1}, 0},
+                                        {{2, 1, 2}, 2}}) {
+        INFO("from stage ", stage, " to ", next, ", ", text(sizes));
+        s = trained(sizes, next, adamw, 8 / sizes.dp);
+        if (sizes.dp == 3) s = trained(sizes, next, adamw, 2);
+        s.steps = 5;
+        const Trained rest = run_of(resumed(s, folder), directory.file("rest"));
+        CHECK(three_d::largest_distance(rest.losses, {all.losses.begin() + 3, all.losses.end()}) <= 1e-11);
+        if (sizes.dp == 4 && stage == 1) CHECK(rest.file == all.file);
+      }
+    }
+  }
+}
+
+TEST_CASE("lesson 08 in bf16 under every stage resumes from the masters in f32, bit for bit") {
+  const Directory directory;
+  for (const int stage : {1, 2, 3}) {
+    three_d::Config s = trained({2, 1, 2}, stage, true);
+    run_of(s, directory.file("run"), DType::bf16);
+    s.steps = 6;
+    const Trained all = run_of(s, directory.file("all"), DType::bf16),
+                  rest = run_of(resumed(s, directory.file("run")), directory.file("rest"), DType::bf16);
+    CHECK(rest.file == all.file);
+  }
 }

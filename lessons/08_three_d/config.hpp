@@ -4,6 +4,7 @@
 
 #include "06_pipeline/partition.hpp"
 #include "06_pipeline/worker.hpp"
+#include "07_data_parallel/optimizer.hpp"
 #include "08_three_d/mesh.hpp"
 #include "app/gather.hpp"
 #include "gpt/builder.hpp"
@@ -22,7 +23,11 @@ template <class Parts>
 std::unique_ptr<pipeline::AnyWorker> make_worker(gpt::Builder& builder, const TrainingConfig& config,
                                                  const Mesh& mesh, const TensorParallel& tp, DType dtype);
 
-/// How the model is put together. Lesson 09 has another way.
+/// The optimiser of a rank, where every replica steps all.
+inline std::unique_ptr<data_parallel::Optimizer> whole_optimizer(const TrainingConfig& config,
+                                                                 Communicator& dp);
+
+/// How the model is put together, and who steps it. Lessons 09 and 10 have other ways.
 struct Composition {
   std::unique_ptr<pipeline::AnyWorker> (*worker)(gpt::Builder&, const TrainingConfig&, const Mesh&,
                                                  const TensorParallel&,
@@ -30,6 +35,8 @@ struct Composition {
   /// Pays what the gradients are owed over tp when a step ends.
   void (*sum_partials)(const std::vector<Parameter>&,
                        const TensorParallel&) = [](const std::vector<Parameter>&, const TensorParallel&) {};
+  std::unique_ptr<data_parallel::Optimizer> (*optimizer)(const TrainingConfig&,
+                                                         Communicator& dp) = whole_optimizer;
 };
 
 struct TrainingConfig {
@@ -42,12 +49,37 @@ struct TrainingConfig {
   AdamW constants;                 // of AdamW, whose learning rate is lr
   std::int64_t bucket = 16 << 10;  // bytes of gradients that one all-reduce over dp sums, at least
   bool learns = true;              // false: no gradients, no optimiser
+  int zero = 0;                    // the stage of ZeRO: lesson 10
   Composition parts;
 
   pipeline::Partition partition(int stages) const {
     return pipeline::even_partition(model.layers, stages * chunks);
   }
+  data_parallel::Rule rule() const {
+    AdamW all = constants;
+    all.lr = lr;
+    return {adamw, momentum, all};
+  }
 };
+
+inline std::unique_ptr<data_parallel::Optimizer> whole_optimizer(const TrainingConfig& config,
+                                                                 Communicator& dp) {
+  return std::make_unique<data_parallel::WholeOptimizer>(config.rule(), config.bucket, dp);
+}
+
+/// The elements of each row of this rank's weights: of each part of its chunks, which ZeRO cuts one by one;
+/// else of all parts in one row.
+inline std::vector<std::int64_t> own_rows(const TrainingConfig& config, const Mesh& mesh) {
+  std::vector<std::int64_t> rows;
+  const int stages = mesh.sizes.pp, all = stages * config.chunks;
+  for (int c = 0; c < config.chunks; ++c) {
+    const int at = pipeline::virtual_stage(c, mesh.pp->rank(), stages);
+    const auto parts = gpt::own_parts(config.model, pipeline::layers_of(config.partition(stages), at).size(),
+                                      at == 0, at == all - 1, mesh.tp->rank(), mesh.sizes.tp);
+    rows.insert(rows.end(), parts.begin(), parts.end());
+  }
+  return config.zero > 0 ? rows : std::vector{std::accumulate(rows.begin(), rows.end(), std::int64_t{0})};
+}
 
 template <class Parts>
 std::unique_ptr<pipeline::AnyWorker> make_worker(gpt::Builder& builder, const TrainingConfig& config,

@@ -4,6 +4,7 @@
 #include "08_three_d/harness/command_line.hpp"
 #include "08_three_d/harness/screen.hpp"
 #include "09_sequence_parallel/parts.hpp"
+#include "10_zero/trainer.hpp"
 
 using namespace tessera;
 using namespace tessera::three_d;
@@ -49,6 +50,7 @@ int main(int argc, char** argv) {
                         if (!arguments.tokens.empty()) arguments.text.clear();  // nothing was read there
                         const ModelConfig& m = s.training.model;
                         if (m.sequence_parallel) sequence_parallel::use_in(s.training, m.regather);
+                        zero::use_in(s.training, s.training.zero);
                       },
                   .prove = lesson,
                   .by_hand = [&] { return s.resumed + by_hand(); },

@@ -50,22 +50,27 @@ struct Parts {
 };
 
 // begin composition
-/// The sums that the gradients of norms and of late biases are owed, in their places.
+/// The sums that the gradients of norms and of late biases are owed, in their places. A gradient is a row, or
+/// a range of one where lesson 10's replicas share them out.
 inline void pay_partials(const std::vector<gpt::Parameter>& parameters, const TensorParallel& tp) {
-  std::vector<Placed<Partial>> owed;
+  std::vector<Tensor> owed;
+  std::int64_t all = 0;
   for (const gpt::Parameter& one : parameters)
-    if (one.partial) owed.emplace_back(one.gradient);
+    if (one.partial) owed.push_back(one.gradient), all += one.gradient.size();
   if (owed.empty()) return;  // an end of a pipeline without blocks
-  const Tensor sums = sum_partials(owed, tp).local();
-  for (std::int64_t i = 0; i < sums.rows(); ++i)
-    owed[static_cast<std::size_t>(i)].local().copy_from(sums.row_range(i, i + 1));
+  const Tensor terms = Tensor::empty(1, all, owed.front().dtype());
+  TensorRow from(terms);
+  for (const Tensor& one : owed) from.take(one).copy_from(one);
+  TensorRow sums(sum_partials({Placed<Partial>(terms)}, tp).local());
+  for (const Tensor& one : owed) one.copy_from(sums.take(one));
 }
 
 /// Lesson 08's trainer with these parts.
 inline void use_in(three_d::TrainingConfig& training, bool regather) {
   training.model.sequence_parallel = true;
   training.model.regather = regather;
-  training.parts = {three_d::make_worker<Parts>, pay_partials};
+  training.parts.worker = three_d::make_worker<Parts>;
+  training.parts.sum_partials = pay_partials;
 }
 // end composition
 

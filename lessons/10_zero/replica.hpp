@@ -31,25 +31,17 @@ class ZeroReplica {
     for (std::int64_t part = 0; part < layers + 2; ++part) {  // the embedding, the blocks, the head
       const bool first = part == 0, last = part == layers + 1;
       const std::int64_t blocks = first || last ? 0 : 1;
-      const std::int64_t elements =
-          padded(gpt::own_elements(config.model, blocks, first, last, 0, 1), dp.size());
-      const GradientBuffer buffer(elements, dtype);  // where the gradients made below will lie
-      Tensor row;
-      {
-        const MemoryScope scope(MemoryKind::weight);
-        row = Tensor::zeros(1, elements, dtype);
-      }
-      gpt::Builder builder(
-          config.model, alone, [&, at = std::int64_t{0}](const auto& name, const Slice& slice) mutable {
-            const Tensor made = make(name, slice);
-            at += made.size();
-            const Tensor placed = row.column_range(at - made.size(), at).reshape(made.rows(), made.cols());
-            placed.copy_from(made);
-            return placed;
-          });
+      const std::vector<std::int64_t> elements = {gpt::own_elements(config.model, blocks, first, last, 0, 1)};
+      const GradientBuffer gradients(elements, dp.size(), dtype);  // where those made below will lie
+      TensorRow weights(elements, dp.size(), dtype, MemoryKind::weight);
+      gpt::Builder builder(config.model, alone, [&](const auto& name, const Slice& slice) {
+        const Tensor made = make(name, slice), placed = weights.take(made);
+        placed.copy_from(made);
+        return placed;
+      });
       parts_.push_back(builder.chunk({part - 1, part - 1 + blocks}, first, last));
       parameters_.push_back(builder.parameters);
-      units_.add(row, buffer.all());
+      units_.add(weights.all(), gradients.all());
     }
   }
 

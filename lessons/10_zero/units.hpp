@@ -14,8 +14,7 @@
 #include <array>
 #include <cmath>
 
-#include "comm/communicator.hpp"
-#include "ops/ops.hpp"
+#include "07_data_parallel/optimizer.hpp"
 
 namespace tessera::zero {
 
@@ -34,13 +33,11 @@ struct Unit {
 };
 // end unit
 
-inline std::int64_t padded(std::int64_t elements, int ranks) {
-  return (elements + ranks - 1) / ranks * ranks;
-}
-
 class ShardedUnits {
  public:
-  ShardedUnits(int stage, bool adamw, Communicator& dp) : stage_(stage), adamw_(adamw), dp_(dp) {}
+  ShardedUnits(int stage, bool adamw, Communicator& dp) : rule{.adamw = adamw}, stage_(stage), dp_(dp) {}
+
+  data_parallel::Rule rule;  // of the optimiser
 
   /// Takes over the rows of a part, whose weights have their initial values. Both rows are (1, d c).
   void add(const Tensor& weights, const Tensor& gradients) {
@@ -56,7 +53,7 @@ class ShardedUnits {
     if (stage_ >= 2) unit.own_gradients = Tensor::zeros(1, c, gradients.dtype());
     const MemoryScope state(MemoryKind::optimizer);
     unit.master = cast(unit.own_weights, gradients.dtype());
-    for (std::size_t k = 0; k < (adamw_ ? 2 : 1); ++k)
+    for (std::size_t k = 0; k < rule.numbers(); ++k)
       unit.state[k] = Tensor::zeros(1, unit.own_weights.cols(), gradients.dtype());
     if (stage_ == 3) unit.weights.release();
     if (stage_ >= 2) unit.gradients.release();
@@ -131,12 +128,10 @@ class ShardedUnits {
   /// The optimiser steps the master, which is then stored as the weights.
   void step(std::int64_t number, double lr, double shrink = 1) {
     const Phase phase = dp_.phase("step");
+    rule.constants.lr = lr;
     for (Unit& unit : units_) {
       if (shrink < 1) unit.own_gradients.copy_from(scale(unit.own_gradients, shrink));
-      if (adamw_)
-        adamw(unit.master, unit.state[0], unit.state[1], unit.own_gradients, {.lr = lr}, number);
-      else
-        sgd(unit.master, unit.state[0], unit.own_gradients, lr, 0.9);
+      rule.step(unit.master, unit.state, unit.own_gradients, number);
       store(unit.own_weights, unit.master);
       if (stage_ == 1 || stage_ == 2)  // stage 3 gathers them before their next use
         dp_.iall_gather(unit.own_weights.copy(), stacked(unit.weights)).wait();
@@ -158,7 +153,6 @@ class ShardedUnits {
   Tensor stacked(const Tensor& row) const { return row.reshape(dp_.size(), row.cols() / dp_.size()); }
 
   int stage_;
-  bool adamw_;
   Communicator& dp_;
   std::vector<Unit> units_;
 };

@@ -2,67 +2,15 @@
 // weight is made by its name and slice, so that any cut of the model gives the same model.
 #pragma once
 
-#include <cmath>
-
-#include "gpt/model.hpp"
+#include "gpt/sizes.hpp"
 
 namespace tessera::gpt {
-
-/// A weight of the whole model, and the scale that suits its fan-in.
-struct WeightInfo {
-  std::string name;
-  std::int64_t rows, cols;
-  double scale;
-};
-
-/// Every weight of the whole model, in the order of the model, with the names of Hugging Face's GPT-2.
-inline std::vector<WeightInfo> weights_of(const ModelConfig& m) {
-  const std::int64_t w = m.width(), f = m.ffn(), qkv = w + 2 * m.attention.kv_width();
-  const double scale = 1 / std::sqrt(static_cast<double>(w));
-  std::vector<WeightInfo> all = {{"wte.weight", m.vocabulary, w, 1}, {"wpe.weight", m.wpe_rows(), w, 1}};
-  const auto linear = [&](const std::string& name, std::int64_t rows, std::int64_t cols, double of) {
-    all.push_back({name + ".weight", rows, cols, of});
-    all.push_back({name + ".bias", 1, cols, 1});
-  };
-  for (std::int64_t l = 0; l < m.layers; ++l) {
-    const std::string h = format("h.{}.", l);
-    linear(h + "ln_1", 1, w, 1);
-    linear(h + "attn.c_attn", w, qkv, 3 * scale);
-    linear(h + "attn.c_proj", w, w, scale);
-    linear(h + "ln_2", 1, w, 1);
-    linear(h + "mlp.c_fc", w, f, scale);
-    linear(h + "mlp.c_proj", f, w, scale / 2);
-  }
-  linear("ln_f", 1, w, 1);
-  if (!m.tied) all.push_back({"lm_head.weight", m.vocabulary, w, scale});
-  return all;
-}
-
-/// P, the elements of the whole model.
-inline std::int64_t elements_of(const ModelConfig& config) {
-  std::int64_t all = 0;
-  for (const WeightInfo& info : weights_of(config)) all += info.rows * info.cols;
-  return all;
-}
 
 /// The elements of the parameters that this rank holds.
 inline std::int64_t elements_of(const std::vector<Parameter>& parameters) {
   std::int64_t all = 0;
   for (const Parameter& one : parameters) all += one.value.size();
   return all;
-}
-
-/// The elements that rank `rank` of `tp` holds of `layers` blocks, of the embedding if `first`, and of the
-/// head if `last`. The matrices of a block are cut; its norms and the biases after a sum are on every rank.
-/// The head of a tied model holds no matrix of its own where the embedding lies on the same stage.
-inline std::int64_t own_elements(const ModelConfig& m, std::int64_t layers, bool first, bool last, int rank,
-                                 int tp) {
-  const std::int64_t w = m.width(), f = m.ffn();
-  const std::int64_t ids = attention_heads::own_ids(m.vocabulary, rank, tp).size();
-  const std::int64_t cut = ((w + 1) * (w + 2 * m.attention.kv_width()) + w * w + (w + 1) * f + f * w) /
-                           tp;  // two pairs of matrices
-  return layers * (cut + 6 * w) + (first ? (ids + m.wpe_rows()) * w : 0) +
-         (last ? 2 * w + (first && m.tied ? 0 : ids * w) : 0);
 }
 
 // begin builder
@@ -72,6 +20,8 @@ class Builder {
       : config_(config), tp_(tp), make_(std::move(make)) {}
 
   std::vector<Parameter> parameters;  // of everything built so far, in the order of the model
+  Around
+      around;  // of all chunks, if any: 0 is the embedding, then come all layers of the model, then the head
 
   /// The layers [layers.begin, layers.end); the first chunk has the embedding, the last one the head.
   template <class Parts = TensorParallelParts>
@@ -88,6 +38,13 @@ class Builder {
     if (last) made.head = head<typename Parts::Head>();
     made.positions = positions();
     made.tokens = config_.tokens;
+    if (around)
+      made.around = [all = around, layers, head = config_.layers + 1](Pass pass, std::size_t part,
+                                                                      const auto& compute) {
+        const auto layer = static_cast<std::int64_t>(part);
+        const std::int64_t of_all = part == 0 ? 0 : layer > layers.size() ? head : layers.begin + layer;
+        all(pass, static_cast<std::size_t>(of_all), compute);
+      };
     return made;
   }
 

@@ -24,11 +24,27 @@ inline std::vector<std::string> state_prefixes(bool learns, bool adamw) {
 }
 
 /// What a rank holds of all that a training step reads and writes; tensors[k][i] belongs to prefixes[k] and
-/// to parameter i.
+/// to parameter i. Where the replicas share the state out (lesson 10), it is this rank's elements of the
+/// parameter, from begins[i] on.
 struct TrainingState {
   std::vector<std::string> prefixes;
   std::vector<std::vector<Tensor>> tensors;
   std::int64_t steps = 0;
+  std::vector<std::int64_t> begins;
+  Communicator* replicas = nullptr;  // who share it out
+
+  /// The whole of tensors[k][i] on the first replica, a collective call of the replicas.
+  Tensor whole(std::size_t k, std::size_t i) const {
+    const Tensor& mine = tensors.at(k).at(i);
+    if (replicas == nullptr) return mine;
+    const MemoryScope scope(MemoryKind::check);
+    std::vector<double> all;
+    for (const Tensor& part : gather_to_first(*replicas, mine)) {
+      const std::vector<double> values = part.values();
+      all.insert(all.end(), values.begin(), values.end());
+    }
+    return Tensor::of(1, std::ssize(all), all, mine.dtype());
+  }
 };
 
 // begin save
@@ -45,8 +61,11 @@ inline void save_checkpoint(Communicator& world, bool writes, const ModelConfig&
     for (std::size_t k = 0; k < state.prefixes.size(); ++k) {
       Slice slice = Slice::nothing_of(info.rows, info.cols);
       Tensor mine = Tensor::empty(0, 0, DType::f64);
-      for (std::size_t i = 0; i < parameters.size() && writes; ++i)
-        if (parameters[i].name == info.name) slice = parameters[i].slice, mine = state.tensors[k][i];
+      for (std::size_t i = 0; i < parameters.size(); ++i) {
+        if (parameters[i].name != info.name) continue;
+        const Tensor whole = state.whole(k, i);
+        if (writes) slice = parameters[i].slice, mine = whole;
+      }
       const auto parts = gather_parts(world, slice, mine);
       if (world.rank() != 0) continue;
       const Device::Scope host(Device::host());
@@ -93,7 +112,10 @@ inline std::int64_t load_state(const WeightsFile& file, const std::vector<Parame
   for (std::size_t k = 0; k < state.prefixes.size(); ++k)
     for (std::size_t i = 0; i < parameters.size(); ++i) {
       const Tensor& to = state.tensors[k][i];
-      to.copy_from(file.read(state.prefixes[k] + parameters[i].name, parameters[i].slice, to.dtype()));
+      const Tensor all = file.read(state.prefixes[k] + parameters[i].name, parameters[i].slice, to.dtype());
+      const std::int64_t begin = state.begins.at(i);
+      to.copy_from(
+          all.reshape(1, all.size()).column_range(begin, begin + to.size()).reshape(to.rows(), to.cols()));
     }
   return steps_of(file);
 }

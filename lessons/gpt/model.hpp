@@ -32,6 +32,11 @@ struct ModelConfig {
   std::int64_t own_rows(int tp) const { return sequence_parallel ? rows() / tp : rows(); }
 };
 
+/// What a chunk does with one of its parts, and a function that runs `compute`, which is a pass of a part.
+/// Lesson 10 brings what the pass needs before it, and takes it away behind it.
+enum class Pass { forward, backward_input, backward_weight };
+using Around = std::function<void(Pass, std::size_t part, const std::function<void()>& compute)>;
+
 /// What a chunk is made of. Lesson 09 has other parts with the same functions.
 struct TensorParallelParts {
   using Residual = Replicated;  // the placement of an activation between two blocks
@@ -70,6 +75,8 @@ struct ChunkOf {
   Tensor positions;                          // (n, 1) i32
   std::int64_t tokens = 1;                   // of the whole batch
   bool recompute = false;                    // keep the input alone, and run forward again in the backward
+  // Around each pass of a part: 0 is the embedding, then come the blocks, then the head.
+  Around around = [](Pass, std::size_t, const std::function<void()>& compute) { compute(); };
 
   /// What the backward needs of one microbatch.
   struct Saved {
@@ -98,8 +105,12 @@ struct ChunkOf {
   Placed<Residual> backward_input(Placed<Residual> dy, Saved& saved, const TensorParallel& tp) const {
     if (recompute) run(saved.x, saved, tp);
     saved.losses = {};
-    if (head) dy = head->backward_input(saved.batch.targets, tokens, saved.head, tp);
-    for (std::size_t l = blocks.size(); l-- > 0;) dy = blocks[l].backward_input(dy, saved.blocks[l], tp);
+    const auto pass = Pass::backward_input;
+    const std::size_t last = blocks.size() + 1;
+    if (head)
+      around(pass, last, [&] { dy = head->backward_input(saved.batch.targets, tokens, saved.head, tp); });
+    for (std::size_t l = blocks.size(); l-- > 0;)
+      around(pass, l + 1, [&] { dy = blocks[l].backward_input(dy, saved.blocks[l], tp); });
     if (embedding) saved.dx = Parts::all_tokens(dy, tp);
     return dy;
   }
@@ -108,19 +119,24 @@ struct ChunkOf {
   /// block l, and of all that lies behind it, are complete; l = blocks.size() stands for the head alone.
   void backward_weight(
       const Saved& saved, const std::function<void(std::size_t)>& done = [](std::size_t) {}) const {
-    if (head) head->backward_weight(saved.head);
+    const auto pass = Pass::backward_weight;
+    if (head) around(pass, blocks.size() + 1, [&] { head->backward_weight(saved.head); });
     done(blocks.size());
-    for (std::size_t l = blocks.size(); l-- > 0; done(l)) blocks[l].backward_weight(saved.blocks[l]);
-    if (embedding) embedding->backward(saved.dx, saved.batch.ids, positions);
+    for (std::size_t l = blocks.size(); l-- > 0; done(l))
+      around(pass, l + 1, [&] { blocks[l].backward_weight(saved.blocks[l]); });
+    if (embedding) around(pass, 0, [&] { embedding->backward(saved.dx, saved.batch.ids, positions); });
   }
 
  private:
   Placed<Residual> run(Placed<Residual> x, Saved& saved, const TensorParallel& tp) const {
     saved.blocks.resize(blocks.size());
-    if (embedding) x = embedding->forward(saved.batch.ids, positions, tp);
-    for (std::size_t l = 0; l < blocks.size(); ++l) x = blocks[l].forward(x, saved.blocks[l], tp);
+    const auto pass = Pass::forward;
+    if (embedding) around(pass, 0, [&] { x = embedding->forward(saved.batch.ids, positions, tp); });
+    for (std::size_t l = 0; l < blocks.size(); ++l)
+      around(pass, l + 1, [&] { x = blocks[l].forward(x, saved.blocks[l], tp); });
     if (!head) return x;
-    saved.losses = head->forward(x, saved.batch.targets, saved.head, tp).local();
+    around(pass, blocks.size() + 1,
+           [&] { saved.losses = head->forward(x, saved.batch.targets, saved.head, tp).local(); });
     return {};
   }
 };

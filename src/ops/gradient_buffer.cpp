@@ -15,20 +15,26 @@ Tensor zero_gradient(const Tensor& x) {
   return Tensor::zeros(x.rows(), x.cols(), arithmetic(x.dtype()));
 }
 
-TensorRow::TensorRow(std::int64_t elements, DType dtype, MemoryKind kind) {
+TensorRow::TensorRow(const std::vector<std::int64_t>& elements, int ranks, DType dtype, MemoryKind kind)
+    : elements_(elements) {
   const MemoryScope scope(kind);
-  all_ = Tensor::zeros(1, elements, dtype);
+  for (const std::int64_t row : elements) rows_.push_back(Tensor::zeros(1, padded(row, ranks), dtype));
 }
 
-GradientBuffer::GradientBuffer(std::int64_t elements, DType dtype)
-    : TensorRow(elements, arithmetic(dtype), MemoryKind::gradient), outer_(std::exchange(current, this)) {}
+GradientBuffer::GradientBuffer(const std::vector<std::int64_t>& elements, int ranks, DType dtype)
+    : TensorRow(elements, ranks, arithmetic(dtype), MemoryKind::gradient),
+      outer_(std::exchange(current, this)) {}
 GradientBuffer::~GradientBuffer() { current = outer_; }
 
 Tensor TensorRow::take(const Tensor& like) {
-  if (all_.size() == 0) return {};
+  if (rows_.empty()) return {};
+  if (taken_ == elements_[row_] && row_ + 1 < rows_.size()) ++row_, taken_ = 0;
   const std::int64_t begin = taken_;
   taken_ += like.size();
-  return all_.column_range(begin, taken_).reshape(like.rows(), like.cols());
+  return all(row_)
+      .column_range(0, elements_[row_])
+      .column_range(begin, taken_)
+      .reshape(like.rows(), like.cols());
 }
 
 }  // namespace tessera

@@ -91,23 +91,34 @@ Tensor cross_entropy_backward(const CrossEntropy& saved, const Tensor& targets, 
 /// counts them as gradients.
 Tensor zero_gradient(const Tensor& x);
 /// Tensors one behind the other in one contiguous row: any range of them is one message, and all of them are
-/// one call of an optimiser. A row without elements gives undefined tensors, for a model that does not learn.
+/// one call of an optimiser. Or in several rows, one after the other, each of which is padded at its end so
+/// that `ranks` ranks share it out equally. Without a row, for a model that does not learn, they are
+/// undefined.
 class TensorRow {
  public:
   TensorRow() = default;
-  explicit TensorRow(const Tensor& all) : all_(all) {}
-  TensorRow(std::int64_t elements, DType dtype, MemoryKind kind);  ///< Zeros.
-  const Tensor& all() const { return all_; }                       ///< (1, elements)
+  explicit TensorRow(const Tensor& all) : rows_{all}, elements_{all.size()} {}
+  TensorRow(const std::vector<std::int64_t>& elements, int ranks, DType dtype, MemoryKind kind);  ///< Zeros.
+  const Tensor& all(std::size_t row = 0) const { return rows_.at(row); }  ///< (1, elements and padding)
+  /// The elements of each row without its padding.
+  const std::vector<std::int64_t>& elements() const { return elements_; }
   Tensor take(const Tensor& like);  ///< The next ones. Throws Error where there is no room left.
 
  private:
-  Tensor all_;
-  std::int64_t taken_ = 0;
+  std::vector<Tensor> rows_;
+  std::vector<std::int64_t> elements_;
+  std::size_t row_ = 0;
+  std::int64_t taken_ = 0;  // of this row
 };
+/// The least multiple of `ranks` that is not less than `elements`.
+inline std::int64_t padded(std::int64_t elements, int ranks) {
+  return (elements + ranks - 1) / ranks * ranks;
+}
 /// While it lives, zero_gradient of this thread takes its tensors from here. `dtype` is that of the weights.
 class GradientBuffer : public TensorRow {
  public:
-  GradientBuffer(std::int64_t elements, DType dtype);
+  GradientBuffer(std::int64_t elements, DType dtype) : GradientBuffer(std::vector{elements}, 1, dtype) {}
+  GradientBuffer(const std::vector<std::int64_t>& elements, int ranks, DType dtype);
   ~GradientBuffer();
   GradientBuffer(const GradientBuffer&) = delete;
   GradientBuffer& operator=(const GradientBuffer&) = delete;

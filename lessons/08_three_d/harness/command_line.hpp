@@ -51,6 +51,8 @@ inline void add_flags(App& app, Config& s, Arguments& arguments) {
                "cut activations by tokens over tp: lesson 09");
   flags.toggle("--regather", t.model.regather, "there: keep a rank's tokens only, gather X again");
   flags.size("--bucket", t.bucket, "of gradients that are summed over dp in one call");
+  flags.number("--zero", t.zero, 0, 3,
+               "replicas share out: 1 the optimiser's state, 2 and gradients, 3 and weights: lesson 10");
 }
 
 inline int ranks_of(const ParallelSizes& sizes) {
@@ -164,7 +166,8 @@ inline void refuse_unread(const Config& s, const Flags& flags) {
   };
   refuse(s.eval, "--eval trains nothing",
          {"--save", "--dump", "--svg", "--steps", "--optimizer", "--lr", "--clip", "--bucket", "--momentum",
-          "--beta1", "--beta2", "--weight-decay"});
+          "--beta1", "--beta2", "--weight-decay", "--zero"});
+  refuse(s.training.zero > 0, "--zero sums the gradients part by part", {"--bucket"});
   refuse(s.save.empty(), "--every counts the steps between checkpoints of --save", {"--every"});
   refuse(s.sample == 0, "--temperature is that of --sample", {"--temperature"});
   refuse(s.resume.empty() && !s.training.adamw, "--optimizer sgd has no such constant",

@@ -13,7 +13,8 @@ inline Results run_with_layout(Communicator& world, Config s, const ParallelSize
   const MemoryScope scope(MemoryKind::check);
   s.training.microbatches *= s.sizes.dp / sizes.dp;  // the same microbatches
   if (sizes.pp == 1) s.training.chunks = 1, s.training.schedule = pipeline::Schedule::one_f_one_b;
-  if (sizes.ranks() == 1) s.training.parts = {}, s.training.model.sequence_parallel = false;
+  if (sizes.ranks() == 1)
+    s.training.parts = {}, s.training.model.sequence_parallel = false, s.training.zero = 0;
   s.sizes = sizes;
   s.save.clear();
   const Mesh mesh(world, sizes, world.name() + "-");

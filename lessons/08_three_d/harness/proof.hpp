@@ -15,6 +15,63 @@ struct Compared {
 /// The elements of a rank's own weights, in a formula behind their bytes.
 inline constexpr const char* own_formula = "x own ((12 W W + 7 W)/tp + 6 W a layer, embedding, head)";
 
+/// The elements, padded, of each part of the model that lies on this rank, chunk by chunk with a 0 between:
+/// the embedding, each block, the head. A tied head has its matrix here, whoever holds it.
+inline std::vector<std::int64_t> padded_parts(const TrainingConfig& t, const Mesh& mesh) {
+  const int stages = mesh.sizes.pp, d = mesh.sizes.dp;
+  const std::int64_t w = t.model.width();
+  const std::int64_t matrix =
+      padded(attention_heads::own_ids(t.model.vocabulary, mesh.tp->rank(), mesh.sizes.tp).size() * w, d);
+  std::vector<std::int64_t> parts;
+  for (int c = 0; c < t.chunks; ++c) {
+    const int at = pipeline::virtual_stage(c, mesh.pp->rank(), stages);
+    const std::int64_t layers = pipeline::layers_of(t.partition(stages), at).size();
+    if (at == 0) parts.push_back(matrix + padded(t.model.wpe_rows() * w, d));
+    parts.insert(parts.end(), static_cast<std::size_t>(layers),
+                 padded(gpt::own_elements(t.model, 1, false, false, mesh.tp->rank(), mesh.sizes.tp), d));
+    if (at == stages * t.chunks - 1) parts.push_back(padded(2 * w, d) + matrix);
+    parts.push_back(0);
+  }
+  return parts;
+}
+
+/// The weights, gradients and optimiser's state of a rank. Under ZeRO each row of weights is padded, so that
+/// the replicas share it out equally, and what a part needs lies there whole while it computes.
+inline void expect_state(Proof& proof, const Mesh& mesh, const Config& s) {
+  const TrainingConfig& t = s.training;
+  const std::int64_t whole = gpt::elements_of(t.model), e = proof.element_bytes(), g = proof.wide_bytes(),
+                     masters = proof.wide() > 1 ? g : 0, state = masters + (t.adamw ? 2 : 1) * g;
+  std::int64_t own = 0, kept = 0, gathered = 0, opened = 0;
+  for (const std::int64_t row : own_rows(t, mesh))
+    own += row, kept += padded(row, t.zero > 0 ? mesh.sizes.dp : 1);
+  const std::vector<std::int64_t> parts = padded_parts(t, mesh);
+  const std::int64_t matrix = parts.front() - padded(t.model.wpe_rows() * t.model.width(), mesh.sizes.dp);
+  for (std::size_t i = 0; i + 1 < parts.size(); ++i) {
+    gathered = std::max(gathered, parts[i] + parts[i + 1]);
+    const bool block = i > 0 && i + 2 < parts.size();  // its gradients lie beside those of the tied matrix
+    opened = std::max(opened, parts[i] + (mesh.sizes.pp == 1 && t.model.tied && block ? matrix : 0));
+  }
+  const std::string padding = kept == own ? "" : format(", {} of padding", kept - own);
+  const auto expect = [&](MemoryKind kind, const std::string& label, std::int64_t bytes,
+                          const std::string& count, int from, std::int64_t arrived) {
+    const bool cut = t.zero >= from;
+    const std::int64_t mine = (cut ? kept / mesh.sizes.dp : kept) * bytes;
+    const std::string formula = format("{} {}{}{}", count, cut ? "/dp " : "", own_formula, padding);
+    proof.expect_memory(kind, label, whole * bytes, mine, formula);
+    if (!cut || arrived == 0) return;
+    proof.measure_memory(kind, Device::current()->memory.peak(kind));
+    proof.expect_memory(
+        kind, label + " at the peak", whole * bytes, mine + arrived * bytes,
+        format("and {} x {}", count,
+               kind == MemoryKind::weight ? "two parts that follow one another"
+                                          : "the largest part, and wte until both ends are through"));
+  };
+  expect(MemoryKind::weight, "weights", e, format("{}", e), 3, gathered);
+  expect(MemoryKind::gradient, "gradients", g, format("{}", g), 2, opened);
+  expect(MemoryKind::optimizer, "optimiser", state,
+         masters > 0 ? format("({} + {})", masters, state - masters) : format("{}", state), 1, 0);
+}
+
 // begin first_step
 /// The loss and every gradient of one step against the unsplit model's, and the memory of a rank. The model
 /// begins away from the symmetric start, where the gradients of norms and biases would be small.
@@ -24,6 +81,7 @@ inline void check_first_step(Proof& proof, const Mesh& mesh, const Config& s) {
   const Tokens batch = batch_of(s, proof.seed(), 0);
   proof.dump("ids", batch.ids), proof.dump("targets", batch.targets);
   std::int64_t activation_bytes = 0;
+  if (s.training.zero > 1) Device::current()->memory.reset_peak();  // of what arrives
   pipeline::WorkerHooks hooks;
   hooks.after = [&](const pipeline::Instruction&) {
     activation_bytes = std::max(activation_bytes, Device::current()->memory.now(MemoryKind::activation));
@@ -31,13 +89,11 @@ inline void check_first_step(Proof& proof, const Mesh& mesh, const Config& s) {
   const double loss = mean_loss(trainer.gradients(own_microbatches(batch, s, trainer), hooks), s, mesh);
   proof.measure_memory();
   proof.measure_memory(MemoryKind::activation, activation_bytes);
-  gpt::check_step(proof, model, trainer.parameters(), loss, "loss of the first step");
+  gpt::check_step(proof, model, trainer.with_gradients(), loss, "loss of the first step");
   proof.measured_baseline([batch, model](const auto& in) { return gpt::reference_step(in, model, batch); });
 
-  const std::int64_t e = proof.element_bytes(), whole = gpt::elements_of(model),
-                     mine = gpt::elements_of(trainer.parameters());
-  proof.expect_weights("weights", "gradients", whole, mine, own_formula);
-  proof.expect_optimizer("optimiser", s.training.adamw ? 2 : 1, whole, mine, own_formula);
+  expect_state(proof, mesh, s);
+  const std::int64_t e = proof.element_bytes();
   TrainingConfig unsplit = s.training;
   unsplit.chunks = 1, unsplit.schedule = pipeline::Schedule::one_f_one_b;
   unsplit.model.sequence_parallel = unsplit.model.regather = false;
@@ -74,6 +130,20 @@ inline void expect_pass(Proof& proof, const Config& s, const std::string& phase,
         phase, "send", forward ? "activations" : "gradients", sends, sends * rows * m.width() * e,
         format("{} x {}({}pp-1) {} n W", count, m.sequence_parallel ? "" : "tp ", v > 1 ? "v " : "", e),
         "pp");
+  if (s.training.zero ==
+      3) {  // a tied matrix comes to both ends, and the embedding's backward needs no weights
+    std::int64_t elements = 0, calls = 0;
+    for (int rank = 0; rank < t; ++rank) {
+      auto own = gpt::own_parts(m, m.layers, forward, true, rank, s.sizes.tp);
+      if (forward && m.tied) own.push_back(own.front());
+      calls += std::ssize(own);
+      for (const std::int64_t part : own) elements += padded(part, s.sizes.dp);
+    }
+    const std::int64_t times = all / s.sizes.dp;
+    proof.expect_traffic(phase, "all_gather", "weights", times * calls,
+                         times * (s.sizes.dp - 1) * elements * e,
+                         format("{} x (1-1/dp) {} (the parts' own, padded)", count, e), "dp");
+  }
   if (m.sequence_parallel) {  // each sum is a reduce-scatter, and a gather at the other end of its layers
     const std::int64_t again = m.regather && !forward ? 2 * m.layers : 0;
     for (const auto& [op, label, times] : {std::tuple{"all_gather", "in front of columns", sums + again},
@@ -97,25 +167,46 @@ inline void expect_pass(Proof& proof, const Config& s, const std::string& phase,
 inline void expect_traffic_by_axis(Proof& proof, const Config& s, std::int64_t steps, std::int64_t buckets) {
   const ModelConfig& m = s.training.model;
   const std::int64_t t = s.sizes.tp, p = s.sizes.pp, d = s.sizes.dp, w = m.width(), g = proof.wide_bytes(),
-                     all = steps * s.training.microbatches * d;  // microbatches of all replicas
+                     all = steps * s.training.microbatches * d,  // microbatches of all replicas
+      copies = s.training.zero > 0 ? 1 : d;                      // of a sum that is owed beside that over dp
   const std::string each = format("{} x ", steps), microbatches = format("{} dp m", steps);
   expect_pass(proof, s, "fwd", all, microbatches);
   expect_pass(proof, s, "bwd", all, microbatches, false);
   if (m.sequence_parallel)
     proof.expect_traffic("bwd", "all_reduce", "norms, late biases", steps * p * d,
-                         steps * d * 2 * (t - 1) * (6 * m.layers + 2) * w * g,
-                         format("{}2 dp (tp-1) {} (6 L + 2) W", each, g), "tp");
+                         steps * copies * 2 * (t - 1) * (6 * m.layers + 2) * w * g,
+                         format("{}2 {}(tp-1) {} (6 L + 2) W", each, copies == d ? "dp " : "", g), "tp");
   if (p > 1)
     proof.expect_traffic("bwd", "all_reduce", "tied embedding", steps * t * d,
-                         steps * d * 2 * m.vocabulary * w * g, format("{}2 dp {} V W", each, g), "embedding");
-  std::int64_t owned = 0;
-  for (int rank = 0; rank < t; ++rank)
-    owned += gpt::own_elements(m, m.layers, true, true, rank, static_cast<int>(t)) +
-             (p > 1 ? attention_heads::own_ids(m.vocabulary, rank, static_cast<int>(t)).size() * w : 0);
-  proof.expect_traffic("bwd", "all_reduce", "all gradients", steps * buckets, steps * 2 * (d - 1) * owned * g,
-                       format("{}2 (dp-1) {} (tp pp ranks' own)", each, g), "dp");
+                         steps * copies * 2 * m.vocabulary * w * g,
+                         format("{}2 {}{} V W", each, copies == d ? "dp " : "", g), "embedding");
+  std::int64_t owned = 0, parts = 0, shared = 0;  // elements, and with the padding of each part
+  for (int rank = 0; rank < t; ++rank) {
+    auto own = gpt::own_parts(m, m.layers, true, true, rank, s.sizes.tp);
+    if (p > 1) own.push_back(attention_heads::own_ids(m.vocabulary, rank, s.sizes.tp).size() * w);
+    parts += std::ssize(own);
+    for (const std::int64_t part : own) owned += part, shared += padded(part, s.sizes.dp);
+  }
+  if (s.training.zero == 0) {
+    proof.expect_traffic("bwd", "all_reduce", "all gradients", steps * buckets,
+                         steps * 2 * (d - 1) * owned * g, format("{}2 (dp-1) {} (tp pp ranks' own)", each, g),
+                         "dp");
+  } else {
+    const std::int64_t times = s.training.zero > 1 ? steps * s.training.microbatches : steps;
+    proof.expect_traffic(
+        "bwd", "reduce_scatter", "all gradients", times * parts, times * (d - 1) * shared * g,
+        format("{}{}(dp-1) {} (tp pp ranks' own, padded)", each, s.training.zero > 1 ? "m " : "", g), "dp");
+    if (s.training.zero < 3)
+      proof.expect_traffic(
+          "step", "all_gather", "all weights", (steps - 1) * parts,
+          (steps - 1) * (d - 1) * shared * proof.element_bytes(),
+          format("{} x (dp-1) {} (tp pp ranks' own, padded)", steps - 1, proof.element_bytes()), "dp");
+  }
+  std::vector<std::tuple<const char*, std::int64_t, std::int64_t>> axes = {{"tp", t, p * d},
+                                                                           {"pp", p, t * d}};
+  if (s.training.zero > 0) axes.emplace_back("dp", d, t * p);
   if (s.training.clip > 0)
-    for (const auto& [group, size, count] : {std::tuple{"tp", t, p * d}, {"pp", p, t * d}})
+    for (const auto& [group, size, count] : axes)
       proof.expect_traffic("norm", "all_reduce", "the norm", (steps - 1) * count,
                            (steps - 1) * count * 2 * (size - 1) * 8, "2 (n-1) 8", group);
 }
@@ -141,7 +232,7 @@ inline Compared check_run(Proof& proof, Communicator& world, const Trainer& trai
     expect_pass(proof, s, "eval", forwards, std::to_string(forwards));
   } else {  // the first replica's ranks count the all-reduces that all replicas post together
     const bool first = trainer.mesh().dp->rank() == 0;
-    const double buckets = sum_over(world, first ? static_cast<double>(trainer.buckets().count()) : 0);
+    const double buckets = sum_over(world, first ? static_cast<double>(trainer.optimizer().sums()) : 0);
     expect_traffic_by_axis(proof, s, std::ssize(found.losses) + 1, static_cast<std::int64_t>(buckets));
   }
   if (s.sample > 0) expect_sampling_traffic(proof, s);

@@ -1,0 +1,105 @@
+// What a replica steps, and how the gradients of all replicas are summed before it: here every replica sums
+// all of them, bucket by bucket, and steps every weight. Lesson 10's replicas share both out.
+#pragma once
+
+#include <array>
+
+#include "07_data_parallel/buckets.hpp"
+
+namespace tessera::data_parallel {
+
+/// SGD with momentum, or AdamW. Both step by constants.lr.
+struct Rule {
+  bool adamw = false;
+  double momentum = 0.9;
+  AdamW constants;
+
+  /// How many numbers it keeps of each weight.
+  std::size_t numbers() const { return adamw ? 2 : 1; }
+  void step(const Tensor& master, const std::array<Tensor, 2>& state, const Tensor& gradient,
+            std::int64_t number) const {
+    if (adamw)
+      tessera::adamw(master, state[0], state[1], gradient, constants, number);
+    else
+      sgd(master, state[0], gradient, constants.lr, momentum);
+  }
+};
+
+/// The rows of a rank's weights and gradients, and of what its optimiser keeps of them.
+class Optimizer {
+ public:
+  virtual ~Optimizer() = default;
+  /// Takes over the rows of all weights and gradients. The weights have their initial values.
+  virtual void attach(const TensorRow& weights, const TensorRow& gradients,
+                      const std::vector<Parameter>& parameters) = 0;
+  /// Runs a pass of a part of the model, which needs the part's whole weights, or its whole gradients.
+  virtual void around(gpt::Pass, std::size_t /*part*/, const std::function<void()>& compute) { compute(); }
+  /// Before the first microbatch of a step.
+  virtual void zero_gradients() = 0;
+  /// The gradients of parameter `first`, and of all behind it, are complete: their sums may begin.
+  virtual void ready_from(std::size_t first) = 0;
+  /// Waits until all gradients have been summed.
+  virtual void finish() = 0;
+  /// Step `number` = 1, 2, ... with all gradients scaled by `shrink`.
+  virtual void step(std::int64_t number, double shrink) = 0;
+  /// The calls over dp that sum the gradients of a step.
+  virtual std::size_t sums() const = 0;
+  /// Those who share the state out; null where each replica has all of it.
+  virtual Communicator* sharers() const { return nullptr; }
+
+  /// The parameters, each with what this rank steps of it: its master as `value`, and its gradient.
+  std::vector<Parameter> owned;
+  std::vector<std::int64_t> begins;          // the first element of each that this rank steps
+  std::array<std::vector<Tensor>, 2> state;  // of each: velocities; or first and second moments
+};
+
+// begin whole
+class WholeOptimizer : public Optimizer {
+ public:
+  WholeOptimizer(const Rule& rule, std::int64_t bucket_bytes, Communicator& dp)
+      : rule_(rule), bucket_bytes_(bucket_bytes), dp_(dp) {}
+
+  /// (1, P) each, in the order of the parameters.
+  void attach(const TensorRow& weights, const TensorRow& gradients,
+              const std::vector<Parameter>& parameters) override {
+    weights_ = weights.all(), gradients_ = gradients.all();
+    buckets_ = Buckets(gradients_, parameters, bucket_bytes_);
+    const MemoryScope scope(MemoryKind::optimizer);
+    masters_ = cast(weights_, gradients_.dtype());
+    begins.resize(parameters.size());
+    owned = parameters;
+    TensorRow of_weights(weights_), of_gradients(gradients_), of_masters(masters_);
+    for (Parameter& one : owned) {  // a step takes the elements at one place of all rows
+      expect(of_weights.take(one.value).raw() == one.value.raw() &&
+                 of_gradients.take(one.value).raw() == one.gradient.raw(),
+             [&] { return one.name + " and its gradient lie at different places"; });
+      one.value = of_masters.take(one.value);
+    }
+    for (std::size_t k = 0; k < rule_.numbers(); ++k) {
+      moments_[k] = Tensor::zeros(1, weights_.size(), gradients_.dtype());
+      TensorRow of_moments(moments_[k]);
+      for (const Parameter& one : parameters) state[k].push_back(of_moments.take(one.value));
+    }
+  }
+  void zero_gradients() override { gradients_.zero(); }
+  void ready_from(std::size_t first) override { buckets_.ready_from(Buckets::offset(owned, first), dp_); }
+  void finish() override { buckets_.finish(); }
+  void step(std::int64_t number, double shrink) override {
+    if (shrink < 1) gradients_.copy_from(scale(gradients_, shrink));
+    rule_.step(masters_, moments_, gradients_, number);
+    store(weights_, masters_);
+  }
+  std::size_t sums() const override { return buckets_.count(); }
+
+ private:
+  Rule rule_;
+  std::int64_t bucket_bytes_;
+  Tensor weights_, gradients_;
+  Tensor masters_;  // what the optimiser steps: the weights themselves, or f32 of those in bf16
+  std::array<Tensor, 2> moments_;
+  Buckets buckets_;
+  Communicator& dp_;
+};
+// end whole
+
+}  // namespace tessera::data_parallel

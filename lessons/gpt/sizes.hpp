@@ -1,0 +1,70 @@
+// How large the weights of the whole model are, and a rank's parts of them.
+#pragma once
+
+#include <cmath>
+#include <numeric>
+
+#include "gpt/model.hpp"
+
+namespace tessera::gpt {
+
+/// A weight of the whole model, and the scale that suits its fan-in.
+struct WeightInfo {
+  std::string name;
+  std::int64_t rows, cols;
+  double scale;
+};
+
+/// Every weight of the whole model, in the order of the model, with the names of Hugging Face's GPT-2.
+inline std::vector<WeightInfo> weights_of(const ModelConfig& m) {
+  const std::int64_t w = m.width(), f = m.ffn(), qkv = w + 2 * m.attention.kv_width();
+  const double scale = 1 / std::sqrt(static_cast<double>(w));
+  std::vector<WeightInfo> all = {{"wte.weight", m.vocabulary, w, 1}, {"wpe.weight", m.wpe_rows(), w, 1}};
+  const auto linear = [&](const std::string& name, std::int64_t rows, std::int64_t cols, double of) {
+    all.push_back({name + ".weight", rows, cols, of});
+    all.push_back({name + ".bias", 1, cols, 1});
+  };
+  for (std::int64_t l = 0; l < m.layers; ++l) {
+    const std::string h = format("h.{}.", l);
+    linear(h + "ln_1", 1, w, 1);
+    linear(h + "attn.c_attn", w, qkv, 3 * scale);
+    linear(h + "attn.c_proj", w, w, scale);
+    linear(h + "ln_2", 1, w, 1);
+    linear(h + "mlp.c_fc", w, f, scale);
+    linear(h + "mlp.c_proj", f, w, scale / 2);
+  }
+  linear("ln_f", 1, w, 1);
+  if (!m.tied) all.push_back({"lm_head.weight", m.vocabulary, w, scale});
+  return all;
+}
+
+/// P, the elements of the whole model.
+inline std::int64_t elements_of(const ModelConfig& config) {
+  std::int64_t all = 0;
+  for (const WeightInfo& info : weights_of(config)) all += info.rows * info.cols;
+  return all;
+}
+
+/// The elements that rank `rank` of `tp` holds of each part: of wte and of wpe if `first`, of each of
+/// `layers` blocks, of the last norm and of the head's matrix if `last`. The matrices of a block are cut; its
+/// norms and the biases after a sum are on every rank. The head of a tied model holds no matrix of its own
+/// where the embedding lies on the same stage.
+inline std::vector<std::int64_t> own_parts(const ModelConfig& m, std::int64_t layers, bool first, bool last,
+                                           int rank, int tp) {
+  const std::int64_t w = m.width(), f = m.ffn();
+  const std::int64_t ids = attention_heads::own_ids(m.vocabulary, rank, tp).size();
+  const std::int64_t cut = ((w + 1) * (w + 2 * m.attention.kv_width()) + w * w + (w + 1) * f + f * w) /
+                           tp;  // two pairs of matrices
+  std::vector<std::int64_t> parts(static_cast<std::size_t>(layers), cut + 6 * w);
+  if (first) parts.insert(parts.begin(), {ids * w, m.wpe_rows() * w});
+  if (last) parts.push_back(2 * w);
+  if (last && !(first && m.tied)) parts.push_back(ids * w);
+  return parts;
+}
+inline std::int64_t own_elements(const ModelConfig& m, std::int64_t layers, bool first, bool last, int rank,
+                                 int tp) {
+  const std::vector<std::int64_t> parts = own_parts(m, layers, first, last, rank, tp);
+  return std::accumulate(parts.begin(), parts.end(), std::int64_t{0});
+}
+
+}  // namespace tessera::gpt
