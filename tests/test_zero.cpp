@@ -217,7 +217,7 @@ TEST_CASE("lesson 08 under every stage: the losses and the checkpoint of stage 0
   for (const ParallelSizes& sizes : all_sizes())
     for (const bool adamw : {false, true})
       for (const bool tokens_cut : {false, true}) {
-        if (thin.skips() || (tokens_cut && sizes.tp == 1)) continue;
+        if ((tokens_cut && (sizes.tp == 1 || adamw)) || thin.skips()) continue;
         const auto run = [&](int stage) {
           three_d::Config s = trained(sizes, stage, adamw);
           if (tokens_cut) sequence_parallel::use_in(s.training, false);
@@ -261,7 +261,7 @@ TEST_CASE("lesson 08 under every stage: memory and bytes are the formulas', to t
   for (const ParallelSizes& sizes : all_sizes())
     for (const int stage : {1, 2, 3})
       for (const DType dtype : {DType::f64, DType::bf16}) {
-        if (thin.skips()) continue;
+        if ((dtype == DType::bf16 && sizes.ranks() > 4) || thin.skips()) continue;
         INFO(text(sizes), ", stage ", stage);
         three_d::Config s = trained(sizes, stage, dtype == DType::bf16, 2);
         s.training.clip = 1;
