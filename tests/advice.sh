@@ -59,12 +59,12 @@ take_advice() {
   case $advice in
     'a whole number from '* | 'a number from '*) word=${advice#*from } word=${word%% *} ;;
     *' like '*) word=${advice#*like } word=${word%% *} ;;
-    *file* | *text* | *folder* | *name* | *ids*)
+    *file* | *text* | *folder* | *name* | *ids* | *checkpoint*)
       case $flag in
         --text) word=$fixtures/make_fixtures.py ;;
         --tokens) word=$fixtures/gpt2/tokens.bin ;;
         --weights) word=$fixtures/gpt2/model.safetensors ;;
-        --resume) word=$scratch/run ;;
+        --resume) word=$scratch/saved ;;
         --save) word=$scratch/advised_folder ;;
         *) word=$scratch/advised ;;
       esac ;;

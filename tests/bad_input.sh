@@ -71,6 +71,7 @@ for lesson in $lessons; do
   refused 'no flag stray' "$lesson" stray
   refused '--exact takes no value' "$lesson" --exact=yes
   refused '--json needs a value' "$lesson" --json= --quiet
+  refused "-- ends the flags: without '--' it would work" "$lesson" --json --
   numbers=(-4 ten) limits=(5KB) files=(--json)  # one parser serves all: the whole sweep for the first lesson
   if [[ $lesson == 01_* ]]; then
     numbers=(-4 0 99999999999999999999 1048577 ten 4.5 '' ' 4' 0x10)
@@ -214,6 +215,15 @@ refused "--trap is lesson 05's: without --trap it would work" "${nine[@]}" --tra
 refused '--exact: a layer norm is exact nowhere; --part attention covers' "${nine[@]}" --exact
 for ranks in 1 2 3 6; do "$bin/09_sequence_parallel" --ranks $ranks --batch 1 --seq 6 --quiet >/dev/null; done
 
+# ZeRO: microbatches of equal size on every rank, and a prefetch where weights are gathered.
+ten=(10_zero --json x --dump y --svg z --trace w)
+refused '--batch 2 cannot give each of 3 ranks 1 microbatches .*: --batch 3 would work' "${ten[@]}" --ranks 3 --batch 2
+refused '--batch 10 cannot give each of 2 ranks 3 microbatches .*: --batch 12 would work' "${ten[@]}" --microbatches 3
+refused '--no-prefetch is for --stage 3: without it stage 1 would work' "${ten[@]}" --stage 1 --no-prefetch
+refused '--stage 4: a whole number from 0 to 3 would work' "${ten[@]}" --stage 4
+for batch in 3 4 5; do "$bin/10_zero" --ranks 3 --batch $batch --steps 1 --quiet >/dev/null; done
+for stage in 0 1 2 3; do "$bin/10_zero" --ranks 3 --stage $stage --steps 0 --clip 1 --quiet >/dev/null; done
+
 # Stages: each has a layer, microbatches divide the batch, and no layer is dropped in silence.
 six=(06_pipeline --json x --dump y --svg z --trace w)
 refused '--layers 8 cannot fill 9 stages: --layers 9 or more, or --ranks 8 would work' "${six[@]}" --ranks 9
@@ -269,6 +279,7 @@ for batch in 3 4 5; do "$bin/07_data_parallel" --ranks 3 --batch $batch --steps 
 
 # Three dimensions: the ranks are a product, and each factor has its own limits.
 printf 'to be or not to be, that is the question: whether it is nobler in the mind\n' >"$scratch/text"
+"$bin/08_three_d" --text "$scratch/text" --steps 2 --save "$scratch/saved" --quiet >/dev/null  # what advice.sh resumes
 eight=(08_three_d --text "$scratch/text" --json x --dump y --svg z --trace w)
 refused 'no flag --ranks' "${eight[@]}" --ranks 8
 refused '--tp 3 does not divide the 4 heads: --tp 1, 2, 4 would work' "${eight[@]}" --tp 3
@@ -302,12 +313,12 @@ refused "byte 119 at place .* is outside of a vocabulary of 100: --vocab 12[0-9]
 refused '--vocab 0: a whole number from 1 to 65536' "${eight[@]}" --vocab 0
 refused '--vocab 3 leaves some of 4 ranks without an id: --vocab 4 or more would work' "${eight[@]}" --vocab 3 --tp 4
 eight=(08_three_d --json x --trace w)
-printf '\1\0\2\0\144\0\3\0%s' "$(printf 'A%.0s' {1..80})" >"$scratch/ids"  # 1 2 100 3, then 16705 over and over
+printf '\1\0\2\0\144\0\3\0%b' "$(printf '\\1%.0s' {1..80})" >"$scratch/ids"  # 1 2 100 3, then 257 over and over
 refused '--tokens nothing: cannot read nothing: No such file .*; a file of uint16 ids would work' "${eight[@]}" --tokens nothing
-refused '--tokens .* needs --vocab, how many ids there are: --vocab 16706 would work' "${eight[@]}" --tokens "$scratch/ids"
-refused 'id 16705 at place 4 is outside of a vocabulary of 256: --vocab 16706 or more would work' "${eight[@]}" \
+refused '--tokens .* needs --vocab, how many ids there are: --vocab 258 would work' "${eight[@]}" --tokens "$scratch/ids"
+refused 'id 257 at place 4 is outside of a vocabulary of 256: --vocab 258 or more would work' "${eight[@]}" \
   --tokens "$scratch/ids" --vocab 256
-refused '44 ids are less than a sequence: --seq 43 or less would work' "${eight[@]}" --tokens "$scratch/ids" --vocab 16706 --seq 44
+refused '44 ids are less than a sequence: --seq 43 or less would work' "${eight[@]}" --tokens "$scratch/ids" --vocab 258 --seq 44
 refused '--text and --tokens both say what to read: without --text it would work' "${eight[@]}" --tokens "$scratch/ids" --text "$scratch/text"
 printf abc >"$scratch/odd"
 refused 'has 3 bytes, no multiple of 2; uint16 ids take two each' "${eight[@]}" --tokens "$scratch/odd" --vocab 256
@@ -385,6 +396,8 @@ refused '--weights and --resume both say where the model begins: without --weigh
   --resume "$scratch/run" --weights "$scratch/run/checkpoint.safetensors"
 "$bin/08_three_d" --text "$scratch/text" --weights "$scratch/run/checkpoint.safetensors" --heads 4 --eval --tp 4 --quiet >/dev/null
 cp "$scratch/run/checkpoint.safetensors" "$scratch/whole"
+sed 's/"--clip"/"--clap"/' "$scratch/whole" >"$scratch/run/checkpoint.safetensors"
+refused 'does not say its --clip: a checkpoint of this version would work' 08_three_d --text "$scratch/text" --resume "$scratch/run" --steps 5
 head -c 90000 "$scratch/whole" >"$scratch/run/checkpoint.safetensors"
 refused 'ends at .* B of data' 08_three_d --text "$scratch/text" --resume "$scratch/run"
 

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cmath>
 #include <csignal>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <limits>
@@ -295,7 +296,7 @@ TEST_CASE("a header over the limit is refused before any of it is read") {
 
 TEST_CASE("a header made to hurt costs no more than its size") {
   const Directory directory;
-  const auto began = std::chrono::steady_clock::now();
+  const auto began = std::clock();  // the time of this process, however busy the machine is
   std::string axes = "1", members = R"("a":"b")";
   for (int i = 1; i < 100000; ++i) axes += ",1";
   for (int i = 1; i < 1100000; ++i) members += format(R"(,"{}":"")", i);
@@ -307,7 +308,7 @@ TEST_CASE("a header made to hurt costs no more than its size") {
   CHECK(
       fault(directory, file_of(R"({"__metadata__":{"a":")" + std::string(80'000'000, 'x') + "\"}}")).empty());
   CHECK(fault(directory, file_of(R"({"a":")" + std::string(1'000'000, 'x') + "\n\"}")).size() < 400);
-  CHECK(std::chrono::steady_clock::now() - began < std::chrono::seconds(20));  // it was minutes
+  CHECK(static_cast<double>(std::clock() - began) / CLOCKS_PER_SEC < 20 * thinned);  // it was minutes
 }
 
 TEST_CASE("what is no file cannot be read") {

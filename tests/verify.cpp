@@ -74,8 +74,10 @@ int verify(int argc, char** argv) {
   for (const char* fixed :
        {"--dtype", "--math", "--exact", "--dump", "--svg", "--trace", "--no-baseline", "--memory-per-rank"})
     if (flags.given(fixed))
-      throw UsageError(format("{} is for ./tessera run: verify sweeps both tiers and all dtypes", fixed));
-  options.check_files();
+      throw UsageError(format(
+          "{} is for ./tessera run, since verify sweeps both tiers and all dtypes: without {} it would work",
+          fixed, fixed));
+  flags.advise([&] { options.check_files(); });
   std::vector<int> all_ranks = parse_ranks(ranks_text);
   if (const int launched = mpi::launched_size(); launched > 0 && !flags.given("--ranks")) {
     all_ranks = {launched};

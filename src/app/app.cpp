@@ -138,11 +138,9 @@ int guarded(const std::function<int()>& body) {
 
 int App::run(int argc, char** argv, const LessonParts& parts) {
   return guarded([&] {
-    try {
-      return run_checked(argc, argv, parts);
-    } catch (const UsageError& error) {
-      throw UsageError(flags_.with_advice(error.what()));
-    }
+    int code = 0;
+    flags_.advise([&] { code = run_checked(argc, argv, parts); });
+    return code;
   });
 }
 

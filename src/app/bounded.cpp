@@ -161,14 +161,14 @@ Bounded sum_rows(const Bounded& x) {
 // |gelu'| <= 1.13. The rounding of gelu itself stays below 8 u |x|: in x/2 (1 + tanh z), z has a relative
 // error of 6 u, and |z tanh'(z)| <= 0.45.
 Bounded gelu(const Bounded& x) {
-  return element_wise(x, gelu_of, [u = x.arithmetic()->unit](double p, double e) {
+  return element_wise(x, &gelu_of, [u = x.arithmetic()->unit](double p, double e) {
     return 1.13 * e + 8 * u * (std::abs(p) + e);
   });
 }
 
 // |gelu''| <= 0.8, reached at 0. The rounding of the slope itself stays below 25 u (functions.hpp).
 Bounded gelu_backward(const Bounded& dy, const Bounded& x) {
-  return chain(dy, x, gelu_slope, [u = x.arithmetic()->unit](double, double e) { return 0.8 * e + 26 * u; });
+  return chain(dy, x, &gelu_slope, [u = x.arithmetic()->unit](double, double e) { return 0.8 * e + 26 * u; });
 }
 
 Bounded relu(const Bounded& x) {

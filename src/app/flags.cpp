@@ -176,6 +176,14 @@ void Flags::set(const std::string& name, const std::string& text) {
   app_->get_option(name)->add_result(text)->run_callback();
 }
 
+void Flags::advise(const std::function<void()>& body) const {
+  try {
+    body();
+  } catch (const UsageError& error) {
+    throw UsageError(with_advice(error.what()));
+  }
+}
+
 std::string Flags::with_advice(const std::string& message) const {
   const auto has = [&](const std::string& part) { return message.find(part) != std::string::npos; };
   for (const CLI::Option* flag : app_->get_options()) {

@@ -55,9 +55,9 @@ class Flags {
   bool given(const std::string& name) const;
   /// As if the flag had been given, for what a file says. Throws UsageError.
   void set(const std::string& name, const std::string& text);
-  /// The message of a refusal. Where it is about a file, it also names the file's flag, and says what would
-  /// work.
-  std::string with_advice(const std::string& message) const;
+  /// Runs `body`. Where it throws a UsageError about a file, the message also names the file's flag, and says
+  /// what would work.
+  void advise(const std::function<void()>& body) const;
   std::string help(bool all) const;
   /// Every flag that has a value, as its variable has it now, for config{} of the JSON: what the lesson used,
   /// also where a file's sizes took the place of the flag's.
@@ -68,6 +68,7 @@ class Flags {
   std::vector<Value> values() const;
 
  private:
+  std::string with_advice(const std::string& message) const;
   /// A flag with one of these words. `set` gets the word's index, and `show` gives the present one.
   void choose(const std::string& name, const std::vector<std::string>& words,
               const std::function<std::string()>& show, const std::string& help,

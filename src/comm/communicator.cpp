@@ -34,9 +34,12 @@ std::string Call::numbered() const { return format("{} (call {})", text(), numbe
 
 std::string mismatch(const std::vector<Call>& calls) {
   for (const Call& other : calls)
-    if (const Call& first = calls.front(); &other != &first && !first.matches(other))
-      return format("the calls do not match: rank {} calls {}; rank {} calls {}", first.world_rank,
-                    first.numbered(), other.world_rank, other.numbered());
+    if (const Call& first = calls.front(); &other != &first && !first.matches(other)) {
+      const auto [low, high] =
+          std::minmax(first, other, [](const Call& a, const Call& b) { return a.world_rank < b.world_rank; });
+      return format("the calls do not match: rank {} calls {}; rank {} calls {}", low.world_rank,
+                    low.numbered(), high.world_rank, high.numbered());
+    }
   return "";
 }
 

@@ -194,9 +194,9 @@ inline void apply_arguments(Config& s, const Arguments& arguments, Flags& flags,
   if (m.vocabulary < tp)
     throw UsageError(format("--vocab {} leaves some of {} ranks without an id: --vocab {} or more would work",
                             m.vocabulary, tp, tp));
-  if (m.layers < pp * t.chunks)
+  if (const int stages = pp * t.chunks; m.layers < stages)
     throw UsageError(format("--layers {} cannot fill {} virtual stages: --layers {} or more would work",
-                            m.layers, pp * t.chunks, pp * t.chunks));
+                            m.layers, stages, stages));
   if (s.batch % parts != 0)
     throw UsageError(
         format("--batch {} cannot be shared out over {} replicas of {} microbatches: --batch {} would work",

@@ -158,10 +158,23 @@ inline Compared check_run(Proof& proof, Communicator& world, const Trainer& trai
   const auto error_of = [&](const Results& one) {
     return s.eval ? std::abs(one.loss - truth.loss) : largest_distance(one.losses, truth.losses);
   };
-  const double bound = 3 * error_of(reference) + (proof.dtype() == DType::f64 ? 1e-10
-                                                  : proof.coarse()            ? 1e-2
-                                                                              : 1e-5);
+  const auto bound_of = [&](const Results& one) {
+    return 3 * error_of(one) + (proof.dtype() == DType::f64 ? 1e-10 : proof.coarse() ? 1e-2 : 1e-5);
+  };
+  double bound = bound_of(reference);
   const double error = error_of(found);
+  if (world.rank() == 0 && !s.eval && !(error <= bound)) {
+    // One run may be lucky. Other numbers of microbatches round the same sums in another order.
+    const auto busy = world.busy("runs the unsplit reference with other microbatches");
+    for (const int count : {1, 2, 4, 8}) {
+      Config other = s;
+      if (s.batch % (count * s.sizes.dp) != 0) continue;
+      other.training.microbatches = count;
+      other.training.model.attention.options.batch = s.batch / (count * s.sizes.dp);
+      bound =
+          std::max(bound, bound_of(run_with_layout(*alone, other, {1, 1, 1}, proof.dtype(), proof.seed())));
+    }
+  }
   const bool differs = sum_over(world, world.rank() == 0 && !(error <= bound) ? 1 : 0) > 0;  // rank 0 knows
   std::string advice;
   if (!s.eval && differs)

@@ -122,7 +122,7 @@ inline void expect_memory(Proof& proof, const Config& s) {
     proof.expect_memory(
         kind, label, all * each, kept,
         format("{} P'{}{}", each, cut ? "/d" : "", kind == MemoryKind::weight ? padding : ""));
-    if (arrived == 0) return;
+    if (arrived == 0 || s.steps == 0) return;
     proof.measure_memory(kind, memory.peak(kind));
     proof.expect_memory(kind, label + " at the peak", all * each, kept + arrived * each,
                         format("{} (P'/d + {})", each,
@@ -154,10 +154,11 @@ inline void expect_traffic(Proof& proof, const Config& s) {
   if (stage == 0) expect("bwd", "all_reduce", "gradients", n, 2, steps);
   if (stage == 1) expect("bwd", "reduce_scatter", "gradients", n, 1, steps);
   if (stage >= 2) expect("bwd", "reduce_scatter", "gradients", n * m, 1, microbatches);
-  if (stage == 1 || stage == 2) expect("step", "all_gather", "weights", n - 1, 1, format("{} steps", n - 1));
+  if ((stage == 1 || stage == 2) && s.steps > 0)
+    expect("step", "all_gather", "weights", n - 1, 1, format("{} steps", n - 1));
   if (stage == 3)
     for (const char* phase : {"fwd", "bwd"}) expect(phase, "all_gather", "weights", n * m, 1, microbatches);
-  if (s.training.clip > 0 && stage > 0)
+  if (s.training.clip > 0 && stage > 0 && s.steps > 0)
     proof.expect_traffic("norm", "all_reduce", "the norm", n - 1, (n - 1) * 2 * (d - 1) * 8, "2 (d-1) 8");
 }
 
@@ -167,7 +168,7 @@ inline double overlap_missed(Journal& journal, const Config& s) {
   std::int64_t overlapped = 0;
   for (const Span& span : journal.spans())
     overlapped += span.category == "overlapped" && span.name.starts_with("all_gather");
-  const std::int64_t passes = 2 * s.microbatches * (s.steps + 1);
+  const std::int64_t passes = std::int64_t{2} * s.microbatches * (s.steps + 1);
   return std::abs(static_cast<double>(overlapped - passes * (s.training.model.layers + 1)));
 }
 

@@ -9,7 +9,7 @@ namespace tessera::zero {
 
 /// Three weights over two ranks: a fourth element pads the row.
 inline std::string by_hand() {
-  const auto row = [](std::vector<double> values) {
+  const auto row = [](const std::vector<double>& values) {
     return Tensor::of(1, static_cast<std::int64_t>(values.size()), values);
   };
   const Tensor w = row({1, 2, 3, 0}), g0 = row({1, 0, 2, 0}), g1 = row({3, 2, 0, 0}), sum = add(g0, g1);

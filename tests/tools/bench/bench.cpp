@@ -67,7 +67,7 @@ int run(int argc, char** argv) {
   if (o.tf32 && !o.cuda()) throw UsageError("--tf32 is of GPUs: with --device cuda it would work");
   if (only == "pytorch" && o.pytorch.empty())
     throw UsageError("--only pytorch: --pytorch PYTHON, a python3 with torch, would work");
-  if (!json.empty()) check_writable(json);
+  if (!json.empty()) flags.advise([&] { check_writable(json); });
   if (serve) return serve_gpt(o), 0;
 
   const std::string machine = format("{}, {} cores", processor(), sysconf(_SC_NPROCESSORS_ONLN)),
