@@ -44,7 +44,7 @@ TEST_CASE("nccl: a fault ends the kernels of all groups and messages that wait")
     options.verify = verify;
     CHECK(said(options, [](Communicator& comm) {
             const auto other = comm.split(0, 0, "other"), third = comm.split(0, 0, "third");
-            comm.barrier();
+            comm.barrier(), other->barrier(), third->barrier();  // a group's first call connects it
             if (comm.rank() == 1) {
               std::this_thread::sleep_for(std::chrono::milliseconds(500));  // rank 0's kernels wait by then
               throw UsageError("rank 1 is unwell");
