@@ -232,6 +232,27 @@ TEST_CASE("bf16: long sums, of which bf16 itself would lose most terms") {
   });
 }
 
+TEST_CASE("bf16: attention on a GPU keeps its sums in f32 from tile to tile") {
+  on_every_device([] {
+    if (Device::current()->kind() != DeviceKind::cuda) return;  // a CPU stores each tile's sums in bf16
+    // With q = 0 every probability is 1/256. The rows of the first tile that are not 0 add up to 257, which
+    // bf16 does not hold, and a row of the second tile takes 256 away.
+    Matrix rows = filled(256, 4, 0);
+    for (Index j = 0; j < 4; ++j) rows(0, j) = 256, rows(1, j) = 1, rows(100, j) = -256;
+    const Tensor q = tensor_of(filled(256, 4, 0), DType::bf16), k = tensor_of(filled(256, 4, 1), DType::bf16),
+                 v = tensor_of(rows, DType::bf16), dq = empty_like(q), dk = empty_like(q), dv = empty_like(q);
+    AttentionOptions options;
+    options.seq = 256, options.mask = Mask::none;
+    AttentionSaved saved;
+    for (const double o : attention(q, k, v, options, saved).values()) CHECK(o == 0x1p-8);
+    attention_backward(v, saved, options, dq, dk, dv);
+    for (const double g : dv.values()) CHECK(g == 0x1p-8);
+    // dq sums the gradients of a softmax over equal keys. Those of row 1 have the size 1; rounded they leave
+    // 0.006.
+    for (const double g : dq.row_range(1, 2).values()) CHECK(std::abs(g) <= 1e-4);
+  });
+}
+
 TEST_CASE("bf16: NaN and the infinities go through") {
   on_every_device([] {
     const Tensor bad = tensor_of({2, 2, {1, not_a_number, -1, 2}}, DType::bf16),

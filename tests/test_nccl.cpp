@@ -1,6 +1,7 @@
 // Ranks that have a GPU each and talk through NCCL, and the choice of where ranks run.
 #include <algorithm>
 #include <cstdlib>
+#include <thread>
 
 #include "gpu_ranks.hpp"
 
@@ -43,8 +44,11 @@ TEST_CASE("nccl: a fault ends the kernels of all groups and messages that wait")
     options.verify = verify;
     CHECK(said(options, [](Communicator& comm) {
             const auto other = comm.split(0, 0, "other"), third = comm.split(0, 0, "third");
-            comm.barrier();
-            if (comm.rank() == 1) throw UsageError("rank 1 is unwell");
+            comm.barrier(), other->barrier(), third->barrier();  // a group's first call connects it
+            if (comm.rank() == 1) {
+              std::this_thread::sleep_for(std::chrono::milliseconds(500));  // rank 0's kernels wait by then
+              throw UsageError("rank 1 is unwell");
+            }
             const Tensor a = zeros(8), b = zeros(8), c = zeros(8), d = zeros(8);
             Request r1 = comm.iall_reduce(a), r2 = other->iall_reduce(b), r3 = third->iall_reduce(c);
             Request r4 = comm.irecv(d, 1);

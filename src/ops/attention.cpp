@@ -130,7 +130,7 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
   const std::int64_t seq = options.seq;
   Tensor o = empty_like(q);
   saved = {q, k, v, o, {}, {}};
-  if (options.streams()) {
+  if (options.streams(q.device()->kind())) {
     saved.log_sum = heads.column(q);
     if (q.device()->kind() == DeviceKind::cuda) {
       fused_attention(saved, heads.tile(0, seq));
@@ -161,9 +161,9 @@ void attention_backward(const Tensor& dy, const AttentionSaved& saved, const Att
       given(dy, dk, dv, options);
   const Kernels& kernels = kernels_of(dy);
   const std::int64_t seq = options.seq;
-  if (options.streams() && dy.device()->kind() == DeviceKind::cuda) {
+  if (saved.log_sum.defined() && dy.device()->kind() == DeviceKind::cuda) {
     fused_attention_backward(dy, saved, heads.tile(0, seq), dq, dk, dv);
-  } else if (options.streams()) {
+  } else if (saved.log_sum.defined()) {
     const std::int64_t width = std::min(attention_tile_keys, seq);
     const Tensor scores = heads.rows(width, dy), dp = heads.rows(width, dy), delta = heads.column(dy);
     attention_delta(delta, dy, saved.o, heads.tile(0, seq));

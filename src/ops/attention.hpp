@@ -23,8 +23,10 @@ struct AttentionOptions {
   /// The plain form keeps seq^2 probabilities for each head. The streaming form goes through tiles of keys,
   /// and keeps seq numbers for each head.
   enum class Form { automatic, plain, streaming };
-  Form form = Form::automatic;  // streaming for seq of 256 and more
-  bool streams() const { return form == Form::streaming || (form == Form::automatic && seq >= 256); }
+  Form form = Form::automatic;  // streaming for seq of 256 and more, and on a GPU, where it is one kernel
+  bool streams(DeviceKind on = Device::current()->kind()) const {
+    return form == Form::automatic ? seq >= 256 || on == DeviceKind::cuda : form == Form::streaming;
+  }
 };
 
 struct AttentionSaved {

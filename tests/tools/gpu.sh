@@ -49,6 +49,9 @@ find_one() { find -L "$1" -name "$2" 2>/dev/null | head -n 1; }
 part_build() {
   local options=(-S . -B "$build") cuda wheels include
   if have ninja; then options+=(-G Ninja); fi
+  # Where no mpirun starts processes, processes.sh does, and files hand out NCCL's ids.
+  options+=("-DTESSERA_WITHOUT_MPI=$PWD/tests/tools/file_processes.cpp")
+  if ! have mpirun; then options+=(-DTESSERA_MPI=OFF); fi
   if [[ -n ${TESSERA_HEADERS:-} ]]; then options+=("-DTESSERA_HEADERS=$TESSERA_HEADERS"); fi
   if [[ $device == cuda ]]; then
     export CUDACXX=${CUDACXX:-$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)}
@@ -128,7 +131,7 @@ part_sanitizer() {
 }
 
 part_nccl() {
-  local lesson ranks gpus flags line
+  local lesson ranks gpus flags line start
   if [[ $device != cuda ]]; then lacks nccl "a GPU"; return; fi
   if ! grep -q 'built with.*NCCL' "$out/configure.log"; then lacks nccl "NCCL (nccl.h, libnccl)"; return; fi
   gpus=$(nvidia-smi --query-gpu=name --format=csv,noheader | wc -l)
@@ -140,12 +143,8 @@ part_nccl() {
     done
   done
   if ((gpus < 2)); then lacks nccl_on_several "2 GPUs or more; here is one"; fi
-  if ! have mpirun || ! grep -q 'built with.*MPI' "$out/configure.log"; then
-    lacks nccl_processes "mpirun, to start processes and hand out NCCL's ids (apt-get install libopenmpi-dev openmpi-bin)"
-    return
-  fi
   # NCCL refuses two ranks of one host on one GPU. Therefore each process says that it is a host of its own, which talks
-  # through sockets, and that it is the first of its host, which takes GPU 0.
+  # through sockets, and with mpirun also that it is the first of its host, which takes GPU 0.
   # shellcheck disable=SC2016  # each process expands it
   line='export NCCL_HOSTID=h$OMPI_COMM_WORLD_RANK OMPI_COMM_WORLD_LOCAL_RANK=0; exec "$@"'
   export NCCL_SOCKET_IFNAME=lo NCCL_NET=Socket NCCL_IB_DISABLE=1
@@ -153,8 +152,12 @@ part_nccl() {
     for lesson in "${lessons[@]:1}"; do
       read -ra flags <<<"$(flags_of "$lesson" $ranks)"
       if [[ $lesson != 08_* ]]; then flags=("${flags[@]:2}"); fi  # --ranks is the launcher's
-      check "nccl_processes.$lesson.$ranks" 150 mpirun --allow-run-as-root --oversubscribe --bind-to none -n $ranks \
-        bash -c "$line" run $bin/"$lesson" --device cuda --transport nccl --timeout 60 "${flags[@]}"
+      start=(tests/tools/processes.sh "$ranks")
+      if grep -q 'built with.*MPI' "$out/configure.log"; then
+        start=(mpirun --allow-run-as-root --oversubscribe --bind-to none -n "$ranks" bash -c "$line" run)
+      fi
+      check "nccl_processes.$lesson.$ranks" 150 "${start[@]}" $bin/"$lesson" --device cuda --transport nccl --timeout 60 \
+        "${flags[@]}"
     done
     if ((failed)); then break; fi  # four processes on a GPU are of no use where two do not run
   done

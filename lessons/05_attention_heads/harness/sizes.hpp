@@ -68,7 +68,7 @@ inline void add_flags(App& app, Sizes& s) {
                "a mistake to look at: [Q|K|V] is cut as if it were one matrix");
   flags.choice("--form", o.form,
                {{Form::automatic, "auto"}, {Form::plain, "plain"}, {Form::streaming, "streaming"}},
-               "streaming goes through tiles of keys; auto takes it from seq 256 on");
+               "streaming goes through tiles of keys; auto takes it from seq 256 on, and on GPUs");
   app.ranks_divide("--heads", s.shape.heads);
 }
 
