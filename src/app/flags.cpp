@@ -152,8 +152,8 @@ bool Flags::parse(int argc, char** argv) const {
   try {
     app_->parse(argc, argv);
   } catch (const CLI::ArgumentMismatch&) {  // a flag without a value: the last word, or the one before --
-    const CLI::Option* flag = app_->get_option_no_throw(argv[argc - 1]);
-    if (flag == nullptr) throw UsageError("-- ends the flags: without '--' it would work");
+    const CLI::Option* flag = nullptr;
+    for (int i = argc - 1; i > 0 && flag == nullptr; --i) flag = app_->get_option_no_throw(argv[i]);
     throw UsageError(
         format("{0} needs a value: {0} {1} would work", flag->get_name(), flag->get_type_name()));
   }
