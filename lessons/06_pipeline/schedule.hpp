@@ -111,9 +111,9 @@ inline Plan make_plan(Schedule schedule, int stages, int microbatches, int chunk
   Plan plan;
   for (int r = 0; r < p; ++r) {
     Instructions list;
-    // Unit k is one microbatch in one chunk. With one chunk it is microbatch k; with more, p microbatches
-    // pass the first chunk, then the same p the next one, ...
-    // (backward from the last chunk), then the next p.
+    // Unit k is one microbatch in one chunk. With one chunk it is microbatch k. With more, p microbatches
+    // pass the first chunk, then the same p the next one, and so on (backward: from the last chunk down);
+    // then come the next p.
     const auto microbatch = [&](int k) { return k / (p * v) * p + k % p; };
     const auto forward = [&](int k) {
       const int i = microbatch(k), chunk = k / p % v, at = virtual_stage(chunk, r, p);

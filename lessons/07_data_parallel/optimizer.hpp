@@ -25,7 +25,7 @@ struct Rule {
   }
 };
 
-/// The rows of a rank's weights and gradients, and of what its optimiser keeps of them.
+/// An optimiser over the rows of a rank's weights and gradients, with its state.
 class Optimizer {
  public:
   virtual ~Optimizer() = default;
@@ -42,9 +42,9 @@ class Optimizer {
   virtual void finish() = 0;
   /// Step `number` = 1, 2, ... with all gradients scaled by `shrink`.
   virtual void step(std::int64_t number, double shrink) = 0;
-  /// The calls over dp that sum the gradients of a step.
+  /// How many calls over dp sum all gradients once.
   virtual std::size_t sums() const = 0;
-  /// Those who share the state out; null where each replica has all of it.
+  /// The ranks that share the state out; null where each replica has all of it.
   virtual Communicator* sharers() const { return nullptr; }
 
   /// The parameters, each with what this rank steps of it: its master as `value`, and its gradient.

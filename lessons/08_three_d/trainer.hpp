@@ -31,7 +31,7 @@ class Trainer {
 
   // begin step
   /// Leaves the gradients of the whole batch for the weights of this rank. Returns the sum of the losses of
-  /// its tokens on the last stage, 0 elsewhere. Adds to `hooks` what the step itself needs to know.
+  /// its tokens on the last stage, 0 elsewhere. Sets the hooks `gradients_ready` and `reduce`.
   double gradients(const std::vector<Tokens>& microbatches, pipeline::WorkerHooks hooks = {}) {
     optimizer_->zero_gradients();
     hooks.gradients_ready = [&](std::size_t chunk,
@@ -73,8 +73,8 @@ class Trainer {
   }
   // end task
 
-  /// One step of the optimiser. Sends nothing but the norm, where gradients are clipped, and what lesson 10's
-  /// replicas share out.
+  /// One step of the optimiser. Sends nothing but the norm, where gradients are clipped, and the new
+  /// weights under lesson 10's stages 1 and 2.
   void step() {
     const double shrink = config_.clip > 0 ? std::min(1.0, config_.clip / (norm() + 1e-6)) : 1;
     optimizer_->step(++steps_, shrink);
@@ -95,7 +95,7 @@ class Trainer {
             const std::map<std::string, std::string>& run) const {
     gpt::save_checkpoint(world, mesh_.dp->rank() == 0, config_.model, parameters(), state(), folder, run);
   }
-  /// Goes on from a checkpoint of whose weights this trainer was made.
+  /// Continues from a checkpoint; this trainer was made with its weights.
   void resume(const gpt::WeightsFile& checkpoint) {
     steps_ = gpt::load_state(checkpoint, parameters(), state());
   }

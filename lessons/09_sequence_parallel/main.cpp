@@ -1,4 +1,5 @@
-// Lesson 09: sequence parallelism, the transformer block with its norms and residual sums cut by tokens.
+// Lesson 09: sequence parallelism, the transformer block with its norms and residual sums cut by tokens. The
+// lesson is sequence_parallel.hpp; parts.hpp is how lesson 08 uses it.
 #include "09_sequence_parallel/harness/screen.hpp"
 
 using namespace tessera;

@@ -1,4 +1,5 @@
-// Lesson 10: ZeRO, data parallelism whose replicas share out what they would all hold.
+// Lesson 10: ZeRO, data parallelism whose replicas share out what they would all hold. The lesson is
+// units.hpp (what a rank owns) and replica.hpp (the step); trainer.hpp is for lesson 08 with --zero.
 #include "10_zero/harness/screen.hpp"
 #include "gpt/harness/command_line.hpp"
 

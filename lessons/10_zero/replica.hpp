@@ -14,8 +14,8 @@ using gpt::Parameter;
 using gpt::Tokens;
 
 struct ZeroConfig {
-  ModelConfig
-      model;  // attention.options.batch: this rank's sequences of a microbatch; tokens: of the whole batch
+  // model.attention.options.batch: this rank's sequences of a microbatch; model.tokens: of the whole batch
+  ModelConfig model;
   int stage = 3;
   bool adamw = true, prefetch = true;
   double lr = 0.003, clip = 0;  // clip 0: the norm of the gradients is left alone
@@ -80,7 +80,8 @@ class ZeroReplica {
   }
 
   const ShardedUnits& units() const { return units_; }
-  /// Of each part, in the order of its row. At stages 2 and 3 their tensors have no memory between uses.
+  /// Of each part, in the order of its row. At stage 2 the gradients, at stage 3 the weights too, have no
+  /// memory between uses.
   const std::vector<std::vector<Parameter>>& parameters() const { return parameters_; }
 
  private:

@@ -33,8 +33,8 @@ class ShardedOptimizer : public data_parallel::Optimizer {
     if (tied_ && !units_of_.front().empty() && !units_of_.back().empty()) units_of_.back().push_back(0);
   }
 
-  /// Has the whole weights, or room for the whole gradients, of a part while it computes. The weights of the
-  /// part that comes next are on their way then.
+  /// Runs `compute` while the part has its whole weights, or room for its whole gradients. At stage 3 the
+  /// next part's weights arrive meanwhile.
   void around(gpt::Pass pass, std::size_t part, const std::function<void()>& compute) override {
     const std::vector<std::size_t>& units = units_of_[part];
     if (pass == gpt::Pass::backward_weight) {  // needs no weights: dA = X' dY
@@ -76,7 +76,7 @@ class ShardedOptimizer : public data_parallel::Optimizer {
     return u == 0 && !units_of_.back().empty() && units_of_.back().back() == u;
   }
 
-  /// What this rank owns of a parameter that begins at place `at` of unit u: an end of it, all, or nothing.
+  /// What this rank owns of a parameter that begins at place `at` of unit u: a range of it, all, or nothing.
   void own(std::size_t u, std::int64_t at, const gpt::Parameter& one) {
     const Unit& unit = units_.units()[u];
     const std::int64_t c = unit.own_gradients.cols(), first = units_.dp().rank() * c, n = one.value.size();

@@ -1,14 +1,14 @@
 // ZeRO (Rajbhandari et al. 2020): d replicas of a model hold the same weights, gradients and optimiser state
 // d times. So each replica owns the d-th part of what its stage cuts, and brings the rest when it is needed:
 //
-//   stage 0  nothing is cut: plain data parallelism       all_reduce the gradients
-//   stage 1  the optimiser's state                        reduce_scatter the gradients, all_gather the
-//   weights stage 2  and the gradients                            the same, as soon as a part's gradients are
-//   complete stage 3  and the weights (FSDP)                       all_gather a part's weights before each
-//   use of them
+//   - stage 0: nothing (plain data parallelism). all_reduce the gradients.
+//   - stage 1: the optimiser's state. reduce_scatter the gradients, all_gather the new weights.
+//   - stage 2: the gradients too. reduce_scatter those of a part as soon as they are complete.
+//   - stage 3: the weights too (FSDP). all_gather those of a part before each use of them.
 //
 // No mathematics is cut. The same gradients are added in the same order, and an optimiser works element by
-// element: so every stage gives the same bits as stage 0.
+// element: so every stage gives the same bits as stage 0, except where stages 2 and 3 add up several
+// microbatches.
 #pragma once
 
 #include <array>
@@ -22,7 +22,7 @@ inline constexpr int code_line = __LINE__ + 6;
 // begin unit
 /// The weights of one part of the model (a block, the embedding, the head), one behind the other in a flat
 /// row, which is padded so that d ranks share it out equally: c = ceil(elements / d), and rank r owns
-/// columns [r c, (r + 1) c). Such a range begins and ends in the middle of a matrix. FSDP calls it a
+/// columns [r c, (r + 1) c). Such a range may begin and end in the middle of a matrix. FSDP calls it a
 /// FlatParameter.
 struct Unit {
   Tensor weights, gradients;          // (1, d c)  whole; what a stage cuts has no memory between its uses

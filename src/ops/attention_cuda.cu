@@ -16,7 +16,7 @@ namespace tessera {
 namespace {
 
 /// The arguments of a call, and after find() what this block has of it: the tile `index` of rows of head h of
-/// sequence b, and the columns from `column` on, `blocks` tiles wide. Query head h uses kv head h / group.
+/// sequence b, and `width` columns from `column` on. Query head h uses kv head h / group.
 template <class S, class T = Arithmetic<S>>
 struct Call {
   AttentionTile all;
@@ -31,7 +31,8 @@ struct Call {
     column = block % parts * width, index = block / parts % tiles;
     h = block / parts / tiles % heads, b = block / parts / tiles / heads;
   }
-  /// The first of this block's queries. Under a causal mask the last have the most keys, and begin first.
+  /// The first of this block's queries. Under a causal mask the last queries see the most keys, so they begin
+  /// first.
   __device__ int first_query() const { return ((seq - 1) / Tile<T>::side - index) * Tile<T>::side; }
   __device__ Head<S> head(const View<S>& x, int number) const {
     return {x.row(std::int64_t{b} * seq) + std::int64_t{number} * d, x.ld, seq, d};
