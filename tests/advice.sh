@@ -1,6 +1,7 @@
 # shellcheck shell=bash disable=SC2034,SC2154
 # Sourced: what a refusal advises, taken. A refusal is exit code 2 and one line on stderr, which names a flag and says
-# what would work; `heed` does that, once and again, until the program runs. Needs $bin, $fixtures and $scratch.
+# what would work; `heed` does that, once and again, until the program runs. Needs $bin, $fixtures and
+# $scratch, where to_resume is a folder that lesson 08 saved.
 
 # drop FLAG: takes it and its value out of `words`, the command line.
 drop() {
@@ -64,7 +65,7 @@ take_advice() {
         --text) word=$fixtures/make_fixtures.py ;;
         --tokens) word=$fixtures/gpt2/tokens.bin ;;
         --weights) word=$fixtures/gpt2/model.safetensors ;;
-        --resume) word=$scratch/saved ;;
+        --resume) word=$scratch/to_resume ;;
         --save) word=$scratch/advised_folder ;;
         *) word=$scratch/advised ;;
       esac ;;

@@ -278,7 +278,7 @@ for batch in 3 4 5; do "$bin/07_data_parallel" --ranks 3 --batch $batch --steps 
 
 # Three dimensions: the ranks are a product, and each factor has its own limits.
 printf 'to be or not to be, that is the question: whether it is nobler in the mind\n' >"$scratch/text"
-"$bin/08_three_d" --text "$scratch/text" --steps 2 --save "$scratch/saved" --quiet >/dev/null  # what advice.sh resumes
+"$bin/08_three_d" --text "$scratch/text" --steps 2 --save "$scratch/to_resume" --quiet >/dev/null  # what advice.sh resumes
 eight=(08_three_d --text "$scratch/text" --json x --dump y --svg z --trace w)
 refused 'no flag --ranks' "${eight[@]}" --ranks 8
 refused '--tp 3 does not divide the 4 heads: --tp 1, 2, 4 would work' "${eight[@]}" --tp 3

@@ -82,13 +82,11 @@ class Trainer {
   // end step
 
   const std::vector<Parameter>& parameters() const { return builder_.parameters; }
-  const ModelConfig& model() const { return config_.model; }
   /// Sends one microbatch through all virtual stages, forward only.
   pipeline::Forward forward(const Tokens& batch) const { return worker_->forward(batch); }
   const TensorParallel& tp() const { return tp_; }
   const Mesh& mesh() const { return mesh_; }
   const data_parallel::Optimizer& optimizer() const { return *optimizer_; }
-  DType dtype() const { return parameters().front().value.dtype(); }
   std::int64_t steps() const { return steps_; }
 
   void save(Communicator& world, const std::string& folder,

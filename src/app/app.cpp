@@ -9,7 +9,6 @@
 #include <cstring>
 #include <fstream>
 #include <iostream>
-#include <new>
 #include <thread>
 
 #include "app/screen.hpp"

@@ -1,5 +1,4 @@
 // Rank 0 gathers what the ranks have found: values, bytes, memory, timelines.
-#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "app/proof.hpp"

@@ -2,7 +2,6 @@
 // each after a header that says what the rank is about to do (mpi_job.hpp).
 #include <algorithm>
 #include <climits>
-#include <cmath>
 #include <cstdlib>
 
 #include "comm/mpi_job.hpp"

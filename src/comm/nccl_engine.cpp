@@ -1,7 +1,6 @@
 #include "comm/nccl_engine.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <thread>
 
 namespace tessera::nccl {

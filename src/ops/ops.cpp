@@ -1,7 +1,6 @@
 #include "ops/ops.hpp"
 
 #include <initializer_list>
-#include <utility>
 
 #include "tensor/error.hpp"
 

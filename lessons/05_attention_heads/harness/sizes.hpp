@@ -2,7 +2,6 @@
 // holds of them.
 #pragma once
 
-#include <cmath>
 
 #include "05_attention_heads/attention_heads.hpp"
 #include "app/app.hpp"

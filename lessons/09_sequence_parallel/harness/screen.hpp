@@ -60,31 +60,16 @@ inline std::vector<Equation> picture(const Config& c) {
   Equation forward{"forward: norms and sums by tokens, matrices by columns and rows", {}},
       backward{"backward: the same collectives in the same places", {}},
       owed{"once a step: norms and late biases saw a rank's tokens only", {}};
-  forward.say("norm(")
-      .add({"X", n, w, rows, 56, 56})
-      .say(")")
-      .send("all-gather")
-      .add({"", n, w, replicated, 56, 56});
-  forward.add({"A", w, f, columns, 56, 96})
-      .say("=")
-      .add({"H", n, f, columns, 56, 96})
-      .add({"B", f, w, rows, 96, 56});
-  forward.say("=")
-      .add({"terms", n, w, partial, 56, 56})
-      .send("reduce-scatter")
-      .add({"Y", n, w, rows, 56, 56});
+  forward.say("norm(").add({"X", n, w, rows, 56, 56}).say(")").send("all-gather");
+  forward.add({"", n, w, replicated, 56, 56}).add({"A", w, f, columns, 56, 96}).say("=");
+  forward.add({"H", n, f, columns, 56, 96}).add({"B", f, w, rows, 96, 56}).say("=");
+  forward.add({"terms", n, w, partial, 56, 56}).send("reduce-scatter").add({"Y", n, w, rows, 56, 56});
   backward.add({"dY", n, w, rows, 56, 56}).send("all-gather").add({"", n, w, replicated, 56, 56});
   backward.add({"B'", w, f, columns, 56, 96}).say("=").add({"dH", n, f, columns, 56, 96});
-  backward.add({"A'", f, w, rows, 96, 56})
-      .say("=")
-      .add({"terms", n, w, partial, 56, 56})
-      .send("reduce-scatter");
-  backward.add({"dX", n, w, rows, 56, 56});
-  owed.say("sum of the rows of")
-      .add({"dY", n, w, rows, 56, 56})
-      .say("=")
-      .add({"terms", "1", w, partial, 16, 56});
-  owed.send("all-reduce").add({"dc", "1", w, replicated, 16, 56});
+  backward.add({"A'", f, w, rows, 96, 56}).say("=").add({"terms", n, w, partial, 56, 56});
+  backward.send("reduce-scatter").add({"dX", n, w, rows, 56, 56});
+  owed.say("sum of the rows of").add({"dY", n, w, rows, 56, 56}).say("=");
+  owed.add({"terms", "1", w, partial, 16, 56}).send("all-reduce").add({"dc", "1", w, replicated, 16, 56});
   return {forward, backward, owed};
 }
 

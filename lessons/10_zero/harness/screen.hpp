@@ -26,11 +26,8 @@ inline std::vector<Equation> picture(int ranks) {
   const std::string p = ranks == 1 ? "P" : "P'";
   Equation step{"stages 1 and 2: a step", {}}, use{"stage 3: before a part computes, and after", {}};
   step.add({"terms of dW", "1", p, partial, 40, 112}).send("reduce-scatter");
-  step.add({"dW", "1", p, columns, 40, 112})
-      .say("step")
-      .add({"W", "1", p, columns, 40, 112})
-      .send("all-gather");
-  step.add({"W", "1", p, replicated, 40, 112});
+  step.add({"dW", "1", p, columns, 40, 112}).say("step").add({"W", "1", p, columns, 40, 112});
+  step.send("all-gather").add({"W", "1", p, replicated, 40, 112});
   use.add({"W", "1", p, columns, 40, 112}).send("all-gather").add({"W", "1", p, replicated, 40, 112});
   use.send("drop").add({"W", "1", p, columns, 40, 112});
   return {step, use};
