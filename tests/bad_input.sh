@@ -18,7 +18,7 @@ printf '%64s\n' text >"$scratch/file"
 mkfifo "$scratch/pipe"  # stands for /dev/null, which a mistake here would cost root
 mkdir "$scratch/folder"
 # As on a machine without GPU and launcher.
-export CUDA_VISIBLE_DEVICES=
+export CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1
 unset OMPI_COMM_WORLD_SIZE PMI_SIZE PMIX_RANK SLURM_STEP_ID
 count=0 faults=0 half=${2:-}
 declare -A heeded=()  # kinds of messages
