@@ -128,7 +128,7 @@ TEST_CASE("a call that never completes ends at the time-out, and so does a rank 
   }));
 }
 
-TEST_CASE("announced work is no stall, whatever it takes; when it ends the time-out runs again") {
+TEST_CASE("announced work is no stall, whatever it takes, and when it ends the time-out runs again") {
   LaunchOptions options = ranks(3);
   options.timeout = std::chrono::milliseconds(100);
   const auto computes = [](Communicator& comm, int rank, int milliseconds) {

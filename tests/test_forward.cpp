@@ -157,7 +157,7 @@ TEST_CASE("a text of the model's own is the same under every cut, and begins wit
   }
 }
 
-TEST_CASE("draws are as frequent as their probabilities, on any number of ranks; 0 takes the likeliest") {
+TEST_CASE("draws are as frequent as their probabilities, on any number of ranks, and 0 takes the likeliest") {
   const std::vector<double> p = {0.5, 0.0, 0.125, 0.25, 0.125};
   constexpr std::int64_t draws = 20000 / thinned;
   const Random random(5, "draws");

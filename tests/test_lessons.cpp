@@ -265,7 +265,7 @@ TEST_CASE("bounds bite: one typical term left out of one dot product fails, up t
     }
 }
 
-TEST_CASE("a failing check says its rank and element; a scalar has no element, and a claim no rank") {
+TEST_CASE("a failing check says its rank and element, and a scalar has no element, and a claim no rank") {
   const auto shown = [](std::int64_t rows, std::int64_t cols) {
     Flags flags("");
     RunReport report{{}, {}, {}, &flags, {}, 0};

@@ -213,7 +213,7 @@ TEST_CASE(
   CHECK(weights_apart(whole, cut, true) <= 1e-9);
 }
 
-TEST_CASE("a loss that is no number ends the run and names the step; the last checkpoint is sound") {
+TEST_CASE("a loss that is no number ends the run and names the step, and the last checkpoint is sound") {
   const Directory directory;
   const std::string folder = directory.file("run");
   Config s = on_text({1, 2, 1}, 60, false);
