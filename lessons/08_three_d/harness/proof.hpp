@@ -258,10 +258,11 @@ inline Compared check_run(Proof& proof, Communicator& world, const Trainer& trai
     // One run may be lucky. Other numbers of microbatches round the same sums in another order.
     const auto busy = world.busy("runs the unsplit reference with other microbatches");
     for (const int count : {1, 2, 4, 8}) {
+      const std::int64_t parts = std::int64_t{count} * s.sizes.dp;
+      if (s.batch % parts != 0) continue;
       Config other = s;
-      if (s.batch % (count * s.sizes.dp) != 0) continue;
       other.training.microbatches = count;
-      other.training.model.attention.options.batch = s.batch / (count * s.sizes.dp);
+      other.training.model.attention.options.batch = s.batch / parts;
       bound =
           std::max(bound, bound_of(run_with_layout(*alone, other, {1, 1, 1}, proof.dtype(), proof.seed())));
     }
