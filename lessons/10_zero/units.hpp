@@ -35,7 +35,7 @@ struct Unit {
 
 class ShardedUnits {
  public:
-  ShardedUnits(int stage, bool adamw, Communicator& dp) : rule{.adamw = adamw}, stage_(stage), dp_(dp) {}
+  ShardedUnits(int stage, bool adamw, Communicator& dp) : stage_(stage), dp_(dp) { rule.adamw = adamw; }
 
   data_parallel::Rule rule;  // of the optimiser
 
