@@ -62,8 +62,7 @@ int main(int argc, char** argv) {
                  "--batch {} would work",
                  batch, ranks, microbatches, std::max(least, (batch / microbatches + 1) * microbatches)));
     if (no_prefetch && stage != 3)
-      throw UsageError("--no-prefetch is for --stage 3: without it stage " + std::to_string(stage) +
-                       " would work");
+      throw UsageError("--no-prefetch is for --stage 3: without --no-prefetch it would work");
   };
   const auto more = [&] {
     std::string text = compare_all ? compare(stages, s) + "\n" : "";
