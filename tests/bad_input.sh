@@ -413,11 +413,11 @@ if ((code != 3)) || ! grep -qE 'error: (rank [0-9]+: )?the loss of step [0-9]+ i
   cat "$scratch/err"
 fi
 
-refused '--exact is for ./tessera run' tessera_verify --exact
+refused '--exact is for ./tessera run' tessera_verify --ranks 2 --shapes 1 --exact
 for value in 0-3 8-2 x 2- -2 2-65 1-2-3; do
-  refused "--ranks $value: 4, or 2-8, would work" tessera_verify --ranks $value
+  refused "--ranks $value: 4, or 2-8, would work" tessera_verify --shapes 1 --ranks $value
 done
-refused 'there is no folder' tessera_verify --ranks 2 --json "$scratch/missing/x"
+refused 'there is no folder' tessera_verify --ranks 2 --shapes 1 --json "$scratch/missing/x"
 
 # A second run that fails leaves the first one's results as they were.
 result=$scratch/result.json
