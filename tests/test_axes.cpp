@@ -110,7 +110,8 @@ TEST_CASE("a fault on one axis: the combined run differs, and each axis alone te
   }
 }
 
-TEST_CASE("two faulty axes are both named, an axis that is not cut never, and a fault may lie where axes meet") {
+TEST_CASE(
+    "two faulty axes are both named, an axis that is not cut never, and a fault may lie where axes meet") {
   const auto two = [](const std::string& group) { return group.ends_with("tp") || group.ends_with("dp"); };
   CHECK(diagnosis(small(), two).ends_with(": look at tp and dp"));
   Config s = small();

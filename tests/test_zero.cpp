@@ -234,7 +234,8 @@ TEST_CASE("lesson 08 under every stage: the losses and the checkpoint of stage 0
       }
 }
 
-TEST_CASE("lesson 08 under every stage: microbatches and schedules, and clipping changes the last digits alone") {
+TEST_CASE(
+    "lesson 08 under every stage: microbatches and schedules, and clipping changes the last digits alone") {
   for (const auto& [schedule, name] : pipeline::schedule_names)
     for (const ParallelSizes& sizes : {ParallelSizes{2, 2, 2}, {1, 1, 4}, {1, 2, 3}})
       for (const double clip : {0.0, 0.1}) {

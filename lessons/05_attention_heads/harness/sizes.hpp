@@ -2,7 +2,6 @@
 // holds of them.
 #pragma once
 
-
 #include "05_attention_heads/attention_heads.hpp"
 #include "app/app.hpp"
 #include "tensor/error.hpp"
