@@ -65,11 +65,18 @@ inline void collectives_of(Communicator& comm, std::int64_t rows, std::int64_t c
   comm.broadcast(copy, n - 1);
   require_equal(copy, input(n - 1, rows, cols, dtype).values(), "broadcast of " + at);
 
+  // Row block r of every rank's `gathered` is rank r's input, and goes to rank r: n times one's own.
+  std::vector<double> own_again;
+  for (int r = 0; r < n; ++r)
+    for (std::int64_t i = 0; i < x.size(); ++i) own_again.push_back(element(me, i));
+  require_equal(comm.all_to_all(gathered), own_again, "all_to_all of " + at);
+
   const double each = static_cast<double>(x.bytes());
   expect_eq(comm.journal().traffic().at({at, comm.name(), "all_reduce"}).calls, me == 0 ? 1 : 0, "calls");
   expect_eq(wire_of_group(comm, at, "all_reduce"), 2 * (n - 1) * each, "bytes of all_reduce, " + at);
   expect_eq(wire_of_group(comm, at, "all_gather"), (n - 1) * n * each, "bytes of all_gather, " + at);
   expect_eq(wire_of_group(comm, at, "reduce_scatter"), (n - 1) * n * each, "bytes of reduce_scatter, " + at);
+  expect_eq(wire_of_group(comm, at, "all_to_all"), (n - 1) * n * each, "bytes of all_to_all, " + at);
   expect_eq(wire_of_group(comm, at, "broadcast"), (n - 1) * each, "bytes of broadcast, " + at);
 
   const auto second = comm.phase("second");
@@ -95,6 +102,42 @@ inline void every_collective(Communicator& comm) {
   for (const auto& [rows, cols] : {std::pair{1, 1}, {0, 3}, {5, 3}, {2, 100}, {17, 61}})
     for (const DType dtype : {DType::f32, DType::f64, DType::i32, DType::bf16})
       collectives_of(comm, rows, cols, dtype);
+}
+
+/// Parts of every size, some of them empty, of a tensor whose rows lie apart; and nothing at all.
+inline void all_to_all_in_uneven_parts(Communicator& comm) {
+  const int me = comm.rank(), n = comm.size();
+  for (const int seed : {0, 1, 2, 3})
+    for (const DType dtype : {DType::f32, DType::f64, DType::i32, DType::bf16}) {
+      const auto count = [&](int from, int to) -> std::int64_t {
+        return seed == 3 ? 0 : (3 * from + 5 * to + from * to + seed) % (seed + 2) * (seed == 2 ? 37 : 1);
+      };
+      const std::string at = format("parts of kind {}, {}", seed, name(dtype));
+      const auto phase = comm.phase(at);
+      constexpr std::int64_t cols = 3;
+      std::vector<std::int64_t> sent, received;
+      std::int64_t rows = 0;
+      double apart = 0;  // rows that cross between ranks
+      for (int r = 0; r < n; ++r) {
+        sent.push_back(count(me, r)), received.push_back(count(r, me)), rows += count(me, r);
+        for (int to = 0; to < n; ++to) apart += r == to ? 0 : static_cast<double>(count(r, to));
+      }
+      std::vector<double> expected;
+      for (int r = 0; r < n; ++r) {
+        std::int64_t begin = 0;
+        for (int to = 0; to < me; ++to) begin += count(r, to);
+        for (std::int64_t i = begin * cols; i < (begin + count(r, me)) * cols; ++i)
+          expected.push_back(element(r, i));
+      }
+      const Tensor wide = Tensor::zeros(rows, cols + 2, dtype);
+      wide.column_range(1, 1 + cols).copy_from(input(me, rows, cols, dtype));
+      const Tensor got = comm.all_to_all(wide.column_range(1, 1 + cols), sent, received);
+      require_equal(got, expected, "all_to_all in " + at);
+      expect_eq(got.cols(), cols, "columns");
+      expect_eq(wire_of_group(comm, at, "all_to_all"),
+                apart * static_cast<double>(cols * static_cast<std::int64_t>(size_of(dtype))),
+                "bytes of all_to_all in " + at);
+    }
 }
 
 /// Groups know nothing of each other: every rank begins with another group and waits in another order, and
@@ -218,6 +261,7 @@ struct Program {
   void (*run)(Communicator&);
 };
 inline constexpr Program programs[] = {{"every collective", every_collective},
+                                       {"all_to_all in uneven parts", all_to_all_in_uneven_parts},
                                        {"groups in different orders", groups_in_different_orders},
                                        {"many in flight", many_in_flight},
                                        {"progress in other calls", progress_in_other_calls},
@@ -279,6 +323,25 @@ inline const std::vector<WrongProgram> wrong_programs = {
     mismatch("axis_of_reduce_scatter", 2, "reduce_scatter by rows of 2 x 4 f32",
              "reduce_scatter by columns of 2 x 4 f32",
              [](Communicator& c) { c.reduce_scatter(zeros(8).reshape(2, 4), c.rank()); }),
+    mismatch("columns_of_all_to_all", 2, "all_to_all of 2 x 3 f32", "all_to_all of 2 x 4 f32",
+             [](Communicator& c) { c.all_to_all(zeros(6 + 2 * c.rank()).reshape(2, 3 + c.rank())); }),
+    // Rank 2 expects a row more from rank 0 than that sends; what ranks 0 and 1 say of each other fits.
+    wrong(
+        "counts_of_all_to_all", 3, broke,
+        {"the calls do not match: rank 0 calls all_to_all of 6 x 3 f32 in parts of 1, 2, 3 rows, for 1, 2, 3",
+         "rank 2 calls all_to_all of 9 x 3 f32 in parts of 3, 3, 3 rows, for 4, 3, 3 in group world (call "
+         "1)"},
+        [](Communicator& c) {
+          const std::vector<std::int64_t> counts[] = {{1, 2, 3}, {2, 2, 3}, {3, 3, 3}}, more = {4, 3, 3};
+          const auto& own = counts[c.rank()];
+          c.all_to_all(zeros((own[0] + own[1] + own[2]) * 3).reshape(own[0] + own[1] + own[2], 3), own,
+                       c.rank() == 2 ? more : own);
+        }),
+    wrong("parts_beyond_the_rows", 2, broke, {"parts of 1, 2 rows for 1, 2 do not fit 4 rows and 2 ranks"},
+          [](Communicator& c) {
+            const std::vector<std::int64_t> counts = {1, 2};
+            c.all_to_all(zeros(4).reshape(4, 1), counts, counts);
+          }),
     mismatch("split_or_barrier", 2, "split", "barrier",
              [](Communicator& c) { c.rank() == 0 ? void(c.split(0, 0, "half")) : c.barrier(); }),
     mismatch("message_size", 2, "send of 1 x 4 f32 to rank 1", "recv of 1 x 5 f32 from rank 0",

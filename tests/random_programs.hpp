@@ -31,7 +31,7 @@ class Dice {
 inline const std::vector<std::string> fault_names = {
     // A call that does not match the others' in its arguments.
     "rows", "shape", "dtype", "dtype of nothing", "reduce", "root", "axis of all_gather",
-    "axis of reduce_scatter", "message shape",
+    "axis of reduce_scatter", "parts of all_to_all", "message shape",
     // One that is not the others' call, or none.
     "other op", "left out", "twice", "other group", "other peer", "throws", "returns", "never waits"};
 
@@ -103,7 +103,18 @@ class RandomProgram {
     std::vector<std::vector<int>> members;  // in group order; empty where the rank is in no group
   };
   struct Step {
-    enum Kind { all_reduce, maximum, all_gather, reduce_scatter, broadcast, shift, pair, barrier, later };
+    enum Kind {
+      all_reduce,
+      maximum,
+      all_gather,
+      reduce_scatter,
+      broadcast,
+      shift,
+      pair,
+      barrier,
+      all_to_all,
+      later
+    };
     Kind kind;
     int family;
     std::int64_t rows, cols;
@@ -114,6 +125,14 @@ class RandomProgram {
     /// Part r of n of the larger tensor: all_gather's result, or reduce_scatter's input.
     Slice part(int r, int n) const {
       return axis == 0 ? Slice::rows(n * rows, cols, r, n) : Slice::columns(rows, n * cols, r, n);
+    }
+    /// How many rows of an all_to_all go from one rank of the group to another.
+    std::int64_t count(int from, int to) const { return (number + 3 * from + 5 * to + from * to) % 4; }
+    /// The counts of rank me: what it sends, and what it receives.
+    std::array<std::vector<std::int64_t>, 2> counts(int me, int n) const {
+      std::array<std::vector<std::int64_t>, 2> both;
+      for (int r = 0; r < n; ++r) both[0].push_back(count(me, r)), both[1].push_back(count(r, me));
+      return both;
     }
     int root(int n) const { return number % n; }
     int receiver(int n) const { return (root(n) + 1 + number / n % (n - 1)) % n; }
@@ -143,7 +162,7 @@ class RandomProgram {
 
   Step random_step() {
     Step step{};
-    step.kind = static_cast<Step::Kind>(dice_.below(fault_.empty() ? 9 : 8));
+    step.kind = static_cast<Step::Kind>(dice_.below(fault_.empty() ? 10 : 9));
     step.family = dice_.below(static_cast<int>(families_.size()));
     step.rows = dice_.below(6), step.cols = dice_.below(6);
     step.dtype = std::array{DType::f32, DType::f64, DType::i32}[dice_.below(3)];
@@ -152,8 +171,12 @@ class RandomProgram {
     return step;
   }
 
-  /// Shape of a rank's input: reduce_scatter needs n parts.
-  static std::pair<std::int64_t, std::int64_t> shape_of(const Step& step, int n) {
+  /// Shape of the input of rank me: reduce_scatter and all_to_all need n parts.
+  static std::pair<std::int64_t, std::int64_t> shape_of(const Step& step, int me, int n) {
+    if (step.kind == Step::all_to_all) {
+      const auto sent = step.counts(me, n)[0];
+      return {std::accumulate(sent.begin(), sent.end(), std::int64_t{0}), step.cols};
+    }
     if (step.kind != Step::reduce_scatter || n == 0) return {step.rows, step.cols};
     const Slice part = step.part(0, n);
     return {part.whole_rows, part.whole_cols};
@@ -166,7 +189,7 @@ class RandomProgram {
       step.in.resize(ranks_), step.out.resize(ranks_);
       const auto& members = families_[step.family].members;
       for (int r = 0; r < ranks_; ++r) {
-        const auto [rows, cols] = shape_of(step, static_cast<int>(members[r].size()));
+        const auto [rows, cols] = shape_of(step, place(r, members[r]), static_cast<int>(members[r].size()));
         for (std::int64_t i = 0; i < rows * cols; ++i) step.in[r].push_back(element(r + held[r], i));
       }
       for (int r = 0; r < ranks_; ++r)
@@ -178,10 +201,23 @@ class RandomProgram {
     }
   }
 
+  /// The number of a rank of the world among the members of its group.
+  static int place(int rank, const std::vector<int>& members) {
+    return static_cast<int>(std::find(members.begin(), members.end(), rank) - members.begin());
+  }
+
   static std::vector<double> result_of(const Step& step, int rank, const std::vector<int>& members) {
-    const int n = static_cast<int>(members.size());
-    const int me = static_cast<int>(std::find(members.begin(), members.end(), rank) - members.begin());
+    const int n = static_cast<int>(members.size()), me = place(rank, members);
     const auto of = [&](int r) -> const std::vector<double>& { return step.in[members[r]]; };
+    if (step.kind == Step::all_to_all) {
+      std::vector<double> parts;
+      for (int r = 0; r < n; ++r) {
+        auto from = of(r).begin();
+        for (int to = 0; to < me; ++to) from += step.count(r, to) * step.cols;
+        parts.insert(parts.end(), from, from + step.count(r, me) * step.cols);
+      }
+      return parts;
+    }
     std::vector<double> sum = of(0);
     for (int r = 1; r < n; ++r)
       for (std::size_t i = 0; i < sum.size(); ++i)
@@ -204,7 +240,7 @@ class RandomProgram {
   static void run_step(const Step& step, std::size_t number, int rank, Communicator& group,
                        std::vector<std::pair<Request, std::function<void()>>>& later) {
     const int n = group.size(), me = group.rank();
-    const auto [rows, cols] = shape_of(step, n);
+    const auto [rows, cols] = shape_of(step, me, n);
     const Tensor x = Tensor::of(rows, cols, step.in[rank], step.dtype);
     const std::vector<double>& expected = step.out[rank];
     const std::string what =
@@ -219,6 +255,8 @@ class RandomProgram {
     if (step.kind == Step::maximum) result = group.all_reduce(x, Reduce::max);
     if (step.kind == Step::all_gather) result = group.all_gather(x, step.axis);
     if (step.kind == Step::reduce_scatter) result = group.reduce_scatter(x, step.axis);
+    const auto [sent, received] = step.counts(me, n);
+    if (step.kind == Step::all_to_all) result = group.all_to_all(x, sent, received);
     if (step.kind == Step::broadcast) group.broadcast(x, step.root(n));
     if (const int by = step.number % n; step.kind == Step::shift && by > 0) {
       result = empty_like(x);
@@ -278,6 +316,14 @@ class RandomProgram {
          [&] { right_.op = wrong_.op = OpType::broadcast, right_.peer = (at + 1) % n, wrong_.peer = at; }},
         {"axis of all_gather", [&] { both(OpType::all_gather, n); }},
         {"axis of reduce_scatter", [&] { both(OpType::reduce_scatter, n); }},
+        {"parts of all_to_all",
+         [&] {
+           right_.op = OpType::all_to_all, right_.rows = 2 * n;
+           const std::vector<std::int64_t> even(n, 2);
+           right_.set_parts(at, n, even, even);
+           wrong_ = right_;
+           wrong_.sent[(at + 1) % n] = 3, wrong_.rows = 2 * n + 1;
+         }},
         {"message shape", [&] { message(at + 1), wrong_.rows = 10; }},
         {"other peer", [&] { message(at + 2); }}};
     if (const auto found = faulty_calls.find(fault_); found != faulty_calls.end()) found->second();
@@ -290,6 +336,8 @@ class RandomProgram {
     if (call.op == OpType::all_reduce) group.all_reduce(x, call.reduce);
     if (call.op == OpType::all_gather) group.all_gather(x, call.axis);
     if (call.op == OpType::reduce_scatter) group.reduce_scatter(x, call.axis);
+    if (call.op == OpType::all_to_all)
+      group.all_to_all(x, {call.sent, call.sent + call.parts}, {call.received, call.received + call.parts});
     if (call.op == OpType::broadcast) group.broadcast(x, call.peer);
     if (call.op == OpType::send) group.send(x, call.peer);
     if (call.op == OpType::recv) group.recv(x, call.peer);

@@ -7,42 +7,6 @@
 
 namespace tessera {
 
-const char* name(OpType op) {
-  static constexpr const char* names[] = {"all_reduce", "all_gather", "reduce_scatter", "broadcast",
-                                          "send",       "recv",       "barrier",        "split"};
-  return names[static_cast<int>(op)];
-}
-
-bool Call::matches(const Call& other) const {
-  if (rows != other.rows || cols != other.cols || dtype != other.dtype) return false;
-  if (point_to_point() && other.point_to_point()) return op != other.op;
-  return op == other.op && reduce == other.reduce && axis == other.axis && peer == other.peer;
-}
-
-std::string Call::text() const {
-  std::string text = name(op);
-  if (reduce == Reduce::max) text += " (max)";
-  if (axis >= 0) text += axis == 0 ? " by rows" : " by columns";
-  if (moves_data()) text += format(" of {} x {} {}", rows, cols, name(dtype));
-  if (op == OpType::send) text += format(" to rank {}", peer_in_world);
-  if (op == OpType::recv) text += format(" from rank {}", peer_in_world);
-  if (op == OpType::broadcast) text += format(" with root rank {}", peer_in_world);
-  return format("{} in group {}", text, group);
-}
-
-std::string Call::numbered() const { return format("{} (call {})", text(), number); }
-
-std::string mismatch(const std::vector<Call>& calls) {
-  for (const Call& other : calls)
-    if (const Call& first = calls.front(); &other != &first && !first.matches(other)) {
-      const auto [low, high] =
-          std::minmax(first, other, [](const Call& a, const Call& b) { return a.world_rank < b.world_rank; });
-      return format("the calls do not match: rank {} calls {}; rank {} calls {}", low.world_rank,
-                    low.numbered(), high.world_rank, high.numbered());
-    }
-  return "";
-}
-
 void Request::Abandon::operator()(Begun* call) const {
   if (!call->launch.expired()) call->work->abandon();
   delete call;
@@ -158,6 +122,9 @@ void Communicator::model_wire(const Call& call, std::int64_t full_bytes) const {
   if (call.op == OpType::broadcast) bytes = rank_ == call.peer ? 0 : full_bytes;
   if (call.op == OpType::send) bytes = full_bytes;
   if (call.op == OpType::recv) bytes = 0;
+  if (call.op == OpType::all_to_all)
+    bytes = (call.part_received(size_ - 1, size_).end - call.part_received(rank_, size_).size()) * call.cols *
+            static_cast<std::int64_t>(size_of(call.dtype));
   journal_->wire(row_of(call), bytes, false);
 }
 
@@ -200,6 +167,22 @@ Tensor Communicator::reduce_scatter(const Tensor& x, int axis) {
   const Tensor in = axis == 0 ? x.contiguous() : stack_columns(x, size_);
   const Tensor out = Tensor::empty(in.rows() / size_, in.cols(), x.dtype(), x.device());
   start(call, in, out).wait();
+  return out;
+}
+
+Tensor Communicator::all_to_all(const Tensor& x) {
+  part(x.rows(), rank_, size_);
+  const Tensor out = Tensor::empty(x.rows(), x.cols(), x.dtype(), x.device());
+  start(call_of(OpType::all_to_all, x), x.contiguous(), out).wait();
+  return out;
+}
+
+Tensor Communicator::all_to_all(const Tensor& x, const std::vector<std::int64_t>& sent,
+                                const std::vector<std::int64_t>& received) {
+  Call call = call_of(OpType::all_to_all, x);
+  call.set_parts(rank_, size_, sent, received);
+  const Tensor out = Tensor::empty(call.part_received(size_ - 1, size_).end, x.cols(), x.dtype(), x.device());
+  start(call, x.contiguous(), out).wait();
   return out;
 }
 

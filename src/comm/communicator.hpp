@@ -72,6 +72,13 @@ class Communicator {
   Tensor all_gather(const Tensor& x, int axis);
   /// This rank's part of the sum: its rows (axis 0) or columns (axis 1) of n equal parts. Bytes: (n-1)S.
   Tensor reduce_scatter(const Tensor& x, int axis);
+  /// Part i of n equal parts of every rank's rows, on rank i, one below the other in the order of the ranks.
+  /// Bytes: (n-1)/n S, S all ranks' x together.
+  Tensor all_to_all(const Tensor& x);
+  /// The same with parts of sent[i] rows for rank i; received[i] rows come from rank i. Any count may be 0.
+  /// Bytes: those of all parts but each rank's own. Throws Error for groups of more than 64 ranks.
+  Tensor all_to_all(const Tensor& x, const std::vector<std::int64_t>& sent,
+                    const std::vector<std::int64_t>& received);
   /// Root's x on every rank; x is (rows, cols) of the right dtype everywhere. Bytes: (n-1)S.
   void broadcast(const Tensor& x, int root);
   /// x to or from one rank. A send completes when its receive has taken the data. Bytes: S.
@@ -120,6 +127,7 @@ class Communicator {
   ///   all_gather      out = the ranks' in, one after the other
   ///   reduce_scatter  out = part `rank` of the sum of in, whose n parts lie one after the other
   ///   broadcast       in and out are both x
+  ///   all_to_all      rows part_received(i) of out = rows part_sent(rank) of rank i's in
   ///   send, recv      x is in or out; the other one is undefined, as both are for a barrier
   virtual std::shared_ptr<Work> do_call(const Call& call, const Tensor& in, const Tensor& out) = 0;
   virtual std::unique_ptr<Communicator> do_split(const Call& call, const std::string& name) = 0;

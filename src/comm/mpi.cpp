@@ -157,6 +157,19 @@ void Transfer::start() {
           MPI_Ireduce_scatter_block(in.raw(), out.raw(), count(out), type, reduction(mine), comm, &payload));
     case OpType::broadcast:
       return MPI_CHECK(MPI_Ibcast(out.raw(), count(out), type, mine.peer, comm, &payload));
+    case OpType::all_to_all: {
+      const int n = size_of(comm);
+      counts.resize(4 * static_cast<std::size_t>(n));
+      int* const at = counts.data();
+      for (int i = 0; i < n; ++i) {
+        const Range to = mine.part_sent(i, n), from = mine.part_received(i, n);
+        at[i] = static_cast<int>(to.size() * mine.cols), at[n + i] = static_cast<int>(to.begin * mine.cols);
+        at[2 * n + i] = static_cast<int>(from.size() * mine.cols);
+        at[3 * n + i] = static_cast<int>(from.begin * mine.cols);
+      }
+      return MPI_CHECK(MPI_Ialltoallv(in.raw(), at, at + n, type, out.raw(), at + 2 * n, at + 3 * n, type,
+                                      comm, &payload));
+    }
     case OpType::send:
       return MPI_CHECK(MPI_Issend(in.raw(), count(in), type, mine.peer, 0, comm, &payload));
     case OpType::recv:

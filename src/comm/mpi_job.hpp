@@ -80,6 +80,7 @@ struct Transfer final : Work {
   std::vector<Call> theirs;  // empty: there is nothing to compare with
   std::shared_ptr<Group> group;
   Tensor in, out;
+  std::vector<int> counts;  // of elements, for an all_to_all: sent, their places, received, their places
   MPI_Request header = MPI_REQUEST_NULL, payload = MPI_REQUEST_NULL;
   bool started = false, done = false;
 };

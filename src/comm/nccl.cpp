@@ -123,6 +123,15 @@ ncclResult_t Task::issue() const {
       return ncclReduceScatter(in.raw(), out.raw(), count(out), type, reduction, comm, stream);
     case OpType::broadcast:
       return ncclBroadcast(in.raw(), out.raw(), count(out), type, mine.peer, comm, stream);
+    case OpType::all_to_all:
+      NCCL_CHECK(ncclGroupStart());
+      for (int i = 0; i < channel.ranks; ++i) {  // what fails here is what ncclGroupEnd returns
+        const Range to = mine.part_sent(i, channel.ranks), from = mine.part_received(i, channel.ranks);
+        const Tensor sent = in.row_range(to.begin, to.end), received = out.row_range(from.begin, from.end);
+        if (sent.size() > 0) ncclSend(sent.raw(), count(sent), type, i, comm, stream);
+        if (received.size() > 0) ncclRecv(received.raw(), count(received), type, i, comm, stream);
+      }
+      return ncclGroupEnd();
     case OpType::send:  // a channel of messages goes from its rank 0 to its rank 1
       return ncclSend(in.raw(), count(in), type, 1, comm, stream);
     case OpType::recv:

@@ -80,6 +80,15 @@ Event Operation::run_step(std::size_t mine, const std::vector<Event>& events) {
       if (const auto root = static_cast<std::size_t>(me.call->peer); root != mine)
         copy_in(me, me.out, seats[root].in);
       break;
+    case OpType::all_to_all:
+      for (std::size_t i = 0; i < n; ++i) {
+        const Range from = seats[i].call->part_sent(static_cast<int>(mine), static_cast<int>(n)),
+                    to = me.call->part_received(static_cast<int>(i), static_cast<int>(n));
+        const Tensor theirs = seats[i].in.row_range(from.begin, from.end),
+                     here = me.out.row_range(to.begin, to.end);
+        i == mine ? here.copy_from(theirs) : copy_in(me, here, theirs);
+      }
+      break;
     case OpType::recv:  // the only step of a message
       copy_in(me, me.out, seats[0].in);
       break;

@@ -44,10 +44,10 @@ Entry World::post(const std::string& id, std::size_t seats, int steps, std::size
   if (!slot) slot = std::make_shared<Operation>(Operation{std::vector<Operation::Seat>(seats), steps});
   const Entry entry{slot, seat};
   const Call call = *mine.call;
-  const auto first =
-      std::ranges::find_if(slot->seats, [](const auto& other) { return other.call.has_value(); });
-  if (first != slot->seats.end() && !first->call->matches(call)) {
-    fault(mismatch({*first->call, call}));
+  const auto other = std::ranges::find_if(
+      slot->seats, [&](const auto& one) { return one.call.has_value() && !one.call->matches(call); });
+  if (other != slot->seats.end()) {
+    fault(mismatch({*other->call, call}));
     throw_if_faulty();
   }
   if (call.op == OpType::send) mine.steps_done = steps;  // the receiver copies while the sender may compute
