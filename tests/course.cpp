@@ -14,6 +14,7 @@
 #include "09_sequence_parallel/harness/proof.hpp"
 #include "09_sequence_parallel/parts.hpp"
 #include "10_zero/harness/proof.hpp"
+#include "11_context_parallel/harness/proof.hpp"
 #include "models.hpp"
 
 namespace tessera {
@@ -159,6 +160,19 @@ zero::Config zero_config(const identities::MatrixSizes& s, int p, int stage) {
   return config;
 }
 
+/// Lesson 11: placements, masks, grouped queries and lengths in turn.
+context_parallel::Config context_config(const MatrixSizes& s, int p, context_parallel::Way way) {
+  context_parallel::Config c;
+  c.way = way, c.zigzag = s.index % 3 != 1;
+  const std::int64_t heads = p * (1 + s.index % 2), kv[] = {heads, 1, p};
+  c.shape() = {heads * (1 + s.index % 4), heads, kv[s.index % 3], {}};
+  c.shape().options.batch = 1 + s.index % 3;
+  c.shape().options.seq = c.layout(p).chunks() * (1 + s.index % 5);
+  c.shape().options.mask = attention_heads::mask_names[static_cast<std::size_t>(s.index / 3) % 3].first;
+  attention_heads::complete(c.sizes);
+  return c;
+}
+
 }  // namespace
 
 std::vector<Claim> course() {
@@ -238,6 +252,11 @@ std::vector<Claim> course() {
     add(format("10 ZeRO, stage {}", stage), floating,
         [stage](Proof& proof, Communicator& comm, const MatrixSizes& s) {
           zero::prove(proof, comm, zero_config(s, comm.size(), stage));
+        });
+  for (const auto& [way, name] : context_parallel::way_names)
+    add("11 context parallel, " + name, floating,
+        [way = way](Proof& proof, Communicator& comm, const MatrixSizes& s) {
+          context_parallel::prove(proof, comm, context_config(s, comm.size(), way));
         });
   return claims;
 }

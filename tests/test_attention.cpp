@@ -372,3 +372,51 @@ TEST_CASE("streaming attention under a causal mask takes no more than twice plai
   // Sanity alone, the machine may be busy. On a quiet one streaming takes about half.
   CHECK(seconds(Form::streaming) <= 2 * seconds(Form::plain));
 }
+
+TEST_CASE(
+    "states of a softmax over pieces of the keys merge to that over all, in any order, and none adds "
+    "nothing") {
+  for (const DType dtype : {DType::f32, DType::f64})
+    for (const std::int64_t length : {std::int64_t{0}, std::int64_t{2}, std::int64_t{5}}) {
+      AttentionOptions o;
+      o.batch = 2, o.seq = 5, o.heads = 4, o.kv_heads = 2;
+      o.form = AttentionOptions::Form::streaming;
+      const auto made = [&](const char* name, std::int64_t cols) {
+        return generate(5, name, Slice::whole(10, cols), dtype, Fill::uniform,
+                        40);  // scores beyond exp's range
+      };
+      const Tensor q = made("q", 12), k = made("k", 6), v = made("v", 6);
+      o.mask = Mask::none;
+      AttentionSaved all, left, right;
+      attention(q, k, v, o, all);
+      // Two sets of keys: the tokens before `length`, and those from there on, moved to the front.
+      const auto shifted = [&](const Tensor& x) {
+        const Tensor y = Tensor::zeros(10, x.cols(), dtype);
+        for (std::int64_t b = 0; b < 2; ++b)
+          y.row_range(b * 5, b * 5 + 5 - length).copy_from(x.row_range(b * 5 + length, b * 5 + 5));
+        return y;
+      };
+      const auto before = [&](std::int64_t n) {
+        o.mask = Mask::padding;
+        o.lengths = Tensor::of(2, 1, {static_cast<double>(n), static_cast<double>(n)}, DType::i32);
+      };
+      before(length), attention(q, k, v, o, left);
+      before(5 - length), attention(q, shifted(k), shifted(v), o, right);
+      for (const bool swapped : {false, true}) {
+        const AttentionSaved &first = swapped ? right : left, &second = swapped ? left : right;
+        const Tensor sum = first.o.copy(), log_sum = first.log_sum.copy();
+        merge_attention(sum, log_sum, second.o, second.log_sum, o);
+        const double u = dtype == DType::f32 ? 1e-6 : 1e-14;
+        const auto close = [&](const Tensor& x, const Tensor& y, double scale) {
+          const std::vector<double> a = x.values(), b = y.values();
+          for (std::size_t i = 0; i < a.size(); ++i) CHECK(std::abs(a[i] - b[i]) <= u * scale);
+        };
+        close(sum, all.o, 400), close(log_sum, all.log_sum, 4000);
+      }
+      if (length > 0) continue;
+      for (const double x : left.o.values()) CHECK(x == 0);
+      for (const double x : left.log_sum.values()) CHECK(x == -INFINITY);
+      merge_attention(left.o, left.log_sum, left.o.copy(), left.log_sum.copy(), o);
+      for (const double x : left.o.values()) CHECK(x == 0);
+    }
+}

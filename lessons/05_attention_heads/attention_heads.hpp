@@ -10,6 +10,7 @@
 #pragma once
 
 #include <array>
+#include <functional>
 #include <utility>
 
 #include "04_mlp_block/mlp_block.hpp"
@@ -72,12 +73,13 @@ inline Tensor dropout_of(const Tensor& x, const AttentionOptions& o, std::uint64
 }
 
 /// The function inside a head, a parameter as f was in lesson 04: attention, or in the exact tier a linear
-/// function, which is exact on integers.
+/// function, which is exact on integers; in lesson 11 attention over tokens that are cut.
 struct Core {
-  Tensor (*forward)(const Tensor&, const Tensor&, const Tensor&, const AttentionOptions&,
-                    AttentionSaved&) = attention;
-  void (*backward)(const Tensor&, const AttentionSaved&, const AttentionOptions&, const Tensor&,
-                   const Tensor&, const Tensor&) = attention_backward;
+  std::function<Tensor(const Tensor&, const Tensor&, const Tensor&, const AttentionOptions&, AttentionSaved&)>
+      forward = attention;
+  std::function<void(const Tensor&, const AttentionSaved&, const AttentionOptions&, const Tensor&,
+                     const Tensor&, const Tensor&)>
+      backward = attention_backward;
 };
 
 inline constexpr int code_line = __LINE__ + 3;

@@ -11,17 +11,9 @@
 
 namespace tessera {
 
-enum class OpType {
-  all_reduce,
-  all_gather,
-  reduce_scatter,
-  broadcast,
-  all_to_all,
-  send,
-  recv,
-  barrier,
-  split
-};
+// clang-format off
+enum class OpType { all_reduce, all_gather, reduce_scatter, broadcast, all_to_all, send, recv, barrier, split };
+// clang-format on
 const char* name(OpType op);
 
 /// Fields that do not apply to `op` stay at their defaults.

@@ -123,6 +123,22 @@ void for_tiles(const Heads& heads, const Body& body) {
 
 }  // namespace
 
+void merge_attention(const Tensor& o, const Tensor& log_sum, const Tensor& more, const Tensor& more_log_sum,
+                     const AttentionOptions& options) {
+  const Tensor merged = empty_like(log_sum);
+  for (const Tensor& x : {log_sum, more_log_sum})
+    expect(more.rows() == o.rows() && more.cols() == o.cols() && o.rows() == options.batch * options.seq &&
+               x.rows() == o.rows() * options.heads && x.cols() == 1 && x.dtype() == arithmetic(o.dtype()),
+           [&] {
+             return format(
+                 "merge_attention: o {} and {}, log_sum {} are not {} sequences of {} with {} heads",
+                 shape(o), shape(more), shape(x), options.batch, options.seq, options.heads);
+           });
+  kernels_of(o).merge_attention(o, more, log_sum, more_log_sum, merged,
+                                {.mask = Mask::none, .seq = options.seq, .heads = options.heads});
+  log_sum.copy_from(merged);
+}
+
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options,
                  AttentionSaved& saved) {
   const Heads heads(q, k, v, options);

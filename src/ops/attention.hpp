@@ -15,7 +15,7 @@ struct AttentionOptions {
   /// The heads of this rank; query head h uses kv head h / (heads / kv_heads).
   std::int64_t heads = 1, kv_heads = 1;
   Mask mask = Mask::causal;
-  Tensor lengths;  // (batch, 1) i32, each at least 1; only for Mask::padding
+  Tensor lengths;  // (batch, 1) i32, each at least 1, or 0 in the streaming form; only for Mask::padding
   double dropout = 0;
   std::uint64_t seed = 0;
   /// The place of these heads and sequences in the whole, for dropout. all_heads = 0 stands for `heads`.
@@ -41,8 +41,16 @@ struct AttentionSaved {
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& options,
                  AttentionSaved& saved);
 /// Writes dq, dk and dv, which have the shapes of q, k and v and may be columns of one tensor. The options
-/// must be those of the forward.
+/// must be those of the forward. Where q has seen further keys in other calls, o and log_sum are those of all
+/// its keys; then dq is the part of these keys.
 void attention_backward(const Tensor& dy, const AttentionSaved& saved, const AttentionOptions& options,
                         const Tensor& dq, const Tensor& dk, const Tensor& dv);
+
+/// A pair (o, log_sum) of the streaming form is the state of a softmax that has seen some keys; before the
+/// first key o is 0 and log_sum is minus infinity. This merges the state of the same queries over other keys
+/// into the first: log_sum = log(e^l1 + e^l2), o = o1 e^(l1 - log_sum) + o2 e^(l2 - log_sum). The shapes are
+/// those of one call with these options. Liu et al. 2023, "Ring Attention".
+void merge_attention(const Tensor& o, const Tensor& log_sum, const Tensor& more, const Tensor& more_log_sum,
+                     const AttentionOptions& options);
 
 }  // namespace tessera

@@ -104,7 +104,8 @@ __global__ void __launch_bounds__(Tile<T>::threads, Tile<T>::resident(blocks)) a
   }
   unrolled([&](int r) {
     sum[r] = fold_lanes<Tile<T>::lanes>(sum[r], Sum{});
-    unrolled<blocks>([&](int n) { unrolled([&](int s) { out[n][r][s] /= sum[r]; }); });
+    const T total = sum[r] == 0 ? T(1) : sum[r];  // a query that saw no key has o = 0
+    unrolled<blocks>([&](int n) { unrolled([&](int s) { out[n][r][s] /= total; }); });
     const int i = first + 4 * y + r;
     if (x == 0 && at.column == 0 && i < at.seq)
       *at.log_sum.row(at.row(at.h, i)) = scale * largest[r] + std::log(sum[r]);

@@ -75,7 +75,9 @@ struct OnlineSoftmaxRow {
     const A old = first ? -A(INFINITY) : *largest.row(at.row);
     const A old_sum = first ? A(0) : *sum.row(at.row);
     const A here = team.largest(at.visible, [&](std::int64_t j) { return A(p[j]); });
-    const A m = here > old ? here : old, kept = first ? A(0) : exponential(scale * (old - m));
+    const A m = here > old ? here : old, kept = first      ? A(0)
+                                                : old == m ? A(1)
+                                                           : exponential(scale * (old - m));
     const A added =
         team.sum(at.visible, [&](std::int64_t j) { return A(p[j] = exponential(scale * (p[j] - m))); });
     team.each(tile.keys - at.visible, [&](std::int64_t j) { p[at.visible + j] = 0; });
@@ -93,7 +95,8 @@ struct OnlineSoftmaxRow {
   }
 };
 
-/// o /= sum; log_sum = scale m + log sum, in the place of m.
+/// o /= sum; log_sum = scale m + log sum, in the place of m. A query that saw no key has o = 0 and log_sum =
+/// minus infinity.
 template <class T>
 struct OnlineSoftmaxEndRow {
   using A = Arithmetic<T>;
@@ -104,8 +107,29 @@ struct OnlineSoftmaxEndRow {
     const TileRow at(tile, r);
     const A total = *sum.row(at.row);
     T* out = at.part(o);
-    team.each(o.cols / tile.heads, [&](std::int64_t j) { out[j] = out[j] / total; });
+    team.each(o.cols / tile.heads, [&](std::int64_t j) { out[j] = out[j] / (total == 0 ? A(1) : total); });
     if (team.first()) *largest.row(at.row) = A(tile.scale) * *largest.row(at.row) + std::log(total);
+  }
+};
+
+/// Two states of a softmax, each relative to its own log_sum, become one: relative to the larger of both, so
+/// that no exponential overflows. Where neither has seen a key, nothing changes.
+template <class T>
+struct MergeRow {
+  using A = Arithmetic<T>;
+  AttentionTile tile;
+  View<T> o, more;
+  View<A> log_sum, more_log_sum, merged;
+  TESSERA_KERNEL void operator()(const auto& team, std::int64_t r) const {
+    const TileRow at(tile, r);
+    const A a = *log_sum.row(at.row), b = *more_log_sum.row(at.row), most = a > b ? a : b;
+    const bool none = most == -A(INFINITY);
+    const A kept = none ? A(1) : exponential(a - most), added = none ? A(0) : exponential(b - most);
+    T* out = at.part(o);
+    const T* x = at.part(more);
+    team.each(o.cols / tile.heads,
+              [&](std::int64_t j) { out[j] = (kept * out[j] + added * x[j]) / (kept + added); });
+    if (team.first()) *merged.row(at.row) = most + std::log(kept + added);
   }
 };
 

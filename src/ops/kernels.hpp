@@ -106,6 +106,10 @@ struct Kernels {
   /// p = softmax(scale x) over the keys that each row sees,
   /// 0 elsewhere. The tile must hold all keys; p may be x.
   virtual void softmax(const Tensor& p, const Tensor& x, const AttentionTile& tile) const = 0;
+  /// o, and merged in the place of log_sum: see MergeRow in attention_functions.hpp.
+  virtual void merge_attention(const Tensor& o, const Tensor& more, const Tensor& log_sum,
+                               const Tensor& more_log_sum, const Tensor& merged,
+                               const AttentionTile& tile) const = 0;
   /// dx = factor p (dp - sum_k dp_k p_k), row by row; dx may be dp.
   virtual void softmax_backward(const Tensor& dx, const Tensor& dp, const Tensor& p, double factor) const = 0;
   /// probabilities = softmax of each row, loss_i = -log probabilities[i, target_i].

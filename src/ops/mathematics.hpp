@@ -93,6 +93,13 @@ struct Mathematics : Kernels {
     rows<SoftmaxBackwardRow>(dx, dx, dp, p, factor);
   }
 
+  void merge_attention(const Tensor& o, const Tensor& more, const Tensor& log_sum, const Tensor& more_log_sum,
+                       const Tensor& merged, const AttentionTile& tile) const override {
+    floating(o.dtype(), [&]<class T>(T) {
+      Machine::rows(o, log_sum.rows(), o.cols() / tile.heads,
+                    MergeRow<T>{tile, o, more, log_sum, more_log_sum, merged});
+    });
+  }
   void softmax(const Tensor& p, const Tensor& x, const AttentionTile& tile) const override {
     floating(p.dtype(), [&]<class T>(T) {
       Machine::rows(p, p.rows(), tile.keys, SoftmaxRow<T>{tile, p, x});

@@ -41,19 +41,18 @@ inline Tensor contiguous_heads(const Inputs<Tensor>& in, const Sizes& s, const C
 // Building. `rank` and the number of ranks say which heads are this rank's.
 
 template <class Attention>
-Attention build_layer(std::type_identity<Attention>, Proof& proof, const Sizes& s, int rank) {
-  const int p = proof.ranks();
+Attention build_layer(std::type_identity<Attention>, Proof& proof, const Sizes& s, int rank, int p) {
   const double scale = 1 / std::sqrt(static_cast<double>(s.w()));
   const Tensor qkv = proof.weight("attn.c_attn.weight", "WQ", own_columns(s.w(), s, rank, p), 3 * scale);
   const Tensor c_qkv = proof.weight("attn.c_attn.bias", "1Q", own_columns(1, s, rank, p));
-  const Tensor proj = proof.weight<Shard<0>>("attn.c_proj.weight", "WW", scale);
+  const Tensor proj = proof.weight("attn.c_proj.weight", "WW", Slice::rows(s.w(), s.w(), rank, p), scale);
   const Tensor c = proof.weight<Replicated>("attn.c_proj.bias", "1W");
   return {qkv, c_qkv, proj, c, own_heads(s.shape, rank, p), proof.exact() ? linear_core : Core{}};
 }
 
 template <class Attention, class... More>
 auto build_layer(std::type_identity<TransformerBlock<Attention, More...>>, Proof& proof, const Sizes& s,
-                 int rank) -> TransformerBlock<Attention, More...> {
+                 int rank, int p) -> TransformerBlock<Attention, More...> {
   using Norm = decltype(TransformerBlock<Attention, More...>::ln_1);
   const double scale = 1 / std::sqrt(static_cast<double>(s.w()));
   const auto norm = [&](const std::string& name) {
@@ -61,7 +60,7 @@ auto build_layer(std::type_identity<TransformerBlock<Attention, More...>>, Proof
     return Norm{weight, Placed<Replicated>(proof.weight<Replicated>(name + ".bias", "1W"))};
   };
   return {norm("ln_1"),
-          build_layer(std::type_identity<Attention>{}, proof, s, rank),
+          build_layer(std::type_identity<Attention>{}, proof, s, rank, p),
           norm("ln_2"),
           {{proof.weight<Shard<1>>("mlp.c_fc.weight", "WF", scale),
             proof.weight<Shard<1>>("mlp.c_fc.bias", "1F")},
@@ -80,7 +79,7 @@ template <class Layer>
 Built<Layer> build(Proof& proof, const Communicator& comm, const Sizes& s) {
   proof.axes({{'N', s.n()}, {'W', s.w()}, {'F', 4 * s.w()}});
   return {proof.input<Replicated>("X", "NW"), proof.input<Replicated>("dY", "NW"),
-          build_layer(std::type_identity<Layer>{}, proof, s, comm.rank())};
+          build_layer(std::type_identity<Layer>{}, proof, s, comm.rank(), comm.size())};
 }
 
 // Checking.

@@ -43,6 +43,12 @@ class AttentionHead {
     add_matmul(dv, t(times(p_, kept_)), d_o);
   }
   // end by_head
+  /// The largest sum of absolute terms in dQ, dK and dV.
+  double largest_sum(const Tensor& d_o) const {
+    const Tensor ds = scale(softmax_backward(times(matmul(d_o, t(v_)), kept_), p_), factor_);
+    return std::max(
+        {largest_terms(ds, k_), largest_terms(t(ds), q_), largest_terms(t(times(p_, kept_)), d_o)});
+  }
 
  private:
   /// (S, S): 0 where query i may look at key j, minus infinity elsewhere.
@@ -103,11 +109,11 @@ inline void head_by_head_backward(const Tensor& d_o, const AttentionSaved& saved
   });
 }
 
-inline constexpr Core reference_core{head_by_head<>, head_by_head_backward};
+inline const Core reference_core{head_by_head<>, head_by_head_backward};
 
 /// A linear function in the place of the softmax, which is exact on integers:
 /// o = q + k + v of each query head.
-inline constexpr Core linear_core{
+inline const Core linear_core{
     [](const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& o, AttentionSaved& saved) {
       saved = {q, k, v, q.copy(), {}, {}};
       for_each_head(q, o, [&](auto, auto, const auto& of_head, const auto& of_key) {

@@ -211,7 +211,7 @@ Compared prove(std::type_identity<Layer> type, Proof& proof, Communicator& comm,
   const attention_heads::Sizes& s = c.sizes;
   proof.axes({{'N', s.n()}, {'W', s.w()}, {'F', 4 * s.w()}});
   const auto x = proof.input<Shard<0>>("X", "NW"), dy = proof.input<Shard<0>>("dY", "NW");
-  Layer layer = attention_heads::build_layer(type, proof, s, comm.rank());
+  Layer layer = attention_heads::build_layer(type, proof, s, comm.rank(), comm.size());
   set_up(layer, c, comm);
   typename Layer::Saved saved;
   Compared compared;

@@ -1,0 +1,133 @@
+// Lesson 11: attention over tokens that are cut. Every way, placement and mask equals the whole, with its
+// work, its bytes and its memory; the states of a softmax merge in any order; what cannot be cut is refused.
+#include "11_context_parallel/harness/screen.hpp"
+#include "proven.hpp"
+
+using namespace tessera;
+using namespace tessera::test;
+using namespace tessera::context_parallel;
+
+namespace {
+
+Config config(Way way, bool zigzag, Mask mask, std::int64_t heads, std::int64_t kv_heads, std::int64_t seq) {
+  Config c;
+  c.shape() = {3 * heads, heads, kv_heads, {}};
+  c.shape().options.batch = 2;
+  c.shape().options.seq = seq;
+  c.shape().options.mask = mask;
+  c.way = way, c.zigzag = zigzag;
+  attention_heads::complete(c.sizes);
+  return c;
+}
+
+Outcome outcome_of(const Config& c, int ranks, DType dtype = DType::f64) {
+  return proven(ranks, {Tier::floating, dtype, 3},
+                [&](Proof& proof, Communicator& cp) { prove(proof, cp, c); });
+}
+
+}  // namespace
+
+TEST_CASE("lesson 11 holds at 1 to 8 ranks: ways, placements, masks, grouped queries") {
+  Thin thin;
+  for (const int ranks : {1, 2, 3, 4, 8})
+    for (const auto& [way, way_name] : way_names)
+      for (const bool zigzag : {false, true})
+        for (const auto& [mask, mask_name] : attention_heads::mask_names)
+          for (const std::int64_t kv_heads : {24, 8, 1})
+            for (const DType dtype : {DType::f32, DType::f64}) {
+              const Config c = config(way, zigzag, mask, 24, kv_heads, 48);
+              if (!c.fits(kv_heads, ranks) || thin.skips()) continue;
+              CAPTURE(ranks);
+              CAPTURE(way_name);
+              CAPTURE(zigzag);
+              CAPTURE(mask_name);
+              CAPTURE(kv_heads);
+              CHECK(faults(outcome_of(c, ranks, dtype)) == "");
+            }
+}
+
+TEST_CASE("lesson 11: the ring and the gather merge in one order, and give the same bits") {
+  for (const Mask mask : {Mask::causal, Mask::none})
+    on_ranks(3, [&](Communicator& cp) {
+      const Config c = config(Way::ring, true, mask, 4, 2, 12);
+      const Slice own = c.layout(3).slice(12, cp.rank());
+      const auto made = [&](const char* name, std::int64_t cols) {
+        return generate(3, name, {24, cols, own.row_ranges, {{0, cols}}}, DType::f32, Fill::uniform, 1);
+      };
+      const Tensor q = made("q", 12), k = made("k", 6), v = made("v", 6);
+      std::int64_t work = 0;
+      std::vector<std::vector<double>> found;
+      for (const Way way : {Way::ring, Way::gather}) {
+        AttentionSaved saved;
+        const auto core = make_core(way, cp, c.layout(3), own_heads(c.shape(), 0, 1), &work);
+        found.push_back(core.forward(q, k, v, c.shape().options, saved).values());
+      }
+      expect(found[0] == found[1], "other bits");
+    });
+}
+
+TEST_CASE("lesson 11: contiguous chunks give the last of 4 ranks 1.75 times the mean, zigzag none") {
+  std::vector<std::int64_t> contiguous, zigzag;
+  on_ranks(4, [&](Communicator& cp) {
+    for (const bool z : {false, true}) {
+      Proof proof(cp, {Tier::floating, DType::f64, 3});
+      const auto work = prove(proof, cp, config(Way::ring, z, Mask::causal, 4, 4, 800));
+      if (cp.rank() == 0) (z ? zigzag : contiguous) = work;
+    }
+  });
+  double mean = 0;
+  for (const std::int64_t one : contiguous) mean += static_cast<double>(one) / 4;
+  CHECK(static_cast<double>(contiguous[3]) / mean == doctest::Approx(1.75).epsilon(0.005));
+  for (const std::int64_t one : zigzag) CHECK(static_cast<double>(one) == mean);
+}
+
+TEST_CASE("lesson 11: which way sends least, measured at three sizes, is what the formulas say") {
+  struct Case {
+    int ranks;
+    std::int64_t kv_heads, seq;
+    Way least;
+  };
+  for (const Case& one : {Case{2, 1, 8, Way::gather}, {4, 16, 16, Way::ulysses}, {8, 1, 32, Way::gather}}) {
+    CAPTURE(one.ranks);
+    std::pair<double, Way> least = {INFINITY, Way::ring};
+    for (const auto& [way, name] : way_names) {
+      const Config c = config(way, true, Mask::causal, 16, one.kv_heads, one.seq);
+      const Outcome outcome = outcome_of(c, one.ranks);
+      double bytes = 0;
+      for (const TrafficRow& row : outcome.traffic)
+        bytes += row.phase == "step" ? 0 : static_cast<double>(row.wire);
+      const auto [forward, backward] = sent(c, way, one.ranks);
+      CHECK(bytes == static_cast<double>(8 * (forward + backward)));
+      least = std::min(least, {bytes, way});
+    }
+    CHECK(least.second == one.least);
+  }
+}
+
+TEST_CASE("lesson 11 refuses what it cannot cut, and says what would work") {
+  const auto says = [](Config c, int ranks) { return message_from([&] { check_sizes(c, ranks); }); };
+  CHECK(says(config(Way::ring, true, Mask::causal, 4, 4, 100), 3) ==
+        "--seq 100 on 3 ranks cannot be cut into the 6 equal chunks of --placement zigzag: --seq 102 would "
+        "work");
+  CHECK(says(config(Way::ring, false, Mask::causal, 4, 4, 100), 4) == "");
+  CHECK(says(config(Way::ulysses, false, Mask::causal, 6, 6, 16), 4) ==
+        "--heads 6 cannot be shared out over 4 ranks, as --way ulysses does: --way ring would work");
+  CHECK(says(config(Way::ulysses, false, Mask::causal, 12, 3, 16), 4) ==
+        "--kv-heads 3: a number that divides the 12 heads, and divides the 4 ranks or is divided by them, "
+        "would "
+        "work, like --kv-heads 4");
+  CHECK(says(config(Way::ring, false, Mask::causal, 12, 5, 16), 4) ==
+        "--kv-heads 5: a number that divides the 12 heads would work, like --kv-heads 6");
+  CHECK(says(config(Way::ulysses, true, Mask::causal, 12, 2, 16), 4) == "");  // each goes to two ranks
+}
+
+TEST_CASE("lesson 11: the picture of the pairs has a cell for each that a mask lets through") {
+  const auto cells = [](Mask mask, int ranks) {
+    const std::string text = drawing(config(Way::ring, true, mask, 4, 4, 16), ranks);
+    std::size_t count = 0;
+    for (std::size_t at = 0; (at = text.find("<rect", at)) != std::string::npos; ++at) ++count;
+    return count;
+  };
+  CHECK(cells(Mask::none, 2) - cells(Mask::causal, 2) == 6 + 1);
+  CHECK(cells(Mask::causal, 2) >= 10 + 3);
+}
