@@ -33,9 +33,10 @@ TEST_CASE("lesson 11 holds at 1 to 8 ranks: ways, placements, masks, grouped que
     for (const auto& [way, way_name] : way_names)
       for (const bool zigzag : {false, true})
         for (const auto& [mask, mask_name] : attention_heads::mask_names)
-          for (const std::int64_t kv_heads : {24, 8, 1})
+          for (const std::int64_t group : {1, 2, 8})
             for (const DType dtype : {DType::f32, DType::f64}) {
-              const Config c = config(way, zigzag, mask, 24, kv_heads, 48);
+              const std::int64_t heads = ranks == 3 ? 6 : 8, kv_heads = group < 8 ? heads / group : 1;
+              const Config c = config(way, zigzag, mask, heads, kv_heads, ranks == 3 ? 36 : 32);
               if (!c.fits(kv_heads, ranks) || thin.skips()) continue;
               CAPTURE(ranks);
               CAPTURE(way_name);
@@ -112,12 +113,13 @@ TEST_CASE("lesson 11 refuses what it cannot cut, and says what would work") {
   CHECK(says(config(Way::ring, false, Mask::causal, 4, 4, 100), 4) == "");
   CHECK(says(config(Way::ulysses, false, Mask::causal, 6, 6, 16), 4) ==
         "--heads 6 cannot be shared out over 4 ranks, as --way ulysses does: --way ring would work");
-  CHECK(says(config(Way::ulysses, false, Mask::causal, 12, 3, 16), 4) ==
-        "--kv-heads 3: a number that divides the 12 heads, and divides the 4 ranks or is divided by them, "
-        "would "
-        "work, like --kv-heads 4");
-  CHECK(says(config(Way::ring, false, Mask::causal, 12, 5, 16), 4) ==
-        "--kv-heads 5: a number that divides the 12 heads would work, like --kv-heads 6");
+  CHECK(
+      says(config(Way::ulysses, false, Mask::causal, 12, 3, 16), 4) ==
+      "--kv-heads 3 on 4 ranks: a number that divides the 12 heads, and that divides the ranks or that they "
+      "divide: --kv-heads 1, 2, 4, 12 would work");
+  CHECK(
+      says(config(Way::ring, false, Mask::causal, 12, 5, 16), 4) ==
+      "--kv-heads 5 on 4 ranks: a number that divides the 12 heads: --kv-heads 1, 2, 3, 4, 6, 12 would work");
   CHECK(says(config(Way::ulysses, true, Mask::causal, 12, 2, 16), 4) == "");  // each goes to two ranks
 }
 

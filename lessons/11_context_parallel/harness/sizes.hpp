@@ -58,11 +58,11 @@ inline void check_sizes(Config& c, int ranks) {
                "would work",
                s.heads, ranks));
   if (!c.fits(s.kv_heads, ranks))
-    throw UsageError(format(
-        "--kv-heads {}: a number that divides the {} heads{} would work, like --kv-heads {}", s.kv_heads,
-        s.heads,
-        c.way == Way::ulysses ? format(", and divides the {} ranks or is divided by them,", ranks) : "",
-        fitting(s.heads, [&](std::int64_t n) { return c.fits(n, ranks); })));
+    throw UsageError(
+        format("--kv-heads {} on {} ranks: a number that divides the {} heads{}: --kv-heads {} would work",
+               s.kv_heads, ranks, s.heads,
+               c.way == Way::ulysses ? ", and that divides the ranks or that they divide" : "",
+               fitting(s.heads, [&](std::int64_t n) { return c.fits(n, ranks); })));
 }
 
 /// Elements that all ranks send together in the forward, and in the backward.
