@@ -223,6 +223,16 @@ refused '--stage 4: a whole number from 0 to 3 would work' "${ten[@]}" --stage 4
 for batch in 3 4 5; do "$bin/10_zero" --ranks 3 --batch $batch --steps 1 --quiet >/dev/null; done
 for stage in 0 1 2 3; do "$bin/10_zero" --ranks 3 --stage $stage --steps 0 --clip 1 --quiet >/dev/null; done
 
+# Context: chunks of equal length; and for Ulysses heads that the ranks divide.
+eleven=(11_context_parallel --json x --dump y --svg z --trace w)
+refused '--seq 50 on 4 ranks cannot be cut into the 8 equal chunks of --placement zigzag: --seq 56 would work' "${eleven[@]}" --seq 50
+refused '--heads 12 cannot be shared out over 8 ranks.*--way ring would work' "${eleven[@]}" --ranks 8 --way ulysses
+refused '--kv-heads 3 on 4 ranks: .*: --kv-heads 1, 2, 4, 12 would work' "${eleven[@]}" --way ulysses --kv-heads 3
+refused '--exact: a softmax is exact nowhere' "${eleven[@]}" --exact
+for kv in 1 2 4 12; do "$bin/11_context_parallel" --way ulysses --kv-heads $kv --quiet >/dev/null; done
+"$bin/11_context_parallel" --seq 56 --quiet >/dev/null
+"$bin/11_context_parallel" --ranks 8 --way ring --quiet >/dev/null
+
 # Stages: each has a layer, microbatches divide the batch, and no layer is dropped in silence.
 six=(06_pipeline --json x --dump y --svg z --trace w)
 refused '--layers 8 cannot fill 9 stages: --layers 9 or more, or --ranks 8 would work' "${six[@]}" --ranks 9

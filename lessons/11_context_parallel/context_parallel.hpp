@@ -9,8 +9,12 @@
 // keys gives its parts of dQ, dK and dV by itself: p = exp(q k' / sqrt(d) - lse), ds = p (dO v' - D).
 #pragma once
 
+#include <algorithm>
+#include <cmath>
+
 #include "05_attention_heads/multi_query.hpp"
 #include "11_context_parallel/exchange.hpp"
+#include "tensor/error.hpp"
 
 namespace tessera::context_parallel {
 
@@ -28,7 +32,6 @@ inline std::int64_t pairs_of(const AttentionOptions& o) {
   return static_cast<std::int64_t>(static_cast<double>(o.heads * o.seq) * keys);
 }
 
-// begin pairs
 /// Attention of this rank's queries with all keys. Exchange is Ring or Gather.
 template <class Exchange>
 struct PairwiseAttention {
@@ -37,6 +40,7 @@ struct PairwiseAttention {
   AttentionOptions whole;  // of the whole sequences
   std::int64_t* work;      // counts pairs
 
+  // begin pairs
   /// q (N/c, W), k and v (N/c, kv d) -> o (N/c, W).
   Tensor forward(const Tensor& q, const Tensor& k, const Tensor& v, AttentionSaved& saved) const {
     const std::vector<double> nothing(static_cast<std::size_t>(q.rows() * whole.heads), -INFINITY);
@@ -72,6 +76,7 @@ struct PairwiseAttention {
     const auto [dk_sum, dv_sum] = Keys::halves(exchange.bring_and_sum(Keys::beside(saved.k, saved.v), visit));
     dk.copy_from(dk_sum), dv.copy_from(dv_sum);
   }
+  // end pairs
 
  private:
   Tensor rows(const Tensor& x, int chunk) const { return block(x, chunk, layout.own_chunks()); }
@@ -99,15 +104,14 @@ struct PairwiseAttention {
     options.form = AttentionOptions::Form::streaming, options.seq = layout.length();
     if (options.mask == Mask::causal && keys < queries) options.mask = Mask::none;
     if (options.mask != Mask::padding) return options;
-    std::vector<double> left =
-        whole.lengths.values();  // of each sequence, from the first key of this chunk on
-    for (double& one : left)
-      one = std::clamp<double>(one - double(keys * options.seq), 0, double(options.seq));
+    // What is left of each sequence from the first key of this chunk on.
+    const auto length = static_cast<double>(options.seq);
+    std::vector<double> left = whole.lengths.values();
+    for (double& one : left) one = std::clamp(one - keys * length, 0.0, length);
     const MemoryScope data(MemoryKind::check);
     options.lengths = Tensor::of(whole.batch, 1, left, DType::i32);
     return options;
   }
 };
-// end pairs
 
 }  // namespace tessera::context_parallel

@@ -27,13 +27,11 @@ struct Layout {
   int chunks() const { return own_chunks() * ranks; }
   std::int64_t length() const { return seq / chunks(); }  // L, the tokens of a chunk
 
-  // begin zigzag
   // task 11.zigzag (line, 1 point, 10 min): which chunk of the sequence, counted from the first, is a rank's
   // number k; number 0 is chunk `rank` in both placements. Hint: the costs of the two must add up to the
   // same.
   int chunk(int rank, int k) const { return k == 1 ? chunks() - 1 - rank : rank; }
   // end task
-  // end zigzag
 
   /// A rank's rows of a whole (N, cols): chunk by chunk, and in a chunk sequence by sequence.
   Slice slice(std::int64_t cols, int rank) const {
@@ -99,7 +97,6 @@ struct Ring {
 };
 // end ring
 
-// begin gather
 /// One all-gather; in the backward another one, and its transpose. Llama 3 has this way.
 struct Gather {
   Communicator& cp;
@@ -117,6 +114,5 @@ struct Gather {
     return cp.reduce_scatter(terms, 0);
   }
 };
-// end gather
 
 }  // namespace tessera::context_parallel

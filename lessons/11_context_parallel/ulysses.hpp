@@ -8,19 +8,20 @@
 
 namespace tessera::context_parallel {
 
-// begin ulysses
 struct Ulysses {
   Communicator& cp;
   Layout layout;
   AttentionOptions whole;
   std::int64_t* work;
 
+  // begin ulysses
   Tensor forward(const Tensor& q, const Tensor& k, const Tensor& v, AttentionSaved& saved) const {
     const auto [q_own, k_own, v_own] =
         attention_heads::q_k_v(to_heads(Keys::beside(q, Keys::beside(k, v)), true), own());
     *work += pairs_of(own());
     return to_tokens(attention(q_own, k_own, v_own, own(), saved), q.cols(), false);
   }
+  // end ulysses
 
   /// The mirror image: the gradient of an exchange is the exchange back.
   void backward(const Tensor& dy, const AttentionSaved& saved, const Tensor& dq, const Tensor& dk,
@@ -87,9 +88,7 @@ struct Ulysses {
     return slice;
   }
 };
-// end ulysses
 
-// begin core
 enum class Way { ring, gather, ulysses };
 
 /// One of them as the core of lesson 05's attention, which knows nothing of the cut.
@@ -107,6 +106,5 @@ inline attention_heads::Core make_core(Way way, Communicator& cp, const Layout& 
   if (way == Way::gather) return core(PairwiseAttention<Gather>{{cp}, layout, whole, work});
   return core(PairwiseAttention<Ring>{{cp}, layout, whole, work});
 }
-// end core
 
 }  // namespace tessera::context_parallel
