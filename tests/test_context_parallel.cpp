@@ -30,18 +30,18 @@ Outcome outcome_of(const Config& c, int ranks, DType dtype = DType::f64) {
 TEST_CASE("lesson 11 holds at 1 to 8 ranks: ways, placements, masks, grouped queries") {
   Thin thin;
   for (const int ranks : {1, 2, 3, 4, 8})
-    for (const auto& [way, way_name] : way_names)
+    for (const auto& way : way_names)
       for (const bool zigzag : {false, true})
-        for (const auto& [mask, mask_name] : attention_heads::mask_names)
+        for (const auto& mask : attention_heads::mask_names)
           for (const std::int64_t group : {1, 2, 8})
             for (const DType dtype : {DType::f32, DType::f64}) {
               const std::int64_t heads = ranks == 3 ? 6 : 8, kv_heads = group < 8 ? heads / group : 1;
-              const Config c = config(way, zigzag, mask, heads, kv_heads, ranks == 3 ? 36 : 32);
+              const Config c = config(way.first, zigzag, mask.first, heads, kv_heads, ranks == 3 ? 36 : 32);
               if (!c.fits(kv_heads, ranks) || thin.skips()) continue;
               CAPTURE(ranks);
-              CAPTURE(way_name);
+              CAPTURE(way.second);
               CAPTURE(zigzag);
-              CAPTURE(mask_name);
+              CAPTURE(mask.second);
               CAPTURE(kv_heads);
               CHECK(faults(outcome_of(c, ranks, dtype)) == "");
             }
