@@ -95,8 +95,8 @@ inline void expect_bytes(Proof& proof, const Config& c, std::int64_t weights) {
 }
 
 /// What a rank holds after the backward; and at the peak of the forward, for a ring or a gather: X dY QKV O
-/// lse, K and V of this rank and of those that are here, and a pair of chunks: its o and lse, and on a CPU
-/// the scores of a tile of keys and their sums.
+/// lse, K and V of this rank and of those that are here, and for a pair of chunks its o and lse, one number
+/// more for each query of each head, and on a CPU the scores of a tile of keys.
 inline void expect_memory(Proof& proof, const Config& c, std::int64_t weights, std::int64_t peak) {
   const std::int64_t e = proof.element_bytes(), g = proof.wide_bytes(), w = c.sizes.w(), qkv = c.sizes.qkv(),
                      heads = c.shape().heads;
@@ -114,7 +114,7 @@ inline void expect_memory(Proof& proof, const Config& c, std::int64_t weights, s
                        keys = gather      ? 1 + ranks
                               : ranks > 1 ? 2
                                           : 1;
-    const std::int64_t pair = n / layout.own_chunks() * (state + heads * (tile * e + (cpu ? g : 0)));
+    const std::int64_t pair = n / layout.own_chunks() * (state + heads * (tile * e + g));
     return n * ((2 * w + qkv) * e + state) + std::max(n * keys * c.kv() * e + pair, n * 2 * w * e);
   };
   proof.expect_weights("Wqkv b Wo c", "their gradients", weights, weights, "P, whole on every rank");
