@@ -244,8 +244,21 @@ def zero():
     return case
 
 
+def context_parallel():
+    def even(bars, report, faults):
+        if len(report["multiply_adds"]) != case.ranks or len(set(report["multiply_adds"])) != 1:
+            faults.append(f"the ranks make {report['multiply_adds']} multiply-adds")
+        for rank in bars[0]:
+            if sum(bar["tid"] == rank for bar in bars[1]) < 3 * (case.ranks - 1):
+                faults.append(f"rank {rank} does not compute while keys and values travel")
+
+    case = Case(3, exact=False, extra=even, batch=2, seq=12, width=24, heads=6, kv_heads=3)
+    return case
+
+
 LESSONS = {"01": mlp, "02": matrices, "03": matrices, "04": matrices, "05": attention, "06": pipeline,
-           "07": data_parallel, "08": three_d, "09": sequence_parallel, "10": zero}
+           "07": data_parallel, "08": three_d, "09": sequence_parallel, "10": zero,
+           "11": context_parallel}
 
 
 def check(program, case, scratch, name):

@@ -132,4 +132,6 @@ TEST_CASE("lesson 11: the picture of the pairs has a cell for each that a mask l
   };
   CHECK(cells(Mask::none, 2) - cells(Mask::causal, 2) == 6 + 1);
   CHECK(cells(Mask::causal, 2) >= 10 + 3);
+  CHECK(contains(drawing(config(Way::ring, true, Mask::none, 4, 4, 16), 2),
+                 "\" style=\"fill:"));  // well-formed
 }

@@ -81,8 +81,8 @@ inline std::string drawing(Config c, int ranks) {
     c.zigzag = zigzag;
     const Layout layout = c.layout(ranks);
     const double side = all / layout.chunks(), left = edge + (zigzag ? all + edge : 0);
-    text += svg_text(left, 24, zigzag ? "zigzag" : "contiguous") +
-            svg_text(left, 46, "queries down, keys across");
+    text += svg_text(left + all / 2, 24, zigzag ? "zigzag" : "contiguous");
+    text += svg_text(left + all / 2, 46, "queries down, keys across");
     for (int r = 0; r < ranks; ++r)
       for (int cell = 0; cell < layout.chunks() * layout.own_chunks(); ++cell) {
         const int from = cell % ranks, queries = layout.chunk(r, cell / ranks % layout.own_chunks()),
@@ -90,8 +90,8 @@ inline std::string drawing(Config c, int ranks) {
         if (c.shape().options.mask == Mask::causal && keys > queries) continue;
         text += svg_rectangle(left + keys * side, top + queries * side, side, side, colour(r));
         if (side > 14)
-          text += svg_text(left + (keys + 0.5) * side - 4, top + (queries + 0.5) * side + 5,
-                           std::to_string((r + ranks - from) % ranks), format("fill=\"{}\"", ink(r)));
+          text += svg_text(left + (keys + 0.5) * side, top + (queries + 0.5) * side + 5,
+                           std::to_string((r + ranks - from) % ranks), format(" style=\"fill:{}\"", ink(r)));
       }
   }
   return text + "</svg>\n";
