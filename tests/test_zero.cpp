@@ -260,6 +260,20 @@ TEST_CASE(
       }
 }
 
+TEST_CASE("under stage 3 no rank ever holds all weights or all gradients, nor when it makes the model") {
+  const three_d::Config s = trained({1, 1, 4}, 3, true);
+  on_ranks(4, [&](Communicator& world) {
+    const three_d::Mesh mesh(world, s.sizes);
+    const MemoryLedger& memory = Device::current()->memory;
+    three_d::Trainer trainer = three_d::make_trainer(mesh, s, DType::f64, 3);
+    three_d::train(world, trainer, s, 3);
+    for (const MemoryKind kind : {MemoryKind::weight, MemoryKind::gradient}) {
+      const std::int64_t whole = gpt::elements_of(s.training.model) * 8, peak = memory.peak(kind);
+      expect(peak < whole * 2 / 3, format("{} B at the peak, of {} B", peak, whole));
+    }
+  });
+}
+
 TEST_CASE("lesson 08 under every stage: memory and bytes are the formulas', to the byte") {
   Thin thin;
   for (const ParallelSizes& sizes : all_sizes())

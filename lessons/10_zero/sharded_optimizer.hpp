@@ -18,24 +18,23 @@ namespace tessera::zero {
 class ShardedOptimizer : public data_parallel::Optimizer {
  public:
   ShardedOptimizer(const three_d::TrainingConfig& config, Communicator& dp)
-      : layers_(static_cast<std::size_t>(config.model.layers)),
-        tied_(config.model.tied),
-        prefetch_(config.prefetch),
-        microbatches_(config.microbatches),
-        dp_(dp),
-        units_(config.zero, config.rule(), dp) {}
+      : config_(config), dp_(dp), units_(config.zero, config.rule(), dp) {}
 
   void add(const Tensor& weights, const Tensor& gradients) override { units_.add(weights, gradients); }
   void attach(const std::vector<gpt::Parameter>& parameters,
               const std::vector<std::int64_t>& elements) override {
     std::size_t index = 0;
-    units_of_.resize(layers_ + 2);
+    units_of_.resize(static_cast<std::size_t>(config_.model.layers) + 2);
     for (std::size_t u = 0; u < elements.size(); ++u) {
       units_of_[part_of(u, parameters[index].name)].push_back(u);
       for (std::int64_t at = 0; at < elements[u]; at += parameters[index++].value.size())
         own(u, at, parameters.at(index));
     }
-    if (tied_ && !units_of_.front().empty() && !units_of_.back().empty()) units_of_.back().push_back(0);
+    opened_in_ = summed_in_ = units_of_;
+    if (!config_.model.tied || units_of_.front().empty() || units_of_.back().empty()) return;
+    // The head computes with wte, too. Its gradient has a term from each end, the head's first.
+    units_of_.back().push_back(0), opened_in_.back().push_back(0);
+    opened_in_.front().erase(opened_in_.front().begin());
   }
 
   // begin around
@@ -44,7 +43,7 @@ class ShardedOptimizer : public data_parallel::Optimizer {
     if (pass == gpt::Pass::backward_weight) return sum_around(part, compute);  // dA = X' dY needs no weights
     for (const std::size_t u : units_of_[part]) units_.wait_for(u);
     const std::size_t next = pass == gpt::Pass::forward ? part + 1 : part - 1;
-    if (prefetch_ && next > 0 && next < units_of_.size())  // the embedding has no dX
+    if (config_.prefetch && next > 0 && next < units_of_.size())  // the embedding has no dX
       for (const std::size_t u : units_of_[next]) units_.start(u);
     timed(format("part {}{}", part, pass == gpt::Pass::forward ? "" : ", dX"), compute);
     for (const std::size_t u : units_of_[part]) units_.drop(u);
@@ -54,21 +53,17 @@ class ShardedOptimizer : public data_parallel::Optimizer {
   /// were begun before have had this time.
   void sum_around(std::size_t part, const std::function<void()>& compute) {
     if (part + 1 != summed_) finish();  // another microbatch or chunk begins
-    for (const std::size_t u : units_of_[part])
-      if (part > 0 || !of_both_ends(u)) units_.open_gradients(u);
+    for (const std::size_t u : opened_in_[part]) units_.open_gradients(u);
     timed(format("part {}, dW", part), compute);
     finish();
-    const bool last = ++computed_[part] == microbatches_;
-    for (const std::size_t u : units_of_[part])
-      if (part == 0 || !of_both_ends(u)) units_.reduce(u, last), summing_.push_back(u);
+    summing_ = summed_in_[part];
+    const bool last = ++computed_[part] == config_.microbatches;
+    for (const std::size_t u : summing_) units_.reduce(u, last);
     summed_ = part;
   }
   // end around
 
-  void zero_gradients() override {
-    units_.zero_gradients();
-    computed_.clear();
-  }
+  void zero_gradients() override { units_.zero_gradients(), computed_.clear(); }
   void finish() override {
     for (const std::size_t u : summing_) units_.finish(u);
     summing_.clear();
@@ -78,14 +73,10 @@ class ShardedOptimizer : public data_parallel::Optimizer {
   Communicator* sharers() const override { return &dp_; }
 
  private:
-  /// Of the model: 0 is the embedding, then come the layers, then the head.
+  /// The part of the model that a unit belongs to, by its first parameter.
   std::size_t part_of(std::size_t u, const std::string& first) const {
     if (first.starts_with("h.")) return std::stoul(first.substr(2)) + 1;
-    return first == "wpe.weight" || (first == "wte.weight" && u == 0) ? 0 : layers_ + 1;
-  }
-  /// The head computes with the matrix of the embedding. Its gradient has a term from each, the head's first.
-  bool of_both_ends(std::size_t u) const {
-    return u == 0 && !units_of_.back().empty() && units_of_.back().back() == u;
+    return first == "wpe.weight" || (first == "wte.weight" && u == 0) ? 0 : units_of_.size() - 1;
   }
 
   /// Computes, and shows it as a bar in the trace.
@@ -98,27 +89,25 @@ class ShardedOptimizer : public data_parallel::Optimizer {
   /// What this rank owns of a parameter that begins at place `at` of unit u: a range of it, all, or nothing.
   void own(std::size_t u, std::int64_t at, const gpt::Parameter& one) {
     const Unit& unit = units_.units()[u];
-    const std::int64_t c = unit.own_gradients.cols(), first = dp_.rank() * c, n = one.value.size();
-    const std::int64_t begin = std::clamp(first - at, std::int64_t{0}, n),
-                       end = std::clamp(first + c - at, std::int64_t{0}, n);
+    const std::int64_t c = unit.own_gradients.cols(), first = dp_.rank() * c, n = one.value.size(), none = 0;
     const auto piece = [&](const Tensor& row) {
-      return begin == end ? row.column_range(0, 0) : row.column_range(at + begin - first, at + end - first);
+      return row.column_range(std::clamp(at - first, none, c), std::clamp(at + n - first, none, c));
     };
     owned.push_back({one.name, one.slice, piece(unit.master), piece(unit.own_gradients), one.partial});
-    begins.push_back(begin);
+    begins.push_back(std::clamp(first - at, none, n));
     for (std::size_t k = 0; k < state.size(); ++k)
       if (unit.state[k].defined()) state[k].push_back(piece(unit.state[k]));
   }
 
-  std::size_t layers_;
-  bool tied_, prefetch_;
-  int microbatches_;
+  three_d::TrainingConfig config_;
   Communicator& dp_;
   ShardedUnits units_;
-  std::vector<std::vector<std::size_t>> units_of_;  // each part of the model, empty where this rank has none
-  std::map<std::size_t, int> computed_;             // microbatches of each part, whose gradients are there
-  std::vector<std::size_t> summing_;                // the units whose gradients are under way
-  std::size_t summed_ = 0;                          // the part that they belong to
+  // The units of each part, empty where this rank has none: whose weights it needs, whose gradients get room
+  // in it, and whose gradients are complete behind it.
+  std::vector<std::vector<std::size_t>> units_of_, opened_in_, summed_in_;
+  std::map<std::size_t, int> computed_;  // microbatches of each part, whose gradients are there
+  std::vector<std::size_t> summing_;     // the units whose gradients are under way
+  std::size_t summed_ = 0;               // the part that they belong to
 };
 
 /// Lesson 08's trainer under stage `stage`.
