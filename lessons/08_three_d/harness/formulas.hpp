@@ -8,6 +8,7 @@ namespace tessera::three_d {
 
 /// The elements of a rank's own weights, in a formula behind their bytes.
 inline constexpr const char* own_formula = "own ((12 W W + 7 W)/tp + 6 W a layer, embedding, head)";
+inline constexpr const char* all_ranks = "tp pp ranks' own";  // of all groups of dp together
 
 /// The most elements that lie there whole beside what a rank owns, of weights at stage 3 of ZeRO and of
 /// gradients at stages 2 and 3. `upper` and `part` follow one another in a chunk, head and embedding too.
@@ -78,7 +79,7 @@ inline void expect_state(Proof& proof, const Mesh& mesh, const TrainingConfig& t
 
 /// Stage 3 of ZeRO in one direction of `microbatches` of each replica.
 inline void expect_gathers(Proof& proof, const Config& s, const std::string& phase, std::int64_t microbatches,
-                           bool forward) {
+                           bool forward, const std::string& all = all_ranks) {
   const ModelConfig& m = s.training.model;
   std::int64_t elements = 0, calls = 0;
   for (int rank = 0; rank < s.sizes.tp; ++rank) {
@@ -90,8 +91,7 @@ inline void expect_gathers(Proof& proof, const Config& s, const std::string& pha
   const std::int64_t e = proof.element_bytes(), sent = (s.sizes.dp - 1) * elements * e;
   proof.expect_traffic(
       phase, "all_gather", "weights", microbatches * calls, microbatches * sent,
-      format("{} x (dp-1) {} (tp pp ranks' own, padded{})", microbatches, e, forward ? "" : ", no embedding"),
-      "dp");
+      format("{} x (dp-1) {} ({}, padded{})", microbatches, e, all, forward ? "" : ", no embedding"), "dp");
 }
 
 /// One direction of `all` microbatches of n tokens. `count`: how many, in letters. The forward has three more
@@ -129,7 +129,8 @@ inline void expect_pass(Proof& proof, const Config& s, const std::string& phase,
 
 /// The sums over dp of `steps` steps, and stages 1 and 2 of ZeRO's new weights. `buckets`: of all groups of
 /// dp together.
-inline void expect_sums_over_dp(Proof& proof, const Config& s, std::int64_t steps, std::int64_t buckets) {
+inline void expect_sums_over_dp(Proof& proof, const Config& s, std::int64_t steps, std::int64_t buckets,
+                                const std::string& all = all_ranks) {
   const ModelConfig& m = s.training.model;
   const std::int64_t d = s.sizes.dp, g = proof.wide_bytes(), e = proof.element_bytes();
   std::int64_t owned = 0, parts = 0, shared = 0;  // elements, and with the padding of each part
@@ -142,18 +143,18 @@ inline void expect_sums_over_dp(Proof& proof, const Config& s, std::int64_t step
   }
   if (s.training.zero == 0) {
     proof.expect_traffic("bwd", "all_reduce", "all gradients", steps * buckets,
-                         steps * 2 * (d - 1) * owned * g,
-                         format("{} x 2 (dp-1) {} (tp pp ranks' own)", steps, g), "dp");
+                         steps * 2 * (d - 1) * owned * g, format("{} x 2 (dp-1) {} ({})", steps, g, all),
+                         "dp");
     return;
   }
   const std::int64_t times = s.training.zero > 1 ? steps * s.training.microbatches : steps;
   proof.expect_traffic(
       "bwd", "reduce_scatter", "all gradients", times * parts, times * (d - 1) * shared * g,
-      format("{} x {}(dp-1) {} (tp pp ranks' own, padded)", steps, s.training.zero > 1 ? "m " : "", g), "dp");
+      format("{} x {}(dp-1) {} ({}, padded)", steps, s.training.zero > 1 ? "m " : "", g, all), "dp");
   if (s.training.zero < 3 && steps > 1)
     proof.expect_traffic("step", "all_gather", "all weights", (steps - 1) * parts,
                          (steps - 1) * (d - 1) * shared * e,
-                         format("{} x (dp-1) {} (tp pp ranks' own, padded)", steps - 1, e), "dp");
+                         format("{} x (dp-1) {} ({}, padded)", steps - 1, e, all), "dp");
 }
 
 /// All sums over tp, pp, the embedding group and dp of `steps` steps. `buckets`: of all groups of dp

@@ -80,8 +80,8 @@ inline void expect_traffic(Proof& proof, const Trainer& trainer, const Config& s
   const std::int64_t steps = s.steps + 1, d = s.sizes.dp;
   if (s.training.zero == 3)
     for (const bool forward : {true, false})
-      expect_gathers(proof, s, forward ? "fwd" : "bwd", steps * s.training.microbatches, forward);
-  expect_sums_over_dp(proof, s, steps, static_cast<std::int64_t>(trainer.optimizer().sums()));
+      expect_gathers(proof, s, forward ? "fwd" : "bwd", steps * s.training.microbatches, forward, "P");
+  expect_sums_over_dp(proof, s, steps, static_cast<std::int64_t>(trainer.optimizer().sums()), "P");
   if (s.training.clip > 0 && s.training.zero > 0 && s.steps > 0)
     proof.expect_traffic("norm", "all_reduce", "the norm", s.steps, s.steps * 2 * (d - 1) * 8, "2 (dp-1) 8",
                          "dp");
