@@ -103,7 +103,18 @@ class RandomProgram {
     std::vector<std::vector<int>> members;  // in group order; empty where the rank is in no group
   };
   struct Step {
-    enum Kind { all_reduce, maximum, all_gather, reduce_scatter, broadcast, shift, pair, barrier, later };
+    enum Kind {
+      all_reduce,
+      maximum,
+      all_gather,
+      reduce_scatter,
+      broadcast,
+      shift,
+      pair,
+      barrier,
+      all_reduce_later,  // a request, waited for at the end
+      reduce_scatter_later
+    };
     Kind kind;
     int family;
     std::int64_t rows, cols;
@@ -115,6 +126,8 @@ class RandomProgram {
     Slice part(int r, int n) const {
       return axis == 0 ? Slice::rows(n * rows, cols, r, n) : Slice::columns(rows, n * cols, r, n);
     }
+    bool later() const { return kind == all_reduce_later || kind == reduce_scatter_later; }
+    bool scatters() const { return kind == reduce_scatter || kind == reduce_scatter_later; }
     int root(int n) const { return number % n; }
     int receiver(int n) const { return (root(n) + 1 + number / n % (n - 1)) % n; }
   };
@@ -143,18 +156,18 @@ class RandomProgram {
 
   Step random_step() {
     Step step{};
-    step.kind = static_cast<Step::Kind>(dice_.below(fault_.empty() ? 9 : 8));
+    step.kind = static_cast<Step::Kind>(dice_.below(fault_.empty() ? 10 : 8));
     step.family = dice_.below(static_cast<int>(families_.size()));
     step.rows = dice_.below(6), step.cols = dice_.below(6);
     step.dtype = std::array{DType::f32, DType::f64, DType::i32}[dice_.below(3)];
-    step.axis = dice_.below(2);
+    step.axis = step.kind == Step::reduce_scatter_later ? 0 : dice_.below(2);
     step.number = dice_.below(1000);
     return step;
   }
 
   /// Shape of a rank's input: reduce_scatter needs n parts.
   static std::pair<std::int64_t, std::int64_t> shape_of(const Step& step, int n) {
-    if (step.kind != Step::reduce_scatter || n == 0) return {step.rows, step.cols};
+    if (!step.scatters() || n == 0) return {step.rows, step.cols};
     const Slice part = step.part(0, n);
     return {part.whole_rows, part.whole_cols};
   }
@@ -172,7 +185,7 @@ class RandomProgram {
       for (int r = 0; r < ranks_; ++r)
         if (!members[r].empty()) step.out[r] = result_of(step, r, members[r]);
       for (int r = 0; r < ranks_; ++r)
-        if (step.kind != Step::later)
+        if (!step.later())
           for (const double value : step.out[r])
             held[r] = (31 * held[r] + static_cast<int>(value) + 10000) % 997;
     }
@@ -194,7 +207,7 @@ class RandomProgram {
       for (int r = 0; r < n; ++r) step.part(r, n).insert(all, Tensor::of(step.rows, step.cols, of(r)));
       return all.values();
     }
-    if (step.kind == Step::reduce_scatter) return step.part(me, n).extract(larger(sum)).values();
+    if (step.scatters()) return step.part(me, n).extract(larger(sum)).values();
     if (step.kind == Step::broadcast) return of(step.root(n));
     if (step.kind == Step::shift) return of((me + n - step.number % n) % n);
     if (step.kind == Step::pair) return n > 1 && me == step.receiver(n) ? of(step.root(n)) : of(me);
@@ -210,8 +223,11 @@ class RandomProgram {
     const std::string what =
         format("step {} of kind {} in group {}", number, static_cast<int>(step.kind), group.name());
     if (step.kind == Step::barrier) return group.barrier();
-    if (step.kind == Step::later) {
-      later.emplace_back(group.iall_reduce(x), [x, expected, what] { require_equal(x, expected, what); });
+    if (step.later()) {
+      const bool scatters = step.scatters();
+      const Tensor out = scatters ? Tensor::empty(step.rows, step.cols, step.dtype) : x;
+      later.emplace_back(scatters ? group.ireduce_scatter(x, out) : group.iall_reduce(x),
+                         [out, expected, what] { require_equal(out, expected, what); });
       return;
     }
     Tensor result = x;

@@ -203,6 +203,14 @@ Tensor Communicator::reduce_scatter(const Tensor& x, int axis) {
   return out;
 }
 
+Request Communicator::ireduce_scatter(const Tensor& x, const Tensor& part) {
+  Call call = call_of(OpType::reduce_scatter, x);
+  call.axis = 0;
+  expect(x.rows() == size_ * part.rows() && x.cols() == part.cols() && x.dtype() == part.dtype(),
+         [&] { return format("{}: {} is not one of {} equal parts", call.text(), shape(part), size_); });
+  return start(call, x, part);
+}
+
 void Communicator::broadcast(const Tensor& x, int root) {
   start(call_of(OpType::broadcast, x, root), x, x).wait();
 }
