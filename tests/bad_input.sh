@@ -216,8 +216,8 @@ for ranks in 1 2 3 6; do "$bin/09_sequence_parallel" --ranks $ranks --batch 1 --
 
 # ZeRO: microbatches of equal size on every rank, and a prefetch where weights are gathered.
 ten=(10_zero --json x --dump y --svg z --trace w)
-refused '--batch 2 cannot give each of 3 ranks 1 microbatches .*: --batch 3 would work' "${ten[@]}" --ranks 3 --batch 2
-refused '--batch 10 cannot give each of 4 ranks 3 microbatches .*: --batch 12 would work' "${ten[@]}" --microbatches 3
+refused '--batch 2 leaves a microbatch of --ranks 3 --microbatches 1 without a sequence: --batch 3 would work' "${ten[@]}" --ranks 3 --batch 2
+refused '--batch 10 is no multiple of --microbatches 3: --batch 12 would work' "${ten[@]}" --microbatches 3 --ranks 3
 refused '--no-prefetch is for --stage 3: without --no-prefetch it would work' "${ten[@]}" --stage 1 --no-prefetch
 refused '--stage 4: a whole number from 0 to 3 would work' "${ten[@]}" --stage 4
 for batch in 3 4 5; do "$bin/10_zero" --ranks 3 --batch $batch --steps 1 --quiet >/dev/null; done

@@ -89,6 +89,18 @@ inline void collectives_of(Communicator& comm, std::int64_t rows, std::int64_t c
   const Tensor inplace = x.copy();
   comm.iall_reduce(inplace).wait();
   require_equal(inplace, sum, "iall_reduce of " + at);
+  {
+    const auto requests = comm.phase(at + " as requests");
+    const Tensor part = empty_like(x), all = empty_like(gathered);
+    Request scatter = comm.ireduce_scatter(gathered, part), gather = comm.iall_gather(x, all);
+    (me % 2 == 0 ? gather : scatter).wait();
+    (me % 2 == 0 ? scatter : gather).wait();
+    require_equal(part, times_n, "ireduce_scatter of " + at);
+    require_equal(all, stacked, "iall_gather of " + at);
+    require_equal(gathered, stacked, "ireduce_scatter keeps its input, " + at);
+  }
+  for (const char* op : {"reduce_scatter", "all_gather"})
+    expect_eq(wire_of_group(comm, at + " as requests", op), (n - 1) * n * each, op);
   if (dtype != DType::i32 && x.size() > 0) {  // whichever rank has it, and beside whatever else
     const Tensor with_nan = x.copy();
     if (me == n / 2) with_nan.copy_from(Tensor::of(rows, cols, std::vector<double>(sum.size(), NAN), dtype));
@@ -183,12 +195,14 @@ inline void many_in_flight(Communicator& comm) {
   const auto message = [](int rank, int i) {
     return input(rank + i, 2, i == 7 ? 75000 : 40 * i + 1, DType::f64);
   };
-  std::vector<Tensor> sums, received;
+  std::vector<Tensor> sums, parts, received;
   std::vector<Request> requests;
   double bytes = 0;
   for (int i = 0; i < calls; ++i) {
     sums.push_back(input(comm.rank(), i % 7 + 1, i + 1, DType::f64));
     requests.push_back(comm.iall_reduce(sums.back()));
+    parts.push_back(Tensor::zeros(2, i + 1, DType::f64));
+    requests.push_back(comm.ireduce_scatter(input(comm.rank(), 2 * n, i + 1, DType::f64), parts.back()));
     if (n == 1) continue;
     const Tensor sent = message(comm.rank(), i);
     bytes += n * sent.bytes();
@@ -203,6 +217,9 @@ inline void many_in_flight(Communicator& comm) {
     double last = 0;
     for (int r = 0; r < n; ++r) last += element(r, sums[i].size() - 1);
     expect_eq(sums[i].values().back(), last, format("sum {}", i));
+    double first = 0;
+    for (int r = 0; r < n; ++r) first += element(r, comm.rank() * parts[i].size());
+    expect_eq(parts[i].values().front(), first, format("part {} of a sum", i));
     if (n > 1) require_equal(received[i], message(left, i).values(), format("message {}", i));
   }
   if (n > 1) expect_eq(wire_of_group(comm, "many in flight", "send"), bytes, "bytes");
@@ -291,6 +308,10 @@ inline std::string missing_from(const std::string& message, const WrongProgram& 
 
 inline Tensor zeros(std::int64_t n, DType dtype = DType::f32) { return Tensor::zeros(1, n, dtype); }
 
+inline Request scatter(Communicator& comm, std::int64_t rows, std::int64_t cols) {
+  return comm.ireduce_scatter(zeros(rows * cols).reshape(rows, cols), zeros(cols));
+}
+
 /// The first rank's call does not match the last one's. The error names both, in these words.
 inline WrongProgram mismatch(const char* name, int ranks, const char* first, const char* last,
                              void (*run)(Communicator&)) {
@@ -342,6 +363,9 @@ inline const std::vector<WrongProgram> wrong_programs = {
             const std::vector<std::int64_t> counts = {1, 2};
             c.all_to_all(zeros(4).reshape(4, 1), counts, counts);
           }),
+    mismatch("columns_of_ireduce_scatter", 2, "reduce_scatter by rows of 2 x 3 f32",
+             "reduce_scatter by rows of 2 x 4 f32",
+             [](Communicator& c) { scatter(c, 2, 3 + c.rank()).wait(); }),
     mismatch("split_or_barrier", 2, "split", "barrier",
              [](Communicator& c) { c.rank() == 0 ? void(c.split(0, 0, "half")) : c.barrier(); }),
     mismatch("message_size", 2, "send of 1 x 4 f32 to rank 1", "recv of 1 x 5 f32 from rank 0",
@@ -413,6 +437,11 @@ inline const std::vector<WrongProgram> wrong_programs = {
     wrong("forgets_to_wait", 2, broke,
           {"rank 0 never waited for its send of 1 x 8 f32 to rank 1 in group world (call 1)"},
           [](Communicator& c) { c.rank() == 0 ? void(c.isend(zeros(8), 1)) : c.recv(zeros(8), 0); }),
+    wrong("forgets_a_reduce_scatter", 2, broke,
+          {" never waited for its reduce_scatter by rows of 2 x 4 f32 in group world (call 1)"},
+          [](Communicator& c) { scatter(c, 2, 4); }),
+    wrong("unequal_parts", 2, broke, {"reduce_scatter by rows of 3 x 4 f32", "is not one of 2 equal parts"},
+          [](Communicator& c) { scatter(c, 3, 4); }),
     // Beyond the launch, a wait would reach for what is gone.
     wrong("keeps_a_request", 2, broke,
           {" never waited for its all_reduce of 1 x 8 f32 in group world (call 1)"},
@@ -421,6 +450,7 @@ inline const std::vector<WrongProgram> wrong_programs = {
             kept[c.rank()] = c.iall_reduce(zeros(8));
           }),
     wrong("to_itself", 2, broke, {"with itself"}, [](Communicator& c) { c.send(zeros(8), c.rank()); }),
-    wrong("to_nobody", 2, broke, {"ranks 0 to 1"}, [](Communicator& c) { c.send(zeros(8), 5); })};
+    wrong("to_nobody", 2, broke, {"ranks 0 to 1"}, [](Communicator& c) { c.send(zeros(8), 5); }),
+};
 
 }  // namespace tessera::test

@@ -148,15 +148,16 @@ three_d::Config three_d_config(const MatrixSizes& s, int p) {
 /// The sizes of lesson 07 under each stage; the microbatches, the optimiser and the prefetch vary.
 zero::Config zero_config(const identities::MatrixSizes& s, int p, int stage) {
   zero::Config config;
+  config.sizes = {1, 1, p};
   config.training.model = data_parallel_config(s, p).model;
-  config.training.stage = stage;
+  config.training.zero = stage;
   config.training.adamw = s.index % 2 == 0;
   config.training.prefetch = s.index % 3 != 2;
   config.training.clip = s.index % 5 == 4 ? 1 : 0;
   config.training.lr = 0.01;
   config.steps = 2;
-  const std::int64_t batch = config.training.model.attention.options.batch;
-  config.microbatches = batch % 2 == 0 && batch >= 2 * p ? 2 : 1;
+  config.batch = config.training.model.attention.options.batch;
+  config.training.microbatches = config.batch % 2 == 0 && config.batch >= 2 * p ? 2 : 1;
   return config;
 }
 

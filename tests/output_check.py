@@ -116,8 +116,8 @@ def check_trace(path, ranks, messages, faults):
     overlapped = {}
     for event in events:
         if event["ph"] in "be":
-            overlapped.setdefault(event["id"], {"tid": event["tid"]})[event["ph"]] = event["ts"]
-    if not all(bar.keys() == {"tid", "b", "e"} and bar["b"] <= bar["e"] for bar in overlapped.values()):
+            overlapped.setdefault(event["id"], {key: event[key] for key in ("tid", "name")})[event["ph"]] = event["ts"]
+    if not all(bar.keys() == {"tid", "name", "b", "e"} and bar["b"] <= bar["e"] for bar in overlapped.values()):
         faults.append(f"the trace has bars without their end: {overlapped}")
     for event in events:
         if event["ph"] == "X" and not (event["ts"] >= 0 and event["dur"] >= 0 and event["tid"] in names
@@ -155,6 +155,22 @@ def check_early(bars, overlapped, faults):
         if not any(bar["tid"] == rank and event["ts"] <= bar["b"] < end_of(event) < bar["e"]
                    for bar in overlapped for event in phases):
             faults.append(f"rank {rank}: no sum begins before the backward's end")
+
+
+def check_sums_beside(bars, overlapped, faults):
+    """ZeRO: while the gradients of a part are computed, those of the part behind it, if any, are summed."""
+    for rank, row in bars.items():
+        sums = [bar for bar in overlapped if bar["tid"] == rank and ": reduce_scatter by rows" in bar["name"]]
+        parts = [event for event in row if event["name"].endswith(", dW")]
+        pairs = 0
+        for before, part in zip(parts, parts[1:]):
+            behind = int(before["name"][5:-4]) == int(part["name"][5:-4]) + 1
+            beside = any(bar["b"] <= part["ts"] and end_of(part) <= bar["e"] for bar in sums)
+            pairs += behind
+            if beside != behind:
+                faults.append(f"rank {rank}: {part['name']} lies {'beside a' if beside else 'beside no'} sum of gradients")
+        if not pairs or not sums:
+            faults.append(f"rank {rank}: {pairs} parts follow another one, {len(sums)} sums")
 
 
 def check_summary(path, report, faults):
@@ -220,6 +236,11 @@ def three_d():
                 microbatches=2, layers=4, width=8, heads=2, seq=4, steps=2, bucket="1KiB", text=__file__)
 
 
+def three_d_zero():
+    return Case(8, exact=False, extra=lambda bars, report, faults: check_sums_beside(*bars, faults), tp=2, pp=2, dp=2,
+                batch=8, microbatches=2, layers=4, width=8, heads=2, seq=4, steps=2, zero=2, text=__file__)
+
+
 def sequence_parallel():
     def equal_bytes(bars, report, faults):
         sent = {which: sum(report[which][f"{way}_bytes"] for way in ("forward", "backward"))
@@ -236,9 +257,10 @@ def zero():
     def overlap(bars, report, faults):
         """The weights of every part but the first of a pass are on their way while the part before computes."""
         for rank in bars[0]:
-            early = sum(bar["tid"] == rank for bar in bars[1])
+            early = sum(bar["tid"] == rank and ": all_gather" in bar["name"] for bar in bars[1])
             if early != 2 * (case.asked["layers"] + 1) * (case.asked["steps"] + 1):
                 faults.append(f"rank {rank}: {early} all-gathers overlap with a part's computation")
+        check_sums_beside(*bars, faults)
 
     case = Case(3, exact=False, extra=overlap, stage=3, batch=5, seq=4, width=24, heads=3, layers=3, vocab=17, steps=3)
     return case
@@ -256,9 +278,9 @@ def context_parallel():
     return case
 
 
-LESSONS = {"01": mlp, "02": matrices, "03": matrices, "04": matrices, "05": attention, "06": pipeline,
-           "07": data_parallel, "08": three_d, "09": sequence_parallel, "10": zero,
-           "11": context_parallel}
+CASES = [("01", mlp), ("02", matrices), ("03", matrices), ("04", matrices), ("05", attention), ("06", pipeline),
+         ("07", data_parallel), ("08", three_d), ("08", three_d_zero), ("09", sequence_parallel), ("10", zero),
+         ("11", context_parallel)]
 
 
 def check(program, case, scratch, name):
@@ -281,13 +303,13 @@ def check(program, case, scratch, name):
 
 
 def main():
-    for name, case in LESSONS.items():
+    for name, case in CASES:
         programs = glob.glob(os.path.join(sys.argv[1], f"{name}_*"))
         if len(programs) != 1:
             sys.exit(f"{len(programs)} programs of lesson {name} in {sys.argv[1]}")
         with tempfile.TemporaryDirectory() as scratch:
             check(programs[0], case(), scratch, name)
-    print(f"the JSON, traces and pictures of {len(LESSONS)} lessons are in order")
+    print(f"the JSON, traces and pictures of {len(CASES)} runs are in order")
 
 
 if __name__ == "__main__":

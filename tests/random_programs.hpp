@@ -113,7 +113,8 @@ class RandomProgram {
       pair,
       barrier,
       all_to_all,
-      later
+      all_reduce_later,  // a request, waited for at the end
+      reduce_scatter_later
     };
     Kind kind;
     int family;
@@ -134,6 +135,8 @@ class RandomProgram {
       for (int r = 0; r < n; ++r) both[0].push_back(count(me, r)), both[1].push_back(count(r, me));
       return both;
     }
+    bool later() const { return kind == all_reduce_later || kind == reduce_scatter_later; }
+    bool scatters() const { return kind == reduce_scatter || kind == reduce_scatter_later; }
     int root(int n) const { return number % n; }
     int receiver(int n) const { return (root(n) + 1 + number / n % (n - 1)) % n; }
   };
@@ -162,11 +165,11 @@ class RandomProgram {
 
   Step random_step() {
     Step step{};
-    step.kind = static_cast<Step::Kind>(dice_.below(fault_.empty() ? 10 : 9));
+    step.kind = static_cast<Step::Kind>(dice_.below(fault_.empty() ? 11 : 9));
     step.family = dice_.below(static_cast<int>(families_.size()));
     step.rows = dice_.below(6), step.cols = dice_.below(6);
     step.dtype = std::array{DType::f32, DType::f64, DType::i32}[dice_.below(3)];
-    step.axis = dice_.below(2);
+    step.axis = step.kind == Step::reduce_scatter_later ? 0 : dice_.below(2);
     step.number = dice_.below(1000);
     return step;
   }
@@ -177,7 +180,7 @@ class RandomProgram {
       const auto sent = step.counts(me, n)[0];
       return {std::accumulate(sent.begin(), sent.end(), std::int64_t{0}), step.cols};
     }
-    if (step.kind != Step::reduce_scatter || n == 0) return {step.rows, step.cols};
+    if (!step.scatters() || n == 0) return {step.rows, step.cols};
     const Slice part = step.part(0, n);
     return {part.whole_rows, part.whole_cols};
   }
@@ -195,7 +198,7 @@ class RandomProgram {
       for (int r = 0; r < ranks_; ++r)
         if (!members[r].empty()) step.out[r] = result_of(step, r, members[r]);
       for (int r = 0; r < ranks_; ++r)
-        if (step.kind != Step::later)
+        if (!step.later())
           for (const double value : step.out[r])
             held[r] = (31 * held[r] + static_cast<int>(value) + 10000) % 997;
     }
@@ -230,7 +233,7 @@ class RandomProgram {
       for (int r = 0; r < n; ++r) step.part(r, n).insert(all, Tensor::of(step.rows, step.cols, of(r)));
       return all.values();
     }
-    if (step.kind == Step::reduce_scatter) return step.part(me, n).extract(larger(sum)).values();
+    if (step.scatters()) return step.part(me, n).extract(larger(sum)).values();
     if (step.kind == Step::broadcast) return of(step.root(n));
     if (step.kind == Step::shift) return of((me + n - step.number % n) % n);
     if (step.kind == Step::pair) return n > 1 && me == step.receiver(n) ? of(step.root(n)) : of(me);
@@ -246,8 +249,11 @@ class RandomProgram {
     const std::string what =
         format("step {} of kind {} in group {}", number, static_cast<int>(step.kind), group.name());
     if (step.kind == Step::barrier) return group.barrier();
-    if (step.kind == Step::later) {
-      later.emplace_back(group.iall_reduce(x), [x, expected, what] { require_equal(x, expected, what); });
+    if (step.later()) {
+      const bool scatters = step.scatters();
+      const Tensor out = scatters ? Tensor::empty(step.rows, step.cols, step.dtype) : x;
+      later.emplace_back(scatters ? group.ireduce_scatter(x, out) : group.iall_reduce(x),
+                         [out, expected, what] { require_equal(out, expected, what); });
       return;
     }
     Tensor result = x;

@@ -472,6 +472,34 @@ TEST_CASE("SGD with momentum against its formula, five steps") {
   });
 }
 
+TEST_CASE("an optimiser gives a shard the bits of the whole, wherever the shard begins") {
+  on_every_device([] {
+    const Index size = 1003;  // on a GPU, elements in fours and single ones are kernels of their own
+    for (const bool adaptive : {true, false})
+      for (const DType dtype : {DType::f32, DType::f64}) {
+        std::vector<Tensor> whole, cut;
+        for (const char* name : {"w", "m", "v", "g"}) {
+          whole.push_back(generate(1, name, Slice::whole(1, size), dtype, Fill::uniform, 1));
+          if (*name == 'v') whole.back() = relu(whole.back());
+          cut.push_back(whole.back().copy());
+        }
+        const auto step = [&](const std::vector<Tensor>& x, Range at, int number) {
+          const auto part = [&](std::size_t k) { return x[k].column_range(at.begin, at.end); };
+          if (adaptive)
+            adamw(part(0), part(1), part(2), part(3), {}, number);
+          else
+            sgd(part(0), part(1), part(3), 0.1, 0.9);
+        };
+        for (int number = 1; number <= 3; ++number) {
+          step(whole, {0, 1000}, number), step(whole, {1000, size}, number);
+          for (Index begin = 0; begin < size; begin += 335)
+            step(cut, {begin, std::min(begin + 335, size)}, number);
+        }
+        for (std::size_t k = 0; k < 3; ++k) CHECK(whole[k].values() == cut[k].values());
+      }
+  });
+}
+
 TEST_CASE("AdamW against its formula, five steps") {
   for (const AdamW& o :
        {AdamW{}, AdamW{.lr = 0.05, .beta1 = 0.8, .beta2 = 0.95, .epsilon = 0.1, .decay = 0.3}})

@@ -11,6 +11,7 @@
 #include <regex>
 
 #include "app/app.hpp"
+#include "app/screen.hpp"
 #include "comm/launch.hpp"
 #include "course.hpp"
 #include "report/table.hpp"
@@ -128,17 +129,14 @@ int verify(int argc, char** argv) {
       {"", "checks", "exact", "f32: bound used", "f64: bound used", "bf16: bound used"}};
   nlohmann::ordered_json json = {
       {"ranks", all_ranks}, {"shapes", shapes}, {"claims", nlohmann::ordered_json::array()}};
-  const auto percent = [&](double used) {
-    return options.stable ? std::string(used <= 1 ? "< 100%" : "over")
-                          : format("{}%", std::lround(100 * used));
-  };
+  const auto cell = [&](double used) { return percent(used, options.stable); };
   for (Row& row : rows) {
     held += row.held;
     failed += row.failed;
-    cells.push_back(
-        {row.claim, std::to_string(row.held + row.failed), row.exact_error ? number(*row.exact_error) : "",
-         percent(row.used[DType::f32]), percent(row.used[DType::f64]),
-         percent(row.used[DType::bf16]) + (row.failed > 0 ? format("  FAIL: {}", row.failed) : "")});
+    cells.push_back({row.claim, std::to_string(row.held + row.failed),
+                     row.exact_error ? number(*row.exact_error) : "", cell(row.used[DType::f32]),
+                     cell(row.used[DType::f64]),
+                     cell(row.used[DType::bf16]) + (row.failed > 0 ? format("  FAIL: {}", row.failed) : "")});
     auto& claim = json["claims"].emplace_back();
     claim = {{"name", row.claim}, {"held", row.held}, {"failed", row.failed}, {"exact_error", nullptr}};
     if (row.exact_error) claim["exact_error"] = *row.exact_error;

@@ -29,15 +29,17 @@ struct Rule {
 class Optimizer {
  public:
   virtual ~Optimizer() = default;
-  /// Takes over the rows of all weights and gradients. The weights have their initial values.
-  virtual void attach(const TensorRow& weights, const TensorRow& gradients,
-                      const std::vector<Parameter>& parameters) = 0;
+  /// Takes over a row of weights, which have their initial values, and the row of their gradients.
+  virtual void add(const Tensor& weights, const Tensor& gradients) = 0;
+  /// The parameters whose weights lie in all these rows, in their order; `elements`: of each row.
+  virtual void attach(const std::vector<Parameter>& parameters,
+                      const std::vector<std::int64_t>& elements) = 0;
   /// Runs a pass of a part of the model, which needs the part's whole weights, or its whole gradients.
   virtual void around(gpt::Pass, std::size_t /*part*/, const std::function<void()>& compute) { compute(); }
   /// Before the first microbatch of a step.
   virtual void zero_gradients() = 0;
   /// The gradients of parameter `first`, and of all behind it, are complete: their sums may begin.
-  virtual void ready_from(std::size_t first) = 0;
+  virtual void ready_from(std::size_t /*first*/) {}
   /// Waits until all gradients have been summed.
   virtual void finish() = 0;
   /// Step `number` = 1, 2, ... with all gradients scaled by `shrink`.
@@ -59,10 +61,11 @@ class WholeOptimizer : public Optimizer {
   WholeOptimizer(const Rule& rule, std::int64_t bucket_bytes, Communicator& dp)
       : rule_(rule), bucket_bytes_(bucket_bytes), dp_(dp) {}
 
-  /// (1, P) each, in the order of the parameters.
-  void attach(const TensorRow& weights, const TensorRow& gradients,
-              const std::vector<Parameter>& parameters) override {
-    weights_ = weights.all(), gradients_ = gradients.all();
+  /// (1, P) each, all there is.
+  void add(const Tensor& weights, const Tensor& gradients) override {
+    weights_ = weights, gradients_ = gradients;
+  }
+  void attach(const std::vector<Parameter>& parameters, const std::vector<std::int64_t>&) override {
     buckets_ = Buckets(gradients_, parameters, bucket_bytes_);
     const MemoryScope scope(MemoryKind::optimizer);
     masters_ = cast(weights_, gradients_.dtype());

@@ -50,6 +50,7 @@ struct TrainingConfig {
   std::int64_t bucket = 16 << 10;  // bytes of gradients that one all-reduce over dp sums, at least
   bool learns = true;              // false: no gradients, no optimiser
   int zero = 0;                    // the stage of ZeRO: lesson 10
+  bool prefetch = true;            // of its stage 3
   Composition parts;
 
   pipeline::Partition partition(int stages) const {

@@ -5,7 +5,7 @@
 #include "08_three_d/harness/command_line.hpp"
 #include "08_three_d/harness/screen.hpp"
 #include "09_sequence_parallel/parts.hpp"
-#include "10_zero/trainer.hpp"
+#include "10_zero/sharded_optimizer.hpp"
 
 using namespace tessera;
 using namespace tessera::three_d;

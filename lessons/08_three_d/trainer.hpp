@@ -19,14 +19,15 @@ class Trainer {
             make_plan(config.schedule, mesh.sizes.pp, config.microbatches, config.chunks))) {
     const auto rows = config.learns ? own_rows(config, mesh) : std::vector<std::int64_t>{};
     const int sharers = config.zero > 0 ? mesh.sizes.dp : 1;
-    const GradientBuffer gradients(rows, sharers, dtype);  // where the gradients made below will lie
-    weights_ = TensorRow(rows, sharers, dtype, MemoryKind::weight);
+    // Where the weights and gradients that are made below will lie.
+    const GradientBuffer gradients(rows, sharers, dtype, config.zero < 2);
+    gradients_ = gradients, weights_ = TensorRow(rows, sharers, dtype, MemoryKind::weight, false);
     if (config.learns) optimizer_ = config.parts.optimizer(config_, *mesh.dp);
-    if (config.learns && config.zero > 1)
+    if (config.learns && config.zero > 0)
       builder_.around = [optimizer = optimizer_.get()](const auto&... of) { optimizer->around(of...); };
     worker_ = config.parts.worker(builder_, config_, mesh_, tp_, dtype);
-    if (config.learns) optimizer_->attach(weights_, gradients, parameters());
-    weights_ = {};
+    if (config.learns) optimizer_->attach(parameters(), rows);
+    weights_ = gradients_ = {};
   }
 
   // begin step
@@ -123,11 +124,15 @@ class Trainer {
   }
 
  private:
-  /// A new weight in the row of all weights, where one call of the optimiser steps all of them.
+  /// A new weight in its row of weights. A row that is full goes to the optimiser at once: under stage 3 of
+  /// ZeRO that keeps a part of it, and no rank ever holds all weights.
   Tensor placed(const Tensor& made) {
     if (!config_.learns) return made;
-    const Tensor weight = weights_.take(made);
+    const Tensor weight = weights_.take(made), row = weights_.all(weights_.row());
+    if (weights_.taken() == made.size()) row.restore(), row.zero();  // the first one in it
     weight.copy_from(made);
+    if (weights_.taken() == weights_.elements()[weights_.row()])
+      optimizer_->add(row, gradients_.all(weights_.row()));
     return weight;
   }
   /// The parameters, each with what this rank steps of its master and of its gradient.
@@ -140,7 +145,7 @@ class Trainer {
   gpt::Builder builder_;
   pipeline::Plan plan_;
   std::unique_ptr<pipeline::AnyWorker> worker_;
-  TensorRow weights_;                                    // where they are made; then the optimiser has them
+  TensorRow weights_, gradients_;                        // while they are made; then the optimiser has them
   std::unique_ptr<data_parallel::Optimizer> optimizer_;  // null in a model that does not learn
   std::int64_t steps_ = 0;
 };

@@ -1,7 +1,8 @@
 // What tensor parallelism leaves whole on every rank (norms, dropout, residual additions) is cut by tokens
-// over the same ranks (Korthikanti et al. 2022, section 4.2.2). Each all-reduce of lesson 05 falls apart into
-// its two halves: an all-gather in front of the layer that is cut by columns, a reduce-scatter behind the one
-// that is cut by rows. The backward is the mirror image.
+// over the same ranks (Korthikanti et al. 2022, section 4.2.2). Each all-reduce of lesson 05 becomes its two
+// steps: a reduce-scatter behind the layer that is cut by rows, and an all-gather in front of the next layer
+// that is cut by columns. What lies between them is the sequence-parallel region. The backward is the mirror
+// image.
 //
 //   [Y_1; Y_2; ...] = rows of the sum of  f([Z_1; Z_2; ...] A_i) B_i,   Z_i = norm(X_i)
 //
@@ -14,7 +15,8 @@
 
 namespace tessera::sequence_parallel {
 
-/// One half of a block by hand, Y = X + gelu(norm(X) A + c1) B + c2, for this rank's tokens.
+/// An MLP with its norm and its residual sum by hand, Y = X + gelu(norm(X) A + c1) B + c2, for this rank's
+/// tokens.
 struct ByHand {
   Tensor gamma, beta, a, c1, b, c2;  // (1, W) twice, (W, F/p), (1, F/p), (F/p, W), (1, W)
   LayerNorm norm;                    // of this rank's tokens
@@ -133,7 +135,7 @@ struct SequenceParallel : Inside {
 
 using Attention = SequenceParallel<attention_heads::ParallelAttentionOf<Terms>>;
 using Mlp = SequenceParallel<mlp_block::ParallelMlpOf<Terms>>;
-/// Lesson 05's block with everything between the halves cut by tokens.
+/// Lesson 05's block with its norms, dropout and residual sums cut by tokens.
 using Block = attention_heads::TransformerBlock<Attention, Mlp, Shard<0>>;
 // end typed
 

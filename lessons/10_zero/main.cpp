@@ -1,5 +1,6 @@
 // Lesson 10: ZeRO, data parallelism whose replicas share out what they would all hold. The lesson is
-// units.hpp (what a rank owns) and replica.hpp (the step); trainer.hpp is for lesson 08 with --zero.
+// units.hpp (what a rank owns) and sharded_optimizer.hpp (when it brings the rest); lesson 08's trainer runs
+// with it, on a mesh of replicas alone.
 #include "10_zero/harness/screen.hpp"
 #include "gpt/harness/command_line.hpp"
 
@@ -8,13 +9,12 @@ using namespace tessera::zero;
 
 int main(int argc, char** argv) {
   Config s;
-  gpt::ModelConfig& m = s.training.model;
-  m.attention = {32, 4, 4, {}};
-  m.layers = 4;
-  m.attention.options.seq = 16;
-  m.attention.options.batch = 10;
-  std::int64_t stage = 3, microbatches = 1;
-  std::string optimizer = "adamw";
+  three_d::TrainingConfig& t = s.training;
+  t.model.attention = {32, 4, 4, {}};
+  t.model.layers = 4;
+  t.model.attention.options.seq = 16;
+  t.zero = 3, t.adamw = true, t.lr = 0.003;
+  s.batch = 10;
   bool no_prefetch = false, compare_all = false;
   App app({"10", "ZeRO",
            "d replicas of P weights; a rank owns a d-th of the state (stage 1), of the gradients (2), of the "
@@ -22,46 +22,47 @@ int main(int argc, char** argv) {
            "Why the same bits: an optimiser steps each element by itself, and every sum is taken in the same "
            "order.",
            format("units.hpp:{}", code_line)});
-  app.flags().number("--stage", stage, 0, 3,
+  app.flags().number("--stage", t.zero, 0, 3,
                      "0: nothing is cut; 1: optimiser; 2: and gradients; 3: and weights");
-  app.size("--batch", m.attention.options.batch, "sequences of a step, shared out over the ranks");
-  app.flags().number("--microbatches", microbatches, 1, 1024, "m, of each rank");
+  app.size("--batch", s.batch, "sequences of a step, shared out over the ranks");
+  app.flags().number("--microbatches", t.microbatches, 1, 1024, "m, of each rank");
   app.flags().number("--steps", s.steps, 0, 1 << 20, "of training");
   app.flags().toggle("--compare", compare_all, "all four stages in one table");
-  app.flags().choice("--optimizer", optimizer, {"sgd", "adamw"}, "sgd has momentum 0.9");
-  app.flags().number("--layers", m.layers, 1, 4096, "blocks");
-  gpt::add_size_flags(app, m);
-  app.flags().real("--lr", s.training.lr, 0, 1e3, "learning rate");
-  app.flags().real("--clip", s.training.clip, 0, 1e9, "largest norm of the gradients; 0: any");
+  app.flags().choice("--optimizer", t.adamw, {{false, "sgd"}, {true, "adamw"}}, "sgd has momentum 0.9");
+  app.flags().number("--layers", t.model.layers, 1, 4096, "blocks");
+  gpt::add_size_flags(app, t.model);
+  app.flags().real("--lr", t.lr, 0, 1e3, "learning rate");
+  app.flags().real("--clip", t.clip, 0, 1e9, "largest norm of the gradients; 0: any");
   app.flags().toggle("--no-prefetch", no_prefetch,
                      "stage 3: gather a part's weights only when they are needed");
   std::vector<double> losses;
   std::vector<Measured> stages;
 
-  const auto lesson = [&](Proof& proof, Communicator& dp) {
-    const auto group = dp.split(dp.rank(), 0, "tp");
-    const TensorParallel alone(*group);  // nothing is cut over tp here
-    const Batch batch = make_batch(s, dp, proof.seed());
-    check_first_step(proof, alone, dp, s, batch);  // loss and gradients, against the unsplit model
+  const auto lesson = [&](Proof& proof, Communicator& world) {
+    const Mesh mesh(world, s.sizes);  // tp and pp of one rank each
+    const Batch batch = make_batch(s, *mesh.dp, proof.seed());
+    check_first_step(proof, mesh, s, batch);  // loss and gradients, against the unsplit model
 
-    ZeroReplica replica = make_replica(proof, alone, dp, s, s.training.stage);  // what this rank owns
-    const std::vector<double> found = train(replica, batch, s, dp);  // gradients, step: replica.hpp
-    check_run(proof, alone, dp, s, batch, replica, found);           // against plain data parallelism
+    Trainer trainer = make_trainer(proof, mesh, s, t.zero);      // what this rank owns
+    const std::vector<double> found = train(trainer, batch, s);  // gradients, step: 08's trainer.hpp
+    check_run(proof, s, batch, trainer, found);                  // against plain data parallelism
 
-    const auto measured = compare_all ? measure_stages(proof, dp, s) : std::vector<Measured>{};
-    if (dp.rank() == 0) losses = found, stages = measured;
+    const auto measured = compare_all ? measure_stages(proof, mesh, s) : std::vector<Measured>{};
+    if (world.rank() == 0) losses = found, stages = measured;
   };
   const auto check_arguments = [&](int ranks) {
-    s.training.stage = static_cast<int>(stage), s.microbatches = static_cast<int>(microbatches);
-    s.training.adamw = optimizer == "adamw", s.training.prefetch = !no_prefetch;
-    gpt::set_batch(m, m.attention.options.batch, 1);
-    const std::int64_t batch = m.attention.options.batch, least = ranks * microbatches;
-    if (batch < least || batch % microbatches != 0)
+    s.sizes = {1, 1, ranks}, t.prefetch = !no_prefetch;
+    gpt::set_batch(t.model, s.batch, 1);
+    const std::int64_t m = t.microbatches, least = ranks * m;
+    if (s.batch < least)
       throw UsageError(
-          format("--batch {} cannot give each of {} ranks {} microbatches of equally many sequences: "
+          format("--batch {} leaves a microbatch of --ranks {} --microbatches {} without a sequence: "
                  "--batch {} would work",
-                 batch, ranks, microbatches, std::max(least, (batch / microbatches + 1) * microbatches)));
-    if (no_prefetch && stage != 3)
+                 s.batch, ranks, m, least));
+    if (s.batch % m != 0)
+      throw UsageError(format("--batch {} is no multiple of --microbatches {}: --batch {} would work",
+                              s.batch, m, (s.batch / m + 1) * m));
+    if (no_prefetch && t.zero != 3)
       throw UsageError("--no-prefetch is for --stage 3: without --no-prefetch it would work");
   };
   const auto more = [&] {

@@ -66,13 +66,11 @@ inline void save_checkpoint(Communicator& world, bool writes, const ModelConfig&
         const Tensor whole = state.whole(k, i);
         if (writes) slice = parameters[i].slice, mine = whole;
       }
-      const auto parts = gather_parts(world, slice, mine);
+      const auto parts = gather_held(world, {{slice, cast(mine, DType::f64)}});
       if (world.rank() != 0) continue;
       const Device::Scope host(Device::host());
       const Tensor whole = Tensor::zeros(info.rows, info.cols, dtype);
-      for (const RankResult& part : parts)
-        if (!part.local.values.empty())
-          part.slice.insert(whole, Tensor::of(part.local.rows, part.local.cols, part.local.values, dtype));
+      for (const Held& part : parts.front()) part.slice.insert(whole, cast(part.local, dtype));
       file[state.prefixes[k] + info.name] = whole;
     }
   if (world.rank() == 0) {

@@ -81,14 +81,6 @@ void trim_memory() {
     if (device->kind() == DeviceKind::cpu) device->trim();
 }
 
-std::vector<RankResult> gather_parts(Communicator& comm, const Slice& slice, const Tensor& local) {
-  std::vector<RankResult> parts;
-  for (const auto& ranks : gather_held(comm, {{slice, cast(local, DType::f64)}}))  // any rank's
-
-    for (const Held& held : ranks) parts.push_back({held.slice, Matrix::from(held.local)});
-  return parts;
-}
-
 Outcome Proof::finish() {
   const auto busy = comm_.rank() == 0 ? comm_.busy("computes the unsplit reference") : nullptr;
   Outcome outcome;

@@ -4,7 +4,6 @@
 #include <vector>
 
 #include "comm/communicator.hpp"
-#include "report/check.hpp"
 
 namespace tessera {
 
@@ -27,10 +26,6 @@ struct Held {
 /// Collective. Rank 0 gets what each rank holds of several matrices, by matrix and then by rank, on the host;
 /// the other ranks get nothing. Its memory and its calls count as checks.
 std::vector<std::vector<Held>> gather_held(Communicator& comm, const std::vector<Held>& mine);
-
-/// Collective. Rank 0 gets the part of a matrix that each rank holds, from any device; the other ranks get
-/// nothing.
-std::vector<RankResult> gather_parts(Communicator& comm, const Slice& slice, const Tensor& local);
 
 /// The host's memory that this thread's device and the files' device keep for later goes back to the system.
 void trim_memory();

@@ -15,12 +15,6 @@ std::string painted(bool colour, const char* code, const std::string& text) {
   return colour ? format("\033[{}m{}\033[0m", code, text) : text;
 }
 
-std::string percent(double used, bool stable) {
-  if (stable) return used <= 1 ? "< 100%" : "over";
-  if (!(used <= 1)) return std::isinf(used) ? "over" : number(used) + " x";
-  return used > 0 && used < 0.01 ? "< 1%" : format("{}%", std::lround(100 * used));
-}
-
 /// A cell for each rank where there are few ranks, else one cell for all.
 std::vector<std::string> by_rank(const std::vector<std::int64_t>& values) {
   std::vector<std::string> cells;
@@ -78,6 +72,12 @@ std::string faults(const RunReport& report, bool colour) {
 }
 
 }  // namespace
+
+std::string percent(double used, bool stable) {
+  if (stable) return used <= 1 ? "< 100%" : "over";
+  if (!(used <= 1)) return std::isinf(used) ? "over" : number(used) + " x";
+  return used > 0 && used < 0.01 ? "< 1%" : format("{}%", std::lround(100 * used));
+}
 
 bool RunReport::ok() const {
   return !outcomes.empty() &&

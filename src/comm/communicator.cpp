@@ -170,6 +170,14 @@ Tensor Communicator::reduce_scatter(const Tensor& x, int axis) {
   return out;
 }
 
+Request Communicator::ireduce_scatter(const Tensor& x, const Tensor& part) {
+  Call call = call_of(OpType::reduce_scatter, x);
+  call.axis = 0;
+  expect(x.rows() == size_ * part.rows() && x.cols() == part.cols() && x.dtype() == part.dtype(),
+         [&] { return format("{}: {} is not one of {} equal parts", call.text(), shape(part), size_); });
+  return start(call, x, part);
+}
+
 Tensor Communicator::all_to_all(const Tensor& x) {
   part(x.rows(), rank_, size_);
   const Tensor out = Tensor::empty(x.rows(), x.cols(), x.dtype(), x.device());

@@ -100,6 +100,9 @@ class Communicator {
   /// All ranks' x (rows, cols), one below the other, arrive in `all` (n rows, cols). Both must live until the
   /// wait.
   Request iall_gather(const Tensor& x, const Tensor& all);
+  /// This rank's rows of the sum of all ranks' x (n rows, cols), in n equal parts, arrive in `part` (rows,
+  /// cols). Both must live until the wait.
+  Request ireduce_scatter(const Tensor& x, const Tensor& part);
 
   /// Ranks of one color form a new group, ordered by (key, rank). A negative color gives null. It is a
   /// collective call.

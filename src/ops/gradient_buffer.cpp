@@ -15,14 +15,18 @@ Tensor zero_gradient(const Tensor& x) {
   return Tensor::zeros(x.rows(), x.cols(), arithmetic(x.dtype()));
 }
 
-TensorRow::TensorRow(const std::vector<std::int64_t>& elements, int ranks, DType dtype, MemoryKind kind)
+TensorRow::TensorRow(const std::vector<std::int64_t>& elements, int ranks, DType dtype, MemoryKind kind,
+                     bool held)
     : elements_(elements) {
   const MemoryScope scope(kind);
-  for (const std::int64_t row : elements) rows_.push_back(Tensor::zeros(1, padded(row, ranks), dtype));
+  for (const std::int64_t row : elements) {
+    rows_.push_back(Tensor::zeros(1, padded(row, ranks), dtype));
+    if (!held) rows_.back().release();
+  }
 }
 
-GradientBuffer::GradientBuffer(const std::vector<std::int64_t>& elements, int ranks, DType dtype)
-    : TensorRow(elements, ranks, arithmetic(dtype), MemoryKind::gradient),
+GradientBuffer::GradientBuffer(const std::vector<std::int64_t>& elements, int ranks, DType dtype, bool held)
+    : TensorRow(elements, ranks, arithmetic(dtype), MemoryKind::gradient, held),
       outer_(std::exchange(current, this)) {}
 GradientBuffer::~GradientBuffer() { current = outer_; }
 

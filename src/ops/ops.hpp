@@ -92,17 +92,20 @@ Tensor cross_entropy_backward(const CrossEntropy& saved, const Tensor& targets, 
 Tensor zero_gradient(const Tensor& x);
 /// Tensors one behind the other in one contiguous row: any range of them is one message, and all of them are
 /// one call of an optimiser. Or in several rows, one after the other, each of which is padded at its end so
-/// that `ranks` ranks share it out equally. Without a row, for a model that does not learn, they are
-/// undefined.
+/// that `ranks` ranks share it out equally. Rows that are not `held` have no memory before they are restored.
+/// Without a row, for a model that does not learn, the tensors are undefined.
 class TensorRow {
  public:
   TensorRow() = default;
   explicit TensorRow(const Tensor& all) : rows_{all}, elements_{all.size()} {}
-  TensorRow(const std::vector<std::int64_t>& elements, int ranks, DType dtype, MemoryKind kind);  ///< Zeros.
+  TensorRow(const std::vector<std::int64_t>& elements, int ranks, DType dtype, MemoryKind kind,
+            bool held = true);                                            ///< Zeros.
   const Tensor& all(std::size_t row = 0) const { return rows_.at(row); }  ///< (1, elements and padding)
   /// The elements of each row without its padding.
   const std::vector<std::int64_t>& elements() const { return elements_; }
-  Tensor take(const Tensor& like);  ///< The next ones. Throws Error where there is no room left.
+  Tensor take(const Tensor& like);               ///< The next ones. Throws Error where there is no room left.
+  std::size_t row() const { return row_; }       ///< Where the last ones were taken,
+  std::int64_t taken() const { return taken_; }  ///< and how many of its elements have been taken.
 
  private:
   std::vector<Tensor> rows_;
@@ -118,7 +121,7 @@ inline std::int64_t padded(std::int64_t elements, int ranks) {
 class GradientBuffer : public TensorRow {
  public:
   GradientBuffer(std::int64_t elements, DType dtype) : GradientBuffer(std::vector{elements}, 1, dtype) {}
-  GradientBuffer(const std::vector<std::int64_t>& elements, int ranks, DType dtype);
+  GradientBuffer(const std::vector<std::int64_t>& elements, int ranks, DType dtype, bool held = true);
   ~GradientBuffer();
   GradientBuffer(const GradientBuffer&) = delete;
   GradientBuffer& operator=(const GradientBuffer&) = delete;

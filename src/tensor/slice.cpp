@@ -24,15 +24,6 @@ std::int64_t index_in_whole(const std::vector<Range>& ranges, std::int64_t local
   throw Error(format("index {} lies beyond its slice", local));
 }
 
-std::int64_t index_in_shard(const std::vector<Range>& ranges, std::int64_t whole) {
-  std::int64_t before = 0;
-  for (const Range& range : ranges) {
-    if (range.begin <= whole && whole < range.end) return before + whole - range.begin;
-    before += range.size();
-  }
-  return -1;
-}
-
 /// What lies in both lists of ranges, as places in the one list and as places in the other.
 std::pair<std::vector<Range>, std::vector<Range>> common(const std::vector<Range>& a,
                                                          const std::vector<Range>& b) {
@@ -97,12 +88,6 @@ std::int64_t Slice::local_cols() const { return total(col_ranges); }
 
 std::pair<std::int64_t, std::int64_t> Slice::locate(std::int64_t row, std::int64_t col) const {
   return {index_in_whole(row_ranges, row), index_in_whole(col_ranges, col)};
-}
-
-std::optional<std::pair<std::int64_t, std::int64_t>> Slice::find(std::int64_t row, std::int64_t col) const {
-  const std::int64_t i = index_in_shard(row_ranges, row), j = index_in_shard(col_ranges, col);
-  if (i < 0 || j < 0) return std::nullopt;
-  return std::pair{i, j};
 }
 
 std::pair<Slice, Slice> Slice::overlap(const Slice& a, const Slice& b) {

@@ -2,7 +2,6 @@
 // and the position in an error message read this and nothing else.
 #pragma once
 
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -34,8 +33,6 @@ struct Slice {
   std::int64_t local_cols() const;
   /// Where in the whole element (row, col) of the shard lies.
   std::pair<std::int64_t, std::int64_t> locate(std::int64_t row, std::int64_t col) const;
-  /// The reverse: where in the shard element (row, col) of the whole lies, if it is there.
-  std::optional<std::pair<std::int64_t, std::int64_t>> find(std::int64_t row, std::int64_t col) const;
   /// The shard, copied out of a whole; and the reverse. Shapes must fit. Any device.
   Tensor extract(const Tensor& whole) const;
   void insert(const Tensor& whole, const Tensor& shard) const;

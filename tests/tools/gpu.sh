@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # tests/tools/gpu.sh [PART...]: all that needs a GPU, from a plain checkout, without a network. The parts are suite, lessons,
-# sanitizer, nccl, bench and tf32. Without arguments it runs what tells most, suite and lessons, within eight minutes on an
+# dtypes, sanitizer, nccl, bench, tf32 and bf16, and build, which does no more. Without arguments it runs what tells most, suite and lessons, within eight minutes on an
 # H100 with 16 cores; each other part has a call of its own. After eight minutes a call ends, and what it had no time for
 # fails. Every call builds first, which takes no time where the build folder is still there. The last line counts, and what
 # is missing fails like an error.
@@ -117,6 +117,21 @@ part_lessons() {
   check overlap_trace 60 $bin/07_data_parallel --device "$device" --ranks 2 --trace "$out/overlap.json"
 }
 
+# The other dtypes, and products in TF32, on as many ranks as a quick look needs.
+part_dtypes() {
+  local lesson ranks flags math
+  for lesson in "${lessons[@]}"; do
+    ranks=2
+    if [[ $lesson == 01_mlp ]]; then ranks=1; fi
+    read -ra flags <<<"$(flags_of "$lesson" $ranks)"
+    for math in "--dtype f64" "--dtype bf16" "--math tf32"; do
+      if [[ $device != cuda && $math == *tf32 ]]; then continue; fi
+      # shellcheck disable=SC2086  # a flag and its value
+      check "$lesson.${math##* }" 120 $bin/"$lesson" --device "$device" --transport threads $math "${flags[@]}"
+    done
+  done
+}
+
 part_sanitizer() {
   local tool
   if [[ $device != cuda ]]; then lacks sanitizer "a GPU"; return; fi
@@ -171,18 +186,20 @@ part_bench() {
   sed 's/^/  /' "$out/bench_f32.log"
 }
 
-part_tf32() {
-  local beside=()
-  if [[ $device != cuda ]]; then lacks bench_tf32 "a GPU"; return; fi
+# The products, the GPT step and PyTorch beside it, in a coarser arithmetic: tf32 or bf16.
+part_coarse() {
+  local math=$1 only beside=()
+  if [[ $device != cuda ]]; then lacks "bench_$math" "a GPU"; return; fi
   if "$python" -c 'import torch' 2>/dev/null; then beside=(--pytorch "$python"); else lacks pytorch "a python3 with torch"; fi
-  check bench_tf32 90 $bin/tessera_bench --device cuda --tf32 --only mlp_block --json "$out/mlp_tf32.json"
-  check bench_gpt_tf32 150 $bin/tessera_bench --device cuda --tf32 --only gpt --json "$out/gpt_tf32.json"
-  sed 's/^/  /' "$out/bench_tf32.log" "$out/bench_gpt_tf32.log"
-  if ((${#beside[@]})); then
-    check pytorch_tf32 240 $bin/tessera_bench --device cuda --tf32 --only pytorch "${beside[@]}" --json "$out/pytorch_tf32.json"
-    sed 's/^/  /' "$out/pytorch_tf32.log"
-  fi
+  for only in mlp_block gpt attention pytorch; do
+    if [[ $only == pytorch ]] && ((!${#beside[@]})); then continue; fi
+    check "bench_${math}_$only" 240 $bin/tessera_bench --device cuda "--$math" --only $only "${beside[@]}" \
+      --json "$out/${only}_$math.json"
+    sed 's/^/  /' "$out/bench_${math}_$only.log"
+  done
 }
+part_tf32() { part_coarse tf32; }
+part_bf16() { part_coarse bf16; }
 
 if [[ $device == cuda ]] && ! nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader; then
   lacks gpu "a GPU with its driver (nvidia-smi); TESSERA_DEVICE=cpu tries the script alone"
@@ -191,8 +208,13 @@ fi
 if ((${#parts[@]})); then echo "== build"; part_build; fi
 for part in "${parts[@]}"; do
   case $part in
-    suite | lessons | sanitizer | nccl | bench | tf32) echo "== $part"; "part_$part" || true ;;
-    *) echo "tests/tools/gpu.sh: there is no part '$part'. There are: suite lessons sanitizer nccl bench tf32" >&2; exit 2 ;;
+    build) ;;
+    suite | lessons | dtypes | sanitizer | nccl | bench | tf32 | bf16) echo "== $part"; "part_$part" || true ;;
+    *)
+      echo "tests/tools/gpu.sh: there is no part '$part'. There are:" \
+        "build suite lessons dtypes sanitizer nccl bench tf32 bf16" >&2
+      exit 2
+      ;;
   esac
 done
 echo "$passed passed, $failed failed, $missing missing"

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "08_three_d/activations.hpp"
+#include "08_three_d/harness/formulas.hpp"
 #include "08_three_d/harness/layouts.hpp"
 #include "gpt/harness/proof.hpp"
 
@@ -11,66 +12,6 @@ namespace tessera::three_d {
 struct Compared {
   Results run, reference;
 };
-
-/// The elements of a rank's own weights, in a formula behind their bytes.
-inline constexpr const char* own_formula = "x own ((12 W W + 7 W)/tp + 6 W a layer, embedding, head)";
-
-/// The elements, padded, of each part of the model that lies on this rank, chunk by chunk with a 0 between:
-/// the embedding, each block, the head. A tied head has its matrix here, whoever holds it.
-inline std::vector<std::int64_t> padded_parts(const TrainingConfig& t, const Mesh& mesh) {
-  const int stages = mesh.sizes.pp, d = mesh.sizes.dp;
-  const std::int64_t w = t.model.width();
-  const std::int64_t matrix =
-      padded(attention_heads::own_ids(t.model.vocabulary, mesh.tp->rank(), mesh.sizes.tp).size() * w, d);
-  std::vector<std::int64_t> parts;
-  for (int c = 0; c < t.chunks; ++c) {
-    const int at = pipeline::virtual_stage(c, mesh.pp->rank(), stages);
-    const std::int64_t layers = pipeline::layers_of(t.partition(stages), at).size();
-    if (at == 0) parts.push_back(matrix + padded(t.model.wpe_rows() * w, d));
-    parts.insert(parts.end(), static_cast<std::size_t>(layers),
-                 padded(gpt::own_elements(t.model, 1, false, false, mesh.tp->rank(), mesh.sizes.tp), d));
-    if (at == stages * t.chunks - 1) parts.push_back(padded(2 * w, d) + matrix);
-    parts.push_back(0);
-  }
-  return parts;
-}
-
-/// The weights, gradients and optimiser's state of a rank. Under ZeRO each row of weights is padded, so that
-/// the replicas share it out equally, and what a part needs lies there whole while it computes.
-inline void expect_state(Proof& proof, const Mesh& mesh, const Config& s) {
-  const TrainingConfig& t = s.training;
-  const std::int64_t whole = gpt::elements_of(t.model), e = proof.element_bytes(), g = proof.wide_bytes(),
-                     masters = proof.wide() > 1 ? g : 0, state = masters + (t.adamw ? 2 : 1) * g;
-  std::int64_t own = 0, kept = 0, gathered = 0, opened = 0;
-  for (const std::int64_t row : own_rows(t, mesh))
-    own += row, kept += padded(row, t.zero > 0 ? mesh.sizes.dp : 1);
-  const std::vector<std::int64_t> parts = padded_parts(t, mesh);
-  const std::int64_t matrix = parts.front() - padded(t.model.wpe_rows() * t.model.width(), mesh.sizes.dp);
-  for (std::size_t i = 0; i + 1 < parts.size(); ++i) {
-    gathered = std::max(gathered, parts[i] + parts[i + 1]);
-    const bool block = i > 0 && i + 2 < parts.size();  // its gradients lie beside those of the tied matrix
-    opened = std::max(opened, parts[i] + (mesh.sizes.pp == 1 && t.model.tied && block ? matrix : 0));
-  }
-  const std::string padding = kept == own ? "" : format(", {} of padding", kept - own);
-  const auto expect = [&](MemoryKind kind, const std::string& label, std::int64_t bytes,
-                          const std::string& count, int from, std::int64_t arrived) {
-    const bool cut = t.zero >= from;
-    const std::int64_t mine = (cut ? kept / mesh.sizes.dp : kept) * bytes;
-    const std::string formula = format("{} {}{}{}", count, cut ? "/dp " : "", own_formula, padding);
-    proof.expect_memory(kind, label, whole * bytes, mine, formula);
-    if (!cut || arrived == 0) return;
-    proof.measure_memory(kind, Device::current()->memory.peak(kind));
-    proof.expect_memory(
-        kind, label + " at the peak", whole * bytes, mine + arrived * bytes,
-        format("and {} x {}", count,
-               kind == MemoryKind::weight ? "two parts that follow one another"
-                                          : "the largest part, and wte until both ends are through"));
-  };
-  expect(MemoryKind::weight, "weights", e, format("{}", e), 3, gathered);
-  expect(MemoryKind::gradient, "gradients", g, format("{}", g), 2, opened);
-  expect(MemoryKind::optimizer, "optimiser", state,
-         masters > 0 ? format("({} + {})", masters, state - masters) : format("{}", state), 1, 0);
-}
 
 // begin first_step
 /// The loss and every gradient of one step against the unsplit model's, and the memory of a rank. The model
@@ -92,7 +33,7 @@ inline void check_first_step(Proof& proof, const Mesh& mesh, const Config& s) {
   gpt::check_step(proof, model, trainer.with_gradients(), loss, "loss of the first step");
   proof.measured_baseline([batch, model](const auto& in) { return gpt::reference_step(in, model, batch); });
 
-  expect_state(proof, mesh, s);
+  expect_state(proof, mesh, s.training, own_formula);
   const std::int64_t e = proof.element_bytes();
   TrainingConfig unsplit = s.training;
   unsplit.chunks = 1, unsplit.schedule = pipeline::Schedule::one_f_one_b;
@@ -111,115 +52,20 @@ inline void check_weights(Proof& proof, const Trainer& trainer, const Config& s)
   proof.measure_memory();
   const std::int64_t e = proof.element_bytes();
   proof.expect_memory(MemoryKind::weight, "weights", gpt::elements_of(s.training.model) * e,
-                      gpt::elements_of(trainer.parameters()) * e, format("{} {}", e, own_formula));
+                      gpt::elements_of(trainer.parameters()) * e, format("{} x {}", e, own_formula));
 }
 
-// What every axis sends, from the sizes alone.
-
-/// One direction of `all` microbatches of n tokens. `count`: how many, in letters. The forward has three more
-/// all-reduces, of a number for each token that is as wide as `losses` elements together: the loss.
-inline void expect_pass(Proof& proof, const Config& s, const std::string& phase, std::int64_t all,
-                        const std::string& count, bool forward = true) {
-  const ModelConfig& m = s.training.model;
-  const std::int64_t t = s.sizes.tp, v = s.training.chunks, e = proof.element_bytes(), n = m.rows(),
-                     nw = n * m.width(), sums = 2 * m.layers + 1, calls = forward ? 3 : 0,
-                     losses = calls * proof.wide(), sends = all * t * (s.sizes.pp * v - 1),
-                     rows = m.own_rows(s.sizes.tp);
-  if (s.sizes.pp > 1)
-    proof.expect_traffic(
-        phase, "send", forward ? "activations" : "gradients", sends, sends * rows * m.width() * e,
-        format("{} x {}({}pp-1) {} n W", count, m.sequence_parallel ? "" : "tp ", v > 1 ? "v " : "", e),
-        "pp");
-  if (s.training.zero ==
-      3) {  // a tied matrix comes to both ends, and the embedding's backward needs no weights
-    std::int64_t elements = 0, calls = 0;
-    for (int rank = 0; rank < t; ++rank) {
-      auto own = gpt::own_parts(m, m.layers, forward, true, rank, s.sizes.tp);
-      if (forward && m.tied) own.push_back(own.front());
-      calls += std::ssize(own);
-      for (const std::int64_t part : own) elements += padded(part, s.sizes.dp);
-    }
-    const std::int64_t times = all / s.sizes.dp;
-    proof.expect_traffic(phase, "all_gather", "weights", times * calls,
-                         times * (s.sizes.dp - 1) * elements * e,
-                         format("{} x (1-1/dp) {} (the parts' own, padded)", count, e), "dp");
-  }
-  if (m.sequence_parallel) {  // each sum is a reduce-scatter, and a gather at the other end of its layers
-    const std::int64_t again = m.regather && !forward ? 2 * m.layers : 0;
-    for (const auto& [op, label, times] : {std::tuple{"all_gather", "in front of columns", sums + again},
-                                           {"reduce_scatter", "behind rows", sums}})
-      proof.expect_traffic(phase, op, label, all * times, all * times * (t - 1) * nw * e,
-                           format("{} x (tp-1) {} ({} L + 1) n W", count, e, (times - 1) / m.layers), "tp");
-    if (forward)
-      proof.expect_traffic(phase, "all_reduce", "loss", all * calls, all * 2 * (t - 1) * losses * n * e,
-                           format("{} x 2 (tp-1) {} {} n", count, e, losses), "tp");
-    return;
-  }
-  proof.expect_traffic(phase, "all_reduce", forward ? "blocks, embedding, loss" : "blocks, head",
-                       all * (sums + calls), all * 2 * (t - 1) * (sums * nw + losses * n) * e,
-                       format("{} x 2 (tp-1) {} {}", count, e,
-                              forward ? format("((2 L + 1) n W + {} n)", losses) : "(2 L + 1) n W"),
-                       "tp");
-}
-
-/// All sums over tp, pp, the embedding group and dp of `steps` steps. `buckets`: of all groups of dp
-/// together.
-inline void expect_traffic_by_axis(Proof& proof, const Config& s, std::int64_t steps, std::int64_t buckets) {
-  const ModelConfig& m = s.training.model;
-  const std::int64_t t = s.sizes.tp, p = s.sizes.pp, d = s.sizes.dp, w = m.width(), g = proof.wide_bytes(),
-                     all = steps * s.training.microbatches * d,  // microbatches of all replicas
-      copies = s.training.zero > 0 ? 1 : d;                      // of a sum that is owed beside that over dp
-  const std::string each = format("{} x ", steps), microbatches = format("{} dp m", steps);
-  expect_pass(proof, s, "fwd", all, microbatches);
-  expect_pass(proof, s, "bwd", all, microbatches, false);
-  if (m.sequence_parallel)
-    proof.expect_traffic("bwd", "all_reduce", "norms, late biases", steps * p * d,
-                         steps * copies * 2 * (t - 1) * (6 * m.layers + 2) * w * g,
-                         format("{}2 {}(tp-1) {} (6 L + 2) W", each, copies == d ? "dp " : "", g), "tp");
-  if (p > 1)
-    proof.expect_traffic("bwd", "all_reduce", "tied embedding", steps * t * d,
-                         steps * copies * 2 * m.vocabulary * w * g,
-                         format("{}2 {}{} V W", each, copies == d ? "dp " : "", g), "embedding");
-  std::int64_t owned = 0, parts = 0, shared = 0;  // elements, and with the padding of each part
-  for (int rank = 0; rank < t; ++rank) {
-    auto own = gpt::own_parts(m, m.layers, true, true, rank, s.sizes.tp);
-    if (p > 1) own.push_back(attention_heads::own_ids(m.vocabulary, rank, s.sizes.tp).size() * w);
-    parts += std::ssize(own);
-    for (const std::int64_t part : own) owned += part, shared += padded(part, s.sizes.dp);
-  }
-  if (s.training.zero == 0) {
-    proof.expect_traffic("bwd", "all_reduce", "all gradients", steps * buckets,
-                         steps * 2 * (d - 1) * owned * g, format("{}2 (dp-1) {} (tp pp ranks' own)", each, g),
-                         "dp");
-  } else {
-    const std::int64_t times = s.training.zero > 1 ? steps * s.training.microbatches : steps;
-    proof.expect_traffic(
-        "bwd", "reduce_scatter", "all gradients", times * parts, times * (d - 1) * shared * g,
-        format("{}{}(dp-1) {} (tp pp ranks' own, padded)", each, s.training.zero > 1 ? "m " : "", g), "dp");
-    if (s.training.zero < 3)
-      proof.expect_traffic(
-          "step", "all_gather", "all weights", (steps - 1) * parts,
-          (steps - 1) * (d - 1) * shared * proof.element_bytes(),
-          format("{} x (dp-1) {} (tp pp ranks' own, padded)", steps - 1, proof.element_bytes()), "dp");
-  }
-  std::vector<std::tuple<const char*, std::int64_t, std::int64_t>> axes = {{"tp", t, p * d},
-                                                                           {"pp", p, t * d}};
-  if (s.training.zero > 0) axes.emplace_back("dp", d, t * p);
-  if (s.training.clip > 0)
-    for (const auto& [group, size, count] : axes)
-      proof.expect_traffic("norm", "all_reduce", "the norm", (steps - 1) * count,
-                           (steps - 1) * count * 2 * (size - 1) * 8, "2 (n-1) 8", group);
-}
-
-/// Of `steps` sampled tokens: the forwards, a pair of numbers from each rank of a last stage's tp, and the id
-/// back to the stages before it.
-inline void expect_sampling_traffic(Proof& proof, const Config& s) {
-  const std::int64_t t = s.sizes.tp, p = s.sizes.pp, all = s.sample * s.sizes.dp;
-  expect_pass(proof, s, "sample", all, format("{} dp", s.sample));
-  proof.expect_traffic("draw", "all_gather", "who has the largest", all, all * (t - 1) * t * 16,
-                       format("{} dp x (tp-1) tp 16", s.sample), "tp");
-  proof.expect_traffic("sample", "broadcast", "the id", all * t, all * t * (p - 1) * 4,
-                       format("{} dp x tp (pp-1) 4", s.sample), "pp");
+/// Under ZeRO no sum of gradients over dp, in `steps` steps of this rank, was waited for as soon as it had
+/// begun: a part computed meanwhile, or what follows the last one.
+inline void check_overlap(Proof& proof, const Trainer& trainer, const TrainingConfig& t, std::int64_t steps) {
+  if (t.zero == 0 || trainer.mesh().sizes.dp == 1) return;
+  auto missed = static_cast<double>(steps * (t.zero > 1 ? t.microbatches : 1)) *
+                static_cast<double>(trainer.optimizer().sums());
+  for (const Span& span : trainer.mesh().dp->journal().spans())
+    missed -= span.category == "overlapped" && span.name.starts_with("reduce_scatter") &&
+              span.name.find(" in group dp ") != std::string::npos;
+  proof.claim("gradients are summed while other parts compute", std::abs(missed), 0,
+              "a reduce_scatter was waited for at once: does a part compute between its begin and its wait?");
 }
 
 /// The bytes of the run, and its losses and text against those of the unsplit run. Where they differ, each
@@ -234,6 +80,7 @@ inline Compared check_run(Proof& proof, Communicator& world, const Trainer& trai
     const bool first = trainer.mesh().dp->rank() == 0;
     const double buckets = sum_over(world, first ? static_cast<double>(trainer.optimizer().sums()) : 0);
     expect_traffic_by_axis(proof, s, std::ssize(found.losses) + 1, static_cast<std::int64_t>(buckets));
+    check_overlap(proof, trainer, s.training, std::ssize(found.losses) + 1);
   }
   if (s.sample > 0) expect_sampling_traffic(proof, s);
 

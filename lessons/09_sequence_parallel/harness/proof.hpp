@@ -15,7 +15,8 @@ struct Config {
   bool regather = false;
 
   bool block() const { return sizes.part == Part::block; }
-  std::int64_t halves() const { return block() ? 2 : 1; }
+  /// Tensor-parallel regions, each from an all-gather to a reduce-scatter: attention, and the MLP.
+  std::int64_t regions() const { return block() ? 2 : 1; }
 };
 
 /// Completes the sizes for p ranks. Throws UsageError where they cannot be cut over these.
@@ -80,7 +81,7 @@ inline void set_up(Block& block, const Config& c, const Communicator& comm) {
 /// gathered: the norms' results (X, where there is no norm), and then dY and dH.
 inline std::pair<std::int64_t, std::int64_t> matrices(const Config& c, bool backward, bool cut) {
   const bool inputs = cut && !c.regather, dropped = backward && c.sizes.shape.options.dropout > 0;
-  const std::int64_t gathered = c.halves() * ((inputs ? 1 : 0) + (cut && backward ? 1 : 0));
+  const std::int64_t gathered = c.regions() * ((inputs ? 1 : 0) + (cut && backward ? 1 : 0));
   if (!c.block()) return {backward ? 4 : 3, gathered};
   return {(backward ? 8 : 4) + (dropped ? 1 : 0) + (inputs ? 0 : 2), gathered};
 }
@@ -186,7 +187,7 @@ void check_results(Proof& proof, const Communicator& comm, const Config& c, cons
 
 /// What every call must send: S = N W elements, p ranks.
 inline void expect_bytes(Proof& proof, const Config& c, std::int64_t owed) {
-  const std::int64_t p = proof.ranks(), e = proof.element_bytes(), h = c.halves(), w = c.sizes.w();
+  const std::int64_t p = proof.ranks(), e = proof.element_bytes(), h = c.regions(), w = c.sizes.w();
   const std::int64_t each = (p - 1) * c.sizes.n() * w * e;
   const auto expect = [&](const std::string& phase, const std::string& op, const std::string& label,
                           std::int64_t calls, std::int64_t times) {
@@ -234,10 +235,10 @@ Compared prove(std::type_identity<Layer> type, Proof& proof, Communicator& comm,
   compared.whole = run_whole(proof, comm, c, layer);
   compared.cut.forward = sent_in(comm, "fwd"), compared.cut.backward = sent_in(comm, "bwd");
   compared.step = sent_in(comm, "step");
-  const std::int64_t again = c.regather ? (comm.size() - 1) * c.halves() * s.n() * s.w() * e : 0;
+  const std::int64_t again = c.regather ? (comm.size() - 1) * c.regions() * s.n() * s.w() * e : 0;
   const std::int64_t more =
       compared.cut.forward + compared.cut.backward - compared.whole.forward - compared.whole.backward - again;
-  proof.claim(c.regather ? "bytes = lesson 05's + a gather of X a half" : "bytes = lesson 05's",
+  proof.claim(c.regather ? "bytes = lesson 05's, and X gathered again" : "bytes = lesson 05's",
               static_cast<double>(std::abs(more)), 0, "Is a collective missing, or one too many?");
   return compared;
 }

@@ -39,8 +39,9 @@ inline std::string beside(const Compared& found, bool regather) {
   row("a rank keeps for the backward", found.whole.kept, found.cut.kept);
   row("a rank holds after it", found.whole.held, found.cut.held);
   return table(rows, "lrrr", 2) +
-         (regather ? "  Without --regather the bytes are lesson 05's, and a rank keeps X of all tokens.\n"
-                   : "  --regather keeps a rank's tokens of X only, and sends one gather more a half.\n");
+         (regather
+              ? "  Without --regather the bytes are lesson 05's, and a rank keeps X of all tokens.\n"
+              : "  With --regather a rank keeps its own tokens of X only, and gathers X again for dA.\n");
 }
 
 inline void record(Proof& proof, const Compared& found) {

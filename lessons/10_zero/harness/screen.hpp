@@ -39,21 +39,20 @@ struct Measured {
 };
 
 /// One step of each stage on the same batch. Collective; leaves the journal as it was.
-inline std::vector<Measured> measure_stages(const Proof& proof, Communicator& dp, Config s) {
-  const auto group = dp.split(dp.rank(), 0, "tp");
-  const TensorParallel alone(*group);
+inline std::vector<Measured> measure_stages(const Proof& proof, const Mesh& mesh, Config s) {
+  Communicator& dp = *mesh.dp;
   const Batch batch = make_batch(s, dp, proof.seed());
   const Journal before = dp.journal();
   std::vector<Measured> all;
   s.steps = 1;
   MemoryLedger& memory = Device::current()->memory;
   constexpr MemoryKind kinds[] = {MemoryKind::weight, MemoryKind::gradient, MemoryKind::optimizer};
-  std::map<MemoryKind, std::int64_t> others;  // what the lesson's own replica holds
+  std::map<MemoryKind, std::int64_t> others;  // what the lesson's own trainer holds
   for (const MemoryKind kind : kinds) others[kind] = memory.now(kind);
   for (int stage = 0; stage < 4; ++stage) {
     dp.journal().clear();
-    ZeroReplica replica = make_replica(proof, alone, dp, s, stage);
-    train(replica, batch, s, dp);
+    Trainer trainer = make_trainer(proof, mesh, s, stage);
+    train(trainer, batch, s);
     Measured m;
     for (const MemoryKind kind : kinds) m.peak += memory.peak(kind) - others[kind];
     m.weights = memory.now(kinds[0]) - others[kinds[0]];

@@ -57,6 +57,8 @@ int run(int argc, char** argv) {
   flags.number("--turns", o.turns, 1, 1000, "of candidate and reference");
   flags.text("--pytorch", o.pytorch, "PYTHON", "a python3 with torch, to run beside");
   flags.toggle("--tf32", o.tf32, "on a GPU: products may round their factors to 10 bits");
+  flags.toggle("--bf16", o.bf16,
+               "on a GPU: weights and activations in bf16, as lessons have them with --dtype bf16");
   flags.toggle("--quick", o.quick, "tiny sizes: shows that it runs, measures nothing");
   flags.text("--json", json, "FILE", "the ratios, for programs");
   flags.toggle("--serve", serve, "a GPT step for each line of input: prints its seconds");
@@ -64,7 +66,8 @@ int run(int argc, char** argv) {
   o.device = common.choose_transport(false).options.device;
   o.program = std::filesystem::read_symlink("/proc/self/exe").string();
   if (o.quick) o.turns = std::min<std::int64_t>(o.turns, 2);
-  if (o.tf32 && !o.cuda()) throw UsageError("--tf32 is of GPUs: with --device cuda it would work");
+  if ((o.tf32 || o.bf16) && !o.cuda())
+    throw UsageError("--tf32 and --bf16 are of GPUs: with --device cuda they would work");
   if (only == "pytorch" && o.pytorch.empty())
     throw UsageError("--only pytorch: --pytorch PYTHON, a python3 with torch, would work");
   if (!json.empty()) flags.advise([&] { check_writable(json); });
@@ -72,9 +75,9 @@ int run(int argc, char** argv) {
 
   const std::string machine = format("{}, {} cores", processor(), sysconf(_SC_NPROCESSORS_ONLN)),
                     where = Device::make(o.device)->description(), compiler = __VERSION__;
-  std::cout << "bench: " << machine << "; computes on " << where << (o.tf32 ? ", TF32" : "") << "\n  "
-            << blas_name() << "; NCCL " << nccl::version() << "; compiler " << compiler << "; " << o.turns
-            << " turns" << std::endl;
+  std::cout << "bench: " << machine << "; computes on " << where << (o.tf32 ? ", TF32" : "")
+            << (o.bf16 ? ", bf16" : "") << "\n  " << blas_name() << "; NCCL " << nccl::version()
+            << "; compiler " << compiler << "; " << o.turns << " turns" << std::endl;
   Report report;
   const Others others;
   for (const Benchmark& one : benchmarks)
@@ -90,7 +93,8 @@ int run(int argc, char** argv) {
   if (json.empty()) return 0;
   nlohmann::ordered_json file = {{"machine", machine},      {"device", where},      {"blas", blas_name()},
                                  {"nccl", nccl::version()}, {"compiler", compiler}, {"quick", o.quick},
-                                 {"tf32", o.tf32},          {"turns", o.turns},     {"others", disturbed}};
+                                 {"tf32", o.tf32},          {"bf16", o.bf16},       {"turns", o.turns},
+                                 {"others", disturbed}};
   file.update(report.json());
   write_file(json, file.dump(2) + "\n");
   return 0;

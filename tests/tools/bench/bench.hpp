@@ -19,12 +19,13 @@ using test::GptSizes;
 
 struct Options {
   bool quick = false;  // tiny sizes, two turns: shows that everything runs, and measures nothing
-  bool tf32 = false;
+  bool tf32 = false, bf16 = false;
   std::int64_t turns = 15;
   DeviceKind device = DeviceKind::cpu;
   std::string pytorch, program;  // a python with torch, and this program, for measurements by processes
 
   bool cuda() const { return device == DeviceKind::cuda; }
+  DType dtype() const { return bf16 ? DType::bf16 : DType::f32; }
   /// A size, or its stand-in under --quick.
   std::int64_t size(std::int64_t on_cpu, std::int64_t on_gpu, std::int64_t tiny) const {
     return quick ? tiny : cuda() ? on_gpu : on_cpu;
@@ -84,11 +85,12 @@ Turns in_turns(Communicator& comm, std::int64_t turns, const Job& a, const Job& 
 double median(std::vector<double> values);
 
 /// Numbers of [-scale, scale) on this rank's device; every row is the same one, which is made on the host.
-Tensor numbers(std::int64_t rows, std::int64_t cols, double scale = 1);
+Tensor numbers(std::int64_t rows, std::int64_t cols, double scale = 1, DType dtype = DType::f32);
 
 /// Products into memory that is there already: what a step costs at the least.
 class Products {
  public:
+  explicit Products(DType dtype) : dtype_(dtype) {}
   /// op(a) op(b), of matrices of the sizes that it says; contents do not matter to a product's time.
   void add(std::int64_t m, std::int64_t n, std::int64_t k, bool ta = false, bool tb = false);
   /// Forward and both gradients of a linear layer: (n, k) (k, f), dY A', X' dY.
@@ -106,6 +108,7 @@ class Products {
     double beta;
     std::int64_t outer, inner;
   };
+  DType dtype_;
   std::vector<One> all_;
 };
 

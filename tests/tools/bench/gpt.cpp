@@ -14,8 +14,8 @@ namespace tessera::bench {
 void gpt(Report& report, const Options& o) {
   const GptSizes s = sizes_of(o);
   launch(o.ranks(1), [&](Communicator& comm) {
-    Gpt gpt(comm, s, {1, 1, 1}, 1);
-    Products products;
+    Gpt gpt(comm, s, {1, 1, 1}, 1, o.dtype());
+    Products products(o.dtype());
     for (std::int64_t layer = 0; layer < s.layers; ++layer) {
       products.linear(s.tokens(), s.width, 3 * s.width);
       products.attention(s);
@@ -36,8 +36,8 @@ void gpt(Report& report, const Options& o) {
 void serve_gpt(const Options& o) {
   launch(o.ranks(1), [&](Communicator& comm) {
     const GptSizes s = sizes_of(o);
-    Gpt gpt(comm, s, {1, 1, 1}, 1);
-    const AttentionJob attention(s, AttentionOptions::Form::streaming);
+    Gpt gpt(comm, s, {1, 1, 1}, 1, o.dtype());
+    const AttentionJob attention(s, AttentionOptions::Form::streaming, o.dtype());
     Device::current()->tf32 = o.tf32;
     for (std::string line; std::getline(std::cin, line);)
       std::cout << seconds(comm, [&] { line == "attention" ? void(attention()) : gpt.step(); }) << std::endl;
@@ -48,9 +48,10 @@ void gpt_beside_pytorch(Report& report, const Options& o) {
   const GptSizes s = sizes_of(o);
   const std::string command = format(
       "{} -B {}/tests/tools/bench/pytorch_step.py --tessera {} --turns {} --device {} --vocabulary {} "
-      "--seq {} --batch {} --width {} --layers {} --heads {}{}{}",
+      "--seq {} --batch {} --width {} --layers {} --heads {}{}{}{}",
       o.pytorch, TESSERA_SOURCE_DIR, o.program, o.turns, name(o.device), s.vocabulary, s.seq, s.batch,
-      s.width, s.layers, s.heads, o.quick ? " --quick" : "", o.tf32 ? " --tf32" : "");
+      s.width, s.layers, s.heads, o.quick ? " --quick" : "", o.tf32 ? " --tf32" : "",
+      o.bf16 ? " --bf16" : "");
   const auto ran = test::run_command(command);
   if (ran.exit != 0) throw UsageError(format("--pytorch {}: a python3 with torch would work", o.pytorch));
   const auto json = nlohmann::json::parse(ran.output);

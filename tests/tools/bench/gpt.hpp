@@ -26,21 +26,22 @@ inline three_d::TrainingConfig training_of(const GptSizes& s, const three_d::Par
   return training;
 }
 
-inline gpt::MakeWeight weights_of_gpt(const gpt::ModelConfig& model) {
-  return [make = gpt::initial_weights(model, nullptr, DType::f32, 1)](const std::string& name,
-                                                                      const Slice& slice) {
-    const MemoryScope scope(MemoryKind::weight);
-    return make(name, slice);
-  };
+inline gpt::MakeWeight weights_of_gpt(const gpt::ModelConfig& model, DType dtype = DType::f32) {
+  return
+      [make = gpt::initial_weights(model, nullptr, dtype, 1)](const std::string& name, const Slice& slice) {
+        const MemoryScope scope(MemoryKind::weight);
+        return make(name, slice);
+      };
 }
 
 /// One rank's side of it.
 class Gpt {
  public:
-  Gpt(Communicator& world, const GptSizes& s, const three_d::ParallelSizes& cut, int microbatches)
+  Gpt(Communicator& world, const GptSizes& s, const three_d::ParallelSizes& cut, int microbatches,
+      DType dtype = DType::f32)
       : mesh_(world, cut),
         training_(training_of(s, cut, microbatches)),
-        trainer_(mesh_, training_, DType::f32, weights_of_gpt(training_.model)) {
+        trainer_(mesh_, training_, dtype, weights_of_gpt(training_.model, dtype)) {
     three_d::Config config;
     config.sizes = cut;
     config.training = training_;
@@ -74,11 +75,11 @@ class Gpt {
 /// Causal attention by itself, forward and backward, in either form.
 class AttentionJob {
  public:
-  AttentionJob(const GptSizes& s, AttentionOptions::Form form)
+  AttentionJob(const GptSizes& s, AttentionOptions::Form form, DType dtype = DType::f32)
       : width_(s.width),
-        qkv_(numbers(s.tokens(), 3 * s.width)),
-        dy_(numbers(s.tokens(), s.width)),
-        dqkv_(numbers(s.tokens(), 3 * s.width)) {
+        qkv_(numbers(s.tokens(), 3 * s.width, 1, dtype)),
+        dy_(numbers(s.tokens(), s.width, 1, dtype)),
+        dqkv_(numbers(s.tokens(), 3 * s.width, 1, dtype)) {
     options_.batch = s.batch;
     options_.seq = s.seq;
     options_.heads = options_.kv_heads = s.heads;

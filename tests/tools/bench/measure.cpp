@@ -106,14 +106,14 @@ std::string Turns::both() const {
   return format("{} ms and {} ms", number(1e3 * median(a)), number(1e3 * median(b)));
 }
 
-Tensor numbers(std::int64_t rows, std::int64_t cols, double scale) {
-  return add_bias(Tensor::zeros(rows, cols, DType::f32),
-                  generate(1, "bench", Slice::whole(1, cols), DType::f32, Fill::uniform, scale));
+Tensor numbers(std::int64_t rows, std::int64_t cols, double scale, DType dtype) {
+  return add_bias(Tensor::zeros(rows, cols, dtype),
+                  generate(1, "bench", Slice::whole(1, cols), dtype, Fill::uniform, scale));
 }
 
 void Products::add(std::int64_t m, std::int64_t n, std::int64_t k, bool ta, bool tb) {
-  const auto whole = [](std::int64_t rows, std::int64_t cols) {
-    return Stack{numbers(rows, cols), rows, cols};
+  const auto whole = [&](std::int64_t rows, std::int64_t cols) {
+    return Stack{numbers(rows, cols, 1, dtype_), rows, cols};
   };
   const Stack a = ta ? whole(k, m) : whole(m, k), b = tb ? whole(n, k) : whole(k, n);
   all_.push_back({whole(m, n), a, b, ta, tb, 0, 1, 1});
@@ -123,8 +123,9 @@ void Products::attention(const GptSizes& s) {
   AttentionOptions options;
   options.seq = s.seq;
   const std::int64_t d = s.width / s.heads, step = options.streams() ? attention_tile_keys : s.seq;
-  const Tensor in = numbers(s.tokens(), 3 * s.width), out = numbers(s.tokens(), 3 * s.width);
-  const Tensor scores = numbers(s.batch * s.heads * s.seq, step);
+  const Tensor in = numbers(s.tokens(), 3 * s.width, 1, dtype_),
+               out = numbers(s.tokens(), 3 * s.width, 1, dtype_);
+  const Tensor scores = numbers(s.batch * s.heads * s.seq, step, 1, dtype_);
   for (std::int64_t first = 0; first < s.seq;
        first += step) {  // a causal tile: queries from its first key on
     const std::int64_t keys = std::min(step, s.seq - first), queries = s.seq - first;

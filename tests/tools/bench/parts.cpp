@@ -20,10 +20,13 @@ Turns block_turns(Communicator& comm, const Options& o) {
   const std::int64_t n = o.size(1024, 8192, 64), k = o.size(1024, 4096, 64), f = o.size(4096, 16384, 128);
   const TensorParallel tp(comm);
   const std::int64_t own = f / comm.size();  // columns of A, rows of B
-  const mlp_block::ParallelMlp block{{numbers(k, own, 0.05), numbers(1, own)},
-                                     {numbers(own, k, 0.05), numbers(1, k)}};
-  const Placed<Replicated> x(numbers(n, k)), dy(numbers(n, k));
-  Products products;
+  const auto made = [&](std::int64_t rows, std::int64_t cols, double scale) {
+    return numbers(rows, cols, scale, o.dtype());
+  };
+  const mlp_block::ParallelMlp block{{made(k, own, 0.05), made(1, own, 1)},
+                                     {made(own, k, 0.05), made(1, k, 1)}};
+  const Placed<Replicated> x(made(n, k, 1)), dy(made(n, k, 1));
+  Products products(o.dtype());
   products.linear(n, k, own), products.linear(n, own, k);
   Device::current()->tf32 = o.tf32;
   return in_turns(

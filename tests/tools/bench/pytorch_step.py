@@ -78,7 +78,10 @@ def step_of(o, compiled):
 
     def step():
         optimizer.zero_grad(set_to_none=True)
-        loss_of(ids, targets).backward()
+        # f32 masters, and bf16 where products and attention compute, as ours
+        with torch.autocast("cuda", torch.bfloat16, enabled=o.bf16):
+            loss = loss_of(ids, targets)
+        loss.backward()
         optimizer.step()
 
     return step
@@ -89,7 +92,8 @@ def attention_of(o):
     if not hasattr(F, "scaled_dot_product_attention"):
         return None
     shape = (o.batch, o.heads, o.seq, o.width // o.heads)
-    q, k, v, dy = (torch.randn(shape, device=o.device, requires_grad=i < 3) for i in range(4))
+    dtype = torch.bfloat16 if o.bf16 else torch.float32
+    q, k, v, dy = (torch.randn(shape, device=o.device, dtype=dtype, requires_grad=i < 3) for i in range(4))
 
     def step():
         torch.autograd.grad(F.scaled_dot_product_attention(q, k, v, is_causal=True), (q, k, v), dy)
@@ -175,12 +179,13 @@ def main():
         parser.add_argument("--" + name, type=int, default=value)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--tf32", action="store_true")
+    parser.add_argument("--bf16", action="store_true")
     o = parser.parse_args()
     if o.device == "cpu":
         torch.set_num_threads(threads)
     else:
         torch.backends.cuda.matmul.allow_tf32 = o.tf32
-    flags = [flag for flag, wanted in [("--quick", o.quick), ("--tf32", o.tf32)] if wanted]
+    flags = [flag for flag, wanted in [("--quick", o.quick), ("--tf32", o.tf32), ("--bf16", o.bf16)] if wanted]
     ours = subprocess.Popen([o.tessera, "--serve", "--device", o.device, *flags], stdin=subprocess.PIPE,
                             stdout=subprocess.PIPE, text=True, bufsize=1)
 

@@ -16,6 +16,12 @@ Setup draw(Trial& t, int least_stage) {
   return {t.size(least_stage, 3), {t.size(3, 11), t.size(3, 11)}, t.size(0, 1) == 1};
 }
 
+data_parallel::Rule rule_of(const Setup& s) {
+  data_parallel::Rule rule{.adamw = s.adamw};
+  rule.constants.lr = 0.1;
+  return rule;
+}
+
 Tensor whole(Trial& t, const std::string& name, int elements, const Communicator& dp) {
   const Tensor row = Tensor::zeros(1, padded(elements, dp.size()), DType::f64);
   row.column_range(0, elements).copy_from(t.in(name, 1, elements));
@@ -28,16 +34,15 @@ void fill(Trial& t, ShardedUnits& units, const Setup& s, const Communicator& dp)
               Tensor::zeros(1, padded(elements, dp.size()), DType::f64));
 }
 
-/// This rank's columns of a unit's row, as a slice of the padded whole; at stage 0 all of it.
-Slice own(const Setup& s, int elements, const Communicator& dp) {
-  const std::int64_t all = padded(elements, dp.size());
-  return s.stage == 0 ? Slice::whole(1, all) : Slice::columns(1, all, dp.rank(), dp.size());
+/// This rank's columns of a unit's row, as a slice of the padded whole.
+Slice own(int elements, const Communicator& dp) {
+  return Slice::columns(1, padded(elements, dp.size()), dp.rank(), dp.size());
 }
 
 const Task gather("10.gather", [](Trial& t) {
   const Setup s = draw(t, 2);
   t.on_ranks([&](Communicator& dp) {
-    ShardedUnits units(s.stage, s.adamw, dp);
+    ShardedUnits units(s.stage, rule_of(s), dp);
     fill(t, units, s, dp);
     std::vector<std::string> words;
     for (int pass = 0; pass < 2; ++pass)
@@ -58,9 +63,9 @@ const Task gather("10.gather", [](Trial& t) {
 });
 
 const Task reduce("10.reduce", [](Trial& t) {
-  const Setup s = draw(t, 0);
+  const Setup s = draw(t, 1);
   t.on_ranks([&](Communicator& dp) {
-    ShardedUnits units(s.stage, s.adamw, dp);
+    ShardedUnits units(s.stage, rule_of(s), dp);
     fill(t, units, s, dp);
     units.zero_gradients();
     for (int microbatch = 0; microbatch < 2; ++microbatch)
@@ -70,33 +75,34 @@ const Task reduce("10.reduce", [](Trial& t) {
                whole(t, format("gradients of {}, rank {}, microbatch {}", s.sizes[u], dp.rank(), microbatch),
                      s.sizes[u], dp));
         units.reduce(u, microbatch == 1);
+        if (u == 0) units.finish(1), units.finish(0);  // both are under way
       }
     for (std::size_t u = 0; u < 2; ++u)
       t.out(dp.rank(), format("own gradients of unit {} at stage {}", u, s.stage),
             "this rank's part of the sum over ranks and microbatches", units.units()[u].own_gradients,
-            own(s, s.sizes[u], dp));
+            own(s.sizes[u], dp));
   });
 });
 
 const Task step("10.step", [](Trial& t) {
-  const Setup s = draw(t, 0);
+  const Setup s = draw(t, 1);
   t.on_ranks([&](Communicator& dp) {
-    ShardedUnits units(s.stage, s.adamw, dp);
+    ShardedUnits units(s.stage, rule_of(s), dp);
     fill(t, units, s, dp);
     for (int number = 1; number <= 2; ++number) {
       for (std::size_t u = 0; u < 2; ++u) {
         const Tensor sum = whole(t, format("gradients of {} in step {}", s.sizes[u], number), s.sizes[u], dp);
-        const Slice mine = own(s, s.sizes[u], dp);
+        const Slice mine = own(s.sizes[u], dp);
         units.units()[u].own_gradients.copy_from(mine.extract(sum));
       }
-      units.step(number, 0.1, 0.5);
+      units.step(number, 0.5);
     }
     for (std::size_t u = 0; u < 2; ++u) {
       const Unit& unit = units.units()[u];
       const Tensor row = s.stage == 3 ? unit.own_weights : unit.weights;
       t.out(dp.rank(), format("weights of unit {} after two steps at stage {}", u, s.stage),
             s.stage == 3 ? "what this rank owns" : "the whole row", row,
-            s.stage == 3 ? own(s, s.sizes[u], dp) : Slice::whole(1, row.cols()));
+            s.stage == 3 ? own(s.sizes[u], dp) : Slice::whole(1, row.cols()));
     }
   });
 });

@@ -1,0 +1,199 @@
+// What a rank of lesson 08 holds and what the ranks send, from the sizes alone.
+#pragma once
+
+#include "08_three_d/config.hpp"
+#include "app/proof.hpp"
+
+namespace tessera::three_d {
+
+/// The elements of a rank's own weights, in a formula behind their bytes.
+inline constexpr const char* own_formula = "own ((12 W W + 7 W)/tp + 6 W a layer, embedding, head)";
+inline constexpr const char* all_ranks = "tp pp ranks' own";  // of all groups of dp together
+
+/// The most elements that lie there whole beside what a rank owns, of weights at stage 3 of ZeRO and of
+/// gradients at stages 2 and 3. `upper` and `part` follow one another in a chunk, head and embedding too.
+/// Weights: both. Gradients: `part` has room for them while those of `upper` are summed into a dp-th of a
+/// row; a tied matrix has room from the head to the embedding, where both are on this rank.
+struct WholeRows {
+  std::int64_t weights = 0, gradients = 0;
+};
+inline WholeRows whole_rows(const TrainingConfig& t, const Mesh& mesh) {
+  const int stages = mesh.sizes.pp, d = mesh.sizes.dp, tp = mesh.sizes.tp, rank = mesh.tp->rank();
+  const std::int64_t w = t.model.width();
+  const std::int64_t matrix = padded(attention_heads::own_ids(t.model.vocabulary, rank, tp).size() * w, d),
+                     shared = stages == 1 && t.model.tied ? matrix : 0,
+                     block = padded(gpt::own_elements(t.model, 1, false, false, rank, tp), d);
+  WholeRows most;
+  for (int c = 0; c < t.chunks; ++c) {
+    const int at = pipeline::virtual_stage(c, mesh.pp->rank(), stages);
+    std::vector<std::int64_t> parts(pipeline::layers_of(t.partition(stages), at).size(), block);
+    if (at == 0) parts.insert(parts.begin(), padded(t.model.wpe_rows() * w, d) + matrix);
+    if (at == stages * t.chunks - 1) parts.push_back(padded(2 * w, d) + matrix);
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      const std::int64_t upper = t.prefetch && i + 1 < parts.size() ? parts[i + 1] : 0;
+      most.weights = std::max(most.weights, parts[i] + upper);
+    }
+    most.gradients =
+        std::max(most.gradients, parts.front() + parts.front() / d);  // the last one to be summed
+    if (at == 0) parts.front() -= shared;
+    if (at == stages * t.chunks - 1) parts.back() -= shared;
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      const std::int64_t upper = i + 1 < parts.size() ? parts[i + 1] : 0;
+      most.gradients = std::max(most.gradients, shared + parts[i] + upper + upper / d);
+    }
+  }
+  return most;
+}
+
+/// The weights, gradients and optimiser's state of a rank, as measured now. Under ZeRO each row of weights is
+/// padded, so that the replicas share it out equally. `own`: what a rank's elements are, in the formula;
+/// `trained`: a step or its gradients are behind the peaks.
+inline void expect_state(Proof& proof, const Mesh& mesh, const TrainingConfig& t, const std::string& own,
+                         bool trained = true) {
+  const std::int64_t whole = gpt::elements_of(t.model), e = proof.element_bytes(), g = proof.wide_bytes(),
+                     masters = proof.wide() > 1 ? g : 0, state = masters + (t.adamw ? 2 : 1) * g;
+  std::int64_t elements = 0, kept = 0;
+  for (const std::int64_t row : own_rows(t, mesh))
+    elements += row, kept += padded(row, t.zero > 0 ? mesh.sizes.dp : 1);
+  const std::string padding = kept == elements ? "" : format(", {} of padding", kept - elements);
+  const auto expect = [&](MemoryKind kind, const std::string& label, std::int64_t bytes,
+                          const std::string& count, int from, std::int64_t arrived, const char* what) {
+    const bool cut = t.zero >= from;
+    const std::int64_t mine = (cut ? kept / mesh.sizes.dp : kept) * bytes;
+    proof.expect_memory(kind, label, whole * bytes, mine,
+                        format("{} {}x {}{}", count, cut ? "/dp " : "", own, padding));
+    if (!cut || arrived == 0 || !trained) return;
+    proof.measure_memory(kind, Device::current()->memory.peak(kind));
+    proof.expect_memory(kind, label + " at the peak", whole * bytes, mine + arrived * bytes,
+                        format("and {} x {}", count, what));
+  };
+  const WholeRows rows = whole_rows(t, mesh);
+  expect(MemoryKind::weight, "weights", e, format("{}", e), 3, rows.weights,
+         t.prefetch ? "two parts that follow one another" : "the largest part");
+  expect(MemoryKind::gradient, "gradients", g, format("{}", g), 2, rows.gradients,
+         t.model.tied && mesh.sizes.pp == 1 ? "two parts, 1/dp of the one that is summed, and wte"
+                                            : "two parts, and 1/dp of the one that is summed");
+  expect(MemoryKind::optimizer, "optimiser", state,
+         masters > 0 ? format("({} + {})", masters, state - masters) : format("{}", state), 1, 0, "");
+}
+
+/// Stage 3 of ZeRO in one direction of `microbatches` of each replica.
+inline void expect_gathers(Proof& proof, const Config& s, const std::string& phase, std::int64_t microbatches,
+                           bool forward, const std::string& all = all_ranks) {
+  const ModelConfig& m = s.training.model;
+  std::int64_t elements = 0, calls = 0;
+  for (int rank = 0; rank < s.sizes.tp; ++rank) {
+    auto own = gpt::own_parts(m, m.layers, forward, true, rank, s.sizes.tp);  // the embedding has no dX
+    if (forward && m.tied) own.push_back(own.front());                        // it comes to both ends
+    calls += std::ssize(own);
+    for (const std::int64_t part : own) elements += padded(part, s.sizes.dp);
+  }
+  const std::int64_t e = proof.element_bytes(), sent = (s.sizes.dp - 1) * elements * e;
+  proof.expect_traffic(
+      phase, "all_gather", "weights", microbatches * calls, microbatches * sent,
+      format("{} x (dp-1) {} ({}, padded{})", microbatches, e, all, forward ? "" : ", no embedding"), "dp");
+}
+
+/// One direction of `all` microbatches of n tokens. `count`: how many, in letters. The forward has three more
+/// all-reduces, of a number for each token that is as wide as `losses` elements together: the loss.
+inline void expect_pass(Proof& proof, const Config& s, const std::string& phase, std::int64_t all,
+                        const std::string& count, bool forward = true) {
+  const ModelConfig& m = s.training.model;
+  const std::int64_t t = s.sizes.tp, v = s.training.chunks, e = proof.element_bytes(), n = m.rows(),
+                     nw = n * m.width(), sums = 2 * m.layers + 1, calls = forward ? 3 : 0,
+                     losses = calls * proof.wide(), sends = all * t * (s.sizes.pp * v - 1),
+                     rows = m.own_rows(s.sizes.tp);
+  if (s.sizes.pp > 1)
+    proof.expect_traffic(
+        phase, "send", forward ? "activations" : "gradients", sends, sends * rows * m.width() * e,
+        format("{} x {}({}pp-1) {} n W", count, m.sequence_parallel ? "" : "tp ", v > 1 ? "v " : "", e),
+        "pp");
+  if (s.training.zero == 3) expect_gathers(proof, s, phase, all / s.sizes.dp, forward);
+  if (m.sequence_parallel) {  // each sum is a reduce-scatter, and a gather at the other end of its layers
+    const std::int64_t again = m.regather && !forward ? 2 * m.layers : 0;
+    for (const auto& [op, label, times] : {std::tuple{"all_gather", "in front of columns", sums + again},
+                                           {"reduce_scatter", "behind rows", sums}})
+      proof.expect_traffic(phase, op, label, all * times, all * times * (t - 1) * nw * e,
+                           format("{} x (tp-1) {} ({} L + 1) n W", count, e, (times - 1) / m.layers), "tp");
+    if (forward)
+      proof.expect_traffic(phase, "all_reduce", "loss", all * calls, all * 2 * (t - 1) * losses * n * e,
+                           format("{} x 2 (tp-1) {} {} n", count, e, losses), "tp");
+    return;
+  }
+  proof.expect_traffic(phase, "all_reduce", forward ? "blocks, embedding, loss" : "blocks, head",
+                       all * (sums + calls), all * 2 * (t - 1) * (sums * nw + losses * n) * e,
+                       format("{} x 2 (tp-1) {} {}", count, e,
+                              forward ? format("((2 L + 1) n W + {} n)", losses) : "(2 L + 1) n W"),
+                       "tp");
+}
+
+/// The sums over dp of `steps` steps, and stages 1 and 2 of ZeRO's new weights. `buckets`: of all groups of
+/// dp together.
+inline void expect_sums_over_dp(Proof& proof, const Config& s, std::int64_t steps, std::int64_t buckets,
+                                const std::string& all = all_ranks) {
+  const ModelConfig& m = s.training.model;
+  const std::int64_t d = s.sizes.dp, g = proof.wide_bytes(), e = proof.element_bytes();
+  std::int64_t owned = 0, parts = 0, shared = 0;  // elements, and with the padding of each part
+  for (int rank = 0; rank < s.sizes.tp; ++rank) {
+    auto own = gpt::own_parts(m, m.layers, true, true, rank, s.sizes.tp);
+    if (s.sizes.pp > 1 && m.tied)
+      own.push_back(attention_heads::own_ids(m.vocabulary, rank, s.sizes.tp).size() * m.width());
+    parts += std::ssize(own);
+    for (const std::int64_t part : own) owned += part, shared += padded(part, s.sizes.dp);
+  }
+  if (s.training.zero == 0) {
+    proof.expect_traffic("bwd", "all_reduce", "all gradients", steps * buckets,
+                         steps * 2 * (d - 1) * owned * g, format("{} x 2 (dp-1) {} ({})", steps, g, all),
+                         "dp");
+    return;
+  }
+  const std::int64_t times = s.training.zero > 1 ? steps * s.training.microbatches : steps;
+  proof.expect_traffic(
+      "bwd", "reduce_scatter", "all gradients", times * parts, times * (d - 1) * shared * g,
+      format("{} x {}(dp-1) {} ({}, padded)", steps, s.training.zero > 1 ? "m " : "", g, all), "dp");
+  if (s.training.zero < 3 && steps > 1)
+    proof.expect_traffic("step", "all_gather", "all weights", (steps - 1) * parts,
+                         (steps - 1) * (d - 1) * shared * e,
+                         format("{} x (dp-1) {} ({}, padded)", steps - 1, e, all), "dp");
+}
+
+/// All sums over tp, pp, the embedding group and dp of `steps` steps. `buckets`: of all groups of dp
+/// together.
+inline void expect_traffic_by_axis(Proof& proof, const Config& s, std::int64_t steps, std::int64_t buckets) {
+  const ModelConfig& m = s.training.model;
+  const std::int64_t t = s.sizes.tp, p = s.sizes.pp, d = s.sizes.dp, w = m.width(), g = proof.wide_bytes(),
+                     all = steps * s.training.microbatches * d,  // microbatches of all replicas
+      copies = s.training.zero > 0 ? 1 : d;                      // of a sum that is owed beside that over dp
+  const std::string each = format("{} x ", steps), microbatches = format("{} dp m", steps);
+  expect_pass(proof, s, "fwd", all, microbatches);
+  expect_pass(proof, s, "bwd", all, microbatches, false);
+  if (m.sequence_parallel)
+    proof.expect_traffic("bwd", "all_reduce", "norms, late biases", steps * p * d,
+                         steps * copies * 2 * (t - 1) * (6 * m.layers + 2) * w * g,
+                         format("{}2 {}(tp-1) {} (6 L + 2) W", each, copies == d ? "dp " : "", g), "tp");
+  if (p > 1)
+    proof.expect_traffic("bwd", "all_reduce", "tied embedding", steps * t * d,
+                         steps * copies * 2 * m.vocabulary * w * g,
+                         format("{}2 {}{} V W", each, copies == d ? "dp " : "", g), "embedding");
+  expect_sums_over_dp(proof, s, steps, buckets);
+  std::vector<std::tuple<const char*, std::int64_t, std::int64_t>> axes = {{"tp", t, p * d},
+                                                                           {"pp", p, t * d}};
+  if (s.training.zero > 0) axes.emplace_back("dp", d, t * p);
+  if (s.training.clip > 0)
+    for (const auto& [group, size, count] : axes)
+      proof.expect_traffic("norm", "all_reduce", "the norm", (steps - 1) * count,
+                           (steps - 1) * count * 2 * (size - 1) * 8, "2 (n-1) 8", group);
+}
+
+/// Of `steps` sampled tokens: the forwards, a pair of numbers from each rank of a last stage's tp, and the id
+/// back to the stages before it.
+inline void expect_sampling_traffic(Proof& proof, const Config& s) {
+  const std::int64_t t = s.sizes.tp, p = s.sizes.pp, all = s.sample * s.sizes.dp;
+  expect_pass(proof, s, "sample", all, format("{} dp", s.sample));
+  proof.expect_traffic("draw", "all_gather", "who has the largest", all, all * (t - 1) * t * 16,
+                       format("{} dp x (tp-1) tp 16", s.sample), "tp");
+  proof.expect_traffic("sample", "broadcast", "the id", all * t, all * t * (p - 1) * 4,
+                       format("{} dp x tp (pp-1) 4", s.sample), "pp");
+}
+
+}  // namespace tessera::three_d
