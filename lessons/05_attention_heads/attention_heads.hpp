@@ -95,7 +95,7 @@ struct ParallelAttentionOf {
 
   ParallelAttentionOf(const Tensor& qkv, const Tensor& c_qkv, const Tensor& proj, const Tensor& c,
                       AttentionOptions own, Core core_ = {})
-      : c_attn(qkv, c_qkv), c_proj(proj, c), heads(std::move(own)), core(core_) {}
+      : c_attn(qkv, c_qkv), c_proj(proj, c), heads(std::move(own)), core(std::move(core_)) {}
 
   struct Saved {
     typename Layers::Column::Saved c_attn;

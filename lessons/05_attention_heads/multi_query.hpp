@@ -25,7 +25,7 @@ struct MultiQueryAttention {
         c_kv(c_qkv.column_range(proj.rows(), qkv.cols())),
         c_proj(proj, c),
         heads(std::move(own)),
-        core(core_) {}
+        core(std::move(core_)) {}
 
   struct Saved {
     column_split::ColumnParallelLinear::Saved q;

@@ -136,7 +136,7 @@ inline const Core linear_core{
 class Reference {
  public:
   Reference(const Inputs<Tensor>& in, AttentionShape shape, Core core)
-      : in_(in), shape_(std::move(shape)), core_(core) {}
+      : in_(in), shape_(std::move(shape)), core_(std::move(core)) {}
   MeasuredReference results;  // the backward adds "d" + name for each weight
   double epsilon = 1e-5;      // of the layer norms
 

@@ -24,7 +24,8 @@ inline MeasuredReference reference(const Inputs<Tensor>& in, const attention_hea
                                                 {});
       sum = std::max(sum, head.largest_sum(of_head(dy)));
     });
-    sum *= static_cast<double>(o.heads / o.kv_heads);
+    const std::int64_t group = o.heads / o.kv_heads;  // the query heads of a kv head
+    sum *= static_cast<double>(group);
     gradients.note("dQKV", Keys::beside(dq, Keys::beside(dk, dv)), sum);
   };
   MeasuredReference found = attention_heads::reference(in, s, core);

@@ -83,7 +83,8 @@ inline std::int64_t pairs(const Config& c, int rank, int ranks) {
   if (o.mask != Mask::causal || c.way == Way::ulysses) return pairs_of(all) / ranks;
   std::int64_t keys = 0;  // of the queries of a sequence: chunk i has i chunks before it, and a triangle
   for (int k = 0; k < layout.own_chunks(); ++k)
-    keys += layout.length() * (2 * layout.chunk(rank, k) * layout.length() + layout.length() + 1) / 2;
+    keys += layout.length() *
+            (std::int64_t{2} * layout.chunk(rank, k) * layout.length() + layout.length() + 1) / 2;
   return all.heads * o.batch * keys;
 }
 
