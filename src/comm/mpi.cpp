@@ -160,15 +160,17 @@ void Transfer::start() {
     case OpType::all_to_all: {
       const int n = size_of(comm);
       counts.resize(4 * static_cast<std::size_t>(n));
-      int* const at = counts.data();
+      int *const sent = counts.data(), *const sent_from = sent + n, *const got = sent_from + n,
+                 *const got_at = got + n;
       for (int i = 0; i < n; ++i) {
         const Range to = mine.part_sent(i, n), from = mine.part_received(i, n);
-        at[i] = static_cast<int>(to.size() * mine.cols), at[n + i] = static_cast<int>(to.begin * mine.cols);
-        at[2 * n + i] = static_cast<int>(from.size() * mine.cols);
-        at[3 * n + i] = static_cast<int>(from.begin * mine.cols);
+        sent[i] = static_cast<int>(to.size() * mine.cols),
+        sent_from[i] = static_cast<int>(to.begin * mine.cols);
+        got[i] = static_cast<int>(from.size() * mine.cols),
+        got_at[i] = static_cast<int>(from.begin * mine.cols);
       }
-      return MPI_CHECK(MPI_Ialltoallv(in.raw(), at, at + n, type, out.raw(), at + 2 * n, at + 3 * n, type,
-                                      comm, &payload));
+      return MPI_CHECK(
+          MPI_Ialltoallv(in.raw(), sent, sent_from, type, out.raw(), got, got_at, type, comm, &payload));
     }
     case OpType::send:
       return MPI_CHECK(MPI_Issend(in.raw(), count(in), type, mine.peer, 0, comm, &payload));
