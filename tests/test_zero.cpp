@@ -239,11 +239,12 @@ TEST_CASE("lesson 08 under every stage: the losses and the checkpoint of stage 0
 
 TEST_CASE(
     "lesson 08 under every stage: microbatches and schedules, and clipping changes the last digits alone") {
+  Thin thin;
   for (const auto& [schedule, name] : pipeline::schedule_names)
     for (const ParallelSizes& sizes : {ParallelSizes{2, 2, 2}, {1, 1, 4}, {1, 2, 3}})
       for (const double clip : {0.0, 0.1}) {
         const bool interleaved = schedule == pipeline::Schedule::interleaved;
-        if (interleaved && sizes.pp == 1) continue;
+        if ((interleaved && sizes.pp == 1) || thin.skips()) continue;
         const auto run = [&](int stage) {
           three_d::Config s = trained(sizes, stage, false, 4);
           s.training.schedule = schedule, s.training.chunks = interleaved ? 2 : 1;
