@@ -70,13 +70,13 @@ inline std::unique_ptr<data_parallel::Optimizer> whole_optimizer(const TrainingC
 
 /// The elements of each row of this rank's weights: of each part of its chunks, which ZeRO cuts one by one;
 /// else of all parts in one row.
-inline std::vector<std::int64_t> own_rows(const TrainingConfig& config, const Mesh& mesh) {
+inline std::vector<std::int64_t> own_rows(const TrainingConfig& config, const Place& place) {
   std::vector<std::int64_t> rows;
-  const int stages = mesh.sizes.pp, all = stages * config.chunks;
+  const int stages = place.sizes.pp, all = stages * config.chunks;
   for (int c = 0; c < config.chunks; ++c) {
-    const int at = pipeline::virtual_stage(c, mesh.pp->rank(), stages);
+    const int at = pipeline::virtual_stage(c, place.stage, stages);
     const auto parts = gpt::own_parts(config.model, pipeline::layers_of(config.partition(stages), at).size(),
-                                      at == 0, at == all - 1, mesh.tp->rank(), mesh.sizes.tp);
+                                      at == 0, at == all - 1, place.tp, place.sizes.tp);
     rows.insert(rows.end(), parts.begin(), parts.end());
   }
   return config.zero > 0 ? rows : std::vector{std::accumulate(rows.begin(), rows.end(), std::int64_t{0})};

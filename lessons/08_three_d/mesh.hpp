@@ -10,8 +10,15 @@
 namespace tessera::three_d {
 
 struct ParallelSizes {
-  int tp = 1, pp = 1, dp = 1;
-  int ranks() const { return tp * pp * dp; }
+  int tp = 1, pp = 1, dp = 1, cp = 1, ep = 1;  // ep divides cp dp
+  int ranks() const { return tp * cp * dp * pp; }
+  int replicas() const { return cp * dp; }  // ranks that have the same weights, but for experts
+};
+
+/// A rank's place in the box, as far as it says which weights the rank has.
+struct Place {
+  ParallelSizes sizes;
+  int tp = 0, stage = 0;
 };
 
 // begin mesh
@@ -37,6 +44,7 @@ struct Mesh {
     embedding = world.split(at_end && s.pp > 1 ? t + s.tp * d : -1, p, prefix + "embedding");
   }
   // end task
+  Place place() const { return {sizes, tp->rank(), pp->rank()}; }
 };
 // end mesh
 

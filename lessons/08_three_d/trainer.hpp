@@ -17,7 +17,7 @@ class Trainer {
         builder_(config.model, tp_, [this, make](const auto&... of) { return placed(make(of...)); }),
         plan_(pipeline::with_asynchronous_sends(
             make_plan(config.schedule, mesh.sizes.pp, config.microbatches, config.chunks))) {
-    const auto rows = config.learns ? own_rows(config, mesh) : std::vector<std::int64_t>{};
+    const auto rows = config.learns ? own_rows(config, mesh.place()) : std::vector<std::int64_t>{};
     const int sharers = config.zero > 0 ? mesh.sizes.dp : 1;
     // Where the weights and gradients that are made below will lie.
     const GradientBuffer gradients(rows, sharers, dtype, config.zero < 2);

@@ -22,9 +22,10 @@ struct ModelConfig {
   bool sequence_parallel = false, regather = false;  // lesson 09
   double layer_norm_epsilon = 1e-5;
   std::int64_t positions = 0;  // rows of wpe, where they are more than seq
+  std::int64_t inner = 0;      // F, where it is not 4 W
 
   std::int64_t width() const { return attention.width; }
-  std::int64_t ffn() const { return 4 * attention.width; }
+  std::int64_t ffn() const { return inner > 0 ? inner : 4 * attention.width; }
   std::int64_t rows() const { return attention.tokens(); }  // n, the tokens of a microbatch
   std::int64_t seq() const { return attention.options.seq; }
   std::int64_t wpe_rows() const { return std::max(positions, seq()); }

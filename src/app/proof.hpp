@@ -174,6 +174,7 @@ class Proof {
   void measure_memory();
   /// Takes note of the bytes of one kind at another moment.
   void measure_memory(MemoryKind kind, std::int64_t bytes) { measured_[kind] = bytes; }
+  void measure_peak(MemoryKind kind) { measure_memory(kind, Device::current()->memory.peak(kind)); }
   void expect_memory(MemoryKind kind, const std::string& label, std::int64_t whole, std::int64_t rank,
                      const std::string& formula);
   /// So many elements of weights, and their gradients.

@@ -179,7 +179,7 @@ inline void refuse_unread(const Config& s, const Flags& flags) {
 inline void apply_arguments(Config& s, const Arguments& arguments, Flags& flags, const Options& options) {
   TrainingConfig& t = s.training;
   ModelConfig& m = t.model;
-  const auto [tp, pp, dp] = s.sizes;
+  const int tp = s.sizes.tp, pp = s.sizes.pp, dp = s.sizes.dp;
   const int parts = dp * t.microbatches;
   refuse_unread(s, flags);
   read_text(s, arguments, flags);

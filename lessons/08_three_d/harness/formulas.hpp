@@ -2,7 +2,7 @@
 #pragma once
 
 #include "08_three_d/config.hpp"
-#include "app/proof.hpp"
+#include "tensor/memory.hpp"
 
 namespace tessera::three_d {
 
@@ -17,15 +17,15 @@ inline constexpr const char* all_ranks = "tp pp ranks' own";  // of all groups o
 struct WholeRows {
   std::int64_t weights = 0, gradients = 0;
 };
-inline WholeRows whole_rows(const TrainingConfig& t, const Mesh& mesh) {
-  const int stages = mesh.sizes.pp, d = mesh.sizes.dp, tp = mesh.sizes.tp, rank = mesh.tp->rank();
+inline WholeRows whole_rows(const TrainingConfig& t, const Place& place) {
+  const int stages = place.sizes.pp, d = place.sizes.dp, tp = place.sizes.tp, rank = place.tp;
   const std::int64_t w = t.model.width();
   const std::int64_t matrix = padded(attention_heads::own_ids(t.model.vocabulary, rank, tp).size() * w, d),
                      shared = stages == 1 && t.model.tied ? matrix : 0,
                      block = padded(gpt::own_elements(t.model, 1, false, false, rank, tp), d);
   WholeRows most;
   for (int c = 0; c < t.chunks; ++c) {
-    const int at = pipeline::virtual_stage(c, mesh.pp->rank(), stages);
+    const int at = pipeline::virtual_stage(c, place.stage, stages);
     std::vector<std::int64_t> parts(pipeline::layers_of(t.partition(stages), at).size(), block);
     if (at == 0) parts.insert(parts.begin(), padded(t.model.wpe_rows() * w, d) + matrix);
     if (at == stages * t.chunks - 1) parts.push_back(padded(2 * w, d) + matrix);
@@ -48,37 +48,37 @@ inline WholeRows whole_rows(const TrainingConfig& t, const Mesh& mesh) {
 /// The weights, gradients and optimiser's state of a rank, as measured now. Under ZeRO each row of weights is
 /// padded, so that the replicas share it out equally. `own`: what a rank's elements are, in the formula;
 /// `trained`: a step or its gradients are behind the peaks.
-inline void expect_state(Proof& proof, const Mesh& mesh, const TrainingConfig& t, const std::string& own,
+inline void expect_state(auto& proof, const Place& place, const TrainingConfig& t, const std::string& own,
                          bool trained = true) {
   const std::int64_t whole = gpt::elements_of(t.model), e = proof.element_bytes(), g = proof.wide_bytes(),
                      masters = proof.wide() > 1 ? g : 0, state = masters + (t.adamw ? 2 : 1) * g;
   std::int64_t elements = 0, kept = 0;
-  for (const std::int64_t row : own_rows(t, mesh))
-    elements += row, kept += padded(row, t.zero > 0 ? mesh.sizes.dp : 1);
+  for (const std::int64_t row : own_rows(t, place))
+    elements += row, kept += padded(row, t.zero > 0 ? place.sizes.dp : 1);
   const std::string padding = kept == elements ? "" : format(", {} of padding", kept - elements);
   const auto expect = [&](MemoryKind kind, const std::string& label, std::int64_t bytes,
                           const std::string& count, int from, std::int64_t arrived, const char* what) {
     const bool cut = t.zero >= from;
-    const std::int64_t mine = (cut ? kept / mesh.sizes.dp : kept) * bytes;
+    const std::int64_t mine = (cut ? kept / place.sizes.dp : kept) * bytes;
     proof.expect_memory(kind, label, whole * bytes, mine,
                         format("{} {}x {}{}", count, cut ? "/dp " : "", own, padding));
     if (!cut || arrived == 0 || !trained) return;
-    proof.measure_memory(kind, Device::current()->memory.peak(kind));
+    proof.measure_peak(kind);
     proof.expect_memory(kind, label + " at the peak", whole * bytes, mine + arrived * bytes,
                         format("and {} x {}", count, what));
   };
-  const WholeRows rows = whole_rows(t, mesh);
+  const WholeRows rows = whole_rows(t, place);
   expect(MemoryKind::weight, "weights", e, format("{}", e), 3, rows.weights,
          t.prefetch ? "two parts that follow one another" : "the largest part");
   expect(MemoryKind::gradient, "gradients", g, format("{}", g), 2, rows.gradients,
-         t.model.tied && mesh.sizes.pp == 1 ? "two parts, 1/dp of the one that is summed, and wte"
+         t.model.tied && place.sizes.pp == 1 ? "two parts, 1/dp of the one that is summed, and wte"
                                             : "two parts, and 1/dp of the one that is summed");
   expect(MemoryKind::optimizer, "optimiser", state,
          masters > 0 ? format("({} + {})", masters, state - masters) : format("{}", state), 1, 0, "");
 }
 
 /// Stage 3 of ZeRO in one direction of `microbatches` of each replica.
-inline void expect_gathers(Proof& proof, const Config& s, const std::string& phase, std::int64_t microbatches,
+inline void expect_gathers(auto& proof, const Config& s, const std::string& phase, std::int64_t microbatches,
                            bool forward, const std::string& all = all_ranks) {
   const ModelConfig& m = s.training.model;
   std::int64_t elements = 0, calls = 0;
@@ -96,7 +96,7 @@ inline void expect_gathers(Proof& proof, const Config& s, const std::string& pha
 
 /// One direction of `all` microbatches of n tokens. `count`: how many, in letters. The forward has three more
 /// all-reduces, of a number for each token that is as wide as `losses` elements together: the loss.
-inline void expect_pass(Proof& proof, const Config& s, const std::string& phase, std::int64_t all,
+inline void expect_pass(auto& proof, const Config& s, const std::string& phase, std::int64_t all,
                         const std::string& count, bool forward = true) {
   const ModelConfig& m = s.training.model;
   const std::int64_t t = s.sizes.tp, v = s.training.chunks, e = proof.element_bytes(), n = m.rows(),
@@ -129,7 +129,7 @@ inline void expect_pass(Proof& proof, const Config& s, const std::string& phase,
 
 /// The sums over dp of `steps` steps, and stages 1 and 2 of ZeRO's new weights. `buckets`: of all groups of
 /// dp together.
-inline void expect_sums_over_dp(Proof& proof, const Config& s, std::int64_t steps, std::int64_t buckets,
+inline void expect_sums_over_dp(auto& proof, const Config& s, std::int64_t steps, std::int64_t buckets,
                                 const std::string& all = all_ranks) {
   const ModelConfig& m = s.training.model;
   const std::int64_t d = s.sizes.dp, g = proof.wide_bytes(), e = proof.element_bytes();
@@ -159,7 +159,7 @@ inline void expect_sums_over_dp(Proof& proof, const Config& s, std::int64_t step
 
 /// All sums over tp, pp, the embedding group and dp of `steps` steps. `buckets`: of all groups of dp
 /// together.
-inline void expect_traffic_by_axis(Proof& proof, const Config& s, std::int64_t steps, std::int64_t buckets) {
+inline void expect_traffic_by_axis(auto& proof, const Config& s, std::int64_t steps, std::int64_t buckets) {
   const ModelConfig& m = s.training.model;
   const std::int64_t t = s.sizes.tp, p = s.sizes.pp, d = s.sizes.dp, w = m.width(), g = proof.wide_bytes(),
                      all = steps * s.training.microbatches * d,  // microbatches of all replicas
@@ -187,7 +187,7 @@ inline void expect_traffic_by_axis(Proof& proof, const Config& s, std::int64_t s
 
 /// Of `steps` sampled tokens: the forwards, a pair of numbers from each rank of a last stage's tp, and the id
 /// back to the stages before it.
-inline void expect_sampling_traffic(Proof& proof, const Config& s) {
+inline void expect_sampling_traffic(auto& proof, const Config& s) {
   const std::int64_t t = s.sizes.tp, p = s.sizes.pp, all = s.sample * s.sizes.dp;
   expect_pass(proof, s, "sample", all, format("{} dp", s.sample));
   proof.expect_traffic("draw", "all_gather", "who has the largest", all, all * (t - 1) * t * 16,

@@ -33,7 +33,7 @@ inline void check_first_step(Proof& proof, const Mesh& mesh, const Config& s) {
   gpt::check_step(proof, model, trainer.with_gradients(), loss, "loss of the first step");
   proof.measured_baseline([batch, model](const auto& in) { return gpt::reference_step(in, model, batch); });
 
-  expect_state(proof, mesh, s.training, own_formula);
+  expect_state(proof, mesh.place(), s.training, own_formula);
   const std::int64_t e = proof.element_bytes();
   TrainingConfig unsplit = s.training;
   unsplit.chunks = 1, unsplit.schedule = pipeline::Schedule::one_f_one_b;

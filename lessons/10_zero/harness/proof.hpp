@@ -122,7 +122,7 @@ inline void check_run(Proof& proof, const Config& s, const Batch& batch, const T
                       const std::vector<double>& losses) {
   Communicator& dp = *trainer.mesh().dp;
   proof.measure_memory();
-  expect_state(proof, trainer.mesh(), s.training, "P", s.steps > 0);
+  expect_state(proof, trainer.mesh().place(), s.training, "P", s.steps > 0);
   expect_traffic(proof, trainer, s);
   check_overlap(proof, trainer, s.training, s.steps + 1);
   if (s.training.zero == 3 && s.training.prefetch && dp.size() > 1)

@@ -1,0 +1,74 @@
+// What is asked of the planner, and a cut that may answer it: in terms of the configuration that lesson 08's
+// trainer takes, so that its formulas hold here too.
+#pragma once
+
+#include "08_three_d/config.hpp"
+#include "14_plan/machine.hpp"
+
+namespace tessera::plan {
+
+using gpt::ModelConfig;
+using three_d::ParallelSizes;
+
+/// What the backward computes a second time instead of keeping it. selective: the scores of attention
+/// (Korthikanti et al. 2022, section 5), as lesson 05's streaming form does. full: all of a block but its
+/// input.
+enum class Recompute { none, selective, full };
+
+struct Request {
+  ModelConfig model;  // attention.options.batch is a cut's
+  Machine machine = machines[1];
+  Efficiency reached;
+  int devices = 8;
+  std::int64_t batch = 512;                               // sequences of a step
+  std::int64_t weight_bytes = 2, wide_bytes = 4;          // of a weight; of a gradient, a master, a moment
+  double tokens = 300e9;                                  // of the whole training
+  bool fused_attention = true;                            // one kernel, lesson 05's streaming form
+};
+
+struct Cut {
+  ParallelSizes sizes;
+  std::int64_t microbatch = 1;  // sequences
+  int chunks = 1;               // of each stage; more than one: the interleaved schedule
+  pipeline::Schedule schedule = pipeline::Schedule::one_f_one_b;
+  bool sequence_parallel = false;
+  Recompute recompute = Recompute::none;
+  int zero = 0;
+  bool overlap = true;          // gradients are summed while the last backward goes on
+  bool scatter_gather = false;  // a tp rank sends a tp-th of an activation to the next stage (Narayanan et al.
+                                // 2021, section 4.1), which gathers it in its own machine
+};
+
+/// The run of lesson 08 under this cut. Throws UsageError where the cut does not divide what it cuts.
+inline three_d::Config run_of(const Request& asked, const Cut& cut) {
+  three_d::Config run;
+  run.sizes = cut.sizes, run.batch = asked.batch;
+  three_d::TrainingConfig& t = run.training;
+  t.model = asked.model;
+  const std::int64_t parts = cut.sizes.dp * cut.microbatch;
+  t.microbatches = static_cast<int>(asked.batch / parts);
+  t.model.tokens = asked.batch * asked.model.seq();
+  t.model.attention.options.batch = cut.microbatch;
+  const bool kept = cut.recompute == Recompute::none && !asked.fused_attention;  // the scores
+  t.model.attention.options.form = kept ? AttentionOptions::Form::plain : AttentionOptions::Form::streaming;
+  t.model.sequence_parallel = cut.sequence_parallel;
+  t.schedule = cut.chunks > 1 ? pipeline::Schedule::interleaved : cut.schedule;
+  t.chunks = cut.chunks, t.adamw = true, t.clip = 1, t.zero = cut.zero;
+  t.bucket = 64 << 20;
+  const auto divides = [&](std::int64_t whole, std::int64_t by, const std::string& what) {
+    if (by < 1 || whole % by != 0)
+      throw UsageError(format("{} {} cannot be cut by {}: {} would work", what, whole, by,
+                              fitting(std::min<std::int64_t>(whole, 64), [&](std::int64_t n) { return whole % n == 0; })));
+  };
+  divides(asked.model.attention.heads, cut.sizes.tp, "heads");
+  divides(asked.model.ffn(), cut.sizes.tp, "ffn");
+  divides(asked.batch, parts, "the batch of");
+  if (cut.sequence_parallel) divides(t.model.rows(), cut.sizes.tp, "the tokens of a microbatch,");
+  if (asked.model.layers < cut.sizes.pp * cut.chunks)
+    throw UsageError(format("{} layers for {} stages of {} chunks: --pp {} would work", asked.model.layers, cut.sizes.pp,
+                            cut.chunks, std::max<std::int64_t>(1, asked.model.layers / cut.chunks)));
+  pipeline::refuse_impossible(t.schedule, cut.sizes.pp, t.microbatches, t.chunks);
+  return run;
+}
+
+}  // namespace tessera::plan

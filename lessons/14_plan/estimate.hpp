@@ -1,0 +1,212 @@
+// What a cut costs: memory and traffic by the formulas that lesson 08 proves with its counters, and time by
+// work.hpp and machine.hpp on the simulator of lesson 06.
+#pragma once
+
+#include <map>
+
+#include "06_pipeline/simulate.hpp"
+#include "08_three_d/activations.hpp"
+#include "08_three_d/harness/formulas.hpp"
+#include "14_plan/work.hpp"
+
+namespace tessera::plan {
+
+/// Takes what lesson 08's formulas expect, in the place of a Proof that compares it with counters.
+class Ledger {
+ public:
+  explicit Ledger(const Request& asked) : weight_(asked.weight_bytes), wide_(asked.wide_bytes) {}
+  std::int64_t element_bytes() const { return weight_; }
+  std::int64_t wide_bytes() const { return wide_; }
+  std::int64_t wide() const { return wide_ / weight_; }
+  void measure_peak(MemoryKind) {}
+  void expect_memory(MemoryKind kind, const std::string&, std::int64_t /*whole*/, std::int64_t rank,
+                     const std::string&) {
+    double& most = memory[kind];
+    most = std::max(most, static_cast<double>(rank));
+  }
+  /// Calls of all groups and bytes of all ranks.
+  void expect_traffic(const std::string& phase, const std::string&, const std::string&, std::int64_t calls,
+                      std::int64_t bytes, const std::string&, const std::string& group) {
+    auto& [all_calls, all_bytes] = traffic[{group, phase}];
+    all_calls += static_cast<double>(calls), all_bytes += static_cast<double>(bytes);
+  }
+  std::map<MemoryKind, double> memory;
+  std::map<std::pair<std::string, std::string>, std::pair<double, double>> traffic;
+
+ private:
+  std::int64_t weight_, wide_;
+};
+
+/// What one rank sends in a step over one axis, in one direction.
+struct Traffic {
+  std::string axis, phase;
+  double calls = 0, bytes = 0;
+  bool crosses = false;  // the group lies on several machines
+  double seconds = 0;
+};
+
+struct Estimate {
+  Cut cut;
+  int microbatches = 1;
+  std::vector<std::pair<std::string, double>> memory;  // bytes of the fullest stage
+  std::vector<Traffic> traffic;
+  std::vector<std::pair<std::string, double>> time;  // seconds of a step
+  double flops = 0, executed = 0;                    // of a step: the model's, and with what is recomputed
+  int devices = 1;
+
+  static double sum(const std::vector<std::pair<std::string, double>>& parts) {
+    double all = 0;
+    for (const auto& [name, part] : parts) all += part;
+    return all;
+  }
+  double bytes() const { return sum(memory); }
+  double seconds() const { return sum(time); }
+};
+
+/// The link over which a group of an axis speaks: tp is fastest, then dp, then pp.
+inline Link link_of(const std::string& axis, const ParallelSizes& s) {
+  if (axis == "tp") return {s.tp, 1};
+  if (axis == "pp") return {s.pp, s.tp * s.replicas()};
+  if (axis == "embedding") return {2, s.tp * s.replicas() * std::max(1, s.pp - 1)};
+  return {s.replicas(), s.tp};
+}
+
+/// What a rank sends in a step: the second of two, as the first one has no weights to bring home.
+inline std::vector<Traffic> traffic_of(const Request& asked, const Cut& cut, const three_d::Config& run) {
+  const ParallelSizes& s = cut.sizes;
+  Ledger one(asked), two(asked);
+  const std::int64_t own = gpt::elements_of(asked.model) / (s.tp * s.pp) * asked.wide_bytes,
+                     buckets = s.tp * s.pp * (1 + own / run.training.bucket);
+  three_d::expect_traffic_by_axis(one, run, 1, buckets);
+  three_d::expect_traffic_by_axis(two, run, 2, buckets);
+  std::vector<Traffic> all;
+  for (const auto& [where, both] : two.traffic) {
+    const auto& [axis, phase] = where;
+    const auto first = one.traffic[where];
+    const Link link = link_of(axis, s);
+    Traffic t{axis, phase, both.first - first.first, both.second - first.second, link.crosses(asked.machine)};
+    t.calls /= static_cast<double>(s.ranks()) / link.ranks, t.bytes /= s.ranks();
+    if (axis == "pp" && phase != "norm") {  // each stage but one sends
+      const double share = cut.scatter_gather && !cut.sequence_parallel ? 1.0 / s.tp : 1.0;
+      t.calls *= 1.0 / link.ranks / s.tp, t.bytes *= share;
+      t.seconds = t.calls * link.message_seconds(asked.machine, asked.reached, t.bytes / std::max(t.calls, 1.0));
+    } else {
+      if (axis == "embedding") t.bytes *= 0.5 * s.pp;  // the stages at the ends send it all
+      t.seconds = link.seconds(asked.machine, asked.reached, t.calls, t.bytes);
+    }
+    if (t.calls > 0) all.push_back(t);
+  }
+  return all;
+}
+
+/// Bytes of the activations that a rank of stage `stage` keeps, and the largest it needs beside them at once.
+inline std::pair<double, double> activations_of(const Request& asked, const Cut& cut, const three_d::Config& run,
+                                                const pipeline::Plan& plan, int stage) {
+  const three_d::TrainingConfig& t = run.training;
+  const int p = cut.sizes.pp, all = p * t.chunks, tp = cut.sizes.tp;
+  const std::int64_t wide = asked.wide_bytes / asked.weight_bytes, message = t.model.own_rows(tp) * t.model.width();
+  std::vector<gpt::KeptActivations> chunks;
+  for (int c = 0; c < t.chunks; ++c) {
+    const int at = pipeline::virtual_stage(c, stage, p);
+    const std::int64_t layers = pipeline::layers_of(t.partition(p), at).size();
+    chunks.push_back(gpt::kept_activations(t.model, layers, at == all - 1, 0, tp, wide));
+    if (cut.recompute != Recompute::full) continue;
+    const auto blocks = gpt::kept_activations(t.model, layers, false, 0, tp, wide);
+    chunks.back().forward += layers * message - blocks.forward;
+    chunks.back().backward_input -= blocks.backward_input;
+  }
+  const auto block = gpt::kept_activations(t.model, 1, false, 0, tp, wide);
+  const std::int64_t beside = block.backward_input + (cut.recompute == Recompute::full ? block.forward : 0);
+  const auto kept = three_d::most_held(plan[static_cast<std::size_t>(stage)], chunks, message,
+                                       t.model.rows() * t.model.width(), stage == 0, stage == p - 1, wide);
+  return {static_cast<double>(kept * asked.weight_bytes), static_cast<double>(beside * asked.weight_bytes)};
+}
+
+/// The memory of the fullest stage: the first has most activations in flight, the last one has the head.
+inline std::vector<std::pair<std::string, double>> memory_of(const Request& asked, const Cut& cut,
+                                                             const three_d::Config& run,
+                                                             const pipeline::Plan& plan) {
+  std::vector<std::pair<std::string, double>> fullest;
+  for (const int stage : {0, cut.sizes.pp - 1}) {
+    Ledger ledger(asked);
+    three_d::expect_state(ledger, {cut.sizes, 0, stage}, run.training, "");
+    const auto [kept, beside] = activations_of(asked, cut, run, plan, stage);
+    const std::vector<std::pair<std::string, double>> own = {
+        {"weights", ledger.memory[MemoryKind::weight]},
+        {"gradients", ledger.memory[MemoryKind::gradient]},
+        {"optimiser", ledger.memory[MemoryKind::optimizer]},
+        {"activations", kept},
+        {"buffers", beside}};
+    if (Estimate::sum(own) > Estimate::sum(fullest)) fullest = own;
+  }
+  return fullest;
+}
+
+// begin estimate
+/// What each virtual stage computes on a microbatch.
+inline std::vector<Work> work_of(const Request& asked, const Cut& cut, const three_d::TrainingConfig& t) {
+  const pipeline::Partition partition = t.partition(cut.sizes.pp);
+  const Work block = block_work(asked, t.model, cut.sizes.tp, cut.recompute);
+  std::vector<Work> all;
+  for (const std::int64_t layers : partition) all.push_back(static_cast<double>(layers) * block);
+  all.back() = all.back() + head_work(asked, t.model, cut.sizes.tp);
+  return all;
+}
+
+/// A step of the whole batch. Of a long pipeline only the first microbatches are simulated: once it is full,
+/// each further one takes as long as the slowest stage is busy with it. `simulate` false: the bubble by its
+/// closed form, which is faster.
+inline Estimate estimate(const Request& asked, const Cut& cut, bool simulated = true) {
+  const three_d::Config run = run_of(asked, cut);
+  const three_d::TrainingConfig& t = run.training;
+  const int p = cut.sizes.pp, v = t.chunks, m = t.microbatches,
+            few = t.schedule == pipeline::Schedule::gpipe ? m : std::min(m, 2 * p);
+  const auto plan = pipeline::with_asynchronous_sends(make_plan(t.schedule, p, few, v));
+  Estimate found{cut, m, memory_of(asked, cut, run, plan), traffic_of(asked, cut, run), {}};
+  found.devices = cut.sizes.ranks();
+  found.flops = step_flops(asked.model, asked.batch, false);
+  found.executed = step_flops(asked.model, asked.batch, cut.recompute == Recompute::full);
+
+  std::map<std::string, double> sent;  // seconds of a step, by axis and phase
+  for (const Traffic& one : found.traffic) sent[one.axis + " " + one.phase] += one.seconds;
+  // Of a microbatch in a chunk: the sums over tp, and a message to the next stage.
+  const bool again = cut.recompute == Recompute::full;
+  const double tp_forward = sent["tp fwd"] / (m * v),
+               tp_backward = sent["tp bwd"] / (m * v) + (again ? tp_forward : 0),
+               message = p > 1 ? (sent["pp fwd"] + sent["pp bwd"]) / (2 * m * v) : 0;
+
+  const std::vector<Work> work = work_of(asked, cut, t);
+  pipeline::Costs costs{{}, {}, {}, message};
+  std::vector<Seconds> computed(static_cast<std::size_t>(p));  // of each stage, on a microbatch
+  for (std::size_t at = 0; at < work.size(); ++at) {
+    costs.forward.push_back(work[at].forward.all() + tp_forward);
+    costs.backward_input.push_back(work[at].backward_input.all() + tp_backward);
+    costs.backward_weight.push_back(work[at].backward_weight.all());
+    Seconds& stage = computed[at % static_cast<std::size_t>(p)];
+    stage = stage + work[at].forward + work[at].backward_input + work[at].backward_weight;
+  }
+  const Seconds slowest = std::ranges::max(computed, {}, &Seconds::all);
+  const double tp = v * (tp_forward + tp_backward), messages = 2 * v * message, busy = slowest.all() + tp + messages;
+  const double pipeline = simulated ? simulate(plan, costs).makespan() + (m - few) * busy
+                                    : m * busy / (1 - pipeline::bubble_predicted(t.schedule, p, m, v));
+
+  // The sums of gradients begin in the last backward; stage 3 of ZeRO brings weights beside all computation.
+  const std::string dp = cut.sizes.cp > 1 ? "dp_cp" : "dp";
+  double sums = sent[dp + " bwd"], weights = sent[dp + " step"] + sent[dp + " fwd"];
+  if (cut.overlap) sums = std::max(0.0, sums - 2.0 / 3 * slowest.all());
+  if (cut.overlap && cut.zero == 3) weights = std::max(0.0, weights - m * slowest.all());
+  // An optimiser reads the gradient, reads and writes a master and two moments, and writes the weight.
+  const double elements = found.memory[2].second / (3.0 * static_cast<double>(asked.wide_bytes)),
+               optimizer = elements * static_cast<double>(asked.weight_bytes + 7 * asked.wide_bytes);
+  found.time = {{"products", m * slowest.products},
+                {"other kernels", m * slowest.passes},
+                {"tp", m * tp},
+                {"pp", m * messages},
+                {"bubble", std::max(0.0, pipeline - m * busy)},
+                {"dp", sums + weights + sent["embedding bwd"]},
+                {"optimiser", pass_seconds(asked.machine, asked.reached, optimizer) + sent["tp norm"] + sent["pp norm"]}};
+  return found;
+}
+// end estimate
+
+}  // namespace tessera::plan

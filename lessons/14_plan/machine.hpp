@@ -1,0 +1,82 @@
+// How long a machine takes: for a product of matrices, for a pass over memory, and for what ranks send. A few
+// numbers of the data sheet, and five constants that say how much of them a program reaches. Every constant
+// is the same for all models, cuts and machines: `./tessera plan --fit` shows where they come from.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "tensor/error.hpp"
+
+namespace tessera::plan {
+
+/// Machines of several devices, as their data sheets say.
+struct Machine {
+  std::string name;
+  double flops;            // a device's products of 16-bit numbers, in FLOP/s
+  double bandwidth;        // of a device's memory, in bytes/s
+  double memory;           // of a device, in bytes
+  double inside, between;  // bytes/s each way of a device: to its own machine, to other machines
+  int devices;             // of a machine
+};
+
+inline constexpr double gib = 1024.0 * 1024 * 1024;
+/// NVIDIA's data sheets. Between machines a device has an adapter of its own, except on the DGX-1 with V100,
+/// where two devices share one of 100 Gbit/s.
+inline const std::vector<Machine> machines = {
+    {"dgx-v100", 125e12, 0.9e12, 32 * gib, 150e9, 6.25e9, 8},
+    {"dgx-a100", 312e12, 2.0e12, 80 * gib, 300e9, 25e9, 8},
+    {"dgx-h100", 989e12, 3.35e12, 80 * gib, 450e9, 50e9, 8}};
+
+/// What programs reach of it.
+struct Efficiency {
+  double product = 0.755;   // of the FLOP/s, in a product of large matrices
+  double half = 89;         // a dimension of so many rows or columns reaches half of that
+  double memory = 0.8;      // of the memory's bandwidth
+  double link = 0.78;       // of a link's
+  double latency = 5e-6;    // seconds from one rank to the next
+};
+
+// begin machine
+/// (rows, inner) (inner, cols). Whichever takes longer: its multiply-adds, fewer of them a second where a
+/// dimension is short, or bringing its 16-bit operands and its result through memory.
+inline double product_seconds(const Machine& machine, const Efficiency& reached, double rows, double cols,
+                              double inner) {
+  double rate = machine.flops * reached.product;
+  for (const double length : {rows, cols, inner}) rate *= length / (length + reached.half);
+  const double bytes = 2 * (rows * inner + inner * cols + rows * cols);
+  return std::max(2 * rows * cols * inner / rate, bytes / (machine.bandwidth * reached.memory));
+}
+
+/// So many bytes read or written, with little computed on each of them.
+inline double pass_seconds(const Machine& machine, const Efficiency& reached, double bytes) {
+  return bytes / (machine.bandwidth * reached.memory);
+}
+
+/// A group of ranks with consecutive ranks `stride` devices apart in the order of the machines.
+struct Link {
+  int ranks = 1, stride = 1;
+
+  /// How many of the group share a machine.
+  int inside(const Machine& machine) const { return std::clamp(machine.devices / stride, 1, ranks); }
+  bool crosses(const Machine& machine) const { return inside(machine) < ranks; }
+
+  /// `calls` collectives in which each rank sends `bytes` in all. A ring gives the bandwidth: one ring through
+  /// each adapter of the group's devices in a machine. A tree gives the latency: 2 log2(n) hops.
+  double seconds(const Machine& machine, const Efficiency& reached, double calls, double bytes) const {
+    if (ranks == 1) return 0;
+    double rate = machine.inside;
+    if (crosses(machine)) rate = std::min(rate, machine.between * inside(machine));
+    return calls * 2 * std::ceil(std::log2(ranks)) * reached.latency + bytes / (rate * reached.link);
+  }
+  /// A message to the next rank of the group.
+  double message_seconds(const Machine& machine, const Efficiency& reached, double bytes) const {
+    const double rate = crosses(machine) ? machine.between : machine.inside;
+    return reached.latency + bytes / (rate * reached.link);
+  }
+};
+// end machine
+
+}  // namespace tessera::plan

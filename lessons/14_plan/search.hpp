@@ -1,0 +1,89 @@
+// All cuts of a model over so many devices, the fastest that fit, and why the others lose.
+#pragma once
+
+#include <optional>
+#include <set>
+
+#include "14_plan/estimate.hpp"
+
+namespace tessera::plan {
+
+/// What is fixed; what is not is searched.
+struct Fixed {
+  std::optional<int> tp, pp, dp, chunks, zero;
+  std::optional<std::int64_t> microbatch;
+  std::optional<bool> sequence_parallel;
+  std::optional<Recompute> recompute;
+  bool overlap = true, scatter_gather = false;
+};
+
+/// The divisors of a number, up to `most`.
+inline std::vector<int> divisors(std::int64_t number, std::int64_t most) {
+  std::vector<int> found;
+  for (std::int64_t n = 1; n <= std::min(number, most); ++n)
+    if (number % n == 0) found.push_back(static_cast<int>(n));
+  return found;
+}
+
+template <class T>
+std::vector<T> choices(const std::optional<T>& fixed, std::vector<T> all) {
+  return fixed ? std::vector<T>{*fixed} : all;
+}
+
+// begin search
+/// Calls visit(cut) for every cut of the devices that agrees with what is fixed. tp stays inside a machine,
+/// unless it is fixed: its sums are part of every layer.
+template <class Visit>
+void for_cuts(const Request& asked, const Fixed& fixed, const Visit& visit) {
+  const int n = asked.devices;
+  for (const int tp : choices(fixed.tp, divisors(n, asked.machine.devices)))
+    for (const int pp : choices(fixed.pp, divisors(n / tp, asked.model.layers))) {
+      if (n % (tp * pp) != 0 || (fixed.dp && *fixed.dp != n / (tp * pp))) continue;
+      Cut cut;
+      cut.sizes = {tp, pp, n / (tp * pp)};
+      cut.overlap = fixed.overlap, cut.scatter_gather = fixed.scatter_gather;
+      for (const std::int64_t microbatch : choices(fixed.microbatch, {1, 2, 4, 8}))
+        for (const int chunks : choices(fixed.chunks, pp > 1 ? std::vector{1, 2, 3, 4, 6, 8} : std::vector{1}))
+          for (const bool sequence_parallel : choices(fixed.sequence_parallel, {tp > 1}))
+            for (const Recompute recompute : choices(fixed.recompute, {Recompute::none, Recompute::full}))
+              for (const int zero : choices(fixed.zero, cut.sizes.dp > 1 ? std::vector{0, 1, 2, 3} : std::vector{0})) {
+                cut.microbatch = microbatch, cut.chunks = chunks, cut.zero = zero;
+                cut.sequence_parallel = sequence_parallel, cut.recompute = recompute;
+                visit(cut);
+              }
+    }
+}
+
+struct Answer {
+  std::vector<Estimate> best;    // those that fit, the fastest first
+  std::vector<Estimate> losers;  // of other (tp, pp, dp), the fastest each: slower, or without room
+  int tried = 0;
+  std::string impossible;        // why the last cut that could not be was none
+};
+
+/// The `count` fastest cuts that fit in memory.
+inline Answer search(const Request& asked, const Fixed& fixed, std::size_t count = 5) {
+  std::vector<Estimate> all;
+  Answer answer;
+  for_cuts(asked, fixed, [&](const Cut& cut) {
+    try {
+      all.push_back(estimate(asked, cut, false));
+    } catch (const UsageError& error) {
+      answer.impossible = error.what();
+    }
+  });
+  answer.tried = static_cast<int>(all.size());
+  std::ranges::sort(all, {}, &Estimate::seconds);
+  std::set<std::vector<int>> seen;
+  const auto shape = [](const Estimate& e) { return std::vector{e.cut.sizes.tp, e.cut.sizes.pp, e.cut.sizes.dp}; };
+  for (const Estimate& one : all)
+    if (one.bytes() <= asked.machine.memory && answer.best.size() < count && seen.insert(shape(one)).second)
+      answer.best.push_back(estimate(asked, one.cut));
+  std::ranges::sort(answer.best, {}, &Estimate::seconds);
+  for (const Estimate& one : all)
+    if (answer.losers.size() < count && seen.insert(shape(one)).second) answer.losers.push_back(one);
+  return answer;
+}
+// end search
+
+}  // namespace tessera::plan

@@ -1,0 +1,109 @@
+// The computation of a rank: which products a block has, how large they are under a cut, and how many bytes
+// pass through memory beside them.
+#pragma once
+
+#include "14_plan/cut.hpp"
+
+namespace tessera::plan {
+
+/// (rows, inner) (inner, cols), `count` times.
+struct Product {
+  double rows, cols, inner, count = 1;
+  double flops() const { return 2 * rows * cols * inner * count; }
+};
+
+/// The products of a block's forward on one of t ranks, for n tokens: with a weight, and of attention.
+inline std::vector<Product> weight_products(const ModelConfig& m, int t) {
+  const auto n = static_cast<double>(m.rows()), w = static_cast<double>(m.width()), f = static_cast<double>(m.ffn()),
+             qkv = w + 2 * static_cast<double>(m.attention.kv_width());
+  return {{n, qkv / t, w}, {n, w, w / t}, {n, f / t, w}, {n, w, f / t}};
+}
+inline std::vector<Product> attention_products(const ModelConfig& m, int t) {
+  const auto s = static_cast<double>(m.seq()), heads = static_cast<double>(m.attention.heads),
+             d = static_cast<double>(m.width()) / heads,
+             each = heads / t * static_cast<double>(m.attention.options.batch);
+  return {{s, s, d, each}, {s, d, s, each}};  // Q K' and P V
+}
+inline Product head_product(const ModelConfig& m, int t) {
+  return {static_cast<double>(m.rows()), static_cast<double>(m.vocabulary) / t, static_cast<double>(m.width())};
+}
+
+/// FLOPs of a step of the whole model: forward, dX and dW. With `again` the recomputed forward of the blocks.
+/// 72 B s l h^2 (1 + s/(6h) + V/(12 l h)), or 96 and 16 for 72 and 12 (Narayanan et al. 2021).
+inline double step_flops(const ModelConfig& model, std::int64_t batch, bool again) {
+  ModelConfig m = model;
+  m.attention.options.batch = batch;
+  double block = 0;
+  for (const auto& products : {weight_products(m, 1), attention_products(m, 1)})
+    for (const Product& one : products) block += one.flops();
+  return (again ? 4 : 3) * static_cast<double>(m.layers) * block + 3 * head_product(m, 1).flops();
+}
+
+/// Seconds of computation.
+struct Seconds {
+  double products = 0, passes = 0;
+  double all() const { return products + passes; }
+  Seconds operator+(const Seconds& b) const { return {products + b.products, passes + b.passes}; }
+};
+inline Seconds operator*(double times, const Seconds& one) { return {times * one.products, times * one.passes}; }
+
+struct Work {
+  Seconds forward, backward_input, backward_weight;
+  Work operator+(const Work& b) const {
+    return {forward + b.forward, backward_input + b.backward_input, backward_weight + b.backward_weight};
+  }
+};
+inline Work operator*(double times, const Work& one) {
+  return {times * one.forward, times * one.backward_input, times * one.backward_weight};
+}
+
+// begin work
+/// A microbatch in one block. Beside the products a forward reads or writes about 11 activations of (n, W)
+/// that tp does not cut (two norms: 4; twice bias, dropout, residual: 7), 8 of (n, W/t) around attention, and
+/// 2 of (n, F/t) at the gelu; a backward twice as many. Where attention is no fused kernel, softmax and
+/// dropout pass 4.5 times over all scores, and 5.5 times backward.
+inline Work block_work(const Request& asked, const ModelConfig& m, int t, Recompute recompute) {
+  const auto seconds = [&](double rows, double cols, double inner, double count) {
+    return count * product_seconds(asked.machine, asked.reached, rows, cols, inner);
+  };
+  const auto passes = [&](double elements) {
+    return pass_seconds(asked.machine, asked.reached, elements * static_cast<double>(asked.weight_bytes));
+  };
+  const auto n = static_cast<double>(m.rows()), own = static_cast<double>(m.own_rows(t)),
+             w = static_cast<double>(m.width()), f = static_cast<double>(m.ffn());
+  Work work;
+  for (const auto& [rows, cols, inner, count] : weight_products(m, t)) {
+    work.forward.products += seconds(rows, cols, inner, count);
+    work.backward_input.products += seconds(rows, inner, cols, count);  // dX = dY A'
+    work.backward_weight.products += seconds(inner, cols, rows, count);  // dA = X' dY
+  }
+  const double activations = passes(11 * own * w + (8 * w + 2 * f) * n / t);
+  work.forward.passes = activations, work.backward_input.passes = 2 * activations;
+
+  Seconds scores;
+  for (const auto& [rows, cols, inner, count] : attention_products(m, t))
+    scores.products += seconds(rows, cols, inner, count);
+  const double kept = asked.fused_attention ? 0 : passes(n * static_cast<double>(m.attention.heads) / t * static_cast<double>(m.seq()));
+  scores.passes = 4.5 * kept;
+  work.forward = work.forward + scores;
+  work.backward_input = work.backward_input + Seconds{2 * scores.products, 5.5 * kept};
+  if (asked.fused_attention) work.backward_input.products += 0.5 * scores.products;  // Q K' once more
+  if (recompute == Recompute::selective && !asked.fused_attention)
+    work.backward_input = work.backward_input + scores;
+  if (recompute == Recompute::full) work.backward_input = work.backward_input + work.forward;
+  return work;
+}
+
+/// The head, whose softmax passes four times over f32 of all logits.
+inline Work head_work(const Request& asked, const ModelConfig& m, int t) {
+  const auto [rows, cols, inner, count] = head_product(m, t);
+  const auto product = [&](double a, double b, double c) {
+    return product_seconds(asked.machine, asked.reached, a, b, c);
+  };
+  return {{product(rows, cols, inner), pass_seconds(asked.machine, asked.reached, 16 * rows * cols)},
+          {product(rows, inner, cols), 0},
+          {product(inner, cols, rows), 0}};
+}
+// end work
+
+}  // namespace tessera::plan
