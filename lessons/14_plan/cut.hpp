@@ -3,6 +3,7 @@
 #pragma once
 
 #include "08_three_d/config.hpp"
+#include "app/flags.hpp"
 #include "14_plan/machine.hpp"
 
 namespace tessera::plan {
@@ -15,7 +16,7 @@ using three_d::ParallelSizes;
 /// input.
 enum class Recompute { none, selective, full };
 
-struct Request {
+struct Question {
   ModelConfig model;  // attention.options.batch is a cut's
   Machine machine = machines[1];
   Efficiency reached;
@@ -40,7 +41,7 @@ struct Cut {
 };
 
 /// The run of lesson 08 under this cut. Throws UsageError where the cut does not divide what it cuts.
-inline three_d::Config run_of(const Request& asked, const Cut& cut) {
+inline three_d::Config run_of(const Question& asked, const Cut& cut) {
   three_d::Config run;
   run.sizes = cut.sizes, run.batch = asked.batch;
   three_d::TrainingConfig& t = run.training;
@@ -51,7 +52,8 @@ inline three_d::Config run_of(const Request& asked, const Cut& cut) {
   t.model.attention.options.batch = cut.microbatch;
   const bool kept = cut.recompute == Recompute::none && !asked.fused_attention;  // the scores
   t.model.attention.options.form = kept ? AttentionOptions::Form::plain : AttentionOptions::Form::streaming;
-  t.model.sequence_parallel = cut.sequence_parallel;
+  // As Megatron does: what was gathered is gathered again in the backward, beside the product of dX.
+  t.model.sequence_parallel = t.model.regather = cut.sequence_parallel;
   t.schedule = cut.chunks > 1 ? pipeline::Schedule::interleaved : cut.schedule;
   t.chunks = cut.chunks, t.adamw = true, t.clip = 1, t.zero = cut.zero;
   t.bucket = 64 << 20;

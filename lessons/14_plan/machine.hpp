@@ -33,7 +33,7 @@ inline const std::vector<Machine> machines = {
 /// What programs reach of it.
 struct Efficiency {
   double product = 0.755;   // of the FLOP/s, in a product of large matrices
-  double half = 89;         // a dimension of so many rows or columns reaches half of that
+  double half = 83;         // a dimension of so many rows or columns reaches half of that
   double memory = 0.8;      // of the memory's bandwidth
   double link = 0.78;       // of a link's
   double latency = 5e-6;    // seconds from one rank to the next

@@ -34,7 +34,7 @@ std::vector<T> choices(const std::optional<T>& fixed, std::vector<T> all) {
 /// Calls visit(cut) for every cut of the devices that agrees with what is fixed. tp stays inside a machine,
 /// unless it is fixed: its sums are part of every layer.
 template <class Visit>
-void for_cuts(const Request& asked, const Fixed& fixed, const Visit& visit) {
+void for_cuts(const Question& asked, const Fixed& fixed, const Visit& visit) {
   const int n = asked.devices;
   for (const int tp : choices(fixed.tp, divisors(n, asked.machine.devices)))
     for (const int pp : choices(fixed.pp, divisors(n / tp, asked.model.layers))) {
@@ -62,7 +62,7 @@ struct Answer {
 };
 
 /// The `count` fastest cuts that fit in memory.
-inline Answer search(const Request& asked, const Fixed& fixed, std::size_t count = 5) {
+inline Answer search(const Question& asked, const Fixed& fixed, std::size_t count = 5) {
   std::vector<Estimate> all;
   Answer answer;
   for_cuts(asked, fixed, [&](const Cut& cut) {

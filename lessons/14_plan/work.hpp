@@ -62,7 +62,7 @@ inline Work operator*(double times, const Work& one) {
 /// that tp does not cut (two norms: 4; twice bias, dropout, residual: 7), 8 of (n, W/t) around attention, and
 /// 2 of (n, F/t) at the gelu; a backward twice as many. Where attention is no fused kernel, softmax and
 /// dropout pass 4.5 times over all scores, and 5.5 times backward.
-inline Work block_work(const Request& asked, const ModelConfig& m, int t, Recompute recompute) {
+inline Work block_work(const Question& asked, const ModelConfig& m, int t, Recompute recompute) {
   const auto seconds = [&](double rows, double cols, double inner, double count) {
     return count * product_seconds(asked.machine, asked.reached, rows, cols, inner);
   };
@@ -95,7 +95,7 @@ inline Work block_work(const Request& asked, const ModelConfig& m, int t, Recomp
 }
 
 /// The head, whose softmax passes four times over f32 of all logits.
-inline Work head_work(const Request& asked, const ModelConfig& m, int t) {
+inline Work head_work(const Question& asked, const ModelConfig& m, int t) {
   const auto [rows, cols, inner, count] = head_product(m, t);
   const auto product = [&](double a, double b, double c) {
     return product_seconds(asked.machine, asked.reached, a, b, c);

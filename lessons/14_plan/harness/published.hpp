@@ -18,8 +18,8 @@ struct Published {
   std::int64_t microbatch = 0;   // the same
   bool selective = false;        // sequence parallelism and selective recomputation; else full recomputation
 
-  Request request() const {
-    Request asked;
+  Question question() const {
+    Question asked;
     asked.model.attention = {width, heads, heads, {}};
     asked.model.attention.options.seq = 2048;
     asked.model.layers = layers, asked.model.vocabulary = 51200, asked.model.tied = true;
@@ -39,7 +39,7 @@ struct Published {
   }
   /// The planner's number beside `reached`: more than 1 where it promises more than the run reached.
   double ratio(const Efficiency& constants) const {
-    Request asked = request();
+    Question asked = question();
     asked.reached = constants;
     const Answer answer = search(asked, fixed(), 1);
     if (answer.best.empty()) throw Error(name + ": no cut fits: " + answer.impossible);

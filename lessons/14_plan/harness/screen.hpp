@@ -1,7 +1,7 @@
 // What ./tessera plan shows: the best cuts, the best one in detail, and why the others lose.
 #pragma once
 
-#include "14_plan/harness/request.hpp"
+#include "14_plan/harness/question.hpp"
 #include "report/picture.hpp"
 #include "report/table.hpp"
 
@@ -22,18 +22,18 @@ inline std::string flags_of(const Cut& c) {
                 c.sizes.tp > 1 && !c.sequence_parallel ? " --no-sequence-parallel" : "");
 }
 
-inline double utilisation(const Estimate& e, const Request& asked) {
+inline double utilisation(const Estimate& e, const Question& asked) {
   return e.flops / (e.seconds() * e.devices * asked.machine.flops);
 }
-inline double tokens_a_second(const Estimate& e, const Request& asked) {
+inline double tokens_a_second(const Estimate& e, const Question& asked) {
   return static_cast<double>(asked.batch * asked.model.seq()) / e.seconds();
 }
-inline double days(const Estimate& e, const Request& asked) {
+inline double days(const Estimate& e, const Question& asked) {
   return asked.tokens / tokens_a_second(e, asked) / 86400;
 }
 
 /// Why a cut is slower than the best one, or does not fit: the part that it has most of beyond the best one's.
-inline std::string why_not(const Estimate& e, const Estimate* best, const Request& asked) {
+inline std::string why_not(const Estimate& e, const Estimate* best, const Question& asked) {
   if (e.bytes() > asked.machine.memory)
     return format("{} of {:.0f}", gib_text(e.bytes()), asked.machine.memory / gib);
   if (best == nullptr) return "";
@@ -46,7 +46,7 @@ inline std::string why_not(const Estimate& e, const Estimate* best, const Reques
   return format("{:.0f}% slower: {}", 100 * (e.seconds() / best->seconds() - 1), worst);
 }
 
-inline std::string list_of(const std::vector<Estimate>& cuts, const Estimate* best, const Request& asked) {
+inline std::string list_of(const std::vector<Estimate>& cuts, const Estimate* best, const Question& asked) {
   std::vector<std::vector<std::string>> rows = {{"tp", "pp", "dp", "microbatch", "chunks", "zero", "recompute", "memory",
                                                  "step", "TFLOP/s", "utilisation", best ? "it loses by" : ""}};
   for (const Estimate& e : cuts) {
@@ -60,7 +60,7 @@ inline std::string list_of(const std::vector<Estimate>& cuts, const Estimate* be
   return table(rows, "rrrrrrlrrrrl", 2);
 }
 
-inline std::string details(const Estimate& e, const Request& asked) {
+inline std::string details(const Estimate& e, const Question& asked) {
   std::vector<std::vector<std::string>> memory = {{"Memory of the fullest GPU", "", ""}},
                                         time = {{"Time of a step", "", ""}},
                                         traffic = {{"A GPU sends in a step", "", "calls", "bytes", "link", "takes"}};
@@ -70,13 +70,13 @@ inline std::string details(const Estimate& e, const Request& asked) {
   for (const auto& [name, seconds] : e.time)
     time.push_back({"  " + name, seconds_text(seconds), share(seconds, e.seconds())});
   time.push_back({"  in all", seconds_text(e.seconds()), ""});
-  for (const Traffic& one : e.traffic)
+  for (const plan::Traffic& one : e.traffic)
     traffic.push_back({"  " + one.axis, one.phase, format("{:.0f}", one.calls), format("{:.4g} MB", one.bytes / 1e6),
                        one.crosses ? "between machines" : "inside", seconds_text(one.seconds)});
   return table(memory, "lrr", 2) + "\n" + table(time, "lrr", 2) + "\n" + table(traffic, "llrrlr", 2);
 }
 
-inline std::string screen(const Answer& answer, const Request& asked, const Arguments& a) {
+inline std::string screen(const Answer& answer, const Question& asked, const Arguments& a) {
   const double p = static_cast<double>(gpt::elements_of(asked.model));
   std::string text = format("14 plan: {}, {:.4g} billion weights, on {} GPUs of {}, {} sequences of {} tokens a step\n\n",
                             a.model, p / 1e9, asked.devices, asked.machine.name, asked.batch, asked.model.seq());

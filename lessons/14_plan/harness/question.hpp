@@ -1,6 +1,7 @@
 // What ./tessera plan is asked, as flags.
 #pragma once
 
+#include "05_attention_heads/harness/sizes.hpp"
 #include "14_plan/search.hpp"
 #include "app/flags.hpp"
 
@@ -29,11 +30,11 @@ struct Arguments {
   std::int64_t devices_a_machine = 0;
   double tflops = 0, bandwidth = 0, memory = 0, inside = 0, between = 0;
   std::int64_t tp = 0, pp = 0, dp = 0, chunks = 0, microbatch = 0, zero = 0;
-  bool no_sequence_parallel = false, no_overlap = false, scatter_gather = false;
+  bool no_sequence_parallel = false, no_overlap = false, scatter_gather = false, fit = false;
   std::string json, svg;
 };
 
-inline void add_flags(Flags& flags, Request& asked, Arguments& a) {
+inline void add_flags(Flags& flags, Question& asked, Arguments& a) {
   constexpr std::int64_t most = 1 << 20;
   std::vector<std::string> models, names;
   for (const KnownModel& one : known_models) models.push_back(one.name);
@@ -73,12 +74,13 @@ inline void add_flags(Flags& flags, Request& asked, Arguments& a) {
   flags.real("--inside", a.inside, 0, 1e6, "GB/s each way of a GPU inside its machine");
   flags.real("--between", a.between, 0, 1e6, "GB/s each way of a GPU to other machines");
   fixed("--gpus-per-machine", a.devices_a_machine, "");
+  flags.toggle("--fit", a.fit, "fit the constants to published runs, and show how well they do");
   flags.text("--json", a.json, "FILE", "write the answer there, for programs");
   flags.text("--svg", a.svg, "FILE", "write memory and time as bars there");
 }
 
 /// Reads the flags into what is asked and what is fixed. Throws UsageError.
-inline Fixed apply(const Flags& flags, Request& asked, const Arguments& a) {
+inline Fixed apply(const Flags& flags, Question& asked, const Arguments& a) {
   const KnownModel known = *std::ranges::find(known_models, a.model, &KnownModel::name);
   const auto size = [](std::int64_t given, std::int64_t otherwise) { return given > 0 ? given : otherwise; };
   gpt::ModelConfig& m = asked.model;
