@@ -15,6 +15,7 @@
 #include "09_sequence_parallel/parts.hpp"
 #include "10_zero/harness/proof.hpp"
 #include "11_context_parallel/harness/proof.hpp"
+#include "14_plan/harness/proof.hpp"
 #include "models.hpp"
 
 namespace tessera {
@@ -259,6 +260,9 @@ std::vector<Claim> course() {
         [way = way](Proof& proof, Communicator& comm, const MatrixSizes& s) {
           context_parallel::prove(proof, comm, context_config(s, comm.size(), way));
         });
+  add("14 plan: memory and bytes", floating, [](Proof& proof, Communicator& comm, const MatrixSizes&) {
+    plan::check_counted(proof, comm);
+  });
   return claims;
 }
 

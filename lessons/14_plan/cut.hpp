@@ -18,7 +18,7 @@ enum class Recompute { none, selective, full };
 
 struct Question {
   ModelConfig model;  // attention.options.batch is a cut's
-  Machine machine = machines[1];
+  DataSheet machine = machines[1];
   Efficiency reached;
   int devices = 8;
   std::int64_t batch = 512;                               // sequences of a step

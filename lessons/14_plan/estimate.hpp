@@ -2,48 +2,12 @@
 // work.hpp and machine.hpp on the simulator of lesson 06.
 #pragma once
 
-#include <map>
-
 #include "06_pipeline/simulate.hpp"
 #include "08_three_d/activations.hpp"
-#include "08_three_d/harness/formulas.hpp"
+#include "14_plan/traffic.hpp"
 #include "14_plan/work.hpp"
 
 namespace tessera::plan {
-
-/// Takes what lesson 08's formulas expect, in the place of a Proof that compares it with counters.
-class Ledger {
- public:
-  explicit Ledger(const Question& asked) : weight_(asked.weight_bytes), wide_(asked.wide_bytes) {}
-  std::int64_t element_bytes() const { return weight_; }
-  std::int64_t wide_bytes() const { return wide_; }
-  std::int64_t wide() const { return wide_ / weight_; }
-  void measure_peak(MemoryKind) {}
-  void expect_memory(MemoryKind kind, const std::string&, std::int64_t /*whole*/, std::int64_t rank,
-                     const std::string&) {
-    double& most = memory[kind];
-    most = std::max(most, static_cast<double>(rank));
-  }
-  /// Calls of all groups and bytes of all ranks.
-  void expect_traffic(const std::string& phase, const std::string&, const std::string&, std::int64_t calls,
-                      std::int64_t bytes, const std::string&, const std::string& group) {
-    auto& [all_calls, all_bytes] = traffic[{group, phase}];
-    all_calls += static_cast<double>(calls), all_bytes += static_cast<double>(bytes);
-  }
-  std::map<MemoryKind, double> memory;
-  std::map<std::pair<std::string, std::string>, std::pair<double, double>> traffic;
-
- private:
-  std::int64_t weight_, wide_;
-};
-
-/// What one rank sends in a step over one axis, in one direction.
-struct Traffic {
-  std::string axis, phase;
-  double calls = 0, bytes = 0;
-  bool crosses = false;  // the group lies on several machines
-  double seconds = 0;
-};
 
 /// Bytes or seconds by what they are for.
 using Parts = std::vector<std::pair<std::string, double>>;
@@ -57,7 +21,7 @@ struct Estimate {
   Cut cut;
   int microbatches = 1;
   Parts memory;  // bytes of the fullest stage
-  std::vector<Traffic> traffic;
+  std::vector<AxisTraffic> traffic;
   Parts time;  // seconds of a step
   double flops = 0, executed = 0;                    // of a step: the model's, and with what is recomputed
   int devices = 1;
@@ -65,42 +29,6 @@ struct Estimate {
   double bytes() const { return sum(memory); }
   double seconds() const { return sum(time); }
 };
-
-/// The link over which a group of an axis speaks: tp is fastest, then dp, then pp.
-inline Link link_of(const std::string& axis, const ParallelSizes& s) {
-  if (axis == "tp") return {s.tp, 1};
-  if (axis == "pp") return {s.pp, s.tp * s.replicas()};
-  if (axis == "embedding") return {2, s.tp * s.replicas() * std::max(1, s.pp - 1)};
-  return {s.replicas(), s.tp};
-}
-
-/// What a rank sends in a step: the second of two, as the first one has no weights to bring home.
-inline std::vector<Traffic> traffic_of(const Question& asked, const Cut& cut, const three_d::Config& run) {
-  const ParallelSizes& s = cut.sizes;
-  Ledger one(asked), two(asked);
-  const std::int64_t own = gpt::elements_of(asked.model) / (s.tp * s.pp) * asked.wide_bytes,
-                     buckets = s.tp * s.pp * (1 + own / run.training.bucket);
-  three_d::expect_traffic_by_axis(one, run, 1, buckets);
-  three_d::expect_traffic_by_axis(two, run, 2, buckets);
-  std::vector<Traffic> all;
-  for (const auto& [where, both] : two.traffic) {
-    const auto& [axis, phase] = where;
-    const auto first = one.traffic[where];
-    const Link link = link_of(axis, s);
-    Traffic t{axis, phase, both.first - first.first, both.second - first.second, link.crosses(asked.machine)};
-    t.calls /= static_cast<double>(s.ranks()) / link.ranks, t.bytes /= s.ranks();
-    if (axis == "pp" && phase != "norm") {  // each stage but one sends
-      const double share = cut.scatter_gather && !cut.sequence_parallel ? 1.0 / s.tp : 1.0;
-      t.calls /= link.ranks, t.bytes *= share;
-      t.seconds = t.calls * link.message_seconds(asked.machine, asked.reached, t.bytes / std::max(t.calls, 1.0));
-    } else {
-      if (axis == "embedding") t.bytes *= 0.5 * s.pp;  // the stages at the ends send it all
-      t.seconds = link.seconds(asked.machine, asked.reached, t.calls, t.bytes);
-    }
-    if (t.calls > 0) all.push_back(t);
-  }
-  return all;
-}
 
 /// Bytes of the activations that a rank of stage `stage` keeps, and the largest it needs beside them at once.
 inline std::pair<double, double> activations_of(const Question& asked, const Cut& cut, const three_d::Config& run,
@@ -154,15 +82,31 @@ inline std::vector<Work> work_of(const Question& asked, const Cut& cut, const th
   return all;
 }
 
-/// A step of the whole batch. Of a long pipeline only the first microbatches are simulated: once it is full,
-/// each further one takes as long as the slowest stage is busy with it. `simulate` false: the bubble by its
-/// closed form, which is faster.
+/// The instructions of all stages for the first microbatches of `m`: as many as fill the pipeline, since
+/// nothing changes from one to the next after that. All of them under GPipe, which keeps all.
+inline const pipeline::Plan& schedule_of(pipeline::Schedule schedule, int p, int m, int v) {
+  thread_local std::map<std::tuple<pipeline::Schedule, int, int, int>, pipeline::Plan> made;  // a search asks often
+  const int few = schedule == pipeline::Schedule::gpipe ? m : std::min(m, 2 * p);
+  pipeline::Plan& plan = made[{schedule, p, few, v}];
+  if (plan.empty()) plan = pipeline::with_asynchronous_sends(make_plan(schedule, p, few, v));
+  return plan;
+}
+
+// task 14.pipeline (function, 3 points, 30 min): the seconds from the first forward to the last backward of m
+// microbatches, where `schedule` has the first ones. `busy`: how long the slowest stage computes on one, its
+// messages included. Hint: lesson 06 simulates `schedule`; how much later is each further microbatch done?
+inline double pipeline_seconds(const pipeline::Plan& schedule, const pipeline::Costs& costs, int m, double busy) {
+  const pipeline::Timeline timeline = simulate(schedule, costs);
+  return timeline.makespan() + (m - timeline.microbatches()) * busy;
+}
+// end task
+
+/// A step of the whole batch. `simulated` false: the bubble by its closed form, which is faster.
 inline Estimate estimate(const Question& asked, const Cut& cut, bool simulated = true) {
   const three_d::Config run = run_of(asked, cut);
   const three_d::TrainingConfig& t = run.training;
-  const int p = cut.sizes.pp, v = t.chunks, m = t.microbatches,
-            few = t.schedule == pipeline::Schedule::gpipe ? m : std::min(m, 2 * p);
-  const pipeline::Plan schedule = pipeline::with_asynchronous_sends(make_plan(t.schedule, p, few, v));
+  const int p = cut.sizes.pp, v = t.chunks, m = t.microbatches;
+  const pipeline::Plan& schedule = schedule_of(t.schedule, p, m, v);
   Estimate found{cut, m, memory_of(asked, cut, run, schedule, 0), traffic_of(asked, cut, run), {}};
   // The first stage has most activations in flight, the last one has the head.
   if (const Parts last = memory_of(asked, cut, run, schedule, p - 1); sum(last) > found.bytes()) found.memory = last;
@@ -173,7 +117,7 @@ inline Estimate estimate(const Question& asked, const Cut& cut, bool simulated =
   std::map<std::string, double> sent;  // seconds of a step, by axis and phase
   three_d::Config waited_for = run;
   waited_for.training.model.regather = false;  // the second gather is hidden behind dX
-  for (const plan::Traffic& one : traffic_of(asked, cut, waited_for)) sent[one.axis + " " + one.phase] += one.seconds;
+  for (const AxisTraffic& one : traffic_of(asked, cut, waited_for)) sent[one.axis + " " + one.phase] += one.seconds;
   // Of a microbatch in a chunk: the sums over tp, and a message to the next stage.
   const bool again = cut.recompute == Recompute::full;
   const double tp_forward = sent["tp fwd"] / (m * v),
@@ -192,7 +136,7 @@ inline Estimate estimate(const Question& asked, const Cut& cut, bool simulated =
   }
   const Seconds slowest = std::ranges::max(computed, {}, &Seconds::all);
   const double tp = v * (tp_forward + tp_backward), messages = 2 * v * message, busy = slowest.all() + tp + messages;
-  const double pipeline = simulated ? simulate(schedule, costs).makespan() + (m - few) * busy
+  const double pipeline = simulated ? pipeline_seconds(schedule, costs, m, busy)
                                     : m * busy / (1 - pipeline::bubble_predicted(t.schedule, p, m, v));
 
   // The sums of gradients begin in the last backward; stage 3 of ZeRO brings weights beside all computation.

@@ -13,7 +13,7 @@
 namespace tessera::plan {
 
 /// Machines of several devices, as their data sheets say.
-struct Machine {
+struct DataSheet {
   std::string name;
   double flops;            // a device's products of 16-bit numbers, in FLOP/s
   double bandwidth;        // of a device's memory, in bytes/s
@@ -25,7 +25,7 @@ struct Machine {
 inline constexpr double gib = 1024.0 * 1024 * 1024;
 /// NVIDIA's data sheets. Between machines a device has an adapter of its own, except on the DGX-1 with V100,
 /// where two devices share one of 100 Gbit/s.
-inline const std::vector<Machine> machines = {
+inline const std::vector<DataSheet> machines = {
     {"dgx-v100", 125e12, 0.9e12, 32 * gib, 150e9, 6.25e9, 8},
     {"dgx-a100", 312e12, 2.0e12, 80 * gib, 300e9, 25e9, 8},
     {"dgx-h100", 989e12, 3.35e12, 80 * gib, 450e9, 50e9, 8}};
@@ -41,17 +41,17 @@ struct Efficiency {
 
 // begin machine
 /// (rows, inner) (inner, cols). Whichever takes longer: its multiply-adds, fewer of them a second where a
-/// dimension is short, or bringing its 16-bit operands and its result through memory.
-inline double product_seconds(const Machine& machine, const Efficiency& reached, double rows, double cols,
-                              double inner) {
+/// dimension is short, or bringing its operands and its result, of so many bytes a number, through memory.
+inline double product_seconds(const DataSheet& machine, const Efficiency& reached, double number, double rows,
+                              double cols, double inner) {
   double rate = machine.flops * reached.product;
   for (const double length : {rows, cols, inner}) rate *= length / (length + reached.half);
-  const double bytes = 2 * (rows * inner + inner * cols + rows * cols);
+  const double bytes = number * (rows * inner + inner * cols + rows * cols);
   return std::max(2 * rows * cols * inner / rate, bytes / (machine.bandwidth * reached.memory));
 }
 
 /// So many bytes read or written, with little computed on each of them.
-inline double pass_seconds(const Machine& machine, const Efficiency& reached, double bytes) {
+inline double pass_seconds(const DataSheet& machine, const Efficiency& reached, double bytes) {
   return bytes / (machine.bandwidth * reached.memory);
 }
 
@@ -60,19 +60,19 @@ struct Link {
   int ranks = 1, stride = 1;
 
   /// How many of the group share a machine.
-  int inside(const Machine& machine) const { return std::clamp(machine.devices / stride, 1, ranks); }
-  bool crosses(const Machine& machine) const { return inside(machine) < ranks; }
+  int inside(const DataSheet& machine) const { return std::clamp(machine.devices / stride, 1, ranks); }
+  bool crosses(const DataSheet& machine) const { return inside(machine) < ranks; }
 
   /// `calls` collectives in which each rank sends `bytes` in all. A ring gives the bandwidth: one ring through
   /// each adapter of the group's devices in a machine. A tree gives the latency: 2 log2(n) hops.
-  double seconds(const Machine& machine, const Efficiency& reached, double calls, double bytes) const {
+  double seconds(const DataSheet& machine, const Efficiency& reached, double calls, double bytes) const {
     if (ranks == 1) return 0;
     double rate = machine.inside;
     if (crosses(machine)) rate = std::min(rate, machine.between * inside(machine));
     return calls * 2 * std::ceil(std::log2(ranks)) * reached.latency + bytes / (rate * reached.link);
   }
   /// A message to the next rank of the group.
-  double message_seconds(const Machine& machine, const Efficiency& reached, double bytes) const {
+  double message_seconds(const DataSheet& machine, const Efficiency& reached, double bytes) const {
     const double rate = crosses(machine) ? machine.between : machine.inside;
     return reached.latency + bytes / (rate * reached.link);
   }

@@ -64,7 +64,7 @@ inline Work operator*(double times, const Work& one) {
 /// dropout pass 4.5 times over all scores, and 5.5 times backward.
 inline Work block_work(const Question& asked, const ModelConfig& m, int t, Recompute recompute) {
   const auto seconds = [&](double rows, double cols, double inner, double count) {
-    return count * product_seconds(asked.machine, asked.reached, rows, cols, inner);
+    return count * product_seconds(asked.machine, asked.reached, static_cast<double>(asked.weight_bytes), rows, cols, inner);
   };
   const auto passes = [&](double elements) {
     return pass_seconds(asked.machine, asked.reached, elements * static_cast<double>(asked.weight_bytes));
@@ -98,7 +98,7 @@ inline Work block_work(const Question& asked, const ModelConfig& m, int t, Recom
 inline Work head_work(const Question& asked, const ModelConfig& m, int t) {
   const auto [rows, cols, inner, count] = head_product(m, t);
   const auto product = [&](double a, double b, double c) {
-    return product_seconds(asked.machine, asked.reached, a, b, c);
+    return product_seconds(asked.machine, asked.reached, static_cast<double>(asked.weight_bytes), a, b, c);
   };
   return {{product(rows, cols, inner), pass_seconds(asked.machine, asked.reached, 16 * rows * cols)},
           {product(rows, inner, cols), 0},

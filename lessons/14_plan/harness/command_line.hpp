@@ -5,6 +5,7 @@
 
 #include "14_plan/harness/published.hpp"
 #include "14_plan/harness/screen.hpp"
+#include "14_plan/harness/this_machine.hpp"
 #include "tensor/file.hpp"
 
 namespace tessera::plan {
@@ -53,7 +54,7 @@ inline std::string json_of(const Parts& parts) {
 
 inline std::string json_of(const Estimate& e, const Question& asked) {
   std::vector<std::string> traffic;
-  for (const plan::Traffic& one : e.traffic)
+  for (const AxisTraffic& one : e.traffic)
     traffic.push_back(format(
         R"({{"axis": "{}", "phase": "{}", "calls": {:.9g}, "bytes": {:.12g}, "crosses_machines": {}, "seconds": {:.9g}}})",
         one.axis, one.phase, one.calls, one.bytes, one.crosses, one.seconds));
@@ -102,6 +103,7 @@ inline int answer(int argc, char** argv) {
   int code = 0;
   flags.advise([&] {
     const Fixed fixed = apply(flags, asked, arguments);
+    if (arguments.machine == "this") measure(asked, {}, asked.devices);
     const Answer found = search(asked, fixed);
     if (found.tried == 0) throw UsageError(found.impossible);
     std::cout << screen(found, asked, arguments);

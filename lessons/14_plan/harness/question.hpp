@@ -38,9 +38,10 @@ inline void add_flags(Flags& flags, Question& asked, Arguments& a) {
   constexpr std::int64_t most = 1 << 20;
   std::vector<std::string> models, names;
   for (const KnownModel& one : known_models) models.push_back(one.name);
-  for (const Machine& one : machines) names.push_back(one.name);
+  for (const DataSheet& one : machines) names.push_back(one.name);
   flags.choice("--model", a.model, models, "sizes that the following flags change");
-  flags.choice("--machine", a.machine, names, "its data sheet");
+  names.emplace_back("this");
+  flags.choice("--machine", a.machine, names, "its data sheet; this: short runs measure the present one");
   flags.number("--gpus", asked.devices, 1, most, "in all");
   flags.number("--batch", asked.batch, 1, most, "sequences of a step");
   const auto fixed = [&](const std::string& name, std::int64_t& target, const std::string& help) {
@@ -90,7 +91,9 @@ inline Fixed apply(const Flags& flags, Question& asked, const Arguments& a) {
   m.attention.options.seq = size(a.seq, known.seq), m.inner = size(a.ffn, a.width > 0 ? 0 : known.ffn);
   m.tied = true;
   attention_heads::check_shape(m.attention, 1, 1);
-  asked.machine = *std::ranges::find(machines, a.machine, &Machine::name);
+  if (a.machine == "this" && asked.devices > 64)
+    throw UsageError(format("--machine this has no {} GPUs: --gpus 2 would work, as two threads", asked.devices));
+  if (a.machine != "this") asked.machine = *std::ranges::find(machines, a.machine, &DataSheet::name);
   for (const auto& [given, unit, target] :
        {std::tuple{a.tflops, 1e12, &asked.machine.flops}, {a.bandwidth, 1e9, &asked.machine.bandwidth},
         {a.memory, gib, &asked.machine.memory}, {a.inside, 1e9, &asked.machine.inside},

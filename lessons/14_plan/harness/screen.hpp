@@ -70,7 +70,7 @@ inline std::string details(const Estimate& e, const Question& asked) {
   for (const auto& [name, seconds] : e.time)
     time.push_back({"  " + name, seconds_text(seconds), share(seconds, e.seconds())});
   time.push_back({"  in all", seconds_text(e.seconds()), ""});
-  for (const plan::Traffic& one : e.traffic)
+  for (const AxisTraffic& one : e.traffic)
     traffic.push_back({"  " + one.axis, one.phase, format("{:.0f}", one.calls), format("{:.4g} MB", one.bytes / 1e6),
                        one.crosses ? "between machines" : "inside", seconds_text(one.seconds)});
   return table(memory, "lrr", 2) + "\n" + table(time, "lrr", 2) + "\n" + table(traffic, "llrrlr", 2);

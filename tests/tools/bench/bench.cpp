@@ -32,7 +32,8 @@ constexpr Benchmark benchmarks[] = {
     {"pytorch", gpt_beside_pytorch, true},    {"tp", tensor_parallel, false},
     {"all_reduce", all_reduce, false},        {"pipeline", pipeline_step, false},
     {"three_d", three_d_step, false},         {"bandwidth", bandwidth, true},
-    {"attention", streaming_attention, true}, {"growth", growth, false}};
+    {"attention", streaming_attention, true}, {"growth", growth, false},
+    {"plan", bench::planned_step, false}};
 
 std::string processor() {
   std::ifstream file("/proc/cpuinfo");

@@ -122,6 +122,7 @@ void pipeline_step(Report&, const Options&);
 void three_d_step(Report&, const Options&);
 void growth(Report&, const Options&);
 void streaming_attention(Report&, const Options&);
+void planned_step(Report&, const Options&);
 void bandwidth(Report&, const Options&);
 
 template <class T>

@@ -1,0 +1,82 @@
+// What the ranks send under a cut, by the formulas that lesson 08 proves with its counters, and how long it
+// takes on the links of a machine.
+#pragma once
+
+#include <map>
+
+#include "08_three_d/harness/formulas.hpp"
+#include "14_plan/cut.hpp"
+
+namespace tessera::plan {
+
+/// Takes what lesson 08's formulas expect, in the place of a Proof that compares it with counters.
+class Ledger {
+ public:
+  explicit Ledger(const Question& asked) : weight_(asked.weight_bytes), wide_(asked.wide_bytes) {}
+  std::int64_t element_bytes() const { return weight_; }
+  std::int64_t wide_bytes() const { return wide_; }
+  std::int64_t wide() const { return wide_ / weight_; }
+  void measure_peak(MemoryKind) {}
+  void expect_memory(MemoryKind kind, const std::string&, std::int64_t /*whole*/, std::int64_t rank,
+                     const std::string&) {
+    double& most = memory[kind];
+    most = std::max(most, static_cast<double>(rank));
+  }
+  /// Calls of all groups and bytes of all ranks.
+  void expect_traffic(const std::string& phase, const std::string&, const std::string&, std::int64_t calls,
+                      std::int64_t bytes, const std::string&, const std::string& group) {
+    auto& [all_calls, all_bytes] = traffic[{group, phase}];
+    all_calls += static_cast<double>(calls), all_bytes += static_cast<double>(bytes);
+  }
+  std::map<MemoryKind, double> memory;
+  std::map<std::pair<std::string, std::string>, std::pair<double, double>> traffic;
+
+ private:
+  std::int64_t weight_, wide_;
+};
+
+/// What one rank sends in a step over one axis, in one direction.
+struct AxisTraffic {
+  std::string axis, phase;
+  double calls = 0, bytes = 0;
+  bool crosses = false;  // the group lies on several machines
+  double seconds = 0;
+};
+
+/// The link over which a group of an axis speaks: tp is fastest, then dp, then pp.
+inline Link link_of(const std::string& axis, const ParallelSizes& s) {
+  if (axis == "tp") return {s.tp, 1};
+  if (axis == "pp") return {s.pp, s.tp * s.replicas()};
+  if (axis == "embedding") return {2, s.tp * s.replicas() * std::max(1, s.pp - 1)};
+  return {s.replicas(), s.tp};
+}
+
+/// What a rank sends in a step: the second of two, as the first one has no weights to bring home.
+inline std::vector<AxisTraffic> traffic_of(const Question& asked, const Cut& cut, const three_d::Config& run) {
+  const ParallelSizes& s = cut.sizes;
+  Ledger one(asked), two(asked);
+  const std::int64_t own = gpt::elements_of(asked.model) / (s.tp * s.pp) * asked.wide_bytes,
+                     buckets = s.tp * s.pp * (1 + own / run.training.bucket);
+  three_d::expect_traffic_by_axis(one, run, 1, buckets);
+  three_d::expect_traffic_by_axis(two, run, 2, buckets);
+  std::vector<AxisTraffic> all;
+  for (const auto& [where, both] : two.traffic) {
+    const auto& [axis, phase] = where;
+    const auto first = one.traffic[where];
+    const Link link = link_of(axis, s);
+    AxisTraffic t{axis, phase, both.first - first.first, both.second - first.second, link.crosses(asked.machine)};
+    t.calls /= static_cast<double>(s.ranks()) / link.ranks, t.bytes /= s.ranks();
+    if (axis == "pp" && phase != "norm") {  // each stage but one sends
+      const double share = cut.scatter_gather && !cut.sequence_parallel ? 1.0 / s.tp : 1.0;
+      t.calls /= link.ranks, t.bytes *= share;
+      t.seconds = t.calls * link.message_seconds(asked.machine, asked.reached, t.bytes / std::max(t.calls, 1.0));
+    } else {
+      if (axis == "embedding") t.bytes *= 0.5 * s.pp;  // the stages at the ends send it all
+      t.seconds = link.seconds(asked.machine, asked.reached, t.calls, t.bytes);
+    }
+    if (t.calls > 0) all.push_back(t);
+  }
+  return all;
+}
+
+}  // namespace tessera::plan
