@@ -42,7 +42,7 @@ inline void expect_whole(const Step& step, const three_d::Mesh& mesh, const thre
   three_d::Trainer trainer(mesh, training, DType::f64, step.make);
   const auto mine =
       three_d::own_microbatches(step.batch, {.sizes = mesh.sizes, .training = training}, trainer);
-  const Tensor sum = mesh.dp->all_reduce(Tensor::of(1, 1, {trainer.gradients(mine)}));
+  const Tensor sum = mesh.dp_cp->all_reduce(Tensor::of(1, 1, {trainer.gradients(mine)}));
   for (const gpt::Parameter& one : trainer.with_gradients()) {
     const Tensor& truth = step.results.at("d" + one.name);
     expect_close(one.name, one.gradient, one.slice.extract(truth), largest(truth), relative);

@@ -1,12 +1,13 @@
 // Lesson 08: process groups, the vocabulary cut, and a GPT cut three ways against the whole: training,
 // checkpoints, buckets. A single step of every cut stands in test_gpt2.cpp.
 #include <map>
-#include <mutex>
-#include <set>
+#include <sstream>
 
+#include "08_three_d/harness/command_line.hpp"
 #include "08_three_d/harness/proof.hpp"
 #include "at_once.hpp"
 #include "directory.hpp"
+#include "fixture.hpp"
 #include "models.hpp"
 #include "proven.hpp"
 
@@ -14,24 +15,44 @@ using namespace tessera;
 using namespace tessera::test;
 using namespace tessera::three_d;
 
-TEST_CASE("the mesh is Megatron's: tp fastest, then dp, then pp") {
-  // The example of Megatron-LM's parallel_state.py: 16 ranks, tp 2, pp 4, so dp 2.
-  std::map<std::string, std::set<std::vector<int>>> groups;
-  std::mutex mutex;
-  on_ranks(16, [&](Communicator& world) {
-    Mesh mesh(world, {2, 4, 2});
-    for (Communicator* group : {mesh.tp.get(), mesh.dp.get(), mesh.pp.get()}) {
-      const auto all = group->all_gather(Tensor::of(1, 1, {static_cast<double>(world.rank())}), 0).values();
-      const std::lock_guard lock(mutex);
-      groups[group->name()].insert(std::vector<int>(all.begin(), all.end()));
-    }
-  });
-  CHECK(groups["tp"] ==
-        std::set<std::vector<int>>{{0, 1}, {2, 3}, {4, 5}, {6, 7}, {8, 9}, {10, 11}, {12, 13}, {14, 15}});
-  CHECK(groups["dp"] ==
-        std::set<std::vector<int>>{{0, 2}, {1, 3}, {4, 6}, {5, 7}, {8, 10}, {9, 11}, {12, 14}, {13, 15}});
-  CHECK(groups["pp"] ==
-        std::set<std::vector<int>>{{0, 4, 8, 12}, {1, 5, 9, 13}, {2, 6, 10, 14}, {3, 7, 11, 15}});
+TEST_CASE("the mesh is Megatron's: every group of its RankGenerator, in the same order") {
+  std::map<std::string, Tensors> cuts;  // "TP CP DP PP EP" -> axis -> a row for each group
+  for (const auto& [name, groups] : load_fixture("mesh.safetensors"))
+    cuts[name.substr(0, name.rfind(' '))][name.substr(name.rfind(' ') + 1)] = groups;
+  CHECK(cuts.size() == 60);
+  Thin thin;
+  for (const auto& [cut, axes] : cuts) {
+    if (thin.skips()) continue;
+    CAPTURE(cut);
+    ParallelSizes sizes;
+    std::istringstream(cut) >> sizes.tp >> sizes.cp >> sizes.dp >> sizes.pp >> sizes.ep;
+    CHECK(message_of(sizes.ranks(), [&axes = axes, sizes](Communicator& world) {
+            const Mesh mesh(world, sizes);
+            const auto members = [&](Communicator& group) {
+              return group.all_gather(Tensor::of(1, 1, {static_cast<double>(world.rank())}), 0).values();
+            };
+            for (const auto& [name, group] : mesh.groups()) {
+              if (name == "embedding") continue;
+              const Tensor& all = axes.at(name);
+              const std::vector<double> flat = all.values();
+              const auto at = std::ranges::find(flat, world.rank()) - flat.begin();
+              expect(members(*group) == all.row_range(at / all.cols(), at / all.cols() + 1).values(), name);
+            }
+            const std::vector<double> stages = members(*mesh.pp);
+            const bool has = mesh.embedding != nullptr;
+            expect(has == (sizes.pp > 1 && (stages.front() == world.rank() || stages.back() == world.rank())),
+                   "the embedding group has both ends");
+            if (has)
+              expect(members(*mesh.embedding) == std::vector{stages.front(), stages.back()}, "embedding");
+          }) == "");
+  }
+}
+
+TEST_CASE("experts that do not divide the replicas are refused with what would work") {
+  CHECK(message_from([] {
+          ranks_of({1, 1, 2, 3, 4});
+        }) == "--ep 4 does not divide the 6 ranks of --cp 3 --dp 2: --ep 1, 2, 3, 6 would work");
+  CHECK(ranks_of({2, 1, 2, 2, 4}) == 8);
 }
 
 TEST_CASE("the cross-entropy of cut columns equals the whole's, also where the cut is uneven") {
@@ -284,7 +305,7 @@ TEST_CASE("buckets are summed over dp while the backward runs, and not before th
           Tensor first_norm;
           std::vector<double> at_first_call;
           if (twice)
-            mesh.dp = std::make_unique<AtOnce>([&] {
+            mesh.dp_cp = std::make_unique<AtOnce>([&] {
               if (at_first_call.empty()) at_first_call = scale(first_norm, 2).values();
             });
           Trainer trainer(mesh, s.training, DType::f64,

@@ -25,7 +25,7 @@ std::unique_ptr<pipeline::AnyWorker> make_worker(gpt::Builder& builder, const Tr
 
 /// The optimiser of a rank, where every replica steps all.
 inline std::unique_ptr<data_parallel::Optimizer> whole_optimizer(const TrainingConfig& config,
-                                                                 Communicator& dp);
+                                                                 Communicator& dp_cp);
 
 /// How the model is put together, and who steps it. Lessons 09 and 10 have other ways.
 struct Composition {
@@ -36,7 +36,7 @@ struct Composition {
   void (*sum_partials)(const std::vector<Parameter>&,
                        const TensorParallel&) = [](const std::vector<Parameter>&, const TensorParallel&) {};
   std::unique_ptr<data_parallel::Optimizer> (*optimizer)(const TrainingConfig&,
-                                                         Communicator& dp) = whole_optimizer;
+                                                         Communicator& dp_cp) = whole_optimizer;
 };
 
 struct TrainingConfig {
@@ -47,7 +47,7 @@ struct TrainingConfig {
   double lr = 0.1, clip = 0;       // clip 0: the norm of the gradients is left alone
   double momentum = 0.9;           // of SGD
   AdamW constants;                 // of AdamW, whose learning rate is lr
-  std::int64_t bucket = 16 << 10;  // bytes of gradients that one all-reduce over dp sums, at least
+  std::int64_t bucket = 16 << 10;  // bytes of gradients that one all-reduce over dp_cp sums, at least
   bool learns = true;              // false: no gradients, no optimiser
   int zero = 0;                    // the stage of ZeRO: lesson 10
   bool prefetch = true;            // of its stage 3
@@ -64,8 +64,8 @@ struct TrainingConfig {
 };
 
 inline std::unique_ptr<data_parallel::Optimizer> whole_optimizer(const TrainingConfig& config,
-                                                                 Communicator& dp) {
-  return std::make_unique<data_parallel::WholeOptimizer>(config.rule(), config.bucket, dp);
+                                                                 Communicator& dp_cp) {
+  return std::make_unique<data_parallel::WholeOptimizer>(config.rule(), config.bucket, dp_cp);
 }
 
 /// The elements of each row of this rank's weights: of each part of its chunks, which ZeRO cuts one by one;
@@ -135,14 +135,14 @@ inline Tokens batch_of(const Config& s, std::uint64_t seed, std::int64_t step) {
 }
 
 /// The sum of what the last stages of all replicas have found, on every rank. The other stages give 0.
-inline double sum_over_dp_and_pp(double own, const Mesh& mesh) {
-  return sum_over(*mesh.pp, sum_over(*mesh.dp, own));
+inline double sum_over_replicas(double own, const Mesh& mesh) {
+  return sum_over(*mesh.pp, sum_over(*mesh.dp_cp, own));
 }
 
 /// The mean over all tokens of the batch, on every rank, of the losses whose sum over this rank's tokens is
 /// `own`.
 inline double mean_loss(double own, const Config& s, const Mesh& mesh) {
-  return sum_over_dp_and_pp(own, mesh) / static_cast<double>(s.training.model.tokens);
+  return sum_over_replicas(own, mesh) / static_cast<double>(s.training.model.tokens);
 }
 
 }  // namespace tessera::three_d

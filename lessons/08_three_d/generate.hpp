@@ -54,7 +54,7 @@ inline double evaluate(
     const auto losses = out.losses.values();
     sum = std::accumulate(losses.begin(), losses.begin() + std::min(b, own.end - first) * seq, sum);
   }
-  return sum_over_dp_and_pp(sum, model.mesh()) / static_cast<double>(whole_sequences(s) * seq);
+  return sum_over_replicas(sum, model.mesh()) / static_cast<double>(whole_sequences(s) * seq);
 }
 // end evaluate
 

@@ -31,7 +31,7 @@ int main(int argc, char** argv) {
   const auto lesson = [&](Proof& proof, Communicator& world) {
     const auto on_progress =
         progress_bar(world, s.eval ? "reading" : "training", s.eval ? own_forwards(s, 0) : s.steps);
-    const Mesh mesh(world, s.sizes);  // this rank's tp, pp and dp groups
+    const Mesh mesh(world, s.sizes);  // this rank's process groups
     const Grid groups = gather_groups(world, mesh);
     if (!s.eval) check_first_step(proof, mesh, s);                         // against the unsplit model
     Trainer trainer = make_trainer(mesh, s, proof.dtype(), proof.seed());  // this rank's slices of the model
@@ -54,7 +54,7 @@ int main(int argc, char** argv) {
                         zero::use_in(s.training, s.training.zero);
                       },
                   .prove = lesson,
-                  .by_hand = [&] { return s.resumed + by_hand(); },
+                  .by_hand = [&] { return s.resumed + by_hand(s.sizes); },
                   .picture = {},
                   .drawing = [&] { return drawing(compared, s.sizes); },
                   .more = [&] { return text(grid, s.sizes) + results(s, compared, app.options().stable); },

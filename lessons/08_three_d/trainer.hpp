@@ -1,5 +1,5 @@
 // One rank's part of a training step: the worker of lesson 06 over tensor-parallel chunks, the all-reduces
-// over dp that begin while the last backward still runs, the all-reduce over the embedding group (the tied
+// over dp_cp that begin while the last backward still runs, the all-reduce over the embedding group (the tied
 // embedding), the norm of all gradients, and the optimiser.
 #pragma once
 
@@ -18,11 +18,11 @@ class Trainer {
         plan_(pipeline::with_asynchronous_sends(
             make_plan(config.schedule, mesh.sizes.pp, config.microbatches, config.chunks))) {
     const auto rows = config.learns ? own_rows(config, mesh) : std::vector<std::int64_t>{};
-    const int sharers = config.zero > 0 ? mesh.sizes.dp : 1;
+    const int sharers = config.zero > 0 ? mesh.sizes.replicas() : 1;
     // Where the weights and gradients that are made below will lie.
     const GradientBuffer gradients(rows, sharers, dtype, config.zero < 2);
     gradients_ = gradients, weights_ = TensorRow(rows, sharers, dtype, MemoryKind::weight, false);
-    if (config.learns) optimizer_ = config.parts.optimizer(config_, *mesh.dp);
+    if (config.learns) optimizer_ = config.parts.optimizer(config_, *mesh.dp_cp);
     if (config.learns && config.zero > 0)
       builder_.around = [optimizer = optimizer_.get()](const auto&... of) { optimizer->around(of...); };
     worker_ = config.parts.worker(builder_, config_, mesh_, tp_, dtype);
@@ -53,7 +53,7 @@ class Trainer {
   // the same on every rank, each parameter counted once. owned() are this rank's own, each with its name, its
   // gradient, and its slice of the whole. Hint: which ranks have a copy of what? A parameter whose slice is
   // the whole (layer norms, biases behind a sum) lies on every rank of tp; where
-  // builder_.has_embedding_copy(), "wte.weight" is a copy; sharers() are the ranks of dp where each owns a
+  // builder_.has_embedding_copy(), "wte.weight" is a copy; sharers() are the ranks of dp_cp where each owns a
   // part, else null, since every rank has all of it. sum_of_squares adds tensors up at once; an all-reduce of
   // one number over each axis is enough.
   double norm() const {
@@ -92,7 +92,7 @@ class Trainer {
 
   void save(Communicator& world, const std::string& folder,
             const std::map<std::string, std::string>& run) const {
-    gpt::save_checkpoint(world, mesh_.dp->rank() == 0, config_.model, parameters(), state(), folder, run);
+    gpt::save_checkpoint(world, mesh_.dp_cp->rank() == 0, config_.model, parameters(), state(), folder, run);
   }
   /// Continues from a checkpoint; this trainer was made with its weights.
   void resume(const gpt::WeightsFile& checkpoint) {
@@ -118,9 +118,9 @@ class Trainer {
     for (std::size_t i = 0; i < all.size(); ++i) {
       gradients.tensors[0][i] = owned()[i].gradient;
       const Tensor whole = gradients.whole(0, i);
-      if (mesh_.dp->rank() == 0) all[i].gradient = whole.reshape(all[i].value.rows(), all[i].value.cols());
+      if (mesh_.dp_cp->rank() == 0) all[i].gradient = whole.reshape(all[i].value.rows(), all[i].value.cols());
     }
-    return mesh_.dp->rank() == 0 ? all : std::vector<Parameter>{};
+    return mesh_.dp_cp->rank() == 0 ? all : std::vector<Parameter>{};
   }
 
  private:

@@ -57,14 +57,19 @@ inline void add_flags(App& app, Config& s, Arguments& arguments) {
 
 inline int ranks_of(const ParallelSizes& sizes) {
   const int launched = mpi::launched_size();
-  if (launched > 1 && launched != sizes.ranks())
+  const std::string flags = format("--tp {} {}--pp {} --dp {}", sizes.tp,
+                                   sizes.cp > 1 ? format("--cp {} ", sizes.cp) : "", sizes.pp, sizes.dp);
+  if (sizes.replicas() % sizes.ep != 0)
     throw UsageError(
-        format("--tp {} --pp {} --dp {} under a launcher of {} processes: a launcher of {} would work",
-               sizes.tp, sizes.pp, sizes.dp, launched, sizes.ranks()));
+        format("--ep {} does not divide the {} ranks of --cp {} --dp {}: --ep {} would work", sizes.ep,
+               sizes.replicas(), sizes.cp, sizes.dp,
+               fitting(sizes.replicas(), [&](std::int64_t n) { return sizes.replicas() % n == 0; })));
+  if (launched > 1 && launched != sizes.ranks())
+    throw UsageError(format("{} under a launcher of {} processes: a launcher of {} would work", flags,
+                            launched, sizes.ranks()));
   if (sizes.ranks() <= 64) return sizes.ranks();
   throw UsageError(
-      format("64 ranks at most: --tp {} --pp {} --dp {} make {}; --tp 2 --pp 2 --dp 2 would work", sizes.tp,
-             sizes.pp, sizes.dp, sizes.ranks()));
+      format("64 ranks at most: {} make {}; --tp 2 --pp 2 --dp 2 would work", flags, sizes.ranks()));
 }
 
 /// Opens the file where the model begins: once, and before anything is written.
@@ -179,7 +184,7 @@ inline void refuse_unread(const Config& s, const Flags& flags) {
 inline void apply_arguments(Config& s, const Arguments& arguments, Flags& flags, const Options& options) {
   TrainingConfig& t = s.training;
   ModelConfig& m = t.model;
-  const auto [tp, pp, dp] = s.sizes;
+  const int tp = s.sizes.tp, pp = s.sizes.pp, dp = s.sizes.dp;
   const int parts = dp * t.microbatches;
   refuse_unread(s, flags);
   read_text(s, arguments, flags);

@@ -8,7 +8,11 @@ namespace tessera::three_d {
 
 /// The elements of a rank's own weights, in a formula behind their bytes.
 inline constexpr const char* own_formula = "own ((12 W W + 7 W)/tp + 6 W a layer, embedding, head)";
-inline constexpr const char* all_ranks = "tp pp ranks' own";  // of all groups of dp together
+inline constexpr const char* all_ranks = "tp pp ranks' own";  // of all groups of dp_cp together
+
+/// The ranks with the same weights, in formulas and as a group.
+inline std::string replicas(const ParallelSizes& s) { return s.cp > 1 ? "dp cp" : "dp"; }
+inline std::string replica_group(const ParallelSizes& s) { return s.cp > 1 ? "dp_cp" : "dp"; }
 
 /// The most elements that lie there whole beside what a rank owns, of weights at stage 3 of ZeRO and of
 /// gradients at stages 2 and 3. `upper` and `part` follow one another in a chunk, head and embedding too.
@@ -18,7 +22,7 @@ struct WholeRows {
   std::int64_t weights = 0, gradients = 0;
 };
 inline WholeRows whole_rows(const TrainingConfig& t, const Mesh& mesh) {
-  const int stages = mesh.sizes.pp, d = mesh.sizes.dp, tp = mesh.sizes.tp, rank = mesh.tp->rank();
+  const int stages = mesh.sizes.pp, d = mesh.sizes.replicas(), tp = mesh.sizes.tp, rank = mesh.tp->rank();
   const std::int64_t w = t.model.width();
   const std::int64_t matrix = padded(attention_heads::own_ids(t.model.vocabulary, rank, tp).size() * w, d),
                      shared = stages == 1 && t.model.tied ? matrix : 0,
@@ -54,14 +58,15 @@ inline void expect_state(Proof& proof, const Mesh& mesh, const TrainingConfig& t
                      masters = proof.wide() > 1 ? g : 0, state = masters + (t.adamw ? 2 : 1) * g;
   std::int64_t elements = 0, kept = 0;
   for (const std::int64_t row : own_rows(t, mesh))
-    elements += row, kept += padded(row, t.zero > 0 ? mesh.sizes.dp : 1);
+    elements += row, kept += padded(row, t.zero > 0 ? mesh.sizes.replicas() : 1);
   const std::string padding = kept == elements ? "" : format(", {} of padding", kept - elements);
   const auto expect = [&](MemoryKind kind, const std::string& label, std::int64_t bytes,
                           const std::string& count, int from, std::int64_t arrived, const char* what) {
     const bool cut = t.zero >= from;
-    const std::int64_t mine = (cut ? kept / mesh.sizes.dp : kept) * bytes;
-    proof.expect_memory(kind, label, whole * bytes, mine,
-                        format("{} {}x {}{}", count, cut ? "/dp " : "", own, padding));
+    const std::int64_t mine = (cut ? kept / mesh.sizes.replicas() : kept) * bytes;
+    proof.expect_memory(
+        kind, label, whole * bytes, mine,
+        format("{} {}x {}{}", count, cut ? mesh.sizes.cp > 1 ? "/(dp cp) " : "/dp " : "", own, padding));
     if (!cut || arrived == 0 || !trained) return;
     proof.measure_memory(kind, Device::current()->memory.peak(kind));
     proof.expect_memory(kind, label + " at the peak", whole * bytes, mine + arrived * bytes,
@@ -86,12 +91,13 @@ inline void expect_gathers(Proof& proof, const Config& s, const std::string& pha
     auto own = gpt::own_parts(m, m.layers, forward, true, rank, s.sizes.tp);  // the embedding has no dX
     if (forward && m.tied) own.push_back(own.front());                        // it comes to both ends
     calls += std::ssize(own);
-    for (const std::int64_t part : own) elements += padded(part, s.sizes.dp);
+    for (const std::int64_t part : own) elements += padded(part, s.sizes.replicas());
   }
-  const std::int64_t e = proof.element_bytes(), sent = (s.sizes.dp - 1) * elements * e;
-  proof.expect_traffic(
-      phase, "all_gather", "weights", microbatches * calls, microbatches * sent,
-      format("{} x (dp-1) {} ({}, padded{})", microbatches, e, all, forward ? "" : ", no embedding"), "dp");
+  const std::int64_t e = proof.element_bytes(), sent = (s.sizes.replicas() - 1) * elements * e;
+  proof.expect_traffic(phase, "all_gather", "weights", microbatches * calls, microbatches * sent,
+                       format("{} x ({}-1) {} ({}, padded{})", microbatches, replicas(s.sizes), e, all,
+                              forward ? "" : ", no embedding"),
+                       replica_group(s.sizes));
 }
 
 /// One direction of `all` microbatches of n tokens. `count`: how many, in letters. The forward has three more
@@ -108,7 +114,7 @@ inline void expect_pass(Proof& proof, const Config& s, const std::string& phase,
         phase, "send", forward ? "activations" : "gradients", sends, sends * rows * m.width() * e,
         format("{} x {}({}pp-1) {} n W", count, m.sequence_parallel ? "" : "tp ", v > 1 ? "v " : "", e),
         "pp");
-  if (s.training.zero == 3) expect_gathers(proof, s, phase, all / s.sizes.dp, forward);
+  if (s.training.zero == 3) expect_gathers(proof, s, phase, all / s.sizes.replicas(), forward);
   if (m.sequence_parallel) {  // each sum is a reduce-scatter, and a gather at the other end of its layers
     const std::int64_t again = m.regather && !forward ? 2 * m.layers : 0;
     for (const auto& [op, label, times] : {std::tuple{"all_gather", "in front of columns", sums + again},
@@ -127,58 +133,60 @@ inline void expect_pass(Proof& proof, const Config& s, const std::string& phase,
                        "tp");
 }
 
-/// The sums over dp of `steps` steps, and stages 1 and 2 of ZeRO's new weights. `buckets`: of all groups of
-/// dp together.
+/// The sums of all gradients of `steps` steps, and stages 1 and 2 of ZeRO's new weights. `buckets`: of all
+/// groups of dp together.
 inline void expect_sums_over_dp(Proof& proof, const Config& s, std::int64_t steps, std::int64_t buckets,
                                 const std::string& all = all_ranks) {
   const ModelConfig& m = s.training.model;
-  const std::int64_t d = s.sizes.dp, g = proof.wide_bytes(), e = proof.element_bytes();
+  const std::int64_t d = s.sizes.replicas(), g = proof.wide_bytes(), e = proof.element_bytes();
   std::int64_t owned = 0, parts = 0, shared = 0;  // elements, and with the padding of each part
   for (int rank = 0; rank < s.sizes.tp; ++rank) {
     auto own = gpt::own_parts(m, m.layers, true, true, rank, s.sizes.tp);
     if (s.sizes.pp > 1 && m.tied)
       own.push_back(attention_heads::own_ids(m.vocabulary, rank, s.sizes.tp).size() * m.width());
     parts += std::ssize(own);
-    for (const std::int64_t part : own) owned += part, shared += padded(part, s.sizes.dp);
+    for (const std::int64_t part : own) owned += part, shared += padded(part, s.sizes.replicas());
   }
   if (s.training.zero == 0) {
-    proof.expect_traffic("bwd", "all_reduce", "all gradients", steps * buckets,
-                         steps * 2 * (d - 1) * owned * g, format("{} x 2 (dp-1) {} ({})", steps, g, all),
-                         "dp");
+    proof.expect_traffic(
+        "bwd", "all_reduce", "all gradients", steps * buckets, steps * 2 * (d - 1) * owned * g,
+        format("{} x 2 ({}-1) {} ({})", steps, replicas(s.sizes), g, all), replica_group(s.sizes));
     return;
   }
   const std::int64_t times = s.training.zero > 1 ? steps * s.training.microbatches : steps;
-  proof.expect_traffic(
-      "bwd", "reduce_scatter", "all gradients", times * parts, times * (d - 1) * shared * g,
-      format("{} x {}(dp-1) {} ({}, padded)", steps, s.training.zero > 1 ? "m " : "", g, all), "dp");
+  proof.expect_traffic("bwd", "reduce_scatter", "all gradients", times * parts, times * (d - 1) * shared * g,
+                       format("{} x {}({}-1) {} ({}, padded)", steps, s.training.zero > 1 ? "m " : "",
+                              replicas(s.sizes), g, all),
+                       replica_group(s.sizes));
   if (s.training.zero < 3 && steps > 1)
-    proof.expect_traffic("step", "all_gather", "all weights", (steps - 1) * parts,
-                         (steps - 1) * (d - 1) * shared * e,
-                         format("{} x (dp-1) {} ({}, padded)", steps - 1, e, all), "dp");
+    proof.expect_traffic(
+        "step", "all_gather", "all weights", (steps - 1) * parts, (steps - 1) * (d - 1) * shared * e,
+        format("{} x ({}-1) {} ({}, padded)", steps - 1, replicas(s.sizes), e, all), replica_group(s.sizes));
 }
 
-/// All sums over tp, pp, the embedding group and dp of `steps` steps. `buckets`: of all groups of dp
-/// together.
+/// All that the ranks send in `steps` steps. `buckets`: of all groups of dp_cp together.
 inline void expect_traffic_by_axis(Proof& proof, const Config& s, std::int64_t steps, std::int64_t buckets) {
   const ModelConfig& m = s.training.model;
-  const std::int64_t t = s.sizes.tp, p = s.sizes.pp, d = s.sizes.dp, w = m.width(), g = proof.wide_bytes(),
+  const std::int64_t t = s.sizes.tp, p = s.sizes.pp, d = s.sizes.replicas(), w = m.width(),
+                     g = proof.wide_bytes(),
                      all = steps * s.training.microbatches * d,  // microbatches of all replicas
       copies = s.training.zero > 0 ? 1 : d;                      // of a sum that is owed beside that over dp
-  const std::string each = format("{} x ", steps), microbatches = format("{} dp m", steps);
+  const std::string each = format("{} x ", steps), of = replicas(s.sizes),
+                    microbatches = format("{} {} m", steps, of);
   expect_pass(proof, s, "fwd", all, microbatches);
   expect_pass(proof, s, "bwd", all, microbatches, false);
   if (m.sequence_parallel)
     proof.expect_traffic("bwd", "all_reduce", "norms, late biases", steps * p * d,
                          steps * copies * 2 * (t - 1) * (6 * m.layers + 2) * w * g,
-                         format("{}2 {}(tp-1) {} (6 L + 2) W", each, copies == d ? "dp " : "", g), "tp");
+                         format("{}2 {}(tp-1) {} (6 L + 2) W", each, copies == d ? of + " " : "", g), "tp");
   if (p > 1)
     proof.expect_traffic("bwd", "all_reduce", "tied embedding", steps * t * d,
                          steps * copies * 2 * m.vocabulary * w * g,
-                         format("{}2 {}{} V W", each, copies == d ? "dp " : "", g), "embedding");
+                         format("{}2 {}{} V W", each, copies == d ? of + " " : "", g), "embedding");
   expect_sums_over_dp(proof, s, steps, buckets);
-  std::vector<std::tuple<const char*, std::int64_t, std::int64_t>> axes = {{"tp", t, p * d},
+  std::vector<std::tuple<std::string, std::int64_t, std::int64_t>> axes = {{"tp", t, p * d},
                                                                            {"pp", p, t * d}};
-  if (s.training.zero > 0) axes.emplace_back("dp", d, t * p);
+  if (s.training.zero > 0) axes.emplace_back(replica_group(s.sizes), d, t * p);
   if (s.training.clip > 0)
     for (const auto& [group, size, count] : axes)
       proof.expect_traffic("norm", "all_reduce", "the norm", (steps - 1) * count,
@@ -188,12 +196,12 @@ inline void expect_traffic_by_axis(Proof& proof, const Config& s, std::int64_t s
 /// Of `steps` sampled tokens: the forwards, a pair of numbers from each rank of a last stage's tp, and the id
 /// back to the stages before it.
 inline void expect_sampling_traffic(Proof& proof, const Config& s) {
-  const std::int64_t t = s.sizes.tp, p = s.sizes.pp, all = s.sample * s.sizes.dp;
-  expect_pass(proof, s, "sample", all, format("{} dp", s.sample));
+  const std::int64_t t = s.sizes.tp, p = s.sizes.pp, all = s.sample * s.sizes.replicas();
+  expect_pass(proof, s, "sample", all, format("{} {}", s.sample, replicas(s.sizes)));
   proof.expect_traffic("draw", "all_gather", "who has the largest", all, all * (t - 1) * t * 16,
-                       format("{} dp x (tp-1) tp 16", s.sample), "tp");
+                       format("{} {} x (tp-1) tp 16", s.sample, replicas(s.sizes)), "tp");
   proof.expect_traffic("sample", "broadcast", "the id", all * t, all * t * (p - 1) * 4,
-                       format("{} dp x tp (pp-1) 4", s.sample), "pp");
+                       format("{} {} x tp (pp-1) 4", s.sample, replicas(s.sizes)), "pp");
 }
 
 }  // namespace tessera::three_d

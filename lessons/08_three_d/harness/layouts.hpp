@@ -43,7 +43,8 @@ inline std::string find_broken_axis(Communicator& world, Config s, DType dtype, 
   std::vector<std::string> found, broken;
   for (const auto& [axis, sizes] : {std::pair{"tp", ParallelSizes{s.sizes.tp, 1, 1}},
                                     {"pp", ParallelSizes{1, s.sizes.pp, 1}},
-                                    {"dp", ParallelSizes{1, 1, s.sizes.dp}}}) {
+                                    {"dp", ParallelSizes{1, 1, s.sizes.dp}},
+                                    {"cp", ParallelSizes{1, 1, 1, s.sizes.cp}}}) {
     if (sizes.ranks() == 1) continue;
     const auto group =
         world.split(world.rank() < sizes.ranks() ? 0 : -1, world.rank(), format("{}-alone", axis));

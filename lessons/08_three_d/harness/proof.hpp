@@ -58,12 +58,13 @@ inline void check_weights(Proof& proof, const Trainer& trainer, const Config& s)
 /// Under ZeRO no sum of gradients over dp, in `steps` steps of this rank, was waited for as soon as it had
 /// begun: a part computed meanwhile, or what follows the last one.
 inline void check_overlap(Proof& proof, const Trainer& trainer, const TrainingConfig& t, std::int64_t steps) {
-  if (t.zero == 0 || trainer.mesh().sizes.dp == 1) return;
+  if (t.zero == 0 || trainer.mesh().sizes.replicas() == 1) return;
   auto missed = static_cast<double>(steps * (t.zero > 1 ? t.microbatches : 1)) *
                 static_cast<double>(trainer.optimizer().sums());
-  for (const Span& span : trainer.mesh().dp->journal().spans())
+  const Communicator& group = *trainer.mesh().dp_cp;
+  for (const Span& span : group.journal().spans())
     missed -= span.category == "overlapped" && span.name.starts_with("reduce_scatter") &&
-              span.name.find(" in group dp ") != std::string::npos;
+              span.name.find(format(" in group {} ", group.name())) != std::string::npos;
   proof.claim("gradients are summed while other parts compute", std::abs(missed), 0,
               "a reduce_scatter was waited for at once: does a part compute between its begin and its wait?");
 }
@@ -77,7 +78,7 @@ inline Compared check_run(Proof& proof, Communicator& world, const Trainer& trai
     for (int replica = 0; replica < s.sizes.dp; ++replica) forwards += own_forwards(s, replica);
     expect_pass(proof, s, "eval", forwards, std::to_string(forwards));
   } else {  // the first replica's ranks count the all-reduces that all replicas post together
-    const bool first = trainer.mesh().dp->rank() == 0;
+    const bool first = trainer.mesh().dp_cp->rank() == 0;
     const double buckets = sum_over(world, first ? static_cast<double>(trainer.optimizer().sums()) : 0);
     expect_traffic_by_axis(proof, s, std::ssize(found.losses) + 1, static_cast<std::int64_t>(buckets));
     check_overlap(proof, trainer, s.training, std::ssize(found.losses) + 1);

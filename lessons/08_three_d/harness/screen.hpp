@@ -10,7 +10,7 @@
 
 namespace tessera::three_d {
 
-/// The ranks of each group of an axis, by the axis: "tp", "pp", "dp", "embedding".
+/// The ranks of each group of an axis, by the axis: "tp", "pp", "dp", "embedding", and what cp and ep add.
 using Groups = std::vector<std::vector<std::int64_t>>;
 using Grid = std::map<std::string, Groups>;
 
@@ -18,10 +18,9 @@ using Grid = std::map<std::string, Groups>;
 inline Grid gather_groups(Communicator& world, const Mesh& mesh) {
   const CheckScope scope(world);
   Grid grid;
-  for (const auto& [name, group] : {std::pair{"tp", mesh.tp.get()},
-                                    {"pp", mesh.pp.get()},
-                                    {"dp", mesh.dp.get()},
-                                    {"embedding", mesh.embedding.get()}}) {
+  for (const auto& [name, group] : mesh.groups()) {
+    if (mesh.sizes.cp == 1 && name.ends_with("cp")) continue;
+    if (mesh.sizes.ep == 1 && (name == "ep" || name == "expert_dp")) continue;
     const Tensor mine = Tensor::of(group ? 1 : 0, 1, std::vector<double>(group ? 1 : 0, world.rank()));
     const Tensor members = group ? group->all_gather(mine, 0) : mine;
     std::set<std::vector<std::int64_t>> groups;  // each once, in order
@@ -34,27 +33,39 @@ inline Grid gather_groups(Communicator& world, const Mesh& mesh) {
   return grid;
 }
 
-inline std::string by_hand() {
-  return "  rank = tp index + tp (dp index + dp stage): neighbours in tp are neighbours in the machine.\n";
+inline std::string by_hand(const ParallelSizes& s) {
+  return format(
+      "  rank = tp index + tp ({}dp index + dp stage{}): neighbours in tp are neighbours in the machine.\n",
+      s.cp > 1 ? "cp index + cp (" : "", s.cp > 1 ? ")" : "");
 }
 
-/// A line a stage and replica: the ranks of a tp group stand together.
+/// A line a stage, a column a replica of the batch: the ranks of a tp group stand together.
 inline std::string text(const Grid& grid, const ParallelSizes& s) {
   std::vector<std::vector<std::string>> rows = {{"Ranks"}};
   for (int d = 0; d < s.dp; ++d) rows[0].push_back(format("replica {}", d));
   auto group = grid.at("tp").begin();
   for (int p = 0; p < s.pp; ++p) {
     rows.push_back({format("  stage {}", p)});
-    for (int d = 0; d < s.dp; ++d, ++group) rows.back().push_back("[" + join(*group, " ") + "]");
+    for (int d = 0; d < s.dp; ++d) {
+      std::vector<std::string> cell;
+      for (int c = 0; c < s.cp; ++c, ++group) cell.push_back("[" + join(*group, " ") + "]");
+      rows.back().push_back(join(cell, " "));
+    }
   }
-  const auto list = [&](const char* axis) {
+  std::string text = table(rows, "l" + std::string(static_cast<std::size_t>(s.dp), 'l'), 2);
+  for (const auto& [axis, what] : {std::pair{"tp", "columns, heads"},
+                                   {"cp", "tokens"},
+                                   {"pp", "layers"},
+                                   {"dp", "the batch"},
+                                   {"dp_cp", "gradients"},
+                                   {"ep", "experts"},
+                                   {"expert_dp", "their gradients"}}) {
+    if (!grid.contains(axis)) continue;
     std::vector<std::string> words;
     for (const auto& ranks : grid.at(axis)) words.push_back("{" + join(ranks, ",") + "}");
-    return join(words, " ");
-  };
-  return table(rows, "l" + std::string(static_cast<std::size_t>(s.dp), 'l'), 2) +
-         "  tp groups (columns, heads): " + list("tp") + "\n  pp groups (layers):         " + list("pp") +
-         "\n  dp groups (the batch):      " + list("dp") + "\n";
+    text += format("  {:<27} {}\n", format("{} groups ({}):", axis, what), join(words, " "));
+  }
+  return text;
 }
 
 /// Both curves over the steps, one character a column: * cut, o unsplit, # where they fall together.
@@ -95,7 +106,8 @@ inline std::string drawing(const Compared& t, const ParallelSizes& sizes) {
                        top + height * (high - losses[i]) / std::max(high - low, 1e-9));
     return format("<polyline points=\"{}\" fill=\"none\" {}/>\n", points, style);
   };
-  const std::string title = format("tp {} x pp {} x dp {}", sizes.tp, sizes.pp, sizes.dp),
+  const std::string title = format("tp {}{} x pp {} x dp {}", sizes.tp,
+                                   sizes.cp > 1 ? format(" x cp {}", sizes.cp) : "", sizes.pp, sizes.dp),
                     blue = "stroke=\"#3b78c2\" stroke-width=\"7\" stroke-opacity=\".5\"",
                     red = "stroke=\"#c0392b\" stroke-width=\"2\"", start = " text-anchor=\"start\"",
                     end = " text-anchor=\"end\"";

@@ -15,21 +15,27 @@ ParallelSizes sizes_of(Trial& t) {
   return {1 << tp, 1 << pp, 1 << (3 - tp - pp)};
 }
 
+/// The first trial again, then 16 ranks of which tp and pp leave some to cp, dp and ep.
+ParallelSizes with_context(Trial& t) {
+  if (t.ranks() == 2) return sizes_of(t);
+  t.set_ranks(16);
+  const int tp = t.size(0, 1), pp = t.size(0, 1), rest = 4 - tp - pp, cp = t.size(1, rest);
+  return {1 << tp, 1 << pp, 1 << (rest - cp), 1 << cp, 1 << t.size(0, rest)};
+}
+
 const Task mesh_task("08.mesh", [](Trial& t) {
-  const ParallelSizes sizes = sizes_of(t);
+  const ParallelSizes sizes = with_context(t);
   t.on_ranks([&](Communicator& world) {
     const Mesh mesh(world, sizes);
     std::vector<std::string> words;
-    for (const auto& [name, group] : {std::pair{"tp", mesh.tp.get()},
-                                      {"dp", mesh.dp.get()},
-                                      {"pp", mesh.pp.get()},
-                                      {"embedding", mesh.embedding.get()}}) {
+    for (const auto& [name, group] : mesh.groups()) {
       words.push_back(format("{}:", name));
       if (group == nullptr) continue;
       const Tensor me = Tensor::of(1, 1, {static_cast<double>(world.rank())});
       for (const double rank : group->all_gather(me, 0).values()) words.back() += format(" {}", rank);
     }
-    t.out(format("tp {}, pp {}, dp {}: the groups of rank {}", sizes.tp, sizes.pp, sizes.dp, world.rank()),
+    t.out(format("tp {}, cp {}, dp {}, pp {}, ep {}: the groups of rank {}", sizes.tp, sizes.cp, sizes.dp,
+                 sizes.pp, sizes.ep, world.rank()),
           words);
   });
 });
