@@ -88,9 +88,9 @@ struct Router {
   Tensor dw = zero_gradient(w);
 
   struct Saved {
-    Tensor x, p, gates;  // (n, W), (n, E), (n, E)  gates: where nothing is chosen, nobody looks
-    Tensor even;         // (1, E)  alpha E f_i / N, the gradient of the auxiliary loss by p_i
-    Tensor dz;           // (n, E)
+    Tensor x, p, gates;        // (n, W), (n, E), (n, E)  gates: where nothing is chosen, nobody looks
+    Tensor dz;                 // (n, E)
+    std::vector<double> even;  // alpha E f_i / N, the gradient of the auxiliary loss by each p_i
     double aux = 0;
   };
 
@@ -110,7 +110,8 @@ struct Router {
     saved.dz = softmax_backward(dgates, saved.gates);
     if (alpha > 0) {
       const Tensor zeros = Tensor::zeros(saved.p.rows(), saved.p.cols(), saved.p.dtype());
-      add_to(saved.dz, softmax_backward(add_bias(zeros, saved.even), saved.p));
+      const Tensor dp = add_bias(zeros, Tensor::of(1, zeros.cols(), saved.even, zeros.dtype()));
+      add_to(saved.dz, softmax_backward(dp, saved.p));
     }
     return cast(matmul(saved.dz, t(wide(w))), saved.x.dtype());
   }
@@ -121,19 +122,17 @@ struct Router {
   // tokens? One all-reduce brings both, and their sums say how many tokens there are.
   void balance(const std::vector<std::int64_t>& chosen, Saved& saved, Communicator& batch) const {
     const std::int64_t experts = w.cols();
-    std::vector<double> counts(experts), even;
+    std::vector<double> counts(experts);
     for (const std::int64_t expert : chosen) ++counts[expert];
     const Tensor sums = Tensor::empty(2, experts, saved.p.dtype());
     sums.row_range(0, 1).copy_from(Tensor::of(1, experts, counts, sums.dtype()));
     sums.row_range(1, 2).copy_from(sum_rows(saved.p));
     const auto all = batch.all_reduce(sums).values();  // 2(p-1) 2 E elements
     const double choices = std::accumulate(all.begin(), all.begin() + experts, 0.0), tokens = choices / k;
-    saved.aux = 0;
     for (std::int64_t i = 0; i < experts; ++i) {
-      even.push_back(alpha * experts * all[i] / choices / tokens);  // alpha E f_i / N
-      saved.aux += even[i] * all[experts + i];                      // times N P_i
+      saved.even.push_back(alpha * experts * all[i] / choices / tokens);
+      saved.aux += saved.even[i] * all[experts + i];  // times N P_i
     }
-    saved.even = Tensor::of(1, experts, even, sums.dtype());
   }
   // end task
 

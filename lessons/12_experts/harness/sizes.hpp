@@ -1,5 +1,5 @@
-// The sizes of lesson 12, from the command line; and the layer's choices by their definition, from which follows
-// what every rank computes, sends and holds.
+// The sizes of lesson 12, from the command line; and the layer's choices by their definition, from which
+// follows what every rank computes, sends and holds.
 #pragma once
 
 #include "07_data_parallel/data_parallel.hpp"
@@ -23,6 +23,11 @@ struct Config {
   std::int64_t of_expert() const { return (width + 1) * ffn + (ffn + 1) * width; }
 };
 
+/// The rank of ep that has an expert.
+inline int owner(std::int64_t expert, const Config& c, int ep) {
+  return static_cast<int>(expert / (c.experts / ep));
+}
+
 inline void add_flags(App& app, Config& c) {
   app.size("--tokens", c.tokens, "N, of all ranks together");
   app.size("--width", c.width, "W, columns of X");
@@ -38,17 +43,18 @@ inline void add_flags(App& app, Config& c) {
 /// Throws UsageError where the experts cannot be shared out.
 inline void check_sizes(const Config& c, int ranks) {
   if (c.top_k > c.experts)
-    throw UsageError(format("--top-k {} of --experts {}: --top-k {} or less would work", c.top_k, c.experts, c.experts));
+    throw UsageError(
+        format("--top-k {} of --experts {}: --top-k {} or less would work", c.top_k, c.experts, c.experts));
   const auto fits = [&](std::int64_t ep) { return ranks % ep == 0 && c.experts % ep == 0; };
-  if (const int ep = c.ep_of(ranks); !fits(ep))
-    throw UsageError(format("--ep {} divides {} the {} ranks {} the {} experts: --ep {} would work{}", ep,
-                            ranks % ep == 0 ? "not" : "neither", ranks, ranks % ep == 0 ? "among" : "nor", c.experts,
-                            fitting(ranks, fits), ""));
+  if (!fits(c.ep_of(ranks)))
+    throw UsageError(format("{} ranks cannot share out {} experts over --ep {}: --ep {} would work", ranks,
+                            c.experts, c.ep_of(ranks), fitting(ranks, fits)));
 }
 
-/// Which experts the tokens choose, by the definition: expert i is the choice number r of a token if r experts
-/// come before it, those with a larger p and those with an equal p and a lower index. With a capacity, a choice
-/// is kept if fewer than C of the choices that come before it, in the tokens of its rank, are the same expert.
+/// Which experts the tokens choose, by the definition: expert i is the choice number r of a token if r
+/// experts come before it, those with a larger p and those with an equal p and a lower index. With a
+/// capacity, a choice is kept if fewer than C of the choices that come before it, in the tokens of its rank,
+/// are the same expert.
 struct Choices {
   std::int64_t experts;
   std::vector<double> p;           // (N, E)
@@ -80,10 +86,11 @@ struct Choices {
   }
 };
 
+using Table = std::vector<std::vector<std::int64_t>>;
 /// The rows that go from each rank to each rank of its ep group, by the choices: table[from][to].
-inline std::vector<std::vector<std::int64_t>> rows_sent(const Choices& choices, const Config& c, int ranks) {
+inline Table rows_sent(const Choices& choices, const Config& c, int ranks) {
   const std::int64_t ep = c.ep_of(ranks), own = c.experts / ep;
-  std::vector<std::vector<std::int64_t>> table(ranks);
+  Table table(ranks);
   for (int from = 0; from < ranks; ++from)
     for (int to = 0; to < ranks; ++to) {
       const bool together = from / ep == to / ep;
