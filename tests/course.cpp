@@ -15,6 +15,7 @@
 #include "09_sequence_parallel/parts.hpp"
 #include "10_zero/harness/proof.hpp"
 #include "11_context_parallel/harness/proof.hpp"
+#include "12_experts/harness/proof.hpp"
 #include "models.hpp"
 
 namespace tessera {
@@ -174,6 +175,14 @@ context_parallel::Config context_config(const MatrixSizes& s, int p, context_par
   return c;
 }
 
+/// Lesson 12: tokens, experts and groups in turn, and a router that is indifferent.
+experts::Config experts_config(const MatrixSizes& s, int p, std::int64_t top_k, double capacity) {
+  experts::Config c{s.n, s.k, s.m, p * (1 + s.index % 3), top_k, s.index % 4 == 1 ? 1 : p, capacity};
+  c.experts = std::max(c.experts, top_k);
+  c.aux = s.index % 5 == 4 ? 0 : 0.1, c.router_scale = s.index % 7 == 6 ? 0 : 3;
+  return c;
+}
+
 }  // namespace
 
 std::vector<Claim> course() {
@@ -258,6 +267,13 @@ std::vector<Claim> course() {
     add("11 context parallel, " + name, floating,
         [way = way](Proof& proof, Communicator& comm, const MatrixSizes& s) {
           context_parallel::prove(proof, comm, context_config(s, comm.size(), way));
+        });
+  for (const auto& [name, top_k, capacity] : {std::tuple{"12 experts, Switch", 1, 0.0},
+                                              {"12 experts, top 2", 2, 0.0},
+                                              {"12 experts, capacity", 2, 1.0}})
+    add(name, floating,
+        [top_k = top_k, capacity = capacity](Proof& proof, Communicator& comm, const MatrixSizes& s) {
+          experts::prove(proof, comm, experts_config(s, comm.size(), top_k, capacity));
         });
   return claims;
 }

@@ -7,24 +7,22 @@ using namespace tessera::experts;
 
 int main(int argc, char** argv) {
   Config c;
-  int ranks = 1;
-  Tensor probabilities;
-  App app({"12", "experts",
-           "Y = P' diag(g) E(P X)    g = p of the chosen k of E experts    p = softmax(X Wr)",
-           "Why rows travel: a rank's experts are needed by tokens of every rank, and weights are larger "
-           "than rows.",
-           format("experts.hpp:{}", code_line)});
+  std::optional<Choices> choices;
+  App app(
+      {"12", "experts", "Y = P' diag(g) E(P X)    g = p of the chosen k of E experts    p = softmax(X Wr)",
+       "Why rows travel: tokens of every rank need an expert, and its weights are larger than their rows.",
+       format("experts.hpp:{}", code_line)});
   add_flags(app, c);
   return app.run(
       argc, argv,
-      {.check = [&](int p) { check_sizes(c, ranks = p); },
+      {.check = [&](int ranks) { check_sizes(c, ranks); },
        .prove =
            [&](Proof& proof, Communicator& world) {
-             const Tensor p = prove(proof, world, c);  // against the definition: harness/proof.hpp
-             if (world.rank() == 0) probabilities = p;
+             Choices made = prove(proof, world, c);  // against the definition: harness/proof.hpp
+             if (world.rank() == 0) choices.emplace(std::move(made));
            },
        .by_hand = by_hand,
        .drawing = drawing,
-       .more = [&] { return probabilities.defined() ? load(probabilities, c, ranks) : ""; },
+       .more = [&] { return choices ? load(*choices) : ""; },
        .inexact = [] { return "a softmax is exact nowhere; lesson 01 has an expert's products"; }});
 }

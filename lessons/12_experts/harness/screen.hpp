@@ -22,14 +22,15 @@ inline std::string by_hand() {
   const Example e;
   std::vector<std::vector<std::string>> rows = {
       {"token", "of rank", "x", "p", "expert", "on rank", "row", "y = p_i E_i(x)"}};
-  const auto two = [](double a, double b) { return number(a) + "  " + number(b); };
   for (std::int64_t t = 0; t < 4; ++t) {
-    const auto x = e.x.row_range(t, t + 1).values(), p = e.p.row_range(t, t + 1).values();
+    const auto x = e.x.values(), p = e.p.values();
     const std::int64_t i = e.expert[t];
-    const double factor = p[i] * (i == 0 ? 2 : -1);
-    rows.push_back({std::to_string(t), std::to_string(t / 2), two(x[0], x[1]), two(p[0], p[1]),
-                    std::to_string(i), std::to_string(i), std::to_string(e.row[t]),
-                    two(factor * x[0], factor * x[1])});
+    const double factor = p[2 * t + i] * (i == 0 ? 2 : -1);
+    const auto two = [t](const std::vector<double>& v, double f) {
+      return number(f * v[2 * t]) + "  " + number(f * v[2 * t + 1]);
+    };
+    rows.push_back({format("{}", t), format("{}", t / 2), two(x, 1), two(p, 1), format("{}", i),
+                    format("{}", i), format("{}", e.row[t]), two(x, factor)});
   }
   return "  By hand (2 ranks with an expert each; Wr is the identity, E_0 doubles, E_1 negates)\n" +
          table(rows, "llllllll", 4);
@@ -37,74 +38,64 @@ inline std::string by_hand() {
 
 /// The same: tokens on the left, the rows of the experts in the middle, and the outputs at home on the right.
 inline std::string drawing() {
-  constexpr double w = 110, h = 34, gap = 12, left = 30, middle = 285, right = 540, top = 70;
+  constexpr double w = 110, h = 34, line = 46, left = 30, apart = 255, top = 80, second = 2 * line + 20;
   const Example e;
-  const auto home = [](std::int64_t t) { return top + t * (h + gap) + (t / 2) * 20; };
-  const auto there = [&](std::int64_t t) {
-    return top + (e.expert[t] == 0 ? 0 : 3 * (h + gap) + 20) + e.row[t] * (h + gap);
-  };
   std::string text =
       svg_open(680, 320, "four tokens on two ranks go to the experts that they chose, and come home");
-  for (const auto& [x, words] :
-       {std::pair{left, "tokens"}, {middle, "rows of the experts"}, {right, "outputs at home"}})
-    text += svg_text(x + w / 2, 24, words);
-  for (const auto& [x, words] :
-       {std::pair{(left + w + middle) / 2, "all-to-all"}, {(middle + w + right) / 2, "and back"}})
-    text += svg_text(x, 50, words);
-  for (std::int64_t t = 0; t < 4; ++t) {
-    const int rank = static_cast<int>(t / 2);
-    const auto box = [&](double x, double y, const std::string& words) {
-      text += svg_rectangle(x, y, w, h, colour(rank)) +
-              svg_text(x + w / 2, y + h / 2 + 5, words, format(" style=\"fill:{}\"", ink(rank)));
-    };
-    box(left, home(t), format("token {}", t)), box(middle, there(t), format("token {}", t)),
-        box(right, home(t), format("y {}", t));
-    for (const auto& [from, y, to, end] :
-         {std::tuple{left + w, home(t), middle, there(t)}, {middle + w, there(t), right, home(t)}})
-      text += format("<path class=\"arrow\" d=\"M{:g} {:g}L{:g} {:g}\" fill=\"none\"/>\n", from + 3,
-                     y + h / 2, to - 3, end + h / 2);
+  const auto say = [&](double column, double y, const std::string& words) {
+    text += svg_text(left + column * apart + w / 2, y, words);
+  };
+  say(0, 24, "tokens"), say(1, 24, "rows of the experts"), say(2, 24, "outputs at home");
+  say(0.5, 50, "all-to-all"), say(1.5, 50, "and back");
+  say(1, top - 8, "expert 0, on rank 0"), say(1, top + line + second - 8, "expert 1, on rank 1");
+  for (int t = 0; t < 4; ++t) {
+    const double home = top + t % 2 * line + t / 2 * second,
+                 there = top + double(e.row[t]) * line + double(e.expert[t]) * (line + second);
+    const double y[] = {home, there, home};
+    for (int column = 0; column < 3; ++column) {
+      const double x = left + column * apart;
+      text += svg_rectangle(x, y[column], w, h, colour(t / 2)) +
+              svg_text(x + w / 2, y[column] + 22, format("{} {}", column < 2 ? "token" : "y", t),
+                       format(" style=\"fill:{}\"", ink(t / 2)));
+      if (column < 2)
+        text += format("<path class=\"arrow\" d=\"M{:g} {:g}L{:g} {:g}\" fill=\"none\"/>\n", x + w + 3,
+                       y[column] + h / 2, x + apart - 3, y[column + 1] + h / 2);
+    }
   }
-  for (int i = 0; i < 2; ++i)
-    text += svg_text(middle + w / 2, i == 0 ? top - 8 : top + 3 * (h + gap) + 12,
-                     format("expert {}, on rank {}", i, i));
   return text + "</svg>\n";
 }
 
-/// The largest of some counts, over their mean.
-inline double imbalance(const std::vector<std::int64_t>& counts) {
-  const double all = double(std::accumulate(counts.begin(), counts.end(), std::int64_t{0}));
-  return all == 0 ? 1 : double(std::ranges::max(counts)) * double(counts.size()) / all;
+/// Counts, and the largest of them over their mean.
+inline std::vector<std::string> shares(const std::string& of, const std::vector<std::int64_t>& counts) {
+  const double all = std::max(1.0, double(std::accumulate(counts.begin(), counts.end(), std::int64_t{0})));
+  return {of, join(counts, " "),
+          format("{:.2f}", double(std::ranges::max(counts)) * double(counts.size()) / all)};
 }
 
-/// How many rows each rank and each expert got; and the auxiliary loss and the choices that a capacity drops,
-/// if the same tokens were cut over other numbers of ranks.
-inline std::string load(const Tensor& p, const Config& c, int ranks) {
-  const Choices choices(p, c, ranks);
-  const Range all{0, c.tokens};
-  std::vector<std::int64_t> of_rank(ranks), of_expert;
-  const Table sent = rows_sent(choices, c, ranks);
-  for (const auto& from : sent)
-    for (int to = 0; to < ranks; ++to) of_rank[to] += from[to];
-  for (std::int64_t i = 0; i < c.experts; ++i) of_expert.push_back(choices.count(all, i, i + 1));
-  std::vector<std::vector<std::string>> rows = {{"Load", "rows", "max/mean"}};
-  rows.push_back({"  of each rank", join(of_rank, " "), format("{:.2f}", imbalance(of_rank))});
-  rows.push_back({"  of each expert", join(of_expert, " "), format("{:.2f}", imbalance(of_expert))});
-  std::string text = table(rows, "lll", 2);
-
-  Config dropping = c;
-  if (c.capacity == 0) dropping.capacity = 1;
-  rows = {{"The same tokens, cut over"},
-          {"  aux, f of all ranks' tokens"},
-          {"  aux, f of a rank's own tokens"},
-          {format("  choices over --capacity {:g}", dropping.capacity)}};
+/// How many rows each rank and each expert got; and what the auxiliary loss would be, and what a capacity
+/// would drop, if the same tokens were cut over other numbers of ranks.
+inline std::string load(const Choices& choices) {
+  const Range all{0, choices.c.tokens}, experts{0, choices.c.experts};
+  std::vector<std::int64_t> of_rank, of_expert;
+  for (int rank = 0; rank < choices.ranks; ++rank) of_rank.push_back(choices.rows_to(rank));
+  for (std::int64_t i = 0; i < experts.end; ++i) of_expert.push_back(choices.count(all, {i, i + 1}));
+  Config full = choices.c;
+  if (full.capacity == 0) full.capacity = 1;
+  std::vector<std::vector<std::string>> rows = {{"The same tokens, cut over"},
+                                                {"  aux, f of all ranks' tokens"},
+                                                {"  aux, f of a rank's own tokens"},
+                                                {format("  choices over --capacity {:g}", full.capacity)}};
   for (const int parts : {1, 2, 4, 8}) {
     rows[0].push_back(format("{} rank{}", parts, parts > 1 ? "s" : ""));
-    rows[1].push_back(number(aux_loss(choices, c, 1))),
-        rows[2].push_back(number(aux_loss(choices, c, parts)));
+    rows[1].push_back(number(choices.aux(1))), rows[2].push_back(number(choices.aux(parts)));
     rows[3].push_back(
-        std::to_string(c.tokens * c.top_k - Choices(p, dropping, parts).count(all, 0, c.experts)));
+        format("{}", full.tokens * full.top_k - Choices(choices.p, full, parts).count(all, experts)));
   }
-  return text + table(rows, "lrrrr", 2);
+  return table({{"Load", "rows", "max/mean"},
+                shares("  of each rank", of_rank),
+                shares("  of each expert", of_expert)},
+               "lll", 2) +
+         table(rows, "lrrrr", 2);
 }
 
 }  // namespace tessera::experts

@@ -15,18 +15,27 @@ struct Config {
   double capacity = 0, aux = 0.01;
   double router_scale = 3;  // 0: all probabilities are equal
 
-  int groups(int ranks) const { return ep == 0 ? 1 : ranks / ep; }
   int ep_of(int ranks) const { return ep == 0 ? ranks : ep; }
-  Slice own(std::int64_t cols, int rank, int ranks) const {
-    return {tokens, cols, {data_parallel::own_rows(tokens, rank, ranks)}, {{0, cols}}};
-  }
+  Range own(int rank, int ranks) const { return data_parallel::own_rows(tokens, rank, ranks); }
   std::int64_t of_expert() const { return (width + 1) * ffn + (ffn + 1) * width; }
 };
 
-/// The rank of ep that has an expert.
-inline int owner(std::int64_t expert, const Config& c, int ep) {
-  return static_cast<int>(expert / (c.experts / ep));
+/// A weight of an expert, and where lesson 01's MLP has it and its gradient.
+struct Weight {
+  const char *name, *axes;
+  std::int64_t rows, cols;
+  double scale;
+  Tensor mlp::Mlp::*value, mlp::Mlp::*gradient;
+  Slice slice(bool here) const { return here ? Slice::whole(rows, cols) : Slice::nothing_of(rows, cols); }
+};
+inline std::vector<Weight> expert_weights(const Config& c) {
+  const double scale = 1 / std::sqrt(double(c.width));
+  return {{"c_fc.weight", "WF", c.width, c.ffn, scale, &mlp::Mlp::a, &mlp::Mlp::da},
+          {"c_fc.bias", "1F", 1, c.ffn, 1, &mlp::Mlp::c1, &mlp::Mlp::dc1},
+          {"c_proj.weight", "FW", c.ffn, c.width, scale / 2, &mlp::Mlp::b, &mlp::Mlp::db},
+          {"c_proj.bias", "1W", 1, c.width, 1, &mlp::Mlp::c2, &mlp::Mlp::dc2}};
 }
+inline std::string expert_name(std::int64_t i) { return format("experts.{}.", i); }
 
 inline void add_flags(App& app, Config& c) {
   app.size("--tokens", c.tokens, "N, of all ranks together");
@@ -51,54 +60,66 @@ inline void check_sizes(const Config& c, int ranks) {
                             c.experts, c.ep_of(ranks), fitting(ranks, fits)));
 }
 
-/// Which experts the tokens choose, by the definition: expert i is the choice number r of a token if r
-/// experts come before it, those with a larger p and those with an equal p and a lower index. With a
-/// capacity, a choice is kept if fewer than C of the choices that come before it, in the tokens of its rank,
-/// are the same expert.
+/// Which experts the tokens choose, by the definition: expert i is choice number r of a token if r experts
+/// come before it, those with a larger p and those with an equal p and a lower index. With a capacity, a
+/// choice is kept if fewer than C of the choices that come before it, of its rank's tokens, are the same
+/// expert.
 struct Choices {
-  std::int64_t experts;
-  std::vector<double> p;           // (N, E)
-  std::vector<std::int64_t> rank;  // (N, E)  the number of the choice
-  std::vector<bool> kept;          // (N, E)
+  Config c;
+  int ranks;
+  std::vector<double> p;             // (N, E)
+  std::vector<std::int64_t> number;  // (N, E)  of the choice, from 0
+  std::vector<bool> kept;            // (N, E)
 
-  Choices(const Tensor& probabilities, const Config& c, int ranks)
-      : experts(c.experts), p(probabilities.values()), rank(p.size()), kept(p.size()) {
-    for (std::size_t at = 0; at < p.size(); ++at)
-      for (std::size_t first = at - at % experts, j = first; j < first + experts; ++j)
-        rank[at] += p[j] > p[at] || (p[j] == p[at] && j < at);
+  Choices(std::vector<double> probabilities, const Config& config, int of_ranks)
+      : c(config), ranks(of_ranks), p(std::move(probabilities)), number(p.size()), kept(p.size()) {
+    const std::int64_t E = c.experts;
+    for (std::int64_t at = 0; at < std::ssize(p); ++at)
+      for (std::int64_t j = at - at % E; j < at - at % E + E; ++j)
+        number[at] += p[j] > p[at] || (p[j] == p[at] && j < at);
     for (int r = 0; r < ranks; ++r) {
-      const Range own = data_parallel::own_rows(c.tokens, r, ranks);
-      const double most = c.capacity > 0 ? std::ceil(c.capacity * c.top_k * own.size() / c.experts) : 1e18;
-      for (std::int64_t at = own.begin * experts; at < own.end * experts; ++at) {
+      const auto [begin, end] = c.own(r, ranks);
+      const double most = c.capacity > 0 ? std::ceil(c.capacity * c.top_k * (end - begin) / E) : INFINITY;
+      for (std::int64_t at = begin * E; at < end * E; ++at) {
         double before = 0;
-        for (std::int64_t j = own.begin * experts + at % experts; j < own.end * experts; j += experts)
-          before += rank[j] < rank[at] || (rank[j] == rank[at] && j < at);
-        kept[at] = rank[at] < c.top_k && before < most;
+        for (std::int64_t j = begin * E + at % E; j < end * E; j += E)
+          before += number[j] < number[at] || (number[j] == number[at] && j < at);
+        kept[at] = chosen(at) && before < most;
       }
     }
   }
-  /// The kept choices of a rank's tokens for the experts [first, last).
-  std::int64_t count(Range tokens, std::int64_t first, std::int64_t last) const {
+  bool chosen(std::int64_t at) const { return number[at] < c.top_k; }
+  /// The kept choices of these tokens for these experts.
+  std::int64_t count(Range tokens, Range experts) const {
     std::int64_t n = 0;
     for (std::int64_t token = tokens.begin; token < tokens.end; ++token)
-      n += std::count(kept.begin() + token * experts + first, kept.begin() + token * experts + last, true);
+      for (std::int64_t i = experts.begin; i < experts.end; ++i) n += kept[token * c.experts + i];
     return n;
   }
-};
+  /// The rows that rank `from` sends to rank `to`.
+  std::int64_t rows(int from, int to) const {
+    const std::int64_t ep = c.ep_of(ranks), own = c.experts / ep, first = to % ep * own;
+    return from / ep == to / ep ? count(c.own(from, ranks), {first, first + own}) : 0;
+  }
+  std::int64_t rows_to(int to) const {
+    std::int64_t n = 0;
+    for (int from = 0; from < ranks; ++from) n += rows(from, to);
+    return n;
+  }
 
-using Table = std::vector<std::vector<std::int64_t>>;
-/// The rows that go from each rank to each rank of its ep group, by the choices: table[from][to].
-inline Table rows_sent(const Choices& choices, const Config& c, int ranks) {
-  const std::int64_t ep = c.ep_of(ranks), own = c.experts / ep;
-  Table table(ranks);
-  for (int from = 0; from < ranks; ++from)
-    for (int to = 0; to < ranks; ++to) {
-      const bool together = from / ep == to / ep;
-      const std::int64_t first = to % ep * own;
-      table[from].push_back(
-          together ? choices.count(data_parallel::own_rows(c.tokens, from, ranks), first, first + own) : 0);
-    }
-  return table;
-}
+  /// alpha E sum f_i P_i over the tokens of each of `parts` ranks by themselves, and then the parts' mean.
+  double aux(int parts) const {
+    double sum = 0;
+    for (int part = 0; part < parts; ++part)
+      for (std::int64_t i = 0; i < c.experts; ++i) {
+        const auto [begin, end] = c.own(part, parts);
+        double f = 0, mean = 0;
+        for (std::int64_t at = begin * c.experts + i; at < end * c.experts; at += c.experts)
+          f += double(chosen(at)) / double(c.top_k * (end - begin)), mean += p[at] / double(end - begin);
+        sum += c.aux * double(c.experts) * f * mean;
+      }
+    return sum / parts;
+  }
+};
 
 }  // namespace tessera::experts
