@@ -27,7 +27,7 @@ std::unique_ptr<pipeline::AnyWorker> make_worker(gpt::Builder& builder, const Tr
 inline std::unique_ptr<data_parallel::Optimizer> whole_optimizer(const TrainingConfig& config,
                                                                  Communicator& dp_cp);
 
-/// How the model is put together, and who steps it. Lessons 09 and 10 have other ways.
+/// How the model is put together, and who steps it. Lessons 09 to 11 have other ways.
 struct Composition {
   std::unique_ptr<pipeline::AnyWorker> (*worker)(gpt::Builder&, const TrainingConfig&, const Mesh&,
                                                  const TensorParallel&,
@@ -37,6 +37,12 @@ struct Composition {
                        const TensorParallel&) = [](const std::vector<Parameter>&, const TensorParallel&) {};
   std::unique_ptr<data_parallel::Optimizer> (*optimizer)(const TrainingConfig&,
                                                          Communicator& dp_cp) = whole_optimizer;
+  /// What attention is to a rank of cp and tp, and the rows of a microbatch's (N, cols) that rank `rank` of
+  /// cp has.
+  attention_heads::Core (*core)(const ModelConfig&, Communicator& cp, const TensorParallel&) =
+      [](const ModelConfig&, Communicator&, const TensorParallel&) { return attention_heads::Core{}; };
+  Tensor (*cut_tokens)(const Tensor&, const ModelConfig&, int rank) = [](const Tensor& x, const ModelConfig&,
+                                                                         int) { return x; };
 };
 
 struct TrainingConfig {

@@ -17,9 +17,11 @@ inline std::int64_t elements_of(const std::vector<Parameter>& parameters) {
 class Builder {
  public:
   Builder(const ModelConfig& config, const TensorParallel& tp, MakeWeight make)
-      : config_(config), tp_(tp), make_(std::move(make)) {}
+      : positions(whole_positions(config)), config_(config), tp_(tp), make_(std::move(make)) {}
 
   std::vector<Parameter> parameters;  // of everything built so far, in the order of the model
+  Tensor positions;                   // (n, 1) i32, of the tokens of a microbatch; lesson 11 has its own
+  attention_heads::Core core;         // of every attention, too
   Around
       around;  // of all chunks, if any: 0 is the embedding, then come all layers of the model, then the head
 
@@ -36,7 +38,7 @@ class Builder {
     }
     starts.push_back(parameters.size());
     if (last) made.head = head<typename Parts::Head>();
-    made.positions = positions();
+    made.positions = positions;
     made.tokens = config_.tokens;
     if (around)
       made.around = [all = around, layers, head = config_.layers + 1](Pass pass, std::size_t part,
@@ -86,8 +88,8 @@ class Builder {
     const auto ln_1 = norm<decltype(Block::ln_1)>(h + "ln_1");
     const auto [a, ca] = linear("attn.c_attn", qkv(w), qkv(1));
     const auto [o, co] = linear("attn.c_proj", rows(w), row);
-    const decltype(Block::attn) attn(a, ca, o, co,
-                                     attention_heads::own_heads(config_.attention, tp_.rank(), tp_.size()));
+    const decltype(Block::attn) attn(
+        a, ca, o, co, attention_heads::own_heads(config_.attention, tp_.rank(), tp_.size()), core);
     list(h + "attn.c_attn.weight", qkv(w), a, attn.c_attn.da);
     list(h + "attn.c_attn.bias", qkv(1), ca, attn.c_attn.dc);
     list(h + "attn.c_proj.weight", rows(w), o, attn.c_proj.da);
@@ -132,12 +134,13 @@ class Builder {
     return {config_.vocabulary, config_.width(), {ids}, {{0, config_.width()}}};
   }
 
-  /// 0, 1, ..., seq - 1, once for each sequence of a microbatch. (n, 1)
-  Tensor positions() const {
+  /// 0, 1, ..., seq - 1, once for each sequence of a microbatch.
+  static Tensor whole_positions(const ModelConfig& config) {
     const MemoryScope data(MemoryKind::check);
     std::vector<double> at;
-    for (std::int64_t i = 0; i < config_.rows(); ++i) at.push_back(static_cast<double>(i % config_.seq()));
-    return Tensor::of(config_.rows(), 1, at, DType::i32);
+    for (std::int64_t i = 0; i < config.attention.tokens(); ++i)
+      at.push_back(static_cast<double>(i % config.seq()));
+    return Tensor::of(std::ssize(at), 1, at, DType::i32);
   }
 
   template <class P>

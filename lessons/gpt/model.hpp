@@ -13,6 +13,13 @@
 
 namespace tessera::gpt {
 
+/// Who brings the keys and values of other ranks' tokens: lesson 11.
+enum class Way { ring, gather, ulysses };
+/// The columns of K and V together that Ulysses sends: a kv head goes to every one of the ranks that uses it.
+inline std::int64_t copied_kv(const attention_heads::AttentionShape& s, std::int64_t ranks) {
+  return 2 * std::max(s.kv_heads, ranks) * s.head_width();
+}
+
 /// The whole model, and the size of a microbatch: attention.options.batch sequences of .seq tokens.
 struct ModelConfig {
   attention_heads::AttentionShape attention;  // width W, heads
@@ -20,15 +27,18 @@ struct ModelConfig {
   std::int64_t tokens = 1;                           // of the whole batch, over which the loss is the mean
   bool tied = false;                                 // the head's weight is wte itself, as in GPT-2
   bool sequence_parallel = false, regather = false;  // lesson 09
+  int cp = 1;                                        // ranks that share the tokens of a sequence: lesson 11
+  Way way = Way::ring;
+  bool zigzag = true;
   double layer_norm_epsilon = 1e-5;
   std::int64_t positions = 0;  // rows of wpe, where they are more than seq
 
   std::int64_t width() const { return attention.width; }
   std::int64_t ffn() const { return 4 * attention.width; }
-  std::int64_t rows() const { return attention.tokens(); }  // n, the tokens of a microbatch
+  std::int64_t rows() const { return attention.tokens() / cp; }  // n, a rank's tokens of a microbatch
   std::int64_t seq() const { return attention.options.seq; }
   std::int64_t wpe_rows() const { return std::max(positions, seq()); }
-  /// The tokens of a microbatch that each of `tp` ranks holds between two blocks.
+  /// Those that each of `tp` ranks holds between two blocks.
   std::int64_t own_rows(int tp) const { return sequence_parallel ? rows() / tp : rows(); }
 };
 

@@ -6,6 +6,7 @@
 #include "08_three_d/config.hpp"
 #include "gpt/checkpoint.hpp"
 #include "gpt/harness/command_line.hpp"
+#include "gpt/harness/context.hpp"
 #include "tensor/file.hpp"
 
 namespace tessera::three_d {
@@ -21,6 +22,7 @@ inline void add_flags(App& app, Config& s, Arguments& arguments) {
   flags.number("--tp", s.sizes.tp, 1, 64, "ranks that share each layer");
   flags.number("--pp", s.sizes.pp, 1, 64, "stages of layers");
   flags.number("--dp", s.sizes.dp, 1, 64, "replicas");
+  flags.number("--cp", s.sizes.cp, 1, 64, "ranks that share the tokens of each sequence: lesson 11");
   flags.number("--steps", s.steps, 0, 1 << 20, "of training, with those that --resume has done");
   app.size("--batch", s.batch, "sequences of a step");
   flags.number("--microbatches", t.microbatches, 1, 1 << 20, "m, of each replica");
@@ -50,6 +52,7 @@ inline void add_flags(App& app, Config& s, Arguments& arguments) {
   flags.toggle("--sequence-parallel", t.model.sequence_parallel,
                "cut activations by tokens over tp: lesson 09");
   flags.toggle("--regather", t.model.regather, "there: keep a rank's tokens only, gather X again");
+  gpt::add_context_flags(flags, t.model.way, t.model.zigzag);
   flags.size("--bucket", t.bucket, "of gradients that are summed over dp in one call");
   flags.number("--zero", t.zero, 0, 3,
                "replicas share out: 1 the optimiser's state, 2 and gradients, 3 and weights: lesson 10");
@@ -173,6 +176,7 @@ inline void refuse_unread(const Config& s, const Flags& flags) {
          {"--save", "--dump", "--svg", "--steps", "--optimizer", "--lr", "--clip", "--bucket", "--momentum",
           "--beta1", "--beta2", "--weight-decay", "--zero"});
   refuse(s.training.zero > 0, "--zero sums the gradients part by part", {"--bucket"});
+  refuse(s.sizes.cp == 1, "--cp 1 cuts no tokens", {"--way", "--placement"});
   refuse(s.save.empty(), "--every counts the steps between checkpoints of --save", {"--every"});
   refuse(s.sample == 0, "--temperature is that of --sample", {"--temperature"});
   refuse(s.resume.empty() && !s.training.adamw, "--optimizer sgd has no such constant",
@@ -211,10 +215,13 @@ inline void apply_arguments(Config& s, const Arguments& arguments, Flags& flags,
                s.batch, dp, t.microbatches, (s.batch / parts + 1) * parts));
   if (m.regather && !m.sequence_parallel)
     throw UsageError("--regather is of --sequence-parallel: without --regather it would work");
+  m.cp = s.sizes.cp;
+  if (m.cp > 1) gpt::refuse_context(m.attention, m.way, m.zigzag, m.cp, tp, format("--cp {}", m.cp));
+  const std::int64_t chunks = m.cp == 1 ? 1 : m.zigzag ? 2 * m.cp : m.cp;
   if (m.sequence_parallel && m.rows() % tp != 0)
     throw UsageError(
         format("--sequence-parallel cuts the {} tokens of a microbatch over --tp {}: --seq {} would work",
-               m.rows(), tp, (s.seq() / tp + 1) * tp));
+               m.rows(), tp, (s.seq() / (chunks * tp) + 1) * chunks * tp));
   if (s.weights) s.weights->check(m, gpt::state_prefixes(!s.resume.empty() && !s.eval, t.adamw));
   if (const auto most = s.text.ids.empty() ? 0 : *std::max_element(s.text.ids.begin(), s.text.ids.end());
       s.weights && most >= m.vocabulary)  // which no --vocab can change

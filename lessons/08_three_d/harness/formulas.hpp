@@ -3,6 +3,7 @@
 
 #include "08_three_d/config.hpp"
 #include "app/proof.hpp"
+#include "gpt/harness/context.hpp"
 
 namespace tessera::three_d {
 
@@ -100,8 +101,9 @@ inline void expect_gathers(Proof& proof, const Config& s, const std::string& pha
                        replica_group(s.sizes));
 }
 
-/// One direction of `all` microbatches of n tokens. `count`: how many, in letters. The forward has three more
-/// all-reduces, of a number for each token that is as wide as `losses` elements together: the loss.
+/// One direction of `all` microbatches of n tokens, each rank's of cp for itself. `count`: how many, in
+/// letters. The forward has three more all-reduces, of a number for each token that is as wide as `losses`
+/// elements together: the loss.
 inline void expect_pass(Proof& proof, const Config& s, const std::string& phase, std::int64_t all,
                         const std::string& count, bool forward = true) {
   const ModelConfig& m = s.training.model;
@@ -115,6 +117,14 @@ inline void expect_pass(Proof& proof, const Config& s, const std::string& phase,
         format("{} x {}({}pp-1) {} n W", count, m.sequence_parallel ? "" : "tp ", v > 1 ? "v " : "", e),
         "pp");
   if (s.training.zero == 3) expect_gathers(proof, s, phase, all / s.sizes.replicas(), forward);
+  if (m.cp > 1)
+    for (const gpt::Exchange& one : gpt::exchanges(m.attention, m.way, m.cp, forward, t, "cp")) {
+      const std::int64_t times = all / m.cp * m.layers;  // of a sequence's tokens together
+      proof.expect_traffic(phase, one.op, one.what, times * one.calls, times * one.elements * e,
+                           format("{} L x {} {} n {}", count, one.formula, e,
+                                  m.way == gpt::Way::ulysses ? "(2 W + 2 KV)" : "2 KV"),
+                           "cp");
+    }
   if (m.sequence_parallel) {  // each sum is a reduce-scatter, and a gather at the other end of its layers
     const std::int64_t again = m.regather && !forward ? 2 * m.layers : 0;
     for (const auto& [op, label, times] : {std::tuple{"all_gather", "in front of columns", sums + again},
@@ -194,14 +204,18 @@ inline void expect_traffic_by_axis(Proof& proof, const Config& s, std::int64_t s
 }
 
 /// Of `steps` sampled tokens: the forwards, a pair of numbers from each rank of a last stage's tp, and the id
-/// back to the stages before it.
+/// back to the stages before it and to the other ranks of cp.
 inline void expect_sampling_traffic(Proof& proof, const Config& s) {
   const std::int64_t t = s.sizes.tp, p = s.sizes.pp, all = s.sample * s.sizes.replicas();
   expect_pass(proof, s, "sample", all, format("{} {}", s.sample, replicas(s.sizes)));
-  proof.expect_traffic("draw", "all_gather", "who has the largest", all, all * (t - 1) * t * 16,
-                       format("{} {} x (tp-1) tp 16", s.sample, replicas(s.sizes)), "tp");
+  const std::int64_t texts = s.sample * s.sizes.dp, c = s.sizes.cp;
+  proof.expect_traffic("draw", "all_gather", "who has the largest", texts, texts * (t - 1) * t * 16,
+                       format("{} dp x (tp-1) tp 16", s.sample), "tp");
   proof.expect_traffic("sample", "broadcast", "the id", all * t, all * t * (p - 1) * 4,
                        format("{} {} x tp (pp-1) 4", s.sample, replicas(s.sizes)), "pp");
+  if (c > 1)
+    proof.expect_traffic("sample", "broadcast", "the id", texts * t * p, texts * t * p * (c - 1) * 4,
+                         format("{} dp x tp pp (cp-1) 4", s.sample), "cp");
 }
 
 }  // namespace tessera::three_d

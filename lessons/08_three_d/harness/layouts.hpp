@@ -15,7 +15,7 @@ inline Results run_with_layout(Communicator& world, Config s, const ParallelSize
   if (sizes.pp == 1) s.training.chunks = 1, s.training.schedule = pipeline::Schedule::one_f_one_b;
   if (sizes.ranks() == 1)
     s.training.parts = {}, s.training.model.sequence_parallel = false, s.training.zero = 0;
-  s.sizes = sizes;
+  s.sizes = sizes, s.training.model.cp = sizes.cp;
   s.save.clear();
   const Mesh mesh(world, sizes, world.name() + "-");
   Trainer trainer = make_trainer(mesh, s, dtype, seed, MemoryKind::check);

@@ -37,7 +37,7 @@ inline void check_first_step(Proof& proof, const Mesh& mesh, const Config& s) {
   const std::int64_t e = proof.element_bytes();
   TrainingConfig unsplit = s.training;
   unsplit.chunks = 1, unsplit.schedule = pipeline::Schedule::one_f_one_b;
-  unsplit.model.sequence_parallel = unsplit.model.regather = false;
+  unsplit.model.sequence_parallel = unsplit.model.regather = false, unsplit.model.cp = 1;
   proof.expect_memory(
       MemoryKind::activation, "activations",
       activations_predicted(unsplit, {1, 1, 1}, 0, 0, proof.wide()) * e,
@@ -75,7 +75,7 @@ inline Compared check_run(Proof& proof, Communicator& world, const Trainer& trai
                           const Results& found) {
   if (s.eval) {
     std::int64_t forwards = 0;
-    for (int replica = 0; replica < s.sizes.dp; ++replica) forwards += own_forwards(s, replica);
+    for (int replica = 0; replica < s.sizes.dp; ++replica) forwards += s.sizes.cp * own_forwards(s, replica);
     expect_pass(proof, s, "eval", forwards, std::to_string(forwards));
   } else {  // the first replica's ranks count the all-reduces that all replicas post together
     const bool first = trainer.mesh().dp_cp->rank() == 0;
