@@ -126,7 +126,7 @@ three_d::Config three_d_config(const MatrixSizes& s, int p) {
   const auto all = test::factorisations(p);
   three_d::Config config;
   config.sizes = all[static_cast<std::size_t>(s.index) % all.size()];
-  const auto [tp, pp, dp] = config.sizes;
+  const int tp = config.sizes.tp, pp = config.sizes.pp, dp = config.sizes.dp;
   config.training.model = test::model_of({.width = tp * one.head_width,
                                           .heads = tp,
                                           .layers = pp + one.more_layers,
