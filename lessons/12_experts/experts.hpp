@@ -63,7 +63,7 @@ struct Experts {
   Router router;
   std::vector<mlp::Mlp> experts;  // this rank's: number `rank E / ep` and those that follow
   Communicator* ep = nullptr;     // the ranks that share the experts out
-  Communicator* batch = nullptr;  // all ranks that have tokens
+  Groups batch;                   // all ranks that have tokens
 
   struct Saved {
     Router::Saved router;
@@ -78,7 +78,7 @@ struct Experts {
   // of the forward. A gate is one of the elements of saved.router.gates, at routing.place, and so is its
   // gradient in dgates; what is not chosen has the gradient 0.
   Tensor forward(const Tensor& x, Saved& s) const {
-    s.routing = router.forward(x, s.router, *batch);
+    s.routing = router.forward(x, s.router, batch);
     s.dispatch.emplace(s.routing.counts, *ep);
     s.experts.resize(experts.size());
     const Tensor rows = s.dispatch->to_experts(embedding(s.routing.token, x));  // (R, W)

@@ -64,7 +64,7 @@ inline Choices prove(Proof& proof, Communicator& world, const Config& c) {
   const Tensor x = proof.input("X", "NW", own), dy = proof.input("dY", "NW", own),
                wr = proof.weight("router.weight", "WE", router, c.router_scale / std::sqrt(double(c.width)));
   const GradientBuffer gradients({wr.size(), held * c.of_expert()}, 1, proof.dtype());
-  Experts layer{{wr, c.top_k, c.capacity, c.aux}, {}, mesh.ep.get(), mesh.dp_cp.get()};
+  Experts layer{{wr, c.top_k, c.capacity, c.aux}, {}, mesh.ep.get(), {mesh.dp_cp.get()}};
   for (std::int64_t i = 0; i < c.experts; ++i) {
     std::vector<Tensor> w;  // rank 0 gets to know of every weight, also of those that others have
     for (const Weight& one : expert_weights(c))
