@@ -45,7 +45,7 @@ class Trainer {
       optimizer_->ready_from(0);
       optimizer_->finish();
       config_.parts.sum_partials(owned(), tp_);
-      if (mesh_.embedding)  // the first and the last stage used the same matrix
+      if (mesh_.embedding && config_.model.tied)  // the first and the last stage used the same matrix
         embedding().gradient.copy_from(mesh_.embedding->all_reduce(embedding().gradient));
     };
     return worker_->run(plan_[static_cast<std::size_t>(mesh_.pp->rank())], microbatches, hooks);

@@ -189,7 +189,7 @@ inline void expect_traffic_by_axis(Proof& proof, const Config& s, std::int64_t s
     proof.expect_traffic("bwd", "all_reduce", "norms, late biases", steps * p * d,
                          steps * copies * 2 * (t - 1) * (6 * m.layers + 2) * w * g,
                          format("{}2 {}(tp-1) {} (6 L + 2) W", each, copies == d ? of + " " : "", g), "tp");
-  if (p > 1)
+  if (p > 1 && m.tied)
     proof.expect_traffic("bwd", "all_reduce", "tied embedding", steps * t * d,
                          steps * copies * 2 * m.vocabulary * w * g,
                          format("{}2 {}{} V W", each, copies == d ? of + " " : "", g), "embedding");
