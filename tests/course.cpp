@@ -15,6 +15,7 @@
 #include "09_sequence_parallel/parts.hpp"
 #include "10_zero/harness/proof.hpp"
 #include "11_context_parallel/harness/proof.hpp"
+#include "11_context_parallel/parts.hpp"
 #include "12_experts/harness/proof.hpp"
 #include "models.hpp"
 
@@ -267,6 +268,20 @@ std::vector<Claim> course() {
     add("11 context parallel, " + name, floating,
         [way = way](Proof& proof, Communicator& comm, const MatrixSizes& s) {
           context_parallel::prove(proof, comm, context_config(s, comm.size(), way));
+        });
+  for (const auto& [way, name] : context_parallel::way_names)
+    add(format("11 in three dimensions, {}", name), floating,
+        [way = way](Proof& proof, Communicator& comm, const MatrixSizes& s) {
+          three_d::Config config = three_d_config(s, comm.size());
+          std::swap(config.sizes.dp, config.sizes.cp);
+          config.batch /= config.sizes.cp;
+          gpt::ModelConfig& m = config.training.model;
+          context_parallel::use_in(config.training, config.sizes.cp, way, s.index % 3 != 1);
+          m.attention.options.seq *= context_parallel::layout_of(m).chunks();
+          m.attention.heads = m.attention.kv_heads = config.sizes.tp * config.sizes.cp;
+          m.attention.width = m.attention.heads * (1 + s.index % 3);
+          m.tokens = config.batch * m.seq();
+          three_d::prove(proof, comm, config);
         });
   for (const auto& [name, top_k, capacity] : {std::tuple{"12 experts, Switch", 1, 0.0},
                                               {"12 experts, top 2", 2, 0.0},

@@ -22,9 +22,10 @@ class Trainer {
     // Where the weights and gradients that are made below will lie.
     const GradientBuffer gradients(rows, sharers, dtype, config.zero < 2);
     gradients_ = gradients, weights_ = TensorRow(rows, sharers, dtype, MemoryKind::weight, false);
-    if (config.learns) optimizer_ = config.parts.optimizer(config_, *mesh.dp_cp);
+    if (config.learns) optimizer_ = config.parts.optimizer(config_, mesh);
     if (config.learns && config.zero > 0)
       builder_.around = [optimizer = optimizer_.get()](const auto&... of) { optimizer->around(of...); };
+    builder_.ep = mesh.ep.get(), builder_.batch = {mesh.tp.get(), mesh.dp_cp.get()};
     builder_.core = config.parts.core(config.model, *mesh.cp, tp_);
     builder_.positions = cut_tokens(builder_.positions);
     worker_ = config.parts.worker(builder_, config_, mesh_, tp_, dtype);
@@ -45,7 +46,7 @@ class Trainer {
       optimizer_->ready_from(0);
       optimizer_->finish();
       config_.parts.sum_partials(owned(), tp_);
-      if (mesh_.embedding)  // the first and the last stage used the same matrix
+      if (mesh_.embedding && config_.model.tied)  // the first and the last stage used the same matrix
         embedding().gradient.copy_from(mesh_.embedding->all_reduce(embedding().gradient));
     };
     return worker_->run(plan_[static_cast<std::size_t>(mesh_.pp->rank())], microbatches, hooks);

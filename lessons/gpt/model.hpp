@@ -30,6 +30,9 @@ struct ModelConfig {
   int cp = 1;                                        // ranks that share the tokens of a sequence: lesson 11
   Way way = Way::ring;
   bool zigzag = true;
+  std::int64_t experts = 0, top_k = 1;  // in place of the MLP of every second block: lesson 12
+  int ep = 1;                           // ranks that share them out
+  double aux = 0;                       // the factor of their auxiliary loss
   double layer_norm_epsilon = 1e-5;
   std::int64_t positions = 0;  // rows of wpe, where they are more than seq
 
@@ -37,6 +40,7 @@ struct ModelConfig {
   std::int64_t ffn() const { return 4 * attention.width; }
   std::int64_t rows() const { return attention.tokens() / cp; }  // n, a rank's tokens of a microbatch
   std::int64_t seq() const { return attention.options.seq; }
+  bool has_experts(std::int64_t layer) const { return experts > 0 && layer % 2 == 1; }
   std::int64_t wpe_rows() const { return std::max(positions, seq()); }
   /// Those that each of `tp` ranks holds between two blocks.
   std::int64_t own_rows(int tp) const { return sequence_parallel ? rows() / tp : rows(); }
@@ -65,6 +69,7 @@ struct Parameter {
   Slice slice;
   Tensor value, gradient;
   bool partial = false;  // the gradient is a term of a sum over tp, which is owed once a step
+  bool expert = false;   // of an expert: the replicas share these out, and expert_dp has the same ones
 };
 
 /// Makes a rank's slice of a weight.

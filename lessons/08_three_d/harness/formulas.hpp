@@ -27,7 +27,7 @@ inline WholeRows whole_rows(const TrainingConfig& t, const Mesh& mesh) {
   const std::int64_t w = t.model.width();
   const std::int64_t matrix = padded(attention_heads::own_ids(t.model.vocabulary, rank, tp).size() * w, d),
                      shared = stages == 1 && t.model.tied ? matrix : 0,
-                     block = padded(gpt::own_elements(t.model, 1, false, false, rank, tp), d);
+                     block = padded(gpt::own_elements(t.model, {0, 1}, false, false, rank, tp), d);
   WholeRows most;
   for (int c = 0; c < t.chunks; ++c) {
     const int at = pipeline::virtual_stage(c, mesh.pp->rank(), stages);
@@ -89,7 +89,7 @@ inline void expect_gathers(Proof& proof, const Config& s, const std::string& pha
   const ModelConfig& m = s.training.model;
   std::int64_t elements = 0, calls = 0;
   for (int rank = 0; rank < s.sizes.tp; ++rank) {
-    auto own = gpt::own_parts(m, m.layers, forward, true, rank, s.sizes.tp);  // the embedding has no dX
+    auto own = gpt::own_parts(m, {0, m.layers}, forward, true, rank, s.sizes.tp);  // the embedding has no dX
     if (forward && m.tied) own.push_back(own.front());                        // it comes to both ends
     calls += std::ssize(own);
     for (const std::int64_t part : own) elements += padded(part, s.sizes.replicas());
@@ -151,7 +151,7 @@ inline void expect_sums_over_dp(Proof& proof, const Config& s, std::int64_t step
   const std::int64_t d = s.sizes.replicas(), g = proof.wide_bytes(), e = proof.element_bytes();
   std::int64_t owned = 0, parts = 0, shared = 0;  // elements, and with the padding of each part
   for (int rank = 0; rank < s.sizes.tp; ++rank) {
-    auto own = gpt::own_parts(m, m.layers, true, true, rank, s.sizes.tp);
+    auto own = gpt::own_parts(m, {0, m.layers}, true, true, rank, s.sizes.tp);
     if (s.sizes.pp > 1 && m.tied)
       own.push_back(attention_heads::own_ids(m.vocabulary, rank, s.sizes.tp).size() * m.width());
     parts += std::ssize(own);
@@ -189,7 +189,7 @@ inline void expect_traffic_by_axis(Proof& proof, const Config& s, std::int64_t s
     proof.expect_traffic("bwd", "all_reduce", "norms, late biases", steps * p * d,
                          steps * copies * 2 * (t - 1) * (6 * m.layers + 2) * w * g,
                          format("{}2 {}(tp-1) {} (6 L + 2) W", each, copies == d ? of + " " : "", g), "tp");
-  if (p > 1)
+  if (p > 1 && m.tied)
     proof.expect_traffic("bwd", "all_reduce", "tied embedding", steps * t * d,
                          steps * copies * 2 * m.vocabulary * w * g,
                          format("{}2 {}{} V W", each, copies == d ? of + " " : "", g), "embedding");
