@@ -33,7 +33,8 @@ class Buckets {
 
   // begin buckets
   // task 07.bucket (function, 2 points, 20 min): every gradient from `offset` on is final: post what can be
-  // summed, over dp, or over expert_dp where of_experts_ says so. Hint: buckets lie from the back to the front, and next_ is the first that is not posted.
+  // summed, over dp, or over expert_dp where of_experts_ says so. Hint: buckets lie from the back to the
+  // front, and next_ is the first that is not posted.
   void ready_from(std::int64_t offset, Communicator& dp, Communicator& expert_dp) {
     for (; next_ < ranges_.size() && ranges_[next_].begin >= offset; ++next_)
       posted_.push_back((of_experts_[next_] ? expert_dp : dp)

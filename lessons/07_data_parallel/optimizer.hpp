@@ -85,7 +85,9 @@ class WholeOptimizer : public Optimizer {
     }
   }
   void zero_gradients() override { gradients_.zero(); }
-  void ready_from(std::size_t first) override { buckets_.ready_from(Buckets::offset(owned, first), dp_, expert_dp_); }
+  void ready_from(std::size_t first) override {
+    buckets_.ready_from(Buckets::offset(owned, first), dp_, expert_dp_);
+  }
   void finish() override { buckets_.finish(); }
   void step(std::int64_t number, double shrink) override {
     if (shrink < 1) gradients_.copy_from(scale(gradients_, shrink));

@@ -52,6 +52,14 @@ struct Dispatch {
   }
   // end task
 
+  /// "fwd: 17 rows leave, 23 come".
+  std::string text() const {
+    const auto all = [](const auto& rows) {
+      return std::accumulate(rows.begin(), rows.end(), std::int64_t{0});
+    };
+    return format("{}: {} rows leave, {} come", ep->journal().phase(), all(sent) - sent[ep->rank()],
+                  all(rows));
+  }
   /// (m, W) sorted by expert -> (R, W) on the ranks that have the experts, and back.
   Tensor to_experts(const Tensor& x) const { return embedding(by_expert, ep->all_to_all(x, sent, received)); }
   Tensor home(const Tensor& y) const { return ep->all_to_all(embedding(by_rank, y), received, sent); }
@@ -78,8 +86,10 @@ struct Experts {
   // of the forward. A gate is one of the elements of saved.router.gates, at routing.place, and so is its
   // gradient in dgates; what is not chosen has the gradient 0.
   Tensor forward(const Tensor& x, Saved& s) const {
+    const Moment began = ep->journal().moment();
     s.routing = router.forward(x, s.router, batch);
     s.dispatch.emplace(s.routing.counts, *ep);
+    ep->journal().span(s.dispatch->text(), "routing", began);
     s.experts.resize(experts.size());
     const Tensor rows = s.dispatch->to_experts(embedding(s.routing.token, x));  // (R, W)
     s.y = s.dispatch->home(each(rows, s, &mlp::Mlp::forward));                  // (m, W)

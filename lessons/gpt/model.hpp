@@ -41,6 +41,7 @@ struct ModelConfig {
   std::int64_t rows() const { return attention.tokens() / cp; }  // n, a rank's tokens of a microbatch
   std::int64_t seq() const { return attention.options.seq; }
   bool has_experts(std::int64_t layer) const { return experts > 0 && layer % 2 == 1; }
+  std::int64_t expert_layers() const { return experts > 0 ? layers / 2 : 0; }
   std::int64_t wpe_rows() const { return std::max(positions, seq()); }
   /// Those that each of `tp` ranks holds between two blocks.
   std::int64_t own_rows(int tp) const { return sequence_parallel ? rows() / tp : rows(); }

@@ -60,8 +60,8 @@ inline std::int64_t own_experts(const ModelConfig& m) {
 /// `layers`, of the last norm and of the head's matrix if `last`. The matrices of a block are cut; its norms,
 /// the biases after a sum, a router and experts are on every rank of tp. The head of a tied model holds no
 /// matrix of its own where the embedding lies on the same stage.
-inline std::vector<std::int64_t> own_parts(const ModelConfig& m, Range layers, bool first, bool last, int rank,
-                                           int tp) {
+inline std::vector<std::int64_t> own_parts(const ModelConfig& m, Range layers, bool first, bool last,
+                                           int rank, int tp) {
   const std::int64_t w = m.width(), f = m.ffn();
   const std::int64_t ids = attention_heads::own_ids(m.vocabulary, rank, tp).size();
   const std::int64_t cut = ((w + 1) * (w + 2 * m.attention.kv_width()) + w * w + (w + 1) * f + f * w) /

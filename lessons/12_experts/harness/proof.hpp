@@ -101,7 +101,7 @@ inline Choices prove(Proof& proof, Communicator& world, const Config& c) {
                    here(i) ? layer.experts[i % held].*one.gradient : Tensor::empty(0, 0, proof.dtype()),
                    one.slice(here(i)), "dA dc1 dB dc2 of each expert");
   proof.measured_baseline([c, p](const auto& in) {
-    Reference reference(in, c, p);
+    LayerReference reference(in, c, p);
     reference.forward(in("X"));
     reference.backward(in("dY"));
     return reference.found;

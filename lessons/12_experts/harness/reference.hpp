@@ -3,14 +3,15 @@
 
 #include "12_experts/harness/sizes.hpp"
 #include "app/proof.hpp"
+#include "gpt/harness/reference.hpp"
 
 namespace tessera::experts {
 
 /// The papers' formulas, line by line: every expert computes every token, and a gate that is 0 leaves out
 /// what the expert does not get. `in` has the weights by their names behind `name`.
-class Reference {
+class LayerReference {
  public:
-  Reference(const Inputs<Tensor>& in, const Config& c, int ranks, const std::string& name = "")
+  LayerReference(const Inputs<Tensor>& in, const Config& c, int ranks, const std::string& name = "")
       : in_(in), c_(c), ranks_(ranks), name_(name) {}
   MeasuredReference found;  // aux, Y, and by backward dX and the gradients "d" + a weight's name
 
@@ -94,5 +95,29 @@ class Reference {
   std::vector<mlp::Mlp::Saved> steps_;
   std::vector<Tensor> y_;
 };
+
+/// Lesson 08's unsplit model, whose blocks may have experts.
+struct GptReference : attention_heads::Reference {
+  using attention_heads::Reference::Reference;
+  gpt::ModelConfig config;
+  std::map<std::string, std::optional<LayerReference>> layers;
+
+  Tensor mlp(const std::string& name, const Tensor& x) override {
+    if (!config.has_experts(std::stoll(name.substr(2)))) return attention_heads::Reference::mlp(name, x);
+    const Config c{x.rows(), x.cols(), config.ffn(), config.experts, config.top_k, 1, 0, config.aux};
+    return layers[name].emplace(inputs(), c, 1, name).forward(x);
+  }
+  Tensor mlp_backward(const std::string& name, const Tensor& dy) override {
+    if (!layers.contains(name)) return attention_heads::Reference::mlp_backward(name, dy);
+    const Tensor dx = layers.at(name)->backward(dy);
+    for (const auto& [result, value] : layers.at(name)->found.results)
+      results.note(result, value, layers.at(name)->found.largest_sum.at(result));
+    return dx;
+  }
+};
+inline MeasuredReference reference_step(const Inputs<Tensor>& in, const gpt::ModelConfig& m,
+                                        const gpt::Tokens& batch) {
+  return gpt::reference_step<GptReference>(in, m, batch);
+}
 
 }  // namespace tessera::experts
