@@ -15,6 +15,8 @@
 #include "09_sequence_parallel/parts.hpp"
 #include "10_zero/harness/proof.hpp"
 #include "11_context_parallel/harness/proof.hpp"
+#include "11_context_parallel/parts.hpp"
+#include "12_experts/harness/proof.hpp"
 #include "14_plan/harness/proof.hpp"
 #include "models.hpp"
 
@@ -175,6 +177,14 @@ context_parallel::Config context_config(const MatrixSizes& s, int p, context_par
   return c;
 }
 
+/// Lesson 12: tokens, experts and groups in turn, and a router that is indifferent.
+experts::Config experts_config(const MatrixSizes& s, int p, std::int64_t top_k, double capacity) {
+  experts::Config c{s.n, s.k, s.m, p * (1 + s.index % 3), top_k, s.index % 4 == 1 ? 1 : p, capacity};
+  c.experts = std::max(c.experts, top_k);
+  c.aux = s.index % 5 == 4 ? 0 : 0.1, c.router_scale = s.index % 7 == 6 ? 0 : 3;
+  return c;
+}
+
 }  // namespace
 
 std::vector<Claim> course() {
@@ -259,6 +269,27 @@ std::vector<Claim> course() {
     add("11 context parallel, " + name, floating,
         [way = way](Proof& proof, Communicator& comm, const MatrixSizes& s) {
           context_parallel::prove(proof, comm, context_config(s, comm.size(), way));
+        });
+  for (const auto& [way, name] : context_parallel::way_names)
+    add(format("11 in three dimensions, {}", name), floating,
+        [way = way](Proof& proof, Communicator& comm, const MatrixSizes& s) {
+          three_d::Config config = three_d_config(s, comm.size());
+          std::swap(config.sizes.dp, config.sizes.cp);
+          config.batch /= config.sizes.cp;
+          gpt::ModelConfig& m = config.training.model;
+          context_parallel::use_in(config.training, config.sizes.cp, way, s.index % 3 != 1);
+          m.attention.options.seq *= context_parallel::layout_of(m).chunks();
+          m.attention.heads = m.attention.kv_heads = config.sizes.tp * config.sizes.cp;
+          m.attention.width = m.attention.heads * (1 + s.index % 3);
+          m.tokens = config.batch * m.seq();
+          three_d::prove(proof, comm, config);
+        });
+  for (const auto& [name, top_k, capacity] : {std::tuple{"12 experts, Switch", 1, 0.0},
+                                              {"12 experts, top 2", 2, 0.0},
+                                              {"12 experts, capacity", 2, 1.0}})
+    add(name, floating,
+        [top_k = top_k, capacity = capacity](Proof& proof, Communicator& comm, const MatrixSizes& s) {
+          experts::prove(proof, comm, experts_config(s, comm.size(), top_k, capacity));
         });
   add("14 plan: memory and bytes", floating, [](Proof& proof, Communicator& comm, const MatrixSizes&) {
     plan::check_counted(proof, comm);

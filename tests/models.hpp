@@ -33,8 +33,17 @@ inline std::vector<three_d::ParallelSizes> factorisations(int n) {
   return all;
 }
 
+/// Every factorisation of n into tp x cp x pp x dp.
+inline std::vector<three_d::ParallelSizes> factorisations_with_cp(int n) {
+  std::vector<three_d::ParallelSizes> all;
+  for (int c = 1; c <= n; ++c)
+    if (n % c == 0)
+      for (three_d::ParallelSizes sizes : factorisations(n / c)) all.push_back(sizes), all.back().cp = c;
+  return all;
+}
+
 inline std::string text(const three_d::ParallelSizes& sizes) {
-  return format("tp {}, pp {}, dp {}", sizes.tp, sizes.pp, sizes.dp);
+  return format("tp {}, pp {}, dp {}, cp {}", sizes.tp, sizes.pp, sizes.dp, sizes.cp);
 }
 
 }  // namespace tessera::test

@@ -1,5 +1,6 @@
 // Lesson 08: where one axis breaks the combined run, the lesson names it.
 #include "08_three_d/harness/proof.hpp"
+#include "11_context_parallel/parts.hpp"
 #include "models.hpp"
 #include "support.hpp"
 
@@ -108,6 +109,18 @@ TEST_CASE("a fault on one axis: the combined run differs, and each axis alone te
     for (const std::string other : {"tp", "pp", "dp"})
       CHECK(contains(found, other + (other == axis ? " is off by " : " holds")));
   }
+}
+
+TEST_CASE("a fault of attention over cp: cp alone tells, and dp holds") {
+  Config s = small();
+  s.sizes = {2, 1, 2, 2};
+  context_parallel::use_in(s.training, 2, gpt::Way::ring, true);
+  CHECK(diagnosis(s, [](const std::string&) { return false; }) == "");
+  const std::string found =
+      diagnosis(s, [](const std::string& group) { return group == "cp" || group.ends_with("-cp"); });
+  CAPTURE(found);
+  CHECK(found.ends_with(": look at cp"));
+  for (const char* other : {"tp", "dp"}) CHECK(contains(found, format("{} holds", other)));
 }
 
 TEST_CASE(

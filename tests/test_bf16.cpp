@@ -166,6 +166,9 @@ TEST_CASE("bf16: each function is its f32 form on the same numbers, rounded once
       add_embedding_backward(dtable, dy.narrow, ids_of(ids));
       add_embedding_backward(dtable_wide, dy.wide, ids_of(ids));
       CHECK(apart_in_f32(dtable, dtable_wide) == "");
+      const Tensor factors = row_dots(x.wide, x.wide);
+      CHECK(apart_in_f32(row_dots(x.narrow, x.narrow), factors) == "");
+      CHECK(apart(scale_rows(x.narrow, factors), scale_rows(x.wide, factors)) == "");
     }
   });
 }

@@ -1,6 +1,14 @@
 // Lesson 11: attention over tokens that are cut. Every way, placement and mask equals the whole, with its
 // work, its bytes and its memory; the states of a softmax merge in any order; what cannot be cut is refused.
+// And lesson 08's trainer with tokens cut over cp, under every cut of the rest.
+#include "08_three_d/harness/proof.hpp"
+#include "09_sequence_parallel/parts.hpp"
+#include "10_zero/sharded_optimizer.hpp"
 #include "11_context_parallel/harness/screen.hpp"
+#include "11_context_parallel/parts.hpp"
+#include "directory.hpp"
+#include "gpt/harness/command_line.hpp"
+#include "models.hpp"
 #include "proven.hpp"
 
 using namespace tessera;
@@ -97,8 +105,7 @@ TEST_CASE("lesson 11: which way sends least, measured at three sizes, is what th
       double bytes = 0;
       for (const TrafficRow& row : outcome.traffic)
         bytes += row.phase == "step" ? 0 : static_cast<double>(row.wire);
-      const auto [forward, backward] = sent(c, way, one.ranks);
-      CHECK(bytes == static_cast<double>(8 * (forward + backward)));
+      CHECK(bytes == static_cast<double>(8 * sent(c, way, one.ranks)));
       least = std::min(least, {bytes, way});
     }
     CHECK(least.second == one.least);
@@ -134,4 +141,119 @@ TEST_CASE("lesson 11: the picture of the pairs has a cell for each that a mask l
   CHECK(cells(Mask::causal, 2) >= 10 + 3);
   CHECK(contains(drawing(config(Way::ring, true, Mask::none, 4, 4, 16), 2),
                  "\" style=\"fill:"));  // well-formed
+}
+
+namespace {
+
+using three_d::ParallelSizes;
+
+/// Three steps of lesson 08 on made-up text. The model is as small as 8 ranks allow.
+three_d::Config trained(const ParallelSizes& sizes, Way way, bool zigzag, int stage = 0, bool over_tp = false,
+                        int group = 1) {
+  three_d::Config s;
+  s.sizes = sizes;
+  const std::int64_t layers = std::max(2, 2 * sizes.pp), heads = sizes.cp == 3 ? 6 : 8;
+  s.training.model = model_of({.width = heads,
+                               .heads = heads,
+                               .layers = layers,
+                               .vocabulary = 13,
+                               .seq = 2 * sizes.cp,
+                               .tied = group == 1});
+  s.training.model.attention.kv_heads = heads / group;
+  s.training.microbatches = 2;
+  s.batch = 2 * sizes.dp;
+  s.training.model.tokens = s.batch * s.seq();
+  s.training.clip = 1;
+  s.steps = 3;
+  for (int i = 0; i < 60; ++i) s.text.ids.push_back(static_cast<std::uint16_t>((i * i + i / 7) % 13));
+  if (over_tp) sequence_parallel::use_in(s.training, true);
+  use_in(s.training, sizes.cp, way, zigzag);
+  zero::use_in(s.training, stage);
+  return s;
+}
+
+/// What is wrong with the first step's gradients, the losses, the bytes or the memory.
+std::string faults_of(const three_d::Config& s, DType dtype = DType::f64) {
+  return faults(proven(s.sizes.ranks(), {Tier::floating, dtype, 3},
+                       [&](Proof& proof, Communicator& world) { three_d::prove(proof, world, s); }));
+}
+
+}  // namespace
+
+TEST_CASE("lesson 08 with tokens over cp: every tp x cp x pp x dp of 1 to 8 ranks is the unsplit run") {
+  Thin thin;
+  std::size_t turn = 0;
+  for (const int ranks : {1, 2, 3, 4, 6, 8})
+    for (const ParallelSizes& sizes : factorisations_with_cp(ranks)) {
+      ++turn;
+      const auto& [way, name] = way_names[sizes.tp * sizes.cp > 8 ? 0 : turn % 3];
+      if (thin.skips() || (ranks % 3 == 0 && sizes.cp != 3)) continue;
+      three_d::Config s = trained(sizes, way, turn % 2 == 0);
+      s.training.schedule = pipeline::schedule_names[turn % 4].first;
+      if (s.training.schedule == pipeline::Schedule::interleaved)
+        s.training.schedule = pipeline::Schedule::zb_h1;
+      CAPTURE(name);
+      INFO(text(sizes));
+      CHECK(faults_of(s) == "");
+    }
+}
+
+TEST_CASE("lesson 08 with tokens over cp: every way, placement and stage, tokens over tp, grouped queries") {
+  Thin thin;
+  int turn = 0;
+  for (const auto& [way, name] : way_names)
+    for (const bool zigzag : {false, true})
+      for (const bool over_tp : {false, true})
+        for (const int stage : {0, 1, 2, 3}) {
+          if (thin.skips()) continue;
+          const int two = ++turn % 2;
+          const three_d::Config s =
+              trained({2, 1 + two, 2 - two, 2}, way, zigzag, stage, over_tp, 1 + turn / 2 % 2);
+          CAPTURE(name);
+          CAPTURE(zigzag);
+          CAPTURE(over_tp);
+          CAPTURE(stage);
+          CHECK(faults_of(s, turn % 5 == 0 ? DType::bf16 : turn % 5 == 1 ? DType::f32 : DType::f64) == "");
+        }
+}
+
+TEST_CASE("lesson 08 with tokens over cp: interleaved chunks; a loss over the whole text, and a text") {
+  three_d::Config s = trained({1, 2, 1, 2}, Way::ring, true);
+  s.training.schedule = pipeline::Schedule::interleaved, s.training.chunks = 2;
+  CHECK(faults_of(s) == "");
+  for (const auto& [way, name] : way_names)
+    for (const bool zigzag : {false, true}) {
+      s = trained({2, 1, 1, 2}, way, zigzag);
+      gpt::set_batch(s.training.model, s.batch = 8, 2);  // the last microbatch of the text is not full
+      s.sample = 7;
+      CAPTURE(name);
+      CHECK(faults_of(s) == "");
+      s.eval = true;
+      CHECK(faults_of(s) == "");
+    }
+}
+
+TEST_CASE("lesson 08 with tokens over cp: a checkpoint resumes under another cp") {
+  const Directory directory;
+  const auto losses = [&](three_d::Config s, const ParallelSizes& sizes, std::int64_t steps) {
+    s.sizes = sizes, s.steps = steps, s.training.model.cp = sizes.cp;
+    s.training.microbatches = 4 / sizes.dp;
+    std::vector<double> found;
+    on_ranks(sizes.ranks(), [&](Communicator& world) {
+      const three_d::Mesh mesh(world, sizes);
+      three_d::Trainer trainer = three_d::make_trainer(mesh, s, DType::f64, 3);
+      const auto mine = three_d::train(world, trainer, s, 3);
+      if (world.rank() == 0) found = mine;
+    });
+    return found;
+  };
+  three_d::Config s = trained({1, 2, 2, 4}, Way::gather, true, 2);  // a sequence of 8 tokens
+  s.batch = 4, s.training.model.tokens = 32;
+  const std::vector<double> all = losses(s, {1, 1, 1}, 4);
+  s.save = directory.file("run");
+  losses(s, {1, 1, 2, 2}, 2);
+  s.resume = s.save, s.save.clear();
+  s.weights = std::make_shared<const gpt::WeightsFile>(gpt::checkpoint_file(s.resume), "--resume");
+  for (const ParallelSizes& sizes : {ParallelSizes{1, 1, 1, 4}, {2, 1, 2, 1}, {1, 2, 1, 2}})
+    CHECK(three_d::largest_distance(losses(s, sizes, 4), {all.begin() + 2, all.end()}) <= 1e-11);
 }

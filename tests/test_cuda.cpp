@@ -60,6 +60,8 @@ Results all_ops(std::int64_t n, std::int64_t f, std::int64_t m, std::int64_t apa
   const Tensor dtable = make("dtable", 11, f);
   add_embedding_backward(dtable, x, seen);
   keep(dtable);
+  keep(scale_rows(x, make("factors", n, 1)));
+  keep(row_dots(x, y));
   results.push_back({sum_of_squares({x.contiguous(), y.contiguous(), c.contiguous()}) /
                      static_cast<double>(std::max<std::int64_t>(1, 2 * n * f))});
   if (fill == Fill::integer) return results;  // what follows is not exact

@@ -81,6 +81,11 @@ TEST_CASE("gradients against central differences: each function") {
       add_embedding_backward(dtable, dx, ids);
       CHECK(wrong_gradient(dtable, table, [&] { return weighted(embedding(ids, table), dx); }) == "");
 
+      const Operand factors(uniform("factors", 4, 1), c);
+      const auto scaled = [&] { return weighted(scale_rows(z, factors), dx); };
+      CHECK(wrong_gradient(scale_rows(dx, factors), z, scaled) == "");
+      CHECK(wrong_gradient(row_dots(dx, z), factors, scaled) == "");
+
       const Tensor targets = ids_of({4, 0, 2, 2});
       const Tensor each = tensor_of(filled(4, 1, 1.0 / 11));  // 11 tokens, 7 of them elsewhere
       CHECK(wrong_gradient(cross_entropy_backward(cross_entropy(z, targets), targets, 11), z,

@@ -382,6 +382,24 @@ TEST_CASE("embedding: repeated ids sum up, ids outside give zeros and no gradien
   });
 }
 
+TEST_CASE("scale_rows has a factor for each row, row_dots a product of each pair of rows") {
+  on_every_case([](const Case& c) {
+    for (const Index width : {1, 5, 257}) {
+      CAPTURE(width);
+      const Index n = 9;
+      const Operand a(uniform("a", n, width), c), b(uniform("b", n, width), c), f(uniform("f", n, 1), c);
+      poison(n, width, c.dtype);
+      CHECK(wrong(scale_rows(a, f), n, width,
+                  [&](Index i, Index j) { return near(f.values(i, 0) * a.values(i, j), c.u()); }) == "");
+      CHECK(wrong(row_dots(a, b), n, 1, [&](Index i, Index) {
+              return dot(
+                  width, c.u(), 0, [&](Index j) { return a.values(i, j); },
+                  [&](Index j) { return b.values(i, j); });
+            }) == "");
+    }
+  });
+}
+
 TEST_CASE("cross-entropy and its gradient") {
   const auto check = [](const Case& c, Index rows, Index cols) {
     for (const double size : {1.0, 30.0}) {
@@ -638,6 +656,8 @@ TEST_CASE("operands that do not fit are refused, and the message names both") {
     refuses([&] { relu(ids); }, "relu: (5, 1) i32", "");
     refuses([&] { gelu_backward(x, turned); }, "gelu_backward: (5, 3) f32", "(3, 5) f32");
     refuses([&] { relu_backward(wide, x); }, "relu_backward: (5, 3) f64", mine);
+    refuses([&] { scale_rows(x, few); }, "scale_rows: (4, 1) i32", "(5, 1) f32");
+    refuses([&] { row_dots(x, turned); }, "row_dots: (5, 3) f32", "(3, 5) f32");
     refuses([&] { embedding(x, x); }, "embedding: ids (5, 3) f32", "");
     refuses([&] { embedding(zeros(5, 2, DType::i32), x); }, "embedding: ids (5, 2) i32", mine);
     refuses([&] { embedding(ids, ids); }, "embedding: (5, 1) i32", "");

@@ -44,8 +44,8 @@ class Optimizer {
   virtual void finish() = 0;
   /// Step `number` = 1, 2, ... with all gradients scaled by `shrink`.
   virtual void step(std::int64_t number, double shrink) = 0;
-  /// How many calls over dp sum all gradients once.
-  virtual std::size_t sums() const = 0;
+  /// How many calls sum all gradients once: those over dp, or those of experts over expert_dp.
+  virtual std::size_t sums(bool experts = false) const = 0;
   /// The ranks that share the state out; null where each replica has all of it.
   virtual Communicator* sharers() const { return nullptr; }
 
@@ -58,8 +58,8 @@ class Optimizer {
 // begin whole
 class WholeOptimizer : public Optimizer {
  public:
-  WholeOptimizer(const Rule& rule, std::int64_t bucket_bytes, Communicator& dp)
-      : rule_(rule), bucket_bytes_(bucket_bytes), dp_(dp) {}
+  WholeOptimizer(const Rule& rule, std::int64_t bucket_bytes, Communicator& dp, Communicator& expert_dp)
+      : rule_(rule), bucket_bytes_(bucket_bytes), dp_(dp), expert_dp_(expert_dp) {}
 
   /// (1, P) each, all there is.
   void add(const Tensor& weights, const Tensor& gradients) override {
@@ -85,14 +85,16 @@ class WholeOptimizer : public Optimizer {
     }
   }
   void zero_gradients() override { gradients_.zero(); }
-  void ready_from(std::size_t first) override { buckets_.ready_from(Buckets::offset(owned, first), dp_); }
+  void ready_from(std::size_t first) override {
+    buckets_.ready_from(Buckets::offset(owned, first), dp_, expert_dp_);
+  }
   void finish() override { buckets_.finish(); }
   void step(std::int64_t number, double shrink) override {
     if (shrink < 1) gradients_.copy_from(scale(gradients_, shrink));
     rule_.step(masters_, moments_, gradients_, number);
     store(weights_, masters_);
   }
-  std::size_t sums() const override { return buckets_.count(); }
+  std::size_t sums(bool experts) const override { return buckets_.count(experts); }
 
  private:
   Rule rule_;
@@ -101,7 +103,7 @@ class WholeOptimizer : public Optimizer {
   Tensor masters_;  // what the optimiser steps: the weights themselves, or f32 of those in bf16
   std::array<Tensor, 2> moments_;
   Buckets buckets_;
-  Communicator& dp_;
+  Communicator &dp_, &expert_dp_;
 };
 // end whole
 

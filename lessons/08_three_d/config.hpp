@@ -6,7 +6,7 @@
 #include "06_pipeline/worker.hpp"
 #include "07_data_parallel/optimizer.hpp"
 #include "08_three_d/mesh.hpp"
-#include "app/gather.hpp"
+#include "app/proof.hpp"
 #include "gpt/builder.hpp"
 #include "gpt/tokens.hpp"
 #include "gpt/weights.hpp"
@@ -25,9 +25,9 @@ std::unique_ptr<pipeline::AnyWorker> make_worker(gpt::Builder& builder, const Tr
 
 /// The optimiser of a rank, where every replica steps all.
 inline std::unique_ptr<data_parallel::Optimizer> whole_optimizer(const TrainingConfig& config,
-                                                                 Communicator& dp_cp);
+                                                                 const Mesh& mesh);
 
-/// How the model is put together, and who steps it. Lessons 09 and 10 have other ways.
+/// How the model is put together, and who steps it. Lessons 09 to 12 have other ways.
 struct Composition {
   std::unique_ptr<pipeline::AnyWorker> (*worker)(gpt::Builder&, const TrainingConfig&, const Mesh&,
                                                  const TensorParallel&,
@@ -36,7 +36,15 @@ struct Composition {
   void (*sum_partials)(const std::vector<Parameter>&,
                        const TensorParallel&) = [](const std::vector<Parameter>&, const TensorParallel&) {};
   std::unique_ptr<data_parallel::Optimizer> (*optimizer)(const TrainingConfig&,
-                                                         Communicator& dp_cp) = whole_optimizer;
+                                                         const Mesh&) = whole_optimizer;
+  /// What attention is to a rank of cp and tp, and the rows of a microbatch's (N, cols) that rank `rank` of
+  /// cp has.
+  attention_heads::Core (*core)(const ModelConfig&, Communicator& cp, const TensorParallel&) =
+      [](const ModelConfig&, Communicator&, const TensorParallel&) { return attention_heads::Core{}; };
+  Tensor (*cut_tokens)(const Tensor&, const ModelConfig&, int rank) = [](const Tensor& x, const ModelConfig&,
+                                                                         int) { return x; };
+  /// The unsplit model's step, if it is not lesson 06's.
+  MeasuredReference (*reference)(const Inputs<Tensor>&, const ModelConfig&, const Tokens& batch) = nullptr;
 };
 
 struct TrainingConfig {
@@ -64,8 +72,9 @@ struct TrainingConfig {
 };
 
 inline std::unique_ptr<data_parallel::Optimizer> whole_optimizer(const TrainingConfig& config,
-                                                                 Communicator& dp_cp) {
-  return std::make_unique<data_parallel::WholeOptimizer>(config.rule(), config.bucket, dp_cp);
+                                                                 const Mesh& mesh) {
+  return std::make_unique<data_parallel::WholeOptimizer>(config.rule(), config.bucket, *mesh.dp_cp,
+                                                         *mesh.expert_dp);
 }
 
 /// The elements of each row of this rank's weights: of each part of its chunks, which ZeRO cuts one by one;
@@ -75,7 +84,7 @@ inline std::vector<std::int64_t> own_rows(const TrainingConfig& config, const Pl
   const int stages = place.sizes.pp, all = stages * config.chunks;
   for (int c = 0; c < config.chunks; ++c) {
     const int at = pipeline::virtual_stage(c, place.stage, stages);
-    const auto parts = gpt::own_parts(config.model, pipeline::layers_of(config.partition(stages), at).size(),
+    const auto parts = gpt::own_parts(config.model, pipeline::layers_of(config.partition(stages), at),
                                       at == 0, at == all - 1, place.tp, place.sizes.tp);
     rows.insert(rows.end(), parts.begin(), parts.end());
   }

@@ -12,14 +12,13 @@ namespace tessera::three_d {
 
 using pipeline::Forward;
 
-/// The microbatches of `batch` that this rank computes: those of its replica, with ids counted from the first
-/// one of its shard of the vocabulary.
+/// This rank's tokens of the microbatches of `batch` that its replica computes.
 inline std::vector<Tokens> own_microbatches(const Tokens& batch, const Config& s, const Trainer& trainer) {
   const int m = s.training.microbatches, first = trainer.mesh().dp->rank() * m;
   const auto all = gpt::microbatches_of(batch, m * trainer.mesh().sizes.dp);
   std::vector<Tokens> mine;
   for (int i = first; i < first + m; ++i)
-    mine.push_back(gpt::local_tokens(all.at(static_cast<std::size_t>(i)), s.training.model, trainer.tp()));
+    mine.push_back(trainer.own_tokens(all.at(static_cast<std::size_t>(i))));
   return mine;
 }
 
@@ -47,12 +46,14 @@ inline double evaluate(
     std::vector<std::size_t> places;  // where too few are left, the first stands in, and does not count
     for (std::int64_t i = first; i < first + b; ++i)
       places.push_back(static_cast<std::size_t>((i < own.end ? i : first) * seq));
-    const Forward out = model.forward(
-        gpt::local_tokens(gpt::sequences_at(s.text, places, seq), s.training.model, model.tp()));
+    const Forward out = model.forward(model.own_tokens(gpt::sequences_at(s.text, places, seq)));
     on_progress((first - own.begin) / b + 1);
     if (!out.losses.defined()) continue;
-    const auto losses = out.losses.values();
-    sum = std::accumulate(losses.begin(), losses.begin() + std::min(b, own.end - first) * seq, sum);
+    std::vector<double> counts(static_cast<std::size_t>(b * seq), 0);
+    std::fill_n(counts.begin(), std::min(b, own.end - first) * seq, 1);
+    const auto losses = out.losses.values(),
+               counted = model.cut_tokens(Tensor::of(b * seq, 1, counts)).values();
+    sum = std::inner_product(losses.begin(), losses.end(), counted.begin(), sum);
   }
   return sum_over_replicas(sum, model.mesh()) / static_cast<double>(whole_sequences(s) * seq);
 }
@@ -96,19 +97,21 @@ inline std::vector<std::uint16_t> sample(const Trainer& model, const Config& s, 
     const auto seen = std::min(static_cast<std::int64_t>(text.size()), s.seq());
     // The first sequence of a microbatch. What stands behind the text it cannot see: the mask is causal.
     std::vector<double> context(text.end() - seen, text.end());
-    context.resize(static_cast<std::size_t>(s.training.model.rows()));
+    context.resize(static_cast<std::size_t>(s.training.model.attention.tokens()));
     const auto count = static_cast<std::int64_t>(context.size());
     const Tensor ids = Tensor::of(count, 1, context, DType::i32);
-    const Forward out = model.forward(gpt::local_tokens({ids, ids}, s.training.model, model.tp()));
+    const Forward out = model.forward(model.own_tokens({ids, ids}));
     const Tensor next = Tensor::of(1, 1, {0}, DType::i32);
-    if (out.probabilities.defined()) {
+    const auto [holder, row] = model.place_of(seen - 1);
+    if (out.probabilities.defined() && mesh.cp->rank() == holder) {
       const Phase drawing = mesh.tp->phase("draw");
-      const auto id = draw(out.probabilities.row_range(seen - 1, seen),
+      const auto id = draw(out.probabilities.row_range(row, row + 1),
                            attention_heads::own_ids(v, mesh.tp->rank(), mesh.sizes.tp), s.temperature, random,
                            step * v, *mesh.tp);
       next.copy_from(Tensor::of(1, 1, {static_cast<double>(id)}, DType::i32));
     }
     mesh.pp->broadcast(next, mesh.sizes.pp - 1);  // the first stage needs it next
+    if (mesh.sizes.cp > 1) mesh.cp->broadcast(next, holder);
     text.push_back(static_cast<std::uint16_t>(next.values()[0]));
   }
   return text;

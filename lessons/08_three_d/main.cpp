@@ -1,11 +1,14 @@
 // Lesson 08: tensor, pipeline and data parallelism combined, training a GPT on text. Read mesh.hpp (which
-// ranks communicate), trainer.hpp (one step) and train.hpp (the loop). Lessons 09 and 10 plug in by use_in.
+// ranks communicate), trainer.hpp (one step) and train.hpp (the loop). Lessons 09 to 12 plug in by use_in.
 #include <filesystem>
 
 #include "08_three_d/harness/command_line.hpp"
 #include "08_three_d/harness/screen.hpp"
 #include "09_sequence_parallel/parts.hpp"
 #include "10_zero/sharded_optimizer.hpp"
+#include "11_context_parallel/parts.hpp"
+#include "12_experts/harness/reference.hpp"
+#include "12_experts/parts.hpp"
 
 using namespace tessera;
 using namespace tessera::three_d;
@@ -51,6 +54,9 @@ int main(int argc, char** argv) {
                         if (!arguments.tokens.empty()) arguments.text.clear();  // nothing was read there
                         const ModelConfig& m = s.training.model;
                         if (m.sequence_parallel) sequence_parallel::use_in(s.training, m.regather);
+                        if (m.experts > 0)
+                          experts::use_in(s.training), s.training.parts.reference = experts::reference_step;
+                        if (m.cp > 1) context_parallel::use_in(s.training, m.cp, m.way, m.zigzag);
                         zero::use_in(s.training, s.training.zero);
                       },
                   .prove = lesson,

@@ -22,9 +22,12 @@ class Trainer {
     // Where the weights and gradients that are made below will lie.
     const GradientBuffer gradients(rows, sharers, dtype, config.zero < 2);
     gradients_ = gradients, weights_ = TensorRow(rows, sharers, dtype, MemoryKind::weight, false);
-    if (config.learns) optimizer_ = config.parts.optimizer(config_, *mesh.dp_cp);
+    if (config.learns) optimizer_ = config.parts.optimizer(config_, mesh);
     if (config.learns && config.zero > 0)
       builder_.around = [optimizer = optimizer_.get()](const auto&... of) { optimizer->around(of...); };
+    builder_.ep = mesh.ep.get(), builder_.batch = {mesh.tp.get(), mesh.dp_cp.get()};
+    builder_.core = config.parts.core(config.model, *mesh.cp, tp_);
+    builder_.positions = cut_tokens(builder_.positions);
     worker_ = config.parts.worker(builder_, config_, mesh_, tp_, dtype);
     if (config.learns) optimizer_->attach(parameters(), rows);
     weights_ = gradients_ = {};
@@ -43,7 +46,7 @@ class Trainer {
       optimizer_->ready_from(0);
       optimizer_->finish();
       config_.parts.sum_partials(owned(), tp_);
-      if (mesh_.embedding)  // the first and the last stage used the same matrix
+      if (mesh_.embedding && config_.model.tied)  // the first and the last stage used the same matrix
         embedding().gradient.copy_from(mesh_.embedding->all_reduce(embedding().gradient));
     };
     return worker_->run(plan_[static_cast<std::size_t>(mesh_.pp->rank())], microbatches, hooks);
@@ -83,6 +86,25 @@ class Trainer {
   // end step
 
   const std::vector<Parameter>& parameters() const { return builder_.parameters; }
+  /// This rank's rows of a microbatch's (N, cols), or another one's of cp.
+  Tensor cut_tokens(const Tensor& x, int rank) const {
+    return config_.parts.cut_tokens(x, config_.model, rank);
+  }
+  Tensor cut_tokens(const Tensor& x) const { return cut_tokens(x, mesh_.cp->rank()); }
+  /// The rank of cp that has this row of a microbatch, and its number there.
+  std::pair<int, std::int64_t> place_of(std::int64_t row) const {
+    const std::int64_t all = config_.model.attention.tokens();
+    std::vector<double> is_it(static_cast<std::size_t>(all), 0);
+    is_it[static_cast<std::size_t>(row)] = 1;
+    for (int rank = 0;; ++rank) {
+      const auto own = cut_tokens(Tensor::of(all, 1, is_it), rank).values();
+      if (const auto at = std::ranges::find(own, 1); at != own.end()) return {rank, at - own.begin()};
+    }
+  }
+  /// This rank's tokens of a microbatch, with ids counted from the first one of its shard of the vocabulary.
+  Tokens own_tokens(const Tokens& batch) const {
+    return gpt::local_tokens({cut_tokens(batch.ids), cut_tokens(batch.targets)}, config_.model, tp_);
+  }
   /// Sends one microbatch through all virtual stages, forward only.
   pipeline::Forward forward(const Tokens& batch) const { return worker_->forward(batch); }
   const TensorParallel& tp() const { return tp_; }

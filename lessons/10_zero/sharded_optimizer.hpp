@@ -69,7 +69,7 @@ class ShardedOptimizer : public data_parallel::Optimizer {
     summing_.clear();
   }
   void step(std::int64_t number, double shrink) override { units_.step(number, shrink); }
-  std::size_t sums() const override { return units_.units().size(); }
+  std::size_t sums(bool experts) const override { return experts ? 0 : units_.units().size(); }
   Communicator* sharers() const override { return &dp_; }
 
  private:
@@ -115,8 +115,8 @@ inline void use_in(three_d::TrainingConfig& training, int stage) {
   training.zero = stage;
   if (stage > 0)
     training.parts.optimizer = [](const three_d::TrainingConfig& config,
-                                  Communicator& dp) -> std::unique_ptr<data_parallel::Optimizer> {
-      return std::make_unique<ShardedOptimizer>(config, dp);
+                                  const three_d::Mesh& mesh) -> std::unique_ptr<data_parallel::Optimizer> {
+      return std::make_unique<ShardedOptimizer>(config, *mesh.dp_cp);
     };
 }
 // end optimizer

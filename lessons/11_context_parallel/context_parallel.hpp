@@ -38,7 +38,7 @@ struct PairwiseAttention {
   Exchange exchange;
   Layout layout;
   AttentionOptions whole;  // of the whole sequences
-  std::int64_t* work;      // counts pairs
+  std::int64_t* work;      // counts pairs, if any
 
   // begin pairs
   /// q (N/c, W), k and v (N/c, kv d) -> o (N/c, W).
@@ -93,7 +93,7 @@ struct PairwiseAttention {
         const Moment began = exchange.cp.journal().moment();
         const AttentionOptions options = pair(queries, keys);
         body({rows(s.q, i), rows(k, j), rows(v, j), rows(s.o, i), {}, rows(s.log_sum, i)}, options, i, j);
-        *work += pairs_of(options);
+        if (work) *work += pairs_of(options);
         exchange.cp.journal().span(format("queries {}, keys {}", queries, keys), "layer", began);
       }
   }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "11_context_parallel/context_parallel.hpp"
+#include "gpt/model.hpp"
 
 namespace tessera::context_parallel {
 
@@ -18,7 +19,7 @@ struct Ulysses {
   Tensor forward(const Tensor& q, const Tensor& k, const Tensor& v, AttentionSaved& saved) const {
     const auto [q_own, k_own, v_own] =
         attention_heads::q_k_v(to_heads(Keys::beside(q, Keys::beside(k, v)), true), own());
-    *work += pairs_of(own());
+    if (work) *work += pairs_of(own());
     return to_tokens(attention(q_own, k_own, v_own, own(), saved), q.cols(), false);
   }
   // end ulysses
@@ -32,7 +33,7 @@ struct Ulysses {
     attention_backward(to_heads(dy, false), saved, own(), dq_own, dk_own, dv_own);
     const auto home = attention_heads::q_k_v(to_tokens(gradients, dq.cols() + 2 * dk.cols(), true), whole);
     dq.copy_from(home[0]), dk.copy_from(home[1]), dv.copy_from(home[2]);
-    *work += pairs_of(own());
+    if (work) *work += pairs_of(own());
   }
 
   /// (N/c, cols) of this rank's tokens -> all N tokens of the columns of this rank's heads. With `keys` x is
@@ -89,11 +90,11 @@ struct Ulysses {
   }
 };
 
-enum class Way { ring, gather, ulysses };
+using gpt::Way;
 
 /// One of them as the core of lesson 05's attention, which knows nothing of the cut.
 inline attention_heads::Core make_core(Way way, Communicator& cp, const Layout& layout,
-                                       const AttentionOptions& whole, std::int64_t* work) {
+                                       const AttentionOptions& whole, std::int64_t* work = nullptr) {
   const auto core = [](const auto& made) -> attention_heads::Core {
     return {[made](const auto& q, const auto& k, const auto& v, const auto&, auto& saved) {
               return made.forward(q, k, v, saved);

@@ -16,22 +16,26 @@ struct KeptActivations {
 /// F = 4 W, and S keys a row (1 where attention streams):
 ///
 ///   forward  X, ln_1(X), H, ln_2(H)   4 n W     means and deviations  4 n     probabilities  n heads/t S
-///            Q K V, O                 4 n W/t   gelu, before and after  2 n F/t
-///   dX       dY, dln_2, dH, dln_1     4 n W     dQ dK dV  3 n W/t     before the gelu  n F/t
+///            Q, K V, O     2 n (W + KV)/t       gelu, before and after  2 n F/t
+///   dX       dY, dln_2, dH, dln_1     4 n W     dQ, dK dV  n (W + 2 KV)/t     before the gelu  n F/t
 ///
-/// Where activations are cut by tokens (lesson 09), the rows of the first column are this rank's. What the
-/// products need of them is gathered beside: ln_1(X) and ln_2(H), unless they are gathered again; dY and dH.
-/// A number that stands for a row (a mean, a deviation, a loss) takes as much as `wide` elements.
+/// Tokens that are cut over cp always stream, and n is this rank's part. Ulysses keeps its heads' Q, K and V
+/// of all tokens instead, and their O beside. Where activations are cut by tokens over tp, too (lesson 09),
+/// the rows of the first column are this rank's. What the products need of them is gathered beside: ln_1(X)
+/// and ln_2(H), unless they are gathered again; dY and dH. A number that stands for a row (a mean, a
+/// deviation, a loss) takes as much as `wide` elements.
 inline KeptActivations kept_activations(const ModelConfig& m, std::int64_t layers, bool last, int rank, int t,
                                         std::int64_t wide) {
   const std::int64_t n = m.rows(), own = m.own_rows(t), w = m.width(), f = m.ffn();
   const std::int64_t normed = m.regather ? own : n, gathered = m.sequence_parallel ? n : 0;
   const std::int64_t ids = attention_heads::own_ids(m.vocabulary, rank, t).size();
   const auto& o = m.attention.options;
-  const std::int64_t core = n * m.attention.heads / t * (o.streams() ? wide : o.seq);
-  KeptActivations all{
-      layers * (own * (2 * w + 4 * wide) + normed * 2 * w + (4 * n * w + 2 * n * f) / t + core),
-      layers * (4 * own * w + 2 * gathered * w + (3 * n * w + n * f) / t)};
+  const bool exchanged = m.cp > 1 && m.way == Way::ulysses;
+  const std::int64_t kv = 2 * m.attention.kv_width(),
+                     qkvo = exchanged ? 3 * w + copied_kv(m.attention, m.cp * t) : 2 * w + kv;
+  const std::int64_t core = n * m.attention.heads / t * (m.cp > 1 || o.streams() ? wide : o.seq);
+  KeptActivations all{layers * (own * (2 * w + 4 * wide) + normed * 2 * w + n * (qkvo + 2 * f) / t + core),
+                      layers * (4 * own * w + 2 * gathered * w + n * (w + kv + f) / t)};
   if (last) {
     all.forward += own * (w + 2 * wide) + n * w;  // X and its means and deviations, ln_f(X)
     all.forward += n * (ids + wide);              // the probabilities and the losses

@@ -17,9 +17,13 @@ inline std::int64_t elements_of(const std::vector<Parameter>& parameters) {
 class Builder {
  public:
   Builder(const ModelConfig& config, const TensorParallel& tp, MakeWeight make)
-      : config_(config), tp_(tp), make_(std::move(make)) {}
+      : positions(whole_positions(config)), config_(config), tp_(tp), make_(std::move(make)) {}
 
   std::vector<Parameter> parameters;  // of everything built so far, in the order of the model
+  Tensor positions;                   // (n, 1) i32, of the tokens of a microbatch; lesson 11 has its own
+  attention_heads::Core core;         // of every attention, too
+  Communicator* ep = nullptr;         // the ranks that share out experts,
+  std::vector<Communicator*> batch;   // and the axes of those that have tokens: lesson 12
   Around
       around;  // of all chunks, if any: 0 is the embedding, then come all layers of the model, then the head
 
@@ -31,12 +35,12 @@ class Builder {
     auto& starts = block_starts_.emplace_back();
     for (std::int64_t l = layers.begin; l < layers.end; ++l) {
       starts.push_back(parameters.size());
-      made.blocks.push_back(block<typename Parts::Block>(format("h.{}.", l)));
+      made.blocks.push_back(block<typename Parts::Block>(l));
       Parts::set_up(made.blocks.back(), config_, tp_);
     }
     starts.push_back(parameters.size());
     if (last) made.head = head<typename Parts::Head>();
-    made.positions = positions();
+    made.positions = positions;
     made.tokens = config_.tokens;
     if (around)
       made.around = [all = around, layers, head = config_.layers + 1](Pass pass, std::size_t part,
@@ -59,6 +63,25 @@ class Builder {
   /// gradients.
   bool has_embedding_copy() const { return has_copy_; }
 
+  const ModelConfig& config() const { return config_; }
+  /// A rank's slice of a weight, of which a part that lesson 12 makes is then listed.
+  Tensor weight(const std::string& name, const Slice& slice) const { return make_(name, slice); }
+  /// Both layers cut over tp, with the biases.
+  template <class Mlp>
+  Mlp mlp(const std::string& h) {
+    const std::int64_t w = config_.width(), f = config_.ffn();
+    const auto columns = [&](std::int64_t rows) { return Slice::columns(rows, f, tp_.rank(), tp_.size()); };
+    const Slice rows = Slice::rows(f, w, tp_.rank(), tp_.size()), row = Slice::whole(1, w);
+    const Tensor u = make_(h + "mlp.c_fc.weight", columns(w)), cu = make_(h + "mlp.c_fc.bias", columns(1)),
+                 v = make_(h + "mlp.c_proj.weight", rows), cv = make_(h + "mlp.c_proj.bias", row);
+    const Mlp made{{u, cu}, {v, cv}};
+    list(h + "mlp.c_fc.weight", columns(w), u, made.fc1.da);
+    list(h + "mlp.c_fc.bias", columns(1), cu, made.fc1.dc);
+    list(h + "mlp.c_proj.weight", rows, v, made.fc2.da);
+    list(h + "mlp.c_proj.bias", row, cv, made.fc2.dc);
+    return made;
+  }
+
  private:
   template <class Norm>
   Norm norm(const std::string& name) {
@@ -72,35 +95,31 @@ class Builder {
   }
 
   template <class Block>
-  Block block(const std::string& h) {
-    const std::int64_t w = config_.width(), f = config_.ffn();
+  Block block(std::int64_t layer) {
+    const std::string h = format("h.{}.", layer);
+    const std::int64_t w = config_.width();
     const auto linear = [&](const std::string& name, const Slice& a, const Slice& c) {
       return std::pair{make_(h + name + ".weight", a), make_(h + name + ".bias", c)};
     };
-    const auto columns = [&](std::int64_t rows) { return Slice::columns(rows, f, tp_.rank(), tp_.size()); };
     const auto qkv = [&](std::int64_t rows) {
       return attention_heads::qkv_slice(rows, config_.attention, tp_.rank(), tp_.size());
     };
-    const auto rows = [&](std::int64_t of) { return Slice::rows(of, w, tp_.rank(), tp_.size()); };
-    const Slice row = Slice::whole(1, w);
+    const Slice rows = Slice::rows(w, w, tp_.rank(), tp_.size()), row = Slice::whole(1, w);
     const auto ln_1 = norm<decltype(Block::ln_1)>(h + "ln_1");
     const auto [a, ca] = linear("attn.c_attn", qkv(w), qkv(1));
-    const auto [o, co] = linear("attn.c_proj", rows(w), row);
-    const decltype(Block::attn) attn(a, ca, o, co,
-                                     attention_heads::own_heads(config_.attention, tp_.rank(), tp_.size()));
+    const auto [o, co] = linear("attn.c_proj", rows, row);
+    const decltype(Block::attn) attn(
+        a, ca, o, co, attention_heads::own_heads(config_.attention, tp_.rank(), tp_.size()), core);
     list(h + "attn.c_attn.weight", qkv(w), a, attn.c_attn.da);
     list(h + "attn.c_attn.bias", qkv(1), ca, attn.c_attn.dc);
-    list(h + "attn.c_proj.weight", rows(w), o, attn.c_proj.da);
+    list(h + "attn.c_proj.weight", rows, o, attn.c_proj.da);
     list(h + "attn.c_proj.bias", row, co, attn.c_proj.dc);
     const auto ln_2 = norm<decltype(Block::ln_2)>(h + "ln_2");
-    const auto [u, cu] = linear("mlp.c_fc", columns(w), columns(1));
-    const auto [v, cv] = linear("mlp.c_proj", rows(f), row);
-    const decltype(Block::mlp) mlp{{u, cu}, {v, cv}};
-    list(h + "mlp.c_fc.weight", columns(w), u, mlp.fc1.da);
-    list(h + "mlp.c_fc.bias", columns(1), cu, mlp.fc1.dc);
-    list(h + "mlp.c_proj.weight", rows(f), v, mlp.fc2.da);
-    list(h + "mlp.c_proj.bias", row, cv, mlp.fc2.dc);
-    return {ln_1, attn, ln_2, mlp};
+    using Mlp = decltype(Block::mlp);
+    if constexpr (requires { Mlp::make(*this, h, layer); })
+      return {ln_1, attn, ln_2, Mlp::make(*this, h, layer)};
+    else
+      return {ln_1, attn, ln_2, mlp<Mlp>(h)};
   }
 
   template <class Embedding>
@@ -132,12 +151,13 @@ class Builder {
     return {config_.vocabulary, config_.width(), {ids}, {{0, config_.width()}}};
   }
 
-  /// 0, 1, ..., seq - 1, once for each sequence of a microbatch. (n, 1)
-  Tensor positions() const {
+  /// 0, 1, ..., seq - 1, once for each sequence of a microbatch.
+  static Tensor whole_positions(const ModelConfig& config) {
     const MemoryScope data(MemoryKind::check);
     std::vector<double> at;
-    for (std::int64_t i = 0; i < config_.rows(); ++i) at.push_back(static_cast<double>(i % config_.seq()));
-    return Tensor::of(config_.rows(), 1, at, DType::i32);
+    for (std::int64_t i = 0; i < config.attention.tokens(); ++i)
+      at.push_back(static_cast<double>(i % config.seq()));
+    return Tensor::of(std::ssize(at), 1, at, DType::i32);
   }
 
   template <class P>

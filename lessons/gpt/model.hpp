@@ -13,6 +13,13 @@
 
 namespace tessera::gpt {
 
+/// Who brings the keys and values of other ranks' tokens: lesson 11.
+enum class Way { ring, gather, ulysses };
+/// The columns of K and V together that Ulysses sends: a kv head goes to every one of the ranks that uses it.
+inline std::int64_t copied_kv(const attention_heads::AttentionShape& s, std::int64_t ranks) {
+  return 2 * std::max(s.kv_heads, ranks) * s.head_width();
+}
+
 /// The whole model, and the size of a microbatch: attention.options.batch sequences of .seq tokens.
 struct ModelConfig {
   attention_heads::AttentionShape attention;  // width W, heads
@@ -20,16 +27,24 @@ struct ModelConfig {
   std::int64_t tokens = 1;                           // of the whole batch, over which the loss is the mean
   bool tied = false;                                 // the head's weight is wte itself, as in GPT-2
   bool sequence_parallel = false, regather = false;  // lesson 09
+  int cp = 1;                                        // ranks that share the tokens of a sequence: lesson 11
+  Way way = Way::ring;
+  bool zigzag = true;
+  std::int64_t experts = 0, top_k = 1;  // in place of the MLP of every second block: lesson 12
+  int ep = 1;                           // ranks that share them out
+  double aux = 0;                       // the factor of their auxiliary loss
   double layer_norm_epsilon = 1e-5;
   std::int64_t positions = 0;  // rows of wpe, where they are more than seq
   std::int64_t inner = 0;      // F, where it is not 4 W
 
   std::int64_t width() const { return attention.width; }
   std::int64_t ffn() const { return inner > 0 ? inner : 4 * attention.width; }
-  std::int64_t rows() const { return attention.tokens(); }  // n, the tokens of a microbatch
+  std::int64_t rows() const { return attention.tokens() / cp; }  // n, a rank's tokens of a microbatch
   std::int64_t seq() const { return attention.options.seq; }
+  bool has_experts(std::int64_t layer) const { return experts > 0 && layer % 2 == 1; }
+  std::int64_t expert_layers() const { return experts > 0 ? layers / 2 : 0; }
   std::int64_t wpe_rows() const { return std::max(positions, seq()); }
-  /// The tokens of a microbatch that each of `tp` ranks holds between two blocks.
+  /// Those that each of `tp` ranks holds between two blocks.
   std::int64_t own_rows(int tp) const { return sequence_parallel ? rows() / tp : rows(); }
 };
 
@@ -56,6 +71,7 @@ struct Parameter {
   Slice slice;
   Tensor value, gradient;
   bool partial = false;  // the gradient is a term of a sum over tp, which is owed once a step
+  bool expert = false;   // of an expert: the replicas share these out, and expert_dp has the same ones
 };
 
 /// Makes a rank's slice of a weight.

@@ -30,8 +30,14 @@ inline std::vector<WeightInfo> weights_of(const ModelConfig& m) {
     linear(h + "attn.c_attn", w, qkv, 3 * scale);
     linear(h + "attn.c_proj", w, w, scale);
     linear(h + "ln_2", 1, w, 1);
-    linear(h + "mlp.c_fc", w, f, scale);
-    linear(h + "mlp.c_proj", f, w, scale / 2);
+    std::vector<std::string> mlps = {h + "mlp."};
+    if (m.has_experts(l)) {
+      all.push_back({h + "mlp.router.weight", w, m.experts, 3 * scale});
+      mlps.clear();
+      for (std::int64_t i = 0; i < m.experts; ++i) mlps.push_back(format("{}mlp.experts.{}.", h, i));
+    }
+    for (const std::string& mlp : mlps)
+      linear(mlp + "c_fc", w, f, scale), linear(mlp + "c_proj", f, w, scale / 2);
   }
   linear("ln_f", 1, w, 1);
   if (!m.tied) all.push_back({"lm_head.weight", m.vocabulary, w, scale});
@@ -45,23 +51,32 @@ inline std::int64_t elements_of(const ModelConfig& config) {
   return all;
 }
 
-/// The elements that rank `rank` of `tp` holds of each part: of wte and of wpe if `first`, of each of
-/// `layers` blocks, of the last norm and of the head's matrix if `last`. The matrices of a block are cut; its
-/// norms and the biases after a sum are on every rank. The head of a tied model holds no matrix of its own
-/// where the embedding lies on the same stage.
-inline std::vector<std::int64_t> own_parts(const ModelConfig& m, std::int64_t layers, bool first, bool last,
+/// The elements of the experts of a block that a rank of ep holds.
+inline std::int64_t own_experts(const ModelConfig& m) {
+  return m.experts / m.ep * ((m.width() + 1) * m.ffn() + (m.ffn() + 1) * m.width());
+}
+
+/// The elements that rank `rank` of `tp` holds of each part: of wte and of wpe if `first`, of each block of
+/// `layers`, of the last norm and of the head's matrix if `last`. The matrices of a block are cut; its norms,
+/// the biases after a sum, a router and experts are on every rank of tp. The head of a tied model holds no
+/// matrix of its own where the embedding lies on the same stage.
+inline std::vector<std::int64_t> own_parts(const ModelConfig& m, Range layers, bool first, bool last,
                                            int rank, int tp) {
   const std::int64_t w = m.width(), f = m.ffn();
   const std::int64_t ids = attention_heads::own_ids(m.vocabulary, rank, tp).size();
   const std::int64_t cut = ((w + 1) * (w + 2 * m.attention.kv_width()) + w * w + (w + 1) * f + f * w) /
                            tp;  // two pairs of matrices
-  std::vector<std::int64_t> parts(static_cast<std::size_t>(layers), cut + 6 * w);
+  std::vector<std::int64_t> parts;
+  for (std::int64_t l = layers.begin; l < layers.end; ++l)
+    parts.push_back(m.has_experts(l)
+                        ? cut - ((w + 1) * f + f * w) / tp + 5 * w + w * m.experts + own_experts(m)
+                        : cut + 6 * w);
   if (first) parts.insert(parts.begin(), {ids * w, m.wpe_rows() * w});
   if (last) parts.push_back(2 * w);
   if (last && !(first && m.tied)) parts.push_back(ids * w);
   return parts;
 }
-inline std::int64_t own_elements(const ModelConfig& m, std::int64_t layers, bool first, bool last, int rank,
+inline std::int64_t own_elements(const ModelConfig& m, Range layers, bool first, bool last, int rank,
                                  int tp) {
   const std::vector<std::int64_t> parts = own_parts(m, layers, first, last, rank, tp);
   return std::accumulate(parts.begin(), parts.end(), std::int64_t{0});

@@ -123,6 +123,20 @@ void for_tiles(const Heads& heads, const Body& body) {
 
 }  // namespace
 
+Tensor dropout(const Tensor& x, double rate, std::uint64_t seed, const Position& where) {
+  expect(x.dtype() != DType::i32,
+         [&] { return format("dropout: {}: i32 is for ids, not for arithmetic", shape(x)); });
+  expect(rate >= 0 && rate < 1, [&] { return format("dropout: a rate of {:g} is not in [0, 1)", rate); });
+  expect(where.seq > 0 && where.heads > 0 && x.rows() % (where.seq * where.heads) == 0, [&] {
+    return format("dropout: {} does not hold sequences of {} for {} heads", shape(x), where.seq, where.heads);
+  });
+  Position place = where;
+  if (place.cols == 0) place.cols = x.cols();
+  Tensor y = empty_like(x);
+  kernels_of(x).dropout(y, x, {rate, seed, place});
+  return y;
+}
+
 void merge_attention(const Tensor& o, const Tensor& log_sum, const Tensor& more, const Tensor& more_log_sum,
                      const AttentionOptions& options) {
   const Tensor merged = empty_like(log_sum);

@@ -96,6 +96,8 @@ struct Kernels {
   virtual void embedding(const Tensor& y, const Tensor& ids, const Tensor& table) const = 0;
   /// dtable[v] += sum of dy_i over the i with ids_i = v, in the order of i.
   virtual void embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& ids) const = 0;
+  virtual void scale_rows(const Tensor& y, const Tensor& x, const Tensor& factors) const = 0;
+  virtual void row_dots(const Tensor& dots, const Tensor& a, const Tensor& b) const = 0;
   virtual void layer_norm(const Tensor& y, const Tensor& mean, const Tensor& inverse_deviation,
                           const Tensor& x, const Tensor& gamma, const Tensor& beta, double epsilon) const = 0;
   virtual void layer_norm_backward(const Tensor& dx, const Tensor& dy, const Tensor& x, const Tensor& mean,

@@ -65,6 +65,12 @@ struct Mathematics : Kernels {
   void embedding(const Tensor& y, const Tensor& ids, const Tensor& table) const override {
     rows<EmbeddingRow>(y, y, table, ids);
   }
+  void scale_rows(const Tensor& y, const Tensor& x, const Tensor& factors) const override {
+    rows<ScaledRow>(y, y, x, factors);
+  }
+  void row_dots(const Tensor& dots, const Tensor& a, const Tensor& b) const override {
+    rows<DotRow>(a, dots, a, b);
+  }
   void cross_entropy(const Tensor& loss, const Tensor& probabilities, const Tensor& logits,
                      const Tensor& targets) const override {
     rows<CrossEntropyRow>(logits, loss, probabilities, logits, targets);

@@ -11,7 +11,6 @@ const Kernels& kernels_of(const Tensor& tensor) {
 }
 
 namespace {
-
 void same_place(const char* op, const Tensor& a, const Tensor& b) {
   expect(a.device() == b.device(),
          [&] { return format("{}: {} and {} live on different devices", op, shape(a), shape(b)); });
@@ -184,6 +183,22 @@ void add_embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor
   kernels_of(dy).embedding_backward(dtable, dy, ids);
 }
 
+Tensor scale_rows(const Tensor& x, const Tensor& factors) {
+  floating("scale_rows", {&x});
+  same("scale_rows", factors, column(x));
+  Tensor y = empty_like(x);
+  kernels_of(x).scale_rows(y, x, factors);
+  return y;
+}
+
+Tensor row_dots(const Tensor& a, const Tensor& b) {
+  floating("row_dots", {&a});
+  same("row_dots", a, b);
+  Tensor dots = column(a);
+  kernels_of(a).row_dots(dots, a, b);
+  return dots;
+}
+
 LayerNorm layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, double epsilon) {
   floating("layer_norm", {&x});
   for (const Tensor& row : {gamma, beta}) row_of("layer_norm", row, x);
@@ -221,19 +236,6 @@ Tensor softmax_backward(const Tensor& dp, const Tensor& p) {
   Tensor dx = empty_like(p);
   kernels_of(p).softmax_backward(dx, dp, p, 1);
   return dx;
-}
-
-Tensor dropout(const Tensor& x, double rate, std::uint64_t seed, const Position& where) {
-  floating("dropout", {&x});
-  expect(rate >= 0 && rate < 1, [&] { return format("dropout: a rate of {:g} is not in [0, 1)", rate); });
-  expect(where.seq > 0 && where.heads > 0 && x.rows() % (where.seq * where.heads) == 0, [&] {
-    return format("dropout: {} does not hold sequences of {} for {} heads", shape(x), where.seq, where.heads);
-  });
-  Position place = where;
-  if (place.cols == 0) place.cols = x.cols();
-  Tensor y = empty_like(x);
-  kernels_of(x).dropout(y, x, {rate, seed, place});
-  return y;
 }
 
 CrossEntropy cross_entropy(const Tensor& logits, const Tensor& targets) {

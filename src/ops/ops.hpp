@@ -46,6 +46,11 @@ Tensor relu_backward(const Tensor& dy, const Tensor& x);  ///< 0 where x <= 0.
 Tensor embedding(const Tensor& ids, const Tensor& table);
 void add_embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& ids);
 
+/// y_i = f_i x_i for each row of x (N, F), with factors f (N, 1) in the dtype that x is computed in. The
+/// gradients are dx = scale_rows(dy, f) and df = row_dots(dy, x).
+Tensor scale_rows(const Tensor& x, const Tensor& factors);
+Tensor row_dots(const Tensor& a, const Tensor& b);  ///< sum_j a_ij b_ij: (N, F), (N, F) -> (N, 1)
+
 struct LayerNorm {
   Tensor y;                           // (N, F)
   Tensor x, mean, inverse_deviation;  // (N, F), (N, 1), (N, 1)  what the backward needs

@@ -35,6 +35,29 @@ struct EmbeddingRow {
 };
 
 template <class T>
+struct ScaledRow {
+  View<T> y, x;
+  View<Arithmetic<T>> factors;
+  TESSERA_KERNEL void operator()(const auto& team, std::int64_t i) const {
+    const T* from = x.row(i);
+    T* to = y.row(i);
+    const Arithmetic<T> factor = *factors.row(i);
+    team.each(y.cols, [&](std::int64_t j) { to[j] = from[j] * factor; });
+  }
+};
+template <class T>
+struct DotRow {
+  using A = Arithmetic<T>;
+  View<A> dots;
+  View<T> a, b;
+  TESSERA_KERNEL void operator()(const auto& team, std::int64_t i) const {
+    const T *ai = a.row(i), *bi = b.row(i);
+    const A sum = team.sum(a.cols, [&](std::int64_t j) { return A(ai[j]) * A(bi[j]); });
+    if (team.first()) *dots.row(i) = sum;
+  }
+};
+
+template <class T>
 struct CrossEntropyRow {
   using A = Arithmetic<T>;
   View<A> loss;

@@ -137,6 +137,7 @@ class Reference {
  public:
   Reference(const Inputs<Tensor>& in, AttentionShape shape, Core core)
       : in_(in), shape_(std::move(shape)), core_(std::move(core)) {}
+  virtual ~Reference() = default;
   MeasuredReference results;  // the backward adds "d" + name for each weight
   double epsilon = 1e-5;      // of the layer norms
 
@@ -182,17 +183,24 @@ class Reference {
     core_.backward(d_o, heads_.at(name), options(), dq, dk, dv);
     return linear_backward(name + ".c_attn", dqkv);
   }
+  const Inputs<Tensor>& inputs() const { return in_; }
   const Tensor& heads(const std::string& name) const { return heads_.at(name).o; }
+
+  virtual Tensor mlp(const std::string& name, const Tensor& x) {
+    pre_[name] = linear(name + "c_fc", x);
+    return linear(name + "c_proj", gelu(pre_[name]));
+  }
+  virtual Tensor mlp_backward(const std::string& name, const Tensor& dy) {
+    return linear_backward(name + "c_fc", gelu_backward(linear_backward(name + "c_proj", dy), pre_.at(name)));
+  }
 
   /// `h` is the prefix of the names of the block's weights: "" or "h.0.".
   Tensor block(const std::string& h, const Tensor& x) {
     const Tensor mid = add(x, dropout_of(attention(h + "attn", norm(h + "ln_1", x)), options(), 1));
-    pre_[h] = linear(h + "mlp.c_fc", norm(h + "ln_2", mid));
-    return add(mid, dropout_of(linear(h + "mlp.c_proj", gelu(pre_[h])), options(), 2));
+    return add(mid, dropout_of(mlp(h + "mlp.", norm(h + "ln_2", mid)), options(), 2));
   }
   Tensor block_backward(const std::string& h, const Tensor& dy) {
-    const Tensor dm = linear_backward(h + "mlp.c_proj", dropout_of(dy, options(), 2));
-    const Tensor dn = linear_backward(h + "mlp.c_fc", gelu_backward(dm, pre_.at(h)));
+    const Tensor dn = mlp_backward(h + "mlp.", dropout_of(dy, options(), 2));
     const Tensor dmid = add(dy, norm_backward(h + "ln_2", dn));
     const Tensor da = attention_backward(h + "attn", dropout_of(dmid, options(), 1));
     return add(dmid, norm_backward(h + "ln_1", da));

@@ -6,6 +6,7 @@
 #include "08_three_d/config.hpp"
 #include "gpt/checkpoint.hpp"
 #include "gpt/harness/command_line.hpp"
+#include "gpt/harness/context.hpp"
 #include "tensor/file.hpp"
 
 namespace tessera::three_d {
@@ -21,6 +22,12 @@ inline void add_flags(App& app, Config& s, Arguments& arguments) {
   flags.number("--tp", s.sizes.tp, 1, 64, "ranks that share each layer");
   flags.number("--pp", s.sizes.pp, 1, 64, "stages of layers");
   flags.number("--dp", s.sizes.dp, 1, 64, "replicas");
+  flags.number("--cp", s.sizes.cp, 1, 64, "ranks that share the tokens of each sequence: lesson 11");
+  flags.number("--experts", t.model.experts, 0, 1 << 10,
+               "in every second block, in place of the MLP: lesson 12");
+  flags.number("--ep", s.sizes.ep, 1, 64, "of the ranks of cp x dp: those that share out the experts");
+  flags.number("--top-k", t.model.top_k, 1, 64, "experts of a token");
+  flags.real("--aux", t.model.aux, 0, 1e3, "factor of the auxiliary loss, over the whole batch; 0: none");
   flags.number("--steps", s.steps, 0, 1 << 20, "of training, with those that --resume has done");
   app.size("--batch", s.batch, "sequences of a step");
   flags.number("--microbatches", t.microbatches, 1, 1 << 20, "m, of each replica");
@@ -50,6 +57,7 @@ inline void add_flags(App& app, Config& s, Arguments& arguments) {
   flags.toggle("--sequence-parallel", t.model.sequence_parallel,
                "cut activations by tokens over tp: lesson 09");
   flags.toggle("--regather", t.model.regather, "there: keep a rank's tokens only, gather X again");
+  gpt::add_context_flags(flags, t.model.way, t.model.zigzag);
   flags.size("--bucket", t.bucket, "of gradients that are summed over dp in one call");
   flags.number("--zero", t.zero, 0, 3,
                "replicas share out: 1 the optimiser's state, 2 and gradients, 3 and weights: lesson 10");
@@ -173,11 +181,33 @@ inline void refuse_unread(const Config& s, const Flags& flags) {
          {"--save", "--dump", "--svg", "--steps", "--optimizer", "--lr", "--clip", "--bucket", "--momentum",
           "--beta1", "--beta2", "--weight-decay", "--zero"});
   refuse(s.training.zero > 0, "--zero sums the gradients part by part", {"--bucket"});
+  refuse(s.sizes.cp == 1, "--cp 1 cuts no tokens", {"--way", "--placement"});
+  refuse(s.training.model.experts == 0, "without --experts there are none", {"--ep", "--top-k", "--aux"});
+  refuse(s.training.model.experts > 0, "--experts trains a new model",
+         {"--save", "--resume", "--weights", "--eval", "--zero", "--clip"});
   refuse(s.save.empty(), "--every counts the steps between checkpoints of --save", {"--every"});
   refuse(s.sample == 0, "--temperature is that of --sample", {"--temperature"});
   refuse(s.resume.empty() && !s.training.adamw, "--optimizer sgd has no such constant",
          {"--beta1", "--beta2", "--weight-decay"});
   refuse(s.resume.empty() && s.training.adamw, "--optimizer adamw has no such constant", {"--momentum"});
+}
+
+/// Experts that the ranks of ep can share out, and a batch that they can count.
+inline void refuse_experts(const TrainingConfig& t, int ep) {
+  const ModelConfig& m = t.model;
+  if (m.experts % ep != 0)
+    throw UsageError(format("--ep {} does not divide the {} experts: --experts {} would work", ep, m.experts,
+                            (m.experts / ep + 1) * ep));
+  if (m.top_k > m.experts)
+    throw UsageError(
+        format("--top-k {} of --experts {}: --top-k {} would work", m.top_k, m.experts, m.experts));
+  if (m.layers < 2)
+    throw UsageError("--experts are in every second block, and --layers 1 has none: --layers 2 would work");
+  if (m.aux > 0 && t.microbatches > 1)
+    throw UsageError(format(
+        "--aux counts the tokens of the whole batch before its backward, and --microbatches {} would go "
+        "back one by one: --microbatches 1 would work",
+        t.microbatches));
 }
 
 /// Everything else that can be wrong with the command line, before anything runs.
@@ -211,10 +241,14 @@ inline void apply_arguments(Config& s, const Arguments& arguments, Flags& flags,
                s.batch, dp, t.microbatches, (s.batch / parts + 1) * parts));
   if (m.regather && !m.sequence_parallel)
     throw UsageError("--regather is of --sequence-parallel: without --regather it would work");
+  m.cp = s.sizes.cp, m.ep = s.sizes.ep;
+  if (m.experts > 0) refuse_experts(t, m.ep), m.sequence_parallel = true;
+  if (m.cp > 1) gpt::refuse_context(m.attention, m.way, m.zigzag, m.cp, tp, format("--cp {}", m.cp));
+  const std::int64_t chunks = m.cp == 1 ? 1 : m.zigzag ? 2 * m.cp : m.cp;
   if (m.sequence_parallel && m.rows() % tp != 0)
     throw UsageError(
         format("--sequence-parallel cuts the {} tokens of a microbatch over --tp {}: --seq {} would work",
-               m.rows(), tp, (s.seq() / tp + 1) * tp));
+               m.rows(), tp, (s.seq() / (chunks * tp) + 1) * chunks * tp));
   if (s.weights) s.weights->check(m, gpt::state_prefixes(!s.resume.empty() && !s.eval, t.adamw));
   if (const auto most = s.text.ids.empty() ? 0 : *std::max_element(s.text.ids.begin(), s.text.ids.end());
       s.weights && most >= m.vocabulary)  // which no --vocab can change

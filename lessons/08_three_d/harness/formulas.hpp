@@ -3,6 +3,8 @@
 
 #include "08_three_d/config.hpp"
 #include "tensor/memory.hpp"
+#include "gpt/harness/context.hpp"
+#include "gpt/sizes.hpp"
 
 namespace tessera::three_d {
 
@@ -26,7 +28,7 @@ inline WholeRows whole_rows(const TrainingConfig& t, const Place& place) {
   const std::int64_t w = t.model.width();
   const std::int64_t matrix = padded(attention_heads::own_ids(t.model.vocabulary, rank, tp).size() * w, d),
                      shared = stages == 1 && t.model.tied ? matrix : 0,
-                     block = padded(gpt::own_elements(t.model, 1, false, false, rank, tp), d);
+                     block = padded(gpt::own_elements(t.model, {0, 1}, false, false, rank, tp), d);
   WholeRows most;
   for (int c = 0; c < t.chunks; ++c) {
     const int at = pipeline::virtual_stage(c, place.stage, stages);
@@ -88,8 +90,8 @@ inline void expect_gathers(auto& proof, const Config& s, const std::string& phas
   const ModelConfig& m = s.training.model;
   std::int64_t elements = 0, calls = 0;
   for (int rank = 0; rank < s.sizes.tp; ++rank) {
-    auto own = gpt::own_parts(m, m.layers, forward, true, rank, s.sizes.tp);  // the embedding has no dX
-    if (forward && m.tied) own.push_back(own.front());                        // it comes to both ends
+    auto own = gpt::own_parts(m, {0, m.layers}, forward, true, rank, s.sizes.tp);  // the embedding has no dX
+    if (forward && m.tied) own.push_back(own.front());                             // it comes to both ends
     calls += std::ssize(own);
     for (const std::int64_t part : own) elements += padded(part, s.sizes.replicas());
   }
@@ -100,8 +102,9 @@ inline void expect_gathers(auto& proof, const Config& s, const std::string& phas
                        replica_group(s.sizes));
 }
 
-/// One direction of `all` microbatches of n tokens. `count`: how many, in letters. The forward has three more
-/// all-reduces, of a number for each token that is as wide as `losses` elements together: the loss.
+/// One direction of `all` microbatches of n tokens, each rank's of cp for itself. `count`: how many, in
+/// letters. The forward has three more all-reduces, of a number for each token that is as wide as `losses`
+/// elements together: the loss.
 inline void expect_pass(auto& proof, const Config& s, const std::string& phase, std::int64_t all,
                         const std::string& count, bool forward = true) {
   const ModelConfig& m = s.training.model;
@@ -115,6 +118,17 @@ inline void expect_pass(auto& proof, const Config& s, const std::string& phase, 
         format("{} x {}({}pp-1) {} n W", count, m.sequence_parallel ? "" : "tp ", v > 1 ? "v " : "", e),
         "pp");
   if (s.training.zero == 3) expect_gathers(proof, s, phase, all / s.sizes.replicas(), forward);
+  if (m.cp > 1)
+    for (const gpt::Exchange& one : gpt::exchanges(m.attention, m.way, m.cp, forward, t, "cp")) {
+      const std::int64_t times = all / m.cp * m.layers;  // of a sequence's tokens together
+      proof.expect_traffic(phase, one.op, one.what, times * one.calls, times * one.elements * e,
+                           format("{} L x {} {} n {}", count, one.formula, e,
+                                  m.way == gpt::Way::ulysses ? "(2 W + 2 KV)" : "2 KV"),
+                           "cp");
+    }
+  // One more sum in each layer of experts: of two rows of E numbers, for the auxiliary loss.
+  const std::int64_t balances = forward && m.aux > 0 ? m.expert_layers() : 0,
+                     pair = 2 * m.experts * proof.wide_bytes();
   if (m.sequence_parallel) {  // each sum is a reduce-scatter, and a gather at the other end of its layers
     const std::int64_t again = m.regather && !forward ? 2 * m.layers : 0;
     for (const auto& [op, label, times] : {std::tuple{"all_gather", "in front of columns", sums + again},
@@ -122,8 +136,16 @@ inline void expect_pass(auto& proof, const Config& s, const std::string& phase, 
       proof.expect_traffic(phase, op, label, all * times, all * times * (t - 1) * nw * e,
                            format("{} x (tp-1) {} ({} L + 1) n W", count, e, (times - 1) / m.layers), "tp");
     if (forward)
-      proof.expect_traffic(phase, "all_reduce", "loss", all * calls, all * 2 * (t - 1) * losses * n * e,
-                           format("{} x 2 (tp-1) {} {} n", count, e, losses), "tp");
+      proof.expect_traffic(
+          phase, "all_reduce", balances > 0 ? "loss, f P of experts" : "loss", all * (calls + balances),
+          all * 2 * (t - 1) * (losses * n * e + balances * pair),
+          format("{} x 2 (tp-1) {} {} n", count, e, losses) + (balances > 0 ? " + L/2 2 E" : ""), "tp");
+    if (const std::int64_t d = s.sizes.replicas(); balances > 0)
+      proof.expect_traffic(
+          phase, "all_reduce", "f, P of experts", all / d * t * balances,
+          all / d * t * balances * 2 * (d - 1) * pair,
+          format("{} tp L/2 x 2 (1 - 1/({})) {} 2 E", count, replicas(s.sizes), proof.wide_bytes()),
+          replica_group(s.sizes));
     return;
   }
   proof.expect_traffic(phase, "all_reduce", forward ? "blocks, embedding, loss" : "blocks, head",
@@ -133,19 +155,62 @@ inline void expect_pass(auto& proof, const Config& s, const std::string& phase, 
                        "tp");
 }
 
+/// The rows that a rank's tokens send to other ranks' experts, and that come to its own, in each forward of a
+/// layer in this phase, as the journal has them.
+struct Routed {
+  std::vector<std::int64_t> leave, come;
+};
+inline Routed routed(Journal& journal, const std::string& phase) {
+  Routed found;
+  for (const Span& span : journal.spans()) {
+    long leave = 0, come = 0;
+    if (span.category != "routing" || !span.name.starts_with(phase + ": ")) continue;
+    std::sscanf(span.name.c_str() + phase.size(), ": %ld rows leave, %ld come", &leave, &come);
+    found.leave.push_back(leave), found.come.push_back(come);
+  }
+  return found;
+}
+
+/// What tokens send to experts and back in one direction of `all` microbatches; `moved` rows leave their
+/// rank.
+inline void expect_experts(auto& proof, const Config& s, const std::string& phase, std::int64_t all,
+                           std::int64_t moved, bool forward) {
+  const ModelConfig& m = s.training.model;
+  const std::int64_t e = proof.element_bytes(), groups = all / m.ep * s.sizes.tp * m.expert_layers(),
+                     counts = forward ? groups * (m.ep - 1) * m.experts * 4 : 0;
+  const std::string rows = format("2 x {} rows x {} W", moved, e);
+  proof.expect_traffic(phase, "all_to_all", forward ? "counts, X, Y of experts" : "dY, dX of experts",
+                       groups * (forward ? 3 : 2), counts + 2 * moved * m.width() * e,
+                       forward ? format("{} + {}", counts, rows) : rows, "ep");
+}
+
 /// The sums of all gradients of `steps` steps, and stages 1 and 2 of ZeRO's new weights. `buckets`: of all
 /// groups of dp together.
 inline void expect_sums_over_dp(auto& proof, const Config& s, std::int64_t steps, std::int64_t buckets,
-                                const std::string& all = all_ranks) {
+                                std::int64_t of_experts_calls, const std::string& all = all_ranks) {
   const ModelConfig& m = s.training.model;
   const std::int64_t d = s.sizes.replicas(), g = proof.wide_bytes(), e = proof.element_bytes();
   std::int64_t owned = 0, parts = 0, shared = 0;  // elements, and with the padding of each part
   for (int rank = 0; rank < s.sizes.tp; ++rank) {
-    auto own = gpt::own_parts(m, m.layers, true, true, rank, s.sizes.tp);
+    auto own = gpt::own_parts(m, {0, m.layers}, true, true, rank, s.sizes.tp);
     if (s.sizes.pp > 1 && m.tied)
       own.push_back(attention_heads::own_ids(m.vocabulary, rank, s.sizes.tp).size() * m.width());
     parts += std::ssize(own);
     for (const std::int64_t part : own) owned += part, shared += padded(part, s.sizes.replicas());
+  }
+  if (m.experts > 0) {  // those of an expert are summed over the ranks that hold it
+    const std::int64_t experts = s.sizes.tp * m.expert_layers() * gpt::own_experts(m), sharers = d / m.ep;
+    const std::int64_t sums = steps * 2 * (d - 1) * (owned - experts) * g,
+                       of_experts = steps * 2 * (sharers - 1) * m.ep * experts * g;
+    const std::string formula = format("{} x 2 ({}-1) {} ({})", steps, replicas(s.sizes), g, all);
+    if (m.ep == 1)
+      return proof.expect_traffic("bwd", "all_reduce", "all gradients", steps * (buckets + of_experts_calls),
+                                  sums + of_experts, formula, replica_group(s.sizes));
+    proof.expect_traffic("bwd", "all_reduce", "gradients but experts'", steps * buckets, sums,
+                         formula + " but experts", replica_group(s.sizes));
+    return proof.expect_traffic(
+        "bwd", "all_reduce", "experts' gradients", steps * of_experts_calls, of_experts,
+        format("{} x 2 ({}/ep-1) {} (tp L/2 experts)", steps, replicas(s.sizes), g), "expert_dp");
   }
   if (s.training.zero == 0) {
     proof.expect_traffic(
@@ -165,7 +230,8 @@ inline void expect_sums_over_dp(auto& proof, const Config& s, std::int64_t steps
 }
 
 /// All that the ranks send in `steps` steps. `buckets`: of all groups of dp_cp together.
-inline void expect_traffic_by_axis(auto& proof, const Config& s, std::int64_t steps, std::int64_t buckets) {
+inline void expect_traffic_by_axis(auto& proof, const Config& s, std::int64_t steps, std::int64_t buckets,
+                                   std::int64_t of_experts_calls = 0) {
   const ModelConfig& m = s.training.model;
   const std::int64_t t = s.sizes.tp, p = s.sizes.pp, d = s.sizes.replicas(), w = m.width(),
                      g = proof.wide_bytes(),
@@ -175,15 +241,19 @@ inline void expect_traffic_by_axis(auto& proof, const Config& s, std::int64_t st
                     microbatches = format("{} {} m", steps, of);
   expect_pass(proof, s, "fwd", all, microbatches);
   expect_pass(proof, s, "bwd", all, microbatches, false);
+  const std::int64_t experts =
+      m.expert_layers() * (gpt::own_experts(m) + w * m.experts - w);  // and routers, a bias less
   if (m.sequence_parallel)
     proof.expect_traffic("bwd", "all_reduce", "norms, late biases", steps * p * d,
-                         steps * copies * 2 * (t - 1) * (6 * m.layers + 2) * w * g,
-                         format("{}2 {}(tp-1) {} (6 L + 2) W", each, copies == d ? of + " " : "", g), "tp");
-  if (p > 1)
+                         steps * copies * 2 * (t - 1) * ((6 * m.layers + 2) * w + experts) * g,
+                         format("{}2 {}(tp-1) {} ((6 L + 2) W{})", each, copies == d ? of + " " : "", g,
+                                experts > 0 ? " + experts" : ""),
+                         "tp");
+  if (p > 1 && m.tied)
     proof.expect_traffic("bwd", "all_reduce", "tied embedding", steps * t * d,
                          steps * copies * 2 * m.vocabulary * w * g,
                          format("{}2 {}{} V W", each, copies == d ? of + " " : "", g), "embedding");
-  expect_sums_over_dp(proof, s, steps, buckets);
+  expect_sums_over_dp(proof, s, steps, buckets, of_experts_calls);
   std::vector<std::tuple<std::string, std::int64_t, std::int64_t>> axes = {{"tp", t, p * d},
                                                                            {"pp", p, t * d}};
   if (s.training.zero > 0) axes.emplace_back(replica_group(s.sizes), d, t * p);
@@ -194,14 +264,18 @@ inline void expect_traffic_by_axis(auto& proof, const Config& s, std::int64_t st
 }
 
 /// Of `steps` sampled tokens: the forwards, a pair of numbers from each rank of a last stage's tp, and the id
-/// back to the stages before it.
+/// back to the stages before it and to the other ranks of cp.
 inline void expect_sampling_traffic(auto& proof, const Config& s) {
   const std::int64_t t = s.sizes.tp, p = s.sizes.pp, all = s.sample * s.sizes.replicas();
   expect_pass(proof, s, "sample", all, format("{} {}", s.sample, replicas(s.sizes)));
-  proof.expect_traffic("draw", "all_gather", "who has the largest", all, all * (t - 1) * t * 16,
-                       format("{} {} x (tp-1) tp 16", s.sample, replicas(s.sizes)), "tp");
+  const std::int64_t texts = s.sample * s.sizes.dp, c = s.sizes.cp;
+  proof.expect_traffic("draw", "all_gather", "who has the largest", texts, texts * (t - 1) * t * 16,
+                       format("{} dp x (tp-1) tp 16", s.sample), "tp");
   proof.expect_traffic("sample", "broadcast", "the id", all * t, all * t * (p - 1) * 4,
                        format("{} {} x tp (pp-1) 4", s.sample, replicas(s.sizes)), "pp");
+  if (c > 1)
+    proof.expect_traffic("sample", "broadcast", "the id", texts * t * p, texts * t * p * (c - 1) * 4,
+                         format("{} dp x tp pp (cp-1) 4", s.sample), "cp");
 }
 
 }  // namespace tessera::three_d

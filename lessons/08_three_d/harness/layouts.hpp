@@ -11,11 +11,18 @@ namespace tessera::three_d {
 inline Results run_with_layout(Communicator& world, Config s, const ParallelSizes& sizes, DType dtype,
                                std::uint64_t seed) {
   const MemoryScope scope(MemoryKind::check);
-  s.training.microbatches *= s.sizes.dp / sizes.dp;  // the same microbatches
+  ModelConfig& m = s.training.model;
+  if (m.aux > 0)  // over the same batch
+    m.attention.options.batch *= s.sizes.dp / sizes.dp;
+  else
+    s.training.microbatches *= s.sizes.dp / sizes.dp;  // the same microbatches
   if (sizes.pp == 1) s.training.chunks = 1, s.training.schedule = pipeline::Schedule::one_f_one_b;
-  if (sizes.ranks() == 1)
-    s.training.parts = {}, s.training.model.sequence_parallel = false, s.training.zero = 0;
-  s.sizes = sizes;
+  if (sizes.ranks() == 1) {
+    const auto worker = s.training.parts.worker;
+    s.training.parts = {}, m.sequence_parallel = m.experts > 0, s.training.zero = 0;
+    if (m.experts > 0) s.training.parts.worker = worker;
+  }
+  s.sizes = sizes, m.cp = sizes.cp, m.ep = sizes.ep;
   s.save.clear();
   const Mesh mesh(world, sizes, world.name() + "-");
   Trainer trainer = make_trainer(mesh, s, dtype, seed, MemoryKind::check);
@@ -44,7 +51,8 @@ inline std::string find_broken_axis(Communicator& world, Config s, DType dtype, 
   for (const auto& [axis, sizes] : {std::pair{"tp", ParallelSizes{s.sizes.tp, 1, 1}},
                                     {"pp", ParallelSizes{1, s.sizes.pp, 1}},
                                     {"dp", ParallelSizes{1, 1, s.sizes.dp}},
-                                    {"cp", ParallelSizes{1, 1, 1, s.sizes.cp}}}) {
+                                    {"cp", ParallelSizes{1, 1, 1, s.sizes.cp}},
+                                    {"ep", ParallelSizes{1, 1, s.sizes.ep, 1, s.sizes.ep}}}) {
     if (sizes.ranks() == 1) continue;
     const auto group =
         world.split(world.rank() < sizes.ranks() ? 0 : -1, world.rank(), format("{}-alone", axis));

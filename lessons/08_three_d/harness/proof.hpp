@@ -11,6 +11,8 @@ namespace tessera::three_d {
 /// What rank 0 knows at the end: the run's results, and those of the unsplit run in the same dtype.
 struct Compared {
   Results run, reference;
+  std::vector<std::int64_t> before,
+      after;  // rows of each rank's experts, in the first step and in the last one
 };
 
 // begin first_step
@@ -31,13 +33,15 @@ inline void check_first_step(Proof& proof, const Mesh& mesh, const Config& s) {
   proof.measure_memory();
   proof.measure_memory(MemoryKind::activation, activation_bytes);
   gpt::check_step(proof, model, trainer.with_gradients(), loss, "loss of the first step");
-  proof.measured_baseline([batch, model](const auto& in) { return gpt::reference_step(in, model, batch); });
+  const auto reference = s.training.parts.reference ? s.training.parts.reference : gpt::reference_step<>;
+  proof.measured_baseline([=](const auto& in) { return reference(in, model, batch); });
 
   expect_state(proof, mesh.place(), s.training, own_formula);
   const std::int64_t e = proof.element_bytes();
   TrainingConfig unsplit = s.training;
   unsplit.chunks = 1, unsplit.schedule = pipeline::Schedule::one_f_one_b;
-  unsplit.model.sequence_parallel = unsplit.model.regather = false;
+  unsplit.model.sequence_parallel = unsplit.model.regather = false, unsplit.model.cp = 1;
+  if (model.experts > 0) return;  // how much they keep depends on the choices: lesson 12
   proof.expect_memory(
       MemoryKind::activation, "activations",
       activations_predicted(unsplit, {1, 1, 1}, 0, 0, proof.wide()) * e,
@@ -69,19 +73,56 @@ inline void check_overlap(Proof& proof, const Trainer& trainer, const TrainingCo
               "a reduce_scatter was waited for at once: does a part compute between its begin and its wait?");
 }
 
+/// The rows that travel to experts, as the ranks have counted them, and their bytes. Returns the rows that
+/// came to each rank's experts in the first step of the training and in the last one. Collective.
+inline std::array<std::vector<std::int64_t>, 2> expect_routing(Proof& proof, Communicator& world,
+                                                               const Config& s, std::int64_t steps) {
+  const auto sum = [&](const auto& rows) {
+    return std::accumulate(rows.begin(), rows.end(), std::int64_t{0});
+  };
+  const auto moved = [&](const Routed& rows) {
+    return static_cast<std::int64_t>(sum_over(world, static_cast<double>(sum(rows.leave))));
+  };
+  const Routed training = routed(world.journal(), "fwd");
+  const std::int64_t all = s.sizes.replicas() * s.training.microbatches, leave = moved(training);
+  expect_experts(proof, s, "fwd", steps * all, leave, true),
+      expect_experts(proof, s, "bwd", steps * all, leave, false);
+  if (s.sample > 0)
+    expect_experts(proof, s, "sample", s.sample * s.sizes.replicas(),
+                   moved(routed(world.journal(), "sample")), true);
+  std::array<std::vector<std::int64_t>, 2> load;
+  const std::int64_t each =
+      std::ssize(training.come) / steps;  // forwards of a step; the first one was the check's
+  const CheckScope scope(world);
+  for (const std::int64_t step : {std::min<std::int64_t>(1, steps - 1), steps - 1}) {
+    const auto begin = training.come.begin() + step * each;
+    const double mine = static_cast<double>(std::accumulate(begin, begin + each, std::int64_t{0}));
+    for (const double rows : world.all_gather(Tensor::of(1, 1, {mine}), 0).values())
+      load[step == steps - 1].push_back(static_cast<std::int64_t>(rows));
+  }
+  return load;
+}
+
 /// The bytes of the run, and its losses and text against those of the unsplit run. Where they differ, each
 /// axis runs alone, and the one that is broken is named.
 inline Compared check_run(Proof& proof, Communicator& world, const Trainer& trainer, const Config& s,
                           const Results& found) {
+  std::array<std::vector<std::int64_t>, 2> load;
   if (s.eval) {
     std::int64_t forwards = 0;
-    for (int replica = 0; replica < s.sizes.dp; ++replica) forwards += own_forwards(s, replica);
+    for (int replica = 0; replica < s.sizes.dp; ++replica) forwards += s.sizes.cp * own_forwards(s, replica);
     expect_pass(proof, s, "eval", forwards, std::to_string(forwards));
   } else {  // the first replica's ranks count the all-reduces that all replicas post together
     const bool first = trainer.mesh().dp_cp->rank() == 0;
     const double buckets = sum_over(world, first ? static_cast<double>(trainer.optimizer().sums()) : 0);
-    expect_traffic_by_axis(proof, s, std::ssize(found.losses) + 1, static_cast<std::int64_t>(buckets));
-    check_overlap(proof, trainer, s.training, std::ssize(found.losses) + 1);
+    const bool first_of_experts = trainer.mesh().expert_dp->rank() == 0;
+    const double of_experts =
+        sum_over(world, first_of_experts ? static_cast<double>(trainer.optimizer().sums(true)) : 0);
+    const std::int64_t steps = std::ssize(found.losses) + 1;
+    expect_traffic_by_axis(proof, s, steps, static_cast<std::int64_t>(buckets),
+                           static_cast<std::int64_t>(of_experts));
+    check_overlap(proof, trainer, s.training, steps);
+    if (s.training.model.experts > 0) load = expect_routing(proof, world, s, steps);
   }
   if (s.sample > 0) expect_sampling_traffic(proof, s);
 
@@ -106,6 +147,7 @@ inline Compared check_run(Proof& proof, Communicator& world, const Trainer& trai
     // One run may be lucky. Other numbers of microbatches round the same sums in another order.
     const auto busy = world.busy("runs the unsplit reference with other microbatches");
     for (const int count : {1, 2, 4, 8}) {
+      if (s.training.model.aux > 0) break;  // the batch goes through at once
       const std::int64_t parts = std::int64_t{count} * s.sizes.dp;
       if (s.batch % parts != 0) continue;
       Config other = s;
@@ -131,7 +173,7 @@ inline Compared check_run(Proof& proof, Communicator& world, const Trainer& trai
     proof.claim(format("{} sampled tokens = the unsplit model's", found.text.size() - 1), differ, 0,
                 "did each rank draw from its own columns alone?");
   }
-  return {found, reference};
+  return {found, reference, load[0], load[1]};
 }
 
 /// The lesson's run with its checks, as main makes it.

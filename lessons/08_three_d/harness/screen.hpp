@@ -130,9 +130,30 @@ inline std::string readable(const std::vector<std::uint16_t>& ids, bool bytes) {
   return out;
 }
 
+/// The rows of each rank's experts in the first step and in the last one, as bars.
+inline std::string load(const Compared& t) {
+  if (t.after.empty()) return "";
+  const double most = static_cast<double>(std::max(std::ranges::max(t.before), std::ranges::max(t.after)));
+  std::vector<std::vector<std::string>> rows = {{"Rows of its experts", "first step", "", "last step", ""}};
+  std::vector<std::string> last = {"  max/mean"};
+  for (const auto& load : {t.before, t.after}) {
+    const auto all = static_cast<double>(std::accumulate(load.begin(), load.end(), std::int64_t{0}));
+    last.insert(last.end(), {"", format("{:.2f}", static_cast<double>(std::ranges::max(load)) *
+                                                      static_cast<double>(load.size()) / all)});
+    for (std::size_t rank = 0; rank < load.size(); ++rank) {
+      if (rows.size() <= rank + 1) rows.push_back({format("  rank {}", rank)});
+      rows[rank + 1].push_back(std::string(
+          static_cast<std::size_t>(std::lround(20 * static_cast<double>(load[rank]) / most)), '#'));
+      rows[rank + 1].push_back(std::to_string(load[rank]));
+    }
+  }
+  rows.push_back(last);
+  return table(rows, "llrlr", 2);
+}
+
 /// What came out, for people.
 inline std::string results(const Config& s, const Compared& t, bool stable) {
-  std::string out;
+  std::string out = stable ? "" : load(t);
   const std::int64_t all = whole_sequences(s);
   if (s.eval)
     out += format("\n  Loss {}, unsplit {}: the mean over {} tokens, {} sequences of {}; perplexity {}\n",

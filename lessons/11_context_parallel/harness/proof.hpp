@@ -72,25 +72,12 @@ inline void check_overlap(Proof& proof, Communicator& cp, const Config& c, std::
 }
 
 inline void expect_bytes(Proof& proof, const Config& c, std::int64_t weights) {
-  const std::int64_t ranks = proof.ranks(), more = ranks - 1, e = proof.element_bytes(),
-                     g = proof.wide_bytes();
-  const auto [forward, backward] = sent(c, c.way, proof.ranks());
-  const auto expect = [&](const char* phase, const char* op, const char* what, std::int64_t calls,
-                          std::int64_t elements, const std::string& formula) {
-    proof.expect_traffic(phase, op, what, calls, elements * e,
-                         format("{} {} N {}", formula, e, c.way == Way::ulysses ? "(2 W + 2 KV)" : "2 KV"));
-  };
-  if (c.way == Way::ring && more > 0) {
-    expect("fwd", "send", "K V", ranks * more, forward, "(c-1)");
-    expect("bwd", "send", "K V, [dK dV]", ranks * (more + ranks), backward, "(c-1 + c)");
-  } else if (c.way == Way::gather) {
-    expect("fwd", "all_gather", "K V", 1, forward, "(c-1)");
-    expect("bwd", "all_gather", "K V again", 1, backward / 2, "(c-1)");
-    expect("bwd", "reduce_scatter", "[dK dV]", 1, backward / 2, "(c-1)");
-  } else if (c.way == Way::ulysses) {
-    expect("fwd", "all_to_all", "QKV, O", 2, forward, "(c-1)/c");
-    expect("bwd", "all_to_all", "dO, dQKV", 2, backward, "(c-1)/c");
-  }
+  const std::int64_t more = proof.ranks() - 1, e = proof.element_bytes(), g = proof.wide_bytes();
+  for (const bool forward : {true, false})
+    for (const gpt::Exchange& one : gpt::exchanges(c.shape(), c.way, proof.ranks(), forward))
+      proof.expect_traffic(
+          forward ? "fwd" : "bwd", one.op, one.what, one.calls, one.elements * e,
+          format("{} {} N {}", one.formula, e, c.way == Way::ulysses ? "(2 W + 2 KV)" : "2 KV"));
   proof.expect_traffic("step", "all_reduce", "gradients of weights", 1, 2 * more * weights * g,
                        format("2 (c-1) {} P", g));
 }
@@ -104,7 +91,7 @@ inline void expect_memory(Proof& proof, const Config& c, std::int64_t weights, s
   const bool ulysses = c.way == Way::ulysses, gather = c.way == Way::gather,
              cpu = Device::current()->kind() == DeviceKind::cpu;
   const auto held = [&](int ranks) {
-    const std::int64_t saved = ulysses ? 2 * w + c.copied_kv(ranks) : qkv;
+    const std::int64_t saved = ulysses ? 2 * w + gpt::copied_kv(c.shape(), ranks) : qkv;
     return c.sizes.n() / ranks * ((5 * w + qkv + saved) * e + heads * g);
   };
   const auto most = [&](int ranks) {

@@ -61,9 +61,9 @@ inline std::string compare(Config c, std::int64_t e) {
       row.push_back(format("  {} ranks, {} of 16 heads have K and V", ranks, kv_heads));
       std::pair<std::int64_t, std::string> least = {INT64_MAX, ""};
       for (const auto& [way, name] : way_names) {
-        const auto [forward, backward] = sent(c, way, ranks);
-        row.push_back(bytes((forward + backward) * e));
-        least = std::min(least, {forward + backward, name});
+        const std::int64_t elements = sent(c, way, ranks);
+        row.push_back(bytes(elements * e));
+        least = std::min(least, {elements, name});
       }
       row.push_back(least.second);
     }

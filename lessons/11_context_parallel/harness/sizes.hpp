@@ -4,6 +4,7 @@
 
 #include "05_attention_heads/harness/sizes.hpp"
 #include "11_context_parallel/ulysses.hpp"
+#include "gpt/harness/context.hpp"
 
 namespace tessera::context_parallel {
 
@@ -15,24 +16,17 @@ struct Config {
   attention_heads::AttentionShape& shape() { return sizes.shape; }
   const attention_heads::AttentionShape& shape() const { return sizes.shape; }
   Layout layout(int ranks) const { return {shape().options.batch, shape().options.seq, ranks, zigzag}; }
-  /// Columns of K and V together; Ulysses sends a kv head to every rank that uses it.
-  std::int64_t kv() const { return 2 * shape().kv_width(); }
-  std::int64_t copied_kv(int ranks) const {
-    return 2 * std::max<std::int64_t>(shape().kv_heads, ranks) * shape().head_width();
-  }
+  std::int64_t kv() const { return 2 * shape().kv_width(); }  // columns of K and V together
   bool fits(std::int64_t kv_heads, int ranks) const {
     return shape().heads % kv_heads == 0 &&
            (way != Way::ulysses || kv_heads % ranks == 0 || ranks % kv_heads == 0);
   }
 };
-inline const std::vector<std::pair<Way, std::string>> way_names = {
-    {Way::ring, "ring"}, {Way::gather, "gather"}, {Way::ulysses, "ulysses"}};
+using gpt::way_names;
 
 inline void add_flags(App& app, Config& c) {
   AttentionOptions& o = c.shape().options;
-  app.flags().choice("--way", c.way, way_names, "who brings K and V; ulysses exchanges tokens for heads");
-  app.flags().choice("--placement", c.zigzag, {{true, "zigzag"}, {false, "contiguous"}},
-                     "zigzag: of 2c chunks of a sequence rank r has number r and number 2c-1-r");
+  gpt::add_context_flags(app.flags(), c.way, c.zigzag);
   app.size("--batch", o.batch, "sequences");
   app.size("--seq", o.seq, "tokens of a sequence; N = batch seq");
   app.size("--width", c.shape().width, "W, columns of X");
@@ -47,16 +41,7 @@ inline void check_sizes(Config& c, int ranks) {
   complete(c.sizes);
   const attention_heads::AttentionShape& s = c.shape();
   check_shape(s, s.tokens());
-  if (const int n = c.layout(ranks).chunks(); s.options.seq % n != 0)
-    throw UsageError(
-        format("--seq {} on {} ranks cannot be cut into the {} equal chunks of --placement {}: "
-               "--seq {} would work",
-               s.options.seq, ranks, n, c.zigzag ? "zigzag" : "contiguous", (s.options.seq / n + 1) * n));
-  if (c.way == Way::ulysses && s.heads % ranks != 0)
-    throw UsageError(
-        format("--heads {} cannot be shared out over {} ranks, as --way ulysses does: --way ring "
-               "would work",
-               s.heads, ranks));
+  gpt::refuse_context(s, c.way, c.zigzag, ranks, 1, format("{} ranks", ranks));
   if (!c.fits(s.kv_heads, ranks))
     throw UsageError(
         format("--kv-heads {} on {} ranks: a number that divides the {} heads{}: --kv-heads {} would work",
@@ -65,13 +50,12 @@ inline void check_sizes(Config& c, int ranks) {
                fitting(s.heads, [&](std::int64_t n) { return c.fits(n, ranks); })));
 }
 
-/// Elements that all ranks send together in the forward, and in the backward.
-inline std::pair<std::int64_t, std::int64_t> sent(const Config& c, Way way, int ranks) {
-  const std::int64_t n = c.sizes.n(), more = ranks - 1, keys = more * n * c.kv();
-  if (way == Way::ring) return {keys, more == 0 ? 0 : keys + ranks * n * c.kv()};
-  if (way == Way::gather) return {keys, 2 * keys};
-  const std::int64_t all = more * n / ranks * (2 * c.sizes.w() + c.copied_kv(ranks));
-  return {all, all};
+/// Elements that all ranks send together in the forward and in the backward.
+inline std::int64_t sent(const Config& c, Way way, int ranks) {
+  std::int64_t all = 0;
+  for (const bool forward : {true, false})
+    for (const gpt::Exchange& one : gpt::exchanges(c.shape(), way, ranks, forward)) all += one.elements;
+  return all;
 }
 
 /// The pairs of a query and a key of all heads that a rank computes.

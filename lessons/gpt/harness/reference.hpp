@@ -7,14 +7,16 @@
 
 namespace tessera::gpt {
 
-/// The loss and every gradient of one step over all tokens at once. `batch` lives on the host.
-inline MeasuredReference reference_step(const Inputs<Tensor>& in, const ModelConfig& config,
-                                        const Tokens& batch) {
+/// The loss and every gradient of one step over all tokens at once. `batch` lives on the host. Model says
+/// what a block is.
+template <class Model = attention_heads::Reference>
+MeasuredReference reference_step(const Inputs<Tensor>& in, const ModelConfig& config, const Tokens& batch) {
   const std::string head_name = config.tied ? "wte.weight" : "lm_head.weight";
   attention_heads::AttentionShape all = config.attention;
   const std::int64_t seq = all.options.seq, n = batch.ids.rows();
   all.options.batch = n / seq;
-  attention_heads::Reference u(in, all, attention_heads::reference_core);
+  Model u(in, all, attention_heads::reference_core);
+  if constexpr (requires { u.config; }) u.config = config;
   u.epsilon = config.layer_norm_epsilon;
   std::vector<double> at;
   for (std::int64_t i = 0; i < n; ++i) at.push_back(static_cast<double>(i % seq));

@@ -23,7 +23,7 @@ struct Row {
   }
   /// Weights, gradients and both moments of AdamW, f32: 16 B a parameter of the rank.
   double expected_state() const {
-    return 16.0 * gpt::own_elements(training_of(s, {tp, 1, 1}, 1).model, s.layers, true, true, 0, tp);
+    return 16.0 * gpt::own_elements(training_of(s, {tp, 1, 1}, 1).model, {0, s.layers}, true, true, 0, tp);
   }
   /// Lesson 08's own formula, which its check holds to the byte.
   double expected_activations() const {

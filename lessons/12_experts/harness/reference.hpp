@@ -1,0 +1,123 @@
+// The layer by its definition, which the ranks are compared with: all tokens at once, no row is moved.
+#pragma once
+
+#include "12_experts/harness/sizes.hpp"
+#include "app/proof.hpp"
+#include "gpt/harness/reference.hpp"
+
+namespace tessera::experts {
+
+/// The papers' formulas, line by line: every expert computes every token, and a gate that is 0 leaves out
+/// what the expert does not get. `in` has the weights by their names behind `name`.
+class LayerReference {
+ public:
+  LayerReference(const Inputs<Tensor>& in, const Config& c, int ranks, const std::string& name = "")
+      : in_(in), c_(c), ranks_(ranks), name_(name) {}
+  MeasuredReference found;  // aux, Y, and by backward dX and the gradients "d" + a weight's name
+
+  Tensor forward(const Tensor& x) {
+    x_ = x, wide_ = cast(x, arithmetic(x.dtype()));
+    w_ = cast(in_(name_ + "router.weight"), wide_.dtype());
+    p_ = softmax(matmul(wide_, w_));
+    choices_.emplace(p_.values(), c_, ranks_);
+    const std::int64_t E = c_.experts, all = p_.size(), N = x.rows();
+    gates_.assign(all, 0), sums_.assign(N, c_.top_k == 1 ? 1 : 0), even_.assign(E, 0);
+    for (std::int64_t at = 0; at < all; ++at) {
+      if (!choices_->chosen(at)) continue;
+      if (c_.top_k > 1) sums_[at / E] += choices_->p[at];              // g_i = p_i / the sum of the chosen p
+      even_[at % E] += c_.aux * double(E) / double(c_.top_k * N * N);  // alpha E f_i / N
+    }
+    for (std::int64_t at = 0; at < all; ++at)
+      if (choices_->chosen(at)) gates_[at] = choices_->p[at] / sums_[at / E];
+    const Tensor y = Tensor::zeros(N, x.cols(), wide_.dtype());
+    double sum = 0;
+    for (std::int64_t i = 0; i < E; ++i) {
+      std::vector<Tensor> w;
+      for (const Weight& one : expert_weights(c_)) w.push_back(in_(name_ + expert_name(i) + one.name));
+      experts_.push_back({w[0], w[1], w[2], w[3]});
+      y_.push_back(experts_[i].forward(x, steps_.emplace_back()));
+      add_to(y, cast(scale_rows(y_[i], kept_gates(i)), y.dtype()));
+      sum += largest_terms(steps_[i].h, w[2]) + largest(absolute(w[3]));
+    }
+    const double aux = choices_->aux(1);
+    found.note("aux", Tensor::of(1, 1, {aux}, wide_.dtype()), aux);
+    found.note("Y", cast(y, x.dtype()), sum);
+    return found.results.at("Y");
+  }
+
+  Tensor backward(const Tensor& dy) {
+    const std::int64_t E = c_.experts, all = p_.size();
+    const Tensor dx = Tensor::zeros(x_.rows(), x_.cols(), wide_.dtype());
+    std::vector<double> dgates(all), means(x_.rows()), dp(all);
+    double sum = 0;
+    for (std::int64_t i = 0; i < E; ++i) {
+      const auto dots = row_dots(dy, y_[i]).values();  // dg_i = <dY, E_i(X)>
+      for (std::int64_t at = i; at < all; at += E)
+        if (choices_->kept[at]) dgates[at] = dots[at / E], means[at / E] += gates_[at] * dots[at / E];
+      mlp::Mlp::Saved& s = steps_[i];
+      add_to(dx, cast(experts_[i].backward_input(scale_rows(dy, kept_gates(i)), s), dx.dtype()));
+      experts_[i].backward_weight(s);
+      const double sums[] = {largest_terms(t(x_), s.dpre), largest(sum_rows(absolute(s.dpre))),
+                             largest_terms(t(s.h), s.dy), largest(sum_rows(absolute(s.dy)))};
+      for (std::size_t k = 0; k < 4; ++k) {
+        const Weight one = expert_weights(c_)[k];
+        found.note("d" + name_ + expert_name(i) + one.name, experts_[i].*one.gradient, sums[k]);
+      }
+      sum += largest_terms(s.dpre, t(experts_[i].a));
+    }
+    for (std::int64_t at = 0; at < all; ++at) {
+      const double mean = c_.top_k > 1 ? means[at / E] : 0;
+      dp[at] = even_[at % E] + (choices_->chosen(at) ? (dgates[at] - mean) / sums_[at / E] : 0);
+    }
+    const Tensor dz = softmax_backward(Tensor::of(p_.rows(), E, dp, p_.dtype()), p_);
+    add_to(dx, matmul(dz, t(w_)));
+    found.note("d" + name_ + "router.weight", matmul(t(wide_), dz), largest_terms(t(wide_), dz));
+    found.note("dX", cast(dx, x_.dtype()), sum + largest_terms(dz, t(w_)));
+    return found.results.at("dX");
+  }
+
+ private:
+  Tensor kept_gates(std::int64_t expert) const {  // (N, 1)
+    std::vector<double> column;
+    for (std::int64_t at = expert; at < p_.size(); at += c_.experts)
+      column.push_back(choices_->kept[at] ? gates_[at] : 0);
+    return Tensor::of(x_.rows(), 1, column, wide_.dtype());
+  }
+
+  const Inputs<Tensor>& in_;
+  Config c_;
+  int ranks_;
+  std::string name_;
+  Tensor x_, wide_, w_, p_;
+  std::optional<Choices> choices_;
+  std::vector<double> gates_, sums_, even_;  // (N, E), (N), (E)
+  std::vector<mlp::Mlp> experts_;
+  std::vector<mlp::Mlp::Saved> steps_;
+  std::vector<Tensor> y_;
+};
+
+/// Lesson 08's unsplit model, whose blocks may have experts.
+struct GptReference : attention_heads::Reference {
+  using attention_heads::Reference::Reference;
+  gpt::ModelConfig config;
+  std::map<std::string, std::optional<LayerReference>> layers;
+
+  Tensor mlp(const std::string& name, const Tensor& x) override {
+    if (!config.has_experts(std::stoll(name.substr(2)))) return attention_heads::Reference::mlp(name, x);
+    const Config c{x.rows(), x.cols(), config.ffn(), config.experts, config.top_k, 1, 0, config.aux};
+    return layers[name].emplace(inputs(), c, 1, name).forward(x);
+  }
+  Tensor mlp_backward(const std::string& name, const Tensor& dy) override {
+    if (!layers.contains(name)) return attention_heads::Reference::mlp_backward(name, dy);
+    const Tensor dx = layers.at(name)->backward(dy);
+    for (const auto& [result, value] : layers.at(name)->found.results)
+      results.note(result, value, layers.at(name)->found.largest_sum.at(result));
+    return dx;
+  }
+};
+inline MeasuredReference reference_step(const Inputs<Tensor>& in, const gpt::ModelConfig& m,
+                                        const gpt::Tokens& batch) {
+  return gpt::reference_step<GptReference>(in, m, batch);
+}
+
+}  // namespace tessera::experts

@@ -1,0 +1,60 @@
+// What lessons 08 and 11 share of context parallelism: its flags, what cannot be cut, and what attention
+// sends.
+#pragma once
+
+#include "app/app.hpp"
+#include "gpt/model.hpp"
+
+namespace tessera::gpt {
+
+inline const std::vector<std::pair<Way, std::string>> way_names = {
+    {Way::ring, "ring"}, {Way::gather, "gather"}, {Way::ulysses, "ulysses"}};
+
+inline void add_context_flags(Flags& flags, Way& way, bool& zigzag) {
+  flags.choice("--way", way, way_names, "who brings K and V; ulysses exchanges tokens for heads");
+  flags.choice("--placement", zigzag, {{true, "zigzag"}, {false, "contiguous"}},
+               "zigzag: of 2c chunks of a sequence rank r has number r and number 2c-1-r");
+}
+
+/// Throws UsageError where the tokens of a sequence, or for Ulysses the heads of each of t ranks, cannot be
+/// cut over c ranks. `cut`: who these ranks are, "4 ranks" or "--cp 4". A sequence that is advised can be cut
+/// over t ranks, too.
+inline void refuse_context(const attention_heads::AttentionShape& s, Way way, bool zigzag, int c, int t,
+                           const std::string& cut) {
+  const int chunks = zigzag ? 2 * c : c;
+  if (s.options.seq % chunks != 0)
+    throw UsageError(
+        format("--seq {} on {} cannot be cut into the {} equal chunks of --placement {}: --seq {} would work",
+               s.options.seq, cut, chunks, zigzag ? "zigzag" : "contiguous",
+               (s.options.seq / (chunks * t) + 1) * chunks * t));
+  if (way == Way::ulysses && s.heads / t % c != 0)
+    throw UsageError(
+        format("--heads {} cannot be shared out over {}, as --way ulysses does: --way ring would work",
+               s.heads, t > 1 ? format("--tp {} {}", t, cut) : cut));
+}
+
+/// A call of attention over c ranks: how often all of them together make it, and the elements that they send.
+struct Exchange {
+  std::string op, what;
+  std::int64_t calls, elements;
+  std::string formula;  // of the elements, after the ranks' name
+};
+
+/// All calls of one direction, of attention that is also cut by heads over t ranks. A send counts for each
+/// rank, and S is N 2 KV elements, or for Ulysses N (2 W + 2 KV).
+inline std::vector<Exchange> exchanges(const attention_heads::AttentionShape& s, Way way, std::int64_t c,
+                                       bool forward, std::int64_t t = 1, const std::string& name = "c") {
+  const std::int64_t more = c - 1, keys = more * s.tokens() * 2 * s.kv_width(),
+                     all = more * (s.tokens() / c) * (2 * s.width + copied_kv(s, c * t));
+  const std::string left = format("({}-1)", name), home = format("({0}-1 + {0})", name);
+  if (way == Way::ulysses)
+    return {{"all_to_all", forward ? "QKV, O" : "dO, dQKV", 2 * t, all, format("{}/{}", left, name)}};
+  if (way == Way::gather && forward) return {{"all_gather", "K V", t, keys, left}};
+  if (way == Way::gather)
+    return {{"all_gather", "K V again", t, keys, left}, {"reduce_scatter", "[dK dV]", t, keys, left}};
+  if (more == 0) return {};  // a ring of one rank has no hops
+  if (forward) return {{"send", "K V", c * more * t, keys, left}};
+  return {{"send", "K V, [dK dV]", c * (more + c) * t, keys + keys / more * c, home}};
+}
+
+}  // namespace tessera::gpt
