@@ -126,9 +126,11 @@ TEST_CASE("lesson 14: what a search answers fits, and nothing that was tried is 
   for (const Estimate& one : answer.best) {
     CHECK(one.bytes() <= asked.machine.memory);
     CHECK(one.seconds() >= answer.best.front().seconds());
-    CHECK(part(one.memory, "weights") * one.cut.sizes.tp * one.cut.sizes.pp > 2 * 174e9 / (one.cut.zero == 3 ? 64 : 1));
+    CHECK(part(one.memory, "weights") * one.cut.sizes.tp * one.cut.sizes.pp >
+          2 * 174e9 / (one.cut.zero == 3 ? 64 : 1));
   }
-  CHECK(answer.best.front().seconds() <= fastest * 1.02);  // the simulation is more exact than the closed form
+  CHECK(answer.best.front().seconds() <=
+        fastest * 1.02);  // the simulation is more exact than the closed form
 }
 
 TEST_CASE("lesson 14: each stage of ZeRO, recomputation and sequence parallelism take what they should") {

@@ -3,8 +3,8 @@
 #pragma once
 
 #include "08_three_d/config.hpp"
-#include "app/flags.hpp"
 #include "14_plan/machine.hpp"
+#include "app/flags.hpp"
 
 namespace tessera::plan {
 
@@ -21,10 +21,10 @@ struct Question {
   DataSheet machine = machines[1];
   Efficiency reached;
   int devices = 8;
-  std::int64_t batch = 512;                               // sequences of a step
-  std::int64_t weight_bytes = 2, wide_bytes = 4;          // of a weight; of a gradient, a master, a moment
-  double tokens = 300e9;                                  // of the whole training
-  bool fused_attention = true;                            // one kernel, lesson 05's streaming form
+  std::int64_t batch = 512;                       // sequences of a step
+  std::int64_t weight_bytes = 2, wide_bytes = 4;  // of a weight; of a gradient, a master, a moment
+  double tokens = 300e9;                          // of the whole training
+  bool fused_attention = true;                    // one kernel, lesson 05's streaming form
 };
 
 struct Cut {
@@ -33,11 +33,12 @@ struct Cut {
   int chunks = 1;               // of each stage; more than one: the interleaved schedule
   pipeline::Schedule schedule = pipeline::Schedule::one_f_one_b;
   bool sequence_parallel = false;
+  gpt::Way way = gpt::Way::ring;  // of attention over cp
   Recompute recompute = Recompute::none;
   int zero = 0;
   bool overlap = true;          // gradients are summed while the last backward goes on
-  bool scatter_gather = false;  // a tp rank sends a tp-th of an activation to the next stage (Narayanan et al.
-                                // 2021, section 4.1), which gathers it in its own machine
+  bool scatter_gather = false;  // a tp rank sends a tp-th of an activation to the next stage (Narayanan et
+                                // al. 2021, section 4.1), which gathers it in its own machine
 };
 
 /// The run of lesson 08 under this cut. Throws UsageError where the cut does not divide what it cuts.
@@ -54,21 +55,33 @@ inline three_d::Config run_of(const Question& asked, const Cut& cut) {
   t.model.attention.options.form = kept ? AttentionOptions::Form::plain : AttentionOptions::Form::streaming;
   // As Megatron does: what was gathered is gathered again in the backward, beside the product of dX.
   t.model.sequence_parallel = t.model.regather = cut.sequence_parallel;
+  t.model.cp = cut.sizes.cp, t.model.ep = cut.sizes.ep, t.model.way = cut.way;
   t.schedule = cut.chunks > 1 ? pipeline::Schedule::interleaved : cut.schedule;
   t.chunks = cut.chunks, t.adamw = true, t.clip = 1, t.zero = cut.zero;
   t.bucket = 64 << 20;
   const auto divides = [&](std::int64_t whole, std::int64_t by, const std::string& what) {
     if (by < 1 || whole % by != 0)
-      throw UsageError(format("{} {} cannot be cut by {}: {} would work", what, whole, by,
-                              fitting(std::min<std::int64_t>(whole, 64), [&](std::int64_t n) { return whole % n == 0; })));
+      throw UsageError(
+          format("{} {} cannot be cut by {}: {} would work", what, whole, by,
+                 fitting(std::min<std::int64_t>(whole, 64), [&](std::int64_t n) { return whole % n == 0; })));
   };
   divides(asked.model.attention.heads, cut.sizes.tp, "heads");
   divides(asked.model.ffn(), cut.sizes.tp, "ffn");
   divides(asked.batch, parts, "the batch of");
   if (cut.sequence_parallel) divides(t.model.rows(), cut.sizes.tp, "the tokens of a microbatch,");
+  divides(asked.model.seq(), cut.sizes.cp > 1 ? 2 * cut.sizes.cp : 1, "a sequence of");
+  divides(cut.sizes.replicas(), cut.sizes.ep, "replicas");
+  if (asked.model.experts > 0) divides(asked.model.experts, cut.sizes.ep, "experts");
+  if (cut.sizes.cp > 1 && !asked.fused_attention)
+    throw UsageError("cp needs attention that streams: without --attention plain it would work");
+  if (asked.model.experts > 0 && cut.zero > 0)
+    throw UsageError("experts with ZeRO are not in the course: --zero 0 would work");
+  if (asked.model.experts > 0 && cut.sizes.tp > 1 && !cut.sequence_parallel)
+    throw UsageError("every rank of tp would send all tokens to experts: sequence parallelism would work");
   if (asked.model.layers < cut.sizes.pp * cut.chunks)
-    throw UsageError(format("{} layers for {} stages of {} chunks: --pp {} would work", asked.model.layers, cut.sizes.pp,
-                            cut.chunks, std::max<std::int64_t>(1, asked.model.layers / cut.chunks)));
+    throw UsageError(format("{} layers for {} stages of {} chunks: --pp {} would work", asked.model.layers,
+                            cut.sizes.pp, cut.chunks,
+                            std::max<std::int64_t>(1, asked.model.layers / cut.chunks)));
   pipeline::refuse_impossible(t.schedule, cut.sizes.pp, t.microbatches, t.chunks);
   return run;
 }

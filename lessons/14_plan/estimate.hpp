@@ -22,8 +22,8 @@ struct Estimate {
   int microbatches = 1;
   Parts memory;  // bytes of the fullest stage
   std::vector<AxisTraffic> traffic;
-  Parts time;  // seconds of a step
-  double flops = 0, executed = 0;                    // of a step: the model's, and with what is recomputed
+  Parts time;                      // seconds of a step
+  double flops = 0, executed = 0;  // of a step: the model's, and with what is recomputed
   int devices = 1;
 
   double bytes() const { return sum(memory); }
@@ -31,11 +31,13 @@ struct Estimate {
 };
 
 /// Bytes of the activations that a rank of stage `stage` keeps, and the largest it needs beside them at once.
-inline std::pair<double, double> activations_of(const Question& asked, const Cut& cut, const three_d::Config& run,
-                                                const pipeline::Plan& schedule, int stage) {
+inline std::pair<double, double> activations_of(const Question& asked, const Cut& cut,
+                                                const three_d::Config& run, const pipeline::Plan& schedule,
+                                                int stage) {
   const three_d::TrainingConfig& t = run.training;
   const int p = cut.sizes.pp, all = p * t.chunks, tp = cut.sizes.tp;
-  const std::int64_t wide = asked.wide_bytes / asked.weight_bytes, message = t.model.own_rows(tp) * t.model.width();
+  const std::int64_t wide = asked.wide_bytes / asked.weight_bytes,
+                     message = t.model.own_rows(tp) * t.model.width();
   std::vector<gpt::KeptActivations> chunks;
   for (int c = 0; c < t.chunks; ++c) {
     const int at = pipeline::virtual_stage(c, stage, p);
@@ -75,9 +77,16 @@ inline Parts memory_of(const Question& asked, const Cut& cut, const three_d::Con
 /// What each virtual stage computes on a microbatch.
 inline std::vector<Work> work_of(const Question& asked, const Cut& cut, const three_d::TrainingConfig& t) {
   const pipeline::Partition partition = t.partition(cut.sizes.pp);
-  const Work block = block_work(asked, t.model, cut.sizes.tp, cut.recompute);
-  std::vector<Work> all;
-  for (const std::int64_t layers : partition) all.push_back(static_cast<double>(layers) * block);
+  const auto block = [&](bool experts) {
+    return block_work(asked, t.model, cut.sizes.tp, cut.recompute, experts);
+  };
+  const Work dense = block(false), sparse = t.model.experts > 0 ? block(true) : Work{};
+  std::vector<Work> all(partition.size());
+  for (std::size_t at = 0; at < all.size(); ++at) {
+    const Range layers = pipeline::layers_of(partition, static_cast<int>(at));
+    for (std::int64_t l = layers.begin; l < layers.end; ++l)
+      all[at] = all[at] + (t.model.has_experts(l) ? sparse : dense);
+  }
   all.back() = all.back() + head_work(asked, t.model, cut.sizes.tp);
   return all;
 }
@@ -85,7 +94,8 @@ inline std::vector<Work> work_of(const Question& asked, const Cut& cut, const th
 /// The instructions of all stages for the first microbatches of `m`: as many as fill the pipeline, since
 /// nothing changes from one to the next after that. All of them under GPipe, which keeps all.
 inline const pipeline::Plan& schedule_of(pipeline::Schedule schedule, int p, int m, int v) {
-  thread_local std::map<std::tuple<pipeline::Schedule, int, int, int>, pipeline::Plan> made;  // a search asks often
+  thread_local std::map<std::tuple<pipeline::Schedule, int, int, int>, pipeline::Plan>
+      made;  // a search asks often
   const int few = schedule == pipeline::Schedule::gpipe ? m : std::min(m, 2 * p);
   pipeline::Plan& plan = made[{schedule, p, few, v}];
   if (plan.empty()) plan = pipeline::with_asynchronous_sends(make_plan(schedule, p, few, v));
@@ -95,7 +105,8 @@ inline const pipeline::Plan& schedule_of(pipeline::Schedule schedule, int p, int
 // task 14.pipeline (function, 3 points, 30 min): the seconds from the first forward to the last backward of m
 // microbatches, where `schedule` has the first ones. `busy`: how long the slowest stage computes on one, its
 // messages included. Hint: lesson 06 simulates `schedule`; how much later is each further microbatch done?
-inline double pipeline_seconds(const pipeline::Plan& schedule, const pipeline::Costs& costs, int m, double busy) {
+inline double pipeline_seconds(const pipeline::Plan& schedule, const pipeline::Costs& costs, int m,
+                               double busy) {
   const pipeline::Timeline timeline = simulate(schedule, costs);
   return timeline.makespan() + (m - timeline.microbatches()) * busy;
 }
@@ -109,7 +120,8 @@ inline Estimate estimate(const Question& asked, const Cut& cut, bool simulated =
   const pipeline::Plan& schedule = schedule_of(t.schedule, p, m, v);
   Estimate found{cut, m, memory_of(asked, cut, run, schedule, 0), traffic_of(asked, cut, run), {}};
   // The first stage has most activations in flight, the last one has the head.
-  if (const Parts last = memory_of(asked, cut, run, schedule, p - 1); sum(last) > found.bytes()) found.memory = last;
+  if (const Parts last = memory_of(asked, cut, run, schedule, p - 1); sum(last) > found.bytes())
+    found.memory = last;
   found.devices = cut.sizes.ranks();
   found.flops = step_flops(asked.model, asked.batch, false);
   found.executed = step_flops(asked.model, asked.batch, cut.recompute == Recompute::full);
@@ -117,25 +129,37 @@ inline Estimate estimate(const Question& asked, const Cut& cut, bool simulated =
   std::map<std::string, double> sent;  // seconds of a step, by axis and phase
   three_d::Config waited_for = run;
   waited_for.training.model.regather = false;  // the second gather is hidden behind dX
-  for (const AxisTraffic& one : traffic_of(asked, cut, waited_for)) sent[one.axis + " " + one.phase] += one.seconds;
-  // Of a microbatch in a chunk: the sums over tp, and a message to the next stage.
-  const bool again = cut.recompute == Recompute::full;
-  const double tp_forward = sent["tp fwd"] / (m * v),
-               tp_backward = sent["tp bwd"] / (m * v) + (again ? tp_forward : 0),
-               message = p > 1 ? (sent["pp fwd"] + sent["pp bwd"]) / (2 * m * v) : 0;
+  for (const AxisTraffic& one : traffic_of(asked, cut, waited_for))
+    sent[one.axis + " " + one.phase] += one.seconds;
+  // Of a microbatch in a chunk: what all ranks wait for in its layers, and a message to the next stage. A
+  // ring's messages travel while attention computes.
+  const auto inside = [&](const std::string& axis, double hidden = 0) {
+    const double forward = std::max(0.0, sent[axis + " fwd"] / (m * v) - hidden),
+                 backward = std::max(0.0, sent[axis + " bwd"] / (m * v) - 2 * hidden);
+    return std::pair{forward, backward + (cut.recompute == Recompute::full ? forward : 0)};
+  };
+  const double beside = t.model.way == gpt::Way::ring ? attention_seconds(asked, t.model, cut.sizes.tp) *
+                                                            static_cast<double>(t.model.layers) / (p * v)
+                                                      : 0;
+  const auto [tp_forward, tp_backward] = inside("tp");
+  const auto [cp_forward, cp_backward] = inside("cp", beside);
+  const auto [ep_forward, ep_backward] = inside("ep");
+  const double message = p > 1 ? (sent["pp fwd"] + sent["pp bwd"]) / (2 * m * v) : 0;
 
   const std::vector<Work> work = work_of(asked, cut, t);
   pipeline::Costs costs{{}, {}, {}, message};
   std::vector<Seconds> computed(static_cast<std::size_t>(p));  // of each stage, on a microbatch
   for (std::size_t at = 0; at < work.size(); ++at) {
-    costs.forward.push_back(work[at].forward.all() + tp_forward);
-    costs.backward_input.push_back(work[at].backward_input.all() + tp_backward);
+    costs.forward.push_back(work[at].forward.all() + tp_forward + cp_forward + ep_forward);
+    costs.backward_input.push_back(work[at].backward_input.all() + tp_backward + cp_backward + ep_backward);
     costs.backward_weight.push_back(work[at].backward_weight.all());
     Seconds& stage = computed[at % static_cast<std::size_t>(p)];
     stage = stage + work[at].forward + work[at].backward_input + work[at].backward_weight;
   }
   const Seconds slowest = std::ranges::max(computed, {}, &Seconds::all);
-  const double tp = v * (tp_forward + tp_backward), messages = 2 * v * message, busy = slowest.all() + tp + messages;
+  const double tp = v * (tp_forward + tp_backward), cp = v * (cp_forward + cp_backward),
+               ep = v * (ep_forward + ep_backward), messages = 2 * v * message,
+               busy = slowest.all() + tp + cp + ep + messages;
   const double pipeline = simulated ? pipeline_seconds(schedule, costs, m, busy)
                                     : m * busy / (1 - pipeline::bubble_predicted(t.schedule, p, m, v));
 
@@ -150,10 +174,13 @@ inline Estimate estimate(const Question& asked, const Cut& cut, bool simulated =
   found.time = {{"products", m * slowest.products},
                 {"other kernels", m * slowest.passes},
                 {"tp", m * tp},
+                {"cp", m * cp},
+                {"ep", m * ep},
                 {"pp", m * messages},
                 {"bubble", std::max(0.0, pipeline - m * busy)},
-                {"dp", sums + weights + sent["embedding bwd"]},
-                {"optimiser", pass_seconds(asked.machine, asked.reached, optimizer) + sent["tp norm"] + sent["pp norm"]}};
+                {"dp", sums + weights + sent["expert_dp bwd"] + sent["embedding bwd"]},
+                {"optimiser",
+                 pass_seconds(asked.machine, asked.reached, optimizer) + sent["tp norm"] + sent["pp norm"]}};
   return found;
 }
 // end estimate

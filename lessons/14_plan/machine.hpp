@@ -25,18 +25,17 @@ struct DataSheet {
 inline constexpr double gib = 1024.0 * 1024 * 1024;
 /// NVIDIA's data sheets. Between machines a device has an adapter of its own, except on the DGX-1 with V100,
 /// where two devices share one of 100 Gbit/s.
-inline const std::vector<DataSheet> machines = {
-    {"dgx-v100", 125e12, 0.9e12, 32 * gib, 150e9, 6.25e9, 8},
-    {"dgx-a100", 312e12, 2.0e12, 80 * gib, 300e9, 25e9, 8},
-    {"dgx-h100", 989e12, 3.35e12, 80 * gib, 450e9, 50e9, 8}};
+inline const std::vector<DataSheet> machines = {{"dgx-v100", 125e12, 0.9e12, 32 * gib, 150e9, 6.25e9, 8},
+                                                {"dgx-a100", 312e12, 2.0e12, 80 * gib, 300e9, 25e9, 8},
+                                                {"dgx-h100", 989e12, 3.35e12, 80 * gib, 450e9, 50e9, 8}};
 
 /// What programs reach of it.
 struct Efficiency {
-  double product = 0.755;   // of the FLOP/s, in a product of large matrices
-  double half = 83;         // a dimension of so many rows or columns reaches half of that
-  double memory = 0.8;      // of the memory's bandwidth
-  double link = 0.78;       // of a link's
-  double latency = 5e-6;    // seconds from one rank to the next
+  double product = 0.755;  // of the FLOP/s, in a product of large matrices
+  double half = 83;        // a dimension of so many rows or columns reaches half of that
+  double memory = 0.8;     // of the memory's bandwidth
+  double link = 0.78;      // of a link's
+  double latency = 5e-6;   // seconds from one rank to the next
 };
 
 // begin machine
@@ -63,8 +62,8 @@ struct Link {
   int inside(const DataSheet& machine) const { return std::clamp(machine.devices / stride, 1, ranks); }
   bool crosses(const DataSheet& machine) const { return inside(machine) < ranks; }
 
-  /// `calls` collectives in which each rank sends `bytes` in all. A ring gives the bandwidth: one ring through
-  /// each adapter of the group's devices in a machine. A tree gives the latency: 2 log2(n) hops.
+  /// `calls` collectives in which each rank sends `bytes` in all. A ring gives the bandwidth: one ring
+  /// through each adapter of the group's devices in a machine. A tree gives the latency: 2 log2(n) hops.
   double seconds(const DataSheet& machine, const Efficiency& reached, double calls, double bytes) const {
     if (ranks == 1) return 0;
     double rate = machine.inside;

@@ -10,7 +10,7 @@ namespace tessera::plan {
 
 /// What is fixed; what is not is searched.
 struct Fixed {
-  std::optional<int> tp, pp, dp, chunks, zero;
+  std::optional<int> tp, cp, pp, dp, ep, chunks, zero;
   std::optional<std::int64_t> microbatch;
   std::optional<bool> sequence_parallel;
   std::optional<Recompute> recompute;
@@ -36,29 +36,36 @@ std::vector<T> choices(const std::optional<T>& fixed, std::vector<T> all) {
 template <class Visit>
 void for_cuts(const Question& asked, const Fixed& fixed, const Visit& visit) {
   const int n = asked.devices;
+  const bool long_text = asked.model.seq() >= 8192, experts = asked.model.experts > 0;
   for (const int tp : choices(fixed.tp, divisors(n, asked.machine.devices)))
-    for (const int pp : choices(fixed.pp, divisors(n / tp, asked.model.layers))) {
-      if (n % (tp * pp) != 0 || (fixed.dp && *fixed.dp != n / (tp * pp))) continue;
-      Cut cut;
-      cut.sizes = {tp, pp, n / (tp * pp)};
-      cut.overlap = fixed.overlap, cut.scatter_gather = fixed.scatter_gather;
-      for (const std::int64_t microbatch : choices(fixed.microbatch, {1, 2, 4, 8}))
-        for (const int chunks : choices(fixed.chunks, pp > 1 ? std::vector{1, 2, 3, 4, 6, 8} : std::vector{1}))
-          for (const bool sequence_parallel : choices(fixed.sequence_parallel, {tp > 1}))
-            for (const Recompute recompute : choices(fixed.recompute, {Recompute::none, Recompute::full}))
-              for (const int zero : choices(fixed.zero, cut.sizes.dp > 1 ? std::vector{0, 1, 2, 3} : std::vector{0})) {
-                cut.microbatch = microbatch, cut.chunks = chunks, cut.zero = zero;
-                cut.sequence_parallel = sequence_parallel, cut.recompute = recompute;
-                visit(cut);
-              }
-    }
+    for (const int cp : choices(fixed.cp, divisors(n / tp, long_text ? 16 : 1)))
+      for (const int pp : choices(fixed.pp, divisors(n / (tp * cp), asked.model.layers)))
+        for (const int ep : choices(fixed.ep, divisors(n / (tp * pp), experts ? asked.model.experts : 1))) {
+          const int dp = n / (tp * cp * pp);
+          if (n != tp * cp * pp * dp || (fixed.dp && *fixed.dp != dp)) continue;
+          Cut cut;
+          cut.sizes = {tp, pp, dp, cp, ep};
+          cut.overlap = fixed.overlap, cut.scatter_gather = fixed.scatter_gather;
+          for (const std::int64_t microbatch : choices(fixed.microbatch, {1, 2, 4, 8}))
+            for (const int chunks :
+                 choices(fixed.chunks, pp > 1 ? std::vector{1, 2, 3, 4, 6, 8} : std::vector{1}))
+              for (const bool sequence_parallel : choices(fixed.sequence_parallel, {tp > 1}))
+                for (const Recompute recompute : choices(fixed.recompute, {Recompute::none, Recompute::full}))
+                  for (const int zero :
+                       choices(fixed.zero, cut.sizes.replicas() > 1 && !experts ? std::vector{0, 1, 2, 3}
+                                                                                : std::vector{0})) {
+                    cut.microbatch = microbatch, cut.chunks = chunks, cut.zero = zero;
+                    cut.sequence_parallel = sequence_parallel, cut.recompute = recompute;
+                    visit(cut);
+                  }
+        }
 }
 
 struct Answer {
   std::vector<Estimate> best;    // those that fit, the fastest first
-  std::vector<Estimate> losers;  // of other (tp, pp, dp), the fastest each: slower, or without room
+  std::vector<Estimate> losers;  // of other sizes of the axes, the fastest each: slower, or without room
   int tried = 0;
-  std::string impossible;        // why the last cut that could not be was none
+  std::string impossible;  // why the last cut that could not be was none
 };
 
 /// The `count` fastest cuts that fit in memory.
@@ -75,7 +82,9 @@ inline Answer search(const Question& asked, const Fixed& fixed, std::size_t coun
   answer.tried = static_cast<int>(all.size());
   std::ranges::sort(all, {}, &Estimate::seconds);
   std::set<std::vector<int>> seen;
-  const auto shape = [](const Estimate& e) { return std::vector{e.cut.sizes.tp, e.cut.sizes.pp, e.cut.sizes.dp}; };
+  const auto shape = [](const Estimate& e) {
+    return std::vector{e.cut.sizes.tp, e.cut.sizes.pp, e.cut.sizes.dp, e.cut.sizes.cp, e.cut.sizes.ep};
+  };
   for (const Estimate& one : all)
     if (one.bytes() <= asked.machine.memory && answer.best.size() < count && seen.insert(shape(one)).second)
       answer.best.push_back(estimate(asked, one.cut));

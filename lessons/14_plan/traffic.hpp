@@ -43,33 +43,47 @@ struct AxisTraffic {
   double seconds = 0;
 };
 
-/// The link over which a group of an axis speaks: tp is fastest, then dp, then pp.
+/// The link over which a group of an axis speaks: tp is fastest, then cp, dp and pp.
 inline Link link_of(const std::string& axis, const ParallelSizes& s) {
   if (axis == "tp") return {s.tp, 1};
+  if (axis == "cp") return {s.cp, s.tp};
+  if (axis == "ep") return {s.ep, s.tp};
+  if (axis == "expert_dp") return {s.replicas() / s.ep, s.tp * s.ep};
   if (axis == "pp") return {s.pp, s.tp * s.replicas()};
   if (axis == "embedding") return {2, s.tp * s.replicas() * std::max(1, s.pp - 1)};
   return {s.replicas(), s.tp};
 }
 
 /// What a rank sends in a step: the second of two, as the first one has no weights to bring home.
-inline std::vector<AxisTraffic> traffic_of(const Question& asked, const Cut& cut, const three_d::Config& run) {
+inline std::vector<AxisTraffic> traffic_of(const Question& asked, const Cut& cut,
+                                           const three_d::Config& run) {
   const ParallelSizes& s = cut.sizes;
   Ledger one(asked), two(asked);
   const std::int64_t own = gpt::elements_of(asked.model) / (s.tp * s.pp) * asked.wide_bytes,
                      buckets = s.tp * s.pp * (1 + own / run.training.bucket);
-  three_d::expect_traffic_by_axis(one, run, 1, buckets);
-  three_d::expect_traffic_by_axis(two, run, 2, buckets);
+  for (const auto& [ledger, steps] : {std::pair{&one, 1}, {&two, 2}}) {
+    three_d::expect_traffic_by_axis(*ledger, run, steps, buckets, asked.model.experts > 0 ? buckets : 0);
+    const std::int64_t all = steps * run.training.microbatches *
+                             s.replicas(),  // an even router sends a rank as many rows as another
+        moved = all * run.training.model.rows() * asked.model.top_k * asked.model.expert_layers() *
+                (s.ep - 1) / s.ep;
+    for (const bool forward : {true, false})
+      if (asked.model.experts > 0)
+        three_d::expect_experts(*ledger, run, forward ? "fwd" : "bwd", all, moved, forward);
+  }
   std::vector<AxisTraffic> all;
   for (const auto& [where, both] : two.traffic) {
     const auto& [axis, phase] = where;
     const auto first = one.traffic[where];
     const Link link = link_of(axis, s);
-    AxisTraffic t{axis, phase, both.first - first.first, both.second - first.second, link.crosses(asked.machine)};
+    AxisTraffic t{axis, phase, both.first - first.first, both.second - first.second,
+                  link.crosses(asked.machine)};
     t.calls /= static_cast<double>(s.ranks()) / link.ranks, t.bytes /= s.ranks();
     if (axis == "pp" && phase != "norm") {  // each stage but one sends
       const double share = cut.scatter_gather && !cut.sequence_parallel ? 1.0 / s.tp : 1.0;
       t.calls /= link.ranks, t.bytes *= share;
-      t.seconds = t.calls * link.message_seconds(asked.machine, asked.reached, t.bytes / std::max(t.calls, 1.0));
+      t.seconds =
+          t.calls * link.message_seconds(asked.machine, asked.reached, t.bytes / std::max(t.calls, 1.0));
     } else {
       if (axis == "embedding") t.bytes *= 0.5 * s.pp;  // the stages at the ends send it all
       t.seconds = link.seconds(asked.machine, asked.reached, t.calls, t.bytes);

@@ -12,20 +12,27 @@ struct Product {
   double flops() const { return 2 * rows * cols * inner * count; }
 };
 
-/// The products of a block's forward on one of t ranks, for n tokens: with a weight, and of attention.
-inline std::vector<Product> weight_products(const ModelConfig& m, int t) {
-  const auto n = static_cast<double>(m.rows()), w = static_cast<double>(m.width()), f = static_cast<double>(m.ffn()),
-             qkv = w + 2 * static_cast<double>(m.attention.kv_width());
-  return {{n, qkv / t, w}, {n, w, w / t}, {n, f / t, w}, {n, w, f / t}};
+/// The products of a block's forward on one of t ranks, for its n tokens: with weights, and of attention.
+/// Each of a rank's experts gets as many of the tokens, if the router shares them out evenly.
+inline std::vector<Product> weight_products(const ModelConfig& m, int t, bool experts) {
+  const auto n = static_cast<double>(m.rows()), w = static_cast<double>(m.width()),
+             f = static_cast<double>(m.ffn()), qkv = w + 2 * static_cast<double>(m.attention.kv_width());
+  std::vector<Product> all = {{n, qkv / t, w}, {n, w, w / t}};
+  if (!experts) return all.push_back({n, f / t, w}), all.push_back({n, w, f / t}), all;
+  const auto own = static_cast<double>(m.own_rows(t)), here = static_cast<double>(m.experts / m.ep),
+             each = own * static_cast<double>(m.top_k) / here;
+  all.insert(all.end(), {{own, static_cast<double>(m.experts), w}, {each, f, w, here}, {each, w, f, here}});
+  return all;
 }
 inline std::vector<Product> attention_products(const ModelConfig& m, int t) {
   const auto s = static_cast<double>(m.seq()), heads = static_cast<double>(m.attention.heads),
              d = static_cast<double>(m.width()) / heads,
              each = heads / t * static_cast<double>(m.attention.options.batch);
-  return {{s, s, d, each}, {s, d, s, each}};  // Q K' and P V
+  return {{s / m.cp, s, d, each}, {s / m.cp, d, s, each}};  // Q K' and P V
 }
 inline Product head_product(const ModelConfig& m, int t) {
-  return {static_cast<double>(m.rows()), static_cast<double>(m.vocabulary) / t, static_cast<double>(m.width())};
+  return {static_cast<double>(m.rows()), static_cast<double>(m.vocabulary) / t,
+          static_cast<double>(m.width())};
 }
 
 /// FLOPs of a step of the whole model: forward, dX and dW. With `again` the recomputed forward of the blocks.
@@ -33,10 +40,11 @@ inline Product head_product(const ModelConfig& m, int t) {
 inline double step_flops(const ModelConfig& model, std::int64_t batch, bool again) {
   ModelConfig m = model;
   m.attention.options.batch = batch;
-  double block = 0;
-  for (const auto& products : {weight_products(m, 1), attention_products(m, 1)})
-    for (const Product& one : products) block += one.flops();
-  return (again ? 4 : 3) * static_cast<double>(m.layers) * block + 3 * head_product(m, 1).flops();
+  double blocks = 0;
+  for (std::int64_t layer = 0; layer < m.layers; ++layer)
+    for (const auto& products : {weight_products(m, 1, m.has_experts(layer)), attention_products(m, 1)})
+      for (const Product& one : products) blocks += one.flops();
+  return (again ? 4 : 3) * blocks + 3 * head_product(m, 1).flops();
 }
 
 /// Seconds of computation.
@@ -45,7 +53,9 @@ struct Seconds {
   double all() const { return products + passes; }
   Seconds operator+(const Seconds& b) const { return {products + b.products, passes + b.passes}; }
 };
-inline Seconds operator*(double times, const Seconds& one) { return {times * one.products, times * one.passes}; }
+inline Seconds operator*(double times, const Seconds& one) {
+  return {times * one.products, times * one.passes};
+}
 
 struct Work {
   Seconds forward, backward_input, backward_weight;
@@ -57,14 +67,26 @@ inline Work operator*(double times, const Work& one) {
   return {times * one.forward, times * one.backward_input, times * one.backward_weight};
 }
 
+/// The seconds of attention's own products in a block's forward.
+inline double attention_seconds(const Question& asked, const ModelConfig& m, int t) {
+  double all = 0;
+  for (const auto& [rows, cols, inner, count] : attention_products(m, t))
+    all += count * product_seconds(asked.machine, asked.reached, static_cast<double>(asked.weight_bytes),
+                                   rows, cols, inner);
+  return all;
+}
+
 // begin work
 /// A microbatch in one block. Beside the products a forward reads or writes about 11 activations of (n, W)
 /// that tp does not cut (two norms: 4; twice bias, dropout, residual: 7), 8 of (n, W/t) around attention, and
-/// 2 of (n, F/t) at the gelu; a backward twice as many. Where attention is no fused kernel, softmax and
-/// dropout pass 4.5 times over all scores, and 5.5 times backward.
-inline Work block_work(const Question& asked, const ModelConfig& m, int t, Recompute recompute) {
+/// 2 of (n, F/t) at the gelu; a backward twice as many. Experts gather and put back what they get besides.
+/// Where attention is no fused kernel, softmax and dropout pass 4.5 times over all scores, and 5.5 times
+/// backward.
+inline Work block_work(const Question& asked, const ModelConfig& m, int t, Recompute recompute,
+                       bool experts) {
   const auto seconds = [&](double rows, double cols, double inner, double count) {
-    return count * product_seconds(asked.machine, asked.reached, static_cast<double>(asked.weight_bytes), rows, cols, inner);
+    return count * product_seconds(asked.machine, asked.reached, static_cast<double>(asked.weight_bytes),
+                                   rows, cols, inner);
   };
   const auto passes = [&](double elements) {
     return pass_seconds(asked.machine, asked.reached, elements * static_cast<double>(asked.weight_bytes));
@@ -72,18 +94,21 @@ inline Work block_work(const Question& asked, const ModelConfig& m, int t, Recom
   const auto n = static_cast<double>(m.rows()), own = static_cast<double>(m.own_rows(t)),
              w = static_cast<double>(m.width()), f = static_cast<double>(m.ffn());
   Work work;
-  for (const auto& [rows, cols, inner, count] : weight_products(m, t)) {
+  for (const auto& [rows, cols, inner, count] : weight_products(m, t, experts)) {
     work.forward.products += seconds(rows, cols, inner, count);
-    work.backward_input.products += seconds(rows, inner, cols, count);  // dX = dY A'
+    work.backward_input.products += seconds(rows, inner, cols, count);   // dX = dY A'
     work.backward_weight.products += seconds(inner, cols, rows, count);  // dA = X' dY
   }
-  const double activations = passes(11 * own * w + (8 * w + 2 * f) * n / t);
+  const double inner = experts ? static_cast<double>(m.top_k) * own * (2 * f + 4 * w) : 2 * f * n / t;
+  const double activations = passes(11 * own * w + 8 * w * n / t + inner);
   work.forward.passes = activations, work.backward_input.passes = 2 * activations;
 
   Seconds scores;
-  for (const auto& [rows, cols, inner, count] : attention_products(m, t))
-    scores.products += seconds(rows, cols, inner, count);
-  const double kept = asked.fused_attention ? 0 : passes(n * static_cast<double>(m.attention.heads) / t * static_cast<double>(m.seq()));
+  scores.products = attention_seconds(asked, m, t);
+  const double kept =
+      asked.fused_attention
+          ? 0
+          : passes(n * static_cast<double>(m.attention.heads) / t * static_cast<double>(m.seq()));
   scores.passes = 4.5 * kept;
   work.forward = work.forward + scores;
   work.backward_input = work.backward_input + Seconds{2 * scores.products, 5.5 * kept};

@@ -15,8 +15,10 @@ inline std::string bars(const std::vector<Estimate>& cuts, const Question& asked
   constexpr double left = 250, width = 330, gap = 40, height = 22, top = 60;
   const double bottom = top + static_cast<double>(cuts.size()) * (height + 12);
   double slowest = 0, fullest = asked.machine.memory;
-  for (const Estimate& e : cuts) slowest = std::max(slowest, e.seconds()), fullest = std::max(fullest, e.bytes());
-  std::string out = svg_open(left + 2 * width + 2 * gap, bottom + 60, "memory and time of the best cuts, by part");
+  for (const Estimate& e : cuts)
+    slowest = std::max(slowest, e.seconds()), fullest = std::max(fullest, e.bytes());
+  std::string out =
+      svg_open(left + 2 * width + 2 * gap, bottom + 60, "memory and time of the best cuts, by part");
   const auto stack = [&](double x, double y, const Parts& parts, double all) {
     for (std::size_t i = 0; i < parts.size(); ++i) {
       const double w = width * parts[i].second / all;
@@ -30,7 +32,8 @@ inline std::string bars(const std::vector<Estimate>& cuts, const Question& asked
   for (std::size_t i = 0; i < cuts.size(); ++i) {
     const Estimate& e = cuts[i];
     const double y = top + static_cast<double>(i) * (height + 12);
-    out += svg_text(left - 12, y + 16, format("tp {} pp {} dp {}", e.cut.sizes.tp, e.cut.sizes.pp, e.cut.sizes.dp), end);
+    out += svg_text(left - 12, y + 16,
+                    format("tp {} pp {} dp {}", e.cut.sizes.tp, e.cut.sizes.pp, e.cut.sizes.dp), end);
     stack(left, y, e.memory, fullest);
     stack(left + width + gap, y, e.time, slowest);
   }
@@ -60,14 +63,15 @@ inline std::string json_of(const Estimate& e, const Question& asked) {
         one.axis, one.phase, one.calls, one.bytes, one.crosses, one.seconds));
   const Cut& c = e.cut;
   return format(
-      R"({{"tp": {}, "pp": {}, "dp": {}, "microbatch": {}, "microbatches": {}, "chunks": {}, "zero": {}, )"
+      R"({{"tp": {}, "cp": {}, "pp": {}, "dp": {}, "ep": {}, "microbatch": {}, "microbatches": {}, "chunks": {}, "zero": {}, )"
       R"("recompute": "{}", "sequence_parallel": {}, "fits": {}, "bytes": {:.12g}, "memory": {}, "seconds": {:.9g}, )"
       R"("time": {}, "tflops": {:.6g}, "executed_tflops": {:.6g}, "utilisation": {:.6g}, "tokens_per_second": {:.9g}, )"
       R"("days": {:.6g}, "traffic": [{}]}})",
-      c.sizes.tp, c.sizes.pp, c.sizes.dp, c.microbatch, e.microbatches, c.chunks, c.zero, name_of(c.recompute),
-      c.sequence_parallel, e.bytes() <= asked.machine.memory, e.bytes(), json_of(e.memory), e.seconds(),
-      json_of(e.time), e.flops / e.seconds() / e.devices / 1e12, e.executed / e.seconds() / e.devices / 1e12,
-      utilisation(e, asked), tokens_a_second(e, asked), days(e, asked), join(traffic, ", "));
+      c.sizes.tp, c.sizes.cp, c.sizes.pp, c.sizes.dp, c.sizes.ep, c.microbatch, e.microbatches, c.chunks,
+      c.zero, name_of(c.recompute), c.sequence_parallel, e.bytes() <= asked.machine.memory, e.bytes(),
+      json_of(e.memory), e.seconds(), json_of(e.time), e.flops / e.seconds() / e.devices / 1e12,
+      e.executed / e.seconds() / e.devices / 1e12, utilisation(e, asked), tokens_a_second(e, asked),
+      days(e, asked), join(traffic, ", "));
 }
 
 inline std::string json_of(const Answer& answer, const Question& asked, const Arguments& a) {
@@ -76,10 +80,12 @@ inline std::string json_of(const Answer& answer, const Question& asked, const Ar
     for (const Estimate& e : cuts) all.push_back(json_of(e, asked));
     return "[" + join(all, ",\n  ") + "]";
   };
-  return format("{{\"model\": \"{}\", \"parameters\": {}, \"machine\": \"{}\", \"gpus\": {}, \"batch\": {}, \"seq\": {}, "
-                "\"tried\": {},\n \"best\": {},\n \"others\": {}}}\n",
-                a.model, gpt::elements_of(asked.model), asked.machine.name, asked.devices, asked.batch,
-                asked.model.seq(), answer.tried, list(answer.best), list(answer.losers));
+  return format(
+      "{{\"model\": \"{}\", \"parameters\": {}, \"machine\": \"{}\", \"gpus\": {}, \"batch\": {}, \"seq\": "
+      "{}, "
+      "\"tried\": {},\n \"best\": {},\n \"others\": {}}}\n",
+      a.model, gpt::elements_of(asked.model), asked.machine.name, asked.devices, asked.batch,
+      asked.model.seq(), answer.tried, list(answer.best), list(answer.losers));
 }
 
 /// The constants, and what the planner says of each published run.
@@ -87,8 +93,10 @@ inline std::string fit_text() {
   const Efficiency best = fit();
   std::vector<std::vector<std::string>> rows = {{"published run", "reached", "planner / reached", ""}};
   for (const Published& one : published)
-    rows.push_back({one.name, one.reached > 100 ? format("{:.0f} TFLOP/s", one.reached) : format("{:.2f} s", one.reached),
-                    format("{:.3f}", one.ratio(best)), one.fitted ? "fitted" : ""});
+    rows.push_back(
+        {one.name,
+         one.reached > 100 ? format("{:.0f} TFLOP/s", one.reached) : format("{:.2f} s", one.reached),
+         format("{:.3f}", one.ratio(best)), one.fitted ? "fitted" : ""});
   return format("product {:.3f}, half {:.0f}\n", best.product, best.half) + table(rows, "lrrl", 2);
 }
 

@@ -14,8 +14,8 @@ namespace tessera::plan {
 inline void check_published(Proof& proof) {
   for (const Published& one : published) {
     const double ratio = one.ratio({});
-    proof.claim(format("{}: time of a step{}", one.name, one.fitted ? ", fitted" : ""), std::abs(ratio - 1), 0.1,
-                format("the planner says {:.0f}% of what the run reached", 100 * ratio));
+    proof.claim(format("{}: time of a step{}", one.name, one.fitted ? ", fitted" : ""), std::abs(ratio - 1),
+                0.1, format("the planner says {:.0f}% of what the run reached", 100 * ratio));
   }
 }
 
@@ -47,7 +47,8 @@ inline void check_counted(Proof& proof, Communicator& world, const std::string& 
   const Journal before = world.journal();
   const Question asked = small_question(proof);
   const three_d::Config run = run_of(asked, cut);
-  const pipeline::Plan& schedule = schedule_of(run.training.schedule, cut.sizes.pp, run.training.microbatches, run.training.chunks);
+  const pipeline::Plan& schedule =
+      schedule_of(run.training.schedule, cut.sizes.pp, run.training.microbatches, run.training.chunks);
   double memory_off = 0;
   std::map<std::pair<std::string, std::string>, double> sent;
   {
@@ -57,7 +58,8 @@ inline void check_counted(Proof& proof, Communicator& world, const std::string& 
     zero::use_in(training, cut.zero);
     three_d::Trainer trainer(mesh, training, proof.dtype(),
                              gpt::initial_weights(training.model, nullptr, proof.dtype(), proof.seed()));
-    const auto microbatches = own_microbatches(gpt::random_tokens(training.model, proof.seed()), run, trainer);
+    const auto microbatches =
+        own_microbatches(gpt::random_tokens(training.model, proof.seed()), run, trainer);
     MemoryLedger& memory = Device::current()->memory;
     std::int64_t activations = 0;
     pipeline::WorkerHooks hooks;
@@ -76,9 +78,10 @@ inline void check_counted(Proof& proof, Communicator& world, const std::string& 
     const auto held = [&](MemoryKind kind, int cut_from) {
       return cut.zero >= cut_from ? memory.peak(kind) : memory.now(kind);
     };
-    for (const auto& [part, bytes] :
-         {std::pair{0, held(MemoryKind::weight, 3)}, {1, held(MemoryKind::gradient, 2)},
-          {2, held(MemoryKind::optimizer, 4)}, {3, activations}})
+    for (const auto& [part, bytes] : {std::pair{0, held(MemoryKind::weight, 3)},
+                                      {1, held(MemoryKind::gradient, 2)},
+                                      {2, held(MemoryKind::optimizer, 4)},
+                                      {3, activations}})
       memory_off += std::abs(planned[static_cast<std::size_t>(part)].second - static_cast<double>(bytes));
   }
   double sent_off = 0;
@@ -86,7 +89,8 @@ inline void check_counted(Proof& proof, Communicator& world, const std::string& 
     sent_off += std::abs(sum_over(world, sent[{one.axis, one.phase}]) - one.bytes * world.size());
   memory_off = sum_over(world, memory_off);
   world.journal() = before;  // these calls are in no table
-  proof.claim(format("{}: memory as lesson 08 counts it", name), memory_off, 0, "bytes, over all ranks and kinds");
+  proof.claim(format("{}: memory as lesson 08 counts it", name), memory_off, 0,
+              "bytes, over all ranks and kinds");
   proof.claim(format("{}: bytes sent as lesson 08 counts them", name), sent_off, 0, "bytes, over all axes");
 }
 

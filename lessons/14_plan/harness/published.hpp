@@ -13,10 +13,10 @@ struct Published {
   int tp, pp, devices;
   std::int64_t batch;
   double reached;
-  bool fitted = false;           // the constants were fitted to it
-  int chunks = 0;                // 0: the paper does not say; the fastest that the schedule allows
-  std::int64_t microbatch = 0;   // the same
-  bool selective = false;        // sequence parallelism and selective recomputation; else full recomputation
+  bool fitted = false;          // the constants were fitted to it
+  int chunks = 0;               // 0: the paper does not say; the fastest that the schedule allows
+  std::int64_t microbatch = 0;  // the same
+  bool selective = false;       // sequence parallelism and selective recomputation; else full recomputation
 
   Question question() const {
     Question asked;
@@ -44,7 +44,8 @@ struct Published {
     const Answer answer = search(asked, fixed(), 1);
     if (answer.best.empty()) throw Error(name + ": no cut fits: " + answer.impossible);
     const Estimate& best = answer.best.front();
-    return reached > 100 ? best.executed / best.seconds() / devices / 1e12 / reached : reached / best.seconds();
+    return reached > 100 ? best.executed / best.seconds() / devices / 1e12 / reached
+                         : reached / best.seconds();
   }
 };
 
@@ -89,7 +90,10 @@ inline Efficiency fit() {
   for (double step = 0.2; step > 0.002; step /= 2)
     for (bool better = true; better;) {
       better = false;
-      for (const auto& [product, half] : {std::pair{1 + step, 1.0}, {1 / (1 + step), 1.0}, {1.0, 1 + 2 * step}, {1.0, 1 / (1 + 2 * step)}}) {
+      for (const auto& [product, half] : {std::pair{1 + step, 1.0},
+                                          {1 / (1 + step), 1.0},
+                                          {1.0, 1 + 2 * step},
+                                          {1.0, 1 / (1 + 2 * step)}}) {
         Efficiency tried = best;
         tried.product *= product, tried.half *= half;
         if (const double sum = misfit(tried); sum < least) best = tried, least = sum, better = true;

@@ -9,7 +9,7 @@ namespace tessera::plan {
 
 struct KnownModel {
   std::string name;
-  std::int64_t width, heads, kv_heads, layers, ffn, vocabulary, seq;
+  std::int64_t width, heads, kv_heads, layers, ffn, vocabulary, seq, experts = 0, top_k = 1;
 };
 /// Radford et al. 2019; Shoeybi et al. 2019, table 2; Brown et al. 2020; Touvron et al. 2023. Llama's MLP has
 /// three matrices: its ffn counts here once and a half.
@@ -22,14 +22,16 @@ inline const std::vector<KnownModel> known_models = {
     {"gpt3-175b", 12288, 96, 96, 96, 0, 51200, 2048},
     {"megatron-1.2b", 1536, 16, 16, 40, 0, 51200, 1024},
     {"megatron-8.3b", 3072, 32, 32, 72, 0, 51200, 1024},
-    {"llama2-70b", 8192, 64, 8, 80, 43008, 32000, 4096}};
+    {"llama2-70b", 8192, 64, 8, 80, 43008, 32000, 4096},
+    {"gpt3-1.3b-64e", 2048, 16, 16, 24, 0, 51200, 2048, 64, 2}};
 
 struct Arguments {
   std::string model = "gpt2-xl", machine = "dgx-a100", recompute, attention = "fused";
-  std::int64_t width = 0, heads = 0, kv_heads = 0, layers = 0, ffn = 0, vocabulary = 0, seq = 0;
+  std::int64_t width = 0, heads = 0, kv_heads = 0, layers = 0, ffn = 0, vocabulary = 0, seq = 0, experts = 0,
+               top_k = 0;
   std::int64_t devices_a_machine = 0;
   double tflops = 0, bandwidth = 0, memory = 0, inside = 0, between = 0;
-  std::int64_t tp = 0, pp = 0, dp = 0, chunks = 0, microbatch = 0, zero = 0;
+  std::int64_t tp = 0, cp = 0, pp = 0, dp = 0, ep = 0, chunks = 0, microbatch = 0, zero = 0;
   bool no_sequence_parallel = false, no_overlap = false, scatter_gather = false, fit = false;
   std::string json, svg;
 };
@@ -47,9 +49,11 @@ inline void add_flags(Flags& flags, Question& asked, Arguments& a) {
   const auto fixed = [&](const std::string& name, std::int64_t& target, const std::string& help) {
     flags.number(name, target, 1, most, help);
   };
-  fixed("--tp", a.tp, "tensor parallel; without it: searched, like the next seven");
+  fixed("--tp", a.tp, "tensor parallel; without it: searched, like the next nine");
+  fixed("--cp", a.cp, "context parallel, by a ring");
   fixed("--pp", a.pp, "pipeline stages");
   fixed("--dp", a.dp, "replicas");
+  fixed("--ep", a.ep, "expert parallel, in cp x dp");
   fixed("--microbatch", a.microbatch, "sequences of a microbatch");
   fixed("--chunks", a.chunks, "of a stage; more than one: interleaved");
   flags.choice("--recompute", a.recompute, {"none", "selective", "full"}, "in the backward");
@@ -63,6 +67,8 @@ inline void add_flags(Flags& flags, Question& asked, Arguments& a) {
   fixed("--ffn", a.ffn, "columns of the MLP's first matrix");
   fixed("--vocab", a.vocabulary, "ids that there are");
   fixed("--seq", a.seq, "tokens of a sequence");
+  fixed("--experts", a.experts, "in every second block");
+  fixed("--top-k", a.top_k, "experts of a token");
   flags.choice("--attention", a.attention, {"fused", "plain"}, "plain: scores in memory");
   flags.toggle("--no-overlap", a.no_overlap, "gradients are summed after the last backward");
   flags.toggle("--scatter-gather", a.scatter_gather, "pp sends a tp-th, and gathers it inside a machine");
@@ -89,27 +95,37 @@ inline Fixed apply(const Flags& flags, Question& asked, const Arguments& a) {
   m.attention.kv_heads = size(a.kv_heads, a.heads > 0 ? a.heads : known.kv_heads);
   m.layers = size(a.layers, known.layers), m.vocabulary = size(a.vocabulary, known.vocabulary);
   m.attention.options.seq = size(a.seq, known.seq), m.inner = size(a.ffn, a.width > 0 ? 0 : known.ffn);
+  m.experts = size(a.experts, known.experts), m.top_k = size(a.top_k, known.top_k);
+  if (m.top_k > std::max<std::int64_t>(m.experts, 1))
+    throw UsageError(format("--top-k {} of {} experts: --top-k 1 would work", m.top_k, m.experts));
   m.tied = true;
   attention_heads::check_shape(m.attention, 1, 1);
   if (a.machine == "this" && asked.devices > 64)
-    throw UsageError(format("--machine this has no {} GPUs: --gpus 2 would work, as two threads", asked.devices));
+    throw UsageError(
+        format("--machine this has no {} GPUs: --gpus 2 would work, as two threads", asked.devices));
   if (a.machine != "this") asked.machine = *std::ranges::find(machines, a.machine, &DataSheet::name);
-  for (const auto& [given, unit, target] :
-       {std::tuple{a.tflops, 1e12, &asked.machine.flops}, {a.bandwidth, 1e9, &asked.machine.bandwidth},
-        {a.memory, gib, &asked.machine.memory}, {a.inside, 1e9, &asked.machine.inside},
-        {a.between, 1e9, &asked.machine.between}})
+  for (const auto& [given, unit, target] : {std::tuple{a.tflops, 1e12, &asked.machine.flops},
+                                            {a.bandwidth, 1e9, &asked.machine.bandwidth},
+                                            {a.memory, gib, &asked.machine.memory},
+                                            {a.inside, 1e9, &asked.machine.inside},
+                                            {a.between, 1e9, &asked.machine.between}})
     if (given > 0) *target = given * unit;
   if (a.devices_a_machine > 0) asked.machine.devices = static_cast<int>(a.devices_a_machine);
   if (asked.wide_bytes % asked.weight_bytes != 0)
-    throw UsageError(format("--wide-bytes {} is no multiple of --weight-bytes {}: --wide-bytes {} would work", asked.wide_bytes, asked.weight_bytes, 2 * asked.weight_bytes));
+    throw UsageError(format("--wide-bytes {} is no multiple of --weight-bytes {}: --wide-bytes {} would work",
+                            asked.wide_bytes, asked.weight_bytes, 2 * asked.weight_bytes));
   asked.fused_attention = a.attention == "fused";
   Fixed fixed;
-  const auto fix = [](std::int64_t given, auto& target) { if (given > 0) target = static_cast<int>(given); };
-  fix(a.tp, fixed.tp), fix(a.pp, fixed.pp), fix(a.dp, fixed.dp), fix(a.chunks, fixed.chunks);
+  const auto fix = [](std::int64_t given, auto& target) {
+    if (given > 0) target = static_cast<int>(given);
+  };
+  fix(a.tp, fixed.tp), fix(a.cp, fixed.cp), fix(a.ep, fixed.ep), fix(a.pp, fixed.pp), fix(a.dp, fixed.dp),
+      fix(a.chunks, fixed.chunks);
   if (a.microbatch > 0) fixed.microbatch = a.microbatch;
   if (flags.given("--zero")) fixed.zero = static_cast<int>(a.zero);
   if (a.no_sequence_parallel) fixed.sequence_parallel = false;
-  for (const auto& [word, value] : {std::pair{"none", Recompute::none}, {"selective", Recompute::selective}, {"full", Recompute::full}})
+  for (const auto& [word, value] :
+       {std::pair{"none", Recompute::none}, {"selective", Recompute::selective}, {"full", Recompute::full}})
     if (a.recompute == word) fixed.recompute = value;
   fixed.overlap = !a.no_overlap, fixed.scatter_gather = a.scatter_gather;
   return fixed;

@@ -8,7 +8,9 @@
 namespace tessera::plan {
 
 inline std::string gib_text(double bytes) { return format("{:.1f} GiB", bytes / gib); }
-inline std::string seconds_text(double s) { return s < 1 ? format("{:.3g} ms", 1e3 * s) : format("{:.3g} s", s); }
+inline std::string seconds_text(double s) {
+  return s < 1 ? format("{:.3g} ms", 1e3 * s) : format("{:.3g} s", s);
+}
 inline std::string share(double part, double whole) { return format("{:.0f}%", 100 * part / whole); }
 
 inline const char* name_of(Recompute r) {
@@ -17,8 +19,10 @@ inline const char* name_of(Recompute r) {
 
 /// The flags of a cut, as one would type them.
 inline std::string flags_of(const Cut& c) {
-  return format("--tp {} --pp {} --dp {} --microbatch {} --chunks {} --zero {} --recompute {}{}", c.sizes.tp, c.sizes.pp,
-                c.sizes.dp, c.microbatch, c.chunks, c.zero, name_of(c.recompute),
+  return format("--tp {}{} --pp {} --dp {}{} --microbatch {} --chunks {} --zero {} --recompute {}{}",
+                c.sizes.tp, c.sizes.cp > 1 ? format(" --cp {}", c.sizes.cp) : "", c.sizes.pp, c.sizes.dp,
+                c.sizes.ep > 1 ? format(" --ep {}", c.sizes.ep) : "", c.microbatch, c.chunks, c.zero,
+                name_of(c.recompute),
                 c.sizes.tp > 1 && !c.sequence_parallel ? " --no-sequence-parallel" : "");
 }
 
@@ -32,7 +36,8 @@ inline double days(const Estimate& e, const Question& asked) {
   return asked.tokens / tokens_a_second(e, asked) / 86400;
 }
 
-/// Why a cut is slower than the best one, or does not fit: the part that it has most of beyond the best one's.
+/// Why a cut is slower than the best one, or does not fit: the part that it has most of beyond the best
+/// one's.
 inline std::string why_not(const Estimate& e, const Estimate* best, const Question& asked) {
   if (e.bytes() > asked.machine.memory)
     return format("{} of {:.0f}", gib_text(e.bytes()), asked.machine.memory / gib);
@@ -41,45 +46,52 @@ inline std::string why_not(const Estimate& e, const Estimate* best, const Questi
   double most = 0;
   for (std::size_t i = 0; i < e.time.size(); ++i) {
     const double more = e.time[i].second / e.seconds() - best->time[i].second / best->seconds();
-    if (more > most) most = more, worst = format("{} {}", share(e.time[i].second, e.seconds()), e.time[i].first);
+    if (more > most)
+      most = more, worst = format("{} {}", share(e.time[i].second, e.seconds()), e.time[i].first);
   }
   return format("{:.0f}% slower: {}", 100 * (e.seconds() / best->seconds() - 1), worst);
 }
 
 inline std::string list_of(const std::vector<Estimate>& cuts, const Estimate* best, const Question& asked) {
-  std::vector<std::vector<std::string>> rows = {{"tp", "pp", "dp", "microbatch", "chunks", "zero", "recompute", "memory",
-                                                 "step", "TFLOP/s", "utilisation", best ? "it loses by" : ""}};
+  std::vector<std::vector<std::string>> rows = {{"tp", "cp", "pp", "dp", "ep", "microbatch", "chunks", "zero",
+                                                 "recompute", "memory", "step", "TFLOP/s", "utilisation",
+                                                 best ? "it loses by" : ""}};
   for (const Estimate& e : cuts) {
     const Cut& c = e.cut;
-    rows.push_back({std::to_string(c.sizes.tp), std::to_string(c.sizes.pp), std::to_string(c.sizes.dp),
-                    std::to_string(c.microbatch), std::to_string(c.chunks), std::to_string(c.zero), name_of(c.recompute),
+    rows.push_back({std::to_string(c.sizes.tp), std::to_string(c.sizes.cp), std::to_string(c.sizes.pp),
+                    std::to_string(c.sizes.dp), std::to_string(c.sizes.ep), std::to_string(c.microbatch),
+                    std::to_string(c.chunks), std::to_string(c.zero), name_of(c.recompute),
                     gib_text(e.bytes()), seconds_text(e.seconds()),
-                    format("{:.0f}", e.flops / e.seconds() / e.devices / 1e12), share(utilisation(e, asked), 1),
-                    best ? why_not(e, best, asked) : ""});
+                    format("{:.0f}", e.flops / e.seconds() / e.devices / 1e12),
+                    share(utilisation(e, asked), 1), best ? why_not(e, best, asked) : ""});
   }
-  return table(rows, "rrrrrrlrrrrl", 2);
+  return table(rows, "rrrrrrrrlrrrrl", 2);
 }
 
 inline std::string details(const Estimate& e, const Question& asked) {
   std::vector<std::vector<std::string>> memory = {{"Memory of the fullest GPU", "", ""}},
                                         time = {{"Time of a step", "", ""}},
-                                        traffic = {{"A GPU sends in a step", "", "calls", "bytes", "link", "takes"}};
+                                        traffic = {
+                                            {"A GPU sends in a step", "", "calls", "bytes", "link", "takes"}};
   for (const auto& [name, bytes] : e.memory)
     memory.push_back({"  " + name, gib_text(bytes), share(bytes, e.bytes())});
-  memory.push_back({"  of " + gib_text(asked.machine.memory), gib_text(e.bytes()), share(e.bytes(), asked.machine.memory)});
+  memory.push_back({"  of " + gib_text(asked.machine.memory), gib_text(e.bytes()),
+                    share(e.bytes(), asked.machine.memory)});
   for (const auto& [name, seconds] : e.time)
     time.push_back({"  " + name, seconds_text(seconds), share(seconds, e.seconds())});
   time.push_back({"  in all", seconds_text(e.seconds()), ""});
   for (const AxisTraffic& one : e.traffic)
-    traffic.push_back({"  " + one.axis, one.phase, format("{:.0f}", one.calls), format("{:.4g} MB", one.bytes / 1e6),
-                       one.crosses ? "between machines" : "inside", seconds_text(one.seconds)});
+    traffic.push_back({"  " + one.axis, one.phase, format("{:.0f}", one.calls),
+                       format("{:.4g} MB", one.bytes / 1e6), one.crosses ? "between machines" : "inside",
+                       seconds_text(one.seconds)});
   return table(memory, "lrr", 2) + "\n" + table(time, "lrr", 2) + "\n" + table(traffic, "llrrlr", 2);
 }
 
 inline std::string screen(const Answer& answer, const Question& asked, const Arguments& a) {
   const double p = static_cast<double>(gpt::elements_of(asked.model));
-  std::string text = format("14 plan: {}, {:.4g} billion weights, on {} GPUs of {}, {} sequences of {} tokens a step\n\n",
-                            a.model, p / 1e9, asked.devices, asked.machine.name, asked.batch, asked.model.seq());
+  std::string text =
+      format("14 plan: {}, {:.4g} billion weights, on {} GPUs of {}, {} sequences of {} tokens a step\n\n",
+             a.model, p / 1e9, asked.devices, asked.machine.name, asked.batch, asked.model.seq());
   if (answer.best.empty()) {
     text += format("No cut fits, of {} that were tried.\n", answer.tried);
     return text + list_of(answer.losers, nullptr, asked);

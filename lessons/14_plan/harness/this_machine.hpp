@@ -26,7 +26,8 @@ inline double shortest(Communicator& comm, const std::function<void()>& body) {
 /// Fills in the machine and what programs reach of it: `ranks` ranks of it that compute at the same time.
 inline void measure(Question& asked, LaunchOptions options, int ranks) {
   options.ranks = ranks;
-  asked.machine = {"this machine", 0, 0, static_cast<double>(available_memory()) / ranks, INFINITY, INFINITY, ranks};
+  asked.machine = {"this machine", 0,        0,    static_cast<double>(available_memory()) / ranks,
+                   INFINITY,       INFINITY, ranks};
   asked.reached.product = asked.reached.memory = asked.reached.link = 1;
   launch(options, [&](Communicator& comm) {
     const auto dtype = asked.weight_bytes == 8 ? DType::f64 : DType::f32;
