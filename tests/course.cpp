@@ -291,9 +291,8 @@ std::vector<Claim> course() {
         [top_k = top_k, capacity = capacity](Proof& proof, Communicator& comm, const MatrixSizes& s) {
           experts::prove(proof, comm, experts_config(s, comm.size(), top_k, capacity));
         });
-  add("14 plan: memory and bytes", floating, [](Proof& proof, Communicator& comm, const MatrixSizes&) {
-    plan::check_counted(proof, comm);
-  });
+  add("14 plan: memory and bytes", floating,
+      [](Proof& proof, Communicator& comm, const MatrixSizes&) { plan::check_counted(proof, comm); });
   return claims;
 }
 

@@ -78,12 +78,14 @@ inline std::string details(const Estimate& e, const Question& asked) {
   memory.push_back({"  of " + gib_text(asked.machine.memory), gib_text(e.bytes()),
                     share(e.bytes(), asked.machine.memory)});
   for (const auto& [name, seconds] : e.time)
-    time.push_back({"  " + name, seconds_text(seconds), share(seconds, e.seconds())});
+    if (seconds > 1e-6 * e.seconds())
+      time.push_back({"  " + name, seconds_text(seconds), share(seconds, e.seconds())});
   time.push_back({"  in all", seconds_text(e.seconds()), ""});
   for (const AxisTraffic& one : e.traffic)
-    traffic.push_back({"  " + one.axis, one.phase, format("{:.0f}", one.calls),
-                       format("{:.4g} MB", one.bytes / 1e6), one.crosses ? "between machines" : "inside",
-                       seconds_text(one.seconds)});
+    if (one.bytes > 0)
+      traffic.push_back({"  " + one.axis, one.phase, format("{:.0f}", one.calls),
+                         format("{:.3f} MB", one.bytes / 1e6), one.crosses ? "between machines" : "inside",
+                         seconds_text(one.seconds)});
   return table(memory, "lrr", 2) + "\n" + table(time, "lrr", 2) + "\n" + table(traffic, "llrrlr", 2);
 }
 
