@@ -174,7 +174,7 @@ TEST_CASE("lesson 14: what cannot be cut is refused with what works") {
     return std::string();
   };
   CHECK(refused([](Cut&) {}).empty());
-  CHECK(refused([](Cut& c) { c.sizes.tp = 7; }).find("heads 96 cannot be cut by 7") != std::string::npos);
+  CHECK(refused([](Cut& c) { c.sizes.tp = 7; }).find("--tp 7 does not divide --heads 96") != std::string::npos);
   CHECK(refused([](Cut& c) { c.sizes.dp = 3; }).find("would work") != std::string::npos);
   CHECK(refused([](Cut& c) { c.sizes.pp = 128; }).find("would work") != std::string::npos);
   CHECK(refused([](Cut& c) { c.chunks = 2, c.microbatch = 16; }).find("would work") != std::string::npos);

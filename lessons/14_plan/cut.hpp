@@ -59,30 +59,34 @@ inline three_d::Config run_of(const Question& asked, const Cut& cut) {
   t.schedule = cut.chunks > 1 ? pipeline::Schedule::interleaved : cut.schedule;
   t.chunks = cut.chunks, t.adamw = true, t.clip = 1, t.zero = cut.zero;
   t.bucket = 64 << 20;
-  const auto divides = [&](std::int64_t whole, std::int64_t by, const std::string& what) {
-    if (by < 1 || whole % by != 0)
-      throw UsageError(
-          format("{} {} cannot be cut by {}: {} would work", what, whole, by,
-                 fitting(std::min<std::int64_t>(whole, 64), [&](std::int64_t n) { return whole % n == 0; })));
+  const auto refuse_undivided = [](const std::string& flag, std::int64_t by, const std::string& what,
+                                   std::int64_t whole) {
+    if (by > 0 && whole % by == 0) return;
+    const auto fits = [&](std::int64_t n) { return whole % n == 0; };
+    throw UsageError(format("{} {} does not divide {} {}: {} {} would work", flag, by, what, whole, flag,
+                            fitting(std::min<std::int64_t>(whole, 64), fits)));
   };
-  divides(asked.model.attention.heads, cut.sizes.tp, "heads");
-  divides(asked.model.ffn(), cut.sizes.tp, "ffn");
-  divides(asked.batch, parts, "the batch of");
-  if (cut.sequence_parallel) divides(t.model.rows(), cut.sizes.tp, "the tokens of a microbatch,");
-  divides(asked.model.seq(), cut.sizes.cp > 1 ? 2 * cut.sizes.cp : 1, "a sequence of");
-  divides(cut.sizes.replicas(), cut.sizes.ep, "replicas");
-  if (asked.model.experts > 0) divides(asked.model.experts, cut.sizes.ep, "experts");
-  if (cut.sizes.cp > 1 && !asked.fused_attention)
+  const ParallelSizes& s = cut.sizes;
+  refuse_undivided("--tp", s.tp, "--heads", asked.model.attention.heads);
+  refuse_undivided("--tp", s.tp, "--ffn", asked.model.ffn());
+  refuse_undivided("--ep", s.ep, "--cp times --dp,", s.replicas());
+  if (asked.model.experts > 0) refuse_undivided("--ep", s.ep, "--experts", asked.model.experts);
+  if (s.cp > 1) refuse_undivided("--cp", s.cp, "half of --seq,", asked.model.seq() / 2);
+  if (cut.sequence_parallel) refuse_undivided("--tp", s.tp, "the tokens of a microbatch,", t.model.rows());
+  if (parts < 1 || asked.batch % parts != 0)
+    throw UsageError(
+        format("--batch {} is no multiple of --dp {} times --microbatch {}: --batch {} would work",
+               asked.batch, s.dp, cut.microbatch, (asked.batch / parts + 1) * parts));
+  if (s.cp > 1 && !asked.fused_attention)
     throw UsageError("cp needs attention that streams: without --attention plain it would work");
   if (asked.model.experts > 0 && cut.zero > 0)
     throw UsageError("experts with ZeRO are not in the course: --zero 0 would work");
-  if (asked.model.experts > 0 && cut.sizes.tp > 1 && !cut.sequence_parallel)
+  if (asked.model.experts > 0 && s.tp > 1 && !cut.sequence_parallel)
     throw UsageError("every rank of tp would send all tokens to experts: sequence parallelism would work");
-  if (asked.model.layers < cut.sizes.pp * cut.chunks)
-    throw UsageError(format("{} layers for {} stages of {} chunks: --pp {} would work", asked.model.layers,
-                            cut.sizes.pp, cut.chunks,
-                            std::max<std::int64_t>(1, asked.model.layers / cut.chunks)));
-  pipeline::refuse_impossible(t.schedule, cut.sizes.pp, t.microbatches, t.chunks);
+  if (const std::int64_t most = asked.model.layers / cut.chunks; s.pp > most)
+    throw UsageError(format("--pp {} stages of --chunks {} are more than the {} layers: --pp {} would work",
+                            s.pp, cut.chunks, asked.model.layers, std::max<std::int64_t>(1, most)));
+  pipeline::refuse_impossible(t.schedule, s.pp, t.microbatches, t.chunks);
   return run;
 }
 

@@ -20,6 +20,9 @@ struct DataSheet {
   double memory;           // of a device, in bytes
   double inside, between;  // bytes/s each way of a device: to its own machine, to other machines
   int devices;             // of a machine
+
+  /// A tenth is left for what no formula counts: the libraries' own buffers, and gaps between tensors.
+  double usable() const { return 0.9 * memory; }
 };
 
 inline constexpr double gib = 1024.0 * 1024 * 1024;

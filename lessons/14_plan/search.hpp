@@ -65,7 +65,7 @@ struct Answer {
   std::vector<Estimate> best;    // those that fit, the fastest first
   std::vector<Estimate> losers;  // of other sizes of the axes, the fastest each: slower, or without room
   int tried = 0;
-  std::string impossible;  // why the last cut that could not be was none
+  std::string impossible;  // why the first cut that could not be was none
 };
 
 /// The `count` fastest cuts that fit in memory.
@@ -76,9 +76,14 @@ inline Answer search(const Question& asked, const Fixed& fixed, std::size_t coun
     try {
       all.push_back(estimate(asked, cut, false));
     } catch (const UsageError& error) {
-      answer.impossible = error.what();
+      if (answer.impossible.empty()) answer.impossible = error.what();
     }
   });
+  if (all.empty() && answer.impossible.empty())
+    answer.impossible =
+        format("--gpus {} is no multiple of the given --tp, --cp, --pp and --dp: --gpus {} would work",
+               asked.devices,
+               fixed.tp.value_or(1) * fixed.cp.value_or(1) * fixed.pp.value_or(1) * fixed.dp.value_or(1));
   answer.tried = static_cast<int>(all.size());
   std::ranges::sort(all, {}, &Estimate::seconds);
   std::set<std::vector<int>> seen;
@@ -86,7 +91,7 @@ inline Answer search(const Question& asked, const Fixed& fixed, std::size_t coun
     return std::vector{e.cut.sizes.tp, e.cut.sizes.pp, e.cut.sizes.dp, e.cut.sizes.cp, e.cut.sizes.ep};
   };
   for (const Estimate& one : all)
-    if (one.bytes() <= asked.machine.memory && answer.best.size() < count && seen.insert(shape(one)).second)
+    if (one.bytes() <= asked.machine.usable() && answer.best.size() < count && seen.insert(shape(one)).second)
       answer.best.push_back(estimate(asked, one.cut));
   std::ranges::sort(answer.best, {}, &Estimate::seconds);
   for (const Estimate& one : all)

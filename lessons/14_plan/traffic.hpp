@@ -85,7 +85,7 @@ inline std::vector<AxisTraffic> traffic_of(const Question& asked, const Cut& cut
       t.seconds =
           t.calls * link.message_seconds(asked.machine, asked.reached, t.bytes / std::max(t.calls, 1.0));
     } else {
-      if (axis == "embedding") t.bytes *= 0.5 * s.pp;  // the stages at the ends send it all
+      if (axis == "embedding") t.calls *= 0.5 * s.pp, t.bytes *= 0.5 * s.pp;  // of a stage at an end
       t.seconds = link.seconds(asked.machine, asked.reached, t.calls, t.bytes);
     }
     if (t.calls > 0) all.push_back(t);

@@ -68,7 +68,7 @@ inline std::string json_of(const Estimate& e, const Question& asked) {
       R"("time": {}, "tflops": {:.6g}, "executed_tflops": {:.6g}, "utilisation": {:.6g}, "tokens_per_second": {:.9g}, )"
       R"("days": {:.6g}, "traffic": [{}]}})",
       c.sizes.tp, c.sizes.cp, c.sizes.pp, c.sizes.dp, c.sizes.ep, c.microbatch, e.microbatches, c.chunks,
-      c.zero, name_of(c.recompute), c.sequence_parallel, e.bytes() <= asked.machine.memory, e.bytes(),
+      c.zero, name_of(c.recompute), c.sequence_parallel, e.bytes() <= asked.machine.usable(), e.bytes(),
       json_of(e.memory), e.seconds(), json_of(e.time), e.flops / e.seconds() / e.devices / 1e12,
       e.executed / e.seconds() / e.devices / 1e12, utilisation(e, asked), tokens_a_second(e, asked),
       days(e, asked), join(traffic, ", "));

@@ -36,14 +36,24 @@ struct Arguments {
   std::string json, svg;
 };
 
+/// "gpt2, gpt2-xl"
+template <class Named>
+std::string names_of(const std::vector<Named>& all) {
+  std::vector<std::string> names;
+  for (const Named& one : all) names.push_back(one.name);
+  return join(names);
+}
+template <class Named>
+const Named& find_named(const std::vector<Named>& all, const std::string& flag, const std::string& name) {
+  const auto found = std::ranges::find(all, name, &Named::name);
+  if (found == all.end()) throw UsageError(format("{} {} is not known: {} would work", flag, name, names_of(all)));
+  return *found;
+}
+
 inline void add_flags(Flags& flags, Question& asked, Arguments& a) {
   constexpr std::int64_t most = 1 << 20;
-  std::vector<std::string> models, names;
-  for (const KnownModel& one : known_models) models.push_back(one.name);
-  for (const DataSheet& one : machines) names.push_back(one.name);
-  flags.choice("--model", a.model, models, "sizes that the following flags change");
-  names.emplace_back("this");
-  flags.choice("--machine", a.machine, names, "its data sheet; this: short runs measure the present one");
+  flags.text("--model", a.model, "NAME", names_of(known_models) + "; sizes below change it");
+  flags.text("--machine", a.machine, "NAME", names_of(machines) + ", or this: short runs measure it");
   flags.number("--gpus", asked.devices, 1, most, "in all");
   flags.number("--batch", asked.batch, 1, most, "sequences of a step");
   const auto fixed = [&](const std::string& name, std::int64_t& target, const std::string& help) {
@@ -88,7 +98,7 @@ inline void add_flags(Flags& flags, Question& asked, Arguments& a) {
 
 /// Reads the flags into what is asked and what is fixed. Throws UsageError.
 inline Fixed apply(const Flags& flags, Question& asked, const Arguments& a) {
-  const KnownModel known = *std::ranges::find(known_models, a.model, &KnownModel::name);
+  const KnownModel& known = find_named(known_models, "--model", a.model);
   const auto size = [](std::int64_t given, std::int64_t otherwise) { return given > 0 ? given : otherwise; };
   gpt::ModelConfig& m = asked.model;
   m.attention.width = size(a.width, known.width), m.attention.heads = size(a.heads, known.heads);
@@ -103,7 +113,7 @@ inline Fixed apply(const Flags& flags, Question& asked, const Arguments& a) {
   if (a.machine == "this" && asked.devices > 64)
     throw UsageError(
         format("--machine this has no {} GPUs: --gpus 2 would work, as two threads", asked.devices));
-  if (a.machine != "this") asked.machine = *std::ranges::find(machines, a.machine, &DataSheet::name);
+  if (a.machine != "this") asked.machine = find_named(machines, "--machine", a.machine);
   for (const auto& [given, unit, target] : {std::tuple{a.tflops, 1e12, &asked.machine.flops},
                                             {a.bandwidth, 1e9, &asked.machine.bandwidth},
                                             {a.memory, gib, &asked.machine.memory},

@@ -39,8 +39,8 @@ inline double days(const Estimate& e, const Question& asked) {
 /// Why a cut is slower than the best one, or does not fit: the part that it has most of beyond the best
 /// one's.
 inline std::string why_not(const Estimate& e, const Estimate* best, const Question& asked) {
-  if (e.bytes() > asked.machine.memory)
-    return format("{} of {:.0f}", gib_text(e.bytes()), asked.machine.memory / gib);
+  if (e.bytes() > asked.machine.usable())
+    return format("{} of {:.0f}", gib_text(e.bytes()), asked.machine.usable() / gib);
   if (best == nullptr) return "";
   std::string worst;
   double most = 0;
@@ -75,7 +75,7 @@ inline std::string details(const Estimate& e, const Question& asked) {
                                             {"A GPU sends in a step", "", "calls", "bytes", "link", "takes"}};
   for (const auto& [name, bytes] : e.memory)
     memory.push_back({"  " + name, gib_text(bytes), share(bytes, e.bytes())});
-  memory.push_back({"  of " + gib_text(asked.machine.memory), gib_text(e.bytes()),
+  memory.push_back({format("  in all, of {}", gib_text(asked.machine.memory)), gib_text(e.bytes()),
                     share(e.bytes(), asked.machine.memory)});
   for (const auto& [name, seconds] : e.time)
     if (seconds > 1e-6 * e.seconds())
