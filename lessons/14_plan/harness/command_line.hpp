@@ -19,6 +19,14 @@ inline std::string bars(const std::vector<Estimate>& cuts, const Question& asked
     slowest = std::max(slowest, e.seconds()), fullest = std::max(fullest, e.bytes());
   std::string out =
       svg_open(left + 2 * width + 2 * gap, bottom + 60, "memory and time of the best cuts, by part");
+  // Only parts that some cut has, so that each has a colour of its own.
+  const auto shown = [&](Parts Estimate::*of, const Parts& parts) {
+    Parts kept;
+    for (std::size_t i = 0; i < parts.size(); ++i)
+      if (std::ranges::any_of(cuts, [&](const Estimate& e) { return (e.*of)[i].second > 0; }))
+        kept.push_back(parts[i]);
+    return kept;
+  };
   const auto stack = [&](double x, double y, const Parts& parts, double all) {
     for (std::size_t i = 0; i < parts.size(); ++i) {
       const double w = width * parts[i].second / all;
@@ -34,17 +42,21 @@ inline std::string bars(const std::vector<Estimate>& cuts, const Question& asked
     const double y = top + static_cast<double>(i) * (height + 12);
     out += svg_text(left - 12, y + 16,
                     format("tp {} pp {} dp {}", e.cut.sizes.tp, e.cut.sizes.pp, e.cut.sizes.dp), end);
-    stack(left, y, e.memory, fullest);
-    stack(left + width + gap, y, e.time, slowest);
+    stack(left, y, shown(&Estimate::memory, e.memory), fullest);
+    stack(left + width + gap, y, shown(&Estimate::time, e.time), slowest);
   }
-  const auto legend = [&](double x, const Parts& parts) {
+  const auto legend = [&](double y, const std::string& of, const Parts& parts) {
+    out += svg_text(left - 12, y + 10, of, end);
+    double x = left;
     for (std::size_t i = 0; i < parts.size(); ++i) {
-      out += svg_rectangle(x, bottom + 6, 10, 10, colour(static_cast<int>(i)));
-      out += svg_text(x + 14, bottom + 16, parts[i].first, start + " font-size=\"11\"");
-      x += 24 + 6.2 * static_cast<double>(parts[i].first.size());
+      out += svg_rectangle(x, y, 10, 10, colour(static_cast<int>(i)));
+      out += svg_text(x + 14, y + 10, parts[i].first, start + " font-size=\"12\"");
+      x += 30 + 7 * static_cast<double>(parts[i].first.size());
     }
   };
-  if (!cuts.empty()) legend(left, cuts[0].memory), legend(left + width + gap - 40, cuts[0].time);
+  if (!cuts.empty())
+    legend(bottom + 6, "memory", shown(&Estimate::memory, cuts[0].memory)),
+        legend(bottom + 28, "time", shown(&Estimate::time, cuts[0].time));
   return out + "</svg>\n";
 }
 
