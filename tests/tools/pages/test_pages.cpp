@@ -124,7 +124,7 @@ TEST_CASE("pages: a failing command, another output, no program") {
   tree.program("echo other");
   tree.faulty({"    - lesson with --ranks 2 --stable", "    + other"});
   fs::remove(tree.root / "bin/09_demo");
-  tree.faulty({"0 programs 09_*"});
+  tree.faulty({"no program 09 in "});
 }
 
 TEST_CASE("pages: a failure that is meant to be shown") {
