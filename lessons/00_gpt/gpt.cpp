@@ -78,11 +78,13 @@ struct Gpt {  // its parameters; most are 0 or 1, so that the products are easy 
   Matrix b{{0, 1, 0, 0}, {1, 0, 0, 0}, {0, 0, 0, 1}, {0, 0, 1, 0}, {1, 0, 0, 0}, {0, 0, 0, -1}};  // (6, 4)
   Matrix w{{1, 0, 0}, {0, 1, 0}, {0, 0, 1}, {0, 0, 0}};  // (4, 3) from a row to logits
 };
-// end gpt, begin forward
+// end gpt
+
 struct Activations {  // every matrix on the way from the ids to the probabilities
   Matrix x, z, q, k, v, scores, masked, shares, o, x1, z1, pre, h, x2, z2, logits, p;
 };
 
+// begin forward
 Activations forward(const Gpt& g, const std::vector<int>& ids) {
   Activations s;
   s.x = matmul(onehot(ids), g.wte) + g.wpe;                                   // (4, 4)
