@@ -89,11 +89,13 @@ Activations forward(const Gpt& g, const std::vector<int>& ids) {
   Activations s;
   s.x = matmul(onehot(ids), g.wte) + g.wpe;                                   // (4, 4)
   s.z = layer_norm(s.x);                                                      // (4, 4)
+  // begin head
   s.q = matmul(s.z, g.wq), s.k = matmul(s.z, g.wk), s.v = matmul(s.z, g.wv);  // (4, 2) each
   s.scores = matmul(s.q, transposed(s.k));                                    // (4, 4)
   for (Row& row : s.scores) row /= std::sqrt(2.0);                            // a head has d = 2 columns
   s.masked = causal(s.scores), s.shares = softmax(s.masked);                  // (4, 4) each
   s.o = matmul(s.shares, s.v);                                                // (4, 2)
+  // end head
   s.x1 = s.x + matmul(s.o, g.wo), s.z1 = layer_norm(s.x1);                    // (4, 4) each
   s.pre = matmul(s.z1, g.a), s.h = gelu(s.pre);                               // (4, 6) each
   s.x2 = s.x1 + matmul(s.h, g.b), s.z2 = layer_norm(s.x2);                    // (4, 4) each

@@ -169,6 +169,11 @@ TEST_CASE("pages: a program in steps is assembled, compiled, run, and ends as it
   CHECK(contains(tree.page(), "```text\n$ ./all\n1\n```"));
   CHECK(tree.tool("--steps notebooks_md/09.md").exit == 0);
 
+  const std::string one = steps.substr(0, steps.find("<!-- excerpt step=2"));  // on two pages the same
+  write(tree.root / "notebooks_md/08.md", one);
+  tree.page("<!-- continues 08.md -->\n" + steps.substr(one.size()));
+  CHECK(tree.tool("--steps notebooks_md/09.md").exit == 0);
+
   tree.page(steps + "```cpp step=3\nint main() { int unused; }\n```\n");
   const Result broken = tree.tool("--steps notebooks_md/09.md");
   CHECK(broken.exit == 1);
