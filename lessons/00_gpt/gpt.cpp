@@ -54,8 +54,8 @@ Matrix layer_norm(Matrix x) {  // gives each row the mean 0 and the variance 1
 }
 // end norm, begin softmax
 Matrix causal(Matrix scores) {  // no token sees a later one
-  for (std::size_t i = 0; i < scores.size(); ++i)
-    for (std::size_t j = i + 1; j < scores.size(); ++j) scores[i][j] = -INFINITY;
+  const std::size_t n = scores.size();
+  for (std::size_t i = 0; i < n; ++i) scores[i][std::slice(i + 1, n - i - 1, 1)] = -INFINITY;
   return scores;
 }
 
@@ -76,7 +76,7 @@ struct Gpt {  // its parameters; most are 0 or 1, so that the products are easy 
   Matrix wv{{0, 1}, {1, 0}, {0, 0}, {0, 0}}, wo{{1, 0, 0, 1}, {0, 1, 1, 0}};      // (4, 2), (2, 4)
   Matrix a{{1, 0, 0, 0, 1, 0}, {0, 1, 0, 0, 0, 1}, {0, 0, 1, 0, -1, 0}, {0, 0, 0, 1, 0, -1}};     // (4, 6)
   Matrix b{{0, 1, 0, 0}, {1, 0, 0, 0}, {0, 0, 0, 1}, {0, 0, 1, 0}, {1, 0, 0, 0}, {0, 0, 0, -1}};  // (6, 4)
-  Matrix w{{1, 0, 0}, {0, 1, 0}, {0, 0, 1}, {0, 0, 0}};  // (4, 3) from a row to logits
+  Matrix w{{1, 0, 0}, {0, 1, 0}, {0, 0, 1}, {0, 0, 0}};  // (4, 3) from a row to scores for the ids
 };
 // end gpt
 
@@ -87,8 +87,8 @@ struct Activations {  // every matrix on the way from the ids to the probabiliti
 // begin forward
 Activations forward(const Gpt& g, const std::vector<int>& ids) {
   Activations s;
-  s.x = matmul(onehot(ids), g.wte) + g.wpe;                                   // (4, 4)
-  s.z = layer_norm(s.x);                                                      // (4, 4)
+  s.x = matmul(onehot(ids), g.wte) + g.wpe;  // (4, 4)
+  s.z = layer_norm(s.x);                     // (4, 4)
   // begin head
   s.q = matmul(s.z, g.wq), s.k = matmul(s.z, g.wk), s.v = matmul(s.z, g.wv);  // (4, 2) each
   s.scores = matmul(s.q, transposed(s.k));                                    // (4, 4)
@@ -96,10 +96,10 @@ Activations forward(const Gpt& g, const std::vector<int>& ids) {
   s.masked = causal(s.scores), s.shares = softmax(s.masked);                  // (4, 4) each
   s.o = matmul(s.shares, s.v);                                                // (4, 2)
   // end head
-  s.x1 = s.x + matmul(s.o, g.wo), s.z1 = layer_norm(s.x1);                    // (4, 4) each
-  s.pre = matmul(s.z1, g.a), s.h = gelu(s.pre);                               // (4, 6) each
-  s.x2 = s.x1 + matmul(s.h, g.b), s.z2 = layer_norm(s.x2);                    // (4, 4) each
-  s.logits = matmul(s.z2, g.w), s.p = softmax(s.logits);                      // (4, 3) each
+  s.x1 = s.x + matmul(s.o, g.wo), s.z1 = layer_norm(s.x1);  // (4, 4) each
+  s.pre = matmul(s.z1, g.a), s.h = gelu(s.pre);             // (4, 6) each
+  s.x2 = s.x1 + matmul(s.h, g.b), s.z2 = layer_norm(s.x2);  // (4, 4) each
+  s.logits = matmul(s.z2, g.w), s.p = softmax(s.logits);    // (4, 3) each
   return s;
 }
 // end forward, begin loss
@@ -140,8 +140,7 @@ void print(const char* title, const std::vector<std::pair<std::string, Matrix>>&
   for (std::size_t i = 0; i < matrices[0].second.size(); ++i) {
     std::printf("\n");
     for (const auto& [name, m] : matrices)
-      for (const double& v : m[i])
-        std::printf("%*.4g", &v == &m[i][0] ? 9 : 7, std::round(v * 1e3) / 1e3 + 0);
+      for (auto& v : m[i]) std::printf("%*.4g", &v == &m[i][0] ? 9 : 7, std::round(v * 1000) / 1000 + 0);
   }
   std::printf("\n\n");
 }

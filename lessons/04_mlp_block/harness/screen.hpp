@@ -42,9 +42,8 @@ inline std::string counterexample() {
 inline std::vector<Equation> picture(const Sizes& s) {
   const auto [n, k, f] = s.texts();
   using enum Block::Cut;
-  Equation forward{"forward: Y = f(X A + c1) B + c2", {}};
+  Equation forward{"forward: Y = f(X A + c1) B + c2", {}}, backward{"backward: dX = dP A'", {}};
   Equation through_f{"backward: dH = dY B', and dP = dH \u2299 f'(P), element by element", {}};
-  Equation backward{"backward: dX = dP A'", {}};
   forward.say("f(").add({"X", n, k, replicated, 50, 64}).add({"A", k, f, columns, 64, 112}).say("+ c1) =");
   forward.add({"H", n, f, columns, 50, 112}).add({"B", f, k, rows, 112, 64}).say("=");
   forward.add({"terms", n, k, partial, 50, 64}).send("all-reduce, + c2");

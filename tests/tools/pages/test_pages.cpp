@@ -209,7 +209,8 @@ TEST_CASE("pages: a static assertion that a page shows stands in the code") {
 TEST_CASE("pages: a glossary's term stands on its page, and on none before it") {
   const Tree tree;
   write(tree.root / "notebooks_md/01_one.md", "A `bucket` in code is none.\n```text\nbucket\n```\nRanks.\n");
-  write(tree.root / "notebooks_md/02_two.md", "Two buckets for a rank.\n");
+  write(tree.root / "notebooks_md/02_two.md",
+        "**Two buckets** for a rank.\n```cpp\nint stage;  // of a tape\n```\nA **tape** and a stage.\n");
   const auto said = [&](const std::string& row) {
     write(tree.root / "notebooks_md/glossary.md", row + "\n");
     return join(tree.tool("--check notebooks_md/glossary.md").output);
@@ -217,5 +218,8 @@ TEST_CASE("pages: a glossary's term stands on its page, and on none before it") 
   CHECK(contains(said("| bucket | 桶 | [02](02_two.md) | x |"), " 0 faults"));
   CHECK(contains(said("| rank | 秩 | [02](02_two.md) | x |"), "\"rank\" first stands on 01_one.md"));
   CHECK(contains(said("| shard | 片 | [02](02_two.md) | x |"), "\"shard\" first stands on no page"));
+  CHECK(contains(said("| stage | 段 | [02](02_two.md) | x |"),
+                 "\"stage\" is used on 02_two.md before it is explained"));
+  CHECK(contains(said("| tape | 带 | [02](02_two.md) | x |"), "\"tape\" is used on 02_two.md before"));
   CHECK(contains(said("nothing"), "has no row"));
 }
