@@ -7,6 +7,7 @@ set -euo pipefail
 # teaches: what lies in lessons/NN_name and not in its harness/ or main.cpp.
 readonly product_code_limit=15700 tests_code_limit=11660 concept_share=30
 readonly concept_header_limit=200 file_limit=300 folder_limit=7  # lines of a file; files of a lesson's folder
+readonly page_limit=450  # lines of a page, with its code and outputs
 
 files() {  # tracked, or about to be; an unpacked archive has no .git
   if [[ -e .git ]]; then git ls-files --cached --others --exclude-standard --deduplicate
@@ -73,6 +74,10 @@ sizes() {
     if [[ $f =~ ^lessons/[^/]*/[^/]*\.hpp$ ]]; then limit=$concept_header_limit; fi
     n=$(wc -l <"$f")
     if ((n > limit)); then echo "$f: $n lines, more than $limit"; fi
+  done
+  files | { grep -E '^notebooks_md/.*\.md$' || true; } | while read -r f; do
+    n=$(wc -l <"$f")
+    if ((n > page_limit)); then echo "$f: $n lines, more than $page_limit"; fi
   done
   sources lessons | grep -v /harness/ | xargs -rd '\n' -n 1 dirname | sort | uniq -c | while read -r n folder; do
     if ((n > folder_limit)); then echo "$folder: $n files, more than $folder_limit"; fi

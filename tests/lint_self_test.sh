@@ -57,6 +57,7 @@ put src/tensor/a.cpp '// TO'"DO: later\n";                   catches "to do" "sr
 put src/tensor/a.cpp '// FIX'"ME\n";                         catches "fix me" "src/tensor/a.cpp:1"
 put tests/a.cpp 'TEST_CASE("this; and that") {}\n';          catches "semicolon" "a semicolon in the name of a test case"
 put tests/a.cpp 'TEST_CASE(\n    "this; and that") {}\n';      catches "semicolon, wrapped" "a semicolon in the name of a test case"
+put notebooks_md/01_long.md "$(lines 451 word)\n";               catches "page" "451 lines, more than 450"
 put src/tensor/long.cpp "$(lines 301 //)\n";                 catches "file" "301 lines, more than 300"
 put lessons/01_mlp/long.hpp "#pragma once\n$(lines 200 //)\n"; catches "concept header" "201 lines, more than 200"
 put lessons/01_mlp/harness/proof.hpp '#pragma once\n'

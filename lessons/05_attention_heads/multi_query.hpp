@@ -7,7 +7,6 @@
 
 namespace tessera::attention_heads {
 
-// begin multi_query
 /// Attention whose query heads are cut over the ranks, and whose one kv head every rank has.
 struct MultiQueryAttention {
   column_split::ColumnParallelLinear q;  // (W, W/p), this rank's columns of Q in c_attn
@@ -34,6 +33,7 @@ struct MultiQueryAttention {
     row_split::RowParallelLinear::Saved c_proj;
   };
 
+  // begin multi_query
   // task 05.multi_query (design, 5 points, 60 min): write forward and backward, (N, W) -> (N, W). Hint: which
   // ranks used K and V? And dX is a sum of terms; which of them are whole on every rank already?
   Placed<Replicated> forward(const Placed<Replicated>& x, Saved& saved, const TensorParallel& tp) const {
@@ -63,6 +63,7 @@ struct MultiQueryAttention {
     add_sum_rows(dc_kv, saved.dkeys);
     c_proj.backward_weight(saved.c_proj);
   }
+  // end multi_query
 
   Tensor dqkv() const { return beside(q.da.local(), dkv.local()); }
   Tensor dc_qkv() const { return beside(q.dc.local(), dc_kv.local()); }
@@ -80,6 +81,5 @@ struct MultiQueryAttention {
     return {keys.column_range(0, d), keys.column_range(d, 2 * d)};
   }
 };
-// end multi_query
 
 }  // namespace tessera::attention_heads

@@ -51,7 +51,7 @@ struct VocabParallelEmbedding {
 template <class Residual = Replicated>
 struct VocabParallelHeadOf {
   NormOf<Residual> ln_f;
-  Placed<Shard<0>> w, dw;  // (V_r, W)  wte, or the copy of it on the last stage
+  Placed<Shard<0>> w, dw;  // (V_r, W)  wte, or lesson 06's copy of it
 
   struct Saved {
     typename NormOf<Residual>::Saved ln_f;

@@ -63,7 +63,7 @@ start() {
 }
 
 run_all() {
-  local flag flags lesson names code began before worst=0 hold=() failed=()
+  local flag flags lesson name names code began before worst=0 hold=() failed=()
   names=("$(dirname "$0")"/../../lessons/[0-9][0-9]_*/)
   mapfile -t names < <(basename -a "${names[@]}")
   for flag in --json --trace --svg --dump; do
@@ -73,9 +73,9 @@ run_all() {
   : >"$TESSERA_SUMMARY"
   for lesson in "${names[@]}"; do
     flags=("$@")
-    if [[ $lesson == 00_* ]]; then  # stands alone: the number of ranks is all it knows
+    if [[ $lesson == 00_* ]]; then  # stands alone: the number of ranks is all it knows, if that
       flags=()
-      if [[ -n $(value_of --ranks "$@") ]]; then flags=(--ranks "$(value_of --ranks "$@")"); fi
+      if [[ $lesson == 00_by_hand && -n $(value_of --ranks "$@") ]]; then flags=(--ranks "$(value_of --ranks "$@")"); fi
     fi
     code=0 began=$SECONDS before=$(wc -l <"$TESSERA_SUMMARY")
     start "$lesson" "${flags[@]}" || code=$?
@@ -83,7 +83,9 @@ run_all() {
     if (($(wc -l <"$TESSERA_SUMMARY") == before)); then  # 00 knows no table; a lesson that broke has none
       printf '%s\t-\t-\t-\t%s s\t%s\n' "${lesson//_/ }" $((SECONDS - began)) "$(ended "$code")" >>"$TESSERA_SUMMARY"
     fi
-    if ((code)); then failed+=("${lesson%%_*}"); else hold+=("${lesson%%_*}"); fi
+    name=${lesson%%_*}
+    if [[ $lesson == 00_gpt ]]; then name=gpt; fi
+    if ((code)); then failed+=("$name"); else hold+=("$name"); fi
     worst=$(worse "$worst" "$code")
   done
   while IFS=$'\t' read -r -a cells; do printf '%-22s %10s %12s %12s %8s  %s\n' "${cells[@]}"; done < <(

@@ -42,16 +42,18 @@ inline std::string counterexample() {
 inline std::vector<Equation> picture(const Sizes& s) {
   const auto [n, k, f] = s.texts();
   using enum Block::Cut;
-  Equation forward{"forward: Y = f(X A + c1) B + c2", {}},
-      backward{"backward: dX = dP A', dP = (dY B') f'(P)", {}};
+  Equation forward{"forward: Y = f(X A + c1) B + c2", {}}, backward{"backward: dX = dP A'", {}};
+  Equation through_f{"backward: dH = dY B', and dP = dH \u2299 f'(P), element by element", {}};
   forward.say("f(").add({"X", n, k, replicated, 50, 64}).add({"A", k, f, columns, 64, 112}).say("+ c1) =");
   forward.add({"H", n, f, columns, 50, 112}).add({"B", f, k, rows, 112, 64}).say("=");
   forward.add({"terms", n, k, partial, 50, 64}).send("all-reduce, + c2");
   forward.add({"Y", n, k, replicated, 50, 64});
-  backward.add({"dY", n, k, replicated, 50, 64}).add({"B'", k, f, columns, 64, 112}).say("f'(P) =");
+  through_f.add({"dY", n, k, replicated, 50, 64}).add({"B'", k, f, columns, 64, 112}).say("=");
+  through_f.add({"dH", n, f, columns, 50, 112}).say("\u2299").add({"f'(P)", n, f, columns, 50, 112}).say("=");
+  through_f.add({"dP", n, f, columns, 50, 112});
   backward.add({"dP", n, f, columns, 50, 112}).add({"A'", f, k, rows, 112, 64}).say("=");
   backward.add({"terms", n, k, partial, 50, 64}).send("all-reduce").add({"dX", n, k, replicated, 50, 64});
-  return {forward, backward};
+  return {forward, through_f, backward};
 }
 
 /// A limit of memory half-way between what one rank needs and what each of four ranks needs.

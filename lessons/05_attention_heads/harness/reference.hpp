@@ -17,7 +17,6 @@ struct Wrong {
   bool by_d = false;  // the scores are divided by d, not by its root
 };
 
-// begin by_head
 /// One head of one sequence of S tokens: P = softmax(Q K' / sqrt(d) + mask), some of it dropped; O = P V.
 class AttentionHead {
  public:
@@ -42,7 +41,7 @@ class AttentionHead {
     add_matmul(dk, t(ds), q_);  // added: several query heads may share this key
     add_matmul(dv, t(times(p_, kept_)), d_o);
   }
-  // end by_head
+
   /// The largest sum of absolute terms in dQ, dK and dV.
   double largest_sum(const Tensor& d_o) const {
     const Tensor ds = scale(softmax_backward(times(matmul(d_o, t(v_)), kept_), p_), factor_);

@@ -15,9 +15,11 @@ inline const std::vector<std::string> manifest = {
     "tessera", "CMakeLists.txt", "CMakePresets.json", ".clang-format", ".gitignore", "tests/CMakeLists.txt",
     "tests/tools/labs", "tests/tools/pages/source.hpp", "tests/tools/pages/text.hpp", "tests/tools/run.sh"};
 
-/// A file with the lesson's ideas, of which --empty leaves signatures. Mains and the harness stay: they test.
+/// A file with the lesson's ideas, of which --empty leaves signatures. Mains and the harness stay: they test;
+/// and the GPT by hand has no tasks.
 inline bool teaches(const std::string& file) {
-  return file.find("/harness/") == std::string::npos && !file.ends_with("/main.cpp");
+  return file.find("/harness/") == std::string::npos && !file.ends_with("/main.cpp") &&
+         folder_of(file) != "00_gpt";
 }
 
 /// Excerpts of sources again, from the student's form of them.

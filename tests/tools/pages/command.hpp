@@ -2,6 +2,7 @@
 #pragma once
 
 #include <regex>
+#include <set>
 
 #include "messages.hpp"
 #include "text.hpp"
@@ -41,25 +42,24 @@ inline Result run_expecting(const fs::path& root, const std::string& command, in
               "\n" + join(tail));
 }
 
-/// `./tessera run 02 ...` becomes the program in `bin` whose name starts with 02_,
+/// `./tessera run 02 ...` becomes the first program in `bin` whose name starts with 02_ (run gpt: ends with
+/// _gpt),
 /// `./tessera lab` the labs' tool, and build/bin/ the folder of the programs.
 inline std::string resolve(const std::string& command, const fs::path& bin) {
-  static const std::regex lesson(R"(\./tessera run (\d\d)(?=\s|$))");
+  static const std::regex lesson(R"(\./tessera run (\w+)(?=\s|$))");
   static const std::string labs = "./tessera lab ";
   if (command.rfind(labs, 0) == 0) return (bin / "tessera_labs").string() + " " + command.substr(labs.size());
   static const std::string program = "build/bin/";
   if (command.rfind(program, 0) == 0) return (bin / command.substr(program.size())).string();
   std::string out, rest = command;
   for (std::smatch match; std::regex_search(rest, match, lesson); rest = match.suffix()) {
-    std::vector<std::string> found;
+    std::set<std::string> found;
+    const std::regex name(match[1].str() + R"(_\w+|\d\d_)" + match[1].str());
     if (fs::is_directory(bin))
       for (const auto& entry : fs::directory_iterator(bin))
-        if (entry.path().filename().string().rfind(match[1].str() + "_", 0) == 0)
-          found.push_back(entry.path().string());
-    if (found.size() != 1)
-      throw Fault(std::to_string(found.size()) + " programs " + match[1].str() + "_* in " + bin.string() +
-                  ": it takes one");
-    out += match.prefix().str() + found[0];
+        if (std::regex_match(entry.path().filename().string(), name)) found.insert(entry.path().string());
+    if (found.empty()) throw Fault("no program " + match[1].str() + " in " + bin.string());
+    out += match.prefix().str() + *found.begin();
   }
   return out + rest;
 }

@@ -13,7 +13,8 @@
 //
 // A page may also build a program in steps. `excerpt step=3 ...` adds a part from step 3 on; a fenced block
 // opened by "```cpp step=3" ends that step's program and no other. "3b" is a variation of step 3.
-// `run step=3 ./NAME ARGUMENTS` runs it.
+// `run step=3 ./NAME ARGUMENTS` runs it. `<!-- continues PAGE.md -->` on a page takes the steps of PAGE.md
+// first.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <map>
@@ -193,10 +194,23 @@ class Tool {
     }
   }
 
+  /// The page behind the one that it continues.
+  Lines with_steps_before(const Lines& page) const {
+    static const std::regex continues(R"(<!-- continues (\w+\.md) -->)");
+    std::smatch match;
+    for (const std::string& line : page) {
+      if (!std::regex_match(line, match, continues)) continue;
+      Lines whole = split(read((options_.root / page_).parent_path() / match[1].str()));
+      append(whole, page);
+      return whole;
+    }
+    return page;
+  }
+
   fs::path compiled(const std::string& step, const Lines& page) {
     if (binaries_.empty()) {
       std::vector<std::string> sources;
-      programs_ = assemble(options_.root, page, sources);
+      programs_ = assemble(options_.root, with_steps_before(page), sources);
     }
     const auto found = programs_.find(step);
     if (found == programs_.end()) throw Fault("the page builds no step " + step);
@@ -214,7 +228,7 @@ class Tool {
   /// Every step compiles, runs, and exits as its block says; the last one is the source itself.
   void steps(const Lines& page) {
     std::vector<std::string> sources;
-    const auto programs = assemble(options_.root, page, sources);
+    const auto programs = assemble(options_.root, with_steps_before(page), sources);
     if (programs.empty()) throw Fault("builds no program in steps");
     for (const auto& [step, program] : programs) {
       ++steps_;

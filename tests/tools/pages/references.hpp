@@ -48,31 +48,38 @@ inline Lines unsaid(const Lines& page, const fs::path& placement) {
   return wrong;
 }
 
-/// The words of a page as a reader meets them: without code, links' targets and comments, on one line.
+/// The words of a page as a reader meets them, on one line: also those of comments in code, but neither the
+/// code itself, nor outputs, headings, pictures, links' targets and other pages' names, nor references at the
+/// end.
 inline std::string prose(const Lines& page) {
-  static const std::regex code("`[^`]*`"), target(R"(\]\([^)]*\))"), comment("<!--.*-->");
-  std::string words;
-  bool fenced = false;
+  static const std::regex other("`[^`]*`|\\[[^\\]]*\\]\\([^)]*\\.md[^)]*\\)|<!--.*-->|!\\[.*"),
+      target(R"(\]\([^)]*\))");
+  std::string words, fence;
   for (const std::string& line : page) {
+    if (line == "## References") break;
     if (line.rfind("```", 0) == 0)
-      fenced = !fenced;
-    else if (!fenced)
-      words += std::regex_replace(std::regex_replace(std::regex_replace(line, code, ""), target, "]"),
-                                  comment, "") +
-               " ";
+      fence = fence.empty() ? line : "";
+    else if (fence.rfind("```cpp", 0) == 0)
+      words += line.find("// ") == std::string::npos ? "" : line.substr(line.find("// ") + 3) + " ";
+    else if (fence.empty() && line.rfind("#", 0) != 0 && line.rfind("| [", 0) != 0 && line.rfind("| ...", 0) != 0)
+      words += std::regex_replace(std::regex_replace(line, other, " "), target, "]") + " ";
   }
   return words;
 }
 
-/// The glossary's rows, `| term | Chinese | [page](file) | meaning |`: the page uses the term, and none
-/// before it does. Pages are read in the order of their names, "start here" first.
+/// The glossary's rows, `| term | Chinese | [page](file) | meaning |`: the page has the term in bold where it
+/// explains it, and neither that page nor one before uses it sooner. Pages are read in the order of their
+/// names, "start here" first and "a GPT by hand" second.
 inline Lines broken_terms(const Lines& glossary, const fs::path& folder) {
   static const std::regex row(R"(\| ([^|]+) \| [^|]+ \| \[[^\]]*\]\((\w+\.md)\) \| [^|]+ \|)");
+  const auto place = [](const std::string& file) {
+    return file == "00_start_here.md" ? "00" : file == "00_gpt.md" ? "00_a" : file;
+  };
   std::vector<std::pair<std::string, std::string>> pages;  // name, prose
   for (const auto& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();
     if (std::regex_match(name, std::regex(R"(\d\d_\w+\.md)")))
-      pages.emplace_back(name == "00_start_here.md" ? "00" : name, prose(split(read(entry.path()))));
+      pages.emplace_back(place(name), prose(split(read(entry.path()))));
   }
   std::sort(pages.begin(), pages.end());
   Lines broken;
@@ -81,12 +88,25 @@ inline Lines broken_terms(const Lines& glossary, const fs::path& folder) {
   for (const std::string& line : glossary) {
     if (!std::regex_match(line, match, row)) continue;
     ++terms;
-    const std::string term = match[1], file = match[2], page = file == "00_start_here.md" ? "00" : file;
-    const std::regex word("(^|[^\\w-])" + term + "(s|es)?($|[^\\w-])", std::regex::icase);
+    const std::string term = match[1], page = place(match[2]);
+    const bool name = std::any_of(term.begin(), term.end(), [](unsigned char c) { return std::isupper(c); });
+    const std::regex word("(^|[^\\w-])" + term + "(s|es)?($|[^\\w-])",
+                          name ? std::regex::ECMAScript : std::regex::icase);  // ZeRO is not zero
     const auto first = std::find_if(pages.begin(), pages.end(),
                                     [&](const auto& one) { return std::regex_search(one.second, word); });
     const std::string found = first == pages.end() ? "no page" : first->first;
-    if (found != page) broken.push_back("\"" + term + "\" first stands on " + found + ", not on " + page);
+    if (found != page) {
+      broken.push_back("\"" + term + "\" first stands on " + found + ", not on " + page);
+      continue;
+    }
+    std::smatch use;
+    std::regex_search(first->second, use, word);
+    const std::string before = use.prefix().str() + use[1].str();
+    std::size_t bold = 0;
+    for (std::size_t at = 0; (at = before.find("**", at)) != std::string::npos; at += 2) ++bold;
+    if (bold % 2 == 0)
+      broken.push_back("\"" + term + "\" is used on " + page + " before it is explained, in bold: ..." +
+                       before.substr(before.size() - std::min<std::size_t>(before.size(), 50)));
   }
   if (terms == 0) broken.emplace_back("has no row `| term | Chinese | [page](file) | meaning |`");
   return broken;
