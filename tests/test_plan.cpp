@@ -174,8 +174,23 @@ TEST_CASE("lesson 14: what cannot be cut is refused with what works") {
     return std::string();
   };
   CHECK(refused([](Cut&) {}).empty());
-  CHECK(refused([](Cut& c) { c.sizes.tp = 7; }).find("--tp 7 does not divide --heads 96") != std::string::npos);
+  CHECK(refused([](Cut& c) { c.sizes.tp = 7; }).find("--tp 7 does not divide --heads 96") !=
+        std::string::npos);
   CHECK(refused([](Cut& c) { c.sizes.dp = 3; }).find("would work") != std::string::npos);
   CHECK(refused([](Cut& c) { c.sizes.pp = 128; }).find("would work") != std::string::npos);
   CHECK(refused([](Cut& c) { c.chunks = 2, c.microbatch = 16; }).find("would work") != std::string::npos);
+}
+
+TEST_CASE("lesson 14: the fullest stage is the last one where the head is larger than what is in flight") {
+  Question asked = gpt3(4, 4);
+  asked.model.layers = 4, asked.model.vocabulary = 1 << 20;
+  asked.model.attention.options.seq = 128;
+  Cut cut;
+  cut.sizes = {1, 4, 1};
+  const three_d::Config run = run_of(asked, cut);
+  const auto& schedule = schedule_of(run.training.schedule, 4, run.training.microbatches, 1);
+  const double first = sum(memory_of(asked, cut, run, schedule, 0)),
+               last = sum(memory_of(asked, cut, run, schedule, 3));
+  CHECK(last > first);
+  CHECK(estimate(asked, cut).bytes() == last);
 }
