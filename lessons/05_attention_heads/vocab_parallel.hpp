@@ -58,6 +58,10 @@ struct VocabParallelHeadOf {
     Placed<Replicated> y;      // (n, W)  ln_f(X)
     CrossEntropy entropy;      // (n, 1), (n, V_r)
     Placed<Shard<1>> dlogits;  // (n, V_r)
+    Tensor weights;            // (n, 1)  of each token's loss; undefined where each is 1
+    Tensor weighted(const Tensor& x) const {
+      return weights.defined() ? scale_rows(x, cast(weights, arithmetic(x.dtype()))) : x;
+    }
   };
 
   Placed<Replicated> forward(const Placed<Replicated>& x, const Tensor& targets, Saved& saved,
@@ -78,6 +82,7 @@ struct VocabParallelHeadOf {
     terms.sum = tp.comm().all_reduce(terms.sum);        // (n, 1)  sum of exp(z - m) over all ids
     terms.target = tp.comm().all_reduce(terms.target);  // (n, 1)  z_target - m; other ranks have 0
     saved.entropy = cross_entropy_of(terms);
+    saved.entropy.loss = saved.weighted(saved.entropy.loss);
     return Placed<Replicated>(saved.entropy.loss);
   }
   // end task
@@ -85,7 +90,8 @@ struct VocabParallelHeadOf {
   /// The gradient of the logits, softmax - onehot on the rank's own ids, sends nothing. That of y is Partial
   /// and needs an all-reduce, as before every layer that is cut by columns.
   Placed<Partial> backward_losses(const Tensor& targets, std::int64_t tokens, Saved& saved) const {
-    saved.dlogits = Placed<Shard<1>>(cross_entropy_backward(saved.entropy, targets, tokens));
+    saved.dlogits =
+        Placed<Shard<1>>(saved.weighted(cross_entropy_backward(saved.entropy, targets, tokens)));
     saved.entropy = {};
     return matmul(saved.dlogits, w);
   }

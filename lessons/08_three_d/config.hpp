@@ -116,6 +116,7 @@ struct Config {
   bool eval = false;                                // no training: the loss over the whole text
   std::int64_t sample = 0;                          // tokens to write in the end
   double temperature = 1;
+  bool masked = false;  // BERT's objective, not the next token
 
   std::int64_t seq() const { return training.model.seq(); }
 };
@@ -133,6 +134,7 @@ inline std::map<std::string, std::string> configuration(const Config& s, std::ui
           {"--momentum", format("{}", t.momentum)},
           {"--beta1", format("{}", t.constants.beta1)},
           {"--beta2", format("{}", t.constants.beta2)},
+          {"--objective", s.masked ? "mlm" : "causal"},
           {"--weight-decay", format("{}", t.constants.decay)},
           {"text", format("{} ids, CRC-32 {:08x}", s.text.size(),
                           crc32(s.text.ids.data(), s.text.ids.size() * sizeof(s.text.ids[0])))}};
@@ -140,7 +142,8 @@ inline std::map<std::string, std::string> configuration(const Config& s, std::ui
 
 /// The sequences of step `step`, the same for every cut. (batch seq, 1), on the host.
 inline Tokens batch_of(const Config& s, std::uint64_t seed, std::int64_t step) {
-  return gpt::batch_at(s.text, s.batch, s.seq(), seed, step);
+  const Tokens batch = gpt::batch_at(s.text, s.batch, s.seq(), seed, step);
+  return s.masked ? gpt::masked(batch, s.training.model.vocabulary, seed, step) : batch;
 }
 
 /// The sum of what the last stages of all replicas have found, on every rank. The other stages give 0.

@@ -103,7 +103,8 @@ class Trainer {
   }
   /// This rank's tokens of a microbatch, with ids counted from the first one of its shard of the vocabulary.
   Tokens own_tokens(const Tokens& batch) const {
-    return gpt::local_tokens({cut_tokens(batch.ids), cut_tokens(batch.targets)}, config_.model, tp_);
+    const Tensor weights = batch.weights.defined() ? cut_tokens(batch.weights) : Tensor();
+    return gpt::local_tokens({cut_tokens(batch.ids), cut_tokens(batch.targets), weights}, config_.model, tp_);
   }
   /// Sends one microbatch through all virtual stages, forward only.
   pipeline::Forward forward(const Tokens& batch) const { return worker_->forward(batch); }

@@ -80,6 +80,7 @@ using MakeWeight = std::function<Tensor(const std::string& name, const Slice& sl
 /// One microbatch at the ends of the pipeline: ids on the first stage, targets on the last. (n, 1) i32
 struct Tokens {
   Tensor ids, targets;
+  Tensor weights;  // (n, 1) f64  of each token's loss in the mean over all; undefined where each is 1
 };
 
 // begin chunk
@@ -152,6 +153,7 @@ struct ChunkOf {
     for (std::size_t l = 0; l < blocks.size(); ++l)
       around(pass, l + 1, [&] { x = blocks[l].forward(x, saved.blocks[l], tp); });
     if (!head) return x;
+    saved.head.weights = saved.batch.weights;
     around(pass, blocks.size() + 1,
            [&] { saved.losses = head->forward(x, saved.batch.targets, saved.head, tp).local(); });
     return {};

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -144,13 +145,42 @@ inline Tokens batch_at(const Corpus& corpus, std::int64_t sequences, std::int64_
   return sequences_at(corpus, places, seq);
 }
 
+// begin masked
+/// BERT's objective (Devlin et al. 2019, section 3.1): of the ids of step `step` 15% are to be guessed. Of
+/// these 80% are hidden behind [MASK], which is the last id of the vocabulary, 10% are another id and 10% are
+/// as they were. Seed, step and place decide, so that every cut hides the same. The loss is the mean over
+/// what is to be guessed in the *whole* batch: microbatches and ranks have more or less of it, and a mean of
+/// their means would be another number.
+inline Tokens masked(const Tokens& batch, std::int64_t vocabulary, std::uint64_t seed, std::int64_t step) {
+  const MemoryScope data(MemoryKind::check);
+  const Device::Scope host(Device::host());
+  const Random random(seed, "masks");
+  std::vector<double> ids = batch.ids.values(), weights(ids.size());
+  const auto draw = [&](std::size_t i, int number) {
+    return random.bits(3 * (static_cast<std::uint64_t>(step) * ids.size() + i) + number);
+  };
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    weights[i] = draw(i, 0) % 100 < 15 ? 1 : 0;
+    const auto fate = draw(i, 1) % 10;
+    if (weights[i] == 1 && fate < 9)
+      ids[i] = fate < 8 ? static_cast<double>(vocabulary - 1)
+                        : static_cast<double>(draw(i, 2) % static_cast<std::uint64_t>(vocabulary));
+  }
+  const double all = static_cast<double>(ids.size()),
+               guessed = std::accumulate(weights.begin(), weights.end(), 0.0);
+  for (double& weight : weights) weight *= all / std::max(guessed, 1.0);  // the mean over all divides by them
+  return {Tensor::of(batch.ids.rows(), 1, ids, DType::i32), batch.ids,
+          Tensor::of(batch.ids.rows(), 1, weights, DType::f64)};
+}
+// end masked
+
 /// Some rows of `batch`, on the device of this rank.
 inline Tokens rows_of(const Tokens& batch, Range rows) {
   const MemoryScope data(MemoryKind::check);
   const auto own = [&](const Tensor& x) {
     return x.row_range(rows.begin, rows.end).copy().to(Device::current());
   };
-  return {own(batch.ids), own(batch.targets)};
+  return {own(batch.ids), own(batch.targets), batch.weights.defined() ? own(batch.weights) : Tensor()};
 }
 
 /// The rows of `batch` for each of m microbatches, on the device of this rank.
@@ -164,7 +194,8 @@ inline std::vector<Tokens> microbatches_of(const Tokens& batch, int microbatches
 /// The same tokens with ids counted from the first one of this rank's shard of the vocabulary, on its device.
 inline Tokens local_tokens(const Tokens& tokens, const ModelConfig& config, const TensorParallel& tp) {
   const Range own = attention_heads::own_ids(config.vocabulary, tp.rank(), tp.size());
-  return {attention_heads::local_ids(tokens.ids, own), attention_heads::local_ids(tokens.targets, own)};
+  return {attention_heads::local_ids(tokens.ids, own), attention_heads::local_ids(tokens.targets, own),
+          tokens.weights};
 }
 
 }  // namespace tessera::gpt

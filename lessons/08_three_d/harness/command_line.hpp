@@ -31,6 +31,8 @@ inline void add_flags(App& app, Config& s, Arguments& arguments) {
   flags.number("--steps", s.steps, 0, 1 << 20, "of training, with those that --resume has done");
   app.size("--batch", s.batch, "sequences of a step");
   flags.number("--microbatches", t.microbatches, 1, 1 << 20, "m, of each replica");
+  flags.choice("--objective", s.masked, {{false, "causal"}, {true, "mlm"}},
+               "guess the next token, or as BERT does those behind a mask");
   flags.choice("--schedule", t.schedule, pipeline::schedule_names, "of the pipeline");
   flags.text("--text", arguments.text, "FILE", "what to train on: bytes are tokens");
   flags.text("--tokens", arguments.tokens, "FILE", "instead: uint16 ids, as nanoGPT and llm.c keep them");
@@ -222,6 +224,10 @@ inline void apply_arguments(Config& s, const Arguments& arguments, Flags& flags,
   if (!s.resume.empty()) take_configuration(s, flags, options.seed);
   if (s.weights) take_sizes(m, *s.weights, flags);
   gpt::set_batch(m, s.batch, parts, INT64_MAX);
+  if (s.masked) m.attention.options.mask = Mask::none;
+  if (s.masked && (s.eval || s.sample > 0))
+    throw UsageError(format("{} asks for the next token: without --objective mlm it would work",
+                            s.eval ? "--eval" : "--sample"));
   const std::int64_t heads = m.attention.heads;
   if (heads % tp != 0)
     throw UsageError(

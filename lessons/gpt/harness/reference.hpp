@@ -28,11 +28,15 @@ MeasuredReference reference_step(const Inputs<Tensor>& in, const ModelConfig& co
   for (std::int64_t l = 0; l < config.layers; ++l) x = u.block(format("h.{}.", l), x);
   const Tensor y = u.norm("ln_f", x);
   const CrossEntropy entropy = cross_entropy(matmul(y, t(w)), targets);
+  const auto weighted = [&](const Tensor& of_rows) {
+    if (!batch.weights.defined()) return of_rows;
+    return scale_rows(of_rows, cast(batch.weights.to(Device::current()), arithmetic(of_rows.dtype())));
+  };
   const double tokens = static_cast<double>(n);
-  u.note("loss", scale(sum_rows(entropy.loss), 1 / tokens),
-         largest(sum_rows(absolute(entropy.loss))) / tokens);
+  u.note("loss", scale(sum_rows(weighted(entropy.loss)), 1 / tokens),
+         largest(sum_rows(absolute(weighted(entropy.loss)))) / tokens);
 
-  const Tensor dlogits = cross_entropy_backward(entropy, targets, n);
+  const Tensor dlogits = weighted(cross_entropy_backward(entropy, targets, n));
   const Tensor dw = matmul(t(dlogits), y);
   u.note("d" + head_name, dw, largest_terms(t(dlogits), y));
   Tensor dx = u.norm_backward("ln_f", matmul(dlogits, w));
