@@ -130,11 +130,14 @@ inline void expect_pass(Proof& proof, const Config& s, const std::string& phase,
   const std::int64_t balances = forward && m.aux > 0 ? m.expert_layers() : 0,
                      pair = 2 * m.experts * proof.wide_bytes();
   if (m.sequence_parallel) {  // each sum is a reduce-scatter, and a gather at the other end of its layers
-    const std::int64_t again = m.regather && !forward ? 2 * m.layers : 0;
-    for (const auto& [op, label, times] : {std::tuple{"all_gather", "in front of columns", sums + again},
-                                           {"reduce_scatter", "behind rows", sums}})
+    const std::int64_t cut = sums - m.expert_layers(), again = m.regather && !forward ? cut - 1 : 0;
+    for (const auto& [op, label, times] : {std::tuple{"all_gather", "in front of columns", cut + again},
+                                           {"reduce_scatter", "behind rows", cut}})
       proof.expect_traffic(phase, op, label, all * times, all * times * (t - 1) * nw * e,
-                           format("{} x (tp-1) {} ({} L + 1) n W", count, e, (times - 1) / m.layers), "tp");
+                           m.experts > 0
+                               ? format("{} x (tp-1) {} {} n W", count, e, times)
+                               : format("{} x (tp-1) {} ({} L + 1) n W", count, e, (times - 1) / m.layers),
+                           "tp");
     if (forward)
       proof.expect_traffic(
           phase, "all_reduce", balances > 0 ? "loss, f P of experts" : "loss", all * (calls + balances),

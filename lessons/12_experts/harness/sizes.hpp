@@ -50,7 +50,11 @@ inline void add_flags(App& app, Config& c) {
 }
 
 /// Throws UsageError where the experts cannot be shared out.
-inline void check_sizes(const Config& c, int ranks) {
+inline void check_sizes(const Config& c, int ranks, const Options& options) {
+  if (options.math == "tf32")
+    throw UsageError(
+        "--math tf32 rounds the router's factors, and a token may choose other experts: --math f32 would "
+        "work");
   if (c.top_k > c.experts)
     throw UsageError(
         format("--top-k {} of --experts {}: --top-k {} or less would work", c.top_k, c.experts, c.experts));
