@@ -233,6 +233,15 @@ for kv in 1 2 4 12; do "$bin/11_context_parallel" --way ulysses --kv-heads $kv -
 "$bin/11_context_parallel" --seq 56 --quiet >/dev/null
 "$bin/11_context_parallel" --ranks 8 --way ring --quiet >/dev/null
 
+# Experts: whole ones on every rank of ep, and no more choices than there are.
+twelve=(12_experts --json x --dump y --svg z --trace w)
+refused '3 ranks cannot share out 8 experts over --ep 3: --ep 1 would work' "${twelve[@]}" --ranks 3
+refused '6 ranks cannot share out 12 experts over --ep 4: --ep 1, 2, 3, 6 would work' "${twelve[@]}" --ranks 6 --experts 12 --ep 4
+refused '--top-k 3 of --experts 2: --top-k 2 or less would work' "${twelve[@]}" --ranks 2 --experts 2 --top-k 3
+refused '--exact: a softmax is exact nowhere' "${twelve[@]}" --exact
+for ep in 1 2 3 6; do "$bin/12_experts" --ranks 6 --experts 12 --ep $ep --tokens 5 --quiet >/dev/null; done
+"$bin/12_experts" --ranks 2 --experts 2 --top-k 2 --quiet >/dev/null
+
 # Stages: each has a layer, microbatches divide the batch, and no layer is dropped in silence.
 six=(06_pipeline --json x --dump y --svg z --trace w)
 refused '--layers 8 cannot fill 9 stages: --layers 9 or more, or --ranks 8 would work' "${six[@]}" --ranks 9
@@ -297,6 +306,13 @@ refused '--batch 16 cannot be shared out over 3 replicas of 4 microbatches: --ba
 refused '--heads 5 does not divide --width 32: --width 35 would work' "${eight[@]}" --heads 5
 refused '--schedule dualpipe: gpipe\|1f1b\|interleaved\|zb-h1 would work' "${eight[@]}" --schedule dualpipe
 refused '--tp 65: a whole number from 1 to 64' "${eight[@]}" --tp 65
+refused 'without --experts there are none: without --ep it would work' "${eight[@]}" --ep 2
+refused '--ep 3 does not divide the 2 ranks of --cp 1 --dp 2: --ep 1, 2 would work' "${eight[@]}" --experts 6 --ep 3
+refused '--ep 2 does not divide the 7 experts: --experts 8 would work' "${eight[@]}" --experts 7 --ep 2
+refused '--top-k 3 of --experts 2: --top-k 2 would work' "${eight[@]}" --experts 2 --top-k 3
+refused '--aux counts .*: --microbatches 1 would work' "${eight[@]}" --experts 2 --aux 0.01
+refused '--experts trains a new model: without --zero it would work' "${eight[@]}" --experts 2 --zero 1
+refused '--experts: .*: --dtype f32 --math f32 would work' "${eight[@]}" --experts 2 --dtype bf16
 refused '75 bytes are less than a sequence: --seq 74 or less would work' "${eight[@]}" --seq 80
 refused '--text nothing: cannot read nothing: No such file' 08_three_d --text nothing
 for text in "$scratch/pipe" /dev/zero "$scratch/folder"; do

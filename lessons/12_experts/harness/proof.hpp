@@ -118,6 +118,7 @@ inline Choices prove(Proof& proof, Communicator& world, const Config& c) {
       softmax(matmul(whole("X", Slice::whole(c.tokens, c.width)), whole("router.weight", router))).values();
   const Choices choices(all, c, p);
   expect_bytes(proof, choices);
+  proof.record("load.ranks", choices.of_ranks()), proof.record("load.experts", choices.of_experts());
   expect_memory(proof, choices, Choices(all, c, 1), rank);
   return choices;
 }

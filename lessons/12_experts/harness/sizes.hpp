@@ -94,6 +94,17 @@ struct Choices {
     for (int from = 0; from < ranks; ++from) n += rows(from, to);
     return n;
   }
+  /// The rows of each rank's experts, and of each expert.
+  std::vector<std::int64_t> of_ranks() const {
+    std::vector<std::int64_t> rows;
+    for (int rank = 0; rank < ranks; ++rank) rows.push_back(rows_to(rank));
+    return rows;
+  }
+  std::vector<std::int64_t> of_experts() const {
+    std::vector<std::int64_t> rows;
+    for (std::int64_t i = 0; i < c.experts; ++i) rows.push_back(count({0, c.tokens}, {i, i + 1}));
+    return rows;
+  }
 
   /// alpha E sum f_i P_i over the tokens of each of `parts` ranks by themselves, and then the parts' mean.
   double aux(int parts) const {
