@@ -41,7 +41,9 @@ inline void check_sizes(Config& c, int ranks) {
   complete(c.sizes);
   const attention_heads::AttentionShape& s = c.shape();
   check_shape(s, s.tokens());
-  gpt::refuse_context(s, c.way, c.zigzag, ranks, 1, format("{} ranks", ranks));
+  const int chunks = c.layout(ranks).chunks();
+  gpt::refuse_context(s, c.way, c.zigzag, ranks, 1, format("{} ranks", ranks),
+                      format("--seq {}", (s.options.seq / chunks + 1) * chunks));
   if (!c.fits(s.kv_heads, ranks))
     throw UsageError(
         format("--kv-heads {} on {} ranks: a number that divides the {} heads{}: --kv-heads {} would work",
