@@ -64,11 +64,10 @@ TEST_CASE("lesson 11: the ring and the gather merge in one order, and give the s
         return generate(3, name, {24, cols, own.row_ranges, {{0, cols}}}, DType::f32, Fill::uniform, 1);
       };
       const Tensor q = made("q", 12), k = made("k", 6), v = made("v", 6);
-      std::int64_t work = 0;
       std::vector<std::vector<double>> found;
       for (const Way way : {Way::ring, Way::gather}) {
         AttentionSaved saved;
-        const auto core = make_core(way, cp, c.layout(3), own_heads(c.shape(), 0, 1), &work);
+        const auto core = make_core(way, cp, c.layout(3), own_heads(c.shape(), 0, 1));
         found.push_back(core.forward(q, k, v, c.shape().options, saved).values());
       }
       expect(found[0] == found[1], "other bits");
