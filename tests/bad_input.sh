@@ -323,10 +323,15 @@ refused '--resume nowhere: ' "${eight[@]}" --resume nowhere
 refused '--regather is of --sequence-parallel: without --regather it would work' "${eight[@]}" --regather
 refused '--sequence-parallel cuts the 31 tokens of a microbatch over --tp 2: --seq 32 would work' "${eight[@]}" \
   --sequence-parallel --seq 31 --batch 8
+refused '--seq 30 on --cp 2 cannot be cut into the 4 equal chunks .* zigzag: --cp 1, 3, 5, 15 would work' "${eight[@]}" --cp 2 --seq 30
+refused '--heads 4 cannot be shared out over --tp 2 --cp 4, as --way ulysses does: --way ring' "${eight[@]}" --cp 4 --way ulysses \
+  --pp 1 --dp 1
+refused '--cp 1 cuts no tokens: without --placement it would work' "${eight[@]}" --placement contiguous
 refused '--exact: a transformer block is exact nowhere' "${eight[@]}" --exact
 refused '--no-baseline is for lessons 01 to 04: without --no-baseline it would work' "${eight[@]}" --no-baseline
 for value in -1 nan inf 1001; do refused "--lr $value: a number from 0 to 1000" "${eight[@]}" --lr "$value"; done
 refused '64 ranks at most: --tp 4 --pp 4 --dp 5 make 80' "${eight[@]}" --tp 4 --pp 4 --dp 5 --batch 20
+refused '64 ranks at most: --tp 2 --cp 64 --pp 2 --dp 2 make 512' "${eight[@]}" --cp 64
 for value in 0 1KB ''; do refused "--bucket $value is no size: 48MiB" "${eight[@]}" --bucket "$value"; done
 for value in -1 1048577 few; do refused "--sample $value: a whole number from 0 to" "${eight[@]}" --sample $value; done
 for value in -1 nan 101; do refused "--temperature $value: a number from 0 to 100" "${eight[@]}" --temperature $value; done

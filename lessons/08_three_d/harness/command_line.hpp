@@ -76,8 +76,8 @@ inline int ranks_of(const ParallelSizes& sizes) {
     throw UsageError(format("{} under a launcher of {} processes: a launcher of {} would work", flags,
                             launched, sizes.ranks()));
   if (sizes.ranks() <= 64) return sizes.ranks();
-  throw UsageError(
-      format("64 ranks at most: {} make {}; --tp 2 --pp 2 --dp 2 would work", flags, sizes.ranks()));
+  throw UsageError(format("64 ranks at most: {} make {}; --tp 2 {}--pp 2 --dp 2 would work", flags,
+                          sizes.ranks(), sizes.cp > 1 ? "--cp 2 " : ""));
 }
 
 /// Opens the file where the model begins: once, and before anything is written.
@@ -247,8 +247,12 @@ inline void apply_arguments(Config& s, const Arguments& arguments, Flags& flags,
   if (m.regather && !m.sequence_parallel)
     throw UsageError("--regather is of --sequence-parallel: without --regather it would work");
   m.cp = s.sizes.cp, m.ep = s.sizes.ep;
-  if (m.cp > 1) gpt::refuse_context(m.attention, m.way, m.zigzag, m.cp, tp, format("--cp {}", m.cp));
-  const std::int64_t chunks = m.cp == 1 ? 1 : m.zigzag ? 2 * m.cp : m.cp;
+  const int chunks = m.cp == 1 ? 1 : m.zigzag ? 2 * m.cp : m.cp;
+  if (m.cp > 1)
+    gpt::refuse_context(m.attention, m.way, m.zigzag, m.cp, tp, format("--cp {}", m.cp),
+                        format("--cp {}", fitting(64, [&](std::int64_t n) {
+                                 return n == 1 || s.seq() % (n * chunks / m.cp) == 0;
+                               })));
   if (m.sequence_parallel && m.rows() % tp != 0)
     throw UsageError(
         format("--sequence-parallel cuts the {} tokens of a microbatch over --tp {}: --seq {} would work",
