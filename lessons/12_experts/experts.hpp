@@ -94,6 +94,7 @@ struct Experts {
     Tensor y, gates;  // (m, W), (m, 1)  of each choice
   };
 
+  // begin layer
   // task 12.layer (design, 5 points, 60 min): forward and backward_input, (n, W) -> (n, W). Hint: embedding
   // takes rows by their numbers, add_embedding_backward sums them back; the backward sends its rows the ways
   // of the forward. A gate is one of the elements of saved.router.gates, at routing.place, and so is its
@@ -119,6 +120,7 @@ struct Experts {
     return add(sum(dx, s.routing, dy), router.backward_input(dgates, s.router));
   }
   // end task
+  // end layer
 
   void backward_weight(const Saved& s) const {
     router.backward_weight(s.router);
