@@ -233,6 +233,15 @@ for kv in 1 2 4 12; do "$bin/11_context_parallel" --way ulysses --kv-heads $kv -
 "$bin/11_context_parallel" --seq 56 --quiet >/dev/null
 "$bin/11_context_parallel" --ranks 8 --way ring --quiet >/dev/null
 
+# Experts: whole ones on every rank of ep, and no more choices than there are.
+twelve=(12_experts --json x --dump y --svg z --trace w)
+refused '3 ranks cannot share out 8 experts over --ep 3: --ep 1 would work' "${twelve[@]}" --ranks 3
+refused '6 ranks cannot share out 12 experts over --ep 4: --ep 1, 2, 3, 6 would work' "${twelve[@]}" --ranks 6 --experts 12 --ep 4
+refused '--top-k 3 of --experts 2: --top-k 2 or less would work' "${twelve[@]}" --ranks 2 --experts 2 --top-k 3
+refused '--exact: a softmax is exact nowhere' "${twelve[@]}" --exact
+for ep in 1 2 3 6; do "$bin/12_experts" --ranks 6 --experts 12 --ep $ep --tokens 5 --quiet >/dev/null; done
+"$bin/12_experts" --ranks 2 --experts 2 --top-k 2 --quiet >/dev/null
+
 # Stages: each has a layer, microbatches divide the batch, and no layer is dropped in silence.
 six=(06_pipeline --json x --dump y --svg z --trace w)
 refused '--layers 8 cannot fill 9 stages: --layers 9 or more, or --ranks 8 would work' "${six[@]}" --ranks 9
@@ -297,6 +306,13 @@ refused '--batch 16 cannot be shared out over 3 replicas of 4 microbatches: --ba
 refused '--heads 5 does not divide --width 32: --width 35 would work' "${eight[@]}" --heads 5
 refused '--schedule dualpipe: gpipe\|1f1b\|interleaved\|zb-h1 would work' "${eight[@]}" --schedule dualpipe
 refused '--tp 65: a whole number from 1 to 64' "${eight[@]}" --tp 65
+refused 'without --experts there are none: without --ep it would work' "${eight[@]}" --ep 2
+refused '--ep 3 does not divide the 2 ranks of --cp 1 --dp 2: --ep 1, 2 would work' "${eight[@]}" --experts 6 --ep 3
+refused '--ep 2 does not divide the 7 experts: --experts 8 would work' "${eight[@]}" --experts 7 --ep 2
+refused '--top-k 3 of --experts 2: --top-k 2 would work' "${eight[@]}" --experts 2 --top-k 3
+refused '--aux counts .*: --microbatches 1 would work' "${eight[@]}" --experts 2 --aux 0.01
+refused '--experts trains a new model: without --zero it would work' "${eight[@]}" --experts 2 --zero 1
+refused '--experts: .*: --dtype f32 --math f32 would work' "${eight[@]}" --experts 2 --dtype bf16
 refused '75 bytes are less than a sequence: --seq 74 or less would work' "${eight[@]}" --seq 80
 refused '--text nothing: cannot read nothing: No such file' 08_three_d --text nothing
 for text in "$scratch/pipe" /dev/zero "$scratch/folder"; do
@@ -307,10 +323,15 @@ refused '--resume nowhere: ' "${eight[@]}" --resume nowhere
 refused '--regather is of --sequence-parallel: without --regather it would work' "${eight[@]}" --regather
 refused '--sequence-parallel cuts the 31 tokens of a microbatch over --tp 2: --seq 32 would work' "${eight[@]}" \
   --sequence-parallel --seq 31 --batch 8
+refused '--seq 30 on --cp 2 cannot be cut into the 4 equal chunks .* zigzag: --cp 1, 3, 5, 15 would work' "${eight[@]}" --cp 2 --seq 30
+refused '--heads 4 cannot be shared out over --tp 2 --cp 4, as --way ulysses does: --way ring' "${eight[@]}" --cp 4 --way ulysses \
+  --pp 1 --dp 1
+refused '--cp 1 cuts no tokens: without --placement it would work' "${eight[@]}" --placement contiguous
 refused '--exact: a transformer block is exact nowhere' "${eight[@]}" --exact
 refused '--no-baseline is for lessons 01 to 04: without --no-baseline it would work' "${eight[@]}" --no-baseline
 for value in -1 nan inf 1001; do refused "--lr $value: a number from 0 to 1000" "${eight[@]}" --lr "$value"; done
 refused '64 ranks at most: --tp 4 --pp 4 --dp 5 make 80' "${eight[@]}" --tp 4 --pp 4 --dp 5 --batch 20
+refused '64 ranks at most: --tp 2 --cp 64 --pp 2 --dp 2 make 512' "${eight[@]}" --cp 64
 for value in 0 1KB ''; do refused "--bucket $value is no size: 48MiB" "${eight[@]}" --bucket "$value"; done
 for value in -1 1048577 few; do refused "--sample $value: a whole number from 0 to" "${eight[@]}" --sample $value; done
 for value in -1 nan 101; do refused "--temperature $value: a number from 0 to 100" "${eight[@]}" --temperature $value; done

@@ -270,20 +270,20 @@ std::vector<Claim> course() {
         [way = way](Proof& proof, Communicator& comm, const MatrixSizes& s) {
           context_parallel::prove(proof, comm, context_config(s, comm.size(), way));
         });
-  for (const auto& [way, name] : context_parallel::way_names)
-    add(format("11 in three dimensions, {}", name), floating,
-        [way = way](Proof& proof, Communicator& comm, const MatrixSizes& s) {
-          three_d::Config config = three_d_config(s, comm.size());
-          std::swap(config.sizes.dp, config.sizes.cp);
-          config.batch /= config.sizes.cp;
-          gpt::ModelConfig& m = config.training.model;
-          context_parallel::use_in(config.training, config.sizes.cp, way, s.index % 3 != 1);
-          m.attention.options.seq *= context_parallel::layout_of(m).chunks();
-          m.attention.heads = m.attention.kv_heads = config.sizes.tp * config.sizes.cp;
-          m.attention.width = m.attention.heads * (1 + s.index % 3);
-          m.tokens = config.batch * m.seq();
-          three_d::prove(proof, comm, config);
-        });
+  add("11 in three dimensions, every way in turn", floating,
+      [](Proof& proof, Communicator& comm, const MatrixSizes& s) {
+        three_d::Config config = three_d_config(s, comm.size());
+        std::swap(config.sizes.dp, config.sizes.cp);
+        config.batch /= config.sizes.cp;
+        gpt::ModelConfig& m = config.training.model;
+        const auto way = context_parallel::way_names[static_cast<std::size_t>(s.index) % 3].first;
+        context_parallel::use_in(config.training, config.sizes.cp, way, s.index / 3 % 2 == 0);
+        m.attention.options.seq *= context_parallel::layout_of(m).chunks();
+        m.attention.heads = m.attention.kv_heads = config.sizes.tp * config.sizes.cp;
+        m.attention.width = m.attention.heads * (4 + s.index % 3);
+        m.tokens = config.batch * m.seq();
+        three_d::prove(proof, comm, config);
+      });
   for (const auto& [name, top_k, capacity] : {std::tuple{"12 experts, Switch", 1, 0.0},
                                               {"12 experts, top 2", 2, 0.0},
                                               {"12 experts, capacity", 2, 1.0}})

@@ -278,9 +278,20 @@ def context_parallel():
     return case
 
 
+def experts():
+    def rows(bars, report, faults):
+        load, all_rows = report["load"], case.asked["tokens"] * case.asked["top-k"]
+        if sum(load["ranks"]) != all_rows or sum(load["experts"]) != all_rows or len(load["experts"]) != 6:
+            faults.append(f"the experts have {load} rows of {all_rows}")
+
+    case = Case(3, exact=False, extra=rows, tokens=17, width=6, ffn=10, experts=6)
+    case.asked["top-k"] = 2
+    return case
+
+
 CASES = [("01", mlp), ("02", matrices), ("03", matrices), ("04", matrices), ("05", attention), ("06", pipeline),
          ("07", data_parallel), ("08", three_d), ("08", three_d_zero), ("09", sequence_parallel), ("10", zero),
-         ("11", context_parallel)]
+         ("11", context_parallel), ("12", experts)]
 
 
 def check(program, case, scratch, name):

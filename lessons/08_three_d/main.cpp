@@ -63,6 +63,10 @@ int main(int argc, char** argv) {
                   .by_hand = [&] { return s.resumed + by_hand(s.sizes); },
                   .picture = {},
                   .drawing = [&] { return drawing(compared, s.sizes); },
-                  .more = [&] { return text(grid, s.sizes) + results(s, compared, app.options().stable); },
+                  .more =
+                      [&] {
+                        return text(grid, s.sizes) + load(compared, app.options()) +
+                               results(s, compared, app.options().stable);
+                      },
                   .inexact = gpt::inexact});
 }

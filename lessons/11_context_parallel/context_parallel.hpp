@@ -20,17 +20,8 @@ namespace tessera::context_parallel {
 
 using Keys = attention_heads::MultiQueryAttention;  // has [K | V] and its halves
 
-/// Pairs of a query and a key that the mask lets through, over all heads. Each costs 2 d multiply-adds in the
-/// forward, and 5 d in the backward.
-inline std::int64_t pairs_of(const AttentionOptions& o) {
-  double keys = static_cast<double>(o.batch * o.seq);  // of one query in each sequence
-  if (o.mask == Mask::causal) keys = static_cast<double>(o.batch * (o.seq + 1)) / 2;  // their mean
-  if (o.mask == Mask::padding) {
-    keys = 0;
-    for (const double length : o.lengths.values()) keys += length;
-  }
-  return static_cast<std::int64_t>(static_cast<double>(o.heads * o.seq) * keys);
-}
+/// Is told of each attention that a rank computes, so that someone may count its work.
+using Computed = std::function<void(const AttentionOptions&)>;
 
 /// Attention of this rank's queries with all keys. Exchange is Ring or Gather.
 template <class Exchange>
@@ -38,7 +29,7 @@ struct PairwiseAttention {
   Exchange exchange;
   Layout layout;
   AttentionOptions whole;  // of the whole sequences
-  std::int64_t* work;      // counts pairs, if any
+  Computed computed;
 
   // begin pairs
   /// q (N/c, W), k and v (N/c, kv d) -> o (N/c, W).
@@ -93,7 +84,7 @@ struct PairwiseAttention {
         const Moment began = exchange.cp.journal().moment();
         const AttentionOptions options = pair(queries, keys);
         body({rows(s.q, i), rows(k, j), rows(v, j), rows(s.o, i), {}, rows(s.log_sum, i)}, options, i, j);
-        if (work) *work += pairs_of(options);
+        computed(options);
         exchange.cp.journal().span(format("queries {}, keys {}", queries, keys), "layer", began);
       }
   }

@@ -13,13 +13,13 @@ struct Ulysses {
   Communicator& cp;
   Layout layout;
   AttentionOptions whole;
-  std::int64_t* work;
+  Computed computed;
 
   // begin ulysses
   Tensor forward(const Tensor& q, const Tensor& k, const Tensor& v, AttentionSaved& saved) const {
     const auto [q_own, k_own, v_own] =
         attention_heads::q_k_v(to_heads(Keys::beside(q, Keys::beside(k, v)), true), own());
-    if (work) *work += pairs_of(own());
+    computed(own());
     return to_tokens(attention(q_own, k_own, v_own, own(), saved), q.cols(), false);
   }
   // end ulysses
@@ -33,7 +33,7 @@ struct Ulysses {
     attention_backward(to_heads(dy, false), saved, own(), dq_own, dk_own, dv_own);
     const auto home = attention_heads::q_k_v(to_tokens(gradients, dq.cols() + 2 * dk.cols(), true), whole);
     dq.copy_from(home[0]), dk.copy_from(home[1]), dv.copy_from(home[2]);
-    if (work) *work += pairs_of(own());
+    computed(own());
   }
 
   /// (N/c, cols) of this rank's tokens -> all N tokens of the columns of this rank's heads. With `keys` x is
@@ -93,8 +93,9 @@ struct Ulysses {
 using gpt::Way;
 
 /// One of them as the core of lesson 05's attention, which knows nothing of the cut.
-inline attention_heads::Core make_core(Way way, Communicator& cp, const Layout& layout,
-                                       const AttentionOptions& whole, std::int64_t* work = nullptr) {
+inline attention_heads::Core make_core(
+    Way way, Communicator& cp, const Layout& layout, const AttentionOptions& whole,
+    const Computed& computed = [](const AttentionOptions&) {}) {
   const auto core = [](const auto& made) -> attention_heads::Core {
     return {[made](const auto& q, const auto& k, const auto& v, const auto&, auto& saved) {
               return made.forward(q, k, v, saved);
@@ -103,9 +104,9 @@ inline attention_heads::Core make_core(Way way, Communicator& cp, const Layout& 
               made.backward(dy, saved, dqkv...);
             }};
   };
-  if (way == Way::ulysses) return core(Ulysses{cp, layout, whole, work});
-  if (way == Way::gather) return core(PairwiseAttention<Gather>{{cp}, layout, whole, work});
-  return core(PairwiseAttention<Ring>{{cp}, layout, whole, work});
+  if (way == Way::ulysses) return core(Ulysses{cp, layout, whole, computed});
+  if (way == Way::gather) return core(PairwiseAttention<Gather>{{cp}, layout, whole, computed});
+  return core(PairwiseAttention<Ring>{{cp}, layout, whole, computed});
 }
 
 }  // namespace tessera::context_parallel

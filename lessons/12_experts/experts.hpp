@@ -16,6 +16,7 @@
 
 #include "01_mlp/mlp.hpp"
 #include "12_experts/router.hpp"
+#include "tensor/error.hpp"
 
 namespace tessera::experts {
 
@@ -54,11 +55,8 @@ struct Dispatch {
 
   /// "fwd: 17 rows leave, 23 come".
   std::string text() const {
-    const auto all = [](const auto& rows) {
-      return std::accumulate(rows.begin(), rows.end(), std::int64_t{0});
-    };
-    return format("{}: {} rows leave, {} come", ep->journal().phase(), all(sent) - sent[ep->rank()],
-                  all(rows));
+    const auto all = std::reduce(sent.begin(), sent.end()), came = std::reduce(rows.begin(), rows.end());
+    return format("{}: {} rows leave, {} come", ep->journal().phase(), all - sent[ep->rank()], came);
   }
   /// (m, W) sorted by expert -> (R, W) on the ranks that have the experts, and back.
   Tensor to_experts(const Tensor& x) const { return embedding(by_expert, ep->all_to_all(x, sent, received)); }
@@ -66,6 +64,21 @@ struct Dispatch {
 };
 // end dispatch
 
+/// The weights of an expert of W and F columns in their order, and where the MLP has their gradients.
+struct Weight {
+  const char* name;
+  std::int64_t rows, cols;
+  Tensor mlp::Mlp::*gradient;
+};
+inline std::vector<Weight> expert_weights(std::int64_t w, std::int64_t f) {
+  return {{"c_fc.weight", w, f, &mlp::Mlp::da},
+          {"c_fc.bias", 1, f, &mlp::Mlp::dc1},
+          {"c_proj.weight", f, w, &mlp::Mlp::db},
+          {"c_proj.bias", 1, w, &mlp::Mlp::dc2}};
+}
+inline std::string expert_name(std::int64_t i) { return format("experts.{}.", i); }
+
+inline constexpr int code_line = __LINE__ + 2;
 // begin experts
 struct Experts {
   Router router;
@@ -81,6 +94,7 @@ struct Experts {
     Tensor y, gates;  // (m, W), (m, 1)  of each choice
   };
 
+  // begin layer
   // task 12.layer (design, 5 points, 60 min): forward and backward_input, (n, W) -> (n, W). Hint: embedding
   // takes rows by their numbers, add_embedding_backward sums them back; the backward sends its rows the ways
   // of the forward. A gate is one of the elements of saved.router.gates, at routing.place, and so is its
@@ -106,6 +120,7 @@ struct Experts {
     return add(sum(dx, s.routing, dy), router.backward_input(dgates, s.router));
   }
   // end task
+  // end layer
 
   void backward_weight(const Saved& s) const {
     router.backward_weight(s.router);
@@ -143,7 +158,8 @@ struct Experts {
 /// gradient. An expert has seen the tokens of its whole ep group; the other terms are with the ranks that
 /// hold the same expert, one in each such group: `expert_dp`. `experts` are the gradients of this rank's
 /// experts in one row.
-// task 12.sums (line, 2 points, 15 min): replace each by its sum over the right ranks.
+// task 12.sums (line, 2 points, 15 min): replace each by its sum over the right ranks. Hint: which ranks
+// have computed with a router's weights, and which with those of an expert?
 inline void sum_gradients(const Tensor& router, const Tensor& experts, Communicator& batch,
                           Communicator& expert_dp) {
   batch.iall_reduce(router).wait();

@@ -15,7 +15,7 @@ int main(int argc, char** argv) {
   add_flags(app, c);
   return app.run(
       argc, argv,
-      {.check = [&](int ranks) { check_sizes(c, ranks); },
+      {.check = [&](int ranks) { check_sizes(c, ranks, app.options()); },
        .prove =
            [&](Proof& proof, Communicator& world) {
              Choices made = prove(proof, world, c);  // against the definition: harness/proof.hpp

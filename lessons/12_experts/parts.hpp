@@ -36,21 +36,21 @@ struct MlpOrExperts {
       return builder.weight(h + "mlp." + name, Slice::whole(rows, cols));
     };
     const auto list = [&](const std::string& name, const Tensor& value, const Tensor& gradient, bool expert) {
-      builder.parameters.push_back(
-          {h + "mlp." + name, Slice::whole(value.rows(), value.cols()), value, gradient, true, expert});
+      const Slice whole = Slice::whole(value.rows(), value.cols());
+      builder.parameters.push_back({h + "mlp." + name, whole, value, gradient, true, expert});
     };
-    Experts layer_of{
-        {made("router.weight", m.width(), m.experts), m.top_k, 0, m.aux}, {}, builder.ep, builder.batch};
-    list("router.weight", layer_of.router.w, layer_of.router.dw, false);
+    const Router router{made("router.weight", m.width(), m.experts), m.top_k, 0, m.aux};
+    list("router.weight", router.w, router.dw, false);
+    Experts layer_of{router, {}, builder.ep, builder.batch};
     for (std::int64_t i = 0, own = m.experts / m.ep; i < own; ++i) {
-      const std::string name = format("experts.{}.", builder.ep->rank() * own + i);
-      const Tensor a = made(name + "c_fc.weight", m.width(), m.ffn()),
-                   c1 = made(name + "c_fc.bias", 1, m.ffn()),
-                   b = made(name + "c_proj.weight", m.ffn(), m.width()),
-                   c2 = made(name + "c_proj.bias", 1, m.width());
-      const mlp::Mlp& one = layer_of.experts.emplace_back(mlp::Mlp{a, c1, b, c2});
-      list(name + "c_fc.weight", a, one.da, true), list(name + "c_fc.bias", c1, one.dc1, true);
-      list(name + "c_proj.weight", b, one.db, true), list(name + "c_proj.bias", c2, one.dc2, true);
+      const std::string name = expert_name(builder.ep->rank() * own + i);
+      std::vector<Tensor> w;
+      for (const Weight& one : expert_weights(m.width(), m.ffn()))
+        w.push_back(made(name + one.name, one.rows, one.cols));
+      const mlp::Mlp expert{w[0], w[1], w[2], w[3]};
+      layer_of.experts.push_back(expert);
+      for (std::size_t k = 0; const Weight& one : expert_weights(m.width(), m.ffn()))
+        list(name + one.name, w[k++], expert.*one.gradient, true);
     }
     return {{}, layer_of};
   }

@@ -77,7 +77,6 @@ inline Routing route(const std::vector<std::int64_t>& chosen, std::int64_t exper
 }
 // end route
 
-inline constexpr int code_line = __LINE__ + 2;
 // begin router
 struct Router {
   Tensor w;  // (W, E)  whole on every rank

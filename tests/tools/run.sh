@@ -29,11 +29,11 @@ start() {
   ranks=$(value_of --ranks "$@")
   ranks=${ranks:-4}
   if [[ $ranks =~ ^0+([1-9].*)$ ]]; then ranks=${BASH_REMATCH[1]}; fi  # --ranks 04
-  if [[ $binary == */08_* ]]; then  # its ranks are a product, each axis 2 by default
+  if [[ $binary == */08_* ]]; then  # its ranks are a product, each axis but --cp 2 by default
     ranks=1
-    for axis in --tp --pp --dp; do
-      size=$(value_of $axis "$@")
-      if [[ ${size:=2} =~ ^0*([1-9][0-9]?)$ ]]; then size=${BASH_REMATCH[1]}
+    for axis in --tp=2 --pp=2 --dp=2 --cp=1; do
+      size=$(value_of "${axis%=*}" "$@")
+      if [[ ${size:=${axis#*=}} =~ ^0*([1-9][0-9]?)$ ]]; then size=${BASH_REMATCH[1]}
       else size=100; fi  # one process says what would work
       ranks=$((ranks * size))
     done

@@ -78,8 +78,8 @@ inline int ranks_of(const ParallelSizes& sizes) {
     throw UsageError(format("{} under a launcher of {} processes: a launcher of {} would work", flags,
                             launched, sizes.ranks()));
   if (sizes.ranks() <= 64) return sizes.ranks();
-  throw UsageError(
-      format("64 ranks at most: {} make {}; --tp 2 --pp 2 --dp 2 would work", flags, sizes.ranks()));
+  throw UsageError(format("64 ranks at most: {} make {}; --tp 2 {}--pp 2 --dp 2 would work", flags,
+                          sizes.ranks(), sizes.cp > 1 ? "--cp 2 " : ""));
 }
 
 /// Opens the file where the model begins: once, and before anything is written.
@@ -195,8 +195,12 @@ inline void refuse_unread(const Config& s, const Flags& flags) {
 }
 
 /// Experts that the ranks of ep can share out, and a batch that they can count.
-inline void refuse_experts(const TrainingConfig& t, int ep) {
+inline void refuse_experts(const TrainingConfig& t, int ep, const Options& options) {
   const ModelConfig& m = t.model;
+  if (options.coarse())
+    throw UsageError(
+        "--experts: where products are rounded to few bits, a token may choose other experts than the "
+        "unsplit model's: --dtype f32 --math f32 would work");
   if (m.experts % ep != 0)
     throw UsageError(format("--ep {} does not divide the {} experts: --experts {} would work", ep, m.experts,
                             (m.experts / ep + 1) * ep));
@@ -245,12 +249,16 @@ inline void apply_arguments(Config& s, const Arguments& arguments, Flags& flags,
     throw UsageError(
         format("--batch {} cannot be shared out over {} replicas of {} microbatches: --batch {} would work",
                s.batch, dp, t.microbatches, (s.batch / parts + 1) * parts));
+  if (m.experts > 0) refuse_experts(t, s.sizes.ep, options), m.sequence_parallel = true;
   if (m.regather && !m.sequence_parallel)
     throw UsageError("--regather is of --sequence-parallel: without --regather it would work");
   m.cp = s.sizes.cp, m.ep = s.sizes.ep;
-  if (m.experts > 0) refuse_experts(t, m.ep), m.sequence_parallel = true;
-  if (m.cp > 1) gpt::refuse_context(m.attention, m.way, m.zigzag, m.cp, tp, format("--cp {}", m.cp));
-  const std::int64_t chunks = m.cp == 1 ? 1 : m.zigzag ? 2 * m.cp : m.cp;
+  const int chunks = m.cp == 1 ? 1 : m.zigzag ? 2 * m.cp : m.cp;
+  if (m.cp > 1)
+    gpt::refuse_context(m.attention, m.way, m.zigzag, m.cp, tp, format("--cp {}", m.cp),
+                        format("--cp {}", fitting(64, [&](std::int64_t n) {
+                                 return n == 1 || s.seq() % (n * chunks / m.cp) == 0;
+                               })));
   if (m.sequence_parallel && m.rows() % tp != 0)
     throw UsageError(
         format("--sequence-parallel cuts the {} tokens of a microbatch over --tp {}: --seq {} would work",

@@ -2,9 +2,9 @@
 #pragma once
 
 #include "08_three_d/config.hpp"
+#include "tensor/memory.hpp"
 #include "gpt/harness/context.hpp"
 #include "gpt/sizes.hpp"
-#include "tensor/memory.hpp"
 
 namespace tessera::three_d {
 
@@ -79,7 +79,7 @@ inline void expect_state(auto& proof, const Place& place, const TrainingConfig& 
          t.prefetch ? "two parts that follow one another" : "the largest part");
   expect(MemoryKind::gradient, "gradients", g, format("{}", g), 2, rows.gradients,
          t.model.tied && place.sizes.pp == 1 ? "two parts, 1/dp of the one that is summed, and wte"
-                                             : "two parts, and 1/dp of the one that is summed");
+                                            : "two parts, and 1/dp of the one that is summed");
   expect(MemoryKind::optimizer, "optimiser", state,
          masters > 0 ? format("({} + {})", masters, state - masters) : format("{}", state), 1, 0, "");
 }
@@ -130,11 +130,14 @@ inline void expect_pass(auto& proof, const Config& s, const std::string& phase, 
   const std::int64_t balances = forward && m.aux > 0 ? m.expert_layers() : 0,
                      pair = 2 * m.experts * proof.wide_bytes();
   if (m.sequence_parallel) {  // each sum is a reduce-scatter, and a gather at the other end of its layers
-    const std::int64_t again = m.regather && !forward ? 2 * m.layers : 0;
-    for (const auto& [op, label, times] : {std::tuple{"all_gather", "in front of columns", sums + again},
-                                           {"reduce_scatter", "behind rows", sums}})
+    const std::int64_t cut = sums - m.expert_layers(), again = m.regather && !forward ? cut - 1 : 0;
+    for (const auto& [op, label, times] : {std::tuple{"all_gather", "in front of columns", cut + again},
+                                           {"reduce_scatter", "behind rows", cut}})
       proof.expect_traffic(phase, op, label, all * times, all * times * (t - 1) * nw * e,
-                           format("{} x (tp-1) {} ({} L + 1) n W", count, e, (times - 1) / m.layers), "tp");
+                           m.experts > 0
+                               ? format("{} x (tp-1) {} {} n W", count, e, times)
+                               : format("{} x (tp-1) {} ({} L + 1) n W", count, e, (times - 1) / m.layers),
+                           "tp");
     if (forward)
       proof.expect_traffic(
           phase, "all_reduce", balances > 0 ? "loss, f P of experts" : "loss", all * (calls + balances),
@@ -187,7 +190,7 @@ inline void expect_experts(auto& proof, const Config& s, const std::string& phas
 /// The sums of all gradients of `steps` steps, and stages 1 and 2 of ZeRO's new weights. `buckets`: of all
 /// groups of dp together.
 inline void expect_sums_over_dp(auto& proof, const Config& s, std::int64_t steps, std::int64_t buckets,
-                                std::int64_t of_experts_calls, const std::string& all = all_ranks) {
+                                const std::string& all = all_ranks, std::int64_t of_experts = 0) {
   const ModelConfig& m = s.training.model;
   const std::int64_t d = s.sizes.replicas(), g = proof.wide_bytes(), e = proof.element_bytes();
   std::int64_t owned = 0, parts = 0, shared = 0;  // elements, and with the padding of each part
@@ -199,18 +202,18 @@ inline void expect_sums_over_dp(auto& proof, const Config& s, std::int64_t steps
     for (const std::int64_t part : own) owned += part, shared += padded(part, s.sizes.replicas());
   }
   if (m.experts > 0) {  // those of an expert are summed over the ranks that hold it
-    const std::int64_t experts = s.sizes.tp * m.expert_layers() * gpt::own_experts(m), sharers = d / m.ep;
-    const std::int64_t sums = steps * 2 * (d - 1) * (owned - experts) * g,
-                       of_experts = steps * 2 * (sharers - 1) * m.ep * experts * g;
+    const std::int64_t experts = s.sizes.tp * m.expert_layers() * gpt::own_experts(m),
+                       sums = steps * 2 * (d - 1) * (owned - experts) * g,
+                       sums_of_experts = steps * 2 * (d - m.ep) * experts * g;
     const std::string formula = format("{} x 2 ({}-1) {} ({})", steps, replicas(s.sizes), g, all);
     if (m.ep == 1)
-      return proof.expect_traffic("bwd", "all_reduce", "all gradients", steps * (buckets + of_experts_calls),
-                                  sums + of_experts, formula, replica_group(s.sizes));
+      return proof.expect_traffic("bwd", "all_reduce", "all gradients", steps * (buckets + of_experts),
+                                  sums + sums_of_experts, formula, replica_group(s.sizes));
     proof.expect_traffic("bwd", "all_reduce", "gradients but experts'", steps * buckets, sums,
                          formula + " but experts", replica_group(s.sizes));
     return proof.expect_traffic(
-        "bwd", "all_reduce", "experts' gradients", steps * of_experts_calls, of_experts,
-        format("{} x 2 ({}/ep-1) {} (tp L/2 experts)", steps, replicas(s.sizes), g), "expert_dp");
+        "bwd", "all_reduce", "experts' gradients", steps * of_experts, sums_of_experts,
+        format("{} x 2 ({}/ep-1) {} (tp L/2 E experts)", steps, replicas(s.sizes), g), "expert_dp");
   }
   if (s.training.zero == 0) {
     proof.expect_traffic(
@@ -231,7 +234,7 @@ inline void expect_sums_over_dp(auto& proof, const Config& s, std::int64_t steps
 
 /// All that the ranks send in `steps` steps. `buckets`: of all groups of dp_cp together.
 inline void expect_traffic_by_axis(auto& proof, const Config& s, std::int64_t steps, std::int64_t buckets,
-                                   std::int64_t of_experts_calls = 0) {
+                                   std::int64_t of_experts = 0) {
   const ModelConfig& m = s.training.model;
   const std::int64_t t = s.sizes.tp, p = s.sizes.pp, d = s.sizes.replicas(), w = m.width(),
                      g = proof.wide_bytes(),
@@ -253,7 +256,7 @@ inline void expect_traffic_by_axis(auto& proof, const Config& s, std::int64_t st
     proof.expect_traffic("bwd", "all_reduce", "tied embedding", steps * t * d,
                          steps * copies * 2 * m.vocabulary * w * g,
                          format("{}2 {}{} V W", each, copies == d ? of + " " : "", g), "embedding");
-  expect_sums_over_dp(proof, s, steps, buckets, of_experts_calls);
+  expect_sums_over_dp(proof, s, steps, buckets, all_ranks, of_experts);
   std::vector<std::tuple<std::string, std::int64_t, std::int64_t>> axes = {{"tp", t, p * d},
                                                                            {"pp", p, t * d}};
   if (s.training.zero > 0) axes.emplace_back(replica_group(s.sizes), d, t * p);

@@ -92,13 +92,14 @@ inline std::array<std::vector<std::int64_t>, 2> expect_routing(Proof& proof, Com
                    moved(routed(world.journal(), "sample")), true);
   std::array<std::vector<std::int64_t>, 2> load;
   const std::int64_t each =
-      std::ssize(training.come) / steps;  // forwards of a step; the first one was the check's
+      std::ssize(training.come) / steps;  // forwards of a step; the first was the check's
   const CheckScope scope(world);
-  for (const std::int64_t step : {std::min<std::int64_t>(1, steps - 1), steps - 1}) {
-    const auto begin = training.come.begin() + step * each;
+  for (const bool last : {false, true}) {
+    const auto begin =
+        training.come.begin() + (last ? steps - 1 : std::min<std::int64_t>(1, steps - 1)) * each;
     const double mine = static_cast<double>(std::accumulate(begin, begin + each, std::int64_t{0}));
     for (const double rows : world.all_gather(Tensor::of(1, 1, {mine}), 0).values())
-      load[step == steps - 1].push_back(static_cast<std::int64_t>(rows));
+      load[last].push_back(static_cast<std::int64_t>(rows));
   }
   return load;
 }

@@ -131,8 +131,8 @@ inline std::string readable(const std::vector<std::uint16_t>& ids, bool bytes) {
 }
 
 /// The rows of each rank's experts in the first step and in the last one, as bars.
-inline std::string load(const Compared& t) {
-  if (t.after.empty()) return "";
+inline std::string load(const Compared& t, const Options& options) {
+  if (t.after.empty() || (options.stable && options.type() != DType::f64)) return "";
   const double most = static_cast<double>(std::max(std::ranges::max(t.before), std::ranges::max(t.after)));
   std::vector<std::vector<std::string>> rows = {{"Rows of its experts", "first step", "", "last step", ""}};
   std::vector<std::string> last = {"  max/mean"};
@@ -153,7 +153,7 @@ inline std::string load(const Compared& t) {
 
 /// What came out, for people.
 inline std::string results(const Config& s, const Compared& t, bool stable) {
-  std::string out = stable ? "" : load(t);
+  std::string out;
   const std::int64_t all = whole_sequences(s);
   if (s.eval)
     out += format("\n  Loss {}, unsplit {}: the mean over {} tokens, {} sequences of {}; perplexity {}\n",
@@ -188,6 +188,7 @@ inline void record(Proof& proof, const Config& s, const Grid& grid, const Compar
     proof.record("eval.baseline_loss", t.reference.loss);
     proof.record("eval.tokens", whole_sequences(s) * s.seq());
   }
+  if (!t.after.empty()) proof.record("load.first_step", t.before), proof.record("load.last_step", t.after);
   if (s.sample > 0) proof.record("sample", std::vector<std::int64_t>(t.run.text.begin(), t.run.text.end()));
 }
 

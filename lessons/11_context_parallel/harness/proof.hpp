@@ -126,7 +126,8 @@ inline std::vector<std::int64_t> prove(Proof& proof, Communicator& cp, const Con
   const GradientBuffer gradients(weights, proof.dtype());
   Layer layer = attention_heads::build_layer(std::type_identity<Layer>{}, proof, s, 0, 1);
   std::int64_t work = 0;
-  layer.core = make_core(c.way, cp, c.layout(cp.size()), layer.heads, &work);
+  layer.core =
+      make_core(c.way, cp, c.layout(cp.size()), layer.heads, [&work](const auto& o) { work += pairs_of(o); });
   mlp_block::Step<Layer> step;
   const std::size_t first_span = cp.journal().span_count();
   Device::current()->memory.reset_peak();

@@ -65,10 +65,14 @@ inline Choices prove(Proof& proof, Communicator& world, const Config& c) {
                wr = proof.weight("router.weight", "WE", router, c.router_scale / std::sqrt(double(c.width)));
   const GradientBuffer gradients({wr.size(), held * c.of_expert()}, 1, proof.dtype());
   Experts layer{{wr, c.top_k, c.capacity, c.aux}, {}, mesh.ep.get(), {mesh.dp_cp.get()}};
+  const auto slice = [&](const Weight& w, bool mine) {
+    return mine ? Slice::whole(w.rows, w.cols) : Slice::nothing_of(w.rows, w.cols);
+  };
   for (std::int64_t i = 0; i < c.experts; ++i) {
     std::vector<Tensor> w;  // rank 0 gets to know of every weight, also of those that others have
-    for (const Weight& one : expert_weights(c))
-      w.push_back(proof.weight(expert_name(i) + one.name, one.axes, one.slice(here(i)), one.scale));
+    for (const Weight& one : c.weights())
+      w.push_back(proof.weight(expert_name(i) + one.name, "??", slice(one, here(i)),
+                               1 / std::sqrt(double(one.rows))));
     if (here(i)) layer.experts.push_back({w[0], w[1], w[2], w[3]});
   }
 
@@ -96,10 +100,10 @@ inline Choices prove(Proof& proof, Communicator& world, const Config& c) {
   proof.result("aux", "11", "aux = alpha E sum f_i P_i, over all tokens",
                Tensor::of(1, 1, {saved.router.aux}), Slice::whole(1, 1));
   for (std::int64_t i = 0; i < c.experts; ++i)
-    for (const Weight& one : expert_weights(c))
-      proof.result("d" + expert_name(i) + one.name, one.axes, format("d{}{}", expert_name(i), one.name),
+    for (const Weight& one : c.weights())
+      proof.result("d" + expert_name(i) + one.name, "??", format("d{}{}", expert_name(i), one.name),
                    here(i) ? layer.experts[i % held].*one.gradient : Tensor::empty(0, 0, proof.dtype()),
-                   one.slice(here(i)), "dA dc1 dB dc2 of each expert");
+                   slice(one, here(i)), "dA dc1 dB dc2 of each expert");
   proof.measured_baseline([c, p](const auto& in) {
     LayerReference reference(in, c, p);
     reference.forward(in("X"));
@@ -114,6 +118,7 @@ inline Choices prove(Proof& proof, Communicator& world, const Config& c) {
       softmax(matmul(whole("X", Slice::whole(c.tokens, c.width)), whole("router.weight", router))).values();
   const Choices choices(all, c, p);
   expect_bytes(proof, choices);
+  proof.record("load.ranks", choices.of_ranks()), proof.record("load.experts", choices.of_experts());
   expect_memory(proof, choices, Choices(all, c, 1), rank);
   return choices;
 }

@@ -33,7 +33,7 @@ class LayerReference {
     double sum = 0;
     for (std::int64_t i = 0; i < E; ++i) {
       std::vector<Tensor> w;
-      for (const Weight& one : expert_weights(c_)) w.push_back(in_(name_ + expert_name(i) + one.name));
+      for (const Weight& one : c_.weights()) w.push_back(in_(name_ + expert_name(i) + one.name));
       experts_.push_back({w[0], w[1], w[2], w[3]});
       y_.push_back(experts_[i].forward(x, steps_.emplace_back()));
       add_to(y, cast(scale_rows(y_[i], kept_gates(i)), y.dtype()));
@@ -60,7 +60,7 @@ class LayerReference {
       const double sums[] = {largest_terms(t(x_), s.dpre), largest(sum_rows(absolute(s.dpre))),
                              largest_terms(t(s.h), s.dy), largest(sum_rows(absolute(s.dy)))};
       for (std::size_t k = 0; k < 4; ++k) {
-        const Weight one = expert_weights(c_)[k];
+        const Weight one = c_.weights()[k];
         found.note("d" + name_ + expert_name(i) + one.name, experts_[i].*one.gradient, sums[k]);
       }
       sum += largest_terms(s.dpre, t(experts_[i].a));

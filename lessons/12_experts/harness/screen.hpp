@@ -76,9 +76,6 @@ inline std::vector<std::string> shares(const std::string& of, const std::vector<
 /// would drop, if the same tokens were cut over other numbers of ranks.
 inline std::string load(const Choices& choices) {
   const Range all{0, choices.c.tokens}, experts{0, choices.c.experts};
-  std::vector<std::int64_t> of_rank, of_expert;
-  for (int rank = 0; rank < choices.ranks; ++rank) of_rank.push_back(choices.rows_to(rank));
-  for (std::int64_t i = 0; i < experts.end; ++i) of_expert.push_back(choices.count(all, {i, i + 1}));
   Config full = choices.c;
   if (full.capacity == 0) full.capacity = 1;
   std::vector<std::vector<std::string>> rows = {{"The same tokens, cut over"},
@@ -92,8 +89,8 @@ inline std::string load(const Choices& choices) {
         format("{}", full.tokens * full.top_k - Choices(choices.p, full, parts).count(all, experts)));
   }
   return table({{"Load", "rows", "max/mean"},
-                shares("  of each rank", of_rank),
-                shares("  of each expert", of_expert)},
+                shares("  of each rank", choices.of_ranks()),
+                shares("  of each expert", choices.of_experts())},
                "lll", 2) +
          table(rows, "lrrrr", 2);
 }

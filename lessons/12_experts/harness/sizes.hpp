@@ -15,27 +15,11 @@ struct Config {
   double capacity = 0, aux = 0.01;
   double router_scale = 3;  // 0: all probabilities are equal
 
+  std::vector<Weight> weights() const { return expert_weights(width, ffn); }
   int ep_of(int ranks) const { return ep == 0 ? ranks : ep; }
   Range own(int rank, int ranks) const { return data_parallel::own_rows(tokens, rank, ranks); }
   std::int64_t of_expert() const { return (width + 1) * ffn + (ffn + 1) * width; }
 };
-
-/// A weight of an expert, and where lesson 01's MLP has it and its gradient.
-struct Weight {
-  const char *name, *axes;
-  std::int64_t rows, cols;
-  double scale;
-  Tensor mlp::Mlp::*value, mlp::Mlp::*gradient;
-  Slice slice(bool here) const { return here ? Slice::whole(rows, cols) : Slice::nothing_of(rows, cols); }
-};
-inline std::vector<Weight> expert_weights(const Config& c) {
-  const double scale = 1 / std::sqrt(double(c.width));
-  return {{"c_fc.weight", "WF", c.width, c.ffn, scale, &mlp::Mlp::a, &mlp::Mlp::da},
-          {"c_fc.bias", "1F", 1, c.ffn, 1, &mlp::Mlp::c1, &mlp::Mlp::dc1},
-          {"c_proj.weight", "FW", c.ffn, c.width, scale / 2, &mlp::Mlp::b, &mlp::Mlp::db},
-          {"c_proj.bias", "1W", 1, c.width, 1, &mlp::Mlp::c2, &mlp::Mlp::dc2}};
-}
-inline std::string expert_name(std::int64_t i) { return format("experts.{}.", i); }
 
 inline void add_flags(App& app, Config& c) {
   app.size("--tokens", c.tokens, "N, of all ranks together");
@@ -50,7 +34,11 @@ inline void add_flags(App& app, Config& c) {
 }
 
 /// Throws UsageError where the experts cannot be shared out.
-inline void check_sizes(const Config& c, int ranks) {
+inline void check_sizes(const Config& c, int ranks, const Options& options) {
+  if (options.math == "tf32")
+    throw UsageError(
+        "--math tf32 rounds the router's factors, and a token may choose other experts: --math f32 would "
+        "work");
   if (c.top_k > c.experts)
     throw UsageError(
         format("--top-k {} of --experts {}: --top-k {} or less would work", c.top_k, c.experts, c.experts));
@@ -105,6 +93,17 @@ struct Choices {
     std::int64_t n = 0;
     for (int from = 0; from < ranks; ++from) n += rows(from, to);
     return n;
+  }
+  /// The rows of each rank's experts, and of each expert.
+  std::vector<std::int64_t> of_ranks() const {
+    std::vector<std::int64_t> rows;
+    for (int rank = 0; rank < ranks; ++rank) rows.push_back(rows_to(rank));
+    return rows;
+  }
+  std::vector<std::int64_t> of_experts() const {
+    std::vector<std::int64_t> rows;
+    for (std::int64_t i = 0; i < c.experts; ++i) rows.push_back(count({0, c.tokens}, {i, i + 1}));
+    return rows;
   }
 
   /// alpha E sum f_i P_i over the tokens of each of `parts` ranks by themselves, and then the parts' mean.

@@ -17,16 +17,14 @@ inline void add_context_flags(Flags& flags, Way& way, bool& zigzag) {
 }
 
 /// Throws UsageError where the tokens of a sequence, or for Ulysses the heads of each of t ranks, cannot be
-/// cut over c ranks. `cut`: who these ranks are, "4 ranks" or "--cp 4". A sequence that is advised can be cut
-/// over t ranks, too.
+/// cut over c ranks: "4 ranks" or "--cp 4", as `cut` says. `advice`: what would work for the tokens.
 inline void refuse_context(const attention_heads::AttentionShape& s, Way way, bool zigzag, int c, int t,
-                           const std::string& cut) {
+                           const std::string& cut, const std::string& advice) {
   const int chunks = zigzag ? 2 * c : c;
   if (s.options.seq % chunks != 0)
     throw UsageError(
-        format("--seq {} on {} cannot be cut into the {} equal chunks of --placement {}: --seq {} would work",
-               s.options.seq, cut, chunks, zigzag ? "zigzag" : "contiguous",
-               (s.options.seq / (chunks * t) + 1) * chunks * t));
+        format("--seq {} on {} cannot be cut into the {} equal chunks of --placement {}: {} would work",
+               s.options.seq, cut, chunks, zigzag ? "zigzag" : "contiguous", advice));
   if (way == Way::ulysses && s.heads / t % c != 0)
     throw UsageError(
         format("--heads {} cannot be shared out over {}, as --way ulysses does: --way ring would work",

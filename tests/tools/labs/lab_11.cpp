@@ -51,7 +51,7 @@ const Task to_tokens("11.to_tokens", [](Trial& t) {
     whole.heads = 2 * c,
     whole.kv_heads = group == 1 ? 2 * c : 1;  // one, on all ranks: their columns are summed
     const Layout layout{batch, whole.seq, c, true};
-    const Ulysses ulysses{cp, layout, whole, nullptr};
+    const Ulysses ulysses{cp, layout, whole, {}};
     const std::int64_t cols = (whole.heads + 2 * whole.kv_heads) * d,
                        width = (2 + 2 * (group == 1 ? 2 : 1)) * d;
     const Tensor all = t.in(format("columns of rank {}", cp.rank()), batch * whole.seq, width);

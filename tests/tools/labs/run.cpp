@@ -48,7 +48,14 @@ class Silent final : public Communicator {
     if (call.op == OpType::all_gather) copy(of_->all_gather(in.reshape(1, in.size()), 0));
     if (call.op == OpType::reduce_scatter) copy(of_->take_shard(in.reshape(size(), out.size()), 0));
     if (call.op == OpType::broadcast) of_->broadcast(out, call.peer);
-    if (call.op == OpType::all_to_all) copy(of_->all_to_all(in));
+    if (call.op == OpType::all_to_all) {
+      std::vector<std::int64_t> sent, received;
+      for (int i = 0; i < size(); ++i) {
+        sent.push_back(call.part_sent(i, size()).size());
+        received.push_back(call.part_received(i, size()).size());
+      }
+      copy(of_->all_to_all(in, sent, received));
+    }
     if (call.op == OpType::barrier) of_->barrier();
     auto done = std::make_shared<Done>();
     if (call.op == OpType::send) done->message = of_->isend(in, call.peer);
