@@ -78,6 +78,11 @@ TEST_CASE("PyTorch: every function and its gradient") {
     torch.check("ce.losses", entropy.loss);
     torch.check("ce.mean", scale(sum_rows(entropy.loss), 1.0 / 6));
     torch.check("ce.dlogits", cross_entropy_backward(entropy, torch["ce.targets"], 6));
+    // BERT's objective: 3 of the 6 rows are to be guessed, and count twice in a mean over 6.
+    const Tensor weights = scale(torch["ce.guessed"], 2);
+    torch.check("ce.masked_mean", scale(sum_rows(scale_rows(entropy.loss, weights)), 1.0 / 6));
+    torch.check("ce.masked_dlogits",
+                scale_rows(cross_entropy_backward(entropy, torch["ce.targets"], 6), weights));
 
     const Tensor gamma = torch["ln.gamma"];
     const LayerNorm norm = layer_norm(torch["ln.x"], gamma, torch["ln.beta"]);
