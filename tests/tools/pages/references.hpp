@@ -61,7 +61,8 @@ inline std::string prose(const Lines& page) {
       fence = fence.empty() ? line : "";
     else if (fence.rfind("```cpp", 0) == 0)
       words += line.find("// ") == std::string::npos ? "" : line.substr(line.find("// ") + 3) + " ";
-    else if (fence.empty() && line.rfind("#", 0) != 0 && line.rfind("| [", 0) != 0 && line.rfind("| ...", 0) != 0)
+    else if (fence.empty() && line.rfind("#", 0) != 0 && line.rfind("| [", 0) != 0 &&
+             line.rfind("| ...", 0) != 0)
       words += std::regex_replace(std::regex_replace(line, other, " "), target, "]") + " ";
   }
   return words;
