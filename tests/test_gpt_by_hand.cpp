@@ -1,18 +1,13 @@
 // The GPT by hand computes what the core computes, its gradients are those of differences, and it learns.
-#include <doctest/doctest.h>
-
-#include <cmath>
-#include <cstdio>
-#include <map>
-#include <sstream>
-#include <valarray>
-
-#include "ops/attention.hpp"
-
-namespace gpt_by_hand {
 #define main gpt_main  // a program of its own
 #include "00_gpt/gpt.cpp"
 #undef main
+
+#include <doctest/doctest.h>
+
+#include "ops/attention.hpp"
+
+namespace {
 
 using tessera::Tensor;
 
@@ -59,4 +54,4 @@ TEST_CASE("the GPT by hand: the gradient of the logits is that of differences, a
   }
 }
 
-}  // namespace gpt_by_hand
+}  // namespace
