@@ -5,6 +5,8 @@
 
 #include <doctest/doctest.h>
 
+#include <fstream>
+
 #include "ops/attention.hpp"
 
 namespace {
@@ -35,6 +37,15 @@ TEST_CASE("the GPT by hand: each piece is the core's, and no token sees a later 
   same(s.p, loss.probabilities);
   same(transposed({cross_entropy(s.p, {1, 0, 2, 0})}), loss.loss);
   for (const Row& row : s.shares) CHECK(std::abs(row.sum() - 1) <= 1e-12);
+  std::ostringstream picture;  // which is drawn once, of these numbers
+  picture << std::ifstream(TESSERA_SOURCE_DIR "/notebooks_md/pictures/00_gpt_head.svg").rdbuf();
+  for (const Matrix& m : {s.scores, s.masked, s.shares})
+    for (const Row& row : m)
+      for (const double value : row) {
+        std::ostringstream text;
+        text << ">" << std::round(1000 * value) / 1000 << "<";
+        CHECK_MESSAGE(picture.str().find(text.str()) != std::string::npos, text.str());
+      }
   const Matrix other = forward(g, tokenize("so far so so")).logits;
   for (std::size_t i = 0; i < 4; ++i) CHECK((abs(s.logits[i] - other[i]).max() == 0) == (i < 3));
 }
