@@ -1,18 +1,15 @@
 // The GPT by hand computes what the core computes, its gradients are those of differences, and it learns.
-#include <doctest/doctest.h>
-
-#include <cmath>
-#include <cstdio>
-#include <map>
-#include <sstream>
-#include <valarray>
-
-#include "ops/attention.hpp"
-
-namespace gpt_by_hand {
 #define main gpt_main  // a program of its own
 #include "00_gpt/gpt.cpp"
 #undef main
+
+#include <doctest/doctest.h>
+
+#include <fstream>
+
+#include "ops/attention.hpp"
+
+namespace {
 
 using tessera::Tensor;
 
@@ -40,6 +37,15 @@ TEST_CASE("the GPT by hand: each piece is the core's, and no token sees a later 
   same(s.p, loss.probabilities);
   same(transposed({cross_entropy(s.p, {1, 0, 2, 0})}), loss.loss);
   for (const Row& row : s.shares) CHECK(std::abs(row.sum() - 1) <= 1e-12);
+  std::ostringstream picture;  // which is drawn once, of these numbers
+  picture << std::ifstream(TESSERA_SOURCE_DIR "/notebooks_md/pictures/00_gpt_head.svg").rdbuf();
+  for (const Matrix& m : {s.scores, s.masked, s.shares})
+    for (const Row& row : m)
+      for (const double value : row) {
+        std::ostringstream text;
+        text << ">" << std::round(1000 * value) / 1000 << "<";
+        CHECK_MESSAGE(picture.str().find(text.str()) != std::string::npos, text.str());
+      }
   const Matrix other = forward(g, tokenize("so far so so")).logits;
   for (std::size_t i = 0; i < 4; ++i) CHECK((abs(s.logits[i] - other[i]).max() == 0) == (i < 3));
 }
@@ -59,4 +65,4 @@ TEST_CASE("the GPT by hand: the gradient of the logits is that of differences, a
   }
 }
 
-}  // namespace gpt_by_hand
+}  // namespace

@@ -145,8 +145,8 @@ void print(const char* title, const std::vector<std::pair<std::string, Matrix>>&
   std::printf("\n\n");
 }
 
-int main(int argc, char**) {
-  if (argc > 1) return std::fputs("gpt takes no flags\n", stderr), 2;
+int main(int argc, char** argv) {
+  if (argc > 1) return std::fputs("gpt takes no flags\n", stderr), argv[1] == std::string("--help") ? 0 : 2;
   Gpt g;
   const std::vector<int> ids = tokenize("so far so good"), next = tokenize("far so good so");
   const Activations s = forward(g, ids);

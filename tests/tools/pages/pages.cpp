@@ -196,15 +196,14 @@ class Tool {
 
   /// The page behind the one that it continues.
   Lines with_steps_before(const Lines& page) const {
-    static const std::regex continues(R"(<!-- continues (\w+\.md) -->)");
-    std::smatch match;
-    for (const std::string& line : page) {
-      if (!std::regex_match(line, match, continues)) continue;
-      Lines whole = split(read((options_.root / page_).parent_path() / match[1].str()));
-      append(whole, page);
-      return whole;
-    }
-    return page;
+    static const std::string mark = "<!-- continues ";
+    Lines whole;
+    for (const std::string& line : page)
+      if (line.rfind(mark, 0) == 0)
+        whole = split(read((options_.root / page_).parent_path() /
+                           line.substr(mark.size(), line.find(" -->") - mark.size())));
+    append(whole, page);
+    return whole;
   }
 
   fs::path compiled(const std::string& step, const Lines& page) {

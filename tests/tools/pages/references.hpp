@@ -61,7 +61,8 @@ inline std::string prose(const Lines& page) {
       fence = fence.empty() ? line : "";
     else if (fence.rfind("```cpp", 0) == 0)
       words += line.find("// ") == std::string::npos ? "" : line.substr(line.find("// ") + 3) + " ";
-    else if (fence.empty() && line.rfind("#", 0) != 0 && line.rfind("| [", 0) != 0 && line.rfind("| ...", 0) != 0)
+    else if (fence.empty() && line.rfind("#", 0) != 0 && line.rfind("| [", 0) != 0 &&
+             line.rfind("| ...", 0) != 0)
       words += std::regex_replace(std::regex_replace(line, other, " "), target, "]") + " ";
   }
   return words;
@@ -95,18 +96,14 @@ inline Lines broken_terms(const Lines& glossary, const fs::path& folder) {
     const auto first = std::find_if(pages.begin(), pages.end(),
                                     [&](const auto& one) { return std::regex_search(one.second, word); });
     const std::string found = first == pages.end() ? "no page" : first->first;
-    if (found != page) {
-      broken.push_back("\"" + term + "\" first stands on " + found + ", not on " + page);
-      continue;
-    }
     std::smatch use;
-    std::regex_search(first->second, use, word);
-    const std::string before = use.prefix().str() + use[1].str();
-    std::size_t bold = 0;
-    for (std::size_t at = 0; (at = before.find("**", at)) != std::string::npos; at += 2) ++bold;
-    if (bold % 2 == 0)
-      broken.push_back("\"" + term + "\" is used on " + page + " before it is explained, in bold: ..." +
-                       before.substr(before.size() - std::min<std::size_t>(before.size(), 50)));
+    if (found == page) std::regex_search(first->second, use, word);
+    std::size_t stars = 0;  // an odd number of ** before the term: it is in bold
+    const std::string before = found == page ? use.prefix().str() + use[1].str() : "**";
+    for (std::size_t at = 0; (at = before.find("**", at)) != std::string::npos; at += 2) ++stars;
+    if (found != page) broken.push_back("\"" + term + "\" first stands on " + found + ", not on " + page);
+    if (stars % 2 == 0)
+      broken.push_back("\"" + term + "\" is used on " + page + " before it is explained, in bold");
   }
   if (terms == 0) broken.emplace_back("has no row `| term | Chinese | [page](file) | meaning |`");
   return broken;
