@@ -10,6 +10,13 @@
 
 namespace tessera::test {
 
+/// The run, going on from a checkpoint.
+inline three_d::Config resumed(three_d::Config s, const std::string& folder) {
+  s.resume = folder;
+  s.weights = std::make_shared<const gpt::WeightsFile>(gpt::checkpoint_file(folder), "--resume");
+  return s;
+}
+
 /// A step in f64: the model and its batch on the host, which is 8 microbatches that the replicas share.
 struct Step {
   gpt::ModelConfig model;  // 8 layers; options.batch: sequences of the whole batch

@@ -6,9 +6,9 @@
 #include "10_zero/sharded_optimizer.hpp"
 #include "11_context_parallel/harness/screen.hpp"
 #include "11_context_parallel/parts.hpp"
+#include "cut_gpt.hpp"
 #include "directory.hpp"
 #include "gpt/harness/command_line.hpp"
-#include "models.hpp"
 #include "proven.hpp"
 
 using namespace tessera;
@@ -187,42 +187,40 @@ TEST_CASE("lesson 08 with tokens over cp: every tp x cp x pp x dp of 1 to 8 rank
   for (const int ranks : {1, 2, 3, 4, 6, 8})
     for (const ParallelSizes& sizes : factorisations_with_cp(ranks)) {
       if (thin.skips() || (ranks % 3 == 0 && sizes.cp != 3)) continue;
-      const auto& [way, name] = way_names[++turn % 3];
-      three_d::Config s = trained(sizes, way, turn % 2 == 0);
+      const auto& way = way_names[++turn % 3];
+      three_d::Config s = trained(sizes, way.first, turn % 2 == 0);
       s.training.schedule = pipeline::schedule_names[turn % 4].first;
       if (s.training.schedule == pipeline::Schedule::interleaved) {
         if (sizes.pp == 2) s.training.chunks = 2;
         if (sizes.pp != 2) s.training.schedule = pipeline::Schedule::zb_h1;
       }
-      INFO(name, ", ", text(sizes));
+      INFO(way.second, ", ", text(sizes));
       CHECK(losses_of(s).size() == 3);
     }
 }
 
 TEST_CASE("lesson 08 with tokens over cp: every way, placement and stage, tokens over tp, grouped queries") {
   Thin thin;
-  int turn = 0;
-  for (const auto& [way, name] : way_names)
-    for (const bool zigzag : {false, true})
-      for (const bool over_tp : {false, true})
-        for (const int stage : {0, 1, 2, 3}) {
-          if (thin.skips()) continue;
-          const int two = ++turn % 2;
-          INFO(name, zigzag ? ", zigzag" : "", over_tp ? ", tokens over tp, stage " : ", stage ", stage);
-          losses_of(trained({2, 1 + two, 2 - two, 2}, way, zigzag, stage, over_tp, 1 + turn / 2 % 2),
-                    turn % 5 == 0   ? DType::bf16
-                    : turn % 5 == 1 ? DType::f32
-                                    : DType::f64);
-        }
+  for (int i = 0; i < 48; ++i) {
+    if (thin.skips()) continue;
+    const auto& way = way_names[static_cast<std::size_t>(i) % 3];
+    const bool zigzag = i / 3 % 2 == 0, over_tp = i / 6 % 2 == 0;
+    const int stage = i / 12, two = i / 2 % 2;
+    INFO(way.second, zigzag ? ", zigzag" : "", over_tp ? ", tokens over tp, stage " : ", stage ", stage);
+    losses_of(trained({2, 1 + two, 2 - two, 2}, way.first, zigzag, stage, over_tp, 1 + i / 4 % 2),
+              i % 5 == 0   ? DType::bf16
+              : i % 5 == 1 ? DType::f32
+                           : DType::f64);
+  }
 }
 
 TEST_CASE("lesson 08 with tokens over cp: the loss of a whole text, and a text of its own") {
-  for (const auto& [way, name] : way_names)
+  for (const auto& way : way_names)
     for (const bool eval : {false, true}) {
-      three_d::Config s = trained({2, 1, 1, 2}, way, way != Way::gather);
+      three_d::Config s = trained({2, 1, 1, 2}, way.first, way.first != Way::gather);
       gpt::set_batch(s.training.model, s.batch = 6, 2);  // the last microbatch of the text is not full
       s.sample = 7, s.eval = eval;
-      INFO(name);
+      INFO(way.second);
       losses_of(s);
     }
 }
@@ -234,9 +232,7 @@ TEST_CASE("lesson 08 with tokens over cp: a checkpoint resumes under another cp"
   s.save = directory.file("run"), s.steps = 2;
   losses_of(s);
   for (const ParallelSizes& sizes : {ParallelSizes{1, 1, 2, 4}, {2, 1, 2, 1}, {1, 1, 2, 2}}) {
-    three_d::Config rest = trained(sizes, Way::ring, true, sizes.tp);
-    rest.resume = s.save;
-    rest.weights = std::make_shared<const gpt::WeightsFile>(gpt::checkpoint_file(s.save), "--resume");
+    const three_d::Config rest = resumed(trained(sizes, Way::ring, true, sizes.tp), s.save);
     CHECK(three_d::largest_distance(losses_of(rest), {all.back()}) <= 1e-11);
   }
 }

@@ -6,9 +6,9 @@
 #include "08_three_d/harness/proof.hpp"
 #include "09_sequence_parallel/parts.hpp"
 #include "10_zero/harness/proof.hpp"
+#include "cut_gpt.hpp"
 #include "directory.hpp"
 #include "gpt/harness/command_line.hpp"
-#include "models.hpp"
 #include "proven.hpp"
 
 using namespace tessera;
@@ -198,12 +198,6 @@ Trained run_of(three_d::Config s, const std::string& folder, DType dtype = DType
   return found;
 }
 Trained run_of(const three_d::Config& s) { return run_of(s, Directory().file("run")); }
-
-three_d::Config resumed(three_d::Config s, const std::string& folder) {
-  s.resume = folder;
-  s.weights = std::make_shared<const gpt::WeightsFile>(gpt::checkpoint_file(folder), "--resume");
-  return s;
-}
 
 /// Every factorisation of 1, 2, 4 and 8, and three replicas.
 std::vector<ParallelSizes> all_sizes() {
