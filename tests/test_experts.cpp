@@ -5,6 +5,7 @@
 #include "11_context_parallel/parts.hpp"
 #include "12_experts/harness/screen.hpp"
 #include "12_experts/parts.hpp"
+#include "fixture.hpp"
 #include "models.hpp"
 #include "proven.hpp"
 
@@ -98,4 +99,88 @@ TEST_CASE("lesson 08 with experts: every cut has the unsplit model's gradients a
           if (dtype == DType::f64) CHECK(three_d::largest_distance(losses, unsplit) <= 1e-10);
         }
     }
+}
+
+TEST_CASE("PyTorch's formulas, Mixtral's block and Switch's: the layer on 1, 2, 3 and 6 ranks") {
+  const Tensors torch = load_fixture("experts.safetensors");
+  const auto here = [&](const std::string& name) { return torch.at(name).to(Device::current()); };
+  const auto check = [&](const std::string& name, const Tensor& actual) {
+    expect(largest_difference(actual, torch.at(name)) <= 1e-12, name);
+  };
+  struct Witness {
+    std::string name;
+    std::int64_t top_k;
+    double aux;
+  };
+  for (const Witness& one : {Witness{"k1", 1, 0.3}, {"k2", 2, 0.3}, {"mixtral", 2, 0}, {"switch", 1, 0}})
+    for (const int ranks : {1, 2, 3, 6})
+      on_ranks(ranks, [&](Communicator& ep) {
+        Experts layer{{here("router.weight"), one.top_k, 0, one.aux}, {}, &ep, {&ep}};
+        const std::int64_t own = 6 / ep.size(), first = ep.rank() * own;
+        for (std::int64_t i = first; i < first + own; ++i) {
+          std::vector<Tensor> w;
+          for (const Weight& weight : expert_weights(6, 10)) {
+            w.push_back(here(expert_name(i) + weight.name));
+            if (one.name == "switch" && weight.rows == 1) w.back().zero();
+          }
+          layer.experts.push_back({w[0], w[1], w[2], w[3]});
+        }
+        const auto [begin, end] = data_parallel::own_rows(13, ep.rank(), ep.size());
+        const auto tokens = [begin = begin, end = end](const Tensor& x) { return x.row_range(begin, end); };
+        Experts::Saved saved;
+        const Tensor y = layer.forward(tokens(here("X")), saved);
+        const Tensor dx = layer.backward_input(tokens(here("dY")), saved);
+        layer.backward_weight(saved);
+        expect(largest_difference(y, tokens(torch.at(one.name + ".Y"))) <= 1e-12, "Y");
+        expect(largest_difference(dx, tokens(torch.at(one.name + ".dX"))) <= 1e-12, "dX");
+        check(one.name + ".drouter.weight", ep.all_reduce(layer.router.dw));
+        if (one.aux > 0) check(one.name + ".aux", Tensor::of(1, 1, {saved.router.aux}));
+        for (std::int64_t i = 0; i < own; ++i)
+          for (const Weight& weight : expert_weights(6, 10))
+            if (one.name != "switch" || weight.rows > 1)
+              check(format("{}.d{}{}", one.name, expert_name(first + i), weight.name),
+                    layer.experts[static_cast<std::size_t>(i)].*weight.gradient);
+      });
+}
+
+TEST_CASE("lesson 12: of equal probabilities the lower index is chosen, on every device") {
+  on_every_device([] {
+    const Tensor p = Tensor::of(4, 5, {1, 2, 2, 1, 2, 3, 3, 3, 3, 3, 0, 1, 0, 1, 0, 5, 4, 3, 2, 5});
+    CHECK(top_k(p, 1) == std::vector<std::int64_t>{1, 0, 1, 0});
+    CHECK(top_k(p, 3) == std::vector<std::int64_t>{1, 2, 4, 0, 1, 2, 1, 3, 0, 0, 4, 1});
+  });
+}
+
+TEST_CASE("lesson 12: with a capacity the answer depends on the cut, and dropless it does not") {
+  const auto output = [](int ranks, double capacity) {
+    std::vector<double> y(23 * 5);
+    on_ranks(ranks, [&](Communicator& world) {
+      Proof proof(world, {Tier::floating, DType::f64, 3, true});
+      prove(proof, world, {23, 5, 7, 4, 2, 0, capacity, 0.3});
+      const Outcome outcome = proof.finish();
+      if (world.rank() == 0) y = outcome.dump.at("split.Y").values();
+    });
+    return Tensor::of(23, 5, y);
+  };
+  CHECK(largest_difference(output(4, 0), output(1, 0)) <= 1e-14);
+  CHECK(largest_difference(output(4, 0.7), output(1, 0.7)) > 0.01);
+}
+
+TEST_CASE("lesson 12: the auxiliary loss of a rank's own tokens is another one for each number of ranks") {
+  on_ranks(1, [](Communicator& world) {
+    Proof proof(world, {Tier::floating, DType::f64, 3});
+    const Choices choices = prove(proof, world, {24, 5, 7, 4, 1, 0, 0, 1});
+    expect(std::abs(choices.aux(4) - choices.aux(1)) > 0.05, "own tokens make no difference");
+  });
+}
+
+TEST_CASE("lesson 12: the picture has a box for each token at home, at its expert and back, and two arrows") {
+  const std::string text = drawing();
+  const auto count = [&](const std::string& piece) {
+    int found = 0;
+    for (std::size_t at = 0; (at = text.find(piece, at)) != std::string::npos; ++at) ++found;
+    return found;
+  };
+  CHECK(count("<rect") == 12 + 1);
+  CHECK(count("class=\"arrow\"") == 8);
 }
