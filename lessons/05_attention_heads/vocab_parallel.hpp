@@ -90,8 +90,7 @@ struct VocabParallelHeadOf {
   /// The gradient of the logits, softmax - onehot on the rank's own ids, sends nothing. That of y is Partial
   /// and needs an all-reduce, as before every layer that is cut by columns.
   Placed<Partial> backward_losses(const Tensor& targets, std::int64_t tokens, Saved& saved) const {
-    saved.dlogits =
-        Placed<Shard<1>>(saved.weighted(cross_entropy_backward(saved.entropy, targets, tokens)));
+    saved.dlogits = Placed<Shard<1>>(saved.weighted(cross_entropy_backward(saved.entropy, targets, tokens)));
     saved.entropy = {};
     return matmul(saved.dlogits, w);
   }

@@ -2,9 +2,9 @@
 #pragma once
 
 #include "08_three_d/config.hpp"
-#include "tensor/memory.hpp"
 #include "gpt/harness/context.hpp"
 #include "gpt/sizes.hpp"
+#include "tensor/memory.hpp"
 
 namespace tessera::three_d {
 
@@ -79,7 +79,7 @@ inline void expect_state(auto& proof, const Place& place, const TrainingConfig& 
          t.prefetch ? "two parts that follow one another" : "the largest part");
   expect(MemoryKind::gradient, "gradients", g, format("{}", g), 2, rows.gradients,
          t.model.tied && place.sizes.pp == 1 ? "two parts, 1/dp of the one that is summed, and wte"
-                                            : "two parts, and 1/dp of the one that is summed");
+                                             : "two parts, and 1/dp of the one that is summed");
   expect(MemoryKind::optimizer, "optimiser", state,
          masters > 0 ? format("({} + {})", masters, state - masters) : format("{}", state), 1, 0, "");
 }

@@ -46,7 +46,8 @@ std::string names_of(const std::vector<Named>& all) {
 template <class Named>
 const Named& find_named(const std::vector<Named>& all, const std::string& flag, const std::string& name) {
   const auto found = std::ranges::find(all, name, &Named::name);
-  if (found == all.end()) throw UsageError(format("{} {} is not known: {} would work", flag, name, names_of(all)));
+  if (found == all.end())
+    throw UsageError(format("{} {} is not known: {} would work", flag, name, names_of(all)));
   return *found;
 }
 

@@ -44,7 +44,8 @@ inline Result run_expecting(const fs::path& root, const std::string& command, in
 
 /// `./tessera run 02 ...` becomes the first program in `bin` whose name starts with 02_ (run gpt: ends with
 /// _gpt),
-/// `./tessera lab` the labs' tool, `./tessera plan` lesson 14's program, and build/bin/ the folder of the programs.
+/// `./tessera lab` the labs' tool, `./tessera plan` lesson 14's program, and build/bin/ the folder of the
+/// programs.
 inline std::string resolve(const std::string& command, const fs::path& bin) {
   static const std::regex lesson(R"(\./tessera run (\w+)(?=\s|$))");
   static const std::string labs = "./tessera lab ";
