@@ -166,7 +166,6 @@ inline Tokens masked(const Tokens& batch, std::int64_t vocabulary, std::uint64_t
       ids[i] = fate < 8 ? static_cast<double>(vocabulary - 1)
                         : static_cast<double>(draw(i, 2) % static_cast<std::uint64_t>(vocabulary));
   }
-  // The mean over all tokens divides by them: so it is the mean over what is to be guessed.
   const double guessed = std::accumulate(weights.begin(), weights.end(), 0.0);
   for (double& weight : weights) weight *= static_cast<double>(ids.size()) / std::max(guessed, 1.0);
   return {Tensor::of(batch.ids.rows(), 1, ids, DType::i32), batch.ids,
