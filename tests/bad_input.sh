@@ -311,7 +311,7 @@ refused '--ep 3 does not divide the 2 ranks of --cp 1 --dp 2: --ep 1, 2 would wo
 refused '--ep 2 does not divide the 7 experts: --experts 8 would work' "${eight[@]}" --experts 7 --ep 2
 refused '--top-k 3 of --experts 2: --top-k 2 would work' "${eight[@]}" --experts 2 --top-k 3
 refused '--aux counts .*: --microbatches 1 would work' "${eight[@]}" --experts 2 --aux 0.01
-refused '--experts trains a new model: without --zero it would work' "${eight[@]}" --experts 2 --zero 1
+refused '--experts are not the same on all replicas: without --zero it would work' "${eight[@]}" --experts 2 --zero 1
 refused '--experts: .*: --dtype f32 --math f32 would work' "${eight[@]}" --experts 2 --dtype bf16
 refused '75 bytes are less than a sequence: --seq 74 or less would work' "${eight[@]}" --seq 80
 refused '--text nothing: cannot read nothing: No such file' 08_three_d --text nothing

@@ -24,21 +24,21 @@ Outcome outcome_of(const Config& c, int ranks, DType dtype = DType::f64) {
 
 TEST_CASE("lesson 12 holds at 1 to 8 ranks: experts, choices, tokens that nothing divides, ties, capacity") {
   Thin thin;
+  int turn = 0;
   for (const int ranks : {1, 2, 3, 4, 6, 8})
     for (const int ep : {1, 2, 3, 4, 8})
       for (const std::int64_t experts : {2, 3, 4, 8, 12, 16})
         for (const std::int64_t top_k : {1, 2})
-          for (const std::int64_t tokens : {5, 23})
-            for (const double router_scale : {3.0, 0.0})  // 0: all are equal, and the first experts get all
-              for (const double capacity : {0.0, 0.7})
-                for (const DType dtype : {DType::f32, DType::f64}) {
-                  if (ranks % ep != 0 || experts % ep != 0 || thin.skips()) continue;
-                  if (capacity > 0 && (tokens == 5 || dtype == DType::f32)) continue;
-                  INFO(ranks, " ranks, ep ", ep, ", experts ", experts, ", top ", top_k, ", tokens ", tokens,
-                       ", router ", router_scale, ", capacity ", capacity);
-                  const Config c{tokens, 5, 7, experts, top_k, ep, capacity, 0.3, router_scale};
-                  CHECK(faults(outcome_of(c, ranks, dtype)) == "");
-                }
+          for (const double router_scale : {3.0, 0.0})  // 0: all are equal, and the first experts get all
+            for (const double capacity : {0.0, 0.7}) {
+              if (ranks % ep != 0 || experts % ep != 0 || thin.skips()) continue;
+              const std::int64_t tokens = ++turn % 5 < 2 ? 5 : 23;
+              const DType dtype = turn % 3 == 0 ? DType::f32 : DType::f64;
+              INFO(ranks, " ranks, ep ", ep, ", experts ", experts, ", top ", top_k, ", tokens ", tokens,
+                   ", router ", router_scale, ", capacity ", capacity);
+              const Config c{tokens, 5, 7, experts, top_k, ep, capacity, 0.3, router_scale};
+              CHECK(faults(outcome_of(c, ranks, dtype)) == "");
+            }
 }
 
 namespace {
@@ -55,7 +55,7 @@ three_d::Config trained(const three_d::ParallelSizes& sizes, std::int64_t top_k,
   gpt::set_batch(m, s.batch, sizes.dp * microbatches, INT64_MAX);
   m.experts = 8, m.top_k = top_k, m.aux = aux, m.ep = sizes.ep;
   s.training.lr = 0.05;
-  s.steps = 3;
+  s.steps = 2;
   for (int i = 0; i < 300; ++i) s.text.ids.push_back(static_cast<std::uint16_t>((i * i + i / 7) % 13));
   experts::use_in(s.training);
   s.training.parts.reference = experts::reference_step;
@@ -80,7 +80,7 @@ TEST_CASE("lesson 08 with experts: every cut has the unsplit model's gradients a
   for (const std::int64_t top_k : {1, 2})
     for (const double aux : {0.0, 0.3}) {
       const auto unsplit = run(trained({1, 1, 1}, top_k, aux), DType::f64);
-      CHECK(unsplit.size() == 3);
+      CHECK(unsplit.size() == 2);
       using Sizes = three_d::ParallelSizes;  // tp, pp, dp, cp, ep
       for (const Sizes& sizes : {Sizes{1, 1, 2, 1, 1},
                                  {1, 1, 2, 1, 2},
@@ -93,7 +93,7 @@ TEST_CASE("lesson 08 with experts: every cut has the unsplit model's gradients a
                                  {1, 2, 2, 2, 4},
                                  {1, 4, 2, 1, 1}})
         for (const DType dtype : {DType::f64, DType::f32}) {
-          if (thin.skips()) continue;
+          if ((dtype == DType::f32 && (aux > 0) == (top_k == 1)) || thin.skips()) continue;
           INFO(text(sizes), ", cp ", sizes.cp, ", ep ", sizes.ep, ", top ", top_k, ", aux ", aux);
           const auto losses = run(trained(sizes, top_k, aux, aux > 0 ? 1 : 8 / sizes.dp), dtype);
           if (dtype == DType::f64) CHECK(three_d::largest_distance(losses, unsplit) <= 1e-10);

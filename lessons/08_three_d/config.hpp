@@ -27,6 +27,12 @@ std::unique_ptr<pipeline::AnyWorker> make_worker(gpt::Builder& builder, const Tr
 inline std::unique_ptr<data_parallel::Optimizer> whole_optimizer(const TrainingConfig& config,
                                                                  const Mesh& mesh);
 
+/// Attention, and the tokens of a microbatch, where no sequence is cut.
+inline attention_heads::Core whole_core(const ModelConfig&, Communicator&, const TensorParallel&) {
+  return {};
+}
+inline Tensor whole_tokens(const Tensor& x, const ModelConfig&, int) { return x; }
+
 /// How the model is put together, and who steps it. Lessons 09 to 12 have other ways.
 struct Composition {
   std::unique_ptr<pipeline::AnyWorker> (*worker)(gpt::Builder&, const TrainingConfig&, const Mesh&,
@@ -39,10 +45,8 @@ struct Composition {
                                                          const Mesh&) = whole_optimizer;
   /// What attention is to a rank of cp and tp, and the rows of a microbatch's (N, cols) that rank `rank` of
   /// cp has.
-  attention_heads::Core (*core)(const ModelConfig&, Communicator& cp, const TensorParallel&) =
-      [](const ModelConfig&, Communicator&, const TensorParallel&) { return attention_heads::Core{}; };
-  Tensor (*cut_tokens)(const Tensor&, const ModelConfig&, int rank) = [](const Tensor& x, const ModelConfig&,
-                                                                         int) { return x; };
+  attention_heads::Core (*core)(const ModelConfig&, Communicator& cp, const TensorParallel&) = whole_core;
+  Tensor (*cut_tokens)(const Tensor&, const ModelConfig&, int rank) = whole_tokens;
   /// The unsplit model's step, if it is not lesson 06's.
   MeasuredReference (*reference)(const Inputs<Tensor>&, const ModelConfig&, const Tokens& batch) = nullptr;
 };

@@ -128,6 +128,7 @@ struct Router {
     for (Communicator* group : batch) sums = group->all_reduce(sums);  // 2(p-1) 2 E elements
     const auto all = sums.values();
     const double choices = std::accumulate(all.begin(), all.begin() + experts, 0.0), tokens = choices / k;
+    saved.even.clear(), saved.aux = 0;
     for (std::int64_t i = 0; i < experts; ++i) {
       saved.even.push_back(alpha * experts * all[i] / choices / tokens);
       saved.aux += saved.even[i] * all[experts + i];  // times N P_i

@@ -232,7 +232,8 @@ inline void expect_sums_over_dp(auto& proof, const Config& s, std::int64_t steps
         format("{} x ({}-1) {} ({}, padded)", steps - 1, replicas(s.sizes), e, all), replica_group(s.sizes));
 }
 
-/// All that the ranks send in `steps` steps. `buckets`: of all groups of dp_cp together.
+/// All that the ranks send in `steps` steps. `buckets`: of all groups of dp_cp together, and `of_experts`
+/// those of expert_dp.
 inline void expect_traffic_by_axis(auto& proof, const Config& s, std::int64_t steps, std::int64_t buckets,
                                    std::int64_t of_experts = 0) {
   const ModelConfig& m = s.training.model;

@@ -11,8 +11,7 @@ namespace tessera::three_d {
 /// What rank 0 knows at the end: the run's results, and those of the unsplit run in the same dtype.
 struct Compared {
   Results run, reference;
-  std::vector<std::int64_t> before,
-      after;  // rows of each rank's experts, in the first step and in the last one
+  std::vector<std::int64_t> before, after;  // rows of each rank's experts, in the first and the last step
 };
 
 // begin first_step
