@@ -234,9 +234,10 @@ TEST_CASE("lesson 08 under every stage: the losses and the checkpoint of stage 0
 TEST_CASE(
     "lesson 08 under every stage: microbatches and schedules, and clipping changes the last digits alone") {
   Thin thin;
-  for (const auto& [schedule, name] : pipeline::schedule_names)
+  for (const auto& named : pipeline::schedule_names)
     for (const ParallelSizes& sizes : {ParallelSizes{2, 2, 2}, {1, 1, 4}, {1, 2, 3}})
       for (const double clip : {0.0, 0.1}) {
+        const auto schedule = named.first;
         const bool interleaved = schedule == pipeline::Schedule::interleaved;
         if ((interleaved && sizes.pp == 1) || thin.skips()) continue;
         const auto run = [&](int stage) {
@@ -247,7 +248,7 @@ TEST_CASE(
         };
         const Trained plain = run(0);
         for (const int stage : {1, 2, 3}) {
-          INFO(name, ", ", text(sizes), ", stage ", stage, ", clip ", clip);
+          INFO(named.second, ", ", text(sizes), ", stage ", stage, ", clip ", clip);
           const Trained cut = run(stage);
           CHECK(three_d::largest_distance(cut.losses, plain.losses) <= 1e-12);
           if (stage == 1 && clip == 0) CHECK(cut.file == plain.file);
@@ -299,13 +300,15 @@ TEST_CASE("lesson 08: a checkpoint of every stage resumes under another stage an
     for (const int stage : {1, 2, 3}) {
       const std::string folder = directory.file(format("{}-{:d}", stage, adamw));
       run_of(trained({2, 1, 4}, stage, adamw, 2), folder);
-      for (const auto& [sizes, next] : {std::pair{ParallelSizes{2, 1, 4}, 1},
-                                        {{1, 1, 3}, 3},
-                                        {{4, 2, 1}, 2},
-                                        {{1, 2, 2}, 1},
-                                        {{1, 1, 1}, 0},
-                                        {{2, 1, 2}, 2}}) {
+      for (const auto& to : {std::pair{ParallelSizes{2, 1, 4}, 1},
+                             {{1, 1, 3}, 3},
+                             {{4, 2, 1}, 2},
+                             {{1, 2, 2}, 1},
+                             {{1, 1, 1}, 0},
+                             {{2, 1, 2}, 2}}) {
         if (thin.skips()) continue;
+        const ParallelSizes sizes = to.first;
+        const int next = to.second;
         INFO("from stage ", stage, " to ", next, ", ", text(sizes));
         s = trained(sizes, next, adamw, 8 / sizes.dp);
         if (sizes.dp == 3) s = trained(sizes, next, adamw, 2);
