@@ -28,8 +28,10 @@ double part(const Parts& parts, const std::string& name) {
 }  // namespace
 
 TEST_CASE("lesson 14: memory and bytes are those that lesson 08 counts, at 1, 2, 3, 4 and 8 ranks") {
+  Thin thin;
   for (const int ranks : {1, 2, 3, 4, 8})
     for (const DType dtype : {DType::f32, DType::bf16}) {
+      if (thin.skips()) continue;
       INFO(ranks, " ranks, ", name(dtype));
       const Outcome outcome = proven(ranks, {Tier::floating, dtype, 3},
                                      [](Proof& proof, Communicator& world) { check_counted(proof, world); });
@@ -39,13 +41,18 @@ TEST_CASE("lesson 14: memory and bytes are those that lesson 08 counts, at 1, 2,
 }
 
 TEST_CASE("lesson 14: times are within 10% of every published run, and the constants are those of the fit") {
+  Thin thin;
   for (const Published& one : published) {
+    if (thin.skips()) continue;
     INFO(one.name);
     CHECK(one.ratio({}) == doctest::Approx(1).epsilon(0.1));
   }
-  const Efficiency best = fit();
-  CHECK(best.product == doctest::Approx(Efficiency{}.product).epsilon(0.01));
-  CHECK(best.half == doctest::Approx(Efficiency{}.half).epsilon(0.02));
+  const double least = misfit({});
+  for (const auto& [product, half] : {std::pair{1.02, 1.0}, {0.98, 1.0}, {1.0, 1.3}, {1.0, 0.7}}) {
+    Efficiency other;
+    other.product *= product, other.half *= half;
+    CHECK(misfit(other) > least);
+  }
 }
 
 TEST_CASE("lesson 14: a product is limited by its multiply-adds or by its bytes") {
@@ -108,11 +115,13 @@ TEST_CASE("lesson 14: the first microbatches tell the time of all, and the most 
 
 TEST_CASE("lesson 14: what a search answers fits, and nothing that was tried is faster") {
   const Question asked = gpt3(256, 256);
-  const Answer answer = search(asked, {});
+  Fixed fixed;
+  fixed.microbatch = 1, fixed.recompute = Recompute::none;
+  const Answer answer = search(asked, fixed);
   REQUIRE(answer.best.size() == 5);
   double fastest = INFINITY;
   int tried = 0;
-  for_cuts(asked, {}, [&](const Cut& cut) {
+  for_cuts(asked, fixed, [&](const Cut& cut) {
     try {
       const Estimate one = estimate(asked, cut, false);
       ++tried;

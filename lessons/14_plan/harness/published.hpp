@@ -76,15 +76,17 @@ inline const std::vector<Published> published = {
     {"1T, full", 25600, 160, 128, 8, 64, 512, 512, 94.42, false, 1, 1},
     {"1T, selective", 25600, 160, 128, 8, 64, 512, 512, 71.49, false, 1, 1, true}};
 
+/// The sum of squared logarithms of the ratios of the fitted rows.
+inline double misfit(const Efficiency& constants) {
+  double sum = 0;
+  for (const Published& one : published)
+    if (one.fitted) sum += std::pow(std::log(one.ratio(constants)), 2);
+  return sum;
+}
+
 /// The two constants that no data sheet or measurement of one part gives, product and half, with the least
-/// sum of squared logarithms of the ratios of the fitted rows: a search on a grid that becomes finer.
+/// misfit: a search on a grid that becomes finer.
 inline Efficiency fit() {
-  const auto misfit = [](const Efficiency& constants) {
-    double sum = 0;
-    for (const Published& one : published)
-      if (one.fitted) sum += std::pow(std::log(one.ratio(constants)), 2);
-    return sum;
-  };
   Efficiency best;
   double least = misfit(best);
   for (double step = 0.2; step > 0.002; step /= 2)
