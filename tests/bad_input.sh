@@ -242,6 +242,19 @@ refused '--exact: a softmax is exact nowhere' "${twelve[@]}" --exact
 for ep in 1 2 3 6; do "$bin/12_experts" --ranks 6 --experts 12 --ep $ep --tokens 5 --quiet >/dev/null; done
 "$bin/12_experts" --ranks 2 --experts 2 --top-k 2 --quiet >/dev/null
 
+# A plan: known names, and axes that divide what they cut.
+fourteen=(14_plan plan --json x --svg z)
+refused '--machine dgx is not known: --machine dgx-v100, dgx-a100, dgx-h100 would work' "${fourteen[@]}" --machine dgx
+refused '--model gpt5 is not known: --model gpt2, .* would work' "${fourteen[@]}" --model gpt5
+refused '--batch 7 is no multiple of --dp 8 times --microbatch 1: --batch 8 would work' "${fourteen[@]}" --gpus 8 --dp 8 --batch 7
+refused '--gpus 8 is no multiple of the given --tp, --cp, --pp and --dp: --gpus 7 would work' "${fourteen[@]}" --pp 7
+refused '--tp 4 does not divide --heads 25: --tp 1, 5, 25 would work' "${fourteen[@]}" --gpus 4 --batch 8 --tp 4
+refused '--pp 8 stages of --chunks 9 are more than the 48 layers: --pp 5 would work' "${fourteen[@]}" --pp 8 --chunks 9 --batch 40
+refused '--top-k 2 of 0 experts: --top-k 1 would work' "${fourteen[@]}" --top-k 2
+refused '--wide-bytes 3 is no multiple of --weight-bytes 2: --wide-bytes 4 would work' "${fourteen[@]}" --wide-bytes 3
+refused '--gpus 0: a whole number from 1 to 1048576 would work' "${fourteen[@]}" --gpus 0
+refused '--json: .*nowhere' 14_plan plan --json nowhere/x
+
 # Stages: each has a layer, microbatches divide the batch, and no layer is dropped in silence.
 six=(06_pipeline --json x --dump y --svg z --trace w)
 refused '--layers 8 cannot fill 9 stages: --layers 9 or more, or --ranks 8 would work' "${six[@]}" --ranks 9

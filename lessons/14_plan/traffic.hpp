@@ -59,14 +59,15 @@ inline std::vector<AxisTraffic> traffic_of(const Question& asked, const Cut& cut
                                            const three_d::Config& run) {
   const ParallelSizes& s = cut.sizes;
   Ledger one(asked), two(asked);
-  const std::int64_t own = gpt::elements_of(asked.model) / (s.tp * s.pp) * asked.wide_bytes,
-                     buckets = s.tp * s.pp * (1 + own / run.training.bucket);
-  for (const auto& [ledger, steps] : {std::pair{&one, 1}, {&two, 2}}) {
+  const std::int64_t cuts = std::int64_t{s.tp} * s.pp,
+                     own = gpt::elements_of(asked.model) / cuts * asked.wide_bytes,
+                     buckets = cuts * (1 + own / run.training.bucket);
+  for (const auto& [ledger, steps] : {std::pair{&one, std::int64_t{1}}, {&two, std::int64_t{2}}}) {
     three_d::expect_traffic_by_axis(*ledger, run, steps, buckets, asked.model.experts > 0 ? buckets : 0);
-    const std::int64_t all = steps * run.training.microbatches *
-                             s.replicas(),  // an even router sends a rank as many rows as another
-        moved = all * run.training.model.rows() * asked.model.top_k * asked.model.expert_layers() *
-                (s.ep - 1) / s.ep;
+    // An even router sends a rank as many rows as another.
+    const std::int64_t all = steps * run.training.microbatches * s.replicas(),
+                       moved = all * run.training.model.rows() * asked.model.top_k *
+                               asked.model.expert_layers() * (s.ep - 1) / s.ep;
     for (const bool forward : {true, false})
       if (asked.model.experts > 0)
         three_d::expect_experts(*ledger, run, forward ? "fwd" : "bwd", all, moved, forward);

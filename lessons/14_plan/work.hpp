@@ -19,7 +19,7 @@ inline std::vector<Product> weight_products(const ModelConfig& m, int t, bool ex
              f = static_cast<double>(m.ffn()), qkv = w + 2 * static_cast<double>(m.attention.kv_width());
   std::vector<Product> all = {{n, qkv / t, w}, {n, w, w / t}};
   if (!experts) return all.push_back({n, f / t, w}), all.push_back({n, w, f / t}), all;
-  const auto own = static_cast<double>(m.own_rows(t)), here = static_cast<double>(m.experts / m.ep),
+  const auto own = static_cast<double>(m.own_rows(t)), here = static_cast<double>(m.experts) / m.ep,
              each = own * static_cast<double>(m.top_k) / here;
   all.insert(all.end(), {{own, static_cast<double>(m.experts), w}, {each, f, w, here}, {each, w, f, here}});
   return all;

@@ -31,8 +31,8 @@ inline KeptActivations kept_activations(const ModelConfig& m, std::int64_t layer
   const std::int64_t ids = attention_heads::own_ids(m.vocabulary, rank, t).size();
   const auto& o = m.attention.options;
   const bool exchanged = m.cp > 1 && m.way == Way::ulysses;
-  const std::int64_t kv = 2 * m.attention.kv_width(),
-                     qkvo = exchanged ? 3 * w + copied_kv(m.attention, m.cp * t) : 2 * w + kv;
+  const std::int64_t kv = 2 * m.attention.kv_width(), ranks = std::int64_t{m.cp} * t,
+                     qkvo = exchanged ? 3 * w + copied_kv(m.attention, ranks) : 2 * w + kv;
   const std::int64_t core = n * m.attention.heads / t * (m.cp > 1 || o.streams() ? wide : o.seq);
   KeptActivations all{layers * (own * (2 * w + 4 * wide) + normed * 2 * w + n * (qkvo + 2 * f) / t + core),
                       layers * (4 * own * w + 2 * gathered * w + n * (w + kv + f) / t)};

@@ -254,7 +254,7 @@ inline void apply_arguments(Config& s, const Arguments& arguments, Flags& flags,
   if (m.regather && !m.sequence_parallel)
     throw UsageError("--regather is of --sequence-parallel: without --regather it would work");
   m.cp = s.sizes.cp, m.ep = s.sizes.ep;
-  const int chunks = m.cp == 1 ? 1 : m.zigzag ? 2 * m.cp : m.cp;
+  const std::int64_t chunks = m.cp == 1 ? 1 : m.zigzag ? 2 * m.cp : m.cp;
   if (m.cp > 1)
     gpt::refuse_context(m.attention, m.way, m.zigzag, m.cp, tp, format("--cp {}", m.cp),
                         format("--cp {}", fitting(64, [&](std::int64_t n) {

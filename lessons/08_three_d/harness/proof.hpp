@@ -83,7 +83,8 @@ inline std::array<std::vector<std::int64_t>, 2> expect_routing(Proof& proof, Com
     return static_cast<std::int64_t>(sum_over(world, static_cast<double>(sum(rows.leave))));
   };
   const Routed training = routed(world.journal(), "fwd");
-  const std::int64_t all = s.sizes.replicas() * s.training.microbatches, leave = moved(training);
+  const std::int64_t all = std::int64_t{s.sizes.replicas()} * s.training.microbatches,
+                     leave = moved(training);
   expect_experts(proof, s, "fwd", steps * all, leave, true),
       expect_experts(proof, s, "bwd", steps * all, leave, false);
   if (s.sample > 0)

@@ -49,7 +49,8 @@ inline std::string drawing() {
   say(0.5, 50, "all-to-all"), say(1.5, 50, "and back");
   say(1, top - 8, "expert 0, on rank 0"), say(1, top + line + second - 8, "expert 1, on rank 1");
   for (int t = 0; t < 4; ++t) {
-    const double home = top + t % 2 * line + t / 2 * second,
+    const int below = t / 2;
+    const double home = top + t % 2 * line + below * second,
                  there = top + double(e.row[t]) * line + double(e.expert[t]) * (line + second);
     const double y[] = {home, there, home};
     for (int column = 0; column < 3; ++column) {

@@ -122,6 +122,8 @@ inline int answer(int argc, char** argv) {
   if (arguments.fit) return std::cout << fit_text(), 0;
   int code = 0;
   flags.advise([&] {
+    for (const std::string& path : {arguments.json, arguments.svg})
+      if (!path.empty()) check_writable(path);
     const Fixed fixed = apply(flags, asked, arguments);
     if (arguments.machine == "this") measure(asked, {}, asked.devices);
     const Answer found = search(asked, fixed);

@@ -47,7 +47,7 @@ template <class Named>
 const Named& find_named(const std::vector<Named>& all, const std::string& flag, const std::string& name) {
   const auto found = std::ranges::find(all, name, &Named::name);
   if (found == all.end())
-    throw UsageError(format("{} {} is not known: {} would work", flag, name, names_of(all)));
+    throw UsageError(format("{0} {1} is not known: {0} {2} would work", flag, name, names_of(all)));
   return *found;
 }
 
