@@ -133,7 +133,7 @@ left_out() {
     }
     n = split(said, pieces, /\{[^}]*\}/)
     for (i = 1; i <= n; ++i) if (length(pieces[i]) > length(longest)) longest = pieces[i]
-    if (longest != "") print longest }' | sort -u | grep -vE 'a launcher of|a pipeline needs at least one' |
+    if (longest != "") print longest }' | sort -u | grep -vE 'a launcher of|a pipeline needs at least one|rounds the router' |
     while IFS= read -r piece; do
       if ! grep -qF -- "$piece" "$scratch/seen"; then echo "nothing here is refused with '$piece'"; fi
     done
@@ -241,6 +241,8 @@ refused '--top-k 3 of --experts 2: --top-k 2 or less would work' "${twelve[@]}" 
 refused '--exact: a softmax is exact nowhere' "${twelve[@]}" --exact
 for ep in 1 2 3 6; do "$bin/12_experts" --ranks 6 --experts 12 --ep $ep --tokens 5 --quiet >/dev/null; done
 "$bin/12_experts" --ranks 2 --experts 2 --top-k 2 --quiet >/dev/null
+refused '--experts are in every second block, and --layers 1 has none: --layers 2 would work' 08_three_d --experts 4 --layers 1 --pp 1
+refused '--eval asks for the next token: without --objective mlm it would work' 08_three_d --objective mlm --eval
 
 # A plan: known names, and axes that divide what they cut.
 fourteen=(14_plan plan --json x --svg z)
@@ -254,6 +256,11 @@ refused '--top-k 2 of 0 experts: --top-k 1 would work' "${fourteen[@]}" --top-k 
 refused '--wide-bytes 3 is no multiple of --weight-bytes 2: --wide-bytes 4 would work' "${fourteen[@]}" --wide-bytes 3
 refused '--gpus 0: a whole number from 1 to 1048576 would work' "${fourteen[@]}" --gpus 0
 refused '--json: .*nowhere' 14_plan plan --json nowhere/x
+fourteen+=(--model gpt2 --gpus 2 --batch 8)
+refused '--machine this has no 65 GPUs: --gpus 2 would work, as two threads' "${fourteen[@]}" --machine this --gpus 65
+refused 'cp needs attention that streams: without --attention plain it would work' "${fourteen[@]}" --cp 2 --attention plain
+refused 'experts with ZeRO are not in the course: --zero 0 would work' "${fourteen[@]}" --experts 4 --tp 1 --zero 1
+refused 'every rank of tp .*: without --no-sequence-parallel it would work' "${fourteen[@]}" --experts 4 --tp 2 --no-sequence-parallel
 
 # Stages: each has a layer, microbatches divide the batch, and no layer is dropped in silence.
 six=(06_pipeline --json x --dump y --svg z --trace w)

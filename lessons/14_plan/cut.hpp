@@ -82,7 +82,8 @@ inline three_d::Config run_of(const Question& asked, const Cut& cut) {
   if (asked.model.experts > 0 && cut.zero > 0)
     throw UsageError("experts with ZeRO are not in the course: --zero 0 would work");
   if (asked.model.experts > 0 && s.tp > 1 && !cut.sequence_parallel)
-    throw UsageError("every rank of tp would send all tokens to experts: sequence parallelism would work");
+    throw UsageError(
+        "every rank of tp would send all tokens to experts: without --no-sequence-parallel it would work");
   if (const std::int64_t most = asked.model.layers / cut.chunks; s.pp > most)
     throw UsageError(format("--pp {} stages of --chunks {} are more than the {} layers: --pp {} would work",
                             s.pp, cut.chunks, asked.model.layers, std::max<std::int64_t>(1, most)));
