@@ -242,7 +242,7 @@ refused '--exact: a softmax is exact nowhere' "${twelve[@]}" --exact
 for ep in 1 2 3 6; do "$bin/12_experts" --ranks 6 --experts 12 --ep $ep --tokens 5 --quiet >/dev/null; done
 "$bin/12_experts" --ranks 2 --experts 2 --top-k 2 --quiet >/dev/null
 refused '--experts are in every second block, and --layers 1 has none: --layers 2 would work' 08_three_d --experts 4 --layers 1 --pp 1
-refused '--eval asks for the next token: without --objective mlm it would work' 08_three_d --objective mlm --eval
+refused '--eval asks for the next token: without --objective it would work' 08_three_d --objective mlm --eval
 
 # A plan: known names, and axes that divide what they cut.
 fourteen=(14_plan plan --json x --svg z)
@@ -258,7 +258,7 @@ refused '--gpus 0: a whole number from 1 to 1048576 would work' "${fourteen[@]}"
 refused '--json: .*nowhere' 14_plan plan --json nowhere/x
 fourteen+=(--model gpt2 --gpus 2 --batch 8)
 refused '--machine this has no 65 GPUs: --gpus 2 would work, as two threads' "${fourteen[@]}" --machine this --gpus 65
-refused 'cp needs attention that streams: without --attention plain it would work' "${fourteen[@]}" --cp 2 --attention plain
+refused 'cp needs attention that streams: without --attention it would work' "${fourteen[@]}" --cp 2 --attention plain
 refused 'experts with ZeRO are not in the course: --zero 0 would work' "${fourteen[@]}" --experts 4 --tp 1 --zero 1
 refused 'every rank of tp .*: without --no-sequence-parallel it would work' "${fourteen[@]}" --experts 4 --tp 2 --no-sequence-parallel
 

@@ -231,7 +231,7 @@ inline void apply_arguments(Config& s, const Arguments& arguments, Flags& flags,
   gpt::set_batch(m, s.batch, parts, INT64_MAX);
   if (s.masked) m.attention.options.mask = Mask::none;
   if (s.masked && (s.eval || s.sample > 0))
-    throw UsageError(format("{} asks for the next token: without --objective mlm it would work",
+    throw UsageError(format("{} asks for the next token: without --objective it would work",
                             s.eval ? "--eval" : "--sample"));
   const std::int64_t heads = m.attention.heads;
   if (heads % tp != 0)
