@@ -25,6 +25,10 @@ int main(int argc, char** argv) {
                  {.prove = lesson,
                   .by_hand = [] { return std::string("  ./tessera plan --help asks how to cut a model.\n"); },
                   .picture = {},
-                  .drawing = [] { return bars({}, {}); },
+                  .drawing =
+                      [] {
+                        const Question asked = published.front().question();
+                        return bars(search(asked, {}).best, asked);
+                      },
                   .inexact = [] { return "a plan has no results to round"; }});
 }

@@ -37,12 +37,15 @@ template <class Visit>
 void for_cuts(const Question& asked, const Fixed& fixed, const Visit& visit) {
   const int n = asked.devices;
   const bool long_text = asked.model.seq() >= 8192, experts = asked.model.experts > 0;
-  for (const int tp : choices(fixed.tp, divisors(n, asked.machine.devices)))
-    for (const int cp : choices(fixed.cp, divisors(n / tp, long_text ? 16 : 1)))
-      for (const int pp : choices(fixed.pp, divisors(n / (tp * cp), asked.model.layers)))
+  for (const int tp : choices(fixed.tp, divisors(n, asked.machine.devices))) {
+    if (n % tp != 0) continue;
+    for (const int cp : choices(fixed.cp, divisors(n / tp, long_text ? 16 : 1))) {
+      if (n / tp % cp != 0) continue;
+      for (const int pp : choices(fixed.pp, divisors(n / (tp * cp), asked.model.layers))) {
+        if (n / (tp * cp) % pp != 0) continue;
         for (const int ep : choices(fixed.ep, divisors(n / (tp * pp), experts ? asked.model.experts : 1))) {
           const int dp = n / (tp * cp * pp);
-          if (n != tp * cp * pp * dp || (fixed.dp && *fixed.dp != dp)) continue;
+          if (fixed.dp && *fixed.dp != dp) continue;
           Cut cut;
           cut.sizes = {tp, pp, dp, cp, ep};
           cut.overlap = fixed.overlap, cut.scatter_gather = fixed.scatter_gather;
@@ -59,6 +62,9 @@ void for_cuts(const Question& asked, const Fixed& fixed, const Visit& visit) {
                     visit(cut);
                   }
         }
+      }
+    }
+  }
 }
 
 struct Answer {
@@ -88,7 +94,8 @@ inline Answer search(const Question& asked, const Fixed& fixed, std::size_t coun
     answer.impossible =
         format("--gpus {} is no multiple of the given --tp, --cp, --pp and --dp: --gpus {} would work",
                asked.devices,
-               fixed.tp.value_or(1) * fixed.cp.value_or(1) * fixed.pp.value_or(1) * fixed.dp.value_or(1));
+               std::int64_t{fixed.tp.value_or(1)} * fixed.cp.value_or(1) * fixed.pp.value_or(1) *
+                   fixed.dp.value_or(1));
   answer.tried = static_cast<int>(all.size());
   std::ranges::sort(all, {}, simplest_of_fastest);
   std::set<std::vector<int>> seen;

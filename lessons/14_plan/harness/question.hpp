@@ -91,7 +91,7 @@ inline void add_flags(Flags& flags, Question& asked, Arguments& a) {
   flags.real("--memory", a.memory, 0, 1e6, "GiB of a GPU");
   flags.real("--inside", a.inside, 0, 1e6, "GB/s each way of a GPU inside its machine");
   flags.real("--between", a.between, 0, 1e6, "GB/s each way of a GPU to other machines");
-  fixed("--gpus-per-machine", a.devices_a_machine, "");
+  fixed("--gpus-per-machine", a.devices_a_machine, "that share its links");
   flags.toggle("--fit", a.fit, "fit the constants to published runs, and show how well they do");
   flags.text("--json", a.json, "FILE", "write the answer there, for programs");
   flags.text("--svg", a.svg, "FILE", "write memory and time as bars there");
