@@ -2,6 +2,7 @@
 // and its memory; ties go to the lower index; with a capacity the answer depends on the cut.
 #include "08_three_d/harness/command_line.hpp"
 #include "08_three_d/harness/proof.hpp"
+#include "10_zero/sharded_optimizer.hpp"
 #include "11_context_parallel/parts.hpp"
 #include "12_experts/harness/screen.hpp"
 #include "12_experts/parts.hpp"
@@ -43,9 +44,11 @@ TEST_CASE("lesson 12 holds at 1 to 8 ranks: experts, choices, tokens that nothin
 
 namespace {
 
+using Sizes = three_d::ParallelSizes;  // tp, pp, dp, cp, ep
+
 /// Lesson 08's trainer with experts in the second and the fourth block.
-three_d::Config trained(const three_d::ParallelSizes& sizes, std::int64_t top_k, double aux,
-                        int microbatches = 1) {
+three_d::Config trained(const Sizes& sizes, std::int64_t top_k, double aux, int microbatches = 1,
+                        int stage = 0) {
   three_d::Config s;
   s.sizes = sizes;
   gpt::ModelConfig& m = s.training.model =
@@ -54,16 +57,41 @@ three_d::Config trained(const three_d::ParallelSizes& sizes, std::int64_t top_k,
   s.training.microbatches = microbatches;
   gpt::set_batch(m, s.batch, sizes.dp * microbatches, INT64_MAX);
   m.experts = 8, m.top_k = top_k, m.aux = aux, m.ep = sizes.ep;
-  s.training.lr = 0.05;
-  s.steps = 2;
+  s.training.lr = 0.05, s.training.clip = 0.2;
+  s.steps = 3;
   for (int i = 0; i < 300; ++i) s.text.ids.push_back(static_cast<std::uint16_t>((i * i + i / 7) % 13));
   experts::use_in(s.training);
   s.training.parts.reference = experts::reference_step;
   if (sizes.cp > 1) context_parallel::use_in(s.training, sizes.cp, gpt::Way::ring, true);
+  zero::use_in(s.training, stage);
   return s;
 }
 
+const Sizes cuts[] = {{1, 1, 2, 1, 1}, {1, 1, 2, 1, 2}, {1, 1, 4, 1, 2}, {1, 1, 8, 1, 8}, {2, 1, 1},
+                      {2, 2, 2, 1, 2}, {1, 1, 1, 2, 2}, {2, 1, 1, 4, 4}, {1, 2, 2, 2, 4}, {1, 4, 2, 1, 1}};
+
 }  // namespace
+
+TEST_CASE("lesson 08 with experts: the norm of all gradients counts each of them once, under every cut") {
+  const auto norm_of = [](const three_d::Config& s) {
+    double norm = 0;
+    on_ranks(s.sizes.ranks(), [&](Communicator& world) {
+      const three_d::Mesh mesh(world, s.sizes);
+      three_d::Trainer trainer = three_d::make_trainer(mesh, s, DType::f64, 3);
+      trainer.gradients(own_microbatches(batch_of(s, 3, 0), s, trainer));
+      const double mine = trainer.norm();
+      if (world.rank() == 0) norm = mine;
+    });
+    return norm;
+  };
+  const double whole = norm_of(trained({1, 1, 1}, 2, 0));
+  CHECK(whole > 2 * 0.2);  // the tests that clip do
+  for (const Sizes& sizes : cuts)
+    for (const int stage : {0, 1, 2, 3}) {
+      INFO(text(sizes), ", ep ", sizes.ep, ", stage ", stage);
+      CHECK(std::abs(norm_of(trained(sizes, 2, 0, 8 / sizes.dp, stage)) - whole) <= 1e-12 * whole);
+    }
+}
 
 TEST_CASE("lesson 08 with experts: every cut has the unsplit model's gradients and losses, and its bytes") {
   Thin thin;
@@ -80,24 +108,15 @@ TEST_CASE("lesson 08 with experts: every cut has the unsplit model's gradients a
   for (const std::int64_t top_k : {1, 2})
     for (const double aux : {0.0, 0.3}) {
       const auto unsplit = run(trained({1, 1, 1}, top_k, aux), DType::f64);
-      CHECK(unsplit.size() == 2);
-      using Sizes = three_d::ParallelSizes;  // tp, pp, dp, cp, ep
-      for (const Sizes& sizes : {Sizes{1, 1, 2, 1, 1},
-                                 {1, 1, 2, 1, 2},
-                                 {1, 1, 4, 1, 2},
-                                 {1, 1, 8, 1, 8},
-                                 {2, 1, 1},
-                                 {2, 2, 2, 1, 2},
-                                 {1, 1, 1, 2, 2},
-                                 {2, 1, 1, 4, 4},
-                                 {1, 2, 2, 2, 4},
-                                 {1, 4, 2, 1, 1}})
-        for (const DType dtype : {DType::f64, DType::f32}) {
-          if ((dtype == DType::f32 && (aux > 0) == (top_k == 1)) || thin.skips()) continue;
-          INFO(text(sizes), ", cp ", sizes.cp, ", ep ", sizes.ep, ", top ", top_k, ", aux ", aux);
-          const auto losses = run(trained(sizes, top_k, aux, aux > 0 ? 1 : 8 / sizes.dp), dtype);
-          if (dtype == DType::f64) CHECK(three_d::largest_distance(losses, unsplit) <= 1e-10);
-        }
+      CHECK(unsplit.size() == 3);
+      for (const Sizes& sizes : cuts)
+        for (const int stage : {0, 1, 2, 3})
+          for (const DType dtype : {DType::f64, DType::f32}) {
+            if ((dtype == DType::f32 && (aux > 0) == (top_k == 1)) || thin.skips()) continue;
+            INFO(text(sizes), ", ep ", sizes.ep, ", top ", top_k, ", aux ", aux, ", stage ", stage);
+            const auto losses = run(trained(sizes, top_k, aux, aux > 0 ? 1 : 8 / sizes.dp, stage), dtype);
+            if (dtype == DType::f64) CHECK(three_d::largest_distance(losses, unsplit) <= 1e-10);
+          }
     }
 }
 

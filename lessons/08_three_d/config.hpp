@@ -83,8 +83,8 @@ inline std::unique_ptr<data_parallel::Optimizer> whole_optimizer(const TrainingC
 
 /// The elements of each row of this rank's weights: of each part of its chunks, which ZeRO cuts one by one;
 /// else of all parts in one row.
-inline std::vector<std::int64_t> own_rows(const TrainingConfig& config, const Place& place) {
-  std::vector<std::int64_t> rows;
+inline std::vector<gpt::Part> own_rows(const TrainingConfig& config, const Place& place) {
+  std::vector<gpt::Part> rows;
   const int stages = place.sizes.pp, all = stages * config.chunks;
   for (int c = 0; c < config.chunks; ++c) {
     const int at = pipeline::virtual_stage(c, place.stage, stages);
@@ -92,7 +92,10 @@ inline std::vector<std::int64_t> own_rows(const TrainingConfig& config, const Pl
                                       at == 0, at == all - 1, place.tp, place.sizes.tp);
     rows.insert(rows.end(), parts.begin(), parts.end());
   }
-  return config.zero > 0 ? rows : std::vector{std::accumulate(rows.begin(), rows.end(), std::int64_t{0})};
+  if (config.zero > 0) return rows;
+  gpt::Part one{0};
+  for (const gpt::Part& part : rows) one.elements += part.elements;
+  return {one};
 }
 
 template <class Parts>

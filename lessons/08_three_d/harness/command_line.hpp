@@ -187,7 +187,6 @@ inline void refuse_unread(const Config& s, const Flags& flags) {
   refuse(s.training.model.experts == 0, "without --experts there are none", {"--ep", "--top-k", "--aux"});
   refuse(s.training.model.experts > 0, "--experts trains a new model",
          {"--save", "--resume", "--weights", "--eval"});
-  refuse(s.training.model.experts > 0, "--experts are not the same on all replicas", {"--zero", "--clip"});
   refuse(s.save.empty(), "--every counts the steps between checkpoints of --save", {"--every"});
   refuse(s.sample == 0, "--temperature is that of --sample", {"--temperature"});
   refuse(s.resume.empty() && !s.training.adamw, "--optimizer sgd has no such constant",
