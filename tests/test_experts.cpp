@@ -6,6 +6,8 @@
 #include "11_context_parallel/parts.hpp"
 #include "12_experts/harness/screen.hpp"
 #include "12_experts/parts.hpp"
+#include "cut_gpt.hpp"
+#include "directory.hpp"
 #include "fixture.hpp"
 #include "models.hpp"
 #include "proven.hpp"
@@ -117,6 +119,47 @@ TEST_CASE("lesson 08 with experts: every cut has the unsplit model's gradients a
             const auto losses = run(trained(sizes, top_k, aux, aux > 0 ? 1 : 8 / sizes.dp, stage), dtype);
             if (dtype == DType::f64) CHECK(three_d::largest_distance(losses, unsplit) <= 1e-10);
           }
+    }
+}
+
+TEST_CASE("lesson 08 with experts: a checkpoint moves between any two cuts, and its file knows none") {
+  const Directory directory;
+  const auto run_of = [&](three_d::Config s, const std::string& name, std::int64_t steps) {
+    s.steps = steps, s.save = directory.file(name);
+    std::vector<double> losses;
+    on_ranks(s.sizes.ranks(), [&](Communicator& world) {
+      const three_d::Mesh mesh(world, s.sizes);
+      three_d::Trainer trainer = three_d::make_trainer(mesh, s, DType::f64, 3);
+      const auto found = three_d::train(world, trainer, s, 3);
+      if (world.rank() == 0) losses = found;
+    });
+    return losses;
+  };
+  const auto file = [&](const std::string& name) {
+    return mlp::read_text(gpt::checkpoint_file(directory.file(name)));
+  };
+  Thin thin;
+  const auto moved = [&](const Sizes& from, int stage, const Sizes& to, int next) {
+    if (thin.skips()) return;
+    INFO(text(from), ", ep ", from.ep, ", stage ", stage, " to ", text(to), ", ep ", to.ep, ", stage ", next);
+    three_d::Config s = trained(from, 2, 0, 8 / from.dp, stage);
+    s.training.adamw = true, s.training.lr = 0.003;
+    const auto all = run_of(s, "all", 4);
+    run_of(s, "half", 2);
+    const Tensors whole = load_safetensors(gpt::checkpoint_file(directory.file("all")));
+    for (const auto& info : gpt::weights_of(s.training.model)) CHECK(largest(whole.at(info.name)) > 0);
+    three_d::Config rest = trained(to, 2, 0, 8 / to.dp, next);
+    rest.training.adamw = true, rest.training.lr = 0.003;
+    const auto losses = run_of(resumed(rest, directory.file("half")), "rest", 4);
+    CHECK(three_d::largest_distance(losses, {all.begin() + 2, all.end()}) <= 1e-11);
+    if (text(from) == text(to) && from.ep == to.ep && stage == next) CHECK(file("rest") == file("all"));
+  };
+  for (const int stage : {0, 1, 2, 3})
+    for (const Sizes& cut : {Sizes{1, 1, 4, 1, 2}, {2, 2, 2, 1, 2}, {1, 1, 1, 2, 2}}) {
+      moved(cut, stage, cut, stage);
+      moved(cut, stage, {1, 1, 1}, 0);
+      moved(cut, stage, {1, 1, 8, 1, 8}, 3 - stage);
+      moved({1, 2, 2, 2, 4}, 3 - stage, cut, stage);
     }
 }
 

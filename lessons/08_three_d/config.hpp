@@ -143,6 +143,7 @@ inline std::map<std::string, std::string> configuration(const Config& s, std::ui
           {"--beta2", format("{}", t.constants.beta2)},
           {"--objective", s.masked ? "mlm" : "causal"},
           {"--weight-decay", format("{}", t.constants.decay)},
+          {"--aux", format("{}", t.model.aux)},
           {"text", format("{} ids, CRC-32 {:08x}", s.text.size(),
                           crc32(s.text.ids.data(), s.text.ids.size() * sizeof(s.text.ids[0])))}};
 }

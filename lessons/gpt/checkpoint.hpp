@@ -85,6 +85,7 @@ inline void save_checkpoint(Communicator& world, const ModelConfig& config,
         {"activation_function", "gelu_new"},
         {"n_head", std::to_string(config.attention.heads)},
         {"layer_norm_epsilon", format("{}", config.layer_norm_epsilon)}};
+    if (config.experts > 0) metadata["top_k"] = std::to_string(config.top_k);
     metadata.insert(run.begin(), run.end());
     save_safetensors(checkpoint_file(folder), file, metadata);
   }
