@@ -48,7 +48,8 @@ struct Composition {
   attention_heads::Core (*core)(const ModelConfig&, Communicator& cp, const TensorParallel&) = whole_core;
   Tensor (*cut_tokens)(const Tensor&, const ModelConfig&, int rank) = whole_tokens;
   /// The unsplit model's step, if it is not lesson 06's.
-  MeasuredReference (*reference)(const Inputs<Tensor>&, const ModelConfig&, const Tokens& batch) = nullptr;
+  MeasuredReference (*reference)(const Inputs<Tensor>&, const ModelConfig&, const Tokens& batch,
+                                 int microbatches) = nullptr;
 };
 
 struct TrainingConfig {

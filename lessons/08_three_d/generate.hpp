@@ -12,12 +12,14 @@ namespace tessera::three_d {
 
 using pipeline::Forward;
 
-/// This rank's tokens of the microbatches of `batch` that its replica computes.
+/// This rank's tokens of the microbatches of `batch` that its replica computes. Those that the replicas
+/// compute at the same time follow one another in the batch: together they are a microbatch of fewer
+/// replicas.
 inline std::vector<Tokens> own_microbatches(const Tokens& batch, const Config& s, const Trainer& trainer) {
-  const int m = s.training.microbatches, first = trainer.mesh().dp->rank() * m;
-  const auto all = gpt::microbatches_of(batch, m * trainer.mesh().sizes.dp);
+  const int d = trainer.mesh().sizes.dp, m = s.training.microbatches;
+  const auto all = gpt::microbatches_of(batch, m * d);
   std::vector<Tokens> mine;
-  for (int i = first; i < first + m; ++i)
+  for (int i = trainer.mesh().dp->rank(); i < m * d; i += d)
     mine.push_back(trainer.own_tokens(all.at(static_cast<std::size_t>(i))));
   return mine;
 }

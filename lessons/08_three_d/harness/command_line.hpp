@@ -197,9 +197,8 @@ inline void refuse_unread(const Config& s, const Arguments& arguments, const Fla
   refuse(s.resume.empty() && s.training.adamw, "--optimizer adamw has no such constant", {"--momentum"});
 }
 
-/// Experts that the ranks of ep can share out, and a batch that they can count.
-inline void refuse_experts(const TrainingConfig& t, int ep, const Options& options) {
-  const ModelConfig& m = t.model;
+/// Experts that the ranks of ep can share out.
+inline void refuse_experts(const ModelConfig& m, int ep, const Options& options) {
   if (options.coarse())
     throw UsageError(
         "--experts: where products are rounded to few bits, a token may choose other experts than the "
@@ -212,11 +211,6 @@ inline void refuse_experts(const TrainingConfig& t, int ep, const Options& optio
         format("--top-k {} of --experts {}: --top-k {} would work", m.top_k, m.experts, m.experts));
   if (m.layers < 2)
     throw UsageError("--experts are in every second block, and --layers 1 has none: --layers 2 would work");
-  if (m.aux > 0 && t.microbatches > 1)
-    throw UsageError(format(
-        "--aux counts the tokens of the whole batch before its backward, and --microbatches {} would go "
-        "back one by one: --microbatches 1 would work",
-        t.microbatches));
 }
 
 /// Everything else that can be wrong with the command line, before anything runs.
@@ -255,7 +249,7 @@ inline void apply_arguments(Config& s, const Arguments& arguments, Flags& flags,
     throw UsageError(
         format("--batch {} cannot be shared out over {} replicas of {} microbatches: --batch {} would work",
                s.batch, dp, t.microbatches, (s.batch / parts + 1) * parts));
-  if (m.experts > 0) refuse_experts(t, s.sizes.ep, options), m.sequence_parallel = true;
+  if (m.experts > 0) refuse_experts(m, s.sizes.ep, options), m.sequence_parallel = true;
   if (m.regather && !m.sequence_parallel)
     throw UsageError("--regather is of --sequence-parallel: without --regather it would work");
   m.cp = s.sizes.cp, m.ep = s.sizes.ep;

@@ -33,7 +33,8 @@ inline void check_first_step(Proof& proof, const Mesh& mesh, const Config& s) {
   proof.measure_memory(MemoryKind::activation, activation_bytes);
   gpt::check_step(proof, model, trainer.with_gradients(), loss, "loss of the first step");
   const auto reference = s.training.parts.reference ? s.training.parts.reference : gpt::reference_step<>;
-  proof.measured_baseline([=](const auto& in) { return reference(in, model, batch); });
+  const int m = s.training.microbatches;
+  proof.measured_baseline([=](const auto& in) { return reference(in, model, batch, m); });
 
   expect_state(proof, mesh.place(), s.training, own_formula);
   const std::int64_t e = proof.element_bytes();
@@ -155,7 +156,7 @@ inline Compared check_run(Proof& proof, Communicator& world, const Trainer& trai
     // One run may be lucky. Other numbers of microbatches round the same sums in another order.
     const auto busy = world.busy("runs the unsplit reference with other microbatches");
     for (const int count : {1, 2, 4, 8}) {
-      if (s.training.model.aux > 0) break;  // the batch goes through at once
+      if (s.training.model.aux > 0) break;  // each number of them has another auxiliary loss
       const std::int64_t parts = std::int64_t{count} * s.sizes.dp;
       if (s.batch % parts != 0) continue;
       Config other = s;
