@@ -20,7 +20,7 @@ inline Config small_run(bool experts, bool deep) {
   m = {{8, 8, 8, {}}, deep ? 8 : 4, 13, 128, true};
   m.attention.options.seq = 16, m.attention.options.batch = 1;
   m.experts = experts ? 8 : 0, m.sequence_parallel = experts;
-  s.batch = 8, s.steps = 5, s.training.lr = 0.05;
+  s.sizes = {1, 1, 1}, s.batch = 8, s.steps = 5, s.training.lr = 0.05;
   for (int i = 0; i < 300; ++i) s.text.ids.push_back(static_cast<std::uint16_t>((i * i + i / 7) % 12));
   return s;
 }
