@@ -27,6 +27,7 @@ inline bool allows(const Config& s, const ParallelSizes& z) {
 }
 // end allows
 
+inline constexpr int code_line = __LINE__ + 5;
 // begin factorisations
 // task 13.factorisations (function, 3 points, 30 min): every factorisation of n ranks that the model allows,
 // each once, in ascending order of tp, then of cp, dp and ep. Hint: tp, cp and dp are divisors of what is

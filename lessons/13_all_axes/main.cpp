@@ -13,7 +13,7 @@ int main(int argc, char** argv) {
       "13", "all axes",
       "rank = t + tp (c + cp (d + dp p)), and ep inside cp x dp; every cut is the same model",
       "Why all at once: each axis cuts another thing, and what one leaves whole another one cuts.",
-      "factorisations.hpp:32"};
+      format("factorisations.hpp:{}", code_line)};
   Config& s = program.s;
   s.training.microbatches = 4, s.training.chunks = 0;
   s.training.model = {{32, 4, 4, {}}, 4, 256, 1, true};
@@ -42,6 +42,6 @@ int main(int argc, char** argv) {
     if (world.rank() == 0) measured = found, element_bytes = proof.element_bytes(), record(proof, measured);
     return true;
   };
-  program.more = [&] { return text(measured, element_bytes) + text(swept, false); };
+  program.more = [&](const Options& o) { return text(measured, element_bytes) + text(swept, o.stable); };
   return run_program(argc, argv, std::move(program));
 }

@@ -17,7 +17,7 @@ struct Program {
   std::function<void(Config&, Flags&)> settle = [](Config&, Flags&) {};  // before the ranks are counted
   /// Proves more than the run; false where it takes the place of the run.
   std::function<bool(Proof&, Communicator&, const Config&)> before = [](auto&...) { return true; };
-  std::function<std::string()> more = [] { return std::string(); };
+  std::function<std::string(const Options&)> more = [](const Options&) { return std::string(); };
 };
 
 inline int run_program(int argc, char** argv, Program program) {
@@ -67,9 +67,9 @@ inline int run_program(int argc, char** argv, Program program) {
                   .drawing = [&] { return drawing(compared, s.sizes); },
                   .more =
                       [&] {
-                        if (!ran) return program.more();
-                        return text(grid, s.sizes) + load(compared, app.options()) + program.more() +
-                               results(s, compared, app.options().stable);
+                        if (!ran) return program.more(app.options());
+                        return text(grid, s.sizes) + load(compared, app.options()) +
+                               program.more(app.options()) + results(s, compared, app.options().stable);
                       },
                   .inexact = gpt::inexact});
 }
