@@ -9,9 +9,10 @@
 //
 //   aux = alpha E sum_i f_i P_i       alpha where all are even, up to alpha E where one expert gets all
 //
-// f is a count, and has no gradient: dp_i = alpha E f_i / N for each of the N tokens. "All" means the batch
-// of all ranks. A rank that counted its own tokens would have another loss, and so would another number of
-// ranks.
+// f is a count, and has no gradient: dp_i = alpha E f_i / N for each of the N tokens. "All" means those of
+// all ranks. A rank that counted its own tokens would have another loss, and so would another number of
+// ranks. The microbatches of a batch come one after the other, and each has such a loss: the batch has their
+// mean.
 #pragma once
 
 #include <algorithm>

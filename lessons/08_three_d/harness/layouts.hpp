@@ -13,8 +13,8 @@ inline Config with_layout(Config s, const ParallelSizes& sizes, bool over_tp = f
   static const Composition plain;
   TrainingConfig& t = s.training;
   ModelConfig& m = t.model;
-  if (m.aux > 0)  // over the same batch
-    m.attention.options.batch *= s.sizes.dp / sizes.dp;
+  if (m.aux > 0)  // each microbatch has an auxiliary loss, over the tokens of all replicas
+    m.attention.options.batch = m.attention.options.batch * s.sizes.dp / sizes.dp;
   else
     t.microbatches = t.microbatches * s.sizes.dp / sizes.dp;
   if (sizes.pp == 1) t.chunks = 1, t.schedule = pipeline::Schedule::one_f_one_b;
@@ -55,8 +55,10 @@ inline std::vector<Alone> axes_alone(const Config& s) {
     all.push_back({"sequence parallel", {z.tp}, true, 0, "tp"});
   if (s.training.zero > 0) all.push_back({"ZeRO", {1, 1, z.replicas()}, false, s.training.zero, "dp"});
   all.push_back({"ep", {1, 1, z.ep, 1, z.ep}, false, 0, "dp"});
-  std::erase_if(all, [&](const Alone& one) {  // what is not cut, or leaves a part of a microbatch
-    return one.sizes.ranks() == 1 || s.training.microbatches * z.dp % one.sizes.dp != 0;
+  const std::int64_t parts =
+      s.training.model.aux > 0 ? s.training.model.attention.options.batch : s.training.microbatches;
+  std::erase_if(all, [&](const Alone& one) {  // what is not cut, or cannot be cut so
+    return one.sizes.ranks() == 1 || parts * z.dp % one.sizes.dp != 0;
   });
   return all;
 }
