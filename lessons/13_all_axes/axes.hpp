@@ -139,7 +139,8 @@ inline std::int64_t bytes_alone(const Config& s, std::int64_t e, std::int64_t g,
   if (s.training.zero == 0) return 2 * (n - 1) * P * g;
   const auto all = [&](bool first) {
     std::int64_t sum = 0;
-    for (const std::int64_t part : gpt::own_parts(model, {0, L}, first, true, 0, 1)) sum += padded(part, n);
+    for (const gpt::Part& part : gpt::own_parts(model, {0, L}, first, true, 0, 1))
+      sum += padded(part.elements, n);
     return sum;
   };
   const std::int64_t gathers = s.training.zero < 3

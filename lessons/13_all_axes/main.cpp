@@ -18,6 +18,7 @@ int main(int argc, char** argv) {
   s.training.microbatches = 4, s.training.chunks = 0;
   s.training.model = {{32, 4, 4, {}}, 4, 256, 1, true};
   s.training.model.attention.options.seq = 32, s.training.model.experts = 4;
+  s.training.zero = 3;
   s.steps = 10;
   program.compose = compose, program.of_experts = experts::reference_step;
 

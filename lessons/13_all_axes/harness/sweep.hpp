@@ -20,14 +20,14 @@ inline Config small_run(bool experts, bool deep) {
   m = {{8, 8, 8, {}}, deep ? 8 : 4, 13, 128, true};
   m.attention.options.seq = 16, m.attention.options.batch = 1;
   m.experts = experts ? 8 : 0, m.sequence_parallel = experts;
-  s.sizes = {1, 1, 1}, s.batch = 8, s.steps = 5, s.training.lr = 0.05;
+  s.sizes = {1, 1, 1}, s.batch = 8, s.steps = 5, s.training.lr = 0.05, s.training.clip = 1;
   for (int i = 0; i < 300; ++i) s.text.ids.push_back(static_cast<std::uint16_t>((i * i + i / 7) % 12));
   return s;
 }
 
 /// What is chosen beside the sizes: tokens over tp, ZeRO's stage, the schedule, the way and the placement of
-/// cp, the objective, experts of a token. -1 where nothing depends on it.
-inline constexpr std::size_t choices = 7;
+/// cp, the objective, experts of a token, their auxiliary loss. -1 where nothing depends on it.
+inline constexpr std::size_t choices = 8;
 using Variant = std::array<int, choices>;
 
 /// The values that each choice can have.
@@ -38,13 +38,13 @@ inline OpenChoices open_choices(const Config& s) {
   OpenChoices open;
   open.fill({-1});
   if (z.tp > 1 && m.experts == 0) open[0] = {0, 1};
-  if (z.replicas() > 1 && m.experts == 0) open[1] = {0, 1, 2, 3};
+  if (z.replicas() > 1) open[1] = {0, 1, 2, 3};
   if (z.pp > 1) open[2] = {0, 1, 3};
   if (z.pp > 1 && s.training.microbatches % z.pp == 0 && m.layers >= 2 * z.pp) open[2].push_back(2);
   if (z.cp > 1) open[3] = {0, 1}, open[4] = {0, 1};
   if (z.cp > 1 && m.attention.heads / z.tp % z.cp == 0) open[3].push_back(2);
   open[5] = {0, 1};
-  if (m.experts > 0) open[6] = {0, 1};
+  if (m.experts > 0) open[6] = open[7] = {0, 1};
   return open;
 }
 
@@ -58,7 +58,7 @@ inline Config with_choices(Config s, const Variant& v) {
   m.way = static_cast<gpt::Way>(std::max(v[3], 0)), m.zigzag = v[4] != 1;
   s.masked = v[5] == 1;
   if (s.masked) m.attention.options.mask = Mask::none;
-  m.top_k = v[6] == 1 ? 2 : 1;
+  m.top_k = v[6] == 1 ? 2 : 1, m.aux = v[7] == 1 ? 0.3 : 0;
   return s;
 }
 
@@ -136,10 +136,10 @@ inline std::string text_of(const Config& s) {
     if (one == t.schedule) schedule = name;
   for (const auto& [one, name] : gpt::way_names)
     if (one == t.model.way) way = name;
-  return format("tp {}, cp {}, pp {}, dp {}, ep {}, {}, {}{}, zero {}{}{}, {} experts, top {}", s.sizes.tp,
-                s.sizes.cp, s.sizes.pp, s.sizes.dp, s.sizes.ep, schedule, way,
+  return format("tp {}, cp {}, pp {}, dp {}, ep {}, {}, {}{}, zero {}{}{}, {} experts, top {}, aux {}",
+                s.sizes.tp, s.sizes.cp, s.sizes.pp, s.sizes.dp, s.sizes.ep, schedule, way,
                 t.model.zigzag ? " zigzag" : "", t.zero, t.model.sequence_parallel ? ", tokens over tp" : "",
-                s.masked ? ", mlm" : "", t.model.experts, t.model.top_k);
+                s.masked ? ", mlm" : "", t.model.experts, t.model.top_k, t.model.aux);
 }
 
 /// The whole weights of a run, by which every rank makes its slices: norms and biases too are no fixed
@@ -168,7 +168,8 @@ inline Whole whole_of(Communicator& alone, const Config& cut, std::uint64_t seed
     throw Error("no weight " + name);
   };
   const auto reference = s.training.model.experts > 0 ? experts::reference_step : gpt::reference_step<>;
-  return {train(alone, trainer, s, seed), reference(in, s.training.model, batch_of(s, seed, 0)).results};
+  return {train(alone, trainer, s, seed),
+          reference(in, s.training.model, batch_of(s, seed, 0), s.training.microbatches).results};
 }
 /// Rank 0 makes it for all. Collective.
 inline Whole shared_whole(Communicator& world, Communicator& alone, const Config& s, std::uint64_t seed) {
@@ -235,7 +236,8 @@ inline std::vector<Swept> sweep(
       compose(s.training);
       const ModelConfig& m = s.training.model;
       const int n = s.sizes.ranks();
-      Whole& whole = wholes[{m.layers, s.masked, m.top_k}];
+      const int mean_of = m.aux > 0 ? s.training.microbatches : 0;  // each has an auxiliary loss of its own
+      Whole& whole = wholes[{m.layers, s.masked, m.top_k, mean_of}];
       if (whole.losses.empty()) whole = shared_whole(world, *alone, s, proof.seed());
       const auto group = world.split(world.rank() < n ? 0 : -1, world.rank(), format("cut{}", i));
       on_progress(++done);
