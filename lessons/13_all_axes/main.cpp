@@ -15,6 +15,7 @@ int main(int argc, char** argv) {
       "Why all at once: each axis cuts another thing, and what one leaves whole another one cuts.",
       format("factorisations.hpp:{}", code_line)};
   Config& s = program.s;
+  s.sizes = {1, 1, 1};
   s.training.microbatches = 4, s.training.chunks = 0;
   s.training.model = {{32, 4, 4, {}}, 4, 256, 1, true};
   s.training.model.attention.options.seq = 32, s.training.model.experts = 4;
