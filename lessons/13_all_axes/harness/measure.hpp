@@ -59,10 +59,11 @@ inline Measured measure(const Proof& proof, Communicator& world, const Config& s
 
 /// Each axis of the table alone on two ranks, as far as the model of `whole` allows it. Rank 0 gets all rows.
 inline std::vector<Measured> measure_axes(Proof& proof, Communicator& world, const Config& whole) {
+  if (world.size() == 1) return {};
   const Journal before = world.journal();
   std::vector<Measured> all;
   double off = 0;
-  for (const Axis& axis : axes(std::min(world.size(), 2))) {
+  for (const Axis& axis : axes(2)) {
     Config s = whole;
     three_d::TrainingConfig& t = s.training;
     t.parts = {}, t.clip = 0, t.model.aux = 0;
