@@ -134,19 +134,23 @@ TEST_CASE("lesson 13: a run whose every step has another cut, by way of a checkp
     });
     return losses;
   };
-  const Plan plan({1, 2, 4, 8}, false);
-  std::vector<double> chain;
-  for (std::size_t i = 0; i < plan.runs.size(); i += 2 * thinned) {
-    Config s = plan.runs[i];
-    s.masked = false, s.training.model.attention.options.mask = Mask::causal;  // one run has one objective
-    if (s.training.model.layers == 8) continue;                                // and one model
-    for (const double loss : step(s, std::ssize(chain) + 1)) chain.push_back(loss);
+  for (const bool experts : {false, true}) {
+    const Plan plan({1, 2, 4, 8}, experts);
+    std::vector<double> chain;
+    for (std::size_t i = 0; i < plan.runs.size(); i += (experts ? 4 : 2) * thinned) {
+      Config s = plan.runs[i];
+      gpt::ModelConfig& m = s.training.model;
+      if (m.layers == 8) continue;  // one run has one model and one objective
+      s.masked = false, m.attention.options.mask = Mask::causal, m.top_k = 1, m.aux = 0;
+      for (const double loss : step(s, std::ssize(chain) + 1)) chain.push_back(loss);
+    }
+    CHECK(chain.size() > (thinned > 1 ? 1 : 12));
+    std::filesystem::remove_all(directory.file("run"));
+    Config whole = small_run(experts, false);
+    whole.training.microbatches = 8;
+    CHECK(three_d::largest_distance(step(whole, std::ssize(chain)), chain) <= 1e-10);
+    std::filesystem::remove_all(directory.file("run"));
   }
-  CHECK(chain.size() > (thinned > 1 ? 1 : 12));
-  std::filesystem::remove_all(directory.file("run"));
-  Config whole = small_run(false, false);
-  whole.training.microbatches = 8;
-  CHECK(three_d::largest_distance(step(whole, std::ssize(chain)), chain) <= 1e-10);
 }
 
 TEST_CASE("lesson 13 in bf16: all axes but experts, with its memory, its bytes and its checks") {
