@@ -245,7 +245,7 @@ refused '--experts are in every second block, and --layers 1 has none: --layers 
 refused '--eval asks for the next token: without --objective it would work' 08_three_d --objective mlm --eval
 
 # All axes: what 08 refuses, too; so many ranks are a product of axes; and a sweep has all of them.
-thirteen=(13_all_axes --json x --dump y --svg z --trace w)
+thirteen=(13_all_axes --text "$fixtures/make_fixtures.py" --json x --dump y --svg z --trace w)
 refused '--ranks 8, but the axes make 2: --ranks 2 would work' "${thirteen[@]}" --ranks 8 --tp 2
 refused '--sweep takes every cut of a model of its own, in f64: without --tp it would work' "${thirteen[@]}" --sweep 64 --tp 2
 refused '--tp 3 does not divide the 4 heads: --tp 1, 2, 4 would work' "${thirteen[@]}" --tp 3
