@@ -4,6 +4,7 @@
 #include "12_experts/harness/sizes.hpp"
 #include "app/proof.hpp"
 #include "gpt/harness/reference.hpp"
+#include "gpt/sizes.hpp"
 
 namespace tessera::experts {
 
