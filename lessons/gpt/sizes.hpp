@@ -44,7 +44,7 @@ inline std::vector<WeightInfo> weights_of(const ModelConfig& m) {
   return all;
 }
 
-/// P, the elements of the whole model.
+/// Psi, the elements of the whole model.
 inline std::int64_t elements_of(const ModelConfig& config) {
   std::int64_t all = 0;
   for (const WeightInfo& info : weights_of(config)) all += info.rows * info.cols;

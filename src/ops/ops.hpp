@@ -11,7 +11,7 @@ namespace tessera {
 // Of operands in bf16 every function computes in f32, and rounds its result once. Results that are sums over
 // tokens, as the gradients of weights are, and those with one number a row stay in f32.
 
-/// The product (N, K) (K, M) -> (N, M). One operand may be t(...): matmul(dy, t(a)) is dY A^T.
+/// The product (N, W) (W, F) -> (N, F). One operand may be t(...): matmul(dy, t(a)) is dY A^T.
 /// For Y = X A: dX = dY A^T and dA = X^T dY, which is a sum over tokens.
 Tensor matmul(const Tensor& a, const Tensor& b);
 Tensor matmul(const Transposed& a, const Tensor& b);

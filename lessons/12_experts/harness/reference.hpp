@@ -25,7 +25,7 @@ class LayerReference {
     for (std::int64_t at = 0; at < all; ++at) {
       if (!choices_->chosen(at)) continue;
       if (c_.top_k > 1) sums_[at / E] += choices_->p[at];              // g_i = p_i / the sum of the chosen p
-      even_[at % E] += c_.aux * double(E) / double(c_.top_k * N * N);  // alpha E f_i / N
+      even_[at % E] += c_.aux * double(E) / double(c_.top_k * N * N);  // alpha E share_i / N
     }
     for (std::int64_t at = 0; at < all; ++at)
       if (choices_->chosen(at)) gates_[at] = choices_->p[at] / sums_[at / E];
