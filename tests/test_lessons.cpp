@@ -152,14 +152,15 @@ TEST_CASE("gradients of several batches add up in every layer") {
 }
 
 TEST_CASE("lesson 01 learns, and in steady state its training asks the system for no memory") {
-  const mlp::TrainingConfig config{"README.md", mlp::read_text(TESSERA_SOURCE_DIR "/README.md"), 20};
+  const mlp::TrainingConfig config{"README.md", mlp::read_text(TESSERA_SOURCE_DIR "/README.md"),
+                                   thinned > 1 ? 8 : 20};
   on_every_device([&] {
     for (const DType dtype : {DType::f32, DType::f64}) {
       mlp::TextModel model(3, dtype);
       const std::int64_t held = Device::current()->memory.now();
       const mlp::TrainingRun run = mlp::train(model, config, 3, [](std::int64_t) {});
       CHECK(run.late_allocations == 0);
-      CHECK(run.final_loss < run.curve.front().second - 0.5);
+      CHECK(run.final_loss < run.curve.front().second - (thinned > 1 ? 0.1 : 0.5));
       CHECK(Device::current()->memory.now() == held);
     }
   });

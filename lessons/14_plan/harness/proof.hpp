@@ -25,7 +25,7 @@ inline Question small_question(const Proof& proof) {
   asked.model.attention = {32, 4, 4, {}};
   asked.model.attention.options.seq = 16;
   asked.model.layers = 4, asked.model.vocabulary = 64, asked.model.tied = true;
-  asked.devices = proof.ranks(), asked.batch = 8 * proof.ranks();
+  asked.devices = proof.ranks(), asked.batch = std::int64_t{8} * proof.ranks();
   asked.weight_bytes = proof.element_bytes(), asked.wide_bytes = proof.wide_bytes();
   asked.fused_attention = false;
   return asked;
