@@ -259,7 +259,6 @@ refused '--json: .*nowhere' 14_plan plan --json nowhere/x
 fourteen+=(--model gpt2 --gpus 2 --batch 8)
 refused '--machine this has no 65 GPUs: --gpus 2 would work, as two threads' "${fourteen[@]}" --machine this --gpus 65
 refused 'cp needs attention that streams: without --attention it would work' "${fourteen[@]}" --cp 2 --attention plain
-refused 'experts with ZeRO are not in the course: --zero 0 would work' "${fourteen[@]}" --experts 4 --tp 1 --zero 1
 refused 'every rank of tp .*: without --no-sequence-parallel it would work' "${fourteen[@]}" --experts 4 --tp 2 --no-sequence-parallel
 
 # Stages: each has a layer, microbatches divide the batch, and no layer is dropped in silence.
@@ -331,7 +330,6 @@ refused '--ep 3 does not divide the 2 ranks of --cp 1 --dp 2: --ep 1, 2 would wo
 refused '--ep 2 does not divide the 7 experts: --experts 8 would work' "${eight[@]}" --experts 7 --ep 2
 refused '--top-k 3 of --experts 2: --top-k 2 would work' "${eight[@]}" --experts 2 --top-k 3
 refused '--aux counts .*: --microbatches 1 would work' "${eight[@]}" --experts 2 --aux 0.01
-refused '--experts are not the same on all replicas: without --zero it would work' "${eight[@]}" --experts 2 --zero 1
 refused '--experts: .*: --dtype f32 --math f32 would work' "${eight[@]}" --experts 2 --dtype bf16
 refused '75 bytes are less than a sequence: --seq 74 or less would work' "${eight[@]}" --seq 80
 refused '--text nothing: cannot read nothing: No such file' 08_three_d --text nothing

@@ -89,11 +89,12 @@ auto on(DeviceKind kind, const F& body) {
   return body();
 }
 
-// Rows of one warp and of a block (beyond 2048), no rows, 100,000 rows; sums over rows in one slice and in
+// Rows of 1, 4, 16 and 32 warps, no rows, 100,000 rows; sums over rows in one slice and in
 // several; widths that four divides and others. Rows that lie 0 and 4 elements apart may be loaded four
 // elements at a time.
-constexpr std::int64_t shapes[][3] = {{1, 1, 1},   {7, 33, 5},   {300, 65, 17}, {129, 1000, 3},
-                                      {2, 3, 600}, {3, 2500, 4}, {0, 7, 4},     {100000, 3, 2}};
+constexpr std::int64_t shapes[][3] = {{1, 1, 1},   {7, 33, 5},    {300, 65, 17}, {129, 1000, 3},
+                                      {2, 3, 600}, {3, 2500, 4},  {4, 700, 3},   {2, 4500, 3},
+                                      {0, 7, 4},   {100000, 3, 2}};
 
 }  // namespace
 

@@ -2,9 +2,12 @@
 // and its memory; ties go to the lower index; with a capacity the answer depends on the cut.
 #include "08_three_d/harness/command_line.hpp"
 #include "08_three_d/harness/proof.hpp"
+#include "10_zero/sharded_optimizer.hpp"
 #include "11_context_parallel/parts.hpp"
 #include "12_experts/harness/screen.hpp"
 #include "12_experts/parts.hpp"
+#include "cut_gpt.hpp"
+#include "directory.hpp"
 #include "fixture.hpp"
 #include "models.hpp"
 #include "proven.hpp"
@@ -43,27 +46,54 @@ TEST_CASE("lesson 12 holds at 1 to 8 ranks: experts, choices, tokens that nothin
 
 namespace {
 
+using Sizes = three_d::ParallelSizes;  // tp, pp, dp, cp, ep
+
 /// Lesson 08's trainer with experts in the second and the fourth block.
-three_d::Config trained(const three_d::ParallelSizes& sizes, std::int64_t top_k, double aux,
-                        int microbatches = 1) {
+three_d::Config trained(const Sizes& sizes, std::int64_t top_k, double aux, int microbatches = 1,
+                        int stage = 0) {
   three_d::Config s;
   s.sizes = sizes;
   gpt::ModelConfig& m = s.training.model =
-      model_of({.heads = 4, .layers = 4, .vocabulary = 13, .seq = 16, .tied = true});
-  s.batch = 8;
+      model_of({.heads = 4, .layers = 4, .vocabulary = 13, .seq = 8, .tied = true});
+  s.batch = 16;
   s.training.microbatches = microbatches;
   gpt::set_batch(m, s.batch, sizes.dp * microbatches, INT64_MAX);
   m.experts = 8, m.top_k = top_k, m.aux = aux, m.ep = sizes.ep;
-  s.training.lr = 0.05;
-  s.steps = 2;
+  s.training.lr = 0.05, s.training.clip = 0.2;
+  s.steps = 3;
   for (int i = 0; i < 300; ++i) s.text.ids.push_back(static_cast<std::uint16_t>((i * i + i / 7) % 13));
   experts::use_in(s.training);
   s.training.parts.reference = experts::reference_step;
   if (sizes.cp > 1) context_parallel::use_in(s.training, sizes.cp, gpt::Way::ring, true);
+  zero::use_in(s.training, stage);
   return s;
 }
 
+const Sizes cuts[] = {{1, 1, 2, 1, 1}, {1, 1, 2, 1, 2}, {1, 1, 4, 1, 2}, {1, 1, 8, 1, 8}, {2, 1, 1},
+                      {2, 2, 2, 1, 2}, {1, 1, 1, 2, 2}, {2, 1, 1, 4, 4}, {1, 2, 2, 2, 4}, {1, 4, 2, 1, 1}};
+
 }  // namespace
+
+TEST_CASE("lesson 08 with experts: the norm of all gradients counts each of them once, under every cut") {
+  const auto norm_of = [](const three_d::Config& s) {
+    double norm = 0;
+    on_ranks(s.sizes.ranks(), [&](Communicator& world) {
+      const three_d::Mesh mesh(world, s.sizes);
+      three_d::Trainer trainer = three_d::make_trainer(mesh, s, DType::f64, 3);
+      trainer.gradients(own_microbatches(batch_of(s, 3, 0), s, trainer));
+      const double mine = trainer.norm();
+      if (world.rank() == 0) norm = mine;
+    });
+    return norm;
+  };
+  const double whole = norm_of(trained({1, 1, 1}, 2, 0));
+  CHECK(whole > 2 * 0.2);  // the tests that clip do
+  for (const Sizes& sizes : cuts)
+    for (const int stage : {0, 1, 2, 3}) {
+      INFO(text(sizes), ", ep ", sizes.ep, ", stage ", stage);
+      CHECK(std::abs(norm_of(trained(sizes, 2, 0, 8 / sizes.dp, stage)) - whole) <= 1e-12 * whole);
+    }
+}
 
 TEST_CASE("lesson 08 with experts: every cut has the unsplit model's gradients and losses, and its bytes") {
   Thin thin;
@@ -79,25 +109,58 @@ TEST_CASE("lesson 08 with experts: every cut has the unsplit model's gradients a
   };
   for (const std::int64_t top_k : {1, 2})
     for (const double aux : {0.0, 0.3}) {
-      const auto unsplit = run(trained({1, 1, 1}, top_k, aux), DType::f64);
-      CHECK(unsplit.size() == 2);
-      using Sizes = three_d::ParallelSizes;  // tp, pp, dp, cp, ep
-      for (const Sizes& sizes : {Sizes{1, 1, 2, 1, 1},
-                                 {1, 1, 2, 1, 2},
-                                 {1, 1, 4, 1, 2},
-                                 {1, 1, 8, 1, 8},
-                                 {2, 1, 1},
-                                 {2, 2, 2, 1, 2},
-                                 {1, 1, 1, 2, 2},
-                                 {2, 1, 1, 4, 4},
-                                 {1, 2, 2, 2, 4},
-                                 {1, 4, 2, 1, 1}})
-        for (const DType dtype : {DType::f64, DType::f32}) {
-          if ((dtype == DType::f32 && (aux > 0) == (top_k == 1)) || thin.skips()) continue;
-          INFO(text(sizes), ", cp ", sizes.cp, ", ep ", sizes.ep, ", top ", top_k, ", aux ", aux);
-          const auto losses = run(trained(sizes, top_k, aux, aux > 0 ? 1 : 8 / sizes.dp), dtype);
-          if (dtype == DType::f64) CHECK(three_d::largest_distance(losses, unsplit) <= 1e-10);
-        }
+      const int m = aux > 0 ? 2 : 8;  // each microbatch has an auxiliary loss: another m has another one
+      const auto unsplit = run(trained({1, 1, 1}, top_k, aux, m), DType::f64);
+      CHECK(unsplit.size() == 3);
+      for (const Sizes& sizes : cuts)
+        for (const int stage : {0, 1, 2, 3})
+          for (const DType dtype : {DType::f64, DType::f32}) {
+            if ((dtype == DType::f32 && (aux > 0) == (top_k == 1)) || thin.skips()) continue;
+            INFO(text(sizes), ", ep ", sizes.ep, ", top ", top_k, ", aux ", aux, ", stage ", stage);
+            const auto losses = run(trained(sizes, top_k, aux, aux > 0 ? m : m / sizes.dp, stage), dtype);
+            if (dtype == DType::f64) CHECK(three_d::largest_distance(losses, unsplit) <= 1e-10);
+          }
+    }
+}
+
+TEST_CASE("lesson 08 with experts: a checkpoint moves between any two cuts, and its file knows none") {
+  const Directory directory;
+  const auto run_of = [&](three_d::Config s, const std::string& name, std::int64_t steps) {
+    s.steps = steps, s.save = directory.file(name);
+    std::vector<double> losses;
+    on_ranks(s.sizes.ranks(), [&](Communicator& world) {
+      const three_d::Mesh mesh(world, s.sizes);
+      three_d::Trainer trainer = three_d::make_trainer(mesh, s, DType::f64, 3);
+      const auto found = three_d::train(world, trainer, s, 3);
+      if (world.rank() == 0) losses = found;
+    });
+    return losses;
+  };
+  const auto file = [&](const std::string& name) {
+    return mlp::read_text(gpt::checkpoint_file(directory.file(name)));
+  };
+  Thin thin;
+  const auto moved = [&](const Sizes& from, int stage, const Sizes& to, int next) {
+    if (thin.skips()) return;
+    INFO(text(from), ", ep ", from.ep, ", stage ", stage, " to ", text(to), ", ep ", to.ep, ", stage ", next);
+    three_d::Config s = trained(from, 2, 0, 8 / from.dp, stage);
+    s.training.adamw = true, s.training.lr = 0.003;
+    const auto all = run_of(s, "all", 4);
+    run_of(s, "half", 2);
+    const Tensors whole = load_safetensors(gpt::checkpoint_file(directory.file("all")));
+    for (const auto& info : gpt::weights_of(s.training.model)) CHECK(largest(whole.at(info.name)) > 0);
+    three_d::Config rest = trained(to, 2, 0, 8 / to.dp, next);
+    rest.training.adamw = true, rest.training.lr = 0.003;
+    const auto losses = run_of(resumed(rest, directory.file("half")), "rest", 4);
+    CHECK(three_d::largest_distance(losses, {all.begin() + 2, all.end()}) <= 1e-11);
+    if (text(from) == text(to) && from.ep == to.ep && stage == next) CHECK(file("rest") == file("all"));
+  };
+  for (const int stage : {0, 1, 2, 3})
+    for (const Sizes& cut : {Sizes{1, 1, 4, 1, 2}, {2, 2, 2, 1, 2}, {1, 1, 1, 2, 2}}) {
+      moved(cut, stage, cut, stage);
+      moved(cut, stage, {1, 1, 1}, 0);
+      moved(cut, stage, {1, 1, 8, 1, 8}, 3 - stage);
+      moved({1, 2, 2, 2, 4}, 3 - stage, cut, stage);
     }
 }
 

@@ -29,8 +29,9 @@ struct Rule {
 class Optimizer {
  public:
   virtual ~Optimizer() = default;
-  /// Takes over a row of weights, which have their initial values, and the row of their gradients.
-  virtual void add(const Tensor& weights, const Tensor& gradients) = 0;
+  /// Takes over a row of weights, which have their initial values, and the row of their gradients. Experts
+  /// have rows of their own where the replicas share rows out.
+  virtual void add(const Tensor& weights, const Tensor& gradients, bool experts) = 0;
   /// The parameters whose weights lie in all these rows, in their order; `elements`: of each row.
   virtual void attach(const std::vector<Parameter>& parameters,
                       const std::vector<std::int64_t>& elements) = 0;
@@ -46,8 +47,6 @@ class Optimizer {
   virtual void step(std::int64_t number, double shrink) = 0;
   /// How many calls sum all gradients once: those over dp, or those of experts over expert_dp.
   virtual std::size_t sums(bool experts = false) const = 0;
-  /// The ranks that share the state out; null where each replica has all of it.
-  virtual Communicator* sharers() const { return nullptr; }
 
   /// The parameters, each with what this rank steps of it: its master as `value`, and its gradient.
   std::vector<Parameter> owned;
@@ -62,7 +61,7 @@ class WholeOptimizer : public Optimizer {
       : rule_(rule), bucket_bytes_(bucket_bytes), dp_(dp), expert_dp_(expert_dp) {}
 
   /// (1, Psi) each, all there is.
-  void add(const Tensor& weights, const Tensor& gradients) override {
+  void add(const Tensor& weights, const Tensor& gradients, bool) override {
     weights_ = weights, gradients_ = gradients;
   }
   void attach(const std::vector<Parameter>& parameters, const std::vector<std::int64_t>&) override {

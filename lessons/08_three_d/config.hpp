@@ -48,7 +48,8 @@ struct Composition {
   attention_heads::Core (*core)(const ModelConfig&, Communicator& cp, const TensorParallel&) = whole_core;
   Tensor (*cut_tokens)(const Tensor&, const ModelConfig&, int rank) = whole_tokens;
   /// The unsplit model's step, if it is not lesson 06's.
-  MeasuredReference (*reference)(const Inputs<Tensor>&, const ModelConfig&, const Tokens& batch) = nullptr;
+  MeasuredReference (*reference)(const Inputs<Tensor>&, const ModelConfig&, const Tokens& batch,
+                                 int microbatches) = nullptr;
 };
 
 struct TrainingConfig {
@@ -83,8 +84,8 @@ inline std::unique_ptr<data_parallel::Optimizer> whole_optimizer(const TrainingC
 
 /// The elements of each row of this rank's weights: of each part of its chunks, which ZeRO cuts one by one;
 /// else of all parts in one row.
-inline std::vector<std::int64_t> own_rows(const TrainingConfig& config, const Place& place) {
-  std::vector<std::int64_t> rows;
+inline std::vector<gpt::Part> own_rows(const TrainingConfig& config, const Place& place) {
+  std::vector<gpt::Part> rows;
   const int stages = place.sizes.pp, all = stages * config.chunks;
   for (int c = 0; c < config.chunks; ++c) {
     const int at = pipeline::virtual_stage(c, place.stage, stages);
@@ -92,7 +93,10 @@ inline std::vector<std::int64_t> own_rows(const TrainingConfig& config, const Pl
                                       at == 0, at == all - 1, place.tp, place.sizes.tp);
     rows.insert(rows.end(), parts.begin(), parts.end());
   }
-  return config.zero > 0 ? rows : std::vector{std::accumulate(rows.begin(), rows.end(), std::int64_t{0})};
+  if (config.zero > 0) return rows;
+  gpt::Part one{0};
+  for (const gpt::Part& part : rows) one.elements += part.elements;
+  return {one};
 }
 
 template <class Parts>
@@ -140,6 +144,7 @@ inline std::map<std::string, std::string> configuration(const Config& s, std::ui
           {"--beta2", format("{}", t.constants.beta2)},
           {"--objective", s.masked ? "mlm" : "causal"},
           {"--weight-decay", format("{}", t.constants.decay)},
+          {"--aux", format("{}", t.model.aux)},
           {"text", format("{} ids, CRC-32 {:08x}", s.text.size(),
                           crc32(s.text.ids.data(), s.text.ids.size() * sizeof(s.text.ids[0])))}};
 }

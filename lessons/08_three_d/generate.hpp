@@ -12,12 +12,14 @@ namespace tessera::three_d {
 
 using pipeline::Forward;
 
-/// This rank's tokens of the microbatches of `batch` that its replica computes.
+/// This rank's tokens of the microbatches of `batch` that its replica computes. Those that the replicas
+/// compute at the same time follow one another in the batch: together they are a microbatch of fewer
+/// replicas.
 inline std::vector<Tokens> own_microbatches(const Tokens& batch, const Config& s, const Trainer& trainer) {
-  const int m = s.training.microbatches, first = trainer.mesh().dp->rank() * m;
-  const auto all = gpt::microbatches_of(batch, m * trainer.mesh().sizes.dp);
+  const int d = trainer.mesh().sizes.dp, m = s.training.microbatches;
+  const auto all = gpt::microbatches_of(batch, m * d);
   std::vector<Tokens> mine;
-  for (int i = first; i < first + m; ++i)
+  for (int i = trainer.mesh().dp->rank(); i < m * d; i += d)
     mine.push_back(trainer.own_tokens(all.at(static_cast<std::size_t>(i))));
   return mine;
 }
@@ -28,9 +30,10 @@ inline std::int64_t whole_sequences(const Config& s) { return (s.text.size() - 1
 inline Range own_sequences(const Config& s, int replica) {
   return data_parallel::own_rows(whole_sequences(s), replica, s.sizes.dp);
 }
-inline std::int64_t own_forwards(const Config& s, int replica) {
-  const std::int64_t b = s.training.model.attention.options.batch;
-  return (own_sequences(s, replica).size() + b - 1) / b;
+inline std::int64_t own_forwards(const Config& s) {
+  const std::int64_t b = s.training.model.attention.options.batch,
+                     most = (whole_sequences(s) + s.sizes.dp - 1) / s.sizes.dp;
+  return (most + b - 1) / b;
 }
 
 // begin evaluate
@@ -42,15 +45,16 @@ inline double evaluate(
   const std::int64_t b = s.training.model.attention.options.batch, seq = s.seq();
   const Range own = own_sequences(s, model.mesh().dp->rank());
   double sum = 0;
-  for (std::int64_t first = own.begin; first < own.end; first += b) {
+  for (std::int64_t done = 0; done < own_forwards(s); ++done) {
+    const std::int64_t first = own.begin + done * b;
     std::vector<std::size_t> places;  // where too few are left, the first stands in, and does not count
     for (std::int64_t i = first; i < first + b; ++i)
-      places.push_back(static_cast<std::size_t>((i < own.end ? i : first) * seq));
+      places.push_back(static_cast<std::size_t>((i < own.end ? i : own.begin) * seq));
     const Forward out = model.forward(model.own_tokens(gpt::sequences_at(s.text, places, seq)));
-    on_progress((first - own.begin) / b + 1);
+    on_progress(done + 1);
     if (!out.losses.defined()) continue;
     std::vector<double> counts(static_cast<std::size_t>(b * seq), 0);
-    std::fill_n(counts.begin(), std::min(b, own.end - first) * seq, 1);
+    std::fill_n(counts.begin(), std::clamp<std::int64_t>(own.end - first, 0, b) * seq, 1);
     const auto losses = out.losses.values(),
                counted = model.cut_tokens(Tensor::of(b * seq, 1, counts)).values();
     sum = std::inner_product(losses.begin(), losses.end(), counted.begin(), sum);

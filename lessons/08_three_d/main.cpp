@@ -33,7 +33,7 @@ int main(int argc, char** argv) {
 
   const auto lesson = [&](Proof& proof, Communicator& world) {
     const auto on_progress =
-        progress_bar(world, s.eval ? "reading" : "training", s.eval ? own_forwards(s, 0) : s.steps);
+        progress_bar(world, s.eval ? "reading" : "training", s.eval ? own_forwards(s) : s.steps);
     const Mesh mesh(world, s.sizes);  // this rank's process groups
     const Grid groups = gather_groups(world, mesh);
     if (!s.eval) check_first_step(proof, mesh, s);                         // against the unsplit model

@@ -14,10 +14,15 @@ class Trainer {
       : mesh_(mesh),
         config_(config),
         tp_(*mesh.tp),
-        builder_(config.model, tp_, [this, make](const auto&... of) { return placed(make(of...)); }),
+        builder_(config.model, tp_,
+                 [this, make](const std::string& name, const Slice& slice) {
+                   return placed(make(name, slice), gpt::of_expert(name));
+                 }),
         plan_(pipeline::with_asynchronous_sends(
             make_plan(config.schedule, mesh.sizes.pp, config.microbatches, config.chunks))) {
-    const auto rows = config.learns ? own_rows(config, mesh.place()) : std::vector<std::int64_t>{};
+    std::vector<std::int64_t> rows;
+    if (config.learns)
+      for (const gpt::Part& part : own_rows(config, mesh.place())) rows.push_back(part.elements);
     const int sharers = config.zero > 0 ? mesh.sizes.replicas() : 1;
     // Where the weights and gradients that are made below will lie.
     const GradientBuffer gradients(rows, sharers, dtype, config.zero < 2);
@@ -56,20 +61,23 @@ class Trainer {
   // the same on every rank, each parameter counted once. owned() are this rank's own, each with its name, its
   // gradient, and its slice of the whole. Hint: which ranks have a copy of what? A parameter whose slice is
   // the whole (layer norms, biases behind a sum) lies on every rank of tp; where
-  // builder_.has_embedding_copy(), "wte.weight" is a copy; sharers() are the ranks of dp_cp where each owns a
-  // part, else null, since every rank has all of it. sum_of_squares adds tensors up at once; an all-reduce of
-  // one number over each axis is enough.
+  // builder_.has_embedding_copy(), "wte.weight" is a copy. Where config_.zero > 0, the ranks of dp_cp share
+  // all out; else each of them has all, but for experts (one.expert), of which only the ranks of one ep group
+  // together have all. sum_of_squares adds tensors up at once; an all-reduce of one number over each axis is
+  // enough.
   double norm() const {
     std::vector<Tensor> own;
+    Communicator& replicas = config_.zero > 0 ? *mesh_.dp_cp : *mesh_.ep;  // which together have all once
     for (const Parameter& one : owned()) {
       const bool whole = one.slice == Slice::whole(one.slice.whole_rows, one.slice.whole_cols);
       const bool copied = builder_.has_embedding_copy() && one.name == "wte.weight";
-      if (copied || (whole && mesh_.tp->rank() != 0)) continue;
+      const bool same = config_.zero == 0 && !one.expert && mesh_.ep->rank() != 0;
+      if (copied || same || (whole && mesh_.tp->rank() != 0)) continue;
       own.push_back(one.gradient);
     }
     double squares = sum_of_squares(own);
-    for (Communicator* group : {mesh_.tp.get(), mesh_.pp.get(), optimizer_->sharers()}) {
-      if (group == nullptr) continue;
+    for (Communicator* group : {mesh_.tp.get(), mesh_.pp.get(), &replicas}) {
+      if (group == mesh_.ep.get() && mesh_.sizes.ep == 1) continue;
       const auto phase = group->phase("norm");
       squares = group->all_reduce(Tensor::of(1, 1, {squares})).values()[0];
     }
@@ -115,7 +123,7 @@ class Trainer {
 
   void save(Communicator& world, const std::string& folder,
             const std::map<std::string, std::string>& run) const {
-    gpt::save_checkpoint(world, mesh_.dp_cp->rank() == 0, config_.model, parameters(), state(), folder, run);
+    gpt::save_checkpoint(world, config_.model, parameters(), state(), folder, run);
   }
   /// Continues from a checkpoint; this trainer was made with its weights.
   void resume(const gpt::WeightsFile& checkpoint) {
@@ -124,38 +132,43 @@ class Trainer {
   /// All that a step reads and writes.
   gpt::TrainingState state() const {
     std::vector<Tensor> values;
-    for (const Parameter& one : owned()) values.push_back(one.value);
-    if (!config_.learns) return {{""}, {values}, steps_, std::vector<std::int64_t>(values.size())};
+    std::vector<Communicator*> holders;
+    for (const Parameter& one : owned())
+      values.push_back(one.value), holders.push_back((one.expert ? mesh_.expert_dp : mesh_.dp_cp).get());
+    if (!config_.learns) return {{""}, {values}, steps_, std::vector<std::int64_t>(values.size()), holders};
     return {gpt::state_prefixes(true, config_.adamw),
             {values, optimizer_->state[0], optimizer_->state[1]},
             steps_,
             optimizer_->begins,
-            optimizer_->sharers()};
+            holders,
+            config_.zero > 0};
   }
-  /// The parameters with the gradients of the whole batch; where replicas share these out, the first one has
-  /// all of them, and the others nothing. Collective.
+  /// The parameters with the gradients of the whole batch; where replicas share these out, the first of those
+  /// that hold a parameter has all of its, and the others nothing. Collective.
   std::vector<Parameter> with_gradients() const {
-    std::vector<Parameter> all = parameters();
     gpt::TrainingState gradients = state();
-    if (gradients.replicas == nullptr) return all;
-    for (std::size_t i = 0; i < all.size(); ++i) {
+    if (!gradients.shared) return parameters();
+    std::vector<Parameter> all;
+    for (std::size_t i = 0; i < owned().size(); ++i) {
       gradients.tensors[0][i] = owned()[i].gradient;
       const Tensor whole = gradients.whole(0, i);
-      if (mesh_.dp_cp->rank() == 0) all[i].gradient = whole.reshape(all[i].value.rows(), all[i].value.cols());
+      if (gradients.holders[i]->rank() != 0) continue;
+      const Parameter& one = all.emplace_back(parameters()[i]);
+      all.back().gradient = whole.reshape(one.value.rows(), one.value.cols());
     }
-    return mesh_.dp_cp->rank() == 0 ? all : std::vector<Parameter>{};
+    return all;
   }
 
  private:
   /// A new weight in its row of weights. A row that is full goes to the optimiser at once: under stage 3 of
   /// ZeRO that keeps a part of it, and no rank ever holds all weights.
-  Tensor placed(const Tensor& made) {
+  Tensor placed(const Tensor& made, bool of_expert) {
     if (!config_.learns) return made;
     const Tensor weight = weights_.take(made), row = weights_.all(weights_.row());
     if (weights_.taken() == made.size()) row.restore(), row.zero();  // the first one in it
     weight.copy_from(made);
     if (weights_.taken() == weights_.elements()[weights_.row()])
-      optimizer_->add(row, gradients_.all(weights_.row()));
+      optimizer_->add(row, gradients_.all(weights_.row()), of_expert);
     return weight;
   }
   /// The parameters, each with what this rank steps of its master and of its gradient.

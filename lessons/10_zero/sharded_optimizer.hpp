@@ -17,10 +17,14 @@ namespace tessera::zero {
 // begin optimizer
 class ShardedOptimizer : public data_parallel::Optimizer {
  public:
-  ShardedOptimizer(const three_d::TrainingConfig& config, Communicator& dp)
-      : config_(config), dp_(dp), units_(config.zero, config.rule(), dp) {}
+  ShardedOptimizer(const three_d::TrainingConfig& config, Communicator& dp, Communicator& expert_dp)
+      : config_(config), dp_(dp), expert_dp_(expert_dp), units_(config.zero, config.rule()) {}
 
-  void add(const Tensor& weights, const Tensor& gradients) override { units_.add(weights, gradients); }
+  /// A row is shared out by the ranks that hold the same one: of experts these are fewer.
+  void add(const Tensor& weights, const Tensor& gradients, bool experts) override {
+    units_.add(weights, gradients, experts ? expert_dp_ : dp_);
+    of_experts_ += experts;
+  }
   void attach(const std::vector<gpt::Parameter>& parameters,
               const std::vector<std::int64_t>& elements) override {
     std::size_t index = 0;
@@ -69,8 +73,9 @@ class ShardedOptimizer : public data_parallel::Optimizer {
     summing_.clear();
   }
   void step(std::int64_t number, double shrink) override { units_.step(number, shrink); }
-  std::size_t sums(bool experts) const override { return experts ? 0 : units_.units().size(); }
-  Communicator* sharers() const override { return &dp_; }
+  std::size_t sums(bool experts) const override {
+    return experts ? of_experts_ : units_.units().size() - of_experts_;
+  }
 
  private:
   /// The part of the model that a unit belongs to, by its first parameter.
@@ -89,19 +94,22 @@ class ShardedOptimizer : public data_parallel::Optimizer {
   /// What this rank owns of a parameter that begins at place `at` of unit u: a range of it, all, or nothing.
   void own(std::size_t u, std::int64_t at, const gpt::Parameter& one) {
     const Unit& unit = units_.units()[u];
-    const std::int64_t c = unit.own_gradients.cols(), first = dp_.rank() * c, n = one.value.size(), none = 0;
+    const std::int64_t c = unit.own_gradients.cols(), first = unit.dp->rank() * c, n = one.value.size(),
+                       none = 0;
     const auto piece = [&](const Tensor& row) {
       return row.column_range(std::clamp(at - first, none, c), std::clamp(at + n - first, none, c));
     };
-    owned.push_back({one.name, one.slice, piece(unit.master), piece(unit.own_gradients), one.partial});
+    owned.push_back(
+        {one.name, one.slice, piece(unit.master), piece(unit.own_gradients), one.partial, one.expert});
     begins.push_back(std::clamp(first - at, none, n));
     for (std::size_t k = 0; k < state.size(); ++k)
       if (unit.state[k].defined()) state[k].push_back(piece(unit.state[k]));
   }
 
   three_d::TrainingConfig config_;
-  Communicator& dp_;
+  Communicator &dp_, &expert_dp_;
   ShardedUnits units_;
+  std::size_t of_experts_ = 0;  // of the units
   // The units of each part, empty where this rank has none: whose weights it needs, whose gradients get room
   // in it, and whose gradients are complete behind it.
   std::vector<std::vector<std::size_t>> units_of_, opened_in_, summed_in_;
@@ -116,7 +124,7 @@ inline void use_in(three_d::TrainingConfig& training, int stage) {
   if (stage > 0)
     training.parts.optimizer = [](const three_d::TrainingConfig& config,
                                   const three_d::Mesh& mesh) -> std::unique_ptr<data_parallel::Optimizer> {
-      return std::make_unique<ShardedOptimizer>(config, *mesh.dp_cp);
+      return std::make_unique<ShardedOptimizer>(config, *mesh.dp_cp, *mesh.expert_dp);
     };
 }
 // end optimizer

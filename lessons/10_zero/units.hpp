@@ -31,19 +31,19 @@ struct Unit {
   Request arriving;                   // the all_gather of the weights that is under way
   Request summing;                    // the reduce_scatter of the gradients that is under way
   Tensor sum;                         // (1, c)    where that one puts this rank's part
+  Communicator* dp;                   // the d ranks that share it out: all that have the same weights
 };
 // end unit
 
 class ShardedUnits {
  public:
-  ShardedUnits(int stage, const data_parallel::Rule& rule, Communicator& dp)
-      : stage_(stage), rule_(rule), dp_(dp) {}
+  ShardedUnits(int stage, const data_parallel::Rule& rule) : stage_(stage), rule_(rule) {}
 
   /// Takes over the rows of a unit, whose weights have their initial values. Both rows are (1, d c).
-  void add(const Tensor& weights, const Tensor& gradients) {
-    const std::int64_t c = weights.cols() / dp_.size(), first = dp_.rank() * c;
+  void add(const Tensor& weights, const Tensor& gradients, Communicator& dp) {
+    const std::int64_t c = weights.cols() / dp.size(), first = dp.rank() * c;
     const auto own = [&](const Tensor& row) { return row.column_range(first, first + c); };
-    Unit unit{.weights = weights, .gradients = gradients};
+    Unit unit{.weights = weights, .gradients = gradients, .dp = &dp};
     {
       const MemoryScope scope(MemoryKind::weight);
       unit.own_weights = stage_ == 3 ? own(weights).copy() : own(weights);
@@ -69,7 +69,7 @@ class ShardedUnits {
     Unit& unit = units_[u];
     if (stage_ < 3 || unit.arriving.pending()) return;
     unit.weights.restore();
-    unit.arriving = dp_.iall_gather(unit.own_weights, stacked(unit.weights));
+    unit.arriving = unit.dp->iall_gather(unit.own_weights, stacked(unit, unit.weights));
   }
   /// Returns when the whole weights of the unit are there.
   void wait_for(std::size_t u) {
@@ -93,13 +93,13 @@ class ShardedUnits {
   // says that no microbatch follows. reduce begins to sum them over the ranks and returns at once; finish
   // waits until what this rank steps holds the sum over all ranks and microbatches so far. Hint: stage 1 has
   // added the microbatches up, and sums over the ranks once; stages 2 and 3 keep no whole gradients from one
-  // microbatch to the next. dp.ireduce_scatter of a (d, c) tensor gives this rank its row of the sum.
+  // microbatch to the next. ireduce_scatter of a (d, c) tensor gives this rank its row of the sum.
   void reduce(std::size_t u, bool last) {
     Unit& unit = units_[u];
     if (stage_ == 1 && !last) return;
     const MemoryScope scope(MemoryKind::gradient);
     unit.sum = empty_like(unit.own_gradients);
-    unit.summing = dp_.ireduce_scatter(stacked(unit.gradients), unit.sum);  // (d-1) d c elements sent
+    unit.summing = unit.dp->ireduce_scatter(stacked(unit, unit.gradients), unit.sum);  // (d-1) d c elements
   }
   void finish(std::size_t u) {
     Unit& unit = units_[u];
@@ -122,13 +122,13 @@ class ShardedUnits {
   /// Step `number` = 1, 2, ... of the optimiser, on what this rank owns. Gradients are scaled by `shrink`.
   /// The optimiser steps the master, which is then stored as the weights.
   void step(std::int64_t number, double shrink = 1) {
-    const Phase phase = dp_.phase("step");
     for (Unit& unit : units_) {
+      const Phase phase = unit.dp->phase("step");
       if (shrink < 1) unit.own_gradients.copy_from(scale(unit.own_gradients, shrink));
       rule_.step(unit.master, unit.state, unit.own_gradients, number);
       store(unit.own_weights, unit.master);
       if (stage_ < 3)  // stage 3 gathers them before their next use
-        dp_.iall_gather(unit.own_weights.copy(), stacked(unit.weights)).wait();
+        unit.dp->iall_gather(unit.own_weights.copy(), stacked(unit, unit.weights)).wait();
     }
   }
   // end task
@@ -142,11 +142,12 @@ class ShardedUnits {
 
  private:
   /// The row (1, d c) read as (d, c): row r is what rank r owns.
-  Tensor stacked(const Tensor& row) const { return row.reshape(dp_.size(), row.cols() / dp_.size()); }
+  static Tensor stacked(const Unit& unit, const Tensor& row) {
+    return row.reshape(unit.dp->size(), row.cols() / unit.dp->size());
+  }
 
   int stage_;
   data_parallel::Rule rule_;
-  Communicator& dp_;
   std::vector<Unit> units_;
 };
 

@@ -39,7 +39,9 @@ struct MlpOrExperts {
       const Slice whole = Slice::whole(value.rows(), value.cols());
       builder.parameters.push_back({h + "mlp." + name, whole, value, gradient, true, expert});
     };
-    const Router router{made("router.weight", m.width(), m.experts), m.top_k, 0, m.aux};
+    double share = double(m.own_rows(builder.batch.front()->size())) / double(m.tokens);  // of a microbatch
+    for (Communicator* axis : builder.batch) share *= axis->size();
+    const Router router{made("router.weight", m.width(), m.experts), m.top_k, 0, share * m.aux};
     list("router.weight", router.w, router.dw, false);
     Experts layer_of{router, {}, builder.ep, builder.batch};
     for (std::int64_t i = 0, own = m.experts / m.ep; i < own; ++i) {

@@ -7,12 +7,12 @@
 // auxiliary loss is added to the loss (Fedus et al., equation 4): with share_i of all choices those of
 // expert i, and mean_i that of p_i over all tokens,
 //
-//   aux = alpha E sum_i share_i mean_i       alpha where all are even, up to alpha E where one expert gets
-//   all
+//   aux = alpha E sum_i share_i mean_i     alpha where all are even, up to alpha E where one expert gets all
 //
 // A share is a count, and has no gradient: dp_i = alpha E share_i / N for each of the N tokens. "All" means
-// the batch of all ranks. A rank that counted its own tokens would have another loss, and so would another
-// number of ranks.
+// those of all ranks. A rank that counted its own tokens would have another loss, and so would another number
+// of ranks. The microbatches of a batch come one after the other, and each has such a loss: the batch has
+// their mean.
 #pragma once
 
 #include <algorithm>

@@ -79,8 +79,6 @@ inline three_d::Config run_of(const Question& asked, const Cut& cut) {
                asked.batch, s.dp, cut.microbatch, (asked.batch / parts + 1) * parts));
   if (s.cp > 1 && !asked.fused_attention)
     throw UsageError("cp needs attention that streams: without --attention it would work");
-  if (asked.model.experts > 0 && cut.zero > 0)
-    throw UsageError("experts with ZeRO are not in the course: --zero 0 would work");
   if (asked.model.experts > 0 && s.tp > 1 && !cut.sequence_parallel)
     throw UsageError(
         "every rank of tp would send all tokens to experts: without --no-sequence-parallel it would work");

@@ -167,7 +167,9 @@ inline Estimate estimate(const Question& asked, const Cut& cut, bool simulated =
 
   // The sums of gradients begin in the last backward; stage 3 of ZeRO brings weights beside all computation.
   const std::string dp = cut.sizes.cp > 1 ? "dp_cp" : "dp";
-  double sums = sent[dp + " bwd"], weights = sent[dp + " step"] + sent[dp + " fwd"];
+  double sums = sent[dp + " bwd"], weights = 0;
+  for (const std::string& group : {dp, std::string("expert_dp")})
+    weights += sent[group + " step"] + sent[group + " fwd"];
   if (cut.overlap) sums = std::max(0.0, sums - 2.0 / 3 * slowest.all());
   if (cut.overlap && cut.zero == 3) weights = std::max(0.0, weights - m * slowest.all());
   // An optimiser reads the gradient, reads and writes a master and two moments, and writes the weight.

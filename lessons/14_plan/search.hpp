@@ -54,9 +54,8 @@ void for_cuts(const Question& asked, const Fixed& fixed, const Visit& visit) {
                  choices(fixed.chunks, pp > 1 ? std::vector{1, 2, 3, 4, 6, 8} : std::vector{1}))
               for (const bool sequence_parallel : choices(fixed.sequence_parallel, {tp > 1}))
                 for (const Recompute recompute : choices(fixed.recompute, {Recompute::none, Recompute::full}))
-                  for (const int zero :
-                       choices(fixed.zero, cut.sizes.replicas() > 1 && !experts ? std::vector{0, 1, 2, 3}
-                                                                                : std::vector{0})) {
+                  for (const int zero : choices(
+                           fixed.zero, cut.sizes.replicas() > 1 ? std::vector{0, 1, 2, 3} : std::vector{0})) {
                     cut.microbatch = microbatch, cut.chunks = chunks, cut.zero = zero;
                     cut.sequence_parallel = sequence_parallel, cut.recompute = recompute;
                     visit(cut);

@@ -31,15 +31,16 @@ struct TrainingState {
   std::vector<std::vector<Tensor>> tensors;
   std::int64_t steps = 0;
   std::vector<std::int64_t> begins;
-  Communicator* replicas = nullptr;  // who share it out
+  std::vector<Communicator*> holders;  // of each parameter: the ranks with the same weights
+  bool shared = false;                 // they share the state out
 
-  /// The whole of tensors[k][i] on the first replica, a collective call of the replicas.
+  /// The whole of tensors[k][i] on the first of its holders, a collective call of these.
   Tensor whole(std::size_t k, std::size_t i) const {
     const Tensor& mine = tensors.at(k).at(i);
-    if (replicas == nullptr) return mine;
+    if (!shared) return mine;
     const MemoryScope scope(MemoryKind::check);
     std::vector<double> all;
-    for (const Tensor& part : gather_to_first(*replicas, mine)) {
+    for (const Tensor& part : gather_to_first(*holders[i], mine)) {
       const std::vector<double> values = part.values();
       all.insert(all.end(), values.begin(), values.end());
     }
@@ -48,10 +49,11 @@ struct TrainingState {
 };
 
 // begin save
-/// Writes the state of all ranks into `folder`; rank 0 of `world` does. Collective. Replicas hold the same,
-/// so only the first one (`writes`) gives its slices. Until the new file is complete it has another name:
-/// whenever the process is killed, the folder has a whole checkpoint. `run` goes into the metadata.
-inline void save_checkpoint(Communicator& world, bool writes, const ModelConfig& config,
+/// Writes the state of all ranks into `folder`; rank 0 of `world` does. Collective. The holders
+/// of a parameter have the same, so only the first one gives its slice. Until the new file is complete it has
+/// another name: whenever the process is killed, the folder has a whole checkpoint. `run` goes into the
+/// metadata.
+inline void save_checkpoint(Communicator& world, const ModelConfig& config,
                             const std::vector<Parameter>& parameters, const TrainingState& state,
                             const std::string& folder, const std::map<std::string, std::string>& run) {
   const DType dtype = arithmetic(parameters.front().value.dtype());
@@ -64,7 +66,7 @@ inline void save_checkpoint(Communicator& world, bool writes, const ModelConfig&
       for (std::size_t i = 0; i < parameters.size(); ++i) {
         if (parameters[i].name != info.name) continue;
         const Tensor whole = state.whole(k, i);
-        if (writes) slice = parameters[i].slice, mine = whole;
+        if (state.holders[i]->rank() == 0) slice = parameters[i].slice, mine = whole;
       }
       const auto parts = gather_held(world, {{slice, cast(mine, DType::f64)}});
       if (world.rank() != 0) continue;
@@ -83,6 +85,7 @@ inline void save_checkpoint(Communicator& world, bool writes, const ModelConfig&
         {"activation_function", "gelu_new"},
         {"n_head", std::to_string(config.attention.heads)},
         {"layer_norm_epsilon", format("{}", config.layer_norm_epsilon)}};
+    if (config.experts > 0) metadata["top_k"] = std::to_string(config.top_k);
     metadata.insert(run.begin(), run.end());
     save_safetensors(checkpoint_file(folder), file, metadata);
   }

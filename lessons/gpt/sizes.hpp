@@ -56,30 +56,40 @@ inline std::int64_t own_experts(const ModelConfig& m) {
   return m.experts / m.ep * ((m.width() + 1) * m.ffn() + (m.ffn() + 1) * m.width());
 }
 
+/// Experts stand behind the rest of their block, as a part of their own: other ranks have the same ones.
+struct Part {
+  std::int64_t elements;
+  bool experts = false;
+};
+/// An expert's weight, by its name.
+inline bool of_expert(const std::string& name) { return name.find(".experts.") != std::string::npos; }
+
 /// The elements that rank `rank` of `tp` holds of each part: of wte and of wpe if `first`, of each block of
-/// `layers`, of the last norm and of the head's matrix if `last`. The matrices of a block are cut; its norms,
-/// the biases after a sum, a router and experts are on every rank of tp. The head of a tied model holds no
-/// matrix of its own where the embedding lies on the same stage.
-inline std::vector<std::int64_t> own_parts(const ModelConfig& m, Range layers, bool first, bool last,
-                                           int rank, int tp) {
+/// `layers` and of its experts, of the last norm and of the head's matrix if `last`. The matrices of a block
+/// are cut; its norms, the biases after a sum, a router and experts are on every rank of tp. The head of a
+/// tied model holds no matrix of its own where the embedding lies on the same stage.
+inline std::vector<Part> own_parts(const ModelConfig& m, Range layers, bool first, bool last, int rank,
+                                   int tp) {
   const std::int64_t w = m.width(), f = m.ffn();
   const std::int64_t ids = attention_heads::own_ids(m.vocabulary, rank, tp).size();
   const std::int64_t cut = ((w + 1) * (w + 2 * m.attention.kv_width()) + w * w + (w + 1) * f + f * w) /
                            tp;  // two pairs of matrices
-  std::vector<std::int64_t> parts;
-  for (std::int64_t l = layers.begin; l < layers.end; ++l)
-    parts.push_back(m.has_experts(l)
-                        ? cut - ((w + 1) * f + f * w) / tp + 5 * w + w * m.experts + own_experts(m)
-                        : cut + 6 * w);
-  if (first) parts.insert(parts.begin(), {ids * w, m.wpe_rows() * w});
-  if (last) parts.push_back(2 * w);
-  if (last && !(first && m.tied)) parts.push_back(ids * w);
+  std::vector<Part> parts;
+  if (first) parts = {{ids * w}, {m.wpe_rows() * w}};
+  for (std::int64_t l = layers.begin; l < layers.end; ++l) {
+    const bool experts = m.has_experts(l);
+    parts.push_back({experts ? cut - ((w + 1) * f + f * w) / tp + 5 * w + w * m.experts : cut + 6 * w});
+    if (experts) parts.push_back({own_experts(m), true});
+  }
+  if (last) parts.push_back({2 * w});
+  if (last && !(first && m.tied)) parts.push_back({ids * w});
   return parts;
 }
 inline std::int64_t own_elements(const ModelConfig& m, Range layers, bool first, bool last, int rank,
                                  int tp) {
-  const std::vector<std::int64_t> parts = own_parts(m, layers, first, last, rank, tp);
-  return std::accumulate(parts.begin(), parts.end(), std::int64_t{0});
+  std::int64_t all = 0;
+  for (const Part& part : own_parts(m, layers, first, last, rank, tp)) all += part.elements;
+  return all;
 }
 
 }  // namespace tessera::gpt

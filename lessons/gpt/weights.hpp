@@ -30,11 +30,13 @@ class WeightsFile {
             entry.unreadable.empty() ? format(" is ({}, {})", entry.rows, entry.cols) : entry.unreadable));
     vocabulary = wte.rows, width = wte.cols, positions = wpe.rows;
     while (file_.has(prefix_ + format("h.{}.ln_1.weight", layers))) ++layers;
+    if (const std::string router = prefix_ + "h.1.mlp.router.weight"; file_.has(router))
+      experts = file_.at(router).cols;
     configure();
   }
 
-  std::int64_t vocabulary = 0, width = 0, positions = 0, layers = 0;
-  std::int64_t heads = 0;  // 0: nothing says
+  std::int64_t vocabulary = 0, width = 0, positions = 0, layers = 0, experts = 0;
+  std::int64_t heads = 0, top_k = 0;  // 0: nothing says
   double layer_norm_epsilon = 1e-5;
   const std::string& what() const { return what_; }  ///< "--weights FILE"
   const std::map<std::string, std::string>& metadata() const { return file_.metadata(); }
@@ -110,6 +112,11 @@ class WeightsFile {
       heads = std::strtoll(config.at("n_head").c_str(), &end, 10);
       if (*end != '\0' || heads < 1 || width % heads != 0)
         wrong("n_head", format("a divisor of the width {}", width));
+    }
+    if (config.count("top_k") > 0) {
+      top_k = std::strtoll(config.at("top_k").c_str(), &end, 10);
+      if (*end != '\0' || top_k < 1 || top_k > std::max<std::int64_t>(1, experts))
+        wrong("top_k", format("a number of its {} experts", experts));
     }
     if (config.count("layer_norm_epsilon") > 0) {
       layer_norm_epsilon = std::strtod(config.at("layer_norm_epsilon").c_str(), &end);

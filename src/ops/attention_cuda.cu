@@ -26,14 +26,14 @@ struct Call {
   int b = 0, h = 0, index = 0, column = 0;
 
   __device__ void find(int heads) {
-    const int parts = (d + width - 1) / width, tiles = (seq + Tile<T>::side - 1) / Tile<T>::side;
+    const int parts = (d + width - 1) / width, tiles = (seq + Tile<S>::side - 1) / Tile<S>::side;
     const int block = static_cast<int>(blockIdx.x);
     column = block % parts * width, index = block / parts % tiles;
     h = block / parts / tiles % heads, b = block / parts / tiles / heads;
   }
   /// The first of this block's queries. Under a causal mask the last queries see the most keys, so they begin
   /// first.
-  __device__ int first_query() const { return ((seq - 1) / Tile<T>::side - index) * Tile<T>::side; }
+  __device__ int first_query() const { return ((seq - 1) / Tile<S>::side - index) * Tile<S>::side; }
   __device__ Head<S> head(const View<S>& x, int number) const {
     return {x.row(std::int64_t{b} * seq) + std::int64_t{number} * d, x.ld, seq, d};
   }
@@ -60,7 +60,7 @@ struct Call {
     const Head<S> to = head(x, h);
     unrolled<blocks>([&](int n) {
       own_elements([&](int r, int s) {
-        const int i = first + 4 * Tile<T>::y() + r, j = column + n * Tile<T>::side + 4 * Tile<T>::x() + s;
+        const int i = first + 4 * Tile<S>::y() + r, j = column + n * Tile<S>::side + 4 * Tile<S>::x() + s;
         if (i < seq && j < d) to.data[i * to.ld + j] = c[n][r][s];
       });
     });
@@ -69,8 +69,8 @@ struct Call {
 
 /// The online softmax of OnlineSoftmaxRow (attention_functions.hpp), in registers.
 template <class S, int blocks, class T = Arithmetic<S>>
-__global__ void __launch_bounds__(Tile<T>::threads, Tile<T>::resident(blocks)) attention_kernel(Call<S> at) {
-  __shared__ Tile<T> tile;
+__global__ void __launch_bounds__(Tile<S>::threads, Tile<S>::resident(blocks)) attention_kernel(Call<S> at) {
+  __shared__ Tile<S> tile;
   at.find(static_cast<int>(at.all.heads));
   const int first = at.first_query(), x = tile.x(), y = tile.y(), end = at.visible(first + tile.side - 1);
   const Head<S> queries = at.head(at.q, at.h), keys = at.head(at.k, at.h / at.group),
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(Tile<T>::threads, Tile<T>::resident(blocks)) a
         if (4 * x + s >= seen) p[r][s] = -T(INFINITY);
         m = max(m, p[r][s]);
       });
-      m = fold_lanes<Tile<T>::lanes>(m, Larger{});
+      m = fold_lanes<Tile<S>::lanes>(m, Larger{});
       const T before = exponential(scale * (largest[r] - m));  // the sums so far are relative to the old m
       largest[r] = m;
       sum[r] *= before;
@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(Tile<T>::threads, Tile<T>::resident(blocks)) a
     mix(out, p, values, key, at.column, tile);
   }
   unrolled([&](int r) {
-    sum[r] = fold_lanes<Tile<T>::lanes>(sum[r], Sum{});
+    sum[r] = fold_lanes<Tile<S>::lanes>(sum[r], Sum{});
     const T total = sum[r] == 0 ? T(1) : sum[r];  // a query that saw no key has o = 0
     unrolled<blocks>([&](int n) { unrolled([&](int s) { out[n][r][s] /= total; }); });
     const int i = first + 4 * y + r;
@@ -115,9 +115,9 @@ __global__ void __launch_bounds__(Tile<T>::threads, Tile<T>::resident(blocks)) a
 
 /// dq, and delta for the other kernel: the steps of DeltaRow and AttentionBackwardRow.
 template <class S, int blocks, class T = Arithmetic<S>>
-__global__ void __launch_bounds__(Tile<T>::threads, Tile<T>::resident(blocks))
+__global__ void __launch_bounds__(Tile<S>::threads, Tile<S>::resident(blocks))
     query_gradient_kernel(Call<S> at) {
-  __shared__ Tile<T> tile;
+  __shared__ Tile<S> tile;
   at.find(static_cast<int>(at.all.heads));
   const int first = at.first_query(), x = tile.x(), y = tile.y(), end = at.visible(first + tile.side - 1);
   const Head<S> queries = at.head(at.q, at.h), o = at.head(at.o, at.h), dy = at.head(at.dy, at.h),
@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(Tile<T>::threads, Tile<T>::resident(blocks))
     const int i = first + 4 * y + r;
     T terms = 0;
     for (int j = x; j < at.d; j += tile.lanes) terms += dy.at(i, j) * o.at(i, j);
-    delta[r] = fold_lanes<Tile<T>::lanes>(terms, Sum{});
+    delta[r] = fold_lanes<Tile<S>::lanes>(terms, Sum{});
     log_sum[r] = at.at(at.log_sum, at.h, i);
     if (x == 0 && at.column == 0 && i < at.seq) *at.delta.row(at.row(at.h, i)) = delta[r];
   });
@@ -152,9 +152,9 @@ __global__ void __launch_bounds__(Tile<T>::threads, Tile<T>::resident(blocks))
 
 /// dk and dv. The rows of a tile are keys here, and its columns the queries of all heads that use these keys.
 template <class S, int blocks, class T = Arithmetic<S>>
-__global__ void __launch_bounds__(Tile<T>::threads, Tile<T>::resident(blocks))
+__global__ void __launch_bounds__(Tile<S>::threads, Tile<S>::resident(blocks))
     key_gradient_kernel(Call<S> at) {
-  __shared__ Tile<T> tile;
+  __shared__ Tile<S> tile;
   at.find(static_cast<int>(at.all.heads) / at.group);
   const int first = at.index * tile.side, x = tile.x(), y = tile.y();
   const Head<S> keys = at.head(at.k, at.h), values = at.head(at.v, at.h);
@@ -194,8 +194,8 @@ void call_of(const AttentionSaved& s, const AttentionTile& all, const F& f) {
             group = static_cast<int>(s.q.cols() / s.k.cols());
   floating(s.q.dtype(), [&]<class S>(S) {
     Call<S> call{all, s.q, s.k, s.v, s.o, {}, {}, {}, {}, s.log_sum, {}, seq, d, group};
-    const auto with = [&](auto blocks) { call.width = blocks * Tile<Arithmetic<S>>::side, f(call, blocks); };
-    if (d <= Tile<Arithmetic<S>>::side)
+    const auto with = [&](auto blocks) { call.width = blocks * Tile<S>::side, f(call, blocks); };
+    if (d <= Tile<S>::side)
       with(std::integral_constant<int, 1>{});
     else
       with(std::integral_constant<int, 2>{});
@@ -205,7 +205,7 @@ void call_of(const AttentionSaved& s, const AttentionTile& all, const F& f) {
 /// A block for each tile and each part of the columns of `heads` heads.
 template <class S>
 void launch_tiles(const Tensor& q, std::int64_t heads, void (*kernel)(Call<S>), const Call<S>& call) {
-  using Sides = Tile<Arithmetic<S>>;
+  using Sides = Tile<S>;
   const std::int64_t tiles = (call.seq + Sides::side - 1) / Sides::side * q.rows() / call.seq;
   const std::int64_t blocks = tiles * heads * ((call.d + call.width - 1) / call.width);
   expect(blocks <= INT_MAX, [&] { return format("attention: a GPU cannot count {} blocks", blocks); });

@@ -53,8 +53,10 @@ struct SoftmaxRow {
   TESSERA_KERNEL void operator()(const auto& team, std::int64_t r) const {
     const TileRow at(tile, r);
     T* p = probabilities.row(at.row);
-    const Exponentials<T> e(team, p, x.row(at.row), at.visible, Arithmetic<T>(tile.scale));
-    team.each(tile.keys, [&](std::int64_t j) { p[j] = (j < at.visible ? p[j] : T(0)) / e.sum; });
+    const auto own = team.hold(x.row(at.row), at.visible);
+    auto powers = team.room(p);
+    const Exponentials<T> e(team, powers, own, at.visible, Arithmetic<T>(tile.scale));
+    team.each(tile.keys, [&](auto j) { p[j] = (j < at.visible ? powers[j] : T(0)) / e.sum; });
   }
 };
 

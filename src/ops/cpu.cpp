@@ -52,6 +52,14 @@ struct OneLane {
     return most;
   }
   static constexpr bool first() { return true; }
+  template <class T>
+  static const T* hold(const T* row, std::int64_t) {
+    return row;
+  }
+  template <class T>
+  static T* room(T* row) {
+    return row;
+  }
 };
 
 struct Cpu {

@@ -23,14 +23,11 @@ __device__ void for_each_element(Index n, const Body& body) {
   for (Index i = Index(blockIdx.x) * Index(blockDim.x) + Index(threadIdx.x); i < n; i += stride) body(i);
 }
 
-/// A row is a warp's up to this many columns. A longer one is a block's, so that few long rows use the GPU.
-constexpr std::int64_t most_columns_of_a_warp = 2048;
-
-template <int warps, class F>
+/// Row i belongs to team i of `warps` warps, of which a block may have several.
+template <int warps, int held, class F>
 __global__ void rows_kernel(std::int64_t rows, F f) {
-  constexpr int size = Team<warps>::size, teams = block_size / size;
-  const std::int64_t i = std::int64_t{blockIdx.x} * teams + threadIdx.x / size;
-  if (i < rows) f(Team<warps>{}, i);  // a team goes or stays as a whole
+  const std::int64_t i = (std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / (32 * warps);
+  if (i < rows) f(Team<warps, held>{}, i);  // a team goes or stays as a whole
 }
 
 /// Several elements side by side, which are one load and one store.
@@ -183,11 +180,17 @@ struct Gpu {
   template <class F>
   static void rows(const Tensor& y, std::int64_t n, std::int64_t cols, const F& f) {
     expect(cols <= INT_MAX, [&] { return format("a row of {} elements: {} are the most", cols, INT_MAX); });
-    constexpr int warps = block_size / 32;
-    if (cols <= most_columns_of_a_warp)
-      launch(y, (n + warps - 1) / warps, rows_kernel<1, F>, n, f);
+    // Up to 4096 elements a row is read from memory once, into registers: 8 of each lane, of as many warps as
+    // that takes. A longer one is read again for each fold, by a block so large that few rows fill the cache.
+    constexpr int held = 8;
+    if (cols <= 32 * held)
+      launch(y, (n + 7) / 8, rows_kernel<1, held, F>, n, f);
+    else if (cols <= 4 * 32 * held)
+      launch(y, {n, 1, 4 * 32}, rows_kernel<4, held, F>, n, f);
+    else if (cols <= 16 * 32 * held)
+      launch(y, {n, 1, 16 * 32}, rows_kernel<16, held, F>, n, f);
     else
-      launch(y, n, rows_kernel<warps, F>, n, f);
+      launch(y, {n, 1, 32 * 32}, rows_kernel<32, 0, F>, n, f);
   }
   /// Up to 64 rows of blocks sum a slice each. Then their sums are added in the same way, in their order.
   template <class T, class F>

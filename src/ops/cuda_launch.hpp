@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "tensor/device_cuda.hpp"
 #include "tensor/tensor.hpp"
@@ -52,28 +53,65 @@ struct Sum {
   }
 };
 
+/// The number of an element in its row, and of the register that holds it.
+struct HeldIndex {
+  int j, slot;
+  __device__ operator std::int64_t() const { return j; }  // NOLINT: it is the number of an element
+};
+
 /// The team of a row (row_functions.hpp): lane t of its warps takes j = t, t + size, ... A block has one team
-/// of all its warps, or one for each warp.
-template <int warps>
+/// of all its warps, or one for each warp. A lane takes at most `held` elements, which it keeps in registers;
+/// with 0 it takes any number, and keeps none.
+template <int warps, int held = 0>
 struct Team {
   static constexpr int size = 32 * warps;
+  using Index = std::conditional_t<held == 0, std::int64_t, HeldIndex>;
   template <class F>
   __device__ void each(std::int64_t n, const F& f) const {
+    if constexpr (held == 0) {
 #pragma unroll 4
-    for (int j = lane(); j < static_cast<int>(n); j += size) f(j);  // a row has less than 2^31 elements
+      for (int j = lane(); j < static_cast<int>(n); j += size) f(j);  // a row has less than 2^31 elements
+    } else {
+#pragma unroll
+      for (int slot = 0; slot < held; ++slot)
+        if (const int j = lane() + slot * size; j < static_cast<int>(n)) f(HeldIndex{j, slot});
+    }
+  }
+  template <class T>
+  struct Registers {
+    T of[held > 0 ? held : 1];
+    __device__ T& operator[](HeldIndex j) { return of[j.slot]; }
+    __device__ const T& operator[](HeldIndex j) const { return of[j.slot]; }
+  };
+  template <class T>
+  __device__ auto hold(const T* row, std::int64_t n) const {
+    if constexpr (held == 0) {
+      return row;
+    } else {
+      Registers<T> own;
+      each(n, [&](HeldIndex j) { own[j] = row[j]; });
+      return own;
+    }
+  }
+  template <class T>
+  __device__ auto room(T* row) const {
+    if constexpr (held == 0)
+      return row;
+    else
+      return Registers<T>{};
   }
   template <class F>
   __device__ auto sum(std::int64_t n, const F& f) const {
-    using T = decltype(f(n));
+    using T = decltype(f(Index{}));
     T total = 0;
-    each(n, [&](std::int64_t j) { total += f(j); });
+    each(n, [&](Index j) { total += f(j); });
     return fold(total, Sum{});
   }
   template <class F>
   __device__ auto largest(std::int64_t n, const F& f) const {
-    using T = decltype(f(n));
+    using T = decltype(f(Index{}));
     T most = -T(INFINITY);
-    each(n, [&](std::int64_t j) { most = max(most, f(j)); });
+    each(n, [&](Index j) { most = max(most, f(j)); });
     return fold(most, Larger{});
   }
   __device__ bool first() const { return lane() == 0; }

@@ -3,7 +3,9 @@
 // team.sum and team.largest fold what f returns, in an order that depends only on n, and give the result to
 // all lanes. team.first() is true on one lane. A lane may read what it has written itself, and nothing that
 // another lane writes. Elements are stored as T; what is computed of them, and each number that stands for a
-// whole row, is an Arithmetic<T>.
+// whole row, is an Arithmetic<T>. What is read several times is held: team.hold(x, n) are the elements of x,
+// and team.room(p) stands for those of p that are not final yet. In short rows on a GPU both are registers of
+// the lane that has element j; elsewhere they are x and p themselves.
 #pragma once
 
 #include "ops/functions.hpp"
@@ -14,11 +16,10 @@ namespace tessera {
 template <class T, class A = Arithmetic<T>>
 struct Exponentials {
   A largest, sum;
-  TESSERA_KERNEL Exponentials(const auto& team, T* p, const T* x, std::int64_t n, A scale)
-      : largest(team.largest(n, [&](std::int64_t j) { return A(x[j]); })),  // keeps exp finite
-        sum(team.sum(n, [&, most = largest](std::int64_t j) {
-          return A(p[j] = exponential(scale * (x[j] - most)));
-        })) {}
+  TESSERA_KERNEL Exponentials(const auto& team, auto& p, const auto& x, std::int64_t n, A scale)
+      : largest(team.largest(n, [&](auto j) { return A(x[j]); })),  // keeps exp finite
+        sum(team.sum(n,
+                     [&, most = largest](auto j) { return A(p[j] = exponential(scale * (x[j] - most))); })) {}
 };
 
 template <class T>
@@ -66,8 +67,10 @@ struct CrossEntropyRow {
   TESSERA_KERNEL void operator()(const auto& team, std::int64_t i) const {
     const T* x = logits.row(i);
     T* p = probabilities.row(i);
-    const Exponentials<T> e(team, p, x, logits.cols, A(1));
-    team.each(logits.cols, [&](std::int64_t j) { p[j] = p[j] / e.sum; });
+    const auto own = team.hold(x, logits.cols);
+    auto powers = team.room(p);
+    const Exponentials<T> e(team, powers, own, logits.cols, A(1));
+    team.each(logits.cols, [&](auto j) { p[j] = powers[j] / e.sum; });
     if (!team.first()) return;
     const std::int32_t target = targets.data[i];
     const bool known = 0 <= target && target < logits.cols;  // other targets have no probability
@@ -143,12 +146,12 @@ struct LayerNormRow {
   View<T> x, gamma, beta;
   double epsilon;
   TESSERA_KERNEL void operator()(const auto& team, std::int64_t i) const {
-    const T* xi = x.row(i);
+    const auto xi = team.hold(x.row(i), x.cols);
     T* yi = y.row(i);
-    const A n = A(x.cols), m = team.sum(x.cols, [&](std::int64_t j) { return A(xi[j]); }) / n;
-    const A variance = team.sum(x.cols, [&](std::int64_t j) { return (xi[j] - m) * (xi[j] - m); }) / n;
+    const A n = A(x.cols), m = team.sum(x.cols, [&](auto j) { return A(xi[j]); }) / n;
+    const A variance = team.sum(x.cols, [&](auto j) { return (xi[j] - m) * (xi[j] - m); }) / n;
     const A inverse = 1 / std::sqrt(variance + A(epsilon));
-    team.each(x.cols, [&](std::int64_t j) { yi[j] = (xi[j] - m) * inverse * gamma.data[j] + beta.data[j]; });
+    team.each(x.cols, [&](auto j) { yi[j] = (xi[j] - m) * inverse * gamma.data[j] + beta.data[j]; });
     if (!team.first()) return;
     *mean.row(i) = m;
     *inverse_deviation.row(i) = inverse;
@@ -163,15 +166,14 @@ struct LayerNormBackwardRow {
   View<A> mean, inverse_deviation;
   View<T> gamma;
   TESSERA_KERNEL void operator()(const auto& team, std::int64_t i) const {
-    const T *xi = x.row(i), *gi = dy.row(i), *weight = gamma.data;
+    const auto xi = team.hold(x.row(i), x.cols), gi = team.hold(dy.row(i), x.cols);
+    const T* weight = gamma.data;
     T* out = dx.row(i);
     const A m = *mean.row(i), inverse = *inverse_deviation.row(i), n = A(x.cols);
-    const A g = team.sum(x.cols, [&](std::int64_t j) { return gi[j] * weight[j]; }) / n;
-    const A gh =
-        team.sum(x.cols, [&](std::int64_t j) { return gi[j] * weight[j] * ((xi[j] - m) * inverse); }) / n;
-    team.each(x.cols, [&](std::int64_t j) {
-      out[j] = inverse * (gi[j] * weight[j] - g - (xi[j] - m) * inverse * gh);
-    });
+    const A g = team.sum(x.cols, [&](auto j) { return gi[j] * weight[j]; }) / n;
+    const A gh = team.sum(x.cols, [&](auto j) { return gi[j] * weight[j] * ((xi[j] - m) * inverse); }) / n;
+    team.each(x.cols,
+              [&](auto j) { out[j] = inverse * (gi[j] * weight[j] - g - (xi[j] - m) * inverse * gh); });
   }
 };
 
@@ -196,11 +198,11 @@ struct SoftmaxBackwardRow {
   View<T> dx, dp, p;
   double factor;
   TESSERA_KERNEL void operator()(const auto& team, std::int64_t i) const {
-    const T *g = dp.row(i), *pi = p.row(i);
+    const auto g = team.hold(dp.row(i), p.cols), pi = team.hold(p.row(i), p.cols);
     T* out = dx.row(i);
     using A = Arithmetic<T>;
-    const A sum = team.sum(p.cols, [&](std::int64_t j) { return g[j] * pi[j]; });
-    team.each(p.cols, [&](std::int64_t j) { out[j] = A(factor) * pi[j] * (g[j] - sum); });
+    const A sum = team.sum(p.cols, [&](auto j) { return g[j] * pi[j]; });
+    team.each(p.cols, [&](auto j) { out[j] = A(factor) * pi[j] * (g[j] - sum); });
   }
 };
 

@@ -146,10 +146,13 @@ inline void take_sizes(ModelConfig& m, const gpt::WeightsFile& file, Flags& flag
   const std::int64_t heads = file.heads > 0           ? file.heads
                              : flags.given("--heads") ? m.attention.heads
                                                       : file.width / 64;
+  const std::int64_t top_k = file.experts == 0 ? 1 : file.top_k > 0 ? file.top_k : m.top_k;
   for (const auto& [flag, mine, theirs] : {std::tuple{"--layers", m.layers, file.layers},
                                            {"--width", m.attention.width, file.width},
                                            {"--heads", m.attention.heads, heads},
-                                           {"--vocab", m.vocabulary, file.vocabulary}}) {
+                                           {"--vocab", m.vocabulary, file.vocabulary},
+                                           {"--experts", m.experts, file.experts},
+                                           {"--top-k", m.top_k, top_k}}) {
     if (flags.given(flag) && mine != theirs)
       throw UsageError(format("{} {}: {}{}; without {} it would work", flag, mine, has, theirs, flag));
     set_from_file(flags, file, flag, std::to_string(theirs));
@@ -174,7 +177,7 @@ inline void read_text(Config& s, const Arguments& arguments, const Flags& flags)
 }
 
 /// A flag that nothing would read is refused: its user expects something of it.
-inline void refuse_unread(const Config& s, const Flags& flags) {
+inline void refuse_unread(const Config& s, const Arguments& arguments, const Flags& flags) {
   const auto refuse = [&](bool unread, const char* why, std::initializer_list<const char*> names) {
     for (const char* flag : names)
       if (unread && flags.given(flag)) throw UsageError(format("{}: without {} it would work", why, flag));
@@ -184,10 +187,9 @@ inline void refuse_unread(const Config& s, const Flags& flags) {
           "--beta1", "--beta2", "--weight-decay", "--zero"});
   refuse(s.training.zero > 0, "--zero sums the gradients part by part", {"--bucket"});
   refuse(s.sizes.cp == 1, "--cp 1 cuts no tokens", {"--way", "--placement"});
-  refuse(s.training.model.experts == 0, "without --experts there are none", {"--ep", "--top-k", "--aux"});
-  refuse(s.training.model.experts > 0, "--experts trains a new model",
-         {"--save", "--resume", "--weights", "--eval"});
-  refuse(s.training.model.experts > 0, "--experts are not the same on all replicas", {"--zero", "--clip"});
+  const bool from_file = !s.resume.empty() || !arguments.weights.empty();
+  refuse(s.training.model.experts == 0 && !from_file, "without --experts there are none",
+         {"--ep", "--top-k", "--aux"});
   refuse(s.save.empty(), "--every counts the steps between checkpoints of --save", {"--every"});
   refuse(s.sample == 0, "--temperature is that of --sample", {"--temperature"});
   refuse(s.resume.empty() && !s.training.adamw, "--optimizer sgd has no such constant",
@@ -195,9 +197,8 @@ inline void refuse_unread(const Config& s, const Flags& flags) {
   refuse(s.resume.empty() && s.training.adamw, "--optimizer adamw has no such constant", {"--momentum"});
 }
 
-/// Experts that the ranks of ep can share out, and a batch that they can count.
-inline void refuse_experts(const TrainingConfig& t, int ep, const Options& options) {
-  const ModelConfig& m = t.model;
+/// Experts that the ranks of ep can share out.
+inline void refuse_experts(const ModelConfig& m, int ep, const Options& options) {
   if (options.coarse())
     throw UsageError(
         "--experts: where products are rounded to few bits, a token may choose other experts than the "
@@ -210,11 +211,6 @@ inline void refuse_experts(const TrainingConfig& t, int ep, const Options& optio
         format("--top-k {} of --experts {}: --top-k {} would work", m.top_k, m.experts, m.experts));
   if (m.layers < 2)
     throw UsageError("--experts are in every second block, and --layers 1 has none: --layers 2 would work");
-  if (m.aux > 0 && t.microbatches > 1)
-    throw UsageError(format(
-        "--aux counts the tokens of the whole batch before its backward, and --microbatches {} would go "
-        "back one by one: --microbatches 1 would work",
-        t.microbatches));
 }
 
 /// Everything else that can be wrong with the command line, before anything runs.
@@ -223,11 +219,14 @@ inline void apply_arguments(Config& s, const Arguments& arguments, Flags& flags,
   ModelConfig& m = t.model;
   const int tp = s.sizes.tp, pp = s.sizes.pp, dp = s.sizes.dp;
   const int parts = dp * t.microbatches;
-  refuse_unread(s, flags);
+  refuse_unread(s, arguments, flags);
   read_text(s, arguments, flags);
   s.weights = open_weights(arguments.weights, s.resume);
   if (!s.resume.empty()) take_configuration(s, flags, options.seed);
   if (s.weights) take_sizes(m, *s.weights, flags);
+  if (s.weights && m.experts == 0 && (s.sizes.ep > 1 || m.aux > 0))
+    throw UsageError(format("{} has no experts: without {} it would work", s.weights->what(),
+                            s.sizes.ep > 1 ? "--ep" : "--aux"));
   gpt::set_batch(m, s.batch, parts, INT64_MAX);
   if (s.masked) m.attention.options.mask = Mask::none;
   if (s.masked && (s.eval || s.sample > 0))
@@ -250,7 +249,7 @@ inline void apply_arguments(Config& s, const Arguments& arguments, Flags& flags,
     throw UsageError(
         format("--batch {} cannot be shared out over {} replicas of {} microbatches: --batch {} would work",
                s.batch, dp, t.microbatches, (s.batch / parts + 1) * parts));
-  if (m.experts > 0) refuse_experts(t, s.sizes.ep, options), m.sequence_parallel = true;
+  if (m.experts > 0) refuse_experts(m, s.sizes.ep, options), m.sequence_parallel = true;
   if (m.regather && !m.sequence_parallel)
     throw UsageError("--regather is of --sequence-parallel: without --regather it would work");
   m.cp = s.sizes.cp, m.ep = s.sizes.ep;

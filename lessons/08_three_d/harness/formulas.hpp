@@ -16,10 +16,16 @@ inline constexpr const char* all_ranks = "tp pp ranks' own";  // of all groups o
 inline std::string replicas(const ParallelSizes& s) { return s.cp > 1 ? "dp cp" : "dp"; }
 inline std::string replica_group(const ParallelSizes& s) { return s.cp > 1 ? "dp_cp" : "dp"; }
 
+/// How many ranks share out a part, whose row is padded for all of dp_cp: of experts only those that hold the
+/// same ones.
+inline int sharers_of(const gpt::Part& part, const ParallelSizes& s) {
+  return s.replicas() / (part.experts ? s.ep : 1);
+}
+
 /// The most elements that lie there whole beside what a rank owns, of weights at stage 3 of ZeRO and of
 /// gradients at stages 2 and 3. `upper` and `part` follow one another in a chunk, head and embedding too.
-/// Weights: both. Gradients: `part` has room for them while those of `upper` are summed into a dp-th of a
-/// row; a tied matrix has room from the head to the embedding, where both are on this rank.
+/// Weights: both. Gradients: `part` has room for them while those of `upper` are summed into what a rank owns
+/// of its rows; a tied matrix has room from the head to the embedding, where both are on this rank.
 struct WholeRows {
   std::int64_t weights = 0, gradients = 0;
 };
@@ -27,25 +33,35 @@ inline WholeRows whole_rows(const TrainingConfig& t, const Place& place) {
   const int stages = place.sizes.pp, d = place.sizes.replicas(), tp = place.sizes.tp, rank = place.tp;
   const std::int64_t w = t.model.width();
   const std::int64_t matrix = padded(attention_heads::own_ids(t.model.vocabulary, rank, tp).size() * w, d),
-                     shared = stages == 1 && t.model.tied ? matrix : 0,
-                     block = padded(gpt::own_elements(t.model, {0, 1}, false, false, rank, tp), d);
+                     shared = stages == 1 && t.model.tied ? matrix : 0;
+  struct Rows {
+    std::int64_t whole = 0, own = 0;
+  };
+  const auto dense = [&](std::int64_t elements) { return Rows{elements, elements / d}; };
   WholeRows most;
   for (int c = 0; c < t.chunks; ++c) {
     const int at = pipeline::virtual_stage(c, place.stage, stages);
-    std::vector<std::int64_t> parts(pipeline::layers_of(t.partition(stages), at).size(), block);
-    if (at == 0) parts.insert(parts.begin(), padded(t.model.wpe_rows() * w, d) + matrix);
-    if (at == stages * t.chunks - 1) parts.push_back(padded(2 * w, d) + matrix);
+    std::vector<Rows> parts;
+    if (at == 0) parts.push_back(dense(padded(t.model.wpe_rows() * w, d) + matrix));
+    const Range layers = pipeline::layers_of(t.partition(stages), at);
+    for (std::int64_t l = layers.begin; l < layers.end; ++l) {
+      Rows& block = parts.emplace_back();
+      for (const gpt::Part& one : gpt::own_parts(t.model, {l, l + 1}, false, false, rank, tp))
+        block.whole += padded(one.elements, d),
+            block.own += padded(one.elements, d) / sharers_of(one, place.sizes);
+    }
+    if (at == stages * t.chunks - 1) parts.push_back(dense(padded(2 * w, d) + matrix));
     for (std::size_t i = 0; i < parts.size(); ++i) {
-      const std::int64_t upper = t.prefetch && i + 1 < parts.size() ? parts[i + 1] : 0;
-      most.weights = std::max(most.weights, parts[i] + upper);
+      const std::int64_t upper = t.prefetch && i + 1 < parts.size() ? parts[i + 1].whole : 0;
+      most.weights = std::max(most.weights, parts[i].whole + upper);
     }
     most.gradients =
-        std::max(most.gradients, parts.front() + parts.front() / d);  // the last one to be summed
-    if (at == 0) parts.front() -= shared;
-    if (at == stages * t.chunks - 1) parts.back() -= shared;
+        std::max(most.gradients, parts.front().whole + parts.front().own);  // the last one to be summed
+    if (at == 0) parts.front() = dense(parts.front().whole - shared);
+    if (at == stages * t.chunks - 1) parts.back() = dense(parts.back().whole - shared);
     for (std::size_t i = 0; i < parts.size(); ++i) {
-      const std::int64_t upper = i + 1 < parts.size() ? parts[i + 1] : 0;
-      most.gradients = std::max(most.gradients, shared + parts[i] + upper + upper / d);
+      const Rows upper = i + 1 < parts.size() ? parts[i + 1] : Rows{};
+      most.gradients = std::max(most.gradients, shared + parts[i].whole + upper.whole + upper.own);
     }
   }
   return most;
@@ -58,17 +74,19 @@ inline void expect_state(auto& proof, const Place& place, const TrainingConfig& 
                          bool trained = true) {
   const std::int64_t whole = gpt::elements_of(t.model), e = proof.element_bytes(), g = proof.wide_bytes(),
                      masters = proof.wide() > 1 ? g : 0, state = masters + (t.adamw ? 2 : 1) * g;
-  std::int64_t elements = 0, kept = 0;
-  for (const std::int64_t row : own_rows(t, place))
-    elements += row, kept += padded(row, t.zero > 0 ? place.sizes.replicas() : 1);
+  std::int64_t elements = 0, kept = 0, owned = 0;
+  for (const gpt::Part& row : own_rows(t, place)) {
+    const std::int64_t all = padded(row.elements, t.zero > 0 ? place.sizes.replicas() : 1);
+    elements += row.elements, kept += all, owned += all / sharers_of(row, place.sizes);
+  }
   const std::string padding = kept == elements ? "" : format(", {} of padding", kept - elements);
   const auto expect = [&](MemoryKind kind, const std::string& label, std::int64_t bytes,
                           const std::string& count, int from, std::int64_t arrived, const char* what) {
     const bool cut = t.zero >= from;
-    const std::int64_t mine = (cut ? kept / place.sizes.replicas() : kept) * bytes;
-    proof.expect_memory(
-        kind, label, whole * bytes, mine,
-        format("{} {}x {}{}", count, cut ? place.sizes.cp > 1 ? "/(dp cp) " : "/dp " : "", own, padding));
+    const std::int64_t mine = (cut ? owned : kept) * bytes;
+    proof.expect_memory(kind, label, whole * bytes, mine,
+                        format("{} {}x {}{}{}", count, cut ? place.sizes.cp > 1 ? "/(dp cp) " : "/dp " : "",
+                               own, padding, cut && place.sizes.ep > 1 ? ", experts x ep" : ""));
     if (!cut || arrived == 0 || !trained) return;
     proof.measure_peak(kind);
     proof.expect_memory(kind, label + " at the peak", whole * bytes, mine + arrived * bytes,
@@ -84,22 +102,41 @@ inline void expect_state(auto& proof, const Place& place, const TrainingConfig& 
          masters > 0 ? format("({} + {})", masters, state - masters) : format("{}", state), 1, 0, "");
 }
 
+/// `times` calls for each of `parts` bring it, or its sum, to the ranks that share it out: those of dp_cp, or
+/// for experts those of expert_dp.
+inline void expect_shared_out(auto& proof, const Config& s, const std::string& phase, const std::string& op,
+                              const std::string& what, const std::vector<gpt::Part>& parts,
+                              std::int64_t times, std::int64_t bytes, const std::string& count,
+                              const std::string& of) {
+  std::int64_t calls[2] = {}, elements[2] = {};  // [1]: of experts, where their group is another one
+  for (const gpt::Part& part : parts) {
+    const std::int64_t groups = part.experts ? s.sizes.ep : 1;
+    const bool other = groups > 1;
+    calls[other] += groups;
+    elements[other] += groups * (sharers_of(part, s.sizes) - 1) * padded(part.elements, s.sizes.replicas());
+  }
+  proof.expect_traffic(phase, op, what, times * calls[0], times * elements[0] * bytes,
+                       format("{}({}-1) {} ({})", count, replicas(s.sizes), bytes, of),
+                       replica_group(s.sizes));
+  if (calls[1] > 0)
+    proof.expect_traffic(phase, op, what + " of experts", times * calls[1], times * elements[1] * bytes,
+                         format("{}({}/ep-1) {} (experts, padded)", count, replicas(s.sizes), bytes),
+                         "expert_dp");
+}
+
 /// Stage 3 of ZeRO in one direction of `microbatches` of each replica.
 inline void expect_gathers(auto& proof, const Config& s, const std::string& phase, std::int64_t microbatches,
                            bool forward, const std::string& all = all_ranks) {
   const ModelConfig& m = s.training.model;
-  std::int64_t elements = 0, calls = 0;
+  std::vector<gpt::Part> parts;
   for (int rank = 0; rank < s.sizes.tp; ++rank) {
     auto own = gpt::own_parts(m, {0, m.layers}, forward, true, rank, s.sizes.tp);  // the embedding has no dX
     if (forward && m.tied) own.push_back(own.front());                             // it comes to both ends
-    calls += std::ssize(own);
-    for (const std::int64_t part : own) elements += padded(part, s.sizes.replicas());
+    parts.insert(parts.end(), own.begin(), own.end());
   }
-  const std::int64_t e = proof.element_bytes(), sent = (s.sizes.replicas() - 1) * elements * e;
-  proof.expect_traffic(phase, "all_gather", "weights", microbatches * calls, microbatches * sent,
-                       format("{} x ({}-1) {} ({}, padded{})", microbatches, replicas(s.sizes), e, all,
-                              forward ? "" : ", no embedding"),
-                       replica_group(s.sizes));
+  expect_shared_out(proof, s, phase, "all_gather", "weights", parts, microbatches, proof.element_bytes(),
+                    format("{} x ", microbatches),
+                    format("{}, padded{}", all, forward ? "" : ", no embedding"));
 }
 
 /// One direction of `all` microbatches of n tokens, each rank's of cp for itself. `count`: how many, in
@@ -193,15 +230,16 @@ inline void expect_sums_over_dp(auto& proof, const Config& s, std::int64_t steps
                                 const std::string& all = all_ranks, std::int64_t of_experts = 0) {
   const ModelConfig& m = s.training.model;
   const std::int64_t d = s.sizes.replicas(), g = proof.wide_bytes(), e = proof.element_bytes();
-  std::int64_t owned = 0, parts = 0, shared = 0;  // elements, and with the padding of each part
+  std::int64_t owned = 0;
+  std::vector<gpt::Part> parts;
   for (int rank = 0; rank < s.sizes.tp; ++rank) {
     auto own = gpt::own_parts(m, {0, m.layers}, true, true, rank, s.sizes.tp);
     if (s.sizes.pp > 1 && m.tied)
-      own.push_back(attention_heads::own_ids(m.vocabulary, rank, s.sizes.tp).size() * m.width());
-    parts += std::ssize(own);
-    for (const std::int64_t part : own) owned += part, shared += padded(part, s.sizes.replicas());
+      own.push_back({attention_heads::own_ids(m.vocabulary, rank, s.sizes.tp).size() * m.width()});
+    parts.insert(parts.end(), own.begin(), own.end());
+    for (const gpt::Part& part : own) owned += part.elements;
   }
-  if (m.experts > 0) {  // those of an expert are summed over the ranks that hold it
+  if (m.experts > 0 && s.training.zero == 0) {  // those of an expert are summed over the ranks that hold it
     const std::int64_t experts = s.sizes.tp * m.expert_layers() * gpt::own_experts(m),
                        sums = steps * 2 * (d - 1) * (owned - experts) * g,
                        sums_of_experts = steps * 2 * (d - m.ep) * experts * g;
@@ -222,14 +260,11 @@ inline void expect_sums_over_dp(auto& proof, const Config& s, std::int64_t steps
     return;
   }
   const std::int64_t times = s.training.zero > 1 ? steps * s.training.microbatches : steps;
-  proof.expect_traffic("bwd", "reduce_scatter", "all gradients", times * parts, times * (d - 1) * shared * g,
-                       format("{} x {}({}-1) {} ({}, padded)", steps, s.training.zero > 1 ? "m " : "",
-                              replicas(s.sizes), g, all),
-                       replica_group(s.sizes));
+  expect_shared_out(proof, s, "bwd", "reduce_scatter", "all gradients", parts, times, g,
+                    format("{} x {}", steps, s.training.zero > 1 ? "m " : ""), all + ", padded");
   if (s.training.zero < 3 && steps > 1)
-    proof.expect_traffic(
-        "step", "all_gather", "all weights", (steps - 1) * parts, (steps - 1) * (d - 1) * shared * e,
-        format("{} x ({}-1) {} ({}, padded)", steps - 1, replicas(s.sizes), e, all), replica_group(s.sizes));
+    expect_shared_out(proof, s, "step", "all_gather", "all weights", parts, steps - 1, e,
+                      format("{} x ", steps - 1), all + ", padded");
 }
 
 /// All that the ranks send in `steps` steps. `buckets`: of all groups of dp_cp together, and `of_experts`
@@ -245,11 +280,11 @@ inline void expect_traffic_by_axis(auto& proof, const Config& s, std::int64_t st
                     microbatches = format("{} {} m", steps, of);
   expect_pass(proof, s, "fwd", all, microbatches);
   expect_pass(proof, s, "bwd", all, microbatches, false);
-  const std::int64_t experts =
-      m.expert_layers() * (gpt::own_experts(m) + w * m.experts - w);  // and routers, a bias less
+  const std::int64_t late = (6 * m.layers + 2) * w + m.expert_layers() * (w * m.experts - w),  // a bias less
+      experts = m.expert_layers() * gpt::own_experts(m) * (copies == d ? d : m.ep);
   if (m.sequence_parallel)
     proof.expect_traffic("bwd", "all_reduce", "norms, late biases", steps * p * d,
-                         steps * copies * 2 * (t - 1) * ((6 * m.layers + 2) * w + experts) * g,
+                         steps * 2 * (t - 1) * (copies * late + experts) * g,
                          format("{}2 {}(tp-1) {} ((6 L + 2) W{})", each, copies == d ? of + " " : "", g,
                                 experts > 0 ? " + experts" : ""),
                          "tp");
@@ -260,7 +295,10 @@ inline void expect_traffic_by_axis(auto& proof, const Config& s, std::int64_t st
   expect_sums_over_dp(proof, s, steps, buckets, all_ranks, of_experts);
   std::vector<std::tuple<std::string, std::int64_t, std::int64_t>> axes = {{"tp", t, p * d},
                                                                            {"pp", p, t * d}};
-  if (s.training.zero > 0) axes.emplace_back(replica_group(s.sizes), d, t * p);
+  if (s.training.zero > 0)
+    axes.emplace_back(replica_group(s.sizes), d, t * p);
+  else if (m.ep > 1)
+    axes.emplace_back("ep", m.ep, t * p * d / m.ep);
   if (s.training.clip > 0)
     for (const auto& [group, size, count] : axes)
       proof.expect_traffic("norm", "all_reduce", "the norm", (steps - 1) * count,

@@ -12,7 +12,7 @@ inline Results run_with_layout(Communicator& world, Config s, const ParallelSize
                                std::uint64_t seed) {
   const MemoryScope scope(MemoryKind::check);
   ModelConfig& m = s.training.model;
-  if (m.aux > 0)  // over the same batch
+  if (m.aux > 0)  // each microbatch has an auxiliary loss, over the tokens of all replicas
     m.attention.options.batch *= s.sizes.dp / sizes.dp;
   else
     s.training.microbatches *= s.sizes.dp / sizes.dp;  // the same microbatches

@@ -33,7 +33,8 @@ inline void check_first_step(Proof& proof, const Mesh& mesh, const Config& s) {
   proof.measure_memory(MemoryKind::activation, activation_bytes);
   gpt::check_step(proof, model, trainer.with_gradients(), loss, "loss of the first step");
   const auto reference = s.training.parts.reference ? s.training.parts.reference : gpt::reference_step<>;
-  proof.measured_baseline([=](const auto& in) { return reference(in, model, batch); });
+  const int m = s.training.microbatches;
+  proof.measured_baseline([=](const auto& in) { return reference(in, model, batch, m); });
 
   expect_state(proof, mesh.place(), s.training, own_formula);
   const std::int64_t e = proof.element_bytes();
@@ -62,34 +63,38 @@ inline void check_weights(Proof& proof, const Trainer& trainer, const Config& s)
 /// begun: a part computed meanwhile, or what follows the last one.
 inline void check_overlap(Proof& proof, const Trainer& trainer, const TrainingConfig& t, std::int64_t steps) {
   if (t.zero == 0 || trainer.mesh().sizes.replicas() == 1) return;
-  auto missed = static_cast<double>(steps * (t.zero > 1 ? t.microbatches : 1)) *
-                static_cast<double>(trainer.optimizer().sums());
-  const Communicator& group = *trainer.mesh().dp_cp;
-  for (const Span& span : group.journal().spans())
-    missed -= span.category == "overlapped" && span.name.starts_with("reduce_scatter") &&
-              span.name.find(format(" in group {} ", group.name())) != std::string::npos;
+  const Mesh& mesh = trainer.mesh();
+  double missed = 0;
+  for (const bool experts : {false, true}) {
+    const Communicator& group = experts ? *mesh.expert_dp : *mesh.dp_cp;
+    if (group.size() == 1 || trainer.optimizer().sums(experts) == 0) continue;
+    missed += static_cast<double>(steps * (t.zero > 1 ? t.microbatches : 1)) *
+              static_cast<double>(trainer.optimizer().sums(experts));
+    if (experts && mesh.sizes.ep == 1) continue;  // the same group again
+    for (const Span& span : group.journal().spans())
+      missed -= span.category == "overlapped" && span.name.starts_with("reduce_scatter") &&
+                span.name.find(format(" in group {} ", group.name())) != std::string::npos;
+  }
   proof.claim("gradients are summed while other parts compute", std::abs(missed), 0,
               "a reduce_scatter was waited for at once: does a part compute between its begin and its wait?");
+}
+
+/// The rows that have left their ranks in a phase, all together. Collective.
+inline std::int64_t rows_moved(Communicator& world, const std::string& phase) {
+  const std::vector<std::int64_t> rows = routed(world.journal(), phase).leave;
+  return static_cast<std::int64_t>(
+      sum_over(world, static_cast<double>(std::accumulate(rows.begin(), rows.end(), std::int64_t{0}))));
 }
 
 /// The rows that travel to experts, as the ranks have counted them, and their bytes. Returns the rows that
 /// came to each rank's experts in the first step of the training and in the last one. Collective.
 inline std::array<std::vector<std::int64_t>, 2> expect_routing(Proof& proof, Communicator& world,
                                                                const Config& s, std::int64_t steps) {
-  const auto sum = [&](const auto& rows) {
-    return std::accumulate(rows.begin(), rows.end(), std::int64_t{0});
-  };
-  const auto moved = [&](const Routed& rows) {
-    return static_cast<std::int64_t>(sum_over(world, static_cast<double>(sum(rows.leave))));
-  };
   const Routed training = routed(world.journal(), "fwd");
   const std::int64_t all = std::int64_t{s.sizes.replicas()} * s.training.microbatches,
-                     leave = moved(training);
+                     leave = rows_moved(world, "fwd");
   expect_experts(proof, s, "fwd", steps * all, leave, true),
       expect_experts(proof, s, "bwd", steps * all, leave, false);
-  if (s.sample > 0)
-    expect_experts(proof, s, "sample", s.sample * s.sizes.replicas(),
-                   moved(routed(world.journal(), "sample")), true);
   std::array<std::vector<std::int64_t>, 2> load;
   const std::int64_t each =
       std::ssize(training.come) / steps;  // forwards of a step; the first was the check's
@@ -110,9 +115,10 @@ inline Compared check_run(Proof& proof, Communicator& world, const Trainer& trai
                           const Results& found) {
   std::array<std::vector<std::int64_t>, 2> load;
   if (s.eval) {
-    std::int64_t forwards = 0;
-    for (int replica = 0; replica < s.sizes.dp; ++replica) forwards += s.sizes.cp * own_forwards(s, replica);
+    const std::int64_t forwards = s.sizes.replicas() * own_forwards(s);
     expect_pass(proof, s, "eval", forwards, std::to_string(forwards));
+    if (s.training.model.experts > 0)
+      expect_experts(proof, s, "eval", forwards, rows_moved(world, "eval"), true);
   } else {  // the first replica's ranks count the all-reduces that all replicas post together
     const bool first = trainer.mesh().dp_cp->rank() == 0;
     const double buckets = sum_over(world, first ? static_cast<double>(trainer.optimizer().sums()) : 0);
@@ -126,6 +132,8 @@ inline Compared check_run(Proof& proof, Communicator& world, const Trainer& trai
     if (s.training.model.experts > 0) load = expect_routing(proof, world, s, steps);
   }
   if (s.sample > 0) expect_sampling_traffic(proof, s);
+  if (s.sample > 0 && s.training.model.experts > 0)
+    expect_experts(proof, s, "sample", s.sample * s.sizes.replicas(), rows_moved(world, "sample"), true);
 
   Results truth, reference;  // the unsplit run in f64, and in the dtype of this run
   const auto alone = world.split(world.rank(), 0, "alone");
@@ -148,7 +156,7 @@ inline Compared check_run(Proof& proof, Communicator& world, const Trainer& trai
     // One run may be lucky. Other numbers of microbatches round the same sums in another order.
     const auto busy = world.busy("runs the unsplit reference with other microbatches");
     for (const int count : {1, 2, 4, 8}) {
-      if (s.training.model.aux > 0) break;  // the batch goes through at once
+      if (s.training.model.aux > 0) break;  // each number of them has another auxiliary loss
       const std::int64_t parts = std::int64_t{count} * s.sizes.dp;
       if (s.batch % parts != 0) continue;
       Config other = s;

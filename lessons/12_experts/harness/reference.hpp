@@ -8,11 +8,13 @@
 namespace tessera::experts {
 
 /// The papers' formulas, line by line: every expert computes every token, and a gate that is 0 leaves out
-/// what the expert does not get. `in` has the weights by their names behind `name`.
+/// what the expert does not get. `in` has the weights by their names behind `name`. The auxiliary loss is the
+/// mean of those of each microbatch.
 class LayerReference {
  public:
-  LayerReference(const Inputs<Tensor>& in, const Config& c, int ranks, const std::string& name = "")
-      : in_(in), c_(c), ranks_(ranks), name_(name) {}
+  LayerReference(const Inputs<Tensor>& in, const Config& c, int ranks, const std::string& name = "",
+                 int microbatches = 1)
+      : in_(in), c_(c), ranks_(ranks), name_(name), microbatches_(microbatches) {}
   MeasuredReference found;  // aux, Y, and by backward dX and the gradients "d" + a weight's name
 
   Tensor forward(const Tensor& x) {
@@ -21,11 +23,12 @@ class LayerReference {
     p_ = softmax(matmul(wide_, w_));
     choices_.emplace(p_.values(), c_, ranks_);
     const std::int64_t E = c_.experts, all = p_.size(), N = x.rows();
-    gates_.assign(all, 0), sums_.assign(N, c_.top_k == 1 ? 1 : 0), even_.assign(E, 0);
+    gates_.assign(all, 0), sums_.assign(N, c_.top_k == 1 ? 1 : 0), even_.assign(microbatches_ * E, 0);
     for (std::int64_t at = 0; at < all; ++at) {
       if (!choices_->chosen(at)) continue;
-      if (c_.top_k > 1) sums_[at / E] += choices_->p[at];              // g_i = p_i / the sum of the chosen p
-      even_[at % E] += c_.aux * double(E) / double(c_.top_k * N * N);  // alpha E share_i / N
+      if (c_.top_k > 1) sums_[at / E] += choices_->p[at];  // g_i = p_i / the sum of the chosen p
+      even_[row_of_even(at)] +=
+          c_.aux * double(E * microbatches_) / double(c_.top_k * N * N);  // alpha E share_i / N
     }
     for (std::int64_t at = 0; at < all; ++at)
       if (choices_->chosen(at)) gates_[at] = choices_->p[at] / sums_[at / E];
@@ -39,7 +42,7 @@ class LayerReference {
       add_to(y, cast(scale_rows(y_[i], kept_gates(i)), y.dtype()));
       sum += largest_terms(steps_[i].h, w[2]) + largest(absolute(w[3]));
     }
-    const double aux = choices_->aux(1);
+    const double aux = choices_->aux(microbatches_);
     found.note("aux", Tensor::of(1, 1, {aux}, wide_.dtype()), aux);
     found.note("Y", cast(y, x.dtype()), sum);
     return found.results.at("Y");
@@ -67,7 +70,7 @@ class LayerReference {
     }
     for (std::int64_t at = 0; at < all; ++at) {
       const double mean = c_.top_k > 1 ? means[at / E] : 0;
-      dp[at] = even_[at % E] + (choices_->chosen(at) ? (dgates[at] - mean) / sums_[at / E] : 0);
+      dp[at] = even_[row_of_even(at)] + (choices_->chosen(at) ? (dgates[at] - mean) / sums_[at / E] : 0);
     }
     const Tensor dz = softmax_backward(Tensor::of(p_.rows(), E, dp, p_.dtype()), p_);
     add_to(dx, matmul(dz, t(w_)));
@@ -77,6 +80,10 @@ class LayerReference {
   }
 
  private:
+  /// The place in even_ of a place in a table (N, E).
+  std::int64_t row_of_even(std::int64_t at) const {
+    return at / (p_.size() / microbatches_) * c_.experts + at % c_.experts;
+  }
   Tensor kept_gates(std::int64_t expert) const {  // (N, 1)
     std::vector<double> column;
     for (std::int64_t at = expert; at < p_.size(); at += c_.experts)
@@ -88,9 +95,10 @@ class LayerReference {
   Config c_;
   int ranks_;
   std::string name_;
+  int microbatches_;
   Tensor x_, wide_, w_, p_;
   std::optional<Choices> choices_;
-  std::vector<double> gates_, sums_, even_;  // (N, E), (N), (E)
+  std::vector<double> gates_, sums_, even_;  // (N, E), (N), (microbatches, E)
   std::vector<mlp::Mlp> experts_;
   std::vector<mlp::Mlp::Saved> steps_;
   std::vector<Tensor> y_;
@@ -100,12 +108,13 @@ class LayerReference {
 struct GptReference : attention_heads::Reference {
   using attention_heads::Reference::Reference;
   gpt::ModelConfig config;
+  int microbatches = 1;
   std::map<std::string, std::optional<LayerReference>> layers;
 
   Tensor mlp(const std::string& name, const Tensor& x) override {
     if (!config.has_experts(std::stoll(name.substr(2)))) return attention_heads::Reference::mlp(name, x);
     const Config c{x.rows(), x.cols(), config.ffn(), config.experts, config.top_k, 1, 0, config.aux};
-    return layers[name].emplace(inputs(), c, 1, name).forward(x);
+    return layers[name].emplace(inputs(), c, 1, name, microbatches).forward(x);
   }
   Tensor mlp_backward(const std::string& name, const Tensor& dy) override {
     if (!layers.contains(name)) return attention_heads::Reference::mlp_backward(name, dy);
@@ -116,8 +125,8 @@ struct GptReference : attention_heads::Reference {
   }
 };
 inline MeasuredReference reference_step(const Inputs<Tensor>& in, const gpt::ModelConfig& m,
-                                        const gpt::Tokens& batch) {
-  return gpt::reference_step<GptReference>(in, m, batch);
+                                        const gpt::Tokens& batch, int microbatches) {
+  return gpt::reference_step<GptReference>(in, m, batch, microbatches);
 }
 
 }  // namespace tessera::experts

@@ -28,10 +28,10 @@ Tensor whole(Trial& t, const std::string& name, int elements, const Communicator
   return row;
 }
 
-void fill(Trial& t, ShardedUnits& units, const Setup& s, const Communicator& dp) {
+void fill(Trial& t, ShardedUnits& units, const Setup& s, Communicator& dp) {
   for (const int elements : s.sizes)
     units.add(whole(t, format("weights of {}", elements), elements, dp),
-              Tensor::zeros(1, padded(elements, dp.size()), DType::f64));
+              Tensor::zeros(1, padded(elements, dp.size()), DType::f64), dp);
 }
 
 /// This rank's columns of a unit's row, as a slice of the padded whole.
@@ -42,7 +42,7 @@ Slice own(int elements, const Communicator& dp) {
 const Task gather("10.gather", [](Trial& t) {
   const Setup s = draw(t, 2);
   t.on_ranks([&](Communicator& dp) {
-    ShardedUnits units(s.stage, rule_of(s), dp);
+    ShardedUnits units(s.stage, rule_of(s));
     fill(t, units, s, dp);
     std::vector<std::string> words;
     for (int pass = 0; pass < 2; ++pass)
@@ -65,7 +65,7 @@ const Task gather("10.gather", [](Trial& t) {
 const Task reduce("10.reduce", [](Trial& t) {
   const Setup s = draw(t, 1);
   t.on_ranks([&](Communicator& dp) {
-    ShardedUnits units(s.stage, rule_of(s), dp);
+    ShardedUnits units(s.stage, rule_of(s));
     fill(t, units, s, dp);
     units.zero_gradients();
     for (int microbatch = 0; microbatch < 2; ++microbatch)
@@ -87,7 +87,7 @@ const Task reduce("10.reduce", [](Trial& t) {
 const Task step("10.step", [](Trial& t) {
   const Setup s = draw(t, 1);
   t.on_ranks([&](Communicator& dp) {
-    ShardedUnits units(s.stage, rule_of(s), dp);
+    ShardedUnits units(s.stage, rule_of(s));
     fill(t, units, s, dp);
     for (int number = 1; number <= 2; ++number) {
       for (std::size_t u = 0; u < 2; ++u) {

@@ -39,7 +39,7 @@ if ls -R "$work/tree" | grep -qE 'cheats|\.git$'; then fail "the tree has what i
 
 labs() { "$build/bin/tessera_labs" --root "$root" --build "$bare" "$@"; }
 labs new "$work/term" --from 03 --variant 7
-if grep -rqwE 'fc1|dpre|dy_own' "$work/term"/{lessons,notebooks_md,tests/tools/labs/lab_*}; then fail "a variant has the master's names"; fi
+if grep -rqwE 'fc1|dpre|dy_own' "$work/term/lessons"; then fail "a variant has the master's names"; fi
 grep -q "task 03.forward is open" -r "$work/term/lessons" || fail "--from 03 solves lesson 03"
 cmake -S "$work/term" -B "$work/term/build" --preset no-extras "-DTESSERA_CORE=$bare/libtessera_core.a" "$@" >/dev/null
 cmake --build "$work/term/build" --parallel 2 --target tessera_labs 04_mlp_block >"$work/log" || { tail -n 30 "$work/log"; fail "a variant does not build"; }
