@@ -244,6 +244,18 @@ for ep in 1 2 3 6; do "$bin/12_experts" --ranks 6 --experts 12 --ep $ep --tokens
 refused '--experts are in every second block, and --layers 1 has none: --layers 2 would work' 08_three_d --experts 4 --layers 1 --pp 1
 refused '--eval asks for the next token: without --objective it would work' 08_three_d --objective mlm --eval
 
+# All axes: what 08 refuses, too; so many ranks are a product of axes; and a sweep has all of them.
+thirteen=(13_all_axes --json x --dump y --svg z --trace w)
+refused '--ranks 8, but the axes make 2: --ranks 2 would work' "${thirteen[@]}" --ranks 8 --tp 2
+refused '--sweep takes every cut of a model of its own, in f64: without --tp it would work' "${thirteen[@]}" --sweep 64 --tp 2
+refused '--tp 3 does not divide the 4 heads: --tp 1, 2, 4 would work' "${thirteen[@]}" --tp 3
+refused '--ep 4 does not divide the 2 ranks of --cp 2 --dp 1: --ep 1, 2 would work' "${thirteen[@]}" --tp 2 --cp 2 --ep 4
+refused '--ep 2 does not divide the 3 experts: --experts 4 would work' "${thirteen[@]}" --cp 2 --ep 2 --experts 3
+refused '--batch 16 cannot be shared out over 7 replicas .*: --batch 28 would work' "${thirteen[@]}" --ranks 7
+refused '--layers 4 cannot fill 8 virtual stages: --layers 8 or more would work' "${thirteen[@]}" --pp 4 --schedule interleaved
+refused '--cp 1 cuts no tokens: without --way it would work' "${thirteen[@]}" --tp 2 --way ring
+refused '--ranks 65: a whole number from 1 to 64' "${thirteen[@]}" --ranks 65
+
 # A plan: known names, and axes that divide what they cut.
 fourteen=(14_plan plan --json x --svg z)
 refused '--machine dgx is not known: --machine dgx-v100, dgx-a100, dgx-h100 would work' "${fourteen[@]}" --machine dgx

@@ -17,6 +17,7 @@
 #include "11_context_parallel/harness/proof.hpp"
 #include "11_context_parallel/parts.hpp"
 #include "12_experts/harness/proof.hpp"
+#include "13_all_axes/harness/sweep.hpp"
 #include "14_plan/harness/proof.hpp"
 #include "models.hpp"
 
@@ -291,6 +292,18 @@ std::vector<Claim> course() {
         [top_k = top_k, capacity = capacity](Proof& proof, Communicator& comm, const MatrixSizes& s) {
           experts::prove(proof, comm, experts_config(s, comm.size(), top_k, capacity));
         });
+  add("13 all axes, every cut in turn", floating, [](Proof& proof, Communicator& comm, const MatrixSizes& s) {
+    three_d::Config c = all_axes::small_run(!proof.coarse(), true);
+    gpt::ModelConfig& m = c.training.model;
+    c.batch = 2 * comm.size(), c.steps = 2, m.tokens = c.batch * c.seq();
+    const auto cuts = all_axes::factorisations(comm.size(), c);
+    c.sizes = cuts[static_cast<std::size_t>(7 * s.index) % cuts.size()];
+    m.attention.options.batch = c.batch / c.sizes.dp, m.cp = c.sizes.cp, m.ep = c.sizes.ep;
+    c.training.zero = s.index % 4;
+    all_axes::compose(c.training);
+    if (m.experts > 0) c.training.parts.reference = experts::reference_step;
+    three_d::prove(proof, comm, c);
+  });
   add("14 plan: memory and bytes", floating,
       [](Proof& proof, Communicator& comm, const MatrixSizes&) { plan::check_counted(proof, comm); });
   return claims;

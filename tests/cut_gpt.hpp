@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "01_mlp/text_model.hpp"
 #include "08_three_d/generate.hpp"
 #include "gpt/harness/reference.hpp"
 #include "models.hpp"
@@ -10,10 +11,25 @@
 
 namespace tessera::test {
 
+/// The file of the optimiser's state in a checkpoint.
+inline std::string optimizer_file(const std::string& folder) {
+  return gpt::in_folder(folder, SafetensorsFile(gpt::model_file(folder)).metadata().at("optimizer"));
+}
+/// All tensors of a checkpoint, by our names; and its bytes.
+inline std::map<std::string, Tensor> checkpoint_of(const std::string& folder) {
+  std::map<std::string, Tensor> all = load_safetensors(optimizer_file(folder));
+  for (const auto& [name, tensor] : load_safetensors(gpt::model_file(folder)))
+    all[name.starts_with("transformer.") ? name.substr(12) : name] = tensor;
+  return all;
+}
+inline std::string bytes_of(const std::string& folder) {
+  return mlp::read_text(gpt::model_file(folder)) + mlp::read_text(optimizer_file(folder));
+}
+
 /// The run, going on from a checkpoint.
 inline three_d::Config resumed(three_d::Config s, const std::string& folder) {
   s.resume = folder;
-  s.weights = std::make_shared<const gpt::WeightsFile>(gpt::checkpoint_file(folder), "--resume");
+  s.weights = std::make_shared<const gpt::WeightsFile>(gpt::model_file(folder), "--resume");
   return s;
 }
 

@@ -289,9 +289,20 @@ def experts():
     return case
 
 
+def all_axes():
+    def table(bars, report, faults):
+        for name, (*_, sent, predicted) in report["axes"].items():
+            if sent != predicted or (sent == 0) != (name == "nothing"):
+                faults.append(f"{name} alone sends {sent} B of {predicted}")
+        if len(report["axes"]) != 10 or report["groups"]["ep"] != [[0, 2], [1, 3], [4, 6], [5, 7]]:
+            faults.append(f"axes {list(report['axes'])}, ep groups {report['groups']['ep']}")
+
+    return Case(8, exact=False, extra=table, batch=8, width=8, heads=2, seq=8, steps=2, text=__file__)
+
+
 CASES = [("01", mlp), ("02", matrices), ("03", matrices), ("04", matrices), ("05", attention), ("06", pipeline),
          ("07", data_parallel), ("08", three_d), ("08", three_d_zero), ("09", sequence_parallel), ("10", zero),
-         ("11", context_parallel), ("12", experts)]
+         ("11", context_parallel), ("12", experts), ("13", all_axes)]
 
 
 def check(program, case, scratch, name):

@@ -36,7 +36,7 @@ TEST_CASE("lesson 14: memory and bytes are those that lesson 08 counts, at 1 to 
       const Outcome outcome = proven(ranks, {Tier::floating, dtype, 3},
                                      [](Proof& proof, Communicator& world) { check_counted(proof, world); });
       CHECK(faults(outcome) == "");
-      CHECK(outcome.checks.size() == 6);
+      CHECK(outcome.checks.size() == 10);
     }
 }
 
@@ -53,6 +53,18 @@ TEST_CASE("lesson 14: times are within 10% of every published run, and the const
     other.product *= product, other.half *= half;
     CHECK(misfit(other) > least);
   }
+}
+
+TEST_CASE("the elements of a model are those of its weights") {
+  for (const std::int64_t experts : {0, 3})
+    for (const bool tied : {true, false}) {
+      Question asked = gpt3(8, 64);
+      asked.model.attention = {24, 6, 2, {}}, asked.model.layers = 5, asked.model.inner = 40;
+      asked.model.experts = experts, asked.model.ep = 3, asked.model.tied = tied;
+      std::int64_t all = 0;
+      for (const gpt::WeightInfo& info : gpt::weights_of(asked.model)) all += info.rows * info.cols;
+      CHECK(gpt::elements_of(asked.model) == all);
+    }
 }
 
 TEST_CASE("lesson 14: a product is limited by its multiply-adds or by its bytes") {

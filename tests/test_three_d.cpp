@@ -116,7 +116,7 @@ Run run_of(const Config& s, DType dtype = DType::f64) {
     if (!s.resume.empty()) trainer.resume(*s.weights);
     const auto losses = train(world, trainer, s, 3);
     trainer.save(world, folder, configuration(s, 3));
-    if (world.rank() == 0) run = {losses, load_safetensors(gpt::checkpoint_file(folder))};
+    if (world.rank() == 0) run = {losses, checkpoint_of(folder)};
   });
   return run;
 }
@@ -240,7 +240,7 @@ TEST_CASE("a loss that is no number ends the run and names the step, and the las
   CAPTURE(fault);
   CHECK(contains(fault, "the loss of step "));
   CHECK(contains(fault, "; the last checkpoint in " + folder + " stays"));
-  REQUIRE(std::filesystem::exists(gpt::checkpoint_file(folder)));
+  REQUIRE(std::filesystem::exists(gpt::model_file(folder)));
   Config rest = on_text({1, 1, 1}, 60, false);
   rest.training.model.layers = 2;
   rest.training.lr = 0;

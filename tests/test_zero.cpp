@@ -194,7 +194,7 @@ Trained run_of(three_d::Config s, const std::string& folder, DType dtype = DType
     const auto losses = three_d::train(world, trainer, s, 3);
     if (world.rank() == 0) found.losses = losses;
   });
-  found.file = mlp::read_text(gpt::checkpoint_file(folder));
+  found.file = bytes_of(folder);
   return found;
 }
 Trained run_of(const three_d::Config& s) { return run_of(s, Directory().file("run")); }

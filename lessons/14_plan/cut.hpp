@@ -53,8 +53,9 @@ inline three_d::Config run_of(const Question& asked, const Cut& cut) {
   t.model.attention.options.batch = cut.microbatch;
   const bool kept = cut.recompute == Recompute::none && !asked.fused_attention;  // the scores
   t.model.attention.options.form = kept ? AttentionOptions::Form::plain : AttentionOptions::Form::streaming;
-  // As Megatron does: what was gathered is gathered again in the backward, beside the product of dX.
-  t.model.sequence_parallel = t.model.regather = cut.sequence_parallel;
+  // As Megatron does: what was gathered is gathered again in the backward, beside the product of dX. Experts
+  // stand where tokens are cut.
+  t.model.sequence_parallel = t.model.regather = cut.sequence_parallel || asked.model.experts > 0;
   t.model.cp = cut.sizes.cp, t.model.ep = cut.sizes.ep, t.model.way = cut.way;
   t.schedule = cut.chunks > 1 ? pipeline::Schedule::interleaved : cut.schedule;
   t.chunks = cut.chunks, t.adamw = true, t.clip = 1, t.zero = cut.zero;
@@ -72,6 +73,10 @@ inline three_d::Config run_of(const Question& asked, const Cut& cut) {
   refuse_undivided("--ep", s.ep, "--cp times --dp,", s.replicas());
   if (asked.model.experts > 0) refuse_undivided("--ep", s.ep, "--experts", asked.model.experts);
   if (s.cp > 1) refuse_undivided("--cp", s.cp, "half of --seq,", asked.model.seq() / 2);
+  if (s.cp > 1 && cut.way == gpt::Way::ulysses)
+    for (const auto& [flag, heads] :
+         {std::pair{"--heads", asked.model.attention.heads}, {"--kv-heads", asked.model.attention.kv_heads}})
+      refuse_undivided("--cp", s.cp, format("a rank's share of {}", flag), heads / s.tp);
   if (cut.sequence_parallel) refuse_undivided("--tp", s.tp, "the tokens of a microbatch,", t.model.rows());
   if (parts < 1 || asked.batch % parts != 0)
     throw UsageError(

@@ -36,22 +36,24 @@ inline std::pair<double, double> activations_of(const Question& asked, const Cut
                                                 int stage) {
   const three_d::TrainingConfig& t = run.training;
   const int p = cut.sizes.pp, all = p * t.chunks, tp = cut.sizes.tp;
-  const std::int64_t wide = asked.wide_bytes / asked.weight_bytes,
-                     message = t.model.own_rows(tp) * t.model.width();
+  const std::int64_t message = t.model.own_rows(tp) * t.model.width();
   std::vector<gpt::KeptActivations> chunks;
+  std::int64_t beside = 0;
   for (int c = 0; c < t.chunks; ++c) {
     const int at = pipeline::virtual_stage(c, stage, p);
-    const std::int64_t layers = pipeline::layers_of(t.partition(p), at).size();
-    chunks.push_back(gpt::kept_activations(t.model, layers, at == all - 1, 0, tp, wide));
+    const Range layers = pipeline::layers_of(t.partition(p), at);
+    chunks.push_back(kept_of(asked, t.model, layers, at == all - 1, tp));
+    const auto largest = kept_of(asked, t.model, {layers.end - 1, layers.end}, false, tp);
+    beside =
+        std::max(beside, largest.backward_input + (cut.recompute == Recompute::full ? largest.forward : 0));
     if (cut.recompute != Recompute::full) continue;
-    const auto blocks = gpt::kept_activations(t.model, layers, false, 0, tp, wide);
-    chunks.back().forward += layers * message - blocks.forward;
+    const auto blocks = kept_of(asked, t.model, layers, false, tp);
+    chunks.back().forward += layers.size() * message - blocks.forward;
     chunks.back().backward_input -= blocks.backward_input;
   }
-  const auto block = gpt::kept_activations(t.model, 1, false, 0, tp, wide);
-  const std::int64_t beside = block.backward_input + (cut.recompute == Recompute::full ? block.forward : 0);
   const auto kept = three_d::most_held(schedule[static_cast<std::size_t>(stage)], chunks, message,
-                                       t.model.rows() * t.model.width(), stage == 0, stage == p - 1, wide);
+                                       t.model.rows() * t.model.width(), stage == 0, stage == p - 1,
+                                       asked.wide_bytes / asked.weight_bytes);
   return {static_cast<double>(kept * asked.weight_bytes), static_cast<double>(beside * asked.weight_bytes)};
 }
 
@@ -166,10 +168,11 @@ inline Estimate estimate(const Question& asked, const Cut& cut, bool simulated =
                                     : m * busy / (1 - pipeline::bubble_predicted(t.schedule, p, m, v));
 
   // The sums of gradients begin in the last backward; stage 3 of ZeRO brings weights beside all computation.
-  const std::string dp = cut.sizes.cp > 1 ? "dp_cp" : "dp";
-  double sums = sent[dp + " bwd"], weights = 0;
-  for (const std::string& group : {dp, std::string("expert_dp")})
-    weights += sent[group + " step"] + sent[group + " fwd"];
+  double sums = 0, weights = 0, norms = 0;
+  for (const std::string axis : {cut.sizes.cp > 1 ? "dp_cp" : "dp", "expert_dp"})
+    sums += sent[axis + " bwd"], weights += sent[axis + " step"] + sent[axis + " fwd"];
+  for (const auto& [where, seconds] : sent)
+    if (where.ends_with(" norm")) norms += seconds;
   if (cut.overlap) sums = std::max(0.0, sums - 2.0 / 3 * slowest.all());
   if (cut.overlap && cut.zero == 3) weights = std::max(0.0, weights - m * slowest.all());
   // An optimiser reads the gradient, reads and writes a master and two moments, and writes the weight.
@@ -182,9 +185,8 @@ inline Estimate estimate(const Question& asked, const Cut& cut, bool simulated =
                 {"ep", m * ep},
                 {"pp", m * messages},
                 {"bubble", std::max(0.0, pipeline - m * busy)},
-                {"dp", sums + weights + sent["expert_dp bwd"] + sent["embedding bwd"]},
-                {"optimiser",
-                 pass_seconds(asked.machine, asked.reached, optimizer) + sent["tp norm"] + sent["pp norm"]}};
+                {"dp", sums + weights + sent["embedding bwd"]},
+                {"optimiser", pass_seconds(asked.machine, asked.reached, optimizer) + norms}};
   return found;
 }
 // end estimate

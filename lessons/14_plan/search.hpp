@@ -14,6 +14,8 @@ struct Fixed {
   std::optional<std::int64_t> microbatch;
   std::optional<bool> sequence_parallel;
   std::optional<Recompute> recompute;
+  std::optional<pipeline::Schedule> schedule;
+  std::optional<gpt::Way> way;
   bool overlap = true, scatter_gather = false;
 };
 
@@ -36,22 +38,28 @@ std::vector<T> choices(const std::optional<T>& fixed, std::vector<T> all) {
 template <class Visit>
 void for_cuts(const Question& asked, const Fixed& fixed, const Visit& visit) {
   const int n = asked.devices;
-  const bool long_text = asked.model.seq() >= 8192, experts = asked.model.experts > 0;
+  const bool long_text = asked.model.seq() >= 8192;
+  std::vector<int> all_chunks = {1, 2, 3, 4, 6, 8};  // several are what the interleaved schedule is
+  if (fixed.schedule == pipeline::Schedule::interleaved)
+    all_chunks.erase(all_chunks.begin());
+  else if (fixed.schedule)
+    all_chunks = {1};
   for (const int tp : choices(fixed.tp, divisors(n, asked.machine.devices))) {
     if (n % tp != 0) continue;
     for (const int cp : choices(fixed.cp, divisors(n / tp, long_text ? 16 : 1))) {
       if (n / tp % cp != 0) continue;
       for (const int pp : choices(fixed.pp, divisors(n / (tp * cp), asked.model.layers))) {
         if (n / (tp * cp) % pp != 0) continue;
-        for (const int ep : choices(fixed.ep, divisors(n / (tp * pp), experts ? asked.model.experts : 1))) {
+        for (const int ep :
+             choices(fixed.ep, divisors(n / (tp * pp), std::max<std::int64_t>(1, asked.model.experts)))) {
           const int dp = n / (tp * cp * pp);
           if (fixed.dp && *fixed.dp != dp) continue;
           Cut cut;
           cut.sizes = {tp, pp, dp, cp, ep};
           cut.overlap = fixed.overlap, cut.scatter_gather = fixed.scatter_gather;
+          cut.schedule = fixed.schedule.value_or(cut.schedule), cut.way = fixed.way.value_or(cut.way);
           for (const std::int64_t microbatch : choices(fixed.microbatch, {1, 2, 4, 8}))
-            for (const int chunks :
-                 choices(fixed.chunks, pp > 1 ? std::vector{1, 2, 3, 4, 6, 8} : std::vector{1}))
+            for (const int chunks : choices(fixed.chunks, pp > 1 ? all_chunks : std::vector{1}))
               for (const bool sequence_parallel : choices(fixed.sequence_parallel, {tp > 1}))
                 for (const Recompute recompute : choices(fixed.recompute, {Recompute::none, Recompute::full}))
                   for (const int zero : choices(
@@ -65,6 +73,8 @@ void for_cuts(const Question& asked, const Fixed& fixed, const Visit& visit) {
     }
   }
 }
+
+constexpr int most_devices = 1 << 20;
 
 struct Answer {
   std::vector<Estimate> best;    // those that fit, the fastest first
@@ -89,12 +99,16 @@ inline Answer search(const Question& asked, const Fixed& fixed, std::size_t coun
       if (answer.impossible.empty()) answer.impossible = error.what();
     }
   });
-  if (all.empty() && answer.impossible.empty())
-    answer.impossible =
-        format("--gpus {} is no multiple of the given --tp, --cp, --pp and --dp: --gpus {} would work",
-               asked.devices,
-               std::int64_t{fixed.tp.value_or(1)} * fixed.cp.value_or(1) * fixed.pp.value_or(1) *
-                   fixed.dp.value_or(1));
+  if (all.empty() && answer.impossible.empty()) {
+    std::pair<int, std::string> longest;
+    double product = 1;
+    for (const auto& [axis, flag] :
+         {std::pair{fixed.tp, "--tp"}, {fixed.cp, "--cp"}, {fixed.pp, "--pp"}, {fixed.dp, "--dp"}})
+      longest = std::max(longest, {axis.value_or(1), flag}), product *= axis.value_or(1);
+    answer.impossible = format(
+        "--gpus {} is no multiple of the given --tp, --cp, --pp and --dp: {} would work", asked.devices,
+        product <= most_devices ? format("--gpus {:.0f}", product) : longest.second + " 1");
+  }
   answer.tried = static_cast<int>(all.size());
   std::ranges::sort(all, {}, simplest_of_fastest);
   std::set<std::vector<int>> seen;

@@ -1,8 +1,9 @@
-// The computation of a rank: which products a block has, how large they are under a cut, and how many bytes
-// pass through memory beside them.
+// The computation of a rank: which products a block has, how large they are under a cut, how many bytes pass
+// through memory beside them, and what is kept of a block until the backward.
 #pragma once
 
 #include "14_plan/cut.hpp"
+#include "gpt/activations.hpp"
 
 namespace tessera::plan {
 
@@ -130,5 +131,30 @@ inline Work head_work(const Question& asked, const ModelConfig& m, int t) {
           {product(inner, cols, rows), 0}};
 }
 // end work
+
+/// Elements of activations that a rank keeps of some layers. A layer of experts keeps, in place of an MLP's,
+/// what lesson 12 counts; an even router sends a rank as many rows as another. F = 4 W, n own tokens, k n
+/// choices, E experts:
+///
+///   forward  probabilities, gates  2 n E (k = 1: n E)     a choice's output, gate, place  k n (W + 1) and 8
+///   B
+///            of the rows that came: X, before and after gelu  k n (W + 2 F) and 8 B
+///   dX       of the router n E, of the rows that came  k n (W + F)
+inline gpt::KeptActivations kept_of(const Question& asked, const ModelConfig& m, Range layers, bool last,
+                                    int tp) {
+  const std::int64_t wide = asked.wide_bytes / asked.weight_bytes,
+                     numbers = (7 + asked.weight_bytes) / asked.weight_bytes;
+  const std::int64_t n = m.rows(), own = m.own_rows(tp), w = m.width(), f = m.ffn(), rows = m.top_k * own;
+  gpt::KeptActivations kept = gpt::kept_activations(m, layers.size(), last, 0, tp, wide);
+  for (std::int64_t l = layers.begin; l < layers.end; ++l) {
+    if (!m.has_experts(l)) continue;
+    kept.forward +=
+        (m.top_k > 1 ? 2 : 1) * own * m.experts * wide + rows * (2 * w + 2 * f + wide + 2 * numbers);
+    kept.forward -= n * 2 * f / tp + ((m.regather ? own : n) - own) * w;  // its input is not gathered
+    kept.backward_input +=
+        own * m.experts * wide + rows * (w + f) - n * f / tp - (m.sequence_parallel ? n : 0) * w;
+  }
+  return kept;
+}
 
 }  // namespace tessera::plan

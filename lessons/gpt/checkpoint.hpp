@@ -1,6 +1,6 @@
-// A checkpoint knows no cut: it holds whole tensors with GPT-2's names in one safetensors file, and the state
-// of the optimiser beside them. A run that resumes takes its slices of them, under any other tp x pp x dp.
-// The metadata say what no tensor does: the model's settings, with the keys of config.json, and the run's.
+// A checkpoint knows no cut: it holds whole tensors. The model lies there as Hugging Face's transformers
+// opens it, model.safetensors and config.json, and the state of the optimiser, with all that a run goes on
+// from, in a file of its own. A run that resumes takes its slices of both, under any other tp x pp x dp x ep.
 #pragma once
 
 #include <cmath>
@@ -11,12 +11,13 @@
 
 namespace tessera::gpt {
 
-inline std::string checkpoint_file(const std::string& folder) {
-  return (std::filesystem::path(folder) / "checkpoint.safetensors").string();
+inline std::string in_folder(const std::string& folder, const std::string& name) {
+  return (std::filesystem::path(folder) / name).string();
 }
+inline std::string model_file(const std::string& folder) { return in_folder(folder, "model.safetensors"); }
 
-/// The prefixes of the names in a checkpoint: "" for the weights, then one for each tensor that the optimiser
-/// keeps of a weight.
+/// The prefixes of the names in a checkpoint: "" for the weights, which are in the model's file, then one for
+/// each tensor that the optimiser keeps of a weight.
 inline std::vector<std::string> state_prefixes(bool learns, bool adamw) {
   if (!learns) return {""};
   return adamw ? std::vector<std::string>{"", "optimizer.m.", "optimizer.v."}
@@ -48,16 +49,31 @@ struct TrainingState {
   }
 };
 
+/// What transformers has to know of a model, in the words of its GPT2Config. It has no GPT-2 with experts,
+/// and none that looks ahead: "".
+inline std::string config_json(const ModelConfig& m, DType dtype) {
+  if (m.experts > 0 || m.attention.options.mask != Mask::causal) return "";
+  return format(
+      R"({{"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new",
+ "vocab_size": {}, "n_positions": {}, "n_embd": {}, "n_layer": {}, "n_head": {}, "n_inner": {},
+ "layer_norm_epsilon": {}, "tie_word_embeddings": {}, "dtype": "{}", "attn_pdrop": 0, "embd_pdrop": 0,
+ "resid_pdrop": 0, "bos_token_id": null, "eos_token_id": null}}
+)",
+      m.vocabulary, m.wpe_rows(), m.width(), m.layers, m.attention.heads, m.ffn(), m.layer_norm_epsilon,
+      m.tied, dtype == DType::f64 ? "float64" : "float32");
+}
+
 // begin save
-/// Writes the state of all ranks into `folder`; rank 0 of `world` does. Collective. The holders
-/// of a parameter have the same, so only the first one gives its slice. Until the new file is complete it has
-/// another name: whenever the process is killed, the folder has a whole checkpoint. `run` goes into the
-/// metadata.
+/// Writes the state of all ranks into `folder`; rank 0 of `world` does. Collective. The holders of a
+/// parameter have the same, so only the first one gives its slice. The model's file names that of the
+/// optimiser, which is written before it, and replaces the model's last one at once: whenever the process is
+/// killed, the folder has a whole checkpoint. `run` goes into the optimiser's metadata.
 inline void save_checkpoint(Communicator& world, const ModelConfig& config,
                             const std::vector<Parameter>& parameters, const TrainingState& state,
                             const std::string& folder, const std::map<std::string, std::string>& run) {
   const DType dtype = arithmetic(parameters.front().value.dtype());
-  std::map<std::string, Tensor> file;
+  std::map<std::string, Tensor> model, optimizer;
+  std::set<std::string> vectors;
   auto busy = world.rank() == 0 ? world.busy("writes the checkpoint") : nullptr;
   for (const WeightInfo& info : weights_of(config))
     for (std::size_t k = 0; k < state.prefixes.size(); ++k) {
@@ -73,21 +89,33 @@ inline void save_checkpoint(Communicator& world, const ModelConfig& config,
       const Device::Scope host(Device::host());
       const Tensor whole = Tensor::zeros(info.rows, info.cols, dtype);
       for (const Held& part : parts.front()) part.slice.insert(whole, cast(part.local, dtype));
-      file[state.prefixes[k] + info.name] = whole;
+      const std::string name = k > 0 ? state.prefixes[k] + info.name : name_in_file(info.name);
+      (k > 0 ? optimizer : model)[name] = whole;
+      if (is_vector(info.name)) vectors.insert(name);
     }
   if (world.rank() == 0) {
     const Device::Scope host(Device::host());
-    file["optimizer.step"] = Tensor::of(1, 1, {static_cast<double>(state.steps)});
     std::filesystem::create_directories(folder);
+    optimizer["optimizer.step"] = Tensor::of(1, 1, {static_cast<double>(state.steps)});
+    const Tensor& wte = model.at(name_in_file("wte.weight"));
+    const std::string of_run = format("optimizer-{}-{:08x}.safetensors", state.steps,
+                                      crc32(wte.raw(), static_cast<std::uint64_t>(wte.bytes())));
+    save_safetensors(in_folder(folder, of_run), optimizer, run, vectors);
     std::map<std::string, std::string> metadata = {
         {"format", "pt"},
+        {"optimizer", of_run},
         {"model_type", "gpt2"},
         {"activation_function", "gelu_new"},
         {"n_head", std::to_string(config.attention.heads)},
         {"layer_norm_epsilon", format("{}", config.layer_norm_epsilon)}};
     if (config.experts > 0) metadata["top_k"] = std::to_string(config.top_k);
-    metadata.insert(run.begin(), run.end());
-    save_safetensors(checkpoint_file(folder), file, metadata);
+    save_safetensors(model_file(folder), model, metadata, vectors);
+    const std::string json = config_json(config, dtype), path = in_folder(folder, "config.json");
+    json.empty() ? void(std::filesystem::remove(path)) : write_file(path, json);
+    for (const auto& old : std::filesystem::directory_iterator(folder))
+      if (const std::string name = old.path().filename().string();
+          name.starts_with("optimizer-") && name.ends_with(".safetensors") && name != of_run)
+        std::filesystem::remove(old.path());
   }
   busy = nullptr;
   const Phase phase = world.phase("check");

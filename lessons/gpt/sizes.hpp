@@ -44,13 +44,6 @@ inline std::vector<WeightInfo> weights_of(const ModelConfig& m) {
   return all;
 }
 
-/// Psi, the elements of the whole model.
-inline std::int64_t elements_of(const ModelConfig& config) {
-  std::int64_t all = 0;
-  for (const WeightInfo& info : weights_of(config)) all += info.rows * info.cols;
-  return all;
-}
-
 /// The elements of the experts of a block that a rank of ep holds.
 inline std::int64_t own_experts(const ModelConfig& m) {
   return m.experts / m.ep * ((m.width() + 1) * m.ffn() + (m.ffn() + 1) * m.width());
@@ -90,6 +83,12 @@ inline std::int64_t own_elements(const ModelConfig& m, Range layers, bool first,
   std::int64_t all = 0;
   for (const Part& part : own_parts(m, layers, first, last, rank, tp)) all += part.elements;
   return all;
+}
+
+/// P, the elements of the whole model.
+inline std::int64_t elements_of(ModelConfig m) {
+  m.ep = 1;
+  return own_elements(m, {0, m.layers}, true, true, 0, 1);
 }
 
 }  // namespace tessera::gpt

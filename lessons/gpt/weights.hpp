@@ -1,6 +1,6 @@
-// The weights of a GPT-2: a safetensors file with Hugging Face's names, published or a checkpoint of ours,
-// read into any cut. A rank reads one whole tensor at a time and keeps its slice of it: no rank ever holds
-// the model, which is why one cuts.
+// The weights of a GPT-2: a safetensors file with Hugging Face's names, published or of a checkpoint of ours,
+// whose optimiser has a file beside it, read into any cut. A rank reads one whole tensor at a time and keeps
+// its slice of it: no rank ever holds the model, which is why one cuts.
 #pragma once
 
 #include <cmath>
@@ -15,11 +15,25 @@
 
 namespace tessera::gpt {
 
+/// The names of transformers' GPT2LMHeadModel, and what has one axis there: biases, and weights of norms.
+inline std::string name_in_file(const std::string& name) {
+  return name == "lm_head.weight" ? name : "transformer." + name;
+}
+inline bool is_vector(const std::string& name) {
+  return name.ends_with(".bias") || name.find("ln_") != std::string::npos;
+}
+
 class WeightsFile {
  public:
   /// Throws UsageError, which begins with the flag, where it is no GPT-2. The sizes stand in the shapes.
   explicit WeightsFile(const std::string& path, const std::string& flag = "--weights")
       : what_(flag + " " + path), file_(path) {
+    if (flag == "--resume") {
+      const auto state = file_.metadata().find("optimizer");
+      if (state == file_.metadata().end())
+        refuse(format("names no state of an optimiser: --weights {} would work", path));
+      state_.emplace((std::filesystem::path(path).parent_path() / state->second).string());
+    }
     if (file_.has("transformer.wte.weight"))
       prefix_ = "transformer.";  // GPT2LMHeadModel's; GPT2Model has none
     const auto &wte = need("wte.weight"), &wpe = need("wpe.weight");
@@ -39,7 +53,8 @@ class WeightsFile {
   std::int64_t heads = 0, top_k = 0;  // 0: nothing says
   double layer_norm_epsilon = 1e-5;
   const std::string& what() const { return what_; }  ///< "--weights FILE"
-  const std::map<std::string, std::string>& metadata() const { return file_.metadata(); }
+  /// Of the run whose checkpoint it is.
+  const std::map<std::string, std::string>& metadata() const { return state_->metadata(); }
 
   // begin check
   /// Every weight of `config` is there in its shape, and nothing else that a GPT-2 would compute with. So is,
@@ -50,12 +65,11 @@ class WeightsFile {
     for (const std::string& prefix : prefixes)
       for (const auto& [name, rows, cols, scale] : weights_of(config)) {
         check_shape(prefix + name, rows, cols);
-        ++known;
+        known += prefix.empty();
       }
     for (const auto& [name, entry] : file_.entries()) {
       const bool mask = name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias");
-      known += mask || name == "lm_head.weight" ||
-               (name.starts_with("optimizer.") && (prefixes.size() == 1 || name == "optimizer.step"));
+      known += mask || name == "lm_head.weight";
     }
     if (known != file_.entries().size())
       refuse(format("has {} tensors that no GPT-2 of {} layers has", file_.entries().size() - known, layers));
@@ -71,7 +85,8 @@ class WeightsFile {
   /// This slice of a weight, or of what an optimiser keeps of it. All its elements are finite.
   Tensor read(const std::string& name, const Slice& slice, DType dtype) const {
     check_shape(name, slice.whole_rows, slice.whole_cols);
-    const Tensor mine = cast(slice.extract(file_.read(prefix_ + name)), dtype);
+    const Tensor mine =
+        cast(slice.extract(of_state(name) ? state_->read(name) : file_.read(prefix_ + name)), dtype);
     const auto values = mine.values();
     for (std::int64_t i = 0; i < mine.size(); ++i)
       if (const double value = values[static_cast<std::size_t>(i)]; !std::isfinite(value)) {
@@ -140,26 +155,29 @@ class WeightsFile {
                         : entry.unreadable,
                     rows, cols));
   }
+  /// Whether an optimiser keeps this, in the file beside the model's.
+  bool of_state(const std::string& name) const { return state_ && name.starts_with("optimizer."); }
   const SafetensorsFile::Entry& need(const std::string& name) const {
-    if (!file_.has(prefix_ + name))
-      refuse(format("there is no {}; a GPT-2 with Hugging Face's names would work", name));
-    return file_.at(prefix_ + name);
+    const SafetensorsFile& file = of_state(name) ? *state_ : file_;
+    const std::string full = of_state(name) ? name : prefix_ + name;
+    if (!file.has(full)) refuse(format("there is no {}; a GPT-2 with Hugging Face's names would work", name));
+    return file.at(full);
   }
 
   std::string what_;
   SafetensorsFile file_;
+  std::optional<SafetensorsFile> state_;
   std::string prefix_;
 };
 
 /// As GPT-2 begins, but uniform: norms are the identity, biases are 0, everything else is small.
 inline Tensor random_weight(const std::string& name, const Slice& slice, DType dtype, std::uint64_t seed,
                             double scale) {
-  const bool norm = name.find("ln_") != std::string::npos, bias = name.ends_with("bias");
-  const Tensor w = generate(seed, name, slice, dtype, Fill::uniform, bias || norm ? 0 : scale);
-  return norm && !bias
-             ? add_bias(w, Tensor::of(1, w.cols(), std::vector<double>(static_cast<std::size_t>(w.cols()), 1),
-                                      dtype))
-             : w;
+  const bool bias = name.ends_with("bias"), norm = is_vector(name) && !bias;
+  const Tensor w = generate(seed, name, slice, dtype, Fill::uniform, is_vector(name) ? 0 : scale);
+  return norm ? add_bias(w, Tensor::of(1, w.cols(),
+                                       std::vector<double>(static_cast<std::size_t>(w.cols()), 1), dtype))
+              : w;
 }
 
 /// Where a model begins: as `file` says, or, where it is null, at random.

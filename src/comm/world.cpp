@@ -1,6 +1,7 @@
 #include "comm/world.hpp"
 
 #include <algorithm>
+#include <thread>
 
 #include "tensor/error.hpp"
 
@@ -8,13 +9,26 @@ namespace tessera {
 
 namespace {
 std::chrono::steady_clock::time_point now() { return std::chrono::steady_clock::now(); }
+constexpr std::chrono::microseconds spin_time(50);
 }  // namespace
 
 World::World(const LaunchOptions& options)
-    : options_(options), moved_(now()), last_busy_(moved_), ranks_(static_cast<std::size_t>(options.ranks)) {}
+    : options_(options),
+      moved_(now()),
+      last_busy_(moved_),
+      spins_(options.ranks > 1 && options.ranks <= static_cast<int>(std::thread::hardware_concurrency())),
+      ranks_(static_cast<std::size_t>(options.ranks)) {}
+
+std::unique_lock<std::mutex> World::take() const {
+  std::unique_lock lock(mutex_, std::try_to_lock);
+  if (spins_ && !lock)
+    for (const Time end = now() + spin_time; !lock.try_lock() && now() < end;) continue;
+  if (!lock) lock.lock();
+  return lock;
+}
 
 void World::enter(Call& call) {
-  const std::lock_guard lock(mutex_);
+  const auto lock = take();
   Rank& me = at(call.world_rank);
   call.number = ++me.calls;
   me.call = call;
@@ -25,7 +39,7 @@ void World::enter(Call& call) {
 }
 
 void World::begin_wait(const Call& call) {
-  const std::lock_guard lock(mutex_);
+  const auto lock = take();
   at(call.world_rank).unwaited.erase(call.number);
 }
 
@@ -38,7 +52,7 @@ void World::abandon(const Call& call) {
 
 Entry World::post(const std::string& id, std::size_t seats, int steps, std::size_t seat,
                   Operation::Seat mine) {
-  const std::lock_guard lock(mutex_);
+  const auto lock = take();
   throw_if_faulty();
   auto& slot = open_[id];
   if (!slot) slot = std::make_shared<Operation>(Operation{std::vector<Operation::Seat>(seats), steps});
@@ -62,7 +76,7 @@ Entry World::post(const std::string& id, std::size_t seats, int steps, std::size
 
 void World::wait(const Entry& entry) {
   const auto& operation = entry.operation;
-  std::unique_lock lock(mutex_);
+  std::unique_lock lock = take();
   Rank& me = at(entry.call().world_rank);
   me.call = entry.call();
   me.unwaited.erase(me.call->number);
@@ -76,7 +90,7 @@ void World::wait(const Entry& entry) {
       for (const auto& other : work.operation->seats) events.push_back(other.last);
       lock.unlock();
       Event end = work.operation->run_step(work.seat, events);
-      lock.lock();
+      lock = take();
       work.mine().last = std::move(end);
       ++work.mine().steps_done;
       wake(*work.operation);
@@ -87,8 +101,14 @@ void World::wait(const Entry& entry) {
     check_for_deadlock();
     const auto deadline = [&] { return std::max(began, busy_until()) + options_.timeout; };
     const Time until = deadline();
-    if (!fault_ && me.changed.wait_until(lock, until) == std::cv_status::timeout && !operation->complete() &&
-        deadline() <= until)
+    const long seen = me.changes;
+    if (spins_) {  // to be woken takes longer than a small call
+      lock.unlock();
+      for (const Time end = now() + spin_time; me.changes == seen && now() < end;) continue;
+      lock = take();
+    }
+    if (!fault_ && me.changes == seen && me.changed.wait_until(lock, until) == std::cv_status::timeout &&
+        !operation->complete() && deadline() <= until)
       stall();
     me.state = State::running;
     me.awaited = nullptr;
@@ -156,7 +176,7 @@ const Entry* World::steppable(const Rank& rank) {
 }
 
 void World::wake(const Operation& operation) {
-  for (const auto& seat : operation.seats) at(seat.call->world_rank).changed.notify_one();
+  for (const auto& seat : operation.seats) at(seat.call->world_rank).wake();
 }
 
 }  // namespace tessera

@@ -4,6 +4,7 @@
 // completes when every rank has taken what it needs.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <exception>
@@ -98,10 +99,14 @@ class World {
     std::vector<Entry> pending;     // of threads
     std::shared_ptr<Operation> awaited;
     std::condition_variable changed;  // one of its operations has, or there is a fault
+    std::atomic<long> changes = 0;    // how often
+    void wake() { ++changes, changed.notify_one(); }
     bool waits() const { return state == State::waiting || where.starts_with("waits in"); }
     std::string doing() const;
   };
 
+  /// The lock. Who holds it does so for less time than it takes to sleep and to be woken.
+  std::unique_lock<std::mutex> take() const;
   // The caller of these functions holds the lock.
   Rank& at(int world_rank) { return ranks_[static_cast<std::size_t>(world_rank)]; }
   const Rank& at(int world_rank) const { return ranks_[static_cast<std::size_t>(world_rank)]; }
@@ -123,6 +128,7 @@ class World {
   LaunchOptions options_;
   Time moved_;  // when a rank last made a call or returned
   Time last_busy_;
+  const bool spins_;  // each rank has a core: one that waits need not sleep at once
   std::vector<Rank> ranks_;
   /// By id, those operations at which not all ranks have arrived.
   std::map<std::string, std::shared_ptr<Operation>> open_;

@@ -116,7 +116,7 @@ void World::never_waited(const Call& call) {
 
 void World::fault(const std::string& message) {
   if (!fault_) fault_ = message;
-  for (Rank& rank : ranks_) rank.changed.notify_one();
+  for (Rank& rank : ranks_) rank.wake();
   ended_.notify_all();
 }
 

@@ -203,7 +203,8 @@ class Header {
 }  // namespace
 
 void save_safetensors(const std::string& path, const std::map<std::string, Tensor>& tensors,
-                      const std::map<std::string, std::string>& metadata) {
+                      const std::map<std::string, std::string>& metadata,
+                      const std::set<std::string>& vectors) {
   const MemoryScope scope(MemoryKind::check);
   // Wide elements first: then each tensor starts at a multiple of its element, which mapped readers need.
   std::vector<std::pair<std::string, Tensor>> order(tensors.begin(), tensors.end());
@@ -224,6 +225,7 @@ void save_safetensors(const std::string& path, const std::map<std::string, Tenso
     header[name] = {{"dtype", format_name(tensor.dtype())},
                     {"shape", {tensor.rows(), tensor.cols()}},
                     {"data_offsets", {at, at + tensor.bytes()}}};
+    if (vectors.contains(name)) header[name]["shape"] = {tensor.size()};
     at += tensor.bytes();
   }
   std::string text;

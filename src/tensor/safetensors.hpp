@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <string>
 
 #include "tensor/file.hpp"
@@ -13,9 +14,10 @@ namespace tessera {
 /// Writes all tensors (from any device), sorted by name. The file appears whole or not at all: it is written
 /// beside its place and renamed. Throws UsageError where it cannot be written.
 /// `metadata` goes into the header, and with them a CRC-32 of every tensor's bytes, "crc32 NAME", and one of
-/// the header without itself, "crc32".
+/// the header without itself, "crc32". The (1, n) tensors that are named in `vectors` have one axis there.
 void save_safetensors(const std::string& path, const std::map<std::string, Tensor>& tensors,
-                      const std::map<std::string, std::string>& metadata = {});
+                      const std::map<std::string, std::string>& metadata = {},
+                      const std::set<std::string>& vectors = {});
 
 /// A file whose header has been read and checked; its tensors are read one by one, from the file as it was
 /// opened; F16 as f32, which is exact. Every fault is a UsageError that names the file: truncated, oversized,

@@ -75,7 +75,7 @@ part_build() {
   fi
   check build 470 cmake --build $build --parallel "$(nproc)" --target tessera_tests tessera_verify tessera_bench \
     01_mlp 02_column_split 03_row_split 04_mlp_block 05_attention_heads 06_pipeline 07_data_parallel 08_three_d \
-    09_sequence_parallel 10_zero 11_context_parallel 12_experts
+    09_sequence_parallel 10_zero 11_context_parallel 12_experts 13_all_axes
 }
 
 part_suite() {
@@ -102,7 +102,7 @@ flags_of() {
   esac
 }
 lessons=(01_mlp 02_column_split 03_row_split 04_mlp_block 05_attention_heads 06_pipeline 07_data_parallel 08_three_d
-  09_sequence_parallel 10_zero 11_context_parallel 12_experts)
+  09_sequence_parallel 10_zero 11_context_parallel 12_experts 13_all_axes)
 
 part_lessons() {
   local lesson ranks flags

@@ -46,7 +46,7 @@ inline void add_flags(App& app, Config& s, Arguments& arguments) {
   gpt::add_size_flags(app, t.model, 65536);
   flags.number("--chunks", t.chunks, 0, 64, "of a stage, for interleaved; 0: two there, else one");
   flags.choice("--optimizer", t.adamw, {{false, "sgd"}, {true, "adamw"}}, "with a constant rate");
-  flags.text("--save", s.save, "DIR", "write checkpoints there: whole tensors, GPT-2's names");
+  flags.text("--save", s.save, "DIR", "write checkpoints there, as transformers opens a GPT-2");
   flags.number("--every", s.every, 0, 1 << 20, "steps between checkpoints; 0: the one at the end");
   flags.text("--resume", s.resume, "DIR", "go on from the checkpoint there, under any cut");
   flags.real("--lr", t.lr, 0, 1e3, "learning rate");
@@ -90,10 +90,10 @@ inline std::shared_ptr<const gpt::WeightsFile> open_weights(const std::string& w
         "--weights and --resume both say where the model begins: without --weights it would work");
   if (!weights.empty()) return std::make_shared<const gpt::WeightsFile>(weights);
   if (resume.empty()) return nullptr;
-  if (!std::filesystem::exists(gpt::checkpoint_file(resume)))
+  if (!std::filesystem::exists(gpt::model_file(resume)))
     throw UsageError("--resume " + resume +
-                     ": there is no checkpoint.safetensors; a folder that --save wrote would work");
-  return std::make_shared<const gpt::WeightsFile>(gpt::checkpoint_file(resume), "--resume");
+                     ": there is no model.safetensors; a folder that --save wrote would work");
+  return std::make_shared<const gpt::WeightsFile>(gpt::model_file(resume), "--resume");
 }
 
 /// A flag that was not given, as the file where the model begins says.
@@ -199,10 +199,10 @@ inline void refuse_unread(const Config& s, const Arguments& arguments, const Fla
 
 /// Experts that the ranks of ep can share out.
 inline void refuse_experts(const ModelConfig& m, int ep, const Options& options) {
-  if (options.coarse())
+  if (options.math == "tf32")
     throw UsageError(
-        "--experts: where products are rounded to few bits, a token may choose other experts than the "
-        "unsplit model's: --dtype f32 --math f32 would work");
+        "--experts: TF32 rounds the router's factors, and a token may choose other experts: "
+        "--math f32 would work");
   if (m.experts % ep != 0)
     throw UsageError(format("--ep {} does not divide the {} experts: --experts {} would work", ep, m.experts,
                             (m.experts / ep + 1) * ep));
@@ -274,9 +274,11 @@ inline void apply_arguments(Config& s, const Arguments& arguments, Flags& flags,
   if (!options.svg.empty() && s.steps < 2)
     throw UsageError("--svg draws the losses: --steps 2 or more would work");
   if (s.save.empty()) return;
+  if (gpt::config_json(m, DType::f32).empty())
+    s.resumed += "  transformers has no such GPT-2: it cannot open what --save writes.\n";
   std::error_code ignored;  // the check says what is wrong
   std::filesystem::create_directories(s.save, ignored);
-  check_writable(gpt::checkpoint_file(s.save));
+  check_writable(gpt::model_file(s.save));
 }
 
 }  // namespace tessera::three_d

@@ -59,7 +59,7 @@ inline std::string text(const Grid& grid, const ParallelSizes& s) {
                                    {"dp", "the batch"},
                                    {"dp_cp", "gradients"},
                                    {"ep", "experts"},
-                                   {"expert_dp", "their gradients"}}) {
+                                   {"expert_dp", "copies"}}) {
     if (!grid.contains(axis)) continue;
     std::vector<std::string> words;
     for (const auto& ranks : grid.at(axis)) words.push_back("{" + join(ranks, ",") + "}");

@@ -4,17 +4,20 @@
 #include "12_experts/harness/sizes.hpp"
 #include "app/proof.hpp"
 #include "gpt/harness/reference.hpp"
+#include "gpt/sizes.hpp"
 
 namespace tessera::experts {
 
 /// The papers' formulas, line by line: every expert computes every token, and a gate that is 0 leaves out
 /// what the expert does not get. `in` has the weights by their names behind `name`. The auxiliary loss is the
-/// mean of those of each microbatch.
+/// mean of those of each microbatch. Where the cut model is `coarse`, a token that nearly chooses another
+/// expert may do so: the bounds of its gradients have room for all such tokens.
 class LayerReference {
  public:
+  static constexpr double unit = 0x1p-8;  // bf16 knows a sum to so much of its terms
   LayerReference(const Inputs<Tensor>& in, const Config& c, int ranks, const std::string& name = "",
-                 int microbatches = 1)
-      : in_(in), c_(c), ranks_(ranks), name_(name), microbatches_(microbatches) {}
+                 int microbatches = 1, bool coarse = false)
+      : in_(in), c_(c), ranks_(ranks), name_(name), microbatches_(microbatches), coarse_(coarse) {}
   MeasuredReference found;  // aux, Y, and by backward dX and the gradients "d" + a weight's name
 
   Tensor forward(const Tensor& x) {
@@ -22,6 +25,8 @@ class LayerReference {
     w_ = cast(in_(name_ + "router.weight"), wide_.dtype());
     p_ = softmax(matmul(wide_, w_));
     choices_.emplace(p_.values(), c_, ranks_);
+    for (std::int64_t at = 0; coarse_ && at < p_.size(); ++at)
+      undecided_.push_back(choices_->undecided(at, 0x1p-4));
     const std::int64_t E = c_.experts, all = p_.size(), N = x.rows();
     gates_.assign(all, 0), sums_.assign(N, c_.top_k == 1 ? 1 : 0), even_.assign(microbatches_ * E, 0);
     for (std::int64_t at = 0; at < all; ++at) {
@@ -39,13 +44,18 @@ class LayerReference {
       for (const Weight& one : c_.weights()) w.push_back(in_(name_ + expert_name(i) + one.name));
       experts_.push_back({w[0], w[1], w[2], w[3]});
       y_.push_back(experts_[i].forward(x, steps_.emplace_back()));
-      add_to(y, cast(scale_rows(y_[i], kept_gates(i)), y.dtype()));
+      add_to(y, cast(scale_rows(y_[i], column(i, gates_, choices_->kept)), y.dtype()));
       sum += largest_terms(steps_[i].h, w[2]) + largest(absolute(w[3]));
     }
     const double aux = choices_->aux(microbatches_);
     found.note("aux", Tensor::of(1, 1, {aux}, wide_.dtype()), aux);
     found.note("Y", cast(y, x.dtype()), sum);
     return found.results.at("Y");
+  }
+
+  /// How many choices of a token may be others.
+  double undecided() const {
+    return double(std::ranges::count(undecided_, true)) / double(std::max<std::int64_t>(x_.rows(), 1));
   }
 
   Tensor backward(const Tensor& dy) {
@@ -58,10 +68,15 @@ class LayerReference {
       for (std::int64_t at = i; at < all; at += E)
         if (choices_->kept[at]) dgates[at] = dots[at / E], means[at / E] += gates_[at] * dots[at / E];
       mlp::Mlp::Saved& s = steps_[i];
-      add_to(dx, cast(experts_[i].backward_input(scale_rows(dy, kept_gates(i)), s), dx.dtype()));
+      add_to(dx, cast(experts_[i].backward_input(scale_rows(dy, column(i, gates_, choices_->kept)), s),
+                      dx.dtype()));
       experts_[i].backward_weight(s);
-      const double sums[] = {largest_terms(t(x_), s.dpre), largest(sum_rows(absolute(s.dpre))),
-                             largest_terms(t(s.h), s.dy), largest(sum_rows(absolute(s.dy)))};
+      auto sums = sums_of(s);
+      if (coarse_) {
+        mlp::Mlp::Saved others = s;
+        experts_[i].backward_input(scale_rows(dy, column(i, p_.values(), undecided_)), others);
+        for (std::size_t k = 0; k < 4; ++k) sums[k] += sums_of(others)[k] / unit;
+      }
       for (std::size_t k = 0; k < 4; ++k) {
         const Weight one = c_.weights()[k];
         found.note("d" + name_ + expert_name(i) + one.name, experts_[i].*one.gradient, sums[k]);
@@ -84,10 +99,16 @@ class LayerReference {
   std::int64_t row_of_even(std::int64_t at) const {
     return at / (p_.size() / microbatches_) * c_.experts + at % c_.experts;
   }
-  Tensor kept_gates(std::int64_t expert) const {  // (N, 1)
+  /// The largest sum of absolute terms in each gradient of an expert.
+  std::array<double, 4> sums_of(const mlp::Mlp::Saved& s) const {
+    return {largest_terms(t(x_), s.dpre), largest(sum_rows(absolute(s.dpre))), largest_terms(t(s.h), s.dy),
+            largest(sum_rows(absolute(s.dy)))};
+  }
+  /// Of a table (N, E) what stands in an expert's column, 0 where `which` is false. (N, 1)
+  Tensor column(std::int64_t expert, const std::vector<double>& table, const std::vector<bool>& which) const {
     std::vector<double> column;
     for (std::int64_t at = expert; at < p_.size(); at += c_.experts)
-      column.push_back(choices_->kept[at] ? gates_[at] : 0);
+      column.push_back(which[at] ? table[at] : 0);
     return Tensor::of(x_.rows(), 1, column, wide_.dtype());
   }
 
@@ -96,9 +117,11 @@ class LayerReference {
   int ranks_;
   std::string name_;
   int microbatches_;
+  bool coarse_;
   Tensor x_, wide_, w_, p_;
   std::optional<Choices> choices_;
   std::vector<double> gates_, sums_, even_;  // (N, E), (N), (microbatches, E)
+  std::vector<bool> undecided_;              // (N, E), or nothing where the cut model is not coarse
   std::vector<mlp::Mlp> experts_;
   std::vector<mlp::Mlp::Saved> steps_;
   std::vector<Tensor> y_;
@@ -109,12 +132,20 @@ struct GptReference : attention_heads::Reference {
   using attention_heads::Reference::Reference;
   gpt::ModelConfig config;
   int microbatches = 1;
+  bool coarse = false;
   std::map<std::string, std::optional<LayerReference>> layers;
+
+  /// A token that goes to another expert adds other numbers to every sum, not to those of experts alone.
+  void finish() {
+    for (const auto& [of, layer] : layers)
+      for (auto& [name, sum] : results.largest_sum)
+        if (!gpt::of_expert(name)) sum *= 1 + layer->undecided() / LayerReference::unit;
+  }
 
   Tensor mlp(const std::string& name, const Tensor& x) override {
     if (!config.has_experts(std::stoll(name.substr(2)))) return attention_heads::Reference::mlp(name, x);
     const Config c{x.rows(), x.cols(), config.ffn(), config.experts, config.top_k, 1, 0, config.aux};
-    return layers[name].emplace(inputs(), c, 1, name, microbatches).forward(x);
+    return layers[name].emplace(inputs(), c, 1, name, microbatches, coarse).forward(x);
   }
   Tensor mlp_backward(const std::string& name, const Tensor& dy) override {
     if (!layers.contains(name)) return attention_heads::Reference::mlp_backward(name, dy);
@@ -125,8 +156,8 @@ struct GptReference : attention_heads::Reference {
   }
 };
 inline MeasuredReference reference_step(const Inputs<Tensor>& in, const gpt::ModelConfig& m,
-                                        const gpt::Tokens& batch, int microbatches) {
-  return gpt::reference_step<GptReference>(in, m, batch, microbatches);
+                                        const gpt::Tokens& batch, int microbatches, bool coarse) {
+  return gpt::reference_step<GptReference>(in, m, batch, microbatches, coarse);
 }
 
 }  // namespace tessera::experts

@@ -84,6 +84,13 @@ struct Choices {
       for (std::int64_t i = experts.begin; i < experts.end; ++i) n += kept[token * c.experts + i];
     return n;
   }
+  /// Whether this expert is chosen, or is not, by less than `margin` in log p.
+  bool undecided(std::int64_t at, double margin) const {
+    double last = INFINITY, next = 0;  // the least p that is chosen, and the largest that is not
+    for (std::int64_t j = at - at % c.experts, end = j + c.experts; j < end; ++j)
+      chosen(j) ? last = std::min(last, p[j]) : next = std::max(next, p[j]);
+    return (chosen(at) ? p[at] / next : last / p[at]) < std::exp(margin);
+  }
   /// The rows that rank `from` sends to rank `to`.
   std::int64_t rows(int from, int to) const {
     const std::int64_t ep = c.ep_of(ranks), own = c.experts / ep, first = to % ep * own;

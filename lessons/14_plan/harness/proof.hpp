@@ -5,6 +5,8 @@
 #include "08_three_d/generate.hpp"
 #include "09_sequence_parallel/parts.hpp"
 #include "10_zero/sharded_optimizer.hpp"
+#include "11_context_parallel/parts.hpp"
+#include "12_experts/parts.hpp"
 #include "14_plan/harness/published.hpp"
 #include "app/proof.hpp"
 #include "gpt/harness/proof.hpp"
@@ -31,21 +33,35 @@ inline Question small_question(const Proof& proof) {
   return asked;
 }
 
-/// The cuts of it that are run.
-inline std::vector<std::pair<std::string, Cut>> small_cuts(int ranks) {
-  const int tp = ranks % 2 == 0 ? 2 : 1, pp = ranks % 4 == 0 ? 2 : 1;
+struct SmallCut {
+  std::string name;
+  Question asked;
   Cut cut;
-  cut.sizes = {tp, pp, ranks / (tp * pp)};
-  Cut sharded = cut, chunked = cut;
-  sharded.zero = 3, sharded.sequence_parallel = tp > 1;
+};
+/// The cuts of it that are run. Where each token goes to all experts, the bytes are those of an even router.
+inline std::vector<SmallCut> small_cuts(const Question& asked) {
+  const int ranks = asked.devices, half = ranks % 2 == 0 ? 2 : 1, pp = ranks % 4 == 0 ? 2 : 1;
+  Cut cut;
+  cut.sizes = {half, pp, ranks / (half * pp)};
+  Cut sharded = cut, chunked = cut, context = cut, experts = cut;
+  sharded.zero = 3, sharded.sequence_parallel = half > 1;
   chunked.chunks = pp > 1 ? 2 : 1, chunked.zero = 1;
-  return {{"1F1B", cut}, {"sequence parallel, ZeRO 3", sharded}, {"interleaved, ZeRO 1", chunked}};
+  context.sizes = {1, pp, ranks / (half * pp), half}, context.zero = 1;
+  experts.sizes = {1, pp, ranks / pp, 1, half}, experts.zero = 2;
+  Question streamed = asked, mixed = asked;
+  streamed.fused_attention = true;
+  mixed.model.experts = mixed.model.top_k = 2;
+  return {{"1F1B", asked, cut},
+          {"sequence parallel, ZeRO 3", asked, sharded},
+          {"interleaved, ZeRO 1", asked, chunked},
+          {"context parallel, ZeRO 1", streamed, context},
+          {"experts, ZeRO 2", mixed, experts}};
 }
 
 /// Two steps of lesson 08's trainer, with lessons 09's and 10's parts, of which the second one is compared.
-inline void check_counted(Proof& proof, Communicator& world, const std::string& name, const Cut& cut) {
+inline void check_counted(Proof& proof, Communicator& world, const SmallCut& small) {
+  const auto& [name, asked, cut] = small;
   const Journal before = world.journal();
-  const Question asked = small_question(proof);
   const three_d::Config run = run_of(asked, cut);
   const pipeline::Plan& schedule =
       schedule_of(run.training.schedule, cut.sizes.pp, run.training.microbatches, run.training.chunks);
@@ -55,6 +71,8 @@ inline void check_counted(Proof& proof, Communicator& world, const std::string& 
     const three_d::Mesh mesh(world, cut.sizes);
     three_d::TrainingConfig training = run.training;
     if (training.model.sequence_parallel) sequence_parallel::use_in(training, training.model.regather);
+    if (training.model.experts > 0) experts::use_in(training);
+    if (cut.sizes.cp > 1) context_parallel::use_in(training, cut.sizes.cp, cut.way, training.model.zigzag);
     zero::use_in(training, cut.zero);
     three_d::Trainer trainer(mesh, training, proof.dtype(),
                              gpt::initial_weights(training.model, nullptr, proof.dtype(), proof.seed()));
@@ -102,7 +120,7 @@ inline void check_counted(Proof& proof, Communicator& world, const std::string& 
 
 inline void check_counted(Proof& proof, Communicator& world) {
   proof.measured_baseline([](const auto&) { return MeasuredReference{}; });
-  for (const auto& [name, cut] : small_cuts(world.size())) check_counted(proof, world, name, cut);
+  for (const SmallCut& small : small_cuts(small_question(proof))) check_counted(proof, world, small);
 }
 
 }  // namespace tessera::plan

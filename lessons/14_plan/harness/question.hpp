@@ -4,6 +4,7 @@
 #include "05_attention_heads/harness/sizes.hpp"
 #include "14_plan/search.hpp"
 #include "app/flags.hpp"
+#include "gpt/harness/context.hpp"
 
 namespace tessera::plan {
 
@@ -32,6 +33,8 @@ struct Arguments {
   std::int64_t devices_a_machine = 0;
   double tflops = 0, bandwidth = 0, memory = 0, inside = 0, between = 0;
   std::int64_t tp = 0, cp = 0, pp = 0, dp = 0, ep = 0, chunks = 0, microbatch = 0, zero = 0;
+  pipeline::Schedule schedule = pipeline::Schedule::one_f_one_b;
+  gpt::Way way = gpt::Way::ring;
   bool no_sequence_parallel = false, no_overlap = false, scatter_gather = false, fit = false;
   std::string json, svg;
 };
@@ -52,7 +55,7 @@ const Named& find_named(const std::vector<Named>& all, const std::string& flag, 
 }
 
 inline void add_flags(Flags& flags, Question& asked, Arguments& a) {
-  constexpr std::int64_t most = 1 << 20;
+  constexpr std::int64_t most = most_devices;
   flags.text("--model", a.model, "NAME", names_of(known_models) + "; sizes below change it");
   flags.text("--machine", a.machine, "NAME", names_of(machines) + ", or this: short runs measure it");
   flags.number("--gpus", asked.devices, 1, most, "in all");
@@ -60,13 +63,15 @@ inline void add_flags(Flags& flags, Question& asked, Arguments& a) {
   const auto fixed = [&](const std::string& name, std::int64_t& target, const std::string& help) {
     flags.number(name, target, 1, most, help);
   };
-  fixed("--tp", a.tp, "tensor parallel; without it: searched, like the next nine");
-  fixed("--cp", a.cp, "context parallel, by a ring");
+  fixed("--tp", a.tp, "tensor parallel; without it: searched, like the next ten");
+  fixed("--cp", a.cp, "context parallel");
   fixed("--pp", a.pp, "pipeline stages");
   fixed("--dp", a.dp, "replicas");
   fixed("--ep", a.ep, "expert parallel, in cp x dp");
   fixed("--microbatch", a.microbatch, "sequences of a microbatch");
   fixed("--chunks", a.chunks, "of a stage; more than one: interleaved");
+  flags.choice("--schedule", a.schedule, pipeline::schedule_names,
+               "of the pipeline; searched: 1f1b, interleaved");
   flags.choice("--recompute", a.recompute, {"none", "selective", "full"}, "in the backward");
   flags.number("--zero", a.zero, 0, 3, "stage of ZeRO");
   flags.toggle("--no-sequence-parallel", a.no_sequence_parallel, "norms on every rank of tp");
@@ -80,6 +85,7 @@ inline void add_flags(Flags& flags, Question& asked, Arguments& a) {
   fixed("--seq", a.seq, "tokens of a sequence");
   fixed("--experts", a.experts, "in every second block");
   fixed("--top-k", a.top_k, "experts of a token");
+  flags.choice("--way", a.way, gpt::way_names, "of cp to bring K and V");
   flags.choice("--attention", a.attention, {"fused", "plain"}, "plain: scores in memory");
   flags.toggle("--no-overlap", a.no_overlap, "gradients are summed after the last backward");
   flags.toggle("--scatter-gather", a.scatter_gather, "pp sends a tp-th, and gathers it inside a machine");
@@ -134,6 +140,11 @@ inline Fixed apply(const Flags& flags, Question& asked, const Arguments& a) {
       fix(a.chunks, fixed.chunks);
   if (a.microbatch > 0) fixed.microbatch = a.microbatch;
   if (flags.given("--zero")) fixed.zero = static_cast<int>(a.zero);
+  if (flags.given("--schedule")) fixed.schedule = a.schedule;
+  if (flags.given("--way")) fixed.way = a.way;
+  if (a.chunks > 1 && fixed.schedule && a.schedule != pipeline::Schedule::interleaved)
+    throw UsageError(
+        format("--chunks {} is what interleaved has: --schedule interleaved would work", a.chunks));
   if (a.no_sequence_parallel) fixed.sequence_parallel = false;
   for (const auto& [word, value] :
        {std::pair{"none", Recompute::none}, {"selective", Recompute::selective}, {"full", Recompute::full}})

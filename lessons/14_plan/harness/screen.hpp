@@ -17,13 +17,20 @@ inline const char* name_of(Recompute r) {
   return r == Recompute::none ? "none" : r == Recompute::full ? "full" : "selective";
 }
 
+template <class Value>
+std::string name_of(const std::vector<std::pair<Value, std::string>>& names, Value value) {
+  return std::ranges::find(names, value, &std::pair<Value, std::string>::first)->second;
+}
+
 /// The flags of a cut, as one would type them.
 inline std::string flags_of(const Cut& c) {
-  return format("--tp {}{} --pp {} --dp {}{} --microbatch {} --chunks {} --zero {} --recompute {}{}",
-                c.sizes.tp, c.sizes.cp > 1 ? format(" --cp {}", c.sizes.cp) : "", c.sizes.pp, c.sizes.dp,
-                c.sizes.ep > 1 ? format(" --ep {}", c.sizes.ep) : "", c.microbatch, c.chunks, c.zero,
-                name_of(c.recompute),
-                c.sizes.tp > 1 && !c.sequence_parallel ? " --no-sequence-parallel" : "");
+  const bool named = c.chunks == 1 && c.sizes.pp > 1;
+  return format(
+      "--tp {}{} --pp {} --dp {}{} --microbatch {} --chunks {}{} --zero {} --recompute {}{}", c.sizes.tp,
+      c.sizes.cp > 1 ? format(" --cp {} --way {}", c.sizes.cp, name_of(gpt::way_names, c.way)) : "",
+      c.sizes.pp, c.sizes.dp, c.sizes.ep > 1 ? format(" --ep {}", c.sizes.ep) : "", c.microbatch, c.chunks,
+      named ? format(" --schedule {}", name_of(pipeline::schedule_names, c.schedule)) : "", c.zero,
+      name_of(c.recompute), c.sizes.tp > 1 && !c.sequence_parallel ? " --no-sequence-parallel" : "");
 }
 
 inline double utilisation(const Estimate& e, const Question& asked) {

@@ -8,16 +8,17 @@
 namespace tessera::gpt {
 
 /// The loss and every gradient of one step over all tokens at once. `batch` lives on the host. Model says
-/// what a block is, and has to know of the microbatches where one of its losses is a mean over each.
+/// what a block is, and has to know of the microbatches where one of its losses is a mean over each, and
+/// whether the cut model is `coarse` where it takes decisions.
 template <class Model = attention_heads::Reference>
 MeasuredReference reference_step(const Inputs<Tensor>& in, const ModelConfig& config, const Tokens& batch,
-                                 int microbatches = 1) {
+                                 int microbatches = 1, bool coarse = false) {
   const std::string head_name = config.tied ? "wte.weight" : "lm_head.weight";
   attention_heads::AttentionShape all = config.attention;
   const std::int64_t seq = all.options.seq, n = batch.ids.rows();
   all.options.batch = n / seq;
   Model u(in, all, attention_heads::reference_core);
-  if constexpr (requires { u.config; }) u.config = config, u.microbatches = microbatches;
+  if constexpr (requires { u.config; }) u.config = config, u.microbatches = microbatches, u.coarse = coarse;
   u.epsilon = config.layer_norm_epsilon;
   std::vector<double> at;
   for (std::int64_t i = 0; i < n; ++i) at.push_back(static_cast<double>(i % seq));
@@ -49,6 +50,7 @@ MeasuredReference reference_step(const Inputs<Tensor>& in, const ModelConfig& co
   if (config.tied) add_to(dwte, dw);
   u.note("dwte.weight", dwte, sum + largest_terms(t(dlogits), y));
   u.note("dwpe.weight", dwpe, sum);
+  if constexpr (requires { u.finish(); }) u.finish();
   return u.results;
 }
 
