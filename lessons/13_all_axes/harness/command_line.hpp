@@ -25,11 +25,13 @@ inline void settle(Config& s, const Asked& asked, Flags& flags) {
     return std::ranges::any_of(names, [&](const char* name) { return flags.given(name); });
   };
   if (asked.sweep > 0) {
-    for (const char* flag :
-         {"--tp", "--cp", "--pp", "--dp", "--ep", "--experts", "--steps", "--save", "--resume", "--dtype"})
+    for (const char* flag : {"--tp", "--cp", "--pp", "--dp", "--ep", "--experts", "--steps", "--save",
+                             "--resume", "--dtype", "--svg"})
       if (flags.given(flag))
         throw UsageError(
-            format("--sweep takes every cut of a model of its own, in f64: without {} it would work", flag));
+            format("--sweep takes every cut of a model of its own in f64, and draws nothing: without {} it "
+                   "would work",
+                   flag));
     flags.set("--dtype", "f64");
   }
   if (!given({"--tp", "--cp", "--pp", "--dp"}))

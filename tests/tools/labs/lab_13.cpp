@@ -49,7 +49,7 @@ const Task order("13.groups", [](Trial& t) {
 
 const Task sent("13.bytes", [](Trial& t) {
   const int n = 2 * t.size(1, 2), m = t.size(1, 4);
-  for (const Axis& axis : axes(n)) {
+  for (const all_axes::Axis& axis : axes(n)) {
     Config s = draw(t);
     s.sizes = axis.sizes;
     s.training.microbatches = m, s.training.zero = axis.zero;
