@@ -245,7 +245,7 @@ refused '--experts are in every second block, and --layers 1 has none: --layers 
 refused '--eval asks for the next token: without --objective it would work' 08_three_d --objective mlm --eval
 
 # All axes: what 08 refuses, too; so many ranks are a product of axes; and a sweep has all of them.
-thirteen=(13_all_axes --json x --dump y --svg z --trace w)
+thirteen=(13_all_axes --text "$fixtures/make_fixtures.py" --json x --dump y --svg z --trace w)
 refused '--ranks 8, but the axes make 2: --ranks 2 would work' "${thirteen[@]}" --ranks 8 --tp 2
 refused '--sweep takes every cut of a model of its own, in f64: without --tp it would work' "${thirteen[@]}" --sweep 64 --tp 2
 refused '--tp 3 does not divide the 4 heads: --tp 1, 2, 4 would work' "${thirteen[@]}" --tp 3
@@ -262,7 +262,10 @@ refused '--machine dgx is not known: --machine dgx-v100, dgx-a100, dgx-h100 woul
 refused '--model gpt5 is not known: --model gpt2, .* would work' "${fourteen[@]}" --model gpt5
 refused '--batch 7 is no multiple of --dp 8 times --microbatch 1: --batch 8 would work' "${fourteen[@]}" --gpus 8 --dp 8 --batch 7
 refused '--gpus 8 is no multiple of the given --tp, --cp, --pp and --dp: --gpus 7 would work' "${fourteen[@]}" --pp 7
+refused '--gpus 8 is no multiple of the given --tp, --cp, --pp and --dp: --tp 1 would work' "${fourteen[@]}" --tp 1048576 --dp 2
 refused '--tp 4 does not divide --heads 25: --tp 1, 5, 25 would work' "${fourteen[@]}" --gpus 4 --batch 8 --tp 4
+refused "--cp 4 does not divide a rank's share of --heads 25: --cp 1, 5, 25 would work" "${fourteen[@]}" --gpus 4 --batch 8 --cp 4 --way ulysses
+refused '--chunks 2 is what interleaved has: --schedule interleaved would work' "${fourteen[@]}" --chunks 2 --schedule 1f1b
 refused '--pp 8 stages of --chunks 9 are more than the 48 layers: --pp 5 would work' "${fourteen[@]}" --pp 8 --chunks 9 --batch 40
 refused '--top-k 2 of 0 experts: --top-k 1 would work' "${fourteen[@]}" --top-k 2
 refused '--wide-bytes 3 is no multiple of --weight-bytes 2: --wide-bytes 4 would work' "${fourteen[@]}" --wide-bytes 3
@@ -341,8 +344,6 @@ refused 'without --experts there are none: without --ep it would work' "${eight[
 refused '--ep 3 does not divide the 2 ranks of --cp 1 --dp 2: --ep 1, 2 would work' "${eight[@]}" --experts 6 --ep 3
 refused '--ep 2 does not divide the 7 experts: --experts 8 would work' "${eight[@]}" --experts 7 --ep 2
 refused '--top-k 3 of --experts 2: --top-k 2 would work' "${eight[@]}" --experts 2 --top-k 3
-refused '--aux counts .*: --microbatches 1 would work' "${eight[@]}" --experts 2 --aux 0.01
-refused '--experts: .*: --dtype f32 --math f32 would work' "${eight[@]}" --experts 2 --dtype bf16
 refused '75 bytes are less than a sequence: --seq 74 or less would work' "${eight[@]}" --seq 80
 refused '--text nothing: cannot read nothing: No such file' 08_three_d --text nothing
 for text in "$scratch/pipe" /dev/zero "$scratch/folder"; do
@@ -408,7 +409,7 @@ refused '--heads 8: --weights .* has 4; without --heads it would work' "${eight[
 echo '{"n_head": 4, "activation_function": "relu"}' >"$scratch/hf/config.json"
 refused 'has the activation_function relu: gelu_new would work' "${eight[@]}" "$scratch/hf/model.safetensors"
 refused '--weights .* has 67 ids, and --text has id 119: without --weights it would work' "${eight[@]}" "$gpt2" --heads 8
-refused 'there is no checkpoint.safetensors' "${eight[@]/--weights/--resume}" "$scratch"
+refused 'there is no model.safetensors; a folder that --save wrote would work' "${eight[@]/--weights/--resume}" "$scratch"
 for flag in '--steps 5' '--optimizer adamw' '--lr 1' '--clip 1' '--bucket 1KiB' '--momentum 0' '--beta1 0' '--zero 1'; do
   refused "--eval trains nothing: without ${flag%% *} it would work" 08_three_d --text "$scratch/text" --eval $flag
 done
@@ -455,12 +456,24 @@ done
 # The folder that a run resumes may be the one where it saves.
 "$bin/08_three_d" --text "$scratch/text" --steps 4 --resume "$scratch/run" --save "$scratch/run" --quiet >/dev/null
 refused '--weights and --resume both say where the model begins: without --weights it would work' 08_three_d --text "$scratch/text" --heads 4 \
-  --resume "$scratch/run" --weights "$scratch/run/checkpoint.safetensors"
-"$bin/08_three_d" --text "$scratch/text" --weights "$scratch/run/checkpoint.safetensors" --heads 4 --eval --tp 4 --quiet >/dev/null
-cp "$scratch/run/checkpoint.safetensors" "$scratch/whole"
-sed 's/"--clip"/"--clap"/; s/"header crc32"/"header crc64"/' "$scratch/whole" >"$scratch/run/checkpoint.safetensors"
+  --resume "$scratch/run" --weights "$scratch/run/model.safetensors"
+"$bin/08_three_d" --text "$scratch/text" --weights "$scratch/run/model.safetensors" --heads 4 --eval --tp 4 --quiet >/dev/null
+refused '--resume .* has 0; without --experts it would work' 08_three_d --text "$scratch/text" --resume "$scratch/run" --steps 5 --experts 4
+refused '--resume .* has no experts: without --ep it would work' 08_three_d --text "$scratch/text" --resume "$scratch/run" --steps 5 --ep 2
+refused 'names no state of an optimiser; a folder that --save wrote would work' 08_three_d --text "$scratch/text" --resume "$scratch/hf"
+# A model with experts goes on under another cut of them, and is not for transformers.
+"$bin/08_three_d" --text "$scratch/text" --experts 4 --ep 2 --top-k 2 --aux 0.1 --clip 1 --zero 1 --steps 2 --save "$scratch/experts" >"$scratch/out"
+grep -q 'transformers has no such GPT-2' "$scratch/out"
+"$bin/08_three_d" --text "$scratch/text" --resume "$scratch/experts" --steps 3 --zero 3 --quiet >/dev/null
+"$bin/08_three_d" --text "$scratch/text" --resume "$scratch/experts" --eval --ep 2 --quiet >/dev/null
+"$bin/08_three_d" --text "$scratch/text" --weights "$scratch/experts/model.safetensors" --eval --sample 3 --quiet >/dev/null
+state=$(echo "$scratch"/run/optimizer-*.safetensors)
+cp "$state" "$scratch/whole"
+sed 's/"--clip"/"--clap"/; s/"header crc32"/"header crc64"/' "$scratch/whole" >"$state"
 refused 'does not say its --clip: a checkpoint of this version would work' 08_three_d --text "$scratch/text" --resume "$scratch/run" --steps 5
-head -c 90000 "$scratch/whole" >"$scratch/run/checkpoint.safetensors"
+cp "$scratch/whole" "$state"
+head -c 90000 "$scratch/run/model.safetensors" >"$scratch/half"
+cp "$scratch/half" "$scratch/run/model.safetensors"
 refused 'ends at .* B of data' 08_three_d --text "$scratch/text" --resume "$scratch/run"
 
 # A loss that is no number: the run breaks, names the step, and leaves the checkpoint before it.

@@ -123,7 +123,7 @@ TEST_CASE("lesson 13: a run whose every step has another cut, by way of a checkp
   const auto step = [&](Config s, std::int64_t steps) {
     s.training.adamw = true, s.training.lr = 0.003, s.training.clip = 1;
     s.save = directory.file("run"), s.steps = steps;
-    if (std::filesystem::exists(gpt::checkpoint_file(s.save))) s = resumed(s, s.save);
+    if (std::filesystem::exists(gpt::model_file(s.save))) s = resumed(s, s.save);
     compose(s.training);
     std::vector<double> losses;
     on_ranks(s.sizes.ranks(), [&](Communicator& world) {

@@ -1,5 +1,6 @@
 // Lesson 08: process groups, the vocabulary cut, and a GPT cut three ways against the whole: training,
 // checkpoints, buckets. A single step of every cut stands in test_gpt2.cpp.
+#include <cstring>
 #include <map>
 #include <sstream>
 
@@ -173,6 +174,63 @@ TEST_CASE("a checkpoint of step 10 resumes under any cut, under the same one bit
     const Config wrong = resumed(on_text({1, 1, 1}, 20, !adamw), folder);
     CHECK(contains(message_from([&] { run_of(wrong); }), "there is no optimizer."));
   }
+}
+
+TEST_CASE(
+    "a process that ends between the files of a checkpoint leaves the last one, and the next removes the "
+    "rest") {
+  const Directory directory;
+  const std::string folder = directory.file("run"), later = directory.file("later");
+  Config s = on_text({1, 1, 1}, 2, true);
+  s.save = folder;
+  run_of(s);
+  const std::string two = bytes_of(folder);
+  s.steps = 3, s.save = later;
+  const Run three = run_of(s);
+  const std::string next = std::filesystem::path(optimizer_file(later)).filename().string();
+  std::filesystem::copy_file(optimizer_file(later), gpt::in_folder(folder, next));
+  CHECK(bytes_of(folder) == two);
+  s.save = folder;
+  CHECK(run_of(resumed(s, folder)).losses == std::vector{three.losses.back()});
+  CHECK(bytes_of(folder) == bytes_of(later));
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(folder))
+    names.push_back(entry.path().filename().string());
+  std::ranges::sort(names);
+  CHECK(names == std::vector<std::string>{"config.json", "model.safetensors", next});
+}
+
+TEST_CASE("a saved model has the names, shapes and settings that transformers gives it, or no config.json") {
+  const Directory directory;
+  const auto saved = [&](const std::string& name, bool masked) {
+    Config s = on_text({2, 1, 1}, 0, false);
+    s.training.model = model_of({.width = 16, .vocabulary = 67, .batch = 2, .seq = 12, .tied = true});
+    if (masked) s.training.model.attention.options.mask = Mask::none;
+    on_ranks(2, [&](Communicator& world) {
+      const Mesh mesh(world, s.sizes);
+      make_trainer(mesh, s, DType::f64, 3).save(world, directory.file(name), {});
+    });
+    return directory.file(name);
+  };
+  const std::string folder = saved("run", false), file = mlp::read_text(gpt::model_file(folder));
+  std::uint64_t length = 0;
+  std::memcpy(&length, file.data(), sizeof length);
+  write_file(directory.file("header"), file.substr(sizeof length, length));
+  auto ours = read_json(directory.file("header"));
+  const auto config = read_json(gpt::in_folder(folder, "config.json"));
+  const auto theirs = read_json(fixtures + "saved.json");  // made by make_saved.py
+  CHECK(contains(ours.at("__metadata__"), R"("format":"pt")"));
+  ours.erase("__metadata__");
+  for (const auto& [key, value] : config) CHECK(theirs.at("config " + key) == value);
+  CHECK(config.size() == 17);
+  for (const auto& [name, value] : theirs)
+    if (name.starts_with("transformer.")) {
+      CHECK(ours.at(name).ends_with("," + value + "}"));
+      ours.erase(name);
+    }
+  CHECK(ours.empty());
+  saved("run", true);  // in the same folder
+  CHECK(!std::filesystem::exists(gpt::in_folder(folder, "config.json")));
 }
 
 TEST_CASE("a run in bf16 resumes bit for bit, since its checkpoint holds the masters in f32") {

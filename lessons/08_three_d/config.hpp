@@ -47,9 +47,9 @@ struct Composition {
   /// cp has.
   attention_heads::Core (*core)(const ModelConfig&, Communicator& cp, const TensorParallel&) = whole_core;
   Tensor (*cut_tokens)(const Tensor&, const ModelConfig&, int rank) = whole_tokens;
-  /// The unsplit model's step, if it is not lesson 06's. `coarse`: the cut one rounds to few bits.
+  /// The unsplit model's step, if it is not lesson 06's.
   MeasuredReference (*reference)(const Inputs<Tensor>&, const ModelConfig&, const Tokens& batch,
-                                 int microbatches, bool coarse) = nullptr;
+                                 int microbatches) = nullptr;
 };
 
 struct TrainingConfig {

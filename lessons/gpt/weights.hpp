@@ -31,7 +31,7 @@ class WeightsFile {
     if (flag == "--resume") {
       const auto state = file_.metadata().find("optimizer");
       if (state == file_.metadata().end())
-        refuse(format("names no state of an optimiser: --weights {} would work", path));
+        refuse("names no state of an optimiser; a folder that --save wrote would work");
       state_.emplace((std::filesystem::path(path).parent_path() / state->second).string());
     }
     if (file_.has("transformer.wte.weight"))

@@ -243,7 +243,8 @@ Proof::TruthOf Proof::measured_truth() const {
   return [=, this](const Result& result) {
     const Matrix value = Matrix::from(reference.results.at(result.name));
     const double error = distance(unsplit_.at(result.name), value);
-    const double bound = measured_bound(error, reference.largest_sum.at(result.name));
+    const double bound = measured_bound(error, reference.largest_sum.at(result.name)) +
+                         (coarse() ? reference.room.at(result.name) : 0);
     return Truth{value, constant(value.rows, value.cols, bound)};
   };
 }

@@ -55,13 +55,17 @@ struct MemoryRow {
 
 /// The results of an unsplit run whose rounding no formula bounds. Beside each stands the largest sum of
 /// absolute terms in its last reduction: it scales the change that another order of summation may make.
+/// `room`: how far a result may be off beside that where operands are rounded to few bits, since what is
+/// rounded decides something.
 struct MeasuredReference {
   Named<Tensor> results;
   std::map<std::string, double>
       largest_sum;  // of every result, and of all other sums that --exact needs exact
-  void note(const std::string& name, const Tensor& result, double sum) {
+  std::map<std::string, double> room;
+  void note(const std::string& name, const Tensor& result, double sum, double more = 0) {
     results[name] = result;
     largest_sum[name] = sum;
+    room[name] = more;
   }
 };
 /// The largest sum of absolute terms |a_i1 b_1j| + |a_i2 b_2j| + ... of the product.

@@ -33,9 +33,8 @@ inline void check_first_step(Proof& proof, const Mesh& mesh, const Config& s) {
   proof.measure_memory(MemoryKind::activation, activation_bytes);
   gpt::check_step(proof, model, trainer.with_gradients(), loss, "loss of the first step");
   const auto reference = s.training.parts.reference ? s.training.parts.reference : gpt::reference_step<>;
-  proof.measured_baseline([=, m = s.training.microbatches, coarse = proof.coarse()](const auto& in) {
-    return reference(in, model, batch, m, coarse);
-  });
+  const int m = s.training.microbatches;
+  proof.measured_baseline([=](const auto& in) { return reference(in, model, batch, m); });
 
   expect_state(proof, mesh.place(), s.training, own_formula);
   const std::int64_t e = proof.element_bytes();

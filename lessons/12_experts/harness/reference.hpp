@@ -10,14 +10,13 @@ namespace tessera::experts {
 
 /// The papers' formulas, line by line: every expert computes every token, and a gate that is 0 leaves out
 /// what the expert does not get. `in` has the weights by their names behind `name`. The auxiliary loss is the
-/// mean of those of each microbatch. Where the cut model is `coarse`, a token that nearly chooses another
-/// expert may do so: the bounds of its gradients have room for all such tokens.
+/// mean of those of each microbatch. Where operands are rounded to few bits, a token that nearly chooses
+/// another expert may do so: a gradient has room for all such tokens.
 class LayerReference {
  public:
-  static constexpr double unit = 0x1p-8;  // bf16 knows a sum to so much of its terms
   LayerReference(const Inputs<Tensor>& in, const Config& c, int ranks, const std::string& name = "",
-                 int microbatches = 1, bool coarse = false)
-      : in_(in), c_(c), ranks_(ranks), name_(name), microbatches_(microbatches), coarse_(coarse) {}
+                 int microbatches = 1)
+      : in_(in), c_(c), ranks_(ranks), name_(name), microbatches_(microbatches) {}
   MeasuredReference found;  // aux, Y, and by backward dX and the gradients "d" + a weight's name
 
   Tensor forward(const Tensor& x) {
@@ -25,8 +24,7 @@ class LayerReference {
     w_ = cast(in_(name_ + "router.weight"), wide_.dtype());
     p_ = softmax(matmul(wide_, w_));
     choices_.emplace(p_.values(), c_, ranks_);
-    for (std::int64_t at = 0; coarse_ && at < p_.size(); ++at)
-      undecided_.push_back(choices_->undecided(at, 0x1p-4));
+    for (std::int64_t at = 0; at < p_.size(); ++at) undecided_.push_back(choices_->undecided(at, 0x1p-4));
     const std::int64_t E = c_.experts, all = p_.size(), N = x.rows();
     gates_.assign(all, 0), sums_.assign(N, c_.top_k == 1 ? 1 : 0), even_.assign(microbatches_ * E, 0);
     for (std::int64_t at = 0; at < all; ++at) {
@@ -71,15 +69,12 @@ class LayerReference {
       add_to(dx, cast(experts_[i].backward_input(scale_rows(dy, column(i, gates_, choices_->kept)), s),
                       dx.dtype()));
       experts_[i].backward_weight(s);
-      auto sums = sums_of(s);
-      if (coarse_) {
-        mlp::Mlp::Saved others = s;
-        experts_[i].backward_input(scale_rows(dy, column(i, p_.values(), undecided_)), others);
-        for (std::size_t k = 0; k < 4; ++k) sums[k] += sums_of(others)[k] / unit;
-      }
+      mlp::Mlp::Saved others = s;
+      experts_[i].backward_input(scale_rows(dy, column(i, p_.values(), undecided_)), others);
+      const auto sums = sums_of(s), room = sums_of(others);
       for (std::size_t k = 0; k < 4; ++k) {
         const Weight one = c_.weights()[k];
-        found.note("d" + name_ + expert_name(i) + one.name, experts_[i].*one.gradient, sums[k]);
+        found.note("d" + name_ + expert_name(i) + one.name, experts_[i].*one.gradient, sums[k], room[k]);
       }
       sum += largest_terms(s.dpre, t(experts_[i].a));
     }
@@ -117,11 +112,10 @@ class LayerReference {
   int ranks_;
   std::string name_;
   int microbatches_;
-  bool coarse_;
   Tensor x_, wide_, w_, p_;
   std::optional<Choices> choices_;
   std::vector<double> gates_, sums_, even_;  // (N, E), (N), (microbatches, E)
-  std::vector<bool> undecided_;              // (N, E), or nothing where the cut model is not coarse
+  std::vector<bool> undecided_;              // (N, E)
   std::vector<mlp::Mlp> experts_;
   std::vector<mlp::Mlp::Saved> steps_;
   std::vector<Tensor> y_;
@@ -132,32 +126,32 @@ struct GptReference : attention_heads::Reference {
   using attention_heads::Reference::Reference;
   gpt::ModelConfig config;
   int microbatches = 1;
-  bool coarse = false;
   std::map<std::string, std::optional<LayerReference>> layers;
 
   /// A token that goes to another expert adds other numbers to every sum, not to those of experts alone.
   void finish() {
     for (const auto& [of, layer] : layers)
-      for (auto& [name, sum] : results.largest_sum)
-        if (!gpt::of_expert(name)) sum *= 1 + layer->undecided() / LayerReference::unit;
+      for (auto& [name, room] : results.room)
+        if (!gpt::of_expert(name)) room += results.largest_sum.at(name) * layer->undecided();
   }
 
   Tensor mlp(const std::string& name, const Tensor& x) override {
     if (!config.has_experts(std::stoll(name.substr(2)))) return attention_heads::Reference::mlp(name, x);
     const Config c{x.rows(), x.cols(), config.ffn(), config.experts, config.top_k, 1, 0, config.aux};
-    return layers[name].emplace(inputs(), c, 1, name, microbatches, coarse).forward(x);
+    return layers[name].emplace(inputs(), c, 1, name, microbatches).forward(x);
   }
   Tensor mlp_backward(const std::string& name, const Tensor& dy) override {
     if (!layers.contains(name)) return attention_heads::Reference::mlp_backward(name, dy);
     const Tensor dx = layers.at(name)->backward(dy);
     for (const auto& [result, value] : layers.at(name)->found.results)
-      results.note(result, value, layers.at(name)->found.largest_sum.at(result));
+      results.note(result, value, layers.at(name)->found.largest_sum.at(result),
+                   layers.at(name)->found.room.at(result));
     return dx;
   }
 };
 inline MeasuredReference reference_step(const Inputs<Tensor>& in, const gpt::ModelConfig& m,
-                                        const gpt::Tokens& batch, int microbatches, bool coarse) {
-  return gpt::reference_step<GptReference>(in, m, batch, microbatches, coarse);
+                                        const gpt::Tokens& batch, int microbatches) {
+  return gpt::reference_step<GptReference>(in, m, batch, microbatches);
 }
 
 }  // namespace tessera::experts

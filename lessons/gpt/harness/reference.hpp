@@ -8,17 +8,16 @@
 namespace tessera::gpt {
 
 /// The loss and every gradient of one step over all tokens at once. `batch` lives on the host. Model says
-/// what a block is, and has to know of the microbatches where one of its losses is a mean over each, and
-/// whether the cut model is `coarse` where it takes decisions.
+/// what a block is, and has to know of the microbatches where one of its losses is a mean over each.
 template <class Model = attention_heads::Reference>
 MeasuredReference reference_step(const Inputs<Tensor>& in, const ModelConfig& config, const Tokens& batch,
-                                 int microbatches = 1, bool coarse = false) {
+                                 int microbatches = 1) {
   const std::string head_name = config.tied ? "wte.weight" : "lm_head.weight";
   attention_heads::AttentionShape all = config.attention;
   const std::int64_t seq = all.options.seq, n = batch.ids.rows();
   all.options.batch = n / seq;
   Model u(in, all, attention_heads::reference_core);
-  if constexpr (requires { u.config; }) u.config = config, u.microbatches = microbatches, u.coarse = coarse;
+  if constexpr (requires { u.config; }) u.config = config, u.microbatches = microbatches;
   u.epsilon = config.layer_norm_epsilon;
   std::vector<double> at;
   for (std::int64_t i = 0; i < n; ++i) at.push_back(static_cast<double>(i % seq));
