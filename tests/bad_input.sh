@@ -245,7 +245,7 @@ refused '--experts are in every second block, and --layers 1 has none: --layers 
 refused '--eval asks for the next token: without --objective it would work' 08_three_d --objective mlm --eval
 
 # All axes: what 08 refuses, too; so many ranks are a product of axes; and a sweep has all of them.
-thirteen=(13_all_axes --json x --dump y --svg z --trace w)
+thirteen=(13_all_axes --text "$fixtures/make_fixtures.py" --json x --dump y --svg z --trace w)
 refused '--ranks 8, but the axes make 2: --ranks 2 would work' "${thirteen[@]}" --ranks 8 --tp 2
 refused '--sweep takes every cut of a model of its own, in f64: without --tp it would work' "${thirteen[@]}" --sweep 64 --tp 2
 refused '--tp 3 does not divide the 4 heads: --tp 1, 2, 4 would work' "${thirteen[@]}" --tp 3
@@ -262,7 +262,10 @@ refused '--machine dgx is not known: --machine dgx-v100, dgx-a100, dgx-h100 woul
 refused '--model gpt5 is not known: --model gpt2, .* would work' "${fourteen[@]}" --model gpt5
 refused '--batch 7 is no multiple of --dp 8 times --microbatch 1: --batch 8 would work' "${fourteen[@]}" --gpus 8 --dp 8 --batch 7
 refused '--gpus 8 is no multiple of the given --tp, --cp, --pp and --dp: --gpus 7 would work' "${fourteen[@]}" --pp 7
+refused '--gpus 8 is no multiple of the given --tp, --cp, --pp and --dp: --tp 1 would work' "${fourteen[@]}" --tp 1048576 --dp 2
 refused '--tp 4 does not divide --heads 25: --tp 1, 5, 25 would work' "${fourteen[@]}" --gpus 4 --batch 8 --tp 4
+refused "--cp 4 does not divide a rank's share of --heads 25: --cp 1, 5, 25 would work" "${fourteen[@]}" --gpus 4 --batch 8 --cp 4 --way ulysses
+refused '--chunks 2 is what interleaved has: --schedule interleaved would work' "${fourteen[@]}" --chunks 2 --schedule 1f1b
 refused '--pp 8 stages of --chunks 9 are more than the 48 layers: --pp 5 would work' "${fourteen[@]}" --pp 8 --chunks 9 --batch 40
 refused '--top-k 2 of 0 experts: --top-k 1 would work' "${fourteen[@]}" --top-k 2
 refused '--wide-bytes 3 is no multiple of --weight-bytes 2: --wide-bytes 4 would work' "${fourteen[@]}" --wide-bytes 3

@@ -29,7 +29,7 @@ TEST_CASE("the GPT by hand: each piece is the core's, and no token sees a later 
   const Gpt g;
   const Activations s = forward(g, tokenize("so far so good"));
   const Tensor ones = of({Row(1, 4)}), zeros = of({Row(4)});
-  same(s.z, tessera::layer_norm(of(s.x), ones, zeros).y);
+  same(s.ln, tessera::layer_norm(of(s.x), ones, zeros).y);
   same(s.h, tessera::gelu(of(s.pre)));
   tessera::AttentionSaved saved;
   same(s.o, tessera::attention(of(s.q), of(s.k), of(s.v), {.seq = 4}, saved));

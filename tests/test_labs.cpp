@@ -8,6 +8,7 @@
 #include "support.hpp"
 #include "tools/labs/programs.hpp"
 #include "tools/labs/submission.hpp"
+#include "tools/labs/tree.hpp"
 
 using namespace tessera;
 using namespace tessera::labs;
@@ -31,6 +32,36 @@ TEST_CASE("labs: every lesson has two tasks or more, in three sizes, with points
   CHECK(count.size() == 15);
   for (const auto& [lesson, tasks] : count) CHECK(tasks >= 2);
   CHECK(sizes == std::set<std::string>{"line", "function", "design"});
+}
+
+TEST_CASE(
+    "labs: a variant exchanges names, but no literal and no task's name, and the marking takes that back") {
+  const std::string code =
+      "// task 01.backward_input (line, 1 point, 5 min): dX of fc1. Hint: none.\n"
+      "int x = fc1.backward_input(dpre, \"fc1\");  // of fc1's, not linear_fc1\n";
+  std::set<std::string> forms;
+  for (int variant = 0; variant < 9; ++variant) {
+    const std::string other = code_with_names(code, names_of(variant));
+    forms.insert(other);
+    CHECK(contains(other, "task 01.backward_input ("));
+    CHECK(contains(other, "\"fc1\""));
+    CHECK(contains(other, "linear_fc1"));
+    CHECK(contains(other, "x = fc1.backward_input(") == (variant == 0));
+    CHECK(code_with_names(other, names_of(variant, true)) == code);
+    CHECK(check_seed(variant) != check_seed(variant + 1));
+  }
+  CHECK(forms.size() == 9);
+  // No new name is one that the course has already.
+  std::set<std::string> words;
+  for (const std::string& file : lesson_files(TESSERA_SOURCE_DIR)) {
+    const std::string text = pages::read(fs::path(TESSERA_SOURCE_DIR) / file);
+    for (std::size_t at = 0; at < text.size(); at = token_at(text, at).end)
+      words.insert(text.substr(at, token_at(text, at).end - at));
+  }
+  for (const auto& [own, others] : other_names) {
+    CHECK_MESSAGE(words.count(own) == 1, own);
+    for (const std::string& other : others) CHECK_MESSAGE(words.count(other) == 0, other);
+  }
 }
 
 TEST_CASE("labs: a task's functions are cut, and nothing else") {

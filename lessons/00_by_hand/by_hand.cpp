@@ -15,7 +15,7 @@ struct Matrix {  // row-major
   int operator()(int i, int j) const { return values[i * cols + j]; }
 };
 
-Matrix matmul(const Matrix& x, const Matrix& a) {  // (N, K) (K, M) -> (N, M)
+Matrix matmul(const Matrix& x, const Matrix& a) {  // (N, W) (W, F) -> (N, F)
   Matrix y{x.rows, a.cols};
   for (int i = 0; i < x.rows; ++i)
     for (int j = 0; j < a.cols; ++j)
@@ -57,11 +57,11 @@ Matrix block(const Matrix& m, int i0, int j0, int rows, int cols) {
 }
 
 // X [A1 A2] = [X A1, X A2]: a rank needs all of X, its columns of A, and no other rank.
-// task 00.columns (line, 1 point, 10 min): compute rank r's columns of X A. Shapes: X (N, K), A_r (K, M/p) ->
-// Y_r (N, M/p). Hint: cut A, then multiply. The inner loop still runs over K.
+// task 00.columns (line, 1 point, 10 min): compute rank r's columns of X A. Shapes: X (N, W), A_r (W, F/p) ->
+// Y_r (N, F/p). Hint: cut A, then multiply. The inner loop still runs over W.
 Matrix columns(const Matrix& x, const Matrix& a, int r, int p) {
   const int m = a.cols / p;
-  return matmul(x, block(a, 0, r * m, a.rows, m));  // (N, K) (K, M/p) -> (N, M/p)
+  return matmul(x, block(a, 0, r * m, a.rows, m));  // (N, W) (W, F/p) -> (N, F/p)
 }
 // end task
 
@@ -102,11 +102,11 @@ Matrix all_reduce(Group& group, int r, const Matrix& term) {
 // end task
 
 // [X1 X2] [A1; A2] = X1 A1 + X2 A2: the product of each rank has the full size, and is only a term of Y.
-// task 00.rows (line, 1 point, 10 min): compute X A from rank r's columns of X. Shapes: X_r (N, K/p), A_r
-// (K/p, M) -> Y (N, M). Hint: column k of X is multiplied by row k of A.
+// task 00.rows (line, 1 point, 10 min): compute X A from rank r's columns of X. Shapes: X_r (N, W/p), A_r
+// (W/p, F) -> Y (N, F). Hint: column k of X is multiplied by row k of A.
 Matrix rows(Group& group, const Matrix& x_r, const Matrix& a, int r) {
   const int k = a.rows / group.size;
-  return all_reduce(group, r, matmul(x_r, block(a, r * k, 0, k, a.cols)));  // p terms (N, M) -> their sum
+  return all_reduce(group, r, matmul(x_r, block(a, r * k, 0, k, a.cols)));  // p terms (N, F) -> their sum
 }
 // end task
 // end rows, begin both
@@ -116,7 +116,7 @@ Matrix relu(Matrix h) {
 }
 
 // relu(X A) B with A cut by columns and B by rows: the first product leaves the columns that B's rows need.
-// task 00.both (function, 2 points, 15 min): compute relu(X A) B with one sum. Shapes: X (N, K), A (K, F), B
+// task 00.both (function, 2 points, 15 min): compute relu(X A) B with one sum. Shapes: X (N, W), A (W, F), B
 // (F, M) -> Y (N, M). Hint: relu looks at one element at a time, and rank r holds whole elements of X A.
 Matrix both(Group& group, const Matrix& x, const Matrix& a, const Matrix& b, int r) {
   const Matrix h_r = relu(columns(x, a, r, group.size));  // (N, F/p)

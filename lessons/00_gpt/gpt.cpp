@@ -10,7 +10,7 @@
 using Row = std::valarray<double>;  // +, *, exp and the like work on each of its elements
 using Matrix = std::vector<Row>;
 
-Matrix matmul(const Matrix& x, const Matrix& a) {  // (N, K) (K, M) -> (N, M)
+Matrix matmul(const Matrix& x, const Matrix& a) {  // (N, W) (W, F) -> (N, F)
   Matrix y(x.size(), Row(a[0].size()));
   for (std::size_t i = 0; i < x.size(); ++i)
     for (std::size_t k = 0; k < a.size(); ++k) y[i] += x[i][k] * a[k];
@@ -76,30 +76,30 @@ struct Gpt {  // its parameters; most are 0 or 1, so that the products are easy 
   Matrix wv{{0, 1}, {1, 0}, {0, 0}, {0, 0}}, wo{{1, 0, 0, 1}, {0, 1, 1, 0}};      // (4, 2), (2, 4)
   Matrix a{{1, 0, 0, 0, 1, 0}, {0, 1, 0, 0, 0, 1}, {0, 0, 1, 0, -1, 0}, {0, 0, 0, 1, 0, -1}};     // (4, 6)
   Matrix b{{0, 1, 0, 0}, {1, 0, 0, 0}, {0, 0, 0, 1}, {0, 0, 1, 0}, {1, 0, 0, 0}, {0, 0, 0, -1}};  // (6, 4)
-  Matrix w{{1, 0, 0}, {0, 1, 0}, {0, 0, 1}, {0, 0, 0}};  // (4, 3) from a row to scores for the ids
+  Matrix wu{{1, 0, 0}, {0, 1, 0}, {0, 0, 1}, {0, 0, 0}};  // (4, 3) from a row to scores for the ids
 };
 // end gpt
 
 struct Activations {  // every matrix on the way from the ids to the probabilities
-  Matrix x, z, q, k, v, scores, masked, shares, o, x1, z1, pre, h, x2, z2, logits, p;
+  Matrix x, ln, q, k, v, scores, masked, shares, o, x1, ln1, pre, h, x2, ln2, logits, p;
 };
 
 // begin forward
 Activations forward(const Gpt& g, const std::vector<int>& ids) {
   Activations s;
   s.x = matmul(onehot(ids), g.wte) + g.wpe;  // (4, 4)
-  s.z = layer_norm(s.x);                     // (4, 4)
+  s.ln = layer_norm(s.x);                    // (4, 4)
   // begin head
-  s.q = matmul(s.z, g.wq), s.k = matmul(s.z, g.wk), s.v = matmul(s.z, g.wv);  // (4, 2) each
-  s.scores = matmul(s.q, transposed(s.k));                                    // (4, 4)
-  for (Row& row : s.scores) row /= std::sqrt(2.0);                            // a head has d = 2 columns
-  s.masked = causal(s.scores), s.shares = softmax(s.masked);                  // (4, 4) each
-  s.o = matmul(s.shares, s.v);                                                // (4, 2)
+  s.q = matmul(s.ln, g.wq), s.k = matmul(s.ln, g.wk), s.v = matmul(s.ln, g.wv);  // (4, 2) each
+  s.scores = matmul(s.q, transposed(s.k));                                       // (4, 4)
+  for (Row& row : s.scores) row /= std::sqrt(2.0);                               // a head has d = 2 columns
+  s.masked = causal(s.scores), s.shares = softmax(s.masked);                     // (4, 4) each
+  s.o = matmul(s.shares, s.v);                                                   // (4, 2)
   // end head
-  s.x1 = s.x + matmul(s.o, g.wo), s.z1 = layer_norm(s.x1);  // (4, 4) each
-  s.pre = matmul(s.z1, g.a), s.h = gelu(s.pre);             // (4, 6) each
-  s.x2 = s.x1 + matmul(s.h, g.b), s.z2 = layer_norm(s.x2);  // (4, 4) each
-  s.logits = matmul(s.z2, g.w), s.p = softmax(s.logits);    // (4, 3) each
+  s.x1 = s.x + matmul(s.o, g.wo), s.ln1 = layer_norm(s.x1);  // (4, 4) each
+  s.pre = matmul(s.ln1, g.a), s.h = gelu(s.pre);             // (4, 6) each
+  s.x2 = s.x1 + matmul(s.h, g.b), s.ln2 = layer_norm(s.x2);  // (4, 4) each
+  s.logits = matmul(s.ln2, g.wu), s.p = softmax(s.logits);   // (4, 3) each
   return s;
 }
 // end forward, begin loss
@@ -150,30 +150,31 @@ int main(int argc, char** argv) {
   Gpt g;
   const std::vector<int> ids = tokenize("so far so good"), next = tokenize("far so good so");
   const Activations s = forward(g, ids);
-  print("1 From ids to rows", {{"onehot", onehot(ids)}, {"X = onehot wte + wpe", s.x}, {"Z = norm(X)", s.z}});
-  print("2 Queries, keys, values", {{"Q = Z Wq", s.q}, {"K = Z Wk", s.k}, {"V = Z Wv", s.v}});
+  print("1 From ids to rows", {{"onehot", onehot(ids)}, {"X = onehot wte + wpe", s.x}, {"ln(X)", s.ln}});
+  print("2 Queries, keys, values", {{"Q = ln(X) Wq", s.q}, {"K = ln(X) Wk", s.k}, {"V = ln(X) Wv", s.v}});
   print("3 The scores of one head",
         {{"Q K' / sqrt(2)", s.scores}, {"masked", s.masked}, {"shares", s.shares}});
-  print("4 The first residual", {{"O = shares V", s.o}, {"X1 = X + O Wo", s.x1}, {"Z1 = norm(X1)", s.z1}});
-  print("5 The MLP", {{"Z1 A", s.pre}, {"H = gelu(Z1 A)", s.h}});
-  print("6 The second residual", {{"X2 = X1 + H B", s.x2}, {"Z2 = norm(X2)", s.z2}});
+  print("4 The first residual", {{"O = shares V", s.o}, {"X1 = X + O Wo", s.x1}, {"ln(X1)", s.ln1}});
+  print("5 The MLP", {{"ln(X1) A", s.pre}, {"H = gelu(ln(X1) A)", s.h}});
+  print("6 The second residual", {{"X2 = X1 + H B", s.x2}, {"ln(X2)", s.ln2}});
   const Matrix losses = transposed({cross_entropy(s.p, next)});
-  print("7 The loss", {{"logits = Z2 W", s.logits}, {"p", s.p}, {"next", onehot(next)}, {"loss", losses}});
+  print("7 The loss",
+        {{"logits = ln(X2) Wu", s.logits}, {"P", s.p}, {"next", onehot(next)}, {"loss", losses}});
   const auto loss = [&] { return cross_entropy(forward(g, ids).p, next).sum() / next.size(); };
-  std::vector<Row*> w;  // all rows of all parameters, those of W last
-  for (Matrix* m : {&g.wte, &g.wpe, &g.wq, &g.wk, &g.wv, &g.wo, &g.a, &g.b, &g.w})
+  std::vector<Row*> w;  // all rows of all parameters, those of Wu last
+  for (Matrix* m : {&g.wte, &g.wpe, &g.wq, &g.wk, &g.wv, &g.wo, &g.a, &g.b, &g.wu})
     for (Row& row : *m) w.push_back(&row);
   Matrix gradient, m, v, curve;
   for (Row* row : w) gradient.push_back(slope(*row, loss)), m.push_back(0 * *row), v.push_back(0 * *row);
-  const Matrix dlogits = cross_entropy_backward(s.p, next), dw = matmul(transposed(s.z2), dlogits);
+  const Matrix dlogits = cross_entropy_backward(s.p, next), dw = matmul(transposed(s.ln2), dlogits);
   const Matrix differences(gradient.end() - 4, gradient.end());
-  print("8 And back", {{"dlogits", dlogits}, {"dW = Z2' dlogits", dw}, {"by differences", differences}});
+  print("8 And back", {{"dlogits", dlogits}, {"dWu = ln(X2)' dlogits", dw}, {"by differences", differences}});
   for (int step = 1; step <= 101; ++step) {
     if (step <= 3 || step % 20 == 1) curve.push_back({step - 1.0, loss()});
     for (std::size_t i = 0; i < w.size(); ++i) gradient[i] = slope(*w[i], loss);
     for (std::size_t i = 0; i < w.size(); ++i) adamw(*w[i], gradient[i], m[i], v[i], step);
   }
   print("9 Steps of AdamW", {{"  steps   loss", curve}});
-  print("10 What it has learnt", {{"p", forward(g, ids).p}, {"next", onehot(next)}});
+  print("10 What it has learnt", {{"P", forward(g, ids).p}, {"next", onehot(next)}});
   return loss() < 0.01 ? 0 : 1;
 }

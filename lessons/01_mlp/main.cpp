@@ -13,7 +13,7 @@ int main(int argc, char** argv) {
   TrainingRun run;
   for (const char* path : {"README.md", "/usr/share/common-licenses/GPL-3"})
     if (std::filesystem::exists(path)) config.path = path;
-  App app({"01", "MLP", "Y = f(X A + c1) B + c2    X (N, K)  A (K, F)  B (F, K)",
+  App app({"01", "MLP", "Y = f(X A + c1) B + c2    X (N, W)  A (W, F)  B (F, W)",
            "Why the backward needs no tape: each layer keeps its own Saved, and hands dX to the one before.",
            format("mlp.hpp:{}", code_line), "Code = formula?"},
           App::one_rank);

@@ -55,7 +55,7 @@ struct TextModel {
   static constexpr std::int64_t context = 8, features = 16, hidden = 128, bytes = 256;
 
   Tensor table, dtable;                        // (256, 16)
-  Mlp mlp;                                     // K = 8 * 16, F = 128, M = 256
+  Mlp mlp;                                     // W = 8 * 16, F = 128, M = 256
   std::vector<Tensor> masters, first, second;  // what AdamW steps, and its moments, by parameter
 
   explicit TextModel(std::uint64_t seed, DType dtype)

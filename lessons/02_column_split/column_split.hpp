@@ -4,10 +4,10 @@
 //
 // Each rank multiplies the whole X by its own columns of A and gets its own columns
 // of Y. In the backward every rank has used the whole X, so every rank has a term
-// of dX, and the terms are summed: Megatron's operator f (Shoeybi et al. 2019,
+// of dX, and the terms are summed: Megatron's copy (f in Shoeybi et al. 2019,
 // section 3) is the identity in the forward and an all-reduce in the backward.
 //
-// Shapes: N tokens, K = width, F = ffn, p ranks. Bytes are counted in elements, over all ranks together.
+// Shapes: N tokens, W = width, F = ffn, p ranks. Bytes are counted in elements, over all ranks together.
 #pragma once
 
 #include "comm/communicator.hpp"
@@ -17,13 +17,13 @@ namespace tessera::column_split {
 
 /// The layer by hand, with plain tensors, views and collectives. Nothing but care keeps the sums right.
 struct ByHand {
-  Tensor a, c;        // (K, F/p), (1, F/p)  this rank's columns
+  Tensor a, c;        // (W, F/p), (1, F/p)  this rank's columns
   Tensor y;           // (N, F)
-  Tensor dx, da, dc;  // (N, K), (K, F/p), (1, F/p)
+  Tensor dx, da, dc;  // (N, W), (W, F/p), (1, F/p)
 
   // begin by_hand
   // task 02.forward (line, 1 point, 10 min): compute this rank's columns of X A + c, then gather all columns.
-  // Shapes: x (N, K), a (K, F/p), c (1, F/p) -> y (N, F). Hint: columns lie side by side along axis 1.
+  // Shapes: x (N, W), a (W, F/p), c (1, F/p) -> y (N, F). Hint: columns lie side by side along axis 1.
   void forward(const Tensor& x, Communicator& comm) {
     const Tensor y_own = add_bias(matmul(x, a), c);  // (N, F/p)  no bytes sent
     y = comm.all_gather(y_own, 1);                   // (N, F)    (p-1) NF elements
@@ -31,15 +31,15 @@ struct ByHand {
   // end task
 
   // task 02.backward (function, 3 points, 25 min): compute dX, dA and dc.
-  // Shapes: dy (N, F), x (N, K) -> dx (N, K), da (K, F/p), dc (1, F/p). Hint:
+  // Shapes: dy (N, F), x (N, W) -> dx (N, W), da (W, F/p), dc (1, F/p). Hint:
   // which columns of dY belong to this rank's Y, and which other ranks used X?
   void backward(const Tensor& dy, const Tensor& x, Communicator& comm) {
     const Range own = part(dy.cols(), comm.rank(), comm.size());
     const Tensor dy_own =
         dy.column_range(own.begin, own.end);   // (N, F/p)  a view of the columns that this rank computed
-    const Tensor term = matmul(dy_own, t(a));  // (N, K)    dY_i A_i^T, a term of dX
-    dx = comm.all_reduce(term);                // (N, K)    2(p-1) NK elements, since every rank used X
-    da = matmul(t(x), dy_own);                 // (K, F/p)  no bytes sent: no other rank used A_i
+    const Tensor term = matmul(dy_own, t(a));  // (N, W)    dY_i A_i^T, a term of dX
+    dx = comm.all_reduce(term);                // (N, W)    2(p-1) NW elements, since every rank used X
+    da = matmul(t(x), dy_own);                 // (W, F/p)  no bytes sent: no other rank used A_i
     dc = sum_rows(dy_own);                     // (1, F/p)
   }
   // end task
@@ -54,19 +54,19 @@ inline constexpr int code_line = __LINE__ + 3;
 // begin typed
 /// A linear layer whose weight and bias are cut by columns. Lesson 04 puts it before the layer of lesson 03.
 struct ColumnParallelLinear {
-  Placed<Shard<1>> a, c;    // (K, F/p), (1, F/p)
+  Placed<Shard<1>> a, c;    // (W, F/p), (1, F/p)
   Placed<Shard<1>> da, dc;  // the gradients of a and c, summed over microbatches
 
   /// What the backward needs of one microbatch.
   struct Saved {
-    Placed<Replicated> x;  // (N, K)
+    Placed<Replicated> x;  // (N, W)
     Placed<Shard<1>> dy;   // (N, F/p)
   };
 
   ColumnParallelLinear(const Tensor& a_own, const Tensor& c_own)
       : a(a_own), c(c_own), da(zero_gradient(a)), dc(zero_gradient(c)) {}
 
-  // task 02.typed_forward (line, 1 point, 5 min): compute this rank's columns, (N, K) -> (N, F/p).
+  // task 02.typed_forward (line, 1 point, 5 min): compute this rank's columns, (N, W) -> (N, F/p).
   // Hint: the types say what may be multiplied.
   Placed<Shard<1>> forward(const Placed<Replicated>& x, Saved& saved) const {
     saved.x = x;
@@ -74,12 +74,12 @@ struct ColumnParallelLinear {
   }
   // end task
 
-  // task 02.typed_backward (line, 1 point, 10 min): compute dX, (N, F/p) -> (N, K). Hint: what is the product
+  // task 02.typed_backward (line, 1 point, 10 min): compute dX, (N, F/p) -> (N, W). Hint: what is the product
   // of Shard<1> and Shard<0>, and which collective makes it Replicated?
   Placed<Replicated> backward_input(const Placed<Shard<1>>& dy, Saved& saved,
                                     const TensorParallel& tp) const {
     saved.dy = dy;
-    return tp.all_reduce(matmul(dy, t(a)));  // Partial -> Replicated: operator f
+    return tp.all_reduce(matmul(dy, t(a)));  // Partial -> Replicated: Megatron's copy
   }
   // end task
 
@@ -95,12 +95,12 @@ struct ColumnParallelLinear {
 
 /// What one forward and backward pass gives.
 struct Step {
-  Placed<Replicated> y, dx;  // (N, F), (N, K)
+  Placed<Replicated> y, dx;  // (N, F), (N, W)
   ColumnParallelLinear::Saved saved;
 };
 
 // begin step
-/// Takes X (N, K) forward and dY (N, F) backward, both whole on every rank, and adds to the layer's
+/// Takes X (N, W) forward and dY (N, F) backward, both whole on every rank, and adds to the layer's
 /// gradients. The ledger counts the bytes of each pass in its phase.
 inline Step step(const ColumnParallelLinear& layer, const Placed<Replicated>& x, const Placed<Replicated>& dy,
                  const TensorParallel& tp) {
@@ -111,7 +111,7 @@ inline Step step(const ColumnParallelLinear& layer, const Placed<Replicated>& x,
   }
   const Phase phase = tp.comm().phase("bwd");
   const auto dy_own = tp.take_shard<1>(dy);                // Shard<1>    (N, F/p)  no bytes sent
-  pass.dx = layer.backward_input(dy_own, pass.saved, tp);  // Replicated  (N, K)    2(p-1) NK
+  pass.dx = layer.backward_input(dy_own, pass.saved, tp);  // Replicated  (N, W)    2(p-1) NW
   layer.backward_weight(pass.saved);
   return pass;
 }

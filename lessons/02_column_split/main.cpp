@@ -7,7 +7,7 @@ using namespace tessera::column_split;
 
 int main(int argc, char** argv) {
   Sizes sizes;
-  App app({"02", "column split", "Y = X A + c    X (N, K)  A (K, F) = [A1 A2 ...]  c (1, F)",
+  App app({"02", "column split", "Y = X A + c    X (N, W)  A (W, F) = [A1 A2 ...]  c (1, F)",
            "Why dX is a sum: all ranks used X.", format("column_split.hpp:{}", code_line)});
   sizes.add_flags(app);
   app.ranks_divide("--ffn", sizes.ffn);

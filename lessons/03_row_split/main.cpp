@@ -7,7 +7,7 @@ using namespace tessera::row_split;
 
 int main(int argc, char** argv) {
   Sizes sizes;
-  App app({"03", "row split", "Y = X A + c    X (N, F) = [X1 X2 ...]  A (F, K) = [A1; A2; ...]  c (1, K)",
+  App app({"03", "row split", "Y = X A + c    X (N, F) = [X1 X2 ...]  A (F, W) = [A1; A2; ...]  c (1, W)",
            "Why dX sends nothing: dY is whole on every rank, and X_i was used by rank i alone.",
            format("row_split.hpp:{}", code_line)});
   sizes.add_flags(app);

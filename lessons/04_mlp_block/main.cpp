@@ -9,7 +9,7 @@ int main(int argc, char** argv) {
   Sizes sizes;
   Activation f = Activation::gelu;
   App app({"04", "MLP block",
-           "Y = f(X A + c1) B + c2    X (N, K)  A (K, F) = [A1 A2 ...]  B (F, K) = [B1; B2; ...]",
+           "Y = f(X A + c1) B + c2    X (N, W)  A (W, F) = [A1 A2 ...]  B (F, W) = [B1; B2; ...]",
            "Why columns first: f of a column needs that column only; f of a term of a sum would be wrong.",
            format("mlp_block.hpp:{}", code_line)});
   sizes.add_flags(app);

@@ -1,5 +1,5 @@
-// The transformer block with the layer norms first, as in GPT-2: H = X + attention(ln_1(X)), Y = H +
-// mlp(ln_2(H)). Each half has one all-reduce in each pass, so the block sums two (N, W) matrices over the
+// The transformer block with the layer norms first, as in GPT-2: Xa = X + attention(ln_1(X)), Y = Xa +
+// mlp(ln_2(Xa)). Each half has one all-reduce in each pass, so the block sums two (N, W) matrices over the
 // ranks in the forward and two in the backward. Between the halves everything is Replicated: all ranks
 // compute the norms and the residual additions in the same way, and get the same bits.
 #pragma once

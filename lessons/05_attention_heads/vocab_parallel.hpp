@@ -1,6 +1,6 @@
 // The two largest matrices of a small model, the embedding and the head, cut by the
 // vocabulary (Megatron's VocabParallelEmbedding and vocab_parallel_cross_entropy):
-// rank r of tp has V_r of the V ids, and no rank ever holds a whole row of logits.
+// rank r of tp has vocab_r of the vocabulary's ids, and no rank ever holds a whole row of logits.
 // Where tp does not divide V, the numbers of rows of the shards differ by one.
 #pragma once
 
@@ -13,7 +13,7 @@ inline Range own_ids(std::int64_t vocabulary, int rank, int ranks) {
   return {vocabulary * rank / ranks, vocabulary * (rank + 1) / ranks};
 }
 
-/// The ids, counted from the first id of this rank. Ids of other ranks fall outside of [0, V_r).
+/// The ids, counted from the first id of this rank. Ids of other ranks fall outside of [0, vocab_r).
 inline Tensor local_ids(const Tensor& ids, Range own) {
   const MemoryScope data(MemoryKind::check);
   std::vector<double> values = ids.values();
@@ -24,7 +24,7 @@ inline Tensor local_ids(const Tensor& ids, Range own) {
 // begin embedding
 /// Token and position embedding; the token table is cut by rows.
 struct VocabParallelEmbedding {
-  Placed<Shard<0>> wte;    // (V_r, W)  this rank's ids
+  Placed<Shard<0>> wte;    // (vocab_r, W)  this rank's ids
   Placed<Replicated> wpe;  // (seq, W)
   Placed<Shard<0>> dwte = zero_gradient(wte);
   Placed<Replicated> dwpe = zero_gradient(wpe);
@@ -51,13 +51,13 @@ struct VocabParallelEmbedding {
 template <class Residual = Replicated>
 struct VocabParallelHeadOf {
   NormOf<Residual> ln_f;
-  Placed<Shard<0>> w, dw;  // (V_r, W)  wte, or lesson 06's copy of it
+  Placed<Shard<0>> w, dw;  // (vocab_r, W)  wte, or lesson 06's copy of it
 
   struct Saved {
     typename NormOf<Residual>::Saved ln_f;
     Placed<Replicated> y;      // (n, W)  ln_f(X)
-    CrossEntropy entropy;      // (n, 1), (n, V_r)
-    Placed<Shard<1>> dlogits;  // (n, V_r)
+    CrossEntropy entropy;      // (n, 1), (n, vocab_r)
+    Placed<Shard<1>> dlogits;  // (n, vocab_r)
     Tensor weights;            // (n, 1)  of each token's loss; undefined where each is 1
     Tensor weighted(const Tensor& x) const {
       return weights.defined() ? scale_rows(x, cast(weights, arithmetic(x.dtype()))) : x;
@@ -76,7 +76,7 @@ struct VocabParallelHeadOf {
   // logit of all ranks comes first, or exp overflows: tp.comm().all_reduce(x, Reduce::max). Which two terms
   // are sums over all ids?
   Placed<Replicated> losses(const Tensor& targets, Saved& saved, const TensorParallel& tp) const {
-    const Placed<Shard<1>> logits = matmul(saved.y, t(w));  // (n, V_r)  no bytes sent
+    const Placed<Shard<1>> logits = matmul(saved.y, t(w));  // (n, vocab_r)  no bytes sent
     const Tensor largest = tp.comm().all_reduce(row_largest(logits.local()), Reduce::max);  // (n, 1)
     CrossEntropyTerms terms = cross_entropy_terms(logits.local(), largest, targets);
     terms.sum = tp.comm().all_reduce(terms.sum);        // (n, 1)  sum of exp(z - m) over all ids

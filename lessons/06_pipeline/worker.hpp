@@ -26,7 +26,7 @@ struct WorkerHooks {
 
 /// What a forward pass alone gives on the last stage; undefined on the other stages.
 struct Forward {
-  Tensor losses, probabilities;  // (n, 1) of all ids, (n, V_r) of this rank's
+  Tensor losses, probabilities;  // (n, 1) of all ids, (n, vocab_r) of this rank's
 };
 
 /// A worker, whatever its chunks are made of.

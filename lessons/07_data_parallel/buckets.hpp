@@ -17,7 +17,7 @@ using gpt::Parameter;
 class Buckets {
  public:
   Buckets() = default;
-  /// `all` (1, P) holds the gradients of `parameters` in their order. Each bucket but the last has at least
+  /// `all` (1, Psi) holds the gradients of `parameters` in their order. Each bucket but the last has at least
   /// `bytes`; where experts begin or end (lesson 12), so does a bucket.
   Buckets(const Tensor& all, const std::vector<Parameter>& parameters, std::int64_t bytes) : all_(all) {
     std::int64_t end = all.size();

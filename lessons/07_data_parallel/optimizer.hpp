@@ -60,7 +60,7 @@ class WholeOptimizer : public Optimizer {
   WholeOptimizer(const Rule& rule, std::int64_t bucket_bytes, Communicator& dp, Communicator& expert_dp)
       : rule_(rule), bucket_bytes_(bucket_bytes), dp_(dp), expert_dp_(expert_dp) {}
 
-  /// (1, P) each, all there is.
+  /// (1, Psi) each, all there is.
   void add(const Tensor& weights, const Tensor& gradients, bool) override {
     weights_ = weights, gradients_ = gradients;
   }

@@ -83,7 +83,7 @@ class Replica {
   const TensorParallel& alone_;
   gpt::Builder builder_;
   Chunk chunk_;
-  Tensor gradients_;  // (1, P)  of all parameters, in their order
+  Tensor gradients_;  // (1, Psi)  of all parameters, in their order
   Buckets buckets_;
   std::vector<Tensor> masters_, velocity_;
   Moment since_;  // when the last layer's backward ended

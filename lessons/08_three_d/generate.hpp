@@ -64,11 +64,11 @@ inline double evaluate(
 // end evaluate
 
 // begin draw
-/// An id drawn from p^(1/T) / sum, of which each rank of tp knows its own columns, p (1, V_r), and no more:
-/// the largest log p_j + T g_j, where g_j = -log(-log(u_j)) with u_j uniform in (0, 1), is that of id j with
+/// An id drawn from P^(1/temperature) / sum, of which each rank of tp knows its own columns, P (1, vocab_r),
+/// no more: the largest log p_j - temperature log(-log(u_j)) with u_j uniform in (0, 1), is that of id j with
 /// just this probability (the Gumbel-max trick; Maddison, Tarlow and Minka 2014, section 2). u_j depends on
 /// seed, step and id alone, so every cut draws the same id.
-/// Sent: a pair of numbers a rank. T = 0: the likeliest.
+/// Sent: a pair of numbers a rank. Temperature 0: the likeliest.
 inline std::int64_t draw(const Tensor& p, Range own, double temperature, const Random& random,
                          std::int64_t first, Communicator& tp) {
   double best = -INFINITY, id = -1;

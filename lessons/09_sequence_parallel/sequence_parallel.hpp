@@ -68,8 +68,8 @@ struct ColumnTerms : column_split::ColumnParallelLinear {
 /// Lesson 03's layer without its sum and its bias: `c` is added behind the reduce-scatter, to this rank's
 /// tokens, and so its gradient is Partial.
 struct RowTerms {
-  Placed<Shard<0>> a, da;  // (F/p, K)
-  Placed<Replicated> c;    // (1, K)
+  Placed<Shard<0>> a, da;  // (F/p, W)
+  Placed<Replicated> c;    // (1, W)
   Placed<Partial> dc;
   using Saved = row_split::RowParallelLinear::Saved;
 

@@ -16,12 +16,13 @@ int main(int argc, char** argv) {
   t.zero = 3, t.adamw = true, t.lr = 0.003;
   s.batch = 10;
   bool no_prefetch = false, compare_all = false;
-  App app({"10", "ZeRO",
-           "d replicas of P weights; a rank owns a d-th of the state (stage 1), of the gradients (2), of the "
-           "weights (3)",
-           "Why the same bits: an optimiser steps each element by itself, and every sum is taken in the same "
-           "order.",
-           format("units.hpp:{}", code_line)});
+  App app(
+      {"10", "ZeRO",
+       "dp replicas of Psi weights; a rank owns a dp-th of the state (stage 1), of the gradients (2), of the "
+       "weights (3)",
+       "Why the same bits: an optimiser steps each element by itself, and every sum is taken in the same "
+       "order.",
+       format("units.hpp:{}", code_line)});
   app.flags().number("--stage", t.zero, 0, 3,
                      "0: nothing is cut; 1: optimiser; 2: and gradients; 3: and weights");
   app.size("--batch", s.batch, "sequences of a step, shared out over the ranks");

@@ -1,12 +1,12 @@
-// Attention over tokens that are cut on c ranks. Everything else in a transformer works token by token, and
+// Attention over tokens that are cut on cp ranks. Everything else in a transformer works token by token, and
 // its weights have a term of their gradient on each rank, as in lesson 07. In attention a query needs the
 // keys and values of other ranks' tokens. But a softmax can be taken piece by piece: the pair (o, lse) of a
 // query says what it has seen, and the pairs of two sets of keys merge into that of both.
 //
 //   lse = log(e^lse1 + e^lse2)      o = o1 e^(lse1 - lse) + o2 e^(lse2 - lse)       merge_attention
 //
-// The backward knows the final lse and D = rowsum(dO o). So each pair of a chunk of queries and a chunk of
-// keys gives its parts of dQ, dK and dV by itself: p = exp(q k' / sqrt(d) - lse), ds = p (dO v' - D).
+// The backward knows the final lse and delta = rowsum(dO o). So each pair of a chunk of queries and a chunk
+// of keys gives its parts of dQ, dK and dV by itself: p = exp(q k' / sqrt(d) - lse), ds = p (dO v' - delta).
 #pragma once
 
 #include <algorithm>
@@ -32,7 +32,7 @@ struct PairwiseAttention {
   Computed computed;
 
   // begin pairs
-  /// q (N/c, W), k and v (N/c, kv d) -> o (N/c, W).
+  /// q (N/cp, W), k and v (N/cp, kv d) -> o (N/cp, W).
   Tensor forward(const Tensor& q, const Tensor& k, const Tensor& v, AttentionSaved& saved) const {
     const std::vector<double> nothing(static_cast<std::size_t>(q.rows() * whole.heads), -INFINITY);
     saved = {q,  k,

@@ -1,12 +1,12 @@
 // Which tokens a rank has, and who brings it the keys and values of the others. Each sequence is cut into
 // chunks of L tokens. Under a causal mask the queries of chunk i see all keys before them, and cost i + 1/2
 // chunks squared: if rank r had chunk r, the last rank would compute almost twice its share, and everyone
-// would wait for it. Of 2c chunks each rank has an early and a late one, r and 2c - 1 - r ("zigzag"), and all
-// have the same work. Without a causal mask every placement is even.
+// would wait for it. Of 2 cp chunks each rank has an early and a late one, r and 2 cp - 1 - r ("zigzag"), and
+// all have the same work. Without a causal mask every placement is even.
 //
-// S is K and V of the whole, of which c ranks hold a c-th each.
-//   ring    K and V go round, while the rank computes with those it has    (c-1) S, and back (c-1) S + c S
-//   gather  all of K and V come first, and are there at once               (c-1) S, and back 2 (c-1) S
+// Sent, in units of K and V of all tokens together, of which cp ranks hold a cp-th each.
+//   ring    K and V go round, while the rank computes with those it has    (cp-1) of it, and back (2 cp - 1)
+//   gather  all of K and V come first, and are there at once               (cp-1) of it, and back 2 (cp-1)
 #pragma once
 
 #include "comm/communicator.hpp"
@@ -91,7 +91,7 @@ struct Ring {
       if (hops > 0) add_to(terms, gradients.wait());  // what the ranks before have summed for these keys
       if (cp.size() > 1) gradients = start(terms);
     }
-    return cp.size() > 1 ? gradients.wait() : terms;  // hop number c
+    return cp.size() > 1 ? gradients.wait() : terms;  // hop number cp
   }
   // end task
 };

@@ -1,7 +1,7 @@
 // The third way (Jacobs et al. 2023, "DeepSpeed Ulysses"): an all-to-all turns the cut by tokens into lesson
-// 05's cut by heads, attention is that of one rank, and another all-to-all turns its output back. c must
-// divide the heads; and the kv heads, or these must divide c, and are copied. Each pass sends (c-1)/c of
-// N (W + 2 kv d) and of N W elements, kv at least c.
+// 05's cut by heads, attention is that of one rank, and another all-to-all turns its output back. cp must
+// divide the heads; and the kv heads, or these must divide cp, and are copied. Each pass sends (cp-1)/cp of
+// N (W + 2 kv d) and of N W elements, kv at least cp.
 #pragma once
 
 #include "11_context_parallel/context_parallel.hpp"
@@ -36,7 +36,7 @@ struct Ulysses {
     computed(own());
   }
 
-  /// (N/c, cols) of this rank's tokens -> all N tokens of the columns of this rank's heads. With `keys` x is
+  /// (N/cp, cols) of this rank's tokens -> all N tokens of the columns of this rank's heads. With `keys` x is
   /// [Q | K | V]; else it has the columns of Q.
   Tensor to_heads(const Tensor& x, bool keys) const {
     const std::int64_t width = columns(x.rows(), x.cols(), 0, keys).local_cols();
@@ -49,7 +49,7 @@ struct Ulysses {
     return all;
   }
 
-  // task 11.to_tokens (function, 3 points, 30 min): the reverse, (N, width) of this rank's heads -> (N/c,
+  // task 11.to_tokens (function, 3 points, 30 min): the reverse, (N, width) of this rank's heads -> (N/cp,
   // cols) of all heads. Columns that several ranks had are summed. Hint: block i of what is sent has the
   // tokens of rank i; block i of what arrives has its columns.
   Tensor to_tokens(const Tensor& all, std::int64_t cols, bool keys) const {

@@ -2,14 +2,14 @@
 // and the whole router. Experts are no placement of a matrix. As a stage of a pipeline owns layers, a rank
 // owns experts, and the tokens travel to them:
 //
-//   Y = P' diag(g) E(P X)        P X    the rows of X, one for each choice, sorted by expert; all_to_all
+//   Y = D' diag(g) E(D X)        D X    the rows of X, one for each choice, sorted by expert; all_to_all
 //                                E      each rank's experts on the rows that came
-//   dX = P' E'(diag(g) P dY)     P'     the all_to_all back, and the sum of each token's rows
+//   dX = D' E'(diag(g) D dY)     D'     the all_to_all back, and the sum of each token's rows
 //
-// P is a gather of rows, and P' its transpose: forward and backward send the same rows the same ways. The
+// D is a gather of rows, and D' its transpose: forward and backward send the same rows the same ways. The
 // gate g_i has the gradient <dy, E_i(x)>, which goes on through the softmax to W_r and x.
 //
-// Shapes: n tokens of this rank, W columns, m = n k choices, R rows that came to this rank's experts.
+// Shapes: n tokens of this rank, W columns, C = n top_k choices, R rows that came to this rank's experts.
 #pragma once
 
 #include <optional>
@@ -58,7 +58,7 @@ struct Dispatch {
     const auto all = std::reduce(sent.begin(), sent.end()), came = std::reduce(rows.begin(), rows.end());
     return format("{}: {} rows leave, {} come", ep->journal().phase(), all - sent[ep->rank()], came);
   }
-  /// (m, W) sorted by expert -> (R, W) on the ranks that have the experts, and back.
+  /// (C, W) sorted by expert -> (R, W) on the ranks that have the experts, and back.
   Tensor to_experts(const Tensor& x) const { return embedding(by_expert, ep->all_to_all(x, sent, received)); }
   Tensor home(const Tensor& y) const { return ep->all_to_all(embedding(by_rank, y), received, sent); }
 };
@@ -91,7 +91,7 @@ struct Experts {
     std::optional<Dispatch> dispatch;
     Routing routing;
     std::vector<mlp::Mlp::Saved> experts;
-    Tensor y, gates;  // (m, W), (m, 1)  of each choice
+    Tensor y, gates;  // (C, W), (C, 1)  of each choice
   };
 
   // begin layer
@@ -106,13 +106,13 @@ struct Experts {
     ep->journal().span(s.dispatch->text(), "routing", began);
     s.experts.resize(experts.size());
     const Tensor rows = s.dispatch->to_experts(embedding(s.routing.token, x));  // (R, W)
-    s.y = s.dispatch->home(each(rows, s, &mlp::Mlp::forward));                  // (m, W)
-    s.gates = embedding(s.routing.place, column(s.router.gates));               // (m, 1)
+    s.y = s.dispatch->home(each(rows, s, &mlp::Mlp::forward));                  // (C, W)
+    s.gates = embedding(s.routing.place, column(s.router.gates));               // (C, 1)
     return sum(scale_rows(s.y, s.gates), s.routing, x);                         // (n, W)
   }
 
   Tensor backward_input(const Tensor& dy, Saved& s) const {
-    const Tensor dys = embedding(s.routing.token, dy);  // (m, W)  a token's dY for each of its choices
+    const Tensor dys = embedding(s.routing.token, dy);  // (C, W)  a token's dY for each of its choices
     const Tensor dgates = Tensor::zeros(s.router.p.rows(), s.router.p.cols(), s.router.p.dtype());
     add_embedding_backward(column(dgates), row_dots(dys, s.y), s.routing.place);
     const Tensor rows = s.dispatch->to_experts(scale_rows(dys, s.gates));  // (R, W)
@@ -131,7 +131,7 @@ struct Experts {
  private:
   /// (n, E) -> (n E, 1)
   static Tensor column(const Tensor& x) { return x.reshape(x.size(), 1); }
-  /// Each token's rows, in the order of the experts. (m, W) -> (n, W)
+  /// Each token's rows, in the order of the experts. (C, W) -> (n, W)
   static Tensor sum(const Tensor& rows, const Routing& routing, const Tensor& like) {
     const Tensor all = Tensor::zeros(like.rows(), like.cols(), arithmetic(like.dtype()));
     add_embedding_backward(all, rows, routing.token);

@@ -9,7 +9,7 @@ int main(int argc, char** argv) {
   Config c;
   std::optional<Choices> choices;
   App app(
-      {"12", "experts", "Y = P' diag(g) E(P X)    g = p of the chosen k of E experts    p = softmax(X Wr)",
+      {"12", "experts", "Y = D' diag(g) E(D X)    g = P of the chosen of E experts    P = softmax(X Wr)",
        "Why rows travel: tokens of every rank need an expert, and its weights are larger than their rows.",
        format("experts.hpp:{}", code_line)});
   add_flags(app, c);

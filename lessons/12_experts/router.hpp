@@ -1,18 +1,18 @@
-// Who computes a token. A layer has E experts, each an MLP of its own, and a router chooses k of them for
-// each token: p = softmax(x W_r), and the k largest p_i. So a model has E times the weights of one MLP and
-// computes with k of them. k = 1 is Switch (Fedus et al. 2021), y = p_i E_i(x); for k >= 2 the chosen
+// Who computes a token. A layer has E experts, each an MLP of its own, and a router chooses top_k of them for
+// each token: P = softmax(X W_r), and the top_k largest p_i. So a model has E times the weights of one MLP
+// and computes with top_k of them. One is Switch (Fedus et al. 2021), y = p_i E_i(x); from two on the chosen
 // probabilities are made to sum to 1, as in Mixtral and GShard (Lepikhin et al. 2020).
 //
 // Nothing makes the choices even, and an expert that is chosen more learns more and is chosen more. So an
-// auxiliary loss is added to the loss (Fedus et al., equation 4): with f_i the share of all choices that are
-// expert i, and P_i the mean of p_i over all tokens,
+// auxiliary loss is added to the loss (Fedus et al., equation 4): with share_i of all choices those of
+// expert i, and mean_i that of p_i over all tokens,
 //
-//   aux = alpha E sum_i f_i P_i       alpha where all are even, up to alpha E where one expert gets all
+//   aux = alpha E sum_i share_i mean_i     alpha where all are even, up to alpha E where one expert gets all
 //
-// f is a count, and has no gradient: dp_i = alpha E f_i / N for each of the N tokens. "All" means those of
-// all ranks. A rank that counted its own tokens would have another loss, and so would another number of
-// ranks. The microbatches of a batch come one after the other, and each has such a loss: the batch has their
-// mean.
+// A share is a count, and has no gradient: dp_i = alpha E share_i / N for each of the N tokens. "All" means
+// those of all ranks. A rank that counted its own tokens would have another loss, and so would another number
+// of ranks. The microbatches of a batch come one after the other, and each has such a loss: the batch has
+// their mean.
 #pragma once
 
 #include <algorithm>
@@ -49,17 +49,17 @@ inline std::vector<std::int64_t> top_k(const Tensor& p, std::int64_t k) {
 // end task
 // end top_k
 
-/// This rank's choices that an expert takes, sorted by expert. m = n k, or fewer where some are dropped.
+/// This rank's choices that an expert takes, sorted by expert. C = n top_k, or fewer where some are dropped.
 struct Routing {
   std::vector<std::int64_t> counts;  // of each of the E experts
-  Tensor token;                      // (m, 1) i32  the row of x
-  Tensor place;                      // (m, 1) i32  token E + expert: the place of the gate in a table (n, E)
+  Tensor token;                      // (C, 1) i32  the row of x
+  Tensor place;                      // (C, 1) i32  token E + expert: the place of the gate in a table (n, E)
 };
 
 // begin route
-/// With a capacity factor F > 0 an expert takes C = ceil(F k n / E) of this rank's choices: first choices
+/// With a capacity > 0 an expert takes ceil(capacity n top_k / E) of this rank's choices: first choices
 /// come before second ones, and then the tokens in their order. What is over is dropped: its output is 0, and
-/// the residual sum carries the token past the layer. F = 0 drops nothing.
+/// the residual sum carries the token past the layer. Capacity 0 drops nothing.
 inline Routing route(const std::vector<std::int64_t>& chosen, std::int64_t experts, std::int64_t k,
                      double capacity) {
   const std::int64_t n = std::ssize(chosen) / k;
@@ -88,7 +88,7 @@ struct Router {
   struct Saved {
     Tensor x, p, gates;        // (n, W), (n, E), (n, E)  gates: where nothing is chosen, nobody looks
     Tensor dz;                 // (n, E)
-    std::vector<double> even;  // alpha E f_i / N, the gradient of the auxiliary loss by each p_i
+    std::vector<double> even;  // alpha E share_i / N, the gradient of the auxiliary loss by each p_i
     double aux = 0;
   };
 
@@ -132,7 +132,7 @@ struct Router {
     saved.even.clear(), saved.aux = 0;
     for (std::int64_t i = 0; i < experts; ++i) {
       saved.even.push_back(alpha * experts * all[i] / choices / tokens);
-      saved.aux += saved.even[i] * all[experts + i];  // times N P_i
+      saved.aux += saved.even[i] * all[experts + i];  // times N mean_i
     }
   }
   // end task

@@ -15,28 +15,28 @@ struct Axis {
 };
 
 // begin axes
-/// Each axis alone, on n ranks. Bytes are of all n ranks in a step: m microbatches of N tokens each, L layers
-/// of width W, 2 K columns of K and V, V ids, P weights of 4 B. E experts lie in every second layer.
+/// Each axis alone, on p ranks. Bytes are of all p ranks in a step: m microbatches of n tokens each, L layers
+/// of width W, 2 KV columns of K and V, vocab ids, Psi weights of 4 B. E experts lie in every second layer.
 inline std::vector<Axis> axes(int n) {
   // clang-format off
   return {
       {"nothing", {}, false, 0, "nothing", "-", "-", "0", "-", "one device"},
       {"tp", {n}, false, 0, "heads, columns, ids", "in each layer, both ways", "sums of activations",
-       "m 2 (n-1) 4 ((4 L + 2) N W + 3 N)", "tokens, layers", "inside a machine"},
+       "m 2 (p-1) 4 ((4 L + 2) n W + 3 n)", "tokens, layers", "inside a machine"},
       {"sequence", {n}, true, 0, "and tokens between", "the same, in two halves", "activations",
-       "as tp, and 2 (n-1) 4 (6 L + 2) W", "tokens, layers", "wherever tp is"},
+       "as tp, and 2 (p-1) 4 (6 L + 2) W", "tokens, layers", "wherever tp is"},
       {"cp", {1, 1, 1, n}, false, 0, "tokens of a sequence", "in each attention", "keys and values",
-       "m L (3 n - 2) 4 N 2 K, and dp's", "tokens, layers", "where one sequence is too long"},
+       "m L (3 p - 2) 4 n 2 KV, and dp's", "tokens, layers", "where one sequence is too long"},
       {"pp", {1, n}, false, 0, "layers", "between two stages", "activations, gradients",
-       "m 2 (n-1) 4 N W, and 2 4 V W", "tokens, stages", "across machines"},
+       "m 2 (p-1) 4 n W, and 2 4 vocab W", "tokens, stages", "across machines"},
       {"dp", {1, 1, n}, false, 0, "the batch", "once a step", "sums of gradients",
-       "2 (n-1) 4 P", "weights", "across machines"},
+       "2 (p-1) 4 Psi", "weights", "across machines"},
       {"ZeRO 1", {1, 1, n}, false, 1, "and the optimiser", "once a step", "gradients, weights",
-       "2 (n-1) 4 P", "weights", "wherever dp is"},
+       "2 (p-1) 4 Psi", "weights", "wherever dp is"},
       {"ZeRO 2", {1, 1, n}, false, 2, "and gradients", "each microbatch", "gradients, weights",
-       "(m + 1) (n-1) 4 P", "weights, m", "with few microbatches"},
+       "(m + 1) (p-1) 4 Psi", "weights, m", "with few microbatches"},
       {"ZeRO 3", {1, 1, n}, false, 3, "and weights", "each microbatch, both ways", "weights, gradients",
-       "about 3 m (n-1) 4 P", "weights, m", "where weights do not fit"},
+       "about 3 m (p-1) 4 Psi", "weights, m", "where weights do not fit"},
       {"ep", {1, 1, n, 1, n}, false, 0, "experts", "in each layer of experts", "tokens",
        "4 rows 4 W and counts; dp's but experts", "tokens, choices", "inside a machine, if E allows"}};
   // clang-format on

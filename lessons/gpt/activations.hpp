@@ -15,14 +15,14 @@ struct KeptActivations {
 /// Of `layers` blocks, and of the head if `last`, on rank `rank` of t. A microbatch has n tokens of width W;
 /// F = 4 W, and S keys a row (1 where attention streams):
 ///
-///   forward  X, ln_1(X), H, ln_2(H)   4 n W     means and deviations  4 n     probabilities  n heads/t S
+///   forward  X, ln_1(X), Xa, ln_2(Xa) 4 n W     means and deviations  4 n     probabilities  n heads/t S
 ///            Q, K V, O     2 n (W + KV)/t       gelu, before and after  2 n F/t
-///   dX       dY, dln_2, dH, dln_1     4 n W     dQ, dK dV  n (W + 2 KV)/t     before the gelu  n F/t
+///   dX       dY, dln_2, dXa, dln_1    4 n W     dQ, dK dV  n (W + 2 KV)/t     before the gelu  n F/t
 ///
 /// Tokens that are cut over cp always stream, and n is this rank's part. Ulysses keeps its heads' Q, K and V
 /// of all tokens instead, and their O beside. Where activations are cut by tokens over tp, too (lesson 09),
 /// the rows of the first column are this rank's. What the products need of them is gathered beside: ln_1(X)
-/// and ln_2(H), unless they are gathered again; dY and dH. A number that stands for a row (a mean, a
+/// and ln_2(Xa), unless they are gathered again; dY and dXa. A number that stands for a row (a mean, a
 /// deviation, a loss) takes as much as `wide` elements.
 inline KeptActivations kept_activations(const ModelConfig& m, std::int64_t layers, bool last, int rank, int t,
                                         std::int64_t wide) {

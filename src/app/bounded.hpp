@@ -5,7 +5,7 @@
 //
 // With u the unit round-off and |x' - x| <= e for every operand:
 //   a b + rounding          : u |result|
-//   sum of K terms          : gamma(K) sum |terms|; gamma(K) = min(K u / (1 - K u), 4 sqrt(K) u).
+//   sum of W terms          : gamma(W) sum |terms|; gamma(W) = min(W u / (1 - W u), 4 sqrt(W) u).
 //                             The first is from Higham, Accuracy and Stability, 3.1. The second holds for
 //                             independent roundings with a probability of at least 1 - 2 exp(-8) for each
 //                             sum (Higham and Mary 2019, theorem 2.4).

@@ -151,7 +151,7 @@ struct Parts {
   static_assert(sizeof(of) + sizeof(sizes) <= 4000);
 };
 
-/// Row y of blocks has part y, and block x the x-th of as many pieces as there are blocks in a row.
+/// Row y of blocks has part y, and block x the x-th of the pieces of each part.
 template <class T>
 __global__ void squares_kernel(Parts<T> parts, double* sums) {
   const std::int64_t size = parts.sizes[blockIdx.y], pieces = gridDim.x;
@@ -180,8 +180,8 @@ struct Gpu {
   template <class F>
   static void rows(const Tensor& y, std::int64_t n, std::int64_t cols, const F& f) {
     expect(cols <= INT_MAX, [&] { return format("a row of {} elements: {} are the most", cols, INT_MAX); });
-    // Up to 4096 elements a row is read from memory once, into registers: 8 of each lane, of as many warps as
-    // that takes. A longer one is read again for each fold, by a block so large that few rows fill the cache.
+    // Up to 4096 elements are read from memory once, into registers: 8 of each lane, of as many warps as that
+    // takes. More are read again for each fold, by a block so large that few rows fill the cache.
     constexpr int held = 8;
     if (cols <= 32 * held)
       launch(y, (n + 7) / 8, rows_kernel<1, held, F>, n, f);
@@ -229,8 +229,7 @@ struct CudaKernels final : Mathematics<Gpu> {
             std::int64_t inner) const override {
     const std::int64_t terms = ta ? a.rows : a.cols;
     if (c.rows * c.cols == 0) return;
-    if (terms ==
-        0) {  // cuBLAS refuses a leading dimension of 0; it is one product, since every head has columns
+    if (terms == 0) {  // cuBLAS refuses a leading dimension of 0. Every head has columns: it is one product.
       if (beta == 0)
         c.of.zero();
       else

@@ -11,7 +11,7 @@ namespace tessera {
 // Of operands in bf16 every function computes in f32, and rounds its result once. Results that are sums over
 // tokens, as the gradients of weights are, and those with one number a row stay in f32.
 
-/// The product (N, K) (K, M) -> (N, M). One operand may be t(...): matmul(dy, t(a)) is dY A^T.
+/// The product (N, W) (W, F) -> (N, F). One operand may be t(...): matmul(dy, t(a)) is dY A^T.
 /// For Y = X A: dX = dY A^T and dA = X^T dY, which is a sum over tokens.
 Tensor matmul(const Tensor& a, const Tensor& b);
 Tensor matmul(const Transposed& a, const Tensor& b);
@@ -41,8 +41,8 @@ Tensor gelu_backward(const Tensor& dy, const Tensor& x);
 Tensor relu(const Tensor& x);
 Tensor relu_backward(const Tensor& dy, const Tensor& x);  ///< 0 where x <= 0.
 
-/// Row ids_i of the table (V, F) for each of the ids (N, 1)
-/// i32 -> (N, F). An id outside [0, V) gives a row of zeros.
+/// Row ids_i of the table (vocab, F) for each of the ids (N, 1)
+/// i32 -> (N, F). An id outside [0, vocab) gives a row of zeros.
 Tensor embedding(const Tensor& ids, const Tensor& table);
 void add_embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& ids);
 
@@ -75,18 +75,18 @@ Tensor dropout(const Tensor& x, double rate, std::uint64_t seed, const Position&
 
 struct CrossEntropy {
   Tensor loss;           // (N, 1)  -log p(target) of each row, in nats
-  Tensor probabilities;  // (N, V)  what the backward needs
+  Tensor probabilities;  // (N, vocab)  what the backward needs
 };
-/// Softmax cross-entropy of logits (N, V) with targets (N,
-/// 1) i32 in [0, V); any other target gives a NaN loss.
+/// Softmax cross-entropy of logits (N, vocab) with targets (N,
+/// 1) i32 in [0, vocab); any other target gives a NaN loss.
 CrossEntropy cross_entropy(const Tensor& logits, const Tensor& targets);
-// The same where each rank has V_r of the columns, in three steps; targets count from the rank's first
+// The same where each rank has vocab_r of the columns, in three steps; targets count from the rank's first
 // column. After Megatron's vocab_parallel_cross_entropy.
-/// Step 1: (N, V_r) -> (N, 1), which the caller reduces over the ranks by max.
+/// Step 1: (N, vocab_r) -> (N, 1), which the caller reduces over the ranks by max.
 Tensor row_largest(const Tensor& x);
 /// Step 2: the terms, whose `sum` and `target` the caller sums over the ranks.
 CrossEntropyTerms cross_entropy_terms(const Tensor& logits, const Tensor& largest, const Tensor& targets);
-/// Step 3: the loss (N, 1), and the probabilities (N, V_r) of this rank's columns.
+/// Step 3: the loss (N, 1), and the probabilities (N, vocab_r) of this rank's columns.
 CrossEntropy cross_entropy_of(const CrossEntropyTerms& terms);
 /// The gradient of (sum of the losses) / tokens, which is (probabilities - onehot) / tokens. `tokens` is the
 /// number of tokens of all ranks and microbatches together.

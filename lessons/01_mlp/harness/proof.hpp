@@ -74,7 +74,7 @@ inline std::pair<double, double> central_differences(std::uint64_t seed) {
 }
 // end differences
 
-/// X (N, K), dY (N, K) and the MLP between them.
+/// X (N, W), dY (N, W) and the MLP between them.
 struct Built {
   Tensor x, dy;
   Mlp model;
@@ -84,30 +84,30 @@ inline Built build(Proof& proof, const Sizes& s) {
   proof.axes(s.axes());
   const double a_scale = 1 / std::sqrt(static_cast<double>(s.width)),
                b_scale = 1 / std::sqrt(static_cast<double>(s.ffn));
-  return {proof.input<Replicated>("X", "NK").local(),
-          proof.input<Replicated>("dY", "NK").local(),
-          {proof.weight<Replicated>("A", "KF", a_scale), proof.weight<Replicated>("c1", "1F"),
-           proof.weight<Replicated>("B", "FK", b_scale), proof.weight<Replicated>("c2", "1K"),
+  return {proof.input<Replicated>("X", "NW").local(),
+          proof.input<Replicated>("dY", "NW").local(),
+          {proof.weight<Replicated>("A", "WF", a_scale), proof.weight<Replicated>("c1", "1F"),
+           proof.weight<Replicated>("B", "FW", b_scale), proof.weight<Replicated>("c2", "1W"),
            proof.exact() ? Activation::relu : Activation::gelu}};  // gelu is exact nowhere
 }
 
 inline void check(Proof& proof, const Sizes& s, const Mlp& model, const Step& found) {
   proof.measure_memory();
   for (const auto& [name, axes, identity, value] : {std::tuple{"H", "NF", "H  = f(X A + c1)", found.saved.h},
-                                                    {"Y", "NK", "Y  = H B + c2", found.y},
-                                                    {"dX", "NK", "dX = dP A', dP = (dY B') f'(P)", found.dx},
-                                                    {"dA", "KF", "dA = X' dP", model.da},
-                                                    {"dc1", "1F", "dc1 = sum dP", model.dc1},
-                                                    {"dB", "FK", "dB = H' dY", model.db},
-                                                    {"dc2", "1K", "dc2 = sum dY", model.dc2}})
+                                                    {"Y", "NW", "Y  = H B + c2", found.y},
+                                                    {"dX", "NW", "dX = dU A', dU = (dY B') f'(U)", found.dx},
+                                                    {"dA", "WF", "dA = X' dU", model.da},
+                                                    {"dc1", "1F", "dc1 = sum dU", model.dc1},
+                                                    {"dB", "FW", "dB = H' dY", model.db},
+                                                    {"dc2", "1W", "dc2 = sum dY", model.dc2}})
     proof.result(name, axes, identity, Placed<Replicated>(value));
   proof.baseline(reference(model.f));
 
   const std::int64_t n = s.tokens, k = s.width, f = s.ffn, e = proof.element_bytes();
   const std::int64_t weights = (2 * k + 1) * f + k, activations = n * (4 * k + 3 * f);
-  proof.expect_weights("A c1 B c2", "dA dc1 dB dc2", weights, weights, "((2 K + 1) F + K)");
-  proof.expect_memory(MemoryKind::activation, "X dX Y dY P dP H", activations * e, activations * e,
-                      format("{} N (4 K + 3 F)", e));
+  proof.expect_weights("A c1 B c2", "dA dc1 dB dc2", weights, weights, "((2 W + 1) F + W)");
+  proof.expect_memory(MemoryKind::activation, "X dX Y dY U dU H", activations * e, activations * e,
+                      format("{} N (4 W + 3 F)", e));
   if (proof.exact()) return;
   // The truncation h^2 |L'''| / 6 and the cancellation u L / h are both below 1e-9 of the loss's terms;
   // 1e-7 leaves room.

@@ -13,7 +13,7 @@ inline std::string by_hand() {
   const Tensor pre = matmul(x, a), h = relu(pre), dy = Tensor::of(2, 2, {1, 0, 0, 1}), dh = matmul(dy, t(b));
   const Tensor dp = relu_backward(dh, pre), dx = matmul(dp, t(a));
   return "  By hand (f = relu, c1 = c2 = 0)\n" +
-         side_by_side({"X", "A", "X A", "H", "B", "Y", "dY", "dH", "dP", "dX"},
+         side_by_side({"X", "A", "X A", "H", "B", "Y", "dY", "dH", "dU", "dX"},
                       {x, a, pre, h, b, matmul(h, b), dy, dh, dp, dx});
 }
 

@@ -17,7 +17,7 @@ inline auto reference = [](const auto& in) {
                                           {"dc", sum_rows(dy)}};
 };
 
-/// X (N, K) and dY (N, F), whole on every rank, and the layer with this rank's columns of A and c.
+/// X (N, W) and dY (N, F), whole on every rank, and the layer with this rank's columns of A and c.
 struct Built {
   Placed<Replicated> x, dy;
   ColumnParallelLinear layer;
@@ -25,16 +25,16 @@ struct Built {
 
 inline Built build(Proof& proof, const Sizes& s) {
   proof.axes(s.axes());
-  return {proof.input<Replicated>("X", "NK"),
+  return {proof.input<Replicated>("X", "NW"),
           proof.input<Replicated>("dY", "NF"),
-          {proof.weight<Shard<1>>("A", "KF"), proof.weight<Shard<1>>("c", "1F")}};
+          {proof.weight<Shard<1>>("A", "WF"), proof.weight<Shard<1>>("c", "1F")}};
 }
 
 inline void check(Proof& proof, const Sizes& s, const ColumnParallelLinear& layer, const Step& found) {
   proof.measure_memory();
   proof.result("Y", "NF", "Y  = [X A1, X A2] + c", found.y);
-  proof.result("dX", "NK", "dX = dY1 A1' + dY2 A2'", found.dx);
-  proof.result("dA", "KF", "dA = [X' dY1, X' dY2]", layer.da);
+  proof.result("dX", "NW", "dX = dY1 A1' + dY2 A2'", found.dx);
+  proof.result("dA", "WF", "dA = [X' dY1, X' dY2]", layer.da);
   proof.result("dc", "1F", "dc = [sum dY1, sum dY2]", layer.dc);
   proof.baseline(reference);
   const std::int64_t n = s.tokens, k = s.width, f = s.ffn, p = proof.ranks(), b = proof.element_bytes();
@@ -45,10 +45,10 @@ inline void check(Proof& proof, const Sizes& s, const ColumnParallelLinear& laye
   proof.mistake("Y", "Y lacks the bias.", [](const auto& in, int) { return matmul(in("X"), in("A")); });
 
   proof.expect_traffic("fwd", "all_gather", "Y", 1, (p - 1) * n * f * b, format("(p-1) {} N F", b));
-  proof.expect_traffic("bwd", "all_reduce", "dX", 1, 2 * (p - 1) * n * k * b, format("2 (p-1) {} N K", b));
-  proof.expect_weights("A c", "dA dc", (k + 1) * f, (k + 1) * f / p, "(K + 1) F/p");
+  proof.expect_traffic("bwd", "all_reduce", "dX", 1, 2 * (p - 1) * n * k * b, format("2 (p-1) {} N W", b));
+  proof.expect_weights("A c", "dA dc", (k + 1) * f, (k + 1) * f / p, "(W + 1) F/p");
   proof.expect_memory(MemoryKind::activation, "X dX Y dY", 2 * n * (k + f) * b,
-                      (2 * n * (k + f) + n * f / p) * b, format("{} (2 N (K + F) + N F/p)", b));
+                      (2 * n * (k + f) + n * f / p) * b, format("{} (2 N (W + F) + N F/p)", b));
 }
 
 /// The lesson's run with its checks, as main makes it.

@@ -21,7 +21,7 @@ inline auto reference = [](const auto& in) {
                                           {"dc", sum_rows(dy)}};
 };
 
-/// This rank's columns of X (N, F), the whole dY (N, K), and the layer with this rank's rows of A.
+/// This rank's columns of X (N, F), the whole dY (N, W), and the layer with this rank's rows of A.
 struct Built {
   Placed<Shard<1>> x;
   Placed<Replicated> dy;
@@ -31,19 +31,19 @@ struct Built {
 inline Built build(Proof& proof, const Sizes& s) {
   proof.axes(s.axes());
   return {proof.input<Shard<1>>("X", "NF"),
-          proof.input<Replicated>("dY", "NK"),
-          {proof.weight<Shard<0>>("A", "FK"), proof.weight<Replicated>("c", "1K")}};
+          proof.input<Replicated>("dY", "NW"),
+          {proof.weight<Shard<0>>("A", "FW"), proof.weight<Replicated>("c", "1W")}};
 }
 
 inline void check(Proof& proof, const Sizes& s, const RowParallelLinear& layer, const Step& found,
                   const ScatteredStep& scattered) {
   proof.measure_memory();
-  proof.result("Y", "NK", "Y  = X1 A1 + X2 A2 + c", found.y);
-  proof.result("Y_scattered", "NK", "Y, by reduce-scatter", scattered.y);
+  proof.result("Y", "NW", "Y  = X1 A1 + X2 A2 + c", found.y);
+  proof.result("Y_scattered", "NW", "Y, by reduce-scatter", scattered.y);
   proof.result("dX", "NF", "dX = [dY A1', dY A2']", found.dx);
   proof.result("dX_scattered", "NF", "dX, dY by all-gather", scattered.dx);
-  proof.result("dA", "FK", "dA = [X1' dY; X2' dY]", layer.da);
-  proof.result("dc", "1K", "dc = sum dY", layer.dc);
+  proof.result("dA", "FW", "dA = [X1' dY; X2' dY]", layer.da);
+  proof.result("dc", "1W", "dc = sum dY", layer.dc);
   proof.baseline(reference);
   const std::int64_t n = s.tokens, k = s.width, f = s.ffn, p = proof.ranks(), b = proof.element_bytes();
   const double ranks = static_cast<double>(p);
@@ -64,13 +64,13 @@ inline void check(Proof& proof, const Sizes& s, const RowParallelLinear& layer, 
       });
   }
 
-  const std::string sums = format("(p-1) {} N K", b);
+  const std::string sums = format("(p-1) {} N W", b);
   proof.expect_traffic("fwd", "all_reduce", "Y", 1, 2 * (p - 1) * n * k * b, "2 " + sums);
   proof.expect_traffic("fwd-scattered", "reduce_scatter", "Y", 1, (p - 1) * n * k * b, sums);
   proof.expect_traffic("bwd-scattered", "all_gather", "dY", 1, (p - 1) * n * k * b, sums);
-  proof.expect_weights("A c", "dA dc", (f + 1) * k, (f / p + 1) * k, "(F/p + 1) K");
+  proof.expect_weights("A c", "dA dc", (f + 1) * k, (f / p + 1) * k, "(F/p + 1) W");
   proof.expect_memory(MemoryKind::activation, "X dX Y dY", 2 * n * (f + k) * b, 2 * n * (f / p + k) * b,
-                      format("{} N (F/p + K)", 2 * b));
+                      format("{} N (F/p + W)", 2 * b));
 }
 
 /// The lesson's run with its checks, as main makes it.

@@ -21,7 +21,7 @@ inline std::string by_hand() {
   return "  By hand (f = relu, c1 = c2 = 0; rank 0 has A's first column and B's first row)\n" +
          side_by_side({"X", "A1", "|", "A2", "B1; B2", "H1", "|", "H2", "H1 B1", "H2 B2", "Y, the sum"},
                       {x, a1, {}, a2, b, h1, {}, h2, y1, y2, add(y1, y2)}) +
-         side_by_side({"dY", "dH1", "|", "dH2", "dP1", "|", "dP2", "dP1 A1'", "dP2 A2'", "dX, the sum"},
+         side_by_side({"dY", "dH1", "|", "dH2", "dU1", "|", "dU2", "dU1 A1'", "dU2 A2'", "dX, the sum"},
                       {dy, dh1, {}, dh2, dp1, {}, dp2, dx1, dx2, add(dx1, dx2)});
 }
 
@@ -42,16 +42,16 @@ inline std::string counterexample() {
 inline std::vector<Equation> picture(const Sizes& s) {
   const auto [n, k, f] = s.texts();
   using enum Block::Cut;
-  Equation forward{"forward: Y = f(X A + c1) B + c2", {}}, backward{"backward: dX = dP A'", {}};
-  Equation through_f{"backward: dH = dY B', and dP = dH \u2299 f'(P), element by element", {}};
+  Equation forward{"forward: Y = f(X A + c1) B + c2", {}}, backward{"backward: dX = dU A'", {}};
+  Equation through_f{"backward: dH = dY B', and dU = dH \u2299 f'(U), element by element", {}};
   forward.say("f(").add({"X", n, k, replicated, 50, 64}).add({"A", k, f, columns, 64, 112}).say("+ c1) =");
   forward.add({"H", n, f, columns, 50, 112}).add({"B", f, k, rows, 112, 64}).say("=");
   forward.add({"terms", n, k, partial, 50, 64}).send("all-reduce, + c2");
   forward.add({"Y", n, k, replicated, 50, 64});
   through_f.add({"dY", n, k, replicated, 50, 64}).add({"B'", k, f, columns, 64, 112}).say("=");
-  through_f.add({"dH", n, f, columns, 50, 112}).say("\u2299").add({"f'(P)", n, f, columns, 50, 112}).say("=");
-  through_f.add({"dP", n, f, columns, 50, 112});
-  backward.add({"dP", n, f, columns, 50, 112}).add({"A'", f, k, rows, 112, 64}).say("=");
+  through_f.add({"dH", n, f, columns, 50, 112}).say("\u2299").add({"f'(U)", n, f, columns, 50, 112}).say("=");
+  through_f.add({"dU", n, f, columns, 50, 112});
+  backward.add({"dU", n, f, columns, 50, 112}).add({"A'", f, k, rows, 112, 64}).say("=");
   backward.add({"terms", n, k, partial, 50, 64}).send("all-reduce").add({"dX", n, k, replicated, 50, 64});
   return {forward, through_f, backward};
 }

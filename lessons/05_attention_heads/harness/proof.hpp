@@ -95,8 +95,8 @@ void attention_results(Proof& proof, const Communicator& comm, const Sizes& s, c
 /// The same of the MLP.
 template <class Mlp>
 void mlp_results(Proof& proof, const Mlp& mlp) {
-  proof.result("dmlp.c_fc.weight", "WF", "dA    = ln_2(H)' [dP1, dP2]", mlp.fc1.da);
-  proof.result("dmlp.c_fc.bias", "1F", "dc1   = [sum dP1, sum dP2]", mlp.fc1.dc);
+  proof.result("dmlp.c_fc.weight", "WF", "dA    = ln_2(Xa)' [dU1, dU2]", mlp.fc1.da);
+  proof.result("dmlp.c_fc.bias", "1F", "dc1   = [sum dU1, sum dU2]", mlp.fc1.dc);
   proof.result("dmlp.c_proj.weight", "FW", "dB    = [H1' dY; H2' dY]", mlp.fc2.da);
 }
 
@@ -157,8 +157,8 @@ template <class Attention>
 void check(Proof& proof, Communicator& comm, const Sizes& s, const TransformerBlock<Attention>& block,
            const mlp_block::Step<TransformerBlock<Attention>>& found) {
   proof.measure_memory();
-  proof.result("Y", "NW", "Y  = H + mlp(ln_2 H), H = X + attn(ln_1 X)", found.y);
-  proof.result("dX", "NW", "dX = dH + ln_1' attn' dH", found.dx);
+  proof.result("Y", "NW", "Y  = Xa + mlp(ln_2 Xa), Xa = X + attn(ln_1 X)", found.y);
+  proof.result("dX", "NW", "dX = dXa + ln_1' attn' dXa", found.dx);
   attention_results(proof, comm, s, block.attn);
   proof.result("dattn.c_proj.bias", "1W", "dc    = sum dY", block.attn.c_proj.dc);
   mlp_results(proof, block.mlp);

@@ -35,8 +35,8 @@ inline void check_linear(Proof& proof, Communicator& comm, const ModelConfig& mo
   const auto input = [&](const char* name, const char* axes, const Slice& slice) {
     return proof.input(name, axes, slice, 1, MemoryKind::check);
   };
-  const Rows x(input("X", "NK", rows(k))), dy(input("dY", "NF", rows(f)));
-  const Linear layer{Placed<Replicated>(input("A", "KF", a_slice)),
+  const Rows x(input("X", "NW", rows(k))), dy(input("dY", "NF", rows(f)));
+  const Linear layer{Placed<Replicated>(input("A", "WF", a_slice)),
                      Placed<Replicated>(input("c", "1F", c_slice))};
   const Rows y = layer.forward(x), dx = layer.backward_input(dy);
   std::pair<Placed<Replicated>, Placed<Replicated>> gradients;
@@ -46,12 +46,12 @@ inline void check_linear(Proof& proof, Communicator& comm, const ModelConfig& mo
     gradients = layer.finish(DataParallel(comm));
   }
   proof.result("Y", "NF", "[X1; X2] A + c = [X1 A + c; X2 A + c]", y.local(), rows(f));
-  proof.result("dX", "NK", "dX = [dY1 A'; dY2 A']", dx.local(), rows(k));
-  proof.result("dA", "KF", "dA = X1' dY1 + X2' dY2", gradients.first.local(), a_slice);
+  proof.result("dX", "NW", "dX = [dY1 A'; dY2 A']", dx.local(), rows(k));
+  proof.result("dA", "WF", "dA = X1' dY1 + X2' dY2", gradients.first.local(), a_slice);
   proof.result("dc", "1F", "dc = sum dY1 + sum dY2", gradients.second.local(), c_slice);
   const std::int64_t p = comm.size(), e = proof.wide_bytes();
   proof.expect_traffic("linear", "all_reduce", "dA, dc", 2, 2 * (p - 1) * (k + 1) * f * e,
-                       format("2 (p-1) {} (K + 1) F", e));
+                       format("2 (p-1) {} (W + 1) F", e));
   for (const std::string result : {"dA", "dc"})
     proof.mistake(
         result, format("{} is the mean of the ranks' means: a rank with fewer rows counted as much.", result),
@@ -90,7 +90,7 @@ inline void check_gradients(Proof& proof, const Config& s, const Replica& replic
                   "gradients, each the sum over the ranks");
   proof.measured_baseline([batch, model = s.model](const auto& in) { return reference(in, model, batch); });
   const std::int64_t weights = gpt::elements_of(s.model);
-  const std::string whole = "P: the whole model on every rank";
+  const std::string whole = "Psi: the whole model on every rank";
   proof.expect_weights("weights", "gradients", weights, weights, whole);
   proof.expect_optimizer("SGD's velocity", 1, weights, weights, whole);
 }
@@ -113,7 +113,7 @@ inline void check_training(Proof& proof, Communicator& dp, const Config& s, cons
                      buckets = static_cast<std::int64_t>(replica.buckets().count());
   proof.expect_traffic("bwd", "all_reduce", "gradients", steps * buckets,
                        steps * 2 * (p - 1) * gpt::elements_of(s.model) * e,
-                       format("{} steps x 2 (p-1) {} P", steps, e));
+                       format("{} steps x 2 (p-1) {} Psi", steps, e));
 }
 
 /// The lesson's run with its checks, as main makes it. Returns the loss before every step and after the last.

@@ -81,12 +81,12 @@ inline void expect_pass(auto& proof, const Config& s, const std::string& phase, 
                            "tp");
     if (forward)
       proof.expect_traffic(
-          phase, "all_reduce", balances > 0 ? "loss, f P of experts" : "loss", all * (calls + balances),
-          all * 2 * (t - 1) * (losses * n * e + balances * pair),
+          phase, "all_reduce", balances > 0 ? "loss, shares, means of experts" : "loss",
+          all * (calls + balances), all * 2 * (t - 1) * (losses * n * e + balances * pair),
           format("{} x 2 (tp-1) {} {} n", count, e, losses) + (balances > 0 ? " + L/2 2 E" : ""), "tp");
     if (const std::int64_t d = s.sizes.replicas(); balances > 0)
       proof.expect_traffic(
-          phase, "all_reduce", "f, P of experts", all / d * t * balances,
+          phase, "all_reduce", "shares, means of experts", all / d * t * balances,
           all / d * t * balances * 2 * (d - 1) * pair,
           format("{} tp L/2 x 2 (1 - 1/({})) {} 2 E", count, replicas(s.sizes), proof.wide_bytes()),
           replica_group(s.sizes));
@@ -195,7 +195,7 @@ inline void expect_traffic_by_axis(auto& proof, const Config& s, std::int64_t st
   if (p > 1 && m.tied)
     proof.expect_traffic("bwd", "all_reduce", "tied embedding", steps * t * d,
                          steps * copies * 2 * m.vocabulary * w * g,
-                         format("{}2 {}{} V W", each, copies == d ? of + " " : "", g), "embedding");
+                         format("{}2 {}{} vocab W", each, copies == d ? of + " " : "", g), "embedding");
   expect_sums_over_dp(proof, s, steps, buckets, all_ranks, of_experts);
   std::vector<std::tuple<std::string, std::int64_t, std::int64_t>> axes = {{"tp", t, p * d},
                                                                            {"pp", p, t * d}};

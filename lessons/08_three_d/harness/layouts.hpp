@@ -74,13 +74,13 @@ inline double largest_distance(const std::vector<double>& a, const std::vector<d
   return most;
 }
 
-// begin find_broken_axis
 /// "alone, tp is off by 0.2, pp holds, dp holds: look at tp". Collective; rank 0 knows the true losses and
 /// gets the sentence.
 inline std::string find_broken_axis(Communicator& world, Config s, DType dtype, std::uint64_t seed,
                                     const std::vector<double>& truth, double bound) {
   const Journal before = world.journal();
   s.sample = 0;
+  // begin find_broken_axis
   std::vector<std::string> found, broken;
   for (const auto& [axis, sizes, over_tp, stage, needs] : axes_alone(s)) {
     const auto group =

@@ -80,8 +80,8 @@ inline void expect_traffic(Proof& proof, const Trainer& trainer, const Config& s
   const std::int64_t steps = s.steps + 1, d = s.sizes.dp;
   if (s.training.zero == 3)
     for (const bool forward : {true, false})
-      expect_gathers(proof, s, forward ? "fwd" : "bwd", steps * s.training.microbatches, forward, "P");
-  expect_sums_over_dp(proof, s, steps, static_cast<std::int64_t>(trainer.optimizer().sums()), "P");
+      expect_gathers(proof, s, forward ? "fwd" : "bwd", steps * s.training.microbatches, forward, "Psi");
+  expect_sums_over_dp(proof, s, steps, static_cast<std::int64_t>(trainer.optimizer().sums()), "Psi");
   if (s.training.clip > 0 && s.training.zero > 0 && s.steps > 0)
     proof.expect_traffic("norm", "all_reduce", "the norm", s.steps, s.steps * 2 * (d - 1) * 8, "2 (dp-1) 8",
                          "dp");
@@ -122,7 +122,7 @@ inline void check_run(Proof& proof, const Config& s, const Batch& batch, const T
                       const std::vector<double>& losses) {
   Communicator& dp = *trainer.mesh().dp;
   proof.measure_memory();
-  expect_state(proof, trainer.mesh().place(), s.training, "P", s.steps > 0);
+  expect_state(proof, trainer.mesh().place(), s.training, "Psi", s.steps > 0);
   expect_traffic(proof, trainer, s);
   check_overlap(proof, trainer, s.training, s.steps + 1);
   if (s.training.zero == 3 && s.training.prefetch && dp.size() > 1)

@@ -14,8 +14,8 @@ inline std::string by_hand() {
   };
   const Tensor w = row({1, 2, 3, 0}), g0 = row({1, 0, 2, 0}), g1 = row({3, 2, 0, 0}), sum = add(g0, g1);
   const Tensor stepped = add(w, scale(sum, -0.5));
-  return "  By hand: the weights 1 2 3 and one element of padding, two ranks, w -= g/2\n" +
-         side_by_side({"w", "g, rank 0", "g, rank 1", "rank 0 owns", "|", "rank 1 owns"},
+  return "  By hand: the weights 1 2 3 and one element of padding, two ranks, w -= dw/2\n" +
+         side_by_side({"w", "dw, rank 0", "dw, rank 1", "rank 0 owns", "|", "rank 1 owns"},
                       {w, g0, g1, sum.column_range(0, 2), {}, sum.column_range(2, 4)}) +
          side_by_side({"rank 0 steps", "|", "rank 1 steps", "gathered"},
                       {stepped.column_range(0, 2), {}, stepped.column_range(2, 4), stepped});
@@ -23,13 +23,13 @@ inline std::string by_hand() {
 
 inline std::vector<Equation> picture(int ranks) {
   using enum Block::Cut;
-  const std::string p = ranks == 1 ? "P" : "P'";
+  const std::string p = ranks == 1 ? "Psi" : "Psi'";
   Equation step{"stages 1 and 2: a step", {}}, use{"stage 3: before a part computes, and after", {}};
-  step.add({"terms of dW", "1", p, partial, 40, 112}).send("reduce-scatter");
-  step.add({"dW", "1", p, columns, 40, 112}).say("step").add({"W", "1", p, columns, 40, 112});
-  step.send("all-gather").add({"W", "1", p, replicated, 40, 112});
-  use.add({"W", "1", p, columns, 40, 112}).send("all-gather").add({"W", "1", p, replicated, 40, 112});
-  use.send("drop").add({"W", "1", p, columns, 40, 112});
+  step.add({"terms of dw", "1", p, partial, 40, 112}).send("reduce-scatter");
+  step.add({"dw", "1", p, columns, 40, 112}).say("step").add({"w", "1", p, columns, 40, 112});
+  step.send("all-gather").add({"w", "1", p, replicated, 40, 112});
+  use.add({"w", "1", p, columns, 40, 112}).send("all-gather").add({"w", "1", p, replicated, 40, 112});
+  use.send("drop").add({"w", "1", p, columns, 40, 112});
   return {step, use};
 }
 

@@ -79,7 +79,7 @@ inline void expect_bytes(Proof& proof, const Config& c, std::int64_t weights) {
           forward ? "fwd" : "bwd", one.op, one.what, one.calls, one.elements * e,
           format("{} {} N {}", one.formula, e, c.way == Way::ulysses ? "(2 W + 2 KV)" : "2 KV"));
   proof.expect_traffic("step", "all_reduce", "gradients of weights", 1, 2 * more * weights * g,
-                       format("2 (c-1) {} P", g));
+                       format("2 (cp-1) {} Psi", g));
 }
 
 /// What a rank holds after the backward; and at the peak of the forward, for a ring or a gather: X dY QKV O
@@ -105,13 +105,13 @@ inline void expect_memory(Proof& proof, const Config& c, std::int64_t weights, s
     const std::int64_t pair = n / layout.own_chunks() * (state + heads * (tile * e + g));
     return n * ((2 * w + qkv) * e + state) + std::max(n * keys * c.kv() * e + pair, n * 2 * w * e);
   };
-  proof.expect_weights("Wqkv b Wo c", "their gradients", weights, weights, "P, whole on every rank");
+  proof.expect_weights("Wqkv b Wo c", "their gradients", weights, weights, "Psi, whole on every rank");
   proof.expect_memory(MemoryKind::activation, "X dX Y dY QKV dQKV O lse", held(1), held(proof.ranks()),
-                      format("N/c ({} (5 W + QKV + {}) + {} heads)", e, ulysses ? "2 W + 2 KV" : "QKV", g));
+                      format("N/cp ({} (5 W + QKV + {}) + {} heads)", e, ulysses ? "2 W + 2 KV" : "QKV", g));
   if (ulysses) return;
   proof.measure_memory(MemoryKind::activation, peak);
   proof.expect_memory(MemoryKind::activation, "forward, at its peak", most(1), most(proof.ranks()),
-                      format("X dY QKV O lse + {} {} N/c 2 KV + a pair", gather ? "(1+c)" : "2", e));
+                      format("X dY QKV O lse + {} {} N/cp 2 KV + a pair", gather ? "(1+cp)" : "2", e));
 }
 
 /// The lesson's run with its checks, as main makes it. Returns the multiply-adds of each rank.

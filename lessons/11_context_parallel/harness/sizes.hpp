@@ -36,7 +36,7 @@ inline void add_flags(App& app, Config& c) {
                      "padding: sequence b ends after seq - b seq/(2 batch) tokens");
 }
 
-/// Completes the sizes for c ranks. Throws UsageError where they cannot be cut over these.
+/// Completes the sizes for cp ranks. Throws UsageError where they cannot be cut over these.
 inline void check_sizes(Config& c, int ranks) {
   complete(c.sizes);
   const attention_heads::AttentionShape& s = c.shape();

@@ -21,7 +21,7 @@ inline void expect_bytes(Proof& proof, const Choices& choices) {
                        format("{} + {}", numbers, rows), "ep");
   proof.expect_traffic("bwd", "all_to_all", "dY, dX", 2 * groups, sent, rows, "ep");
   if (c.aux > 0)
-    proof.expect_traffic("fwd", "all_reduce", "f, P", 1, 2 * (p - 1) * 2 * c.experts * g,
+    proof.expect_traffic("fwd", "all_reduce", "shares, means", 1, 2 * (p - 1) * 2 * c.experts * g,
                          format("2 (p-1) {} 2 E", g), "dp");
   const std::int64_t router = 2 * (p - 1) * c.width * c.experts * g,
                      all = 2 * (groups - 1) * c.experts * c.of_expert() * g;
@@ -35,7 +35,7 @@ inline void expect_bytes(Proof& proof, const Choices& choices) {
 }
 
 /// What a rank holds after the backward: X Y dX dY of its n tokens; probabilities, gates and their gradient;
-/// of its m choices the expert's output, the gate and two numbers; and of the R rows that came X dY, before
+/// of its C choices the expert's output, the gate and two numbers; and of the R rows that came X dY, before
 /// and after gelu, the gradient before it, and two numbers.
 inline void expect_memory(Proof& proof, const Choices& choices, const Choices& unsplit, int rank) {
   const Config& c = choices.c;
@@ -50,7 +50,7 @@ inline void expect_memory(Proof& proof, const Choices& choices, const Choices& u
                        router + c.experts / c.ep_of(choices.ranks) * one, "(W E + E/ep (2 W F + F + W))");
   proof.expect_memory(
       MemoryKind::activation, "activations", held(unsplit, 0), held(choices, rank),
-      format("n ({} W + {} E) + m ({} W + {}) + R ({} (2 W + 3 F) + 8)", 4 * e, tables, e, g + 8, e));
+      format("n ({} W + {} E) + C ({} W + {}) + R ({} (2 W + 3 F) + 8)", 4 * e, tables, e, g + 8, e));
 }
 
 /// The lesson's run with its checks, as main makes it. Returns the choices.
@@ -97,7 +97,7 @@ inline Choices prove(Proof& proof, Communicator& world, const Config& c) {
   proof.result("Y", "NW", "Y  = sum of g_i E_i(X) over the chosen i", y, own);
   proof.result("dX", "NW", "dX = sum of E_i' g_i dY + dZ Wr'", dx, own);
   proof.result("drouter.weight", "WE", "dWr = X' dZ, dg_i = <dY, E_i(X)>", layer.router.dw, router);
-  proof.result("aux", "11", "aux = alpha E sum f_i P_i, over all tokens",
+  proof.result("aux", "11", "aux = alpha E sum share_i mean_i, over all tokens",
                Tensor::of(1, 1, {saved.router.aux}), Slice::whole(1, 1));
   for (std::int64_t i = 0; i < c.experts; ++i)
     for (const Weight& one : c.weights())

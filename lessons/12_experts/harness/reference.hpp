@@ -31,7 +31,7 @@ class LayerReference {
       if (!choices_->chosen(at)) continue;
       if (c_.top_k > 1) sums_[at / E] += choices_->p[at];  // g_i = p_i / the sum of the chosen p
       even_[row_of_even(at)] +=
-          c_.aux * double(E * microbatches_) / double(c_.top_k * N * N);  // alpha E f_i / N
+          c_.aux * double(E * microbatches_) / double(c_.top_k * N * N);  // alpha E share_i / N
     }
     for (std::int64_t at = 0; at < all; ++at)
       if (choices_->chosen(at)) gates_[at] = choices_->p[at] / sums_[at / E];

@@ -80,8 +80,8 @@ inline std::string load(const Choices& choices) {
   Config full = choices.c;
   if (full.capacity == 0) full.capacity = 1;
   std::vector<std::vector<std::string>> rows = {{"The same tokens, cut over"},
-                                                {"  aux, f of all ranks' tokens"},
-                                                {"  aux, f of a rank's own tokens"},
+                                                {"  aux, shares of all ranks' tokens"},
+                                                {"  aux, shares of a rank's own tokens"},
                                                 {format("  choices over --capacity {:g}", full.capacity)}};
   for (const int parts : {1, 2, 4, 8}) {
     rows[0].push_back(format("{} rank{}", parts, parts > 1 ? "s" : ""));

@@ -29,7 +29,7 @@ inline void add_flags(App& app, Config& c) {
   app.flags().number("--top-k", c.top_k, 1, 64, "experts of a token; 1 is Switch, 2 as Mixtral has it");
   app.flags().number("--ep", c.ep, 0, 64, "ranks that share the experts out; 0: all");
   app.flags().real("--capacity", c.capacity, 0, 1e6,
-                   "an expert takes at most F k n / E of a rank's n tokens; 0: all that come");
+                   "an expert takes at most CAPACITY n top-k / E of a rank's n tokens; 0: all that come");
   app.flags().real("--aux", c.aux, 0, 1e3, "alpha, the factor of the auxiliary loss; 0: none");
 }
 
@@ -113,7 +113,8 @@ struct Choices {
     return rows;
   }
 
-  /// alpha E sum f_i P_i over the tokens of each of `parts` ranks by themselves, and then the parts' mean.
+  /// alpha E sum share_i mean_i over the tokens of each of `parts` ranks by themselves, and then the parts'
+  /// mean.
   double aux(int parts) const {
     double sum = 0;
     for (int part = 0; part < parts; ++part)

@@ -171,6 +171,7 @@ inline Whole whole_of(Communicator& alone, const Config& cut, std::uint64_t seed
   return {train(alone, trainer, s, seed),
           reference(in, s.training.model, batch_of(s, seed, 0), s.training.microbatches).results};
 }
+
 /// Rank 0 makes it for all. Collective.
 inline Whole shared_whole(Communicator& world, Communicator& alone, const Config& s, std::uint64_t seed) {
   const CheckScope scope(world);

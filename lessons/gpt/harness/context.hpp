@@ -13,7 +13,7 @@ inline const std::vector<std::pair<Way, std::string>> way_names = {
 inline void add_context_flags(Flags& flags, Way& way, bool& zigzag) {
   flags.choice("--way", way, way_names, "who brings K and V; ulysses exchanges tokens for heads");
   flags.choice("--placement", zigzag, {{true, "zigzag"}, {false, "contiguous"}},
-               "zigzag: of 2c chunks of a sequence rank r has number r and number 2c-1-r");
+               "zigzag: of 2 cp chunks of a sequence rank r has number r and number 2 cp - 1 - r");
 }
 
 /// Throws UsageError where the tokens of a sequence, or for Ulysses the heads of each of t ranks, cannot be
@@ -31,7 +31,8 @@ inline void refuse_context(const attention_heads::AttentionShape& s, Way way, bo
                s.heads, t > 1 ? format("--tp {} {}", t, cut) : cut));
 }
 
-/// A call of attention over c ranks: how often all of them together make it, and the elements that they send.
+/// A call of attention over cp ranks: how often all of them together make it, and the elements that they
+/// send.
 struct Exchange {
   std::string op, what;
   std::int64_t calls, elements;
@@ -39,9 +40,9 @@ struct Exchange {
 };
 
 /// All calls of one direction, of attention that is also cut by heads over t ranks. A send counts for each
-/// rank, and S is N 2 KV elements, or for Ulysses N (2 W + 2 KV).
+/// rank, and K and V are N 2 KV elements, or for Ulysses N (2 W + 2 KV).
 inline std::vector<Exchange> exchanges(const attention_heads::AttentionShape& s, Way way, std::int64_t c,
-                                       bool forward, std::int64_t t = 1, const std::string& name = "c") {
+                                       bool forward, std::int64_t t = 1, const std::string& name = "cp") {
   const std::int64_t more = c - 1, keys = more * s.tokens() * 2 * s.kv_width(),
                      all = more * (s.tokens() / c) * (2 * s.width + copied_kv(s, c * t));
   const std::string left = format("({}-1)", name), home = format("({0}-1 + {0})", name);

@@ -33,7 +33,7 @@ constexpr Benchmark benchmarks[] = {
     {"all_reduce", all_reduce, false},        {"pipeline", pipeline_step, false},
     {"three_d", three_d_step, false},         {"bandwidth", bandwidth, true},
     {"attention", streaming_attention, true}, {"growth", growth, false},
-    {"plan", bench::planned_step, false}};
+    {"plan", bench::planned_step, false},     {"busy", busy_machine, false}};
 
 std::string processor() {
   std::ifstream file("/proc/cpuinfo");

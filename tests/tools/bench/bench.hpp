@@ -120,6 +120,7 @@ void tensor_parallel(Report&, const Options&);
 void all_reduce(Report&, const Options&);
 void pipeline_step(Report&, const Options&);
 void three_d_step(Report&, const Options&);
+void busy_machine(Report&, const Options&);
 void growth(Report&, const Options&);
 void streaming_attention(Report&, const Options&);
 void planned_step(Report&, const Options&);

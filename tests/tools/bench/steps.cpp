@@ -1,5 +1,8 @@
-// Steps of several ranks: the pipeline over its simulation, and all three axes over their pieces' own work.
+// Steps of several ranks: the pipeline over its simulation, all three axes over their pieces' own work, and a
+// step on a machine of which somebody else takes a core.
 #include <algorithm>
+#include <atomic>
+#include <thread>
 
 #include "06_pipeline/harness/proof.hpp"
 #include "bench.hpp"
@@ -21,7 +24,40 @@ double time_of(const Job& job) {
   return Device::current()->seconds_between(begin, Device::current()->mark());
 }
 
+/// Takes a core for as long as it lives, as somebody else's program would.
+class Competitor {
+ public:
+  ~Competitor() { done_ = true, thread_.join(); }
+
+ private:
+  std::atomic<bool> done_ = false;
+  std::thread thread_{[this] {
+    while (!done_) continue;
+  }};
+};
+
 }  // namespace
+
+void busy_machine(Report& report, const Options& o) {
+  for (const int ranks : {1, 2, 4})
+    launch(o.ranks(ranks), [&](Communicator& world) {
+      Gpt gpt(world, sizes_of(o), {ranks, 1, 1}, 1);
+      gpt.step();
+      std::vector<double> slowdowns;
+      for (int turn = 0; turn < o.turns; ++turn) {
+        const double quiet = seconds(world, [&] { gpt.step(); });
+        std::optional<Competitor> competitor;
+        if (world.rank() == 0) competitor.emplace();
+        slowdowns.push_back(seconds(world, [&] { gpt.step(); }) / quiet);
+      }
+      if (world.rank() == 0)
+        report.ratio(
+            format("busy.slowdown_{}", ranks), slowdowns, Target{Target::at_most, 2.5},
+            format("a step on {} rank(s) while a thread that does nothing else takes a core, over the "
+                   "step without it",
+                   ranks));
+    });
+}
 
 void pipeline_step(Report& report, const Options& o) {
   const int stages = 2, microbatches = o.quick ? 4 : 16;

@@ -185,6 +185,12 @@ check() {
   [[ -z $(nobodys) ]] && ((caught == ${#all[@]}))
 }
 
+# Shows on a terminal how far a build is, by its lines "[12/58] Building ...". Any other output is left out.
+steps() {
+  if [[ -t 2 ]]; then awk '/^\[/ { split($0, at, "]"); printf "\r  building %s]\033[K", at[1] } END { printf "\r\033[K" }' >&2
+  else cat >/dev/null; fi
+}
+
 # hunt BUILD [LESSON | --names | --answer NAME]: hides a bug in a copy of the course and runs it. The name of the bug is
 # kept as a checksum, so that nobody finds it faster there than in the table.
 hunt() {
@@ -210,7 +216,7 @@ hunt() {
   cksum <<<"$name" >"$hunt/secret"
   echo "Hiding a bug in a copy of the course (the first time builds its core, about a minute)." >&2
   { hide "$name" "$hunt" && configure "$hunt/tree" "$hunt/build" &&
-    cmake --build "$hunt/build" --parallel "$(nproc)" --target "${run%% *}"; } >"$hunt/build.log" 2>&1 ||
+    cmake --build "$hunt/build" --parallel "$(nproc)" --target "${run%% *}"; } 2>&1 | tee "$hunt/build.log" | steps ||
     { echo "the hunt does not build ($hunt/build.log)" >&2; exit 3; }
   echo "\$ build/hunt/build/bin/$run"
   # shellcheck disable=SC2086  # flags are words

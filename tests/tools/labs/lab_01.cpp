@@ -27,26 +27,26 @@ const Task forward("01.forward", [](Trial& t) {
   Setup s(t);
   out(t, "y", "Y = f(X A + c1) B + c2", s.model.forward(t.in("X", s.n, s.k), s.saved), s.n, s.m);
   out(t, "saved.x", "X, kept for the backward", s.saved.x, s.n, s.k);
-  out(t, "saved.pre", "P = X A + c1, kept for the backward", s.saved.pre, s.n, s.f);
-  out(t, "saved.h", "H = f(P), kept for the backward", s.saved.h, s.n, s.f);
+  out(t, "saved.pre", "U = X A + c1, kept for the backward", s.saved.pre, s.n, s.f);
+  out(t, "saved.h", "H = f(U), kept for the backward", s.saved.h, s.n, s.f);
 });
 
 const Task backward_input("01.backward_input", [](Trial& t) {
   Setup s(t);
-  s.saved = {t.in("X", s.n, s.k), t.in("P", s.n, s.f), t.in("H", s.n, s.f), {}, {}};
+  s.saved = {t.in("X", s.n, s.k), t.in("U", s.n, s.f), t.in("H", s.n, s.f), {}, {}};
   const Tensor dx = s.model.backward_input(t.in("dY", s.n, s.m), s.saved);
-  out(t, "dx", "dX = dP A', dP = (dY B') f'(P)", dx, s.n, s.k);
-  out(t, "saved.dpre", "dP = (dY B') f'(P), kept for the weights", s.saved.dpre, s.n, s.f);
+  out(t, "dx", "dX = dU A', dU = (dY B') f'(U)", dx, s.n, s.k);
+  out(t, "saved.dpre", "dU = (dY B') f'(U), kept for the weights", s.saved.dpre, s.n, s.f);
   out(t, "saved.dy", "dY, kept for the weights", s.saved.dy, s.n, s.m);
 });
 
 const Task backward_weight("01.backward_weight", [](Trial& t) {
   Setup s(t);
-  const Mlp::Saved saved{t.in("X", s.n, s.k), t.in("P", s.n, s.f), t.in("H", s.n, s.f), t.in("dP", s.n, s.f),
+  const Mlp::Saved saved{t.in("X", s.n, s.k), t.in("U", s.n, s.f), t.in("H", s.n, s.f), t.in("dU", s.n, s.f),
                          t.in("dY", s.n, s.m)};
   for (int batch = 0; batch < 2; ++batch) s.model.backward_weight(saved);  // gradients of batches add up
-  out(t, "da", "dA += X' dP, twice", s.model.da, s.k, s.f);
-  out(t, "dc1", "dc1 += sum dP, twice", s.model.dc1, 1, s.f);
+  out(t, "da", "dA += X' dU, twice", s.model.da, s.k, s.f);
+  out(t, "dc1", "dc1 += sum dU, twice", s.model.dc1, 1, s.f);
   out(t, "db", "dB += H' dY, twice", s.model.db, s.f, s.m);
   out(t, "dc2", "dc2 += sum dY, twice", s.model.dc2, 1, s.m);
 });

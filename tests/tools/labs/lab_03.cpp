@@ -90,4 +90,13 @@ const Task typed_weight("03.typed_weight", [](Trial& t) {
   });
 });
 
+const Task fewest("03.cheapest", [](Trial& t) {
+  const int n = t.size(), f = t.cut(), w = t.size(), m = t.size();
+  t.on_ranks([&](Communicator& comm) {
+    const Tensor y = cheapest(t.in("X", slice_of<Shard<1>>(n, f, comm)),
+                              t.in("A", slice_of<Shard<0>>(f, w, comm)), t.in("B", w, m), comm);
+    t.out(comm.rank(), "y", "Y = (X1 A1 + X2 A2) B", y, Slice::whole(n, m));
+  });
+});
+
 }  // namespace

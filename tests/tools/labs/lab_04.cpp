@@ -31,17 +31,17 @@ const Task forward("04.forward", [](Trial& t) {
   on_ranks(t, [&](Setup& s, int rank) {
     const auto y = s.block.forward(Placed<Replicated>(t.in("X", s.all)), s.saved, s.tp);
     t.out(rank, "y", "Y = H1 B1 + H2 B2 + c2", y.local(), s.all);
-    t.out(rank, "saved.pre", "P = X A_i + c1_i, kept for the backward", s.saved.pre.local(), s.h);
-    t.out(rank, "h", "H = f(P), what fc2 keeps", s.saved.fc2.x.local(), s.h);
+    t.out(rank, "saved.pre", "U = X A_i + c1_i, kept for the backward", s.saved.pre.local(), s.h);
+    t.out(rank, "h", "H = f(U), what fc2 keeps", s.saved.fc2.x.local(), s.h);
   });
 });
 
 const Task backward("04.backward", [](Trial& t) {
   on_ranks(t, [&](Setup& s, int rank) {
-    s.saved.pre = Placed<Shard<1>>(t.in("P", s.h));
+    s.saved.pre = Placed<Shard<1>>(t.in("U", s.h));
     const auto dx = s.block.backward_input(Placed<Replicated>(t.in("dY", s.all)), s.saved, s.tp);
-    t.out(rank, "dx", "dX = dP1 A1' + dP2 A2'", dx.local(), s.all);
-    t.out(rank, "dpre", "dP = (dY B_i') f'(P_i), what fc1 keeps", s.saved.fc1.dy.local(), s.h);
+    t.out(rank, "dx", "dX = dU1 A1' + dU2 A2'", dx.local(), s.all);
+    t.out(rank, "dpre", "dU = (dY B_i') f'(U_i), what fc1 keeps", s.saved.fc1.dy.local(), s.h);
   });
 });
 
@@ -54,11 +54,27 @@ const Task plain("04.plain", [](Trial& t) {
     const auto dx = block.backward_input(Placed<Replicated>(t.in("dY", s.all)), saved, s.tp);
     block.backward_weight(saved);
     t.out(rank, "y", "Y = [H B1, H B2] + c2", y.local(), s.all);
-    t.out(rank, "dx", "dX = dP1 A1' + dP2 A2'", dx.local(), s.all);
-    t.out(rank, "da", "dA = [X' dP1, X' dP2]", block.fc1.da.local(), s.a);
-    t.out(rank, "dc1", "dc1 = [sum dP1, sum dP2]", block.fc1.dc.local(), s.c1);
+    t.out(rank, "dx", "dX = dU1 A1' + dU2 A2'", dx.local(), s.all);
+    t.out(rank, "da", "dA = [X' dU1, X' dU2]", block.fc1.da.local(), s.a);
+    t.out(rank, "dc1", "dc1 = [sum dU1, sum dU2]", block.fc1.dc.local(), s.c1);
     t.out(rank, "db", "dB = [H' dY1, H' dY2]", block.fc2.da.local(), b);
     t.out(rank, "dc2", "dc2 = [sum dY1, sum dY2]", block.fc2.dc.local(), c2);
+  });
+});
+
+const Task lean("04.lean", [](Trial& t) {
+  on_ranks(t, [&](Setup& s, int rank) {
+    const LeanMlp block{s.block.fc1, s.block.fc2};
+    LeanMlp::Saved saved;
+    const Placed<Replicated> x(t.in("X", s.all)), dy(t.in("dY", s.all));
+    const auto held = [] { return Device::current()->memory.now(MemoryKind::activation); };
+    const std::int64_t before = held();
+    const auto y = block.forward(x, saved, s.tp);
+    t.out(rank, "kept", "bytes of H alone", Tensor::of(1, 1, {double(held() - before - y.local().bytes())}),
+          Slice::whole(1, 1));
+    const auto dx = block.backward_input(dy, saved, s.tp);
+    t.out(rank, "y", "Y = H1 B1 + H2 B2 + c2", y.local(), s.all);
+    t.out(rank, "dx", "dX = dU1 A1' + dU2 A2'", dx.local(), s.all);
   });
 });
 

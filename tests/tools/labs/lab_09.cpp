@@ -33,7 +33,7 @@ const Task forward("09.forward", [](Trial& t) {
     const int rank = comm.rank();
     t.out(rank, "y", "Y = X + gelu(norm(X) A + c1) B + c2, this rank's tokens", s.layer.y, s.own);
     t.out(rank, "all", "norm(X) of all tokens", s.layer.all, Slice::whole(s.n, s.w));
-    t.out(rank, "h", "H = gelu(P), this rank's columns", s.layer.h, slice_of<Shard<1>>(s.n, s.f, comm));
+    t.out(rank, "h", "H = gelu(U), this rank's columns", s.layer.h, slice_of<Shard<1>>(s.n, s.f, comm));
   });
 });
 
@@ -46,9 +46,9 @@ const Task backward("09.backward", [](Trial& t) {
     l.backward(s.dy, comm);
     const int rank = comm.rank();
     const Slice row = Slice::whole(1, s.w);
-    t.out(rank, "dx", "dX = dY + norm'(rows of dP1 A1' + dP2 A2')", l.dx, s.own);
-    t.out(rank, "da", "dA = norm(X)' dP_i", l.da, slice_of<Shard<1>>(s.w, s.f, comm));
-    t.out(rank, "dc1", "dc1 = sum dP_i", l.dc1, slice_of<Shard<1>>(1, s.f, comm));
+    t.out(rank, "dx", "dX = dY + norm'(rows of dU1 A1' + dU2 A2')", l.dx, s.own);
+    t.out(rank, "da", "dA = norm(X)' dU_i", l.da, slice_of<Shard<1>>(s.w, s.f, comm));
+    t.out(rank, "dc1", "dc1 = sum dU_i", l.dc1, slice_of<Shard<1>>(1, s.f, comm));
     t.out(rank, "db", "dB = H_i' dY", l.db, slice_of<Shard<0>>(s.f, s.w, comm));
     t.out(rank, "dc2", "dc2 = sum dY, of all tokens", l.dc2, row);
     t.out(rank, "dgamma", "dgamma, summed over all tokens", l.dgamma, row);

@@ -33,8 +33,9 @@ const Task balance("12.aux", [](Trial& t) {
     router.balance(mine, saved, {&batch});
     const auto row = [&](const Router::Saved& of) { return Tensor::of(1, experts, of.even); };
     const Slice whole = Slice::whole(1, experts);
-    t.out(batch.rank(), "even", "alpha E f_i / N", row(saved), whole);
-    t.out(batch.rank(), "aux", "alpha E sum f_i P_i", Tensor::of(1, 1, {saved.aux}), Slice::whole(1, 1));
+    t.out(batch.rank(), "even", "alpha E share_i / N", row(saved), whole);
+    t.out(batch.rank(), "aux", "alpha E sum share_i mean_i", Tensor::of(1, 1, {saved.aux}),
+          Slice::whole(1, 1));
     if (!t.reference()) return;
     router.balance(mine, own, {});
     t.mistake(batch.rank(), "even", "that of this rank's own tokens", row(own), whole);
@@ -75,7 +76,7 @@ const Task layer("12.layer", [](Trial& t) {
           tokens);
     made.backward_weight(saved);
     for (int i = 0; i < own; ++i)
-      t.out(ep.rank(), format("dA of {}", first + i), "dA = X' dP of the rows that came", made.experts[i].da,
+      t.out(ep.rank(), format("dA of {}", first + i), "dA = X' dU of the rows that came", made.experts[i].da,
             Slice::whole(w, f));
   });
 });

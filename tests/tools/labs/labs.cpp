@@ -12,13 +12,14 @@
 namespace tessera::labs {
 namespace {
 
-constexpr std::uint64_t check_seed = 1;  // of the records that students have: no marking uses it
 constexpr auto any_bytes = Json::error_handler_t::replace;  // a message may hold no UTF-8
 
 struct Options {
   fs::path root = ".", build, json;
   std::string folder, lesson;      // of a tree; "" for all lessons
   std::vector<std::string> empty;  // lessons of which a tree has signatures alone
+  std::string first;               // the first lesson that a tree leaves open
+  int variant = 0;
   std::uint64_t seed = std::random_device()();
   int seconds = task_limits.seconds;
 };
@@ -45,13 +46,24 @@ class Labs {
     if (fs::exists(to) && !fs::is_empty(to))
       throw UsageError(to.string() + " is there already, and not empty");
     const std::set<std::string> lessons = chosen_lessons("");
-    for (const std::string& lesson : o_.empty) chosen_lessons(lesson);
+    for (const std::string& lesson : o_.empty) {
+      chosen_lessons(lesson);
+      if (lesson < o_.first)
+        throw UsageError(format("--from {} solves lesson {}, and --empty opens it", o_.first, lesson));
+    }
+    chosen_lessons(o_.first);
     programs_.build_master(lessons);
-    const Json expected = programs_.reference(check_seed, lessons);
-    write_tree(o_.root, to, {o_.empty.begin(), o_.empty.end()});
+    Json expected = programs_.reference(check_seed(o_.variant), lessons);
+    for (Json& task : expected) task["seed"] = check_seed(o_.variant);
+    write_tree(o_.root, to, {{o_.empty.begin(), o_.empty.end()}, o_.first, o_.variant});
     pages::write(to / recorded, expected.dump() + "\n");
     std::printf("%s: a student's tree, %zu tasks. There: ./tessera lab check\n", to.string().c_str(),
                 expected.size());
+    if (o_.variant > 0)
+      std::printf(
+          "Variant %d: its numbers and sizes are of another seed, and %zu names differ. Mark it with "
+          "--variant %d.\n",
+          o_.variant, names_of(o_.variant).size(), o_.variant);
     return 0;
   }
 
@@ -74,8 +86,9 @@ class Labs {
     for (const std::string& lesson : lessons)
       for (const std::string& file : files[lesson]) check_file(o_.root, file, faults[lesson]);
     programs_.build(lessons, "lab_", faults);
-    const std::vector<Mark> marks = mark(expected, check_seed, (o_.build / "bin/lab_").string(), task_limits,
-                                         faults, std::max(1U, std::thread::hardware_concurrency()));
+    const std::vector<Mark> marks =
+        mark(expected, expected[0].at("seed"), (o_.build / "bin/lab_").string(), task_limits, faults,
+             std::max(1U, std::thread::hardware_concurrency()));
     show(marks, !o_.lesson.empty());
     return std::all_of(marks.begin(), marks.end(), [](const Mark& mark) { return mark.passed(); }) ? 0 : 1;
   }
@@ -84,14 +97,14 @@ class Labs {
   int grade() {
     if (!is_master_) throw UsageError("this is a student's tree: only the master marks");
     if (!fs::is_directory(o_.folder)) throw UsageError(o_.folder + " is no folder");
-    if (o_.seed == check_seed)
+    if (o_.seed == check_seed(o_.variant))
       throw UsageError(
           format("--seed {} is that of the records which students have: take any other", o_.seed));
     const std::set<std::string> lessons = chosen_lessons(o_.lesson);
     prctl(PR_SET_DUMPABLE, 0);
     umask(022);  // the closed folder is read by another user
     programs_.build_master(lessons);
-    Marking marking(programs_, o_.folder, o_.seconds);
+    Marking marking(programs_, o_.folder, o_.seconds, o_.variant);
     const std::string protection = marking.close_folder(lessons);
     std::printf("Protection: %s.\n", protection.c_str());
     const std::vector<Mark> marks = marking.marks(programs_.reference(o_.seed, lessons), o_.seed);
@@ -180,6 +193,7 @@ int run(int argc, char** argv) {
   make->add_option("DIR", o.folder)->required();
   make->add_option("--empty", o.empty, "NN, a lesson of which the tree has signatures and tests alone")
       ->allow_extra_args(false);
+  make->add_option("--from", o.first, "NN, the first lesson that is open: those before it are solved");
   CLI::App* check = app.add_subcommand("check", "what passes, what is open, what is wrong and where");
   check->add_option("LESSON", o.lesson);
   CLI::App* grade =
@@ -187,6 +201,9 @@ int run(int argc, char** argv) {
   grade->add_option("DIR", o.folder)->required();
   grade->add_option("--json", o.json, "a file for the marks");
   grade->add_option("--seed", o.seed, "decides the sizes and numbers");
+  for (CLI::App* each : {make, grade})
+    each->add_option("--variant", o.variant, "N, a term's own names, sizes and numbers of the tasks")
+        ->check(CLI::Range(0, 999));
   grade->add_option("--only", o.lesson, "NN, one lesson");
   grade->add_option("--seconds", o.seconds, "that a task may take")
       ->check(CLI::Range(1, 3600))

@@ -8,13 +8,17 @@
 
 #include "programs.hpp"
 #include "submission.hpp"
+#include "variant.hpp"
 
 namespace tessera::labs {
 
 class Marking {
  public:
-  Marking(const Programs& master, const fs::path& student, int seconds)
-      : master_(master), student_(student), closed_(master.folder / "labs/marking") {
+  Marking(const Programs& master, const fs::path& student, int seconds, int variant)
+      : master_(master),
+        student_(student),
+        names_(names_of(variant, true)),
+        closed_(master.folder / "labs/marking") {
     limits_.seconds = seconds;
     fs::remove_all(closed_);
   }
@@ -59,7 +63,7 @@ class Marking {
     Faults faults;
     for (const Json& task : expected) {
       const std::string lesson = lesson_of(task), file = task.at("file");
-      files[lesson][file] = check_file(student_, file, faults[lesson]);
+      files[lesson][file] = submitted(file, faults[lesson]);
     }
     put_together(files, faults);
     std::vector<Mark> marks = mark(expected, seed, program(), limits_, faults, 1);
@@ -69,6 +73,11 @@ class Marking {
 
  private:
   using Files = std::map<std::string, std::map<std::string, std::string>>;  // sources, by lesson and name
+
+  /// A student's file with the master's names.
+  std::string submitted(const std::string& file, std::string& fault) const {
+    return code_with_names(check_file(student_, file, fault), names_);
+  }
 
   std::string program() const {
     return ((limits_.folder.empty() ? closed_ : fs::path("/")) / "graded_").string();
@@ -99,8 +108,8 @@ class Marking {
       for (const auto& [lesson, i] : round) {
         const std::string file = expected[i].at("file");
         std::string& code = files[lesson][file];
-        code = with_task(pages::read(master_.root / file), check_file(student_, file, faults[lesson]),
-                         marks[i].task.name);
+        code =
+            with_task(pages::read(master_.root / file), submitted(file, faults[lesson]), marks[i].task.name);
         if (code.empty() || !forbidden_line(code).empty()) faults[lesson] = "it cannot be marked alone";
         tasks.push_back(expected[i]);
       }
@@ -153,7 +162,9 @@ class Marking {
   }
 
   const Programs& master_;
-  fs::path student_, closed_;
+  fs::path student_;
+  std::map<std::string, std::string> names_;
+  fs::path closed_;
   Limits limits_ = task_limits;
 };
 

@@ -158,8 +158,10 @@ class Stream {
   std::size_t most_;
 };
 
-/// Runs the words of a command. Nothing of its process group is left when this returns.
-inline Ended run_limited(const std::vector<std::string>& words, const Limits& limits) {
+/// Runs the words of a command. Nothing of its process group is left when this returns. `heard` gets all that
+/// it has said so far, whenever that is more.
+inline Ended run_limited(const std::vector<std::string>& words, const Limits& limits,
+                         const std::function<void(const std::string&)>& heard = {}) {
   std::vector<char*> arguments;
   for (const std::string& word : words) arguments.push_back(const_cast<char*>(word.c_str()));
   arguments.push_back(nullptr);
@@ -195,7 +197,9 @@ inline Ended run_limited(const std::vector<std::string>& words, const Limits& li
   while (waitpid(child, &status, late ? 0 : WNOHANG) == 0) {
     std::array<pollfd, 2> both = {pollfd{said.reads(), POLLIN, 0}, {record.reads(), POLLIN, 0}};
     poll(both.data(), both.size(), 2);
+    const std::size_t before = said.text.size();
     said.read(), record.read();
+    if (heard && said.text.size() > before) heard(said.text);
     late = std::chrono::steady_clock::now() > deadline;
     if (late) kill(-child, SIGKILL);
   }

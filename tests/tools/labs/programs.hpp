@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdio>
 #include <future>
 #include <map>
 #include <set>
@@ -79,6 +80,13 @@ inline std::string first_error(const Lines& log, const std::string& otherwise) {
   return error.rfind("lessons/", 0) == 0 || where.empty() ? error : where + " " + error;
 }
 
+/// Shows on a terminal how far a build is that says "[12/58] Building ...", as ninja and make do.
+inline void show_steps(const std::string& said) {
+  const std::size_t at = said.rfind("\n["), end = said.find(']', at == std::string::npos ? 0 : at);
+  if (isatty(STDERR_FILENO) == 1 && at != std::string::npos && end != std::string::npos)
+    std::fprintf(stderr, "\r  building %s\033[K", said.substr(at + 1, end - at).c_str());
+}
+
 struct Programs {
   fs::path root, folder;  // the sources; the build
 
@@ -89,7 +97,9 @@ struct Programs {
     const auto make = [&](const std::vector<std::string>& more, int seconds) {
       std::vector<std::string> words = {"cmake", "--build", folder, "--parallel", jobs, "--target"};
       pages::append(words, more);
-      return run_limited(words, {seconds, rlim_t{16} << 30});
+      Ended ended = run_limited(words, {seconds, rlim_t{16} << 30}, show_steps);
+      if (isatty(STDERR_FILENO) == 1) std::fputs("\r\033[K", stderr);
+      return ended;
     };
     std::vector<std::string> all;
     for (const std::string& lesson : lessons)

@@ -3,7 +3,7 @@
 
 #include <set>
 
-#include "tasks.hpp"
+#include "variant.hpp"
 
 namespace tessera::labs {
 
@@ -40,8 +40,16 @@ inline void cut_page(const fs::path& root, const fs::path& page) {
   pages::write(page, pages::join(now));
 }
 
-/// The course at `from` for a student, into the folder `to`; of the lessons in `empty` signatures alone.
-inline void write_tree(const fs::path& from, const fs::path& to, const std::set<std::string>& empty) {
+/// How a tree differs from the usual one.
+struct TreeOptions {
+  std::set<std::string> empty;  // of these lessons signatures alone
+  std::string first;            // lessons before this one are solved; "": none is
+  int variant = 0;              // of the names
+};
+
+/// The course at `from` for a student, into the folder `to`.
+inline void write_tree(const fs::path& from, const fs::path& to, const TreeOptions& options) {
+  const auto names = names_of(options.variant);
   for (const std::string& name : manifest) {
     if (!fs::exists(from / name)) continue;
     fs::create_directories((to / name).parent_path());
@@ -51,11 +59,19 @@ inline void write_tree(const fs::path& from, const fs::path& to, const std::set<
     fs::remove(to / "tests/tools/labs" / own);
   for (const std::string& file : lesson_files(to)) {
     if (!file.ends_with("pp")) continue;
-    const bool all = empty.count(folder_of(file).substr(0, 2)) > 0 && teaches(file);
-    pages::write(to / file, student_form(pages::read(to / file), file, all));
+    const std::string code = pages::read(to / file), lesson = folder_of(file).substr(0, 2);
+    const bool all = options.empty.count(lesson) > 0 && teaches(file);
+    pages::write(to / file,
+                 code_with_names(lesson < options.first ? code : student_form(code, file, all), names));
   }
+  for (const auto& lab : fs::directory_iterator(to / labs_folder))
+    if (lab.path().filename().string().rfind("lab_", 0) == 0)
+      pages::write(lab.path(), code_with_names(pages::read(lab.path()), names));
   for (const auto& page : fs::directory_iterator(to / "notebooks_md"))
-    if (page.path().extension() == ".md") cut_page(to, page.path());
+    if (page.path().extension() == ".md") {
+      pages::write(page.path(), with_names(pages::read(page.path()), names));
+      cut_page(to, page.path());
+    }
 }
 
 }  // namespace tessera::labs

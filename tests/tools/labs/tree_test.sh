@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # tree_test.sh BUILD BARE -DNAME=VALUE...: a student's tree, of lessons 03 and 04 signatures alone, builds without a
-# warning; its lesson and its check name what is open; a task that is solved passes, one that is wrong is told why.
-# BUILD has tessera_labs, BARE a core.
+# warning; its lesson and its check name what is open; a task that is solved passes, one that is wrong is told why. A
+# variant's tree, of which lessons 00 to 02 are solved, passes with them, and is marked. BUILD has tessera_labs, BARE a core.
 set -euo pipefail
 root=$(readlink -f "$(dirname "${BASH_SOURCE[0]}")/../../..")
 build=$(readlink -f "$1") bare=$(readlink -f "$2")
@@ -36,4 +36,14 @@ expect "$output" "dx equals rank 1's own term: was it all-reduced?"
 echo 'inline void quick() { asm("nop"); }' >>"$file"
 expect "$(check 02 || true)" 'asm("nop"); }` is not allowed here'
 if ls -R "$work/tree" | grep -qE 'cheats|\.git$'; then fail "the tree has what is not the student's"; fi
+
+labs() { "$build/bin/tessera_labs" --root "$root" --build "$bare" "$@"; }
+labs new "$work/term" --from 03 --variant 7
+if grep -rqwE 'fc1|dpre|dy_own' "$work/term/lessons"; then fail "a variant has the master's names"; fi
+grep -q "task 03.forward is open" -r "$work/term/lessons" || fail "--from 03 solves lesson 03"
+cmake -S "$work/term" -B "$work/term/build" --preset no-extras "-DTESSERA_CORE=$bare/libtessera_core.a" "$@" >/dev/null
+cmake --build "$work/term/build" --parallel 2 --target tessera_labs 04_mlp_block >"$work/log" || { tail -n 30 "$work/log"; fail "a variant does not build"; }
+expect "$("$work/term/build/bin/tessera_labs" --root "$work/term" --build "$work/term/build" check 02)" "7 of 7 points"
+expect "$(labs grade "$work/term" --variant 7 --only 02 --seed 9)" "7 of 7 points"
+if labs new "$work/other" --from 03 --empty 02 2>/dev/null; then fail "--empty opens what --from solves"; fi
 echo "a student's tree holds"

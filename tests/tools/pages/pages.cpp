@@ -8,8 +8,8 @@
 //   page
 //
 // A link [text](FILE#L1 "PIECE") gets the number of the line of FILE that holds PIECE. The glossary's terms
-// are looked up: each on its page, and on none before it. Messages of static assertions are looked up in the
-// code.
+// are looked up: each on its page, and on none before it. Its letters have one meaning each on all pages.
+// Messages of static assertions are looked up in the code.
 //
 // A page may also build a program in steps. `excerpt step=3 ...` adds a part from step 3 on; a fenced block
 // opened by "```cpp step=3" ends that step's program and no other. "3b" is a variation of step 3.
@@ -110,7 +110,8 @@ class Tool {
     for (const std::string& message : unsaid(now, options_.root / "src/placement"))
       fault(0, "no static assertion says \"" + message + "\"");
     if (page_.filename() == "glossary.md")
-      for (const std::string& what : broken_terms(now, (options_.root / page_).parent_path())) fault(0, what);
+      for (const auto& broken : {broken_terms, broken_letters})
+        for (const std::string& what : broken(now, (options_.root / page_).parent_path())) fault(0, what);
   }
 
   /// The line with its links to lines of code as they should be.

@@ -2,8 +2,10 @@
 // by the page that brings them up.
 #pragma once
 
+#include <cctype>
 #include <map>
 #include <regex>
+#include <set>
 
 #include "text.hpp"
 
@@ -106,6 +108,90 @@ inline Lines broken_terms(const Lines& glossary, const fs::path& folder) {
       broken.push_back("\"" + term + "\" is used on " + page + " before it is explained, in bold");
   }
   if (terms == 0) broken.emplace_back("has no row `| term | Chinese | [page](file) | meaning |`");
+  return broken;
+}
+
+/// The letters that a page uses: X where a formula has dX, X_1 or x_1; the capitals in the shapes that
+/// comments of its code give; and those in a formula of bytes at the end of a line of output. Indices and the
+/// base e are none.
+inline std::set<std::string> letters_of(const Lines& page) {
+  static const std::regex other("`[^`]*`|<!--.*-->"), index(R"(_(\{[^{}]*\}|\w))"),
+      word(R"([A-Za-z]+|\\Psi)"),
+      command(R"(\\(begin|end)\{[^}]*\}(\{[^}]*\})?|\\text\{[^}]*\}|d?\\(?!Psi)[a-zA-Z]+|\^\{?T\}?)"),
+      shape(R"(// .*?(\([^()]*, [^()]*\)))"), bytes(R"( B  (.*)$)");
+  std::set<std::string> letters;
+  const auto take = [&](const std::string& text, bool small) {
+    for (std::sregex_iterator it(text.begin(), text.end(), word), end; it != end; ++it) {
+      std::string one = it->str();
+      if (one.size() == 2 && one[0] == 'd') one.erase(0, 1);
+      const bool capital = std::isupper(static_cast<unsigned char>(one[0])) != 0;
+      if (one == "\\Psi" || (one.size() == 1 && (capital || small))) letters.insert(one);
+    }
+  };
+  std::string fence, formulas;
+  for (const std::string& line : page) {
+    std::smatch match;
+    if (line == "## References") break;
+    if (line.rfind("```", 0) == 0)
+      fence = fence.empty() ? line : "";
+    else if (fence.empty())
+      formulas += std::regex_replace(line, other, " ") + "\n";
+    else if (std::regex_search(line, match, fence == "```text" ? bytes : shape))
+      take(match[1], false);
+  }
+  std::istringstream parts(std::regex_replace(formulas, std::regex(R"(\$\$)"), "$$"));
+  std::string part;
+  for (bool formula = false; std::getline(parts, part, '$'); formula = !formula)
+    if (formula)
+      take(std::regex_replace(std::regex_replace(std::regex_replace(part, command, " "), index, " "), index,
+                              " "),
+           true);
+  for (const char* none : {"e", "i", "j", "k"}) letters.erase(none);
+  return letters;
+}
+
+/// The glossary's rows `| $N$ | pages | meaning |`: each letter has one row. A page may use those of every
+/// page; any other it states in a paragraph `Letters: $N$ meaning; $W$ meaning.`, in the words of the table.
+/// Then x is an element of X.
+inline Lines broken_letters(const Lines& glossary, const fs::path& folder) {
+  static const std::regex row(R"(\| \$([^$]+)\$ \| ([^|]+) \| ([^|]+) \|.*)"),
+      one(R"(\$([^$]+)\$ (.*?)(; |\.( |$)))");
+  std::map<std::string, std::string> meanings;
+  std::set<std::string> everywhere;
+  Lines broken;
+  std::smatch match;
+  for (const std::string& line : glossary) {
+    if (!std::regex_match(line, match, row)) continue;
+    if (!meanings.emplace(match[1], match[3]).second)
+      broken.push_back("$" + match[1].str() + "$ has two rows");
+    if (match[2] == "every page") everywhere.insert(match[1]);
+  }
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    if (entry.path().extension() != ".md" || name == "glossary.md") continue;
+    const Lines page = split(read(entry.path()));
+    std::set<std::string> known = everywhere;
+    std::string stated;
+    bool inside = false;
+    for (const std::string& line : page) {
+      inside = !line.empty() && (inside || line.rfind("Letters: ", 0) == 0);
+      if (inside) stated += line + " ";
+    }
+    for (std::sregex_iterator it(stated.begin(), stated.end(), one), end; it != end; ++it) {
+      const std::string letter = (*it)[1], meaning = (*it)[2];
+      const auto found = meanings.find(letter);
+      if (found == meanings.end() || found->second != meaning)
+        broken.push_back(name + " says that $" + letter + "$ is " + meaning +
+                         ", and the table: " + (found == meanings.end() ? "nothing" : found->second));
+      known.insert(letter.substr(0, letter.find('_')));
+    }
+    for (const std::string& letter : letters_of(page)) {
+      std::string capital = letter;
+      capital[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(letter[0])));
+      if (known.count(letter) + known.count(capital) == 0)
+        broken.push_back(name + " uses $" + letter + "$ and does not state it");
+    }
+  }
   return broken;
 }
 

@@ -223,3 +223,26 @@ TEST_CASE("pages: a glossary's term stands on its page, and on none before it") 
   CHECK(contains(said("| tape | 带 | [02](02_two.md) | x |"), "\"tape\" is used on 02_two.md before"));
   CHECK(contains(said("nothing"), "has no row"));
 }
+
+TEST_CASE("pages: a letter has the meaning of the glossary's table on every page") {
+  const Tree tree;
+  write(tree.root / "notebooks_md/glossary.md",
+        "| rank | 秩 | [02](02_two.md) | x |\n"
+        "| $X$ | every page | input |\n| $W$ | where it is used | width |\n| $K$ | where it is used | keys "
+        "|\n");
+  const auto said = [&](const std::string& page) {
+    write(tree.root / "notebooks_md/02_two.md", "A **rank**.\n" + page);
+    return join(tree.tool("--check notebooks_md/glossary.md").output);
+  };
+  CHECK(contains(said("$x_{ik}$, $dX^T$ and `$Q$`.\n"), " 0 faults"));
+  CHECK(contains(said("Letters: $K$ keys; $W$ width.\n\n$$\n\\text{K} = X_W W K\n$$\n"), " 0 faults"));
+  CHECK(contains(said("Letters: $K$ width.\n\n$K$\n"), "says that $K$ is width, and the table: keys"));
+  CHECK(contains(said("Letters: $T$ time.\n"), "says that $T$ is time, and the table: nothing"));
+  CHECK(contains(said("$X$ is $(N, W)$.\n"), "02_two.md uses $N$ and does not state it"));
+  CHECK(contains(said("```cpp\nT x;  // (N, 4)  N\n```\n"), "uses $N$"));
+  CHECK(contains(said("```text\n    X    40 B   20 B  4 (K + 1)\n```\n"), "uses $K$"));
+  CHECK(contains(said("```text\n s0 |A.B|\n```\n"), " 0 faults"));
+  write(tree.root / "notebooks_md/glossary.md",
+        read(tree.root / "notebooks_md/glossary.md") + "| $K$ | every page | width |\n");
+  CHECK(contains(said("$X$\n"), "$K$ has two rows"));
+}
