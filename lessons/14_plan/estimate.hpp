@@ -116,6 +116,7 @@ inline double pipeline_seconds(const pipeline::Plan& schedule, const pipeline::C
 // end task
 // end pipeline
 
+inline constexpr int code_line = __LINE__ + 2;
 /// A step of the whole batch. `simulated` false: the bubble by its closed form, which is faster.
 inline Estimate estimate(const Question& asked, const Cut& cut, bool simulated = true) {
   const three_d::Config run = run_of(asked, cut);

@@ -16,7 +16,7 @@ int main(int argc, char** argv) {
 
   App app({"14", "plan", "time = products + passes + sends + bubble, of a cut of a model over machines",
            "Why a formula can be trusted: the bytes are counted, and the times are those of published runs.",
-           "estimate.hpp:1", "Plan = run?"});
+           format("estimate.hpp:{}", code_line), "Plan = run?"});
   const auto lesson = [](Proof& proof, Communicator& world) {
     check_counted(proof, world);                    // memory and bytes against lesson 08's counters
     if (world.rank() == 0) check_published(proof);  // times against published runs

@@ -51,11 +51,18 @@ inline std::vector<SmallCut> small_cuts(const Question& asked) {
   Question streamed = asked, mixed = asked;
   streamed.fused_attention = true;
   mixed.model.experts = mixed.model.top_k = 2;
-  return {{"1F1B", asked, cut},
-          {"sequence parallel, ZeRO 3", asked, sharded},
-          {"interleaved, ZeRO 1", asked, chunked},
-          {"context parallel, ZeRO 1", streamed, context},
-          {"experts, ZeRO 2", mixed, experts}};
+  std::vector<SmallCut> all = {{"1F1B", asked, cut},
+                               {"sequence parallel, ZeRO 3", asked, sharded},
+                               {"interleaved, ZeRO 1", asked, chunked},
+                               {"context parallel, ZeRO 1", streamed, context},
+                               {"experts, ZeRO 2", mixed, experts}};
+  if (ranks % 8 == 0) {  // as lesson 13 cuts
+    mixed.fused_attention = true;
+    Cut every = sharded;
+    every.sizes = {2, 2, ranks / 8, 2, 2}, every.chunks = 2;
+    all.push_back({"all axes, ZeRO 3", mixed, every});
+  }
+  return all;
 }
 
 /// Two steps of lesson 08's trainer, with lessons 09's and 10's parts, of which the second one is compared.
