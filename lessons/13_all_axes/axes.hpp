@@ -57,7 +57,7 @@ inline std::int64_t bytes_alone(const Config& s, std::int64_t e, std::int64_t g,
   if (s.sizes.tp > 1) {
     const std::int64_t again = model.regather ? 2 * L : 0;  // of each microbatch's gathers
     const std::int64_t partials = model.sequence_parallel ? (6 * L + 2) * W : 0;
-    return m * (n - 1) * ((2 * (4 * L + 2) + again) * N * W * e + 2 * 3 * N * g) + 2 * (n - 1) * partials * g;
+    return m * (n - 1) * ((2 * (4 * L + 2) + again) * N * W * e + 6 * N * g) + 2 * (n - 1) * partials * g;
   }
   if (s.sizes.pp > 1) return m * 2 * (n - 1) * N * W * e + (model.tied ? 2 * V * W * g : 0);
   if (s.sizes.cp > 1)

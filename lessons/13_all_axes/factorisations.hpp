@@ -19,7 +19,7 @@ using three_d::ParallelSizes;
 /// Whether the model and its batch can be cut so.
 inline bool allows(const Config& s, const ParallelSizes& z) {
   const ModelConfig& m = s.training.model;
-  const int chunks = z.cp == 1 ? 1 : m.zigzag ? 2 * z.cp : z.cp;   // of each sequence
+  const std::int64_t chunks = z.cp == 1 ? 1 : m.zigzag ? 2 * z.cp : z.cp;  // of each sequence
   return m.attention.heads % z.tp == 0 && m.vocabulary >= z.tp &&  // tp: heads, and an id for each rank
          s.seq() % (chunks * (m.experts > 0 ? z.tp : 1)) == 0 &&   // cp, and tp in front of experts: tokens
          m.layers >= z.pp && s.batch % z.dp == 0 &&                // pp: layers, dp: sequences

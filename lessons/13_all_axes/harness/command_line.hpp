@@ -46,7 +46,7 @@ inline void settle(Config& s, const Asked& asked, Flags& flags) {
       --s.sizes.ep;
   }
   const int pp = s.sizes.pp;
-  if (!given({"--schedule", "--chunks"}) && pp > 1 && t.microbatches % pp == 0 && t.model.layers >= 2 * pp)
+  if (!given({"--schedule", "--chunks"}) && pp > 1 && t.microbatches % pp == 0 && t.model.layers / 2 >= pp)
     t.schedule = pipeline::Schedule::interleaved;
 }
 

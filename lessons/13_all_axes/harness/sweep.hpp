@@ -40,7 +40,7 @@ inline OpenChoices open_choices(const Config& s) {
   if (z.tp > 1 && m.experts == 0) open[0] = {0, 1};
   if (z.replicas() > 1) open[1] = {0, 1, 2, 3};
   if (z.pp > 1) open[2] = {0, 1, 3};
-  if (z.pp > 1 && s.training.microbatches % z.pp == 0 && m.layers >= 2 * z.pp) open[2].push_back(2);
+  if (z.pp > 1 && s.training.microbatches % z.pp == 0 && m.layers / 2 >= z.pp) open[2].push_back(2);
   if (z.cp > 1) open[3] = {0, 1}, open[4] = {0, 1};
   if (z.cp > 1 && m.attention.heads / z.tp % z.cp == 0) open[3].push_back(2);
   open[5] = {0, 1};

@@ -67,7 +67,9 @@ inline std::vector<SmallCut> small_cuts(const Question& asked) {
 
 /// Two steps of lesson 08's trainer, with lessons 09's and 10's parts, of which the second one is compared.
 inline void check_counted(Proof& proof, Communicator& world, const SmallCut& small) {
-  const auto& [name, asked, cut] = small;
+  const std::string& name = small.name;
+  const Question& asked = small.asked;
+  const Cut& cut = small.cut;
   const Journal before = world.journal();
   const three_d::Config run = run_of(asked, cut);
   const pipeline::Plan& schedule =
