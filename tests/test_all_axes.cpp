@@ -103,6 +103,7 @@ TEST_CASE("lesson 13: the groups of every axis are those of Megatron-Core's Rank
 TEST_CASE("lesson 13: the bytes of each axis alone, in every dtype and for uneven sizes") {
   for (const DType dtype : {DType::f32, DType::f64, DType::bf16})
     for (const bool tied : {false, true}) {
+      if (thinned > 1 && tied != (dtype == DType::f64)) continue;
       Config s = small_run(dtype != DType::bf16, false);
       s.training.model.layers = 6, s.training.model.tied = tied, s.training.microbatches = 4;
       s.training.model.attention.options.batch = 2, s.training.model.vocabulary = 15;
