@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# other_build.sh FOLDER TARGET CMAKE_OPTIONS...: configures there, builds TARGET (suite, programs or tessera_core) and
-# runs its tests. For ctests with the label slow.
+# other_build.sh FOLDER TARGET CMAKE_OPTIONS...: configures there, builds TARGET (suite, third, programs or tessera_core)
+# and runs its tests. For ctests with the label slow. A third: of the suite's files, and the communicator's always; with a
+# sanitizer each takes half a minute to compile. `other_build.sh build/asan suite --preset asan` takes them all.
 set -euo pipefail
 folder=$1 target=$2
 shift 2
@@ -10,7 +11,11 @@ needs() { command -v "$1" >/dev/null || { echo "skipped: needs $2"; exit 77; }; 
 case $folder in
   */cuda_compiles) needs "${CUDACXX:-nvcc}" "nvcc (NVIDIA's CUDA toolkit, 12.0 or newer)" ;;
 esac
-nice cmake -S . -B "$folder" "$@" >/dev/null
+part=()
+if [[ $target == third ]]; then
+  target=suite part=(-DTESSERA_SUITE="test_comm.cpp;$(cd tests && ls test_*.cpp | ./third.sh | paste -sd ';')")
+fi
+nice cmake -S . -B "$folder" "$@" "${part[@]}" >/dev/null
 nice cmake --build "$folder" --parallel "$(nproc)" --target "$target"
 
 # A test asks for more memory than there is: that is refused, as it is without a sanitizer.

@@ -2,8 +2,6 @@
 // time-out.
 #include <sched.h>
 
-#include <condition_variable>
-
 #include "comm/mpi_job.hpp"
 
 namespace tessera::mpi {
@@ -36,13 +34,23 @@ void pause(int idle) {
     std::this_thread::sleep_for(30us);
 }
 
-bool stopped_within(const std::stop_token& stop, std::chrono::duration<double> time) {
-  std::mutex mutex;
-  std::condition_variable_any never;
-  std::unique_lock lock(mutex);
-  never.wait_for(lock, stop, time, [&] { return stop.stop_requested(); });
-  // Not the wait's own answer: libstdc++'s is false for a stop that arrives between its two looks at the token.
-  return stop.stop_requested();
+Timer::Timer(std::chrono::duration<double> time, std::function<void()> then)
+    : thread_([this, time, then = std::move(then)] {
+        std::unique_lock lock(mutex_);
+        while (!wake_.wait_for(lock, time, [&] { return ended_; })) {
+          lock.unlock();
+          then();
+          lock.lock();
+        }
+      }) {}
+
+Timer::~Timer() {
+  {
+    const std::lock_guard lock(mutex_);
+    ended_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
 }
 
 void post_message(const std::string& bytes, int to, Tag tag) {
@@ -70,12 +78,11 @@ std::optional<std::string> next_message(Tag tag) {
   return text;
 }
 
-std::jthread watchdog(std::string call, std::chrono::duration<double> timeout) {
-  return std::jthread([call = std::move(call), timeout](const std::stop_token& stop) {
-    if (!stopped_within(stop, timeout))
-      end_process(
-          {3, format("rank {} waits in {}, no progress for {:g} s", launched_rank(), call, timeout.count())});
-  });
+Timer watchdog(std::string call, std::chrono::duration<double> timeout) {
+  return {timeout, [call = std::move(call), timeout] {
+            end_process({3, format("rank {} waits in {}, no progress for {:g} s", launched_rank(), call,
+                                   timeout.count())});
+          }};
 }
 
 Group::Group(MPI_Comm owned) : data(owned) { MPI_CHECK(MPI_Comm_dup(data, &control)); }

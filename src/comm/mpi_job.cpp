@@ -139,12 +139,11 @@ void Job::wait(Transfer& transfer) {
 }
 
 std::shared_ptr<void> Job::busy(const std::string& what) {
-  return std::make_shared<std::jthread>(
-      [this, busy = world_.busy(rank_, what), beat = notice(Notice::busy)](const std::stop_token& stop) {
-        do {
-          if (!waits_) tell_all(beat);
-        } while (!stopped_within(stop, options_.timeout / 4));
-      });
+  const auto heartbeat = [this, busy = world_.busy(rank_, what), beat = notice(Notice::busy)] {
+    if (!waits_) tell_all(beat);
+  };
+  heartbeat();
+  return std::make_shared<Timer>(options_.timeout / 4, heartbeat);
 }
 
 void Job::finish() {

@@ -8,6 +8,8 @@
 
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
+#include <functional>
 #include <list>
 #include <memory>
 #include <mutex>
@@ -37,8 +39,21 @@ bool test(MPI_Request& request);  ///< Whether it is complete, as MPI_REQUEST_NU
 /// A pause after `idle` polls in vain. The first ones offer the core to others; as ranks may outnumber cores,
 /// later ones sleep.
 void pause(int idle);
-/// Sleeps, and says whether it was asked to stop meanwhile.
-bool stopped_within(const std::stop_token& stop, std::chrono::duration<double> time);
+/// While it lives, calls `then` whenever `time` has passed, on a thread of its own. A std::jthread with a stop
+/// token would be shorter: in libstdc++ 12 a stop that comes as the thread begins to wait reads as a time-out.
+class Timer {
+ public:
+  Timer(std::chrono::duration<double> time, std::function<void()> then);
+  ~Timer();
+  Timer(const Timer&) = delete;
+  Timer& operator=(const Timer&) = delete;
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool ended_ = false;
+  std::thread thread_;
+};
 
 /// Messages between processes are tagged on MPI_COMM_WORLD, where no message of a program can be in their
 /// way: what the ranks tell each other beside their calls, and the ids of NCCL.
@@ -48,7 +63,7 @@ std::optional<std::string> next_message(Tag tag);              ///< Of any proce
 
 /// Ends the process with code 3 where a call of MPI that cannot be polled does not return in time: unless the
 /// result dies before.
-[[nodiscard]] std::jthread watchdog(std::string call, std::chrono::duration<double> timeout);
+[[nodiscard]] Timer watchdog(std::string call, std::chrono::duration<double> timeout);
 
 /// A group's two MPI communicators. Both see their collectives in call order, as MPI demands. On a single one
 /// a rank whose header completes early would post its payload where another rank still posts a later header.

@@ -12,8 +12,7 @@
 #   bugs.sh hunted [LESSON]      the names of those that the run of a lesson shows; hunted_lessons: which lessons
 #   bugs.sh show NAME            the change and why it looks as it does
 #   bugs.sh check BUILD [NAME... | --third]   plants each and demands that it is caught, as the pages show it; BUILD/bin
-#                                holds the right lessons. --third takes every third bug, from one commit to the next
-#                                another third
+#                                holds the right lessons. --third takes every third bug (tests/third.sh)
 #   bugs.sh hunt BUILD ...       ./tessera hunt
 set -euo pipefail
 here=$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")
@@ -149,11 +148,10 @@ check_one() {
 # Two workers, each with a tree, so that what one changes is not what the other builds. The first also has a core,
 # and the bugs in it; the second takes that core as it was without a bug. Who makes a bug's folder takes the bug.
 check() {
-  local build=$1 folder=$1/bugs all headers caught commits
+  local build=$1 folder=$1/bugs all headers caught
   shift
   if [[ ${1:-} == --third ]]; then
-    commits=$(git -C "$root" rev-list --count HEAD 2>/dev/null || echo 0)
-    mapfile -t all < <(names | awk -v third=$((commits % 3)) 'NR % 3 == third')
+    mapfile -t all < <(names | "$root/tests/third.sh")
   elif (($#)); then
     all=("$@")
   else
