@@ -55,7 +55,6 @@ part_build() {
   if [[ -n ${TESSERA_HEADERS:-} ]]; then options+=("-DTESSERA_HEADERS=$TESSERA_HEADERS"); fi
   if [[ $device == cuda ]]; then
     export CUDACXX=${CUDACXX:-$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)}
-    options+=(-DCMAKE_CUDA_ARCHITECTURES="$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)")
     # Where the system has no NCCL or no cuBLAS, torch has brought them; their libraries have no name for the linker.
     cuda=${CUDACXX%/bin/nvcc} wheels=$("$python" -c 'import nvidia; print(list(nvidia.__path__)[0])' 2>/dev/null)
     if [[ -n $wheels && -z $(find /usr/include /usr/local/include "$cuda/include/" -maxdepth 1 -name nccl.h 2>/dev/null) ]]; then
