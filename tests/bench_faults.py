@@ -23,10 +23,20 @@ def step_that_fails():
     raise OSError("Python.h is missing")
 
 
+def ours():
+    return lambda: 0.5
+
+
+def server_that_ends():
+    return pytorch_step.Server(sys.executable, "-c", "input(); print(0.25, flush=True)")
+
+
 options = types.SimpleNamespace(device="cpu", turns=3)
-jobs = [("made", "step", None, fails_when_made), ("run", "step", None, lambda: step_that_fails),
-        ("absent", "attention", None, lambda: None), ("good", "step", 1.0, lambda: lambda: None)]
-ratios, failed = pytorch_step.measure(options, jobs, lambda job: 0.5, os.getpid(), "here")
+jobs = [("made", "step", None, ours, fails_when_made), ("run", "step", None, ours, lambda: step_that_fails),
+        ("ended", "step", None, server_that_ends, lambda: lambda: 1.0),
+        ("absent", "attention", None, ours, lambda: None), ("good", "step", 1.0, ours, lambda: lambda: 1.0)]
+ratios, failed = pytorch_step.measure(options, jobs, "here")
+assert failed.pop("ended").startswith("RuntimeError: it has ended: "), failed
 assert failed == {"made": "RuntimeError: no C compiler", "run": "OSError: Python.h is missing"}, failed
-assert [one["name"] for one in ratios] == ["good"] and len(ratios[0]["turns"]) == 3, ratios
-print("one measurement of four is there, two have failed by name")
+assert [one["name"] for one in ratios] == ["good"] and ratios[0]["turns"] == [2.0, 2.0, 2.0], ratios
+print("one measurement of five is there, three have failed by name")

@@ -25,15 +25,22 @@ struct Benchmark {
   const char* name;
   void (*run)(Report&, const bench::Options&);
   bool on_gpu;  // at its sizes there; the others are about cores
+  bool by_pytorch = false;
 };
 
-constexpr Benchmark benchmarks[] = {
-    {"mlp_block", bench::mlp_block, true},    {"gpt", bench::gpt, true},
-    {"pytorch", gpt_beside_pytorch, true},    {"tp", tensor_parallel, false},
-    {"all_reduce", all_reduce, false},        {"pipeline", pipeline_step, false},
-    {"three_d", three_d_step, false},         {"bandwidth", bandwidth, true},
-    {"attention", streaming_attention, true}, {"growth", growth, false},
-    {"plan", bench::planned_step, false},     {"busy", busy_machine, false}};
+constexpr Benchmark benchmarks[] = {{"mlp_block", bench::mlp_block, true},
+                                    {"gpt", bench::gpt, true},
+                                    {"pytorch", gpt_beside_pytorch, true, true},
+                                    {"gloo", cut_beside_pytorch, false, true},
+                                    {"tp", tensor_parallel, false},
+                                    {"all_reduce", all_reduce, false},
+                                    {"pipeline", pipeline_step, false},
+                                    {"three_d", three_d_step, false},
+                                    {"bandwidth", bandwidth, true},
+                                    {"attention", streaming_attention, true},
+                                    {"growth", growth, false},
+                                    {"plan", bench::planned_step, false},
+                                    {"busy", busy_machine, false}};
 
 std::string processor() {
   std::ifstream file("/proc/cpuinfo");
@@ -46,8 +53,8 @@ int run(int argc, char** argv) {
   bench::Options o;
   std::string json, only;
   tessera::Options common;
-  bool serve = false;
-  std::vector<std::string> names = {"all"};
+  std::vector<std::string> names = {"all"}, serves = served();
+  serves.insert(serves.begin(), "no");
   for (const Benchmark& one : benchmarks) names.push_back(one.name);
   only = "all";
   Flags flags("bench: times as ratios, candidate and reference in turns");
@@ -62,17 +69,18 @@ int run(int argc, char** argv) {
                "on a GPU: weights and activations in bf16, as lessons have them with --dtype bf16");
   flags.toggle("--quick", o.quick, "tiny sizes: shows that it runs, measures nothing");
   flags.text("--json", json, "FILE", "the ratios, for programs");
-  flags.toggle("--serve", serve, "a GPT step for each line of input: prints its seconds");
+  flags.choice("--serve", o.serve, serves, "this step of the GPT for each line of input: prints its seconds");
   if (!flags.parse(argc, argv)) return 0;
-  o.device = common.choose_transport(false).options.device;
+  const LaunchOptions chosen = common.choose_transport(false).options;
+  o.device = chosen.device;
   o.program = std::filesystem::read_symlink("/proc/self/exe").string();
   if (o.quick) o.turns = std::min<std::int64_t>(o.turns, 2);
   if ((o.tf32 || o.bf16) && !o.cuda())
     throw UsageError("--tf32 and --bf16 are of GPUs: with --device cuda they would work");
-  if (only == "pytorch" && o.pytorch.empty())
-    throw UsageError("--only pytorch: --pytorch PYTHON, a python3 with torch, would work");
+  if ((only == "pytorch" || only == "gloo") && o.pytorch.empty())
+    throw UsageError(format("--only {}: --pytorch PYTHON, a python3 with torch, would work", only));
   if (!json.empty()) flags.advise([&] { check_writable(json); });
-  if (serve) return serve_gpt(o), 0;
+  if (o.serve != "no") return serve_steps(o, chosen.transport), 0;
 
   const std::string machine = format("{}, {} cores", processor(), sysconf(_SC_NPROCESSORS_ONLN)),
                     where = Device::make(o.device)->description(), compiler = __VERSION__;
@@ -82,8 +90,8 @@ int run(int argc, char** argv) {
   Report report;
   const Others others;
   for (const Benchmark& one : benchmarks)
-    if (only == one.name || (only == "all" && (!o.cuda() || one.on_gpu) &&
-                             (one.run != gpt_beside_pytorch || !o.pytorch.empty()))) {
+    if (only == one.name ||
+        (only == "all" && (!o.cuda() || one.on_gpu) && (!one.by_pytorch || !o.pytorch.empty()))) {
       if (isatty(STDERR_FILENO) == 1) std::cerr << "\r\033[K  " << one.name << std::flush;
       one.run(report, o);
       if (isatty(STDERR_FILENO) == 1) std::cerr << "\r\033[K" << std::flush;

@@ -23,6 +23,7 @@ struct Options {
   std::int64_t turns = 15;
   DeviceKind device = DeviceKind::cpu;
   std::string pytorch, program;  // a python with torch, and this program, for measurements by processes
+  std::string serve = "no";      // what it serves to such a measurement
 
   bool cuda() const { return device == DeviceKind::cuda; }
   DType dtype() const { return bf16 ? DType::bf16 : DType::f32; }
@@ -115,7 +116,11 @@ class Products {
 void mlp_block(Report&, const Options&);
 void gpt(Report&, const Options&);
 void gpt_beside_pytorch(Report&, const Options&);
-void serve_gpt(const Options&);  ///< For each line of standard input, "step" or "attention": its seconds.
+void cut_beside_pytorch(Report&, const Options&);
+/// Takes the step that o.serve names, one of served(), for each line of standard input, and prints its
+/// seconds.
+void serve_steps(const Options& o, Transport transport);
+std::vector<std::string> served();
 void tensor_parallel(Report&, const Options&);
 void all_reduce(Report&, const Options&);
 void pipeline_step(Report&, const Options&);

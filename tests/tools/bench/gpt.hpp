@@ -8,7 +8,7 @@
 namespace tessera::bench {
 
 inline GptSizes sizes_of(const Options& o) {
-  if (o.quick) return {.width = 32, .vocabulary = 256, .batch = 2, .seq = 16, .tied = true};
+  if (o.quick) return {.width = 32, .vocabulary = 256, .batch = 4, .seq = 16, .tied = true};
   if (o.cuda())
     return {
         .width = 768, .heads = 12, .layers = 12, .vocabulary = 50257, .batch = 8, .seq = 1024, .tied = true};

@@ -42,7 +42,8 @@ Turns block_turns(Communicator& comm, const Options& o) {
 
 /// What mpirun's two processes print (mpi_all_reduce.cpp): seconds of an all-reduce, large and small.
 std::optional<std::array<double, 2>> open_mpi(std::int64_t large, std::int64_t small) {
-  const auto ran = test::run_command(format("{} {} {} 2>/dev/null", TESSERA_MPI_ALL_REDUCE, large, small));
+  const auto ran = test::run_command(
+      format("{} {} {} {} 2>/dev/null", TESSERA_TWO_PROCESSES, TESSERA_MPI_ALL_REDUCE, large, small));
   std::array<double, 2> found{};
   if (ran.exit != 0 || std::sscanf(ran.output.c_str(), "%lf %lf", &found[0], &found[1]) != 2) return {};
   return found;

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""The GPT step of gpt.cpp in PyTorch, in turns with ours, and its attention alone: what
-`./tessera bench --pytorch PYTHON` runs.
+"""The GPT step of gpt.cpp in PyTorch, in turns with ours, its attention alone, and the step cut over two processes
+(pytorch_gloo.py): what `./tessera bench --pytorch PYTHON` runs.
 
 Same sizes and mathematics: GPT-2 with tanh gelu, tied embedding, causal attention, f32, AdamW. Prints JSON; says
 which PyTorch, and which BLAS, on standard error.
@@ -65,14 +65,18 @@ def blas_of_this_process():
     return ", ".join(sorted(files)) or "a BLAS of its own"
 
 
+def adamw(parameters):
+    try:  # the fastest there is: newer PyTorch has it on the CPU too
+        return torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.01, fused=True)
+    except (RuntimeError, TypeError, ValueError):
+        return torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.01)
+
+
 def step_of(o, compiled):
     device = torch.device(o.device)
     torch.manual_seed(1)
     model = Gpt(o).to(device)
-    try:  # the fastest there is: newer PyTorch has it on the CPU too
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
-    except (RuntimeError, TypeError, ValueError):
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01)
+    optimizer = adamw(model.parameters())
     loss_of = torch.compile(model) if compiled else model
     ids, targets = torch.randint(o.vocabulary, (2, o.batch, o.seq), device=device)
 
@@ -84,7 +88,7 @@ def step_of(o, compiled):
         loss.backward()
         optimizer.step()
 
-    return step
+    return timed(o, step)
 
 
 def attention_of(o):
@@ -98,115 +102,172 @@ def attention_of(o):
     def step():
         torch.autograd.grad(F.scaled_dot_product_attention(q, k, v, is_causal=True), (q, k, v), dy)
 
-    return step
+    return timed(o, step)
 
 
-def seconds(o, step):
+def timed(o, step):
+    """A function that takes the step and returns its seconds."""
     def synchronize():
         if o.device == "cuda":
             torch.cuda.synchronize()
 
-    synchronize()
-    begin = time.perf_counter()
-    step()
-    synchronize()
-    return time.perf_counter() - begin
+    def seconds():
+        synchronize()
+        begin = time.perf_counter()
+        step()
+        synchronize()
+        return time.perf_counter() - begin
+
+    return seconds
+
+
+class Server:
+    """A program that takes its step for each line of input, and prints the seconds."""
+
+    def __init__(self, *command):
+        self.command = command
+        self.program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+
+    def __call__(self):
+        try:
+            self.program.stdin.write("\n")
+            return float(self.program.stdout.readline())
+        except (BrokenPipeError, ValueError):
+            raise RuntimeError("it has ended: " + " ".join(self.command)) from None
+
+    def close(self):
+        self.program.stdin.close()
+        self.program.wait()
+
+
+def own_seconds():
+    """Of this process and all below it, the time on cores so far."""
+    times, below = {}, {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat") as stat:
+                words = stat.read().rsplit(")", 1)[1].split()
+        except OSError:  # it has ended
+            continue
+        times[int(name)] = sum(map(int, words[11:15]))  # its ended children too
+        below.setdefault(int(words[1]), []).append(int(name))
+    family = [os.getpid()]
+    for one in family:
+        family += below.get(one, [])
+    return sum(times[one] for one in family) / os.sysconf("SC_CLK_TCK")
 
 
 class Others:
-    """The share of the cores that other processes than these two took: measure.cpp has the same."""
+    """The share of the cores that other processes than ours and PyTorch's took: measure.cpp has the same."""
 
-    def __init__(self, child):
-        self.child, self.began = child, time.perf_counter()
-        self.busy, self.own = self.read()
+    def __init__(self):
+        self.began, self.busy, self.own = time.perf_counter(), self.read(), own_seconds()
 
     def read(self):
-        tick = os.sysconf("SC_CLK_TCK")
         with open("/proc/stat") as stat:
             cpu = [int(word) for word in stat.readline().split()[1:9]]
-        with open(f"/proc/{self.child}/stat") as stat:
-            child = stat.read().rsplit(")", 1)[1].split()[11:13]
-        return (sum(cpu) - cpu[3] - cpu[4]) / tick, time.process_time() + sum(map(int, child)) / tick
+        return (sum(cpu) - cpu[3] - cpu[4]) / os.sysconf("SC_CLK_TCK")
 
     def share(self):
-        busy, own = self.read()
-        return (busy - self.busy - (own - self.own) - 0.03) / ((time.perf_counter() - self.began) * threads)
+        others = self.read() - self.busy - (own_seconds() - self.own)
+        return (others - 0.03) / ((time.perf_counter() - self.began) * threads)
 
 
-def measure(o, jobs, our_seconds, child, where):
-    """The ratio of each of the jobs (name, ours, target, make), where make() gives PyTorch's step, or None.
+def measure(o, jobs, where):
+    """The ratio of each of the jobs (name, what, target, make_ours, make_theirs). What they make returns the seconds
+    of a step; make_theirs may return None.
 
     A job that PyTorch cannot run, such as one whose compiler lacks a part on this machine, does not take the
     results of the others with it. Returns the ratios, and what the others said.
     """
     ratios, failed = [], {}
-    for name, job, target, make in jobs:
+    for name, what, target, make_ours, make_theirs in jobs:
+        servers = []
         try:
-            step = make()
-            if step is None:
+            theirs = make_theirs()
+            if theirs is None:
                 continue
+            ours = make_ours()
+            servers = [side for side in (theirs, ours) if isinstance(side, Server)]
             for _ in range(3):  # pools, caches, and what torch.compile does
-                seconds(o, step), our_seconds(job)
+                theirs(), ours()
             turns, spare = [], 2 * o.turns
             while len(turns) < o.turns:
-                others = Others(child)
-                theirs, own = seconds(o, step), our_seconds(job)
-                own, theirs = (own + our_seconds(job)) / 2, (theirs + seconds(o, step)) / 2
+                others = Others()
+                first, own = theirs(), ours()
+                own, first = (own + ours()) / 2, (first + theirs()) / 2
                 if others.share() > 0.1 and spare > 0:
                     spare -= 1
                     continue
-                turns.append((theirs, own))
+                turns.append((first, own))
         except Exception as fault:  # whatever a compiler throws
             failed[name] = f"{type(fault).__name__}: {fault}".splitlines()[0]
             print(f"{name}: {failed[name]}", file=sys.stderr)
             continue
+        finally:
+            for server in servers:
+                server.close()
         middle = [1e3 * sorted(side)[len(turns) // 2] for side in zip(*turns)]
         ratios.append({
             "name": name,
-            "turns": [theirs / own for theirs, own in turns],
+            "turns": [first / own for first, own in turns],
             "target": target,
-            "what": f"PyTorch {torch.__version__}'s {job} over ours, {middle[0]:.4g} ms and {middle[1]:.4g} ms; "
+            "what": f"PyTorch {torch.__version__}'s {what} over ours, {middle[0]:.4g} ms and {middle[1]:.4g} ms; "
                     f"{where}"})
     return ratios, failed
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--tessera", required=True, help="the program tessera_bench")
+def arguments(parser):
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    for name, value in [("turns", 15), ("vocabulary", 256), ("seq", 128), ("batch", 8), ("width", 256),
-                        ("layers", 4), ("heads", 4)]:
+    for name, value in [("vocabulary", 256), ("seq", 128), ("batch", 8), ("width", 256), ("layers", 4), ("heads", 4)]:
         parser.add_argument("--" + name, type=int, default=value)
+    return parser
+
+
+def main():
+    parser = arguments(argparse.ArgumentParser())
+    parser.add_argument("--tessera", required=True, help="the program tessera_bench")
+    parser.add_argument("--mpirun", default="", help="what starts it as two processes")
+    parser.add_argument("which", choices=["whole", "cut"])
+    parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--tf32", action="store_true")
     parser.add_argument("--bf16", action="store_true")
     o = parser.parse_args()
-    if o.device == "cpu":
-        torch.set_num_threads(threads)
-    else:
+    cuda, newest = o.device == "cuda", int(torch.__version__.split(".")[0]) >= 2
+    if cuda:
         torch.backends.cuda.matmul.allow_tf32 = o.tf32
+    else:
+        torch.set_num_threads(threads)
     flags = [flag for flag, wanted in [("--quick", o.quick), ("--tf32", o.tf32), ("--bf16", o.bf16)] if wanted]
-    ours = subprocess.Popen([o.tessera, "--serve", "--device", o.device, *flags], stdin=subprocess.PIPE,
-                            stdout=subprocess.PIPE, text=True, bufsize=1)
 
-    def our_seconds(job):
-        ours.stdin.write(job + "\n")
-        said = ours.stdout.readline()
-        if not said:
-            sys.exit("tessera_bench --serve has ended")
-        return float(said)
+    def ours(step, *launcher):
+        return lambda: Server(*launcher, o.tessera, "--serve", step, "--device", o.device, *flags)
 
-    newest = int(torch.__version__.split(".")[0]) >= 2
-    where = torch.cuda.get_device_name() if o.device == "cuda" else f"{threads} threads, {blas_of_this_process()}"
+    def gloo(way):
+        sizes = [word for name in ("vocabulary", "seq", "batch", "width", "layers", "heads")
+                 for word in ("--" + name, str(getattr(o, name)))]
+        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pytorch_gloo.py")
+        return lambda: Server(sys.executable, "-B", script, way, *sizes)
+
+    where = torch.cuda.get_device_name() if cuda else f"{threads} threads, {blas_of_this_process()}"
     print(f"PyTorch {torch.__version__}: {where}", file=sys.stderr)
-    target = None if o.device == "cuda" else 1.0 if newest else 1.15
-    jobs = [("gpt.speed_vs_pytorch", "step", target, lambda: step_of(o, False))]
-    if o.device == "cuda" and newest:
-        jobs.append(("gpt.speed_vs_pytorch_compiled", "step", None, lambda: step_of(o, True)))
-    jobs.append(("attention.speed_vs_pytorch", "attention", None, lambda: attention_of(o)))
-    ratios, failed = measure(o, jobs, our_seconds, ours.pid, where)
-    ours.stdin.close()
-    ours.wait()
+    jobs = []
+    if o.which == "whole":
+        jobs.append(("gpt.speed_vs_pytorch", "step", None if cuda else 1.2 if newest else 1.15, ours("step"),
+                     lambda: step_of(o, False)))
+        if newest:
+            jobs.append(("gpt.speed_vs_pytorch_compiled", "compiled step", None if cuda else 1.0, ours("step"),
+                         lambda: step_of(o, True)))
+        jobs.append(("attention.speed_vs_pytorch", "attention", None, ours("attention"), lambda: attention_of(o)))
+    else:
+        where = "two processes of one thread, gloo"
+        for way, peer, what in [("tp", "pytorch_gloo", "step with tensor parallelism"),
+                                ("pipeline", "pytorch", "step as a pipeline"), ("dp", "pytorch", "step under DDP")]:
+            jobs.append((f"{way}.speed_vs_{peer}", what, 2.0, ours(way), gloo(way)))
+            if o.mpirun:
+                jobs.append((f"{way}.speed_vs_{peer}_mpi", what, 2.0, ours(way, *o.mpirun.split()), gloo(way)))
+    ratios, failed = measure(o, jobs, where)
     print(json.dumps({"ratios": ratios, "failed": failed}))
 
 
