@@ -39,8 +39,9 @@ bool test(MPI_Request& request);  ///< Whether it is complete, as MPI_REQUEST_NU
 /// A pause after `idle` polls in vain. The first ones offer the core to others; as ranks may outnumber cores,
 /// later ones sleep.
 void pause(int idle);
-/// While it lives, calls `then` whenever `time` has passed, on a thread of its own. A std::jthread with a stop
-/// token would be shorter: in libstdc++ 12 a stop that comes as the thread begins to wait reads as a time-out.
+/// While it lives, calls `then` whenever `time` has passed, on a thread of its own. A std::jthread with a
+/// stop token would be shorter: in libstdc++ 12 a stop that comes as the thread begins to wait reads as a
+/// time-out.
 class Timer {
  public:
   Timer(std::chrono::duration<double> time, std::function<void()> then);
