@@ -55,7 +55,8 @@ struct Mlp {
   // end task
 
   // task 01.backward_weight (function, 2 points, 15 min): add the gradients of this batch to da, dc1, db and
-  // dc2. Hint: for Y = X A + c the gradient of A is X' dY, and c was added to every row.
+  // dc2, without a temporary matrix: bytes are counted. Hint: for Y = X A + c the gradient of A is X' dY, and
+  // c was added to every row; which functions of ops.hpp add what they compute to a sum?
   void backward_weight(const Saved& saved) const {
     add_matmul(db, t(saved.h), saved.dy);    // (F, M) += H' dY
     add_sum_rows(dc2, saved.dy);             // (1, M)

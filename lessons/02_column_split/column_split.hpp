@@ -117,4 +117,13 @@ inline Step step(const ColumnParallelLinear& layer, const Placed<Replicated>& x,
 }
 // end step
 
+// task 02.cheapest (function, 3 points, 20 min): compute the whole Y = X A on every rank, and send as few
+// bytes as you can: the counters decide. A is cut by columns. Shapes: x (N, W), a (W, F/p) -> (N, F). Hint:
+// what can be gathered, before the product or after it?
+inline Tensor cheapest(const Tensor& x, const Tensor& a, Communicator& comm) {
+  if (x.rows() < x.cols()) return comm.all_gather(matmul(x, a), 1);  // (N, F)  (p-1) NF
+  return matmul(x, comm.all_gather(a, 1));                           // (N, F)  (p-1) WF: A is the smaller one
+}
+// end task
+
 }  // namespace tessera::column_split

@@ -34,8 +34,9 @@ struct MultiQueryAttention {
   };
 
   // begin multi_query
-  // task 05.multi_query (design, 5 points, 60 min): write forward and backward, (N, W) -> (N, W). Hint: which
-  // ranks used K and V? And dX is a sum of terms; which of them are whole on every rank already?
+  // task 05.multi_query (design, 5 points, 60 min): write forward and backward, (N, W) -> (N, W), which send
+  // as few bytes as they can: the counters decide. Hint: which ranks used K and V? And dX is a sum of terms;
+  // which of them are whole on every rank already?
   Placed<Replicated> forward(const Placed<Replicated>& x, Saved& saved, const TensorParallel& tp) const {
     const Placed<Shard<1>> queries = q.forward(x, saved.q);         // (N, W/p)  no bytes sent
     const Placed<Replicated> keys = add_bias(matmul(x, kv), c_kv);  // (N, 2 d)  the same on every rank

@@ -62,9 +62,9 @@ struct SchedulePattern {
   int delay = 0;       // and each dW comes this many microbatches after its dX
 };
 
-// task 06.pattern (function, 3 points, 40 min): p stages, m microbatches, v chunks -> what stage r does.
-// Hint: how many forwards does stage r start before its first gradient can be back?
-// Stage p-1 has it at once, each earlier stage one forward later.
+// task 06.pattern (function, 3 points, 40 min): p stages, m microbatches, v chunks -> what stage r does, with
+// as few activations as its schedule needs: they are counted. Hint: how many forwards does stage r start
+// before its first gradient can be back? Stage p-1 has it at once, each earlier stage one forward later.
 inline SchedulePattern pattern(Schedule schedule, int r, int p, int m, int v) {
   switch (schedule) {
     case Schedule::gpipe:

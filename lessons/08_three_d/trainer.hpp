@@ -64,7 +64,7 @@ class Trainer {
   // builder_.has_embedding_copy(), "wte.weight" is a copy. Where config_.zero > 0, the ranks of dp_cp share
   // all out; else each of them has all, but for experts (one.expert), of which only the ranks of one ep group
   // together have all. sum_of_squares adds tensors up at once; an all-reduce of one number over each axis is
-  // enough.
+  // enough, and bytes are counted.
   double norm() const {
     std::vector<Tensor> own;
     Communicator& replicas = config_.zero > 0 ? *mesh_.dp_cp : *mesh_.ep;  // which together have all once

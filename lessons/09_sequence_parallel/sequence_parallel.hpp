@@ -110,8 +110,9 @@ struct SequenceParallel : Inside {
 
   // task 09.typed (design, 5 points, 60 min): all three, for tokens that are cut, (N/p, W) -> (N/p, W). The
   // same functions of Inside take all tokens and give Partial; last().c is the bias that comes behind the
-  // sum, last().dc its gradient. With `regather` nothing whole may be kept from forward to backward_weight:
-  // saved.inside.x() is what Inside keeps of X. Hint: the types say where each collective belongs.
+  // sum, last().dc its gradient. With `regather` nothing whole may be kept from forward to backward_weight,
+  // and what a rank holds after the forward is counted: saved.inside.x() is what Inside keeps of X. Hint: the
+  // types say where each collective belongs.
   Placed<Shard<0>> forward(const Placed<Shard<0>>& x, Saved& saved, const TensorParallel& tp) const {
     const auto terms = Inside::forward(tp.all_gather(x), saved.inside, tp);  // Partial   (N, W)    (p-1) NW
     if (regather) saved.x = x, saved.inside.x() = {};
@@ -142,7 +143,8 @@ using Block = attention_heads::TransformerBlock<Attention, Mlp, Shard<0>>;
 // begin sums
 /// Pays the sums that the type Partial says are owed, in one all-reduce: once a step, not once a microbatch.
 /// k terms of (1, W) -> (k, W); 2(p-1) kW elements.
-// task 09.sums (line, 2 points, 15 min): sum all terms. Hint: copy each to a row of one tensor.
+// task 09.sums (line, 2 points, 15 min): sum all terms with one call: calls are counted. Hint: copy each to
+// a row of one tensor.
 inline Placed<Replicated> sum_partials(const std::vector<Placed<Partial>>& terms, const TensorParallel& tp) {
   const Tensor& first = terms.front().local();
   const auto count = static_cast<std::int64_t>(terms.size());

@@ -62,8 +62,9 @@ class ShardedUnits {
 
   // begin gather
   // task 10.gather (function, 3 points, 30 min): bring the weights of unit `u`, which must be whole while its
-  // part computes, and let them go. Hint: start posts the all_gather and returns at once, wait_for lets the
-  // part use the weights, and drop gives the memory back; only stage 3 has anything to do.
+  // part computes, and let them go: what a rank holds is counted. Hint: start posts the all_gather and
+  // returns at once, wait_for lets the part use the weights, and drop gives the memory back; only stage 3 has
+  // anything to do.
   /// Begins to bring the whole weights of a unit, where the stage cuts them and nobody has begun yet.
   void start(std::size_t u) {
     Unit& unit = units_[u];

@@ -64,7 +64,8 @@ struct Ring {
   }
 
   // task 11.ring_forward (function, 3 points, 30 min): call visit(rank, its [K | V]) for every rank, this one
-  // first. Hint: start a hop, visit, wait for the hop; after which visit is there nothing to send?
+  // first, while the next [K | V] travels: what is under way is counted. Hint: start a hop, visit, wait for
+  // the hop; after which visit is there nothing to send?
   template <class Visit>
   void bring(Tensor kv, const Visit& visit) const {
     for (int hops = 0; hops < cp.size(); ++hops) {

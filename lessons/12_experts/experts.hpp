@@ -29,8 +29,8 @@ struct Dispatch {
   Tensor by_expert, by_rank;  // (R, 1) i32  which of the rows that came stands where, by expert; the reverse
 
   // task 12.dispatch (design, 5 points, 60 min): all of these, from counts[i], the rows of this rank for each
-  // of the E experts. Hint: no rank knows what the others have for it before it has asked. The rows arrive
-  // rank by rank, those of a rank by expert, and an expert wants its own rows side by side.
+  // of the E experts; bytes are counted. Hint: no rank knows what the others have for it before it has asked.
+  // The rows arrive rank by rank, those of a rank by expert, and an expert wants its own rows side by side.
   Dispatch(const std::vector<std::int64_t>& counts, Communicator& group) : ep(&group) {
     const std::int64_t p = group.size(), own = std::ssize(counts) / p;  // experts of a rank
     const auto come =

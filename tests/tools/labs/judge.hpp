@@ -1,5 +1,5 @@
-// Two records of one task, the master's and another's, compared: values, then bytes. The other's is data from
-// an untrusted process: anything may stand in it.
+// Two records of one task, the master's and another's, compared: values, then bytes and other counts. The
+// other's is data from an untrusted process: anything may stand in it.
 #pragma once
 
 #include <cmath>
@@ -152,6 +152,12 @@ inline Verdict judge(const std::string& task, const Json& reference, const Json&
     if (wanted != found)
       return wrong(where + "the values are right, but the ranks send " + found_text + "; it takes " +
                    wanted_text);
+    const Json counts = right.value("counts", Json::object());
+    for (const auto& [what, number] : counts.items())
+      if (const Json& counted = is.at("counts").at(what); counted != number)
+        return wrong(where + "the values are right, but " +
+                     std::regex_replace(what, std::regex("#"), counted.dump()) + "; it takes " +
+                     number.dump());
   }
   return {};
 } catch (const Json::exception&) {

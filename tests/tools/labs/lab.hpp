@@ -26,7 +26,8 @@ class Trial {
   void set_ranks(int ranks) { ranks_ = ranks; }
   bool reference() const { return mode_ == Mode::reference; }  ///< The master's run: mistakes are asked for.
   int size(int least = 2, int most = 6);                       ///< The next size, drawn from the seed.
-  int cut(int most = 4);                                       ///< One that the ranks divide.
+  std::pair<int, int> unequal();  ///< Two sizes, of which the first is smaller on an even number of ranks.
+  int cut(int most = 4);          ///< One that the ranks divide.
   /// This slice of the input `name`, f64, uniform in [-1, 1).
   Tensor in(const std::string& name, const Slice& slice) const;
   Tensor in(const std::string& name, std::int64_t rows, std::int64_t cols) const {
@@ -41,6 +42,9 @@ class Trial {
            const Slice& slice);
   /// A result that is a list of words.
   void out(const std::string& name, const std::vector<std::string>& words);
+  /// A number that is judged when all values are right, after the bytes. `what` has # in its place: "rank 0
+  /// keeps # B after its forward". Any thread.
+  void count(const std::string& what, std::int64_t number);
   /// A wrong answer to know again: the result that a known mistake would give, on this rank.
   void mistake(int rank, const std::string& name, const std::string& says, const Tensor& local,
                const Slice& slice);
@@ -59,7 +63,16 @@ struct Task {
   Task(const std::string& name, std::function<void(Trial&)> run, int trials = 4);
 };
 
+/// Bytes of activations that this rank holds.
+inline std::int64_t held() { return Device::current()->memory.now(MemoryKind::activation); }
+/// The calls of this rank so far; rank 0 counts the collectives.
+inline std::int64_t calls(const Communicator& comm) {
+  std::int64_t all = 0;
+  for (const auto& [key, traffic] : comm.journal().traffic()) all += traffic.calls;
+  return all;
+}
+
 }  // namespace tessera::labs
 
 // This header is for the labs alone, which name both in each task.
-using tessera::labs::Task, tessera::labs::Trial;
+using tessera::labs::calls, tessera::labs::held, tessera::labs::Task, tessera::labs::Trial;

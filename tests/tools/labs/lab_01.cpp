@@ -44,7 +44,11 @@ const Task backward_weight("01.backward_weight", [](Trial& t) {
   Setup s(t);
   const Mlp::Saved saved{t.in("X", s.n, s.k), t.in("U", s.n, s.f), t.in("H", s.n, s.f), t.in("dU", s.n, s.f),
                          t.in("dY", s.n, s.m)};
+  MemoryLedger& memory = Device::current()->memory;
+  memory.reset_peak();
+  const std::int64_t before = held();
   for (int batch = 0; batch < 2; ++batch) s.model.backward_weight(saved);  // gradients of batches add up
+  t.count("temporary matrices hold # B at their peak", memory.peak(MemoryKind::activation) - before);
   out(t, "da", "dA += X' dU, twice", s.model.da, s.k, s.f);
   out(t, "dc1", "dc1 += sum dU, twice", s.model.dc1, 1, s.f);
   out(t, "db", "dB += H' dY, twice", s.model.db, s.f, s.m);

@@ -69,4 +69,13 @@ const Task typed_weight("02.typed_weight", [](Trial& t) {
   });
 });
 
+const Task fewest("02.cheapest", [](Trial& t) {
+  const auto [n, k] = t.unequal();  // either of Y and A is the smaller one
+  const int f = t.cut();
+  t.on_ranks([&](Communicator& comm) {
+    const Tensor y = cheapest(t.in("X", n, k), t.in("A", slice_of<Shard<1>>(k, f, comm)), comm);
+    t.out(comm.rank(), "y", "Y = X [A1, A2]", y, Slice::whole(n, f));
+  });
+});
+
 }  // namespace

@@ -91,7 +91,8 @@ const Task typed_weight("03.typed_weight", [](Trial& t) {
 });
 
 const Task fewest("03.cheapest", [](Trial& t) {
-  const int n = t.size(), f = t.cut(), w = t.size(), m = t.size();
+  const int n = t.size(), f = t.cut();
+  const auto [w, m] = t.unequal();  // either place of the sum is the cheaper one
   t.on_ranks([&](Communicator& comm) {
     const Tensor y = cheapest(t.in("X", slice_of<Shard<1>>(n, f, comm)),
                               t.in("A", slice_of<Shard<0>>(f, w, comm)), t.in("B", w, m), comm);

@@ -67,11 +67,9 @@ const Task lean("04.lean", [](Trial& t) {
     const LeanMlp block{s.block.fc1, s.block.fc2};
     LeanMlp::Saved saved;
     const Placed<Replicated> x(t.in("X", s.all)), dy(t.in("dY", s.all));
-    const auto held = [] { return Device::current()->memory.now(MemoryKind::activation); };
     const std::int64_t before = held();
     const auto y = block.forward(x, saved, s.tp);
-    t.out(rank, "kept", "bytes of H alone", Tensor::of(1, 1, {double(held() - before - y.local().bytes())}),
-          Slice::whole(1, 1));
+    t.count(format("rank {} keeps # B after its forward", rank), held() - before - y.local().bytes());
     const auto dx = block.backward_input(dy, saved, s.tp);
     t.out(rank, "y", "Y = H1 B1 + H2 B2 + c2", y.local(), s.all);
     t.out(rank, "dx", "dX = dU1 A1' + dU2 A2'", dx.local(), s.all);

@@ -45,8 +45,8 @@ const Task shape_task("06.pattern", [](Trial& t) {
     std::vector<std::string> words;
     for (int r = 0; r < p; ++r) {
       const SchedulePattern s = pattern(schedule, r, p, m, v);
-      words.push_back(
-          format("stage {}: warm_up {}{}, delay {}", r, s.warm_up, s.split ? ", split" : "", s.delay));
+      words.push_back(format("stage {}: {}, delay {}", r, s.split ? "split" : "whole", s.delay));
+      t.count(format("stage {} holds # activations ({})", r, name), std::min(m * v, s.warm_up + 1 + s.delay));
     }
     t.out(name, words);
   });

@@ -90,8 +90,9 @@ const Task typed("09.typed", [](Trial& t) {
       layer.regather = regather;
       SequenceParallel<Stub>::Saved saved;
       const std::string which = regather ? " with regather" : "";
+      const std::int64_t before = held();
       const auto y = layer.forward(Placed<Shard<0>>(s.x), saved, tp);
-      const bool whole = saved.inside.x().local().defined();
+      const std::int64_t kept = held() - before - y.local().bytes();
       const auto dx = layer.backward_input(Placed<Shard<0>>(s.dy), saved, tp);
       layer.backward_weight(saved);
       const int rank = comm.rank();
@@ -101,8 +102,7 @@ const Task typed("09.typed", [](Trial& t) {
       t.out(rank, "db" + which, "dB = H_i' dY", layer.second.da.local(), slice_of<Shard<0>>(s.f, s.w, comm));
       t.out(rank, format("dc of rank {}{}", rank, which), "dc: the sum over this rank's tokens",
             layer.second.dc.local(), Slice::whole(1, s.w));
-      t.out(format("from forward to backward, rank {}{}", rank, which),
-            {whole ? "X of all tokens is kept" : "X of this rank's tokens is kept"});
+      t.count(format("rank {} keeps # B after its forward{}", rank, which), kept);
     }
   });
 });
@@ -114,6 +114,7 @@ const Task sums("09.sums", [](Trial& t) {
     for (int i = 0; i < count; ++i) terms.emplace_back(t.in(format("term {} of {}", i, comm.rank()), 1, w));
     t.out(comm.rank(), "sums", "row i is the sum of all ranks' term i",
           sum_partials(terms, TensorParallel(comm)).local(), Slice::whole(count, w));
+    if (comm.rank() == 0) t.count("the ranks make # calls", calls(comm));
   });
 });
 

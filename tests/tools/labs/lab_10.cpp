@@ -29,9 +29,13 @@ Tensor whole(Trial& t, const std::string& name, int elements, const Communicator
 }
 
 void fill(Trial& t, ShardedUnits& units, const Setup& s, Communicator& dp) {
-  for (const int elements : s.sizes)
-    units.add(whole(t, format("weights of {}", elements), elements, dp),
-              Tensor::zeros(1, padded(elements, dp.size()), DType::f64), dp);
+  for (const int elements : s.sizes) {
+    const auto weights = [&] {
+      const MemoryScope scope(MemoryKind::weight);
+      return whole(t, format("weights of {}", elements), elements, dp);
+    };
+    units.add(weights(), Tensor::zeros(1, padded(elements, dp.size()), DType::f64), dp);
+  }
 }
 
 /// This rank's columns of a unit's row, as a slice of the padded whole.
@@ -40,11 +44,10 @@ Slice own(int elements, const Communicator& dp) {
 }
 
 const Task gather("10.gather", [](Trial& t) {
-  const Setup s = draw(t, 2);
+  const Setup s = draw(t, t.ranks() == 2 ? 3 : 2);
   t.on_ranks([&](Communicator& dp) {
     ShardedUnits units(s.stage, rule_of(s));
     fill(t, units, s, dp);
-    std::vector<std::string> words;
     for (int pass = 0; pass < 2; ++pass)
       for (std::size_t u = 0; u < 2; ++u) {
         units.start(0);
@@ -55,10 +58,9 @@ const Task gather("10.gather", [](Trial& t) {
               "the whole row", row, Slice::whole(1, row.cols()));
         if (u == 1) units.wait_for(0);
         for (std::size_t i = 0; u == 1 && i < 2; ++i) units.drop(i);
-        words.push_back(
-            format("after unit {}: {} B of weights", u, Device::current()->memory.now(MemoryKind::weight)));
+        t.count(format("rank {} holds # B of weights after unit {} of pass {}", dp.rank(), u, pass),
+                Device::current()->memory.now(MemoryKind::weight));
       }
-    if (dp.rank() == 0) t.out("memory", words);
   });
 });
 

@@ -1,5 +1,6 @@
 #include "11_context_parallel/ulysses.hpp"
 #include "lab.hpp"
+#include "relay.hpp"
 
 using namespace tessera;
 using namespace tessera::context_parallel;
@@ -19,10 +20,12 @@ const Task ring_forward("11.ring_forward", [](Trial& t) {
   t.on_ranks([&](Communicator& cp) {
     const auto keys = [&](int rank) { return t.in(format("K V of rank {}", rank), rows, cols); };
     int visits = 0;
-    Ring{cp}.bring(keys(cp.rank()), [&](int rank, const Tensor& kv) {
+    Watched watched(cp, [&] { return visits; });
+    Ring{watched}.bring(keys(cp.rank()), [&](int rank, const Tensor& kv) {
       t.out(cp.rank(), format("visit {}", visits++), "[K | V] of the rank that is visited", kv,
             Slice::rows(cp.size() * rows, cols, rank, cp.size()));
     });
+    t.count(format("rank {} has # sends and receives under way while it visits", cp.rank()), watched.hidden);
   });
 });
 

@@ -1,4 +1,4 @@
-#include "14_plan/estimate.hpp"
+#include "14_plan/search.hpp"
 #include "lab.hpp"
 
 using namespace tessera;
@@ -52,6 +52,20 @@ const Task pipeline("14.pipeline", [](Trial& t) {
     t.out(format("{} stages, {} chunks, {} microbatches", p, v, m),
           {format("{:.6g} s", pipeline_seconds(schedule_of(kind, p, m, v), costs, m, busy))});
   }
+});
+
+const Task one("14.fastest", [](Trial& t) {
+  const int n = 4 * t.size();
+  auto least = t.in("seconds by the closed form", 1, n).values();
+  for (double& seconds : least) seconds += 1;
+  const auto more = t.in("seconds more", 1, n).values();
+  int calls = 0;
+  const std::size_t found = fastest(least, [&](std::size_t i) {
+    ++calls;
+    return least.at(i) + 0.2 * (1 + more.at(i));
+  });
+  t.out(format("of {} cuts", n), {format("number {} is the fastest", found)});
+  t.count("# cuts are simulated", calls);
 });
 
 }  // namespace

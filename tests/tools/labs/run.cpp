@@ -8,6 +8,7 @@
 #include <map>
 
 #include "lab.hpp"
+#include "relay.hpp"
 #include "slice_json.hpp"
 
 namespace tessera::labs {
@@ -25,49 +26,24 @@ std::map<std::string, Runs>& runs() {
   return all;
 }
 
-/// As its group, but all_reduce leaves every rank with its own term: the run that shows what comes out where
-/// a sum was forgotten.
-class Silent final : public Communicator {
+/// Leaves every rank with its own term: the run that shows what comes out where a sum was forgotten.
+class Silent final : public Relay {
  public:
-  explicit Silent(Communicator& of)
-      : Communicator(of.rank(), of.size(), of.name(), std::make_shared<Journal>()), of_(&of) {}
-  explicit Silent(std::unique_ptr<Communicator> of) : Silent(*of) { own_ = std::move(of); }
-  std::string transport() const override { return of_->transport(); }
+  using Relay::Relay;
+  explicit Silent(std::unique_ptr<Communicator> of) : Relay(*of), own_(std::move(of)) {}
 
  private:
-  struct Done final : Work {
-    Request message = {};  // a send may wait for a recv that its rank posts later
-    void wait() override {
-      if (message.pending()) message.wait();
-    }
-    void abandon() override {}
-  };
   std::shared_ptr<Work> do_call(const Call& call, const Tensor& in, const Tensor& out) override {
-    const auto copy = [&](const Tensor& from) { out.copy_from(from.reshape(out.rows(), out.cols())); };
-    if (call.op == OpType::all_reduce) copy(in);
-    if (call.op == OpType::all_gather) copy(of_->all_gather(in.reshape(1, in.size()), 0));
-    if (call.op == OpType::reduce_scatter) copy(of_->take_shard(in.reshape(size(), out.size()), 0));
-    if (call.op == OpType::broadcast) of_->broadcast(out, call.peer);
-    if (call.op == OpType::all_to_all) {
-      std::vector<std::int64_t> sent, received;
-      for (int i = 0; i < size(); ++i) {
-        sent.push_back(call.part_sent(i, size()).size());
-        received.push_back(call.part_received(i, size()).size());
-      }
-      copy(of_->all_to_all(in, sent, received));
-    }
-    if (call.op == OpType::barrier) of_->barrier();
-    auto done = std::make_shared<Done>();
-    if (call.op == OpType::send) done->message = of_->isend(in, call.peer);
-    if (call.op == OpType::recv) done->message = of_->irecv(out, call.peer);
-    return done;
+    if (call.op == OpType::all_reduce) return copy(in, out), done();
+    if (call.op == OpType::reduce_scatter)
+      return copy(of_.take_shard(in.reshape(size(), out.size()), 0), out), done();
+    return Relay::do_call(call, in, out);
   }
   std::unique_ptr<Communicator> do_split(const Call& call, const std::string& name) override {
-    auto group = of_->split(call.color, call.key, name);
+    auto group = of_.split(call.color, call.key, name);
     return group ? std::make_unique<Silent>(std::move(group)) : nullptr;
   }
 
-  Communicator* of_;
   std::unique_ptr<Communicator> own_;
 };
 
@@ -94,6 +70,10 @@ int Trial::size(int least, int most) {
   const Random random(seed_, format("sizes of trial {}", number_));
   const auto bits = random.bits(static_cast<std::uint64_t>(drawn_++));
   return least + static_cast<int>(bits % static_cast<std::uint64_t>(most - least + 1));
+}
+std::pair<int, int> Trial::unequal() {
+  const int small = size(), large = small + size(1);
+  return ranks_ % 2 == 0 ? std::pair(small, large) : std::pair(large, small);
 }
 int Trial::cut(int most) { return ranks_ * size(1, most); }
 
@@ -130,6 +110,11 @@ void Trial::out(int rank, const std::string& name, const std::string& identity, 
 void Trial::out(const std::string& name, const std::vector<std::string>& words) {
   const std::lock_guard lock(mutex_);
   (*record_)["results"][name]["words"] = words;
+}
+
+void Trial::count(const std::string& what, std::int64_t number) {
+  const std::lock_guard lock(mutex_);
+  (*record_)["counts"][what] = number;
 }
 
 void Trial::mistake(int rank, const std::string& name, const std::string& says, const Tensor& local,

@@ -31,7 +31,7 @@ solve() { sed -i "s/throw std::logic_error(\"task $1 is open\");/$2/" "$file"; }
 solve 02.forward 'y = comm.all_gather(add_bias(matmul(x, a), c), 1);'
 solve 02.typed_backward 'saved.dy = dy; return Placed<Replicated>(matmul(dy, t(a)).local());'
 output=$(check 02) && fail "a wrong task passes"
-expect "$output" "02  1/7  passes: forward"
+expect "$output" "02  1/10  passes: forward"
 expect "$output" "dx equals rank 1's own term: was it all-reduced?"
 echo 'inline void quick() { asm("nop"); }' >>"$file"
 expect "$(check 02 || true)" 'asm("nop"); }` is not allowed here'
@@ -43,7 +43,7 @@ if grep -rqwE 'fc1|dpre|dy_own' "$work/term/lessons"; then fail "a variant has t
 grep -q "task 03.forward is open" -r "$work/term/lessons" || fail "--from 03 solves lesson 03"
 cmake -S "$work/term" -B "$work/term/build" --preset no-extras "-DTESSERA_CORE=$bare/libtessera_core.a" "$@" >/dev/null
 cmake --build "$work/term/build" --parallel 2 --target tessera_labs 04_mlp_block >"$work/log" || { tail -n 30 "$work/log"; fail "a variant does not build"; }
-expect "$("$work/term/build/bin/tessera_labs" --root "$work/term" --build "$work/term/build" check 02)" "7 of 7 points"
-expect "$(labs grade "$work/term" --variant 7 --only 02 --seed 9)" "7 of 7 points"
+expect "$("$work/term/build/bin/tessera_labs" --root "$work/term" --build "$work/term/build" check 02)" "10 of 10 points"
+expect "$(labs grade "$work/term" --variant 7 --only 02 --seed 9)" "10 of 10 points"
 if labs new "$work/other" --from 03 --empty 02 2>/dev/null; then fail "--empty opens what --from solves"; fi
 echo "a student's tree holds"
