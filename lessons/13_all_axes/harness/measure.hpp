@@ -1,6 +1,7 @@
 // What each axis alone sends and keeps, counted in a step of lesson 08's trainer.
 #pragma once
 
+#include "08_three_d/harness/count.hpp"
 #include "08_three_d/harness/screen.hpp"
 #include "13_all_axes/axes.hpp"
 #include "13_all_axes/compose.hpp"
@@ -14,40 +15,18 @@ struct Measured {
   std::int64_t calls = 0, sent = 0, predicted = 0;  // of all ranks; bytes
 };
 
-/// The second of two steps of `s`: only then do stages 1 and 2 of ZeRO bring home what the first one changed.
+/// A step of `s`, which cuts one axis alone.
 inline Measured measure(const Proof& proof, Communicator& world, const Config& s, const Axis& axis) {
   const three_d::Mesh mesh(world, s.sizes, world.name() + "-");
-  three_d::Trainer trainer(mesh, s.training, proof.dtype(),
-                           gpt::initial_weights(s.training.model, nullptr, proof.dtype(), proof.seed()));
-  Journal& journal = world.journal();
-  MemoryLedger& memory = Device::current()->memory;
-  std::int64_t activations = 0;
-  pipeline::WorkerHooks hooks;
-  hooks.after = [&](const pipeline::Instruction&) {
-    activations = std::max(activations, memory.now(MemoryKind::activation));
-  };
-  for (const int step : {0, 1}) {
-    if (step == 1) journal.clear(), memory.reset_peak();
-    trainer.gradients(own_microbatches(batch_of(s, proof.seed(), step), s, trainer), hooks);
-    trainer.step();
-  }
-  const auto held = [&](MemoryKind kind, int cut_from) {  // what ZeRO cuts is there whole for a moment
-    return s.training.zero >= cut_from ? memory.peak(kind) : memory.now(kind);
-  };
+  const auto batch = [&](int step) { return batch_of(s, proof.seed(), step); };
+  const auto [held, traffic] = three_d::count_step(mesh, s, proof.dtype(), proof.seed(), batch);
   double calls = 0, sent = 0, moved = 0;
-  for (const auto& [key, traffic] : journal.traffic())
-    if (key.phase != "check") calls += double(traffic.calls), sent += double(traffic.wire);
-  for (const std::int64_t rows : three_d::routed(journal, "fwd").leave) moved += double(rows);
+  for (const auto& [key, one] : traffic) calls += double(one.calls), sent += double(one.wire);
+  for (const std::int64_t rows : three_d::routed(world.journal(), "fwd").leave) moved += double(rows);
   const auto of_all = [&](double mine) { return static_cast<std::int64_t>(sum_over(world, mine)); };
   const CheckScope scope(world);
-  const auto most =
-      world
-          .all_reduce(Tensor::of(1, 3,
-                                 {double(held(MemoryKind::weight, 3)),
-                                  double(held(MemoryKind::gradient, 2) + memory.now(MemoryKind::optimizer)),
-                                  double(activations)}),
-                      Reduce::max)
-          .values();
+  const Tensor mine = Tensor::of(1, 3, {held[0], held[1] + held[2], held[3]});
+  const auto most = world.all_reduce(mine, Reduce::max).values();
   return {axis,
           std::int64_t(most[0]),
           std::int64_t(most[1]),

@@ -2,11 +2,8 @@
 // that lesson 08's trainer counts, to the byte.
 #pragma once
 
-#include "08_three_d/generate.hpp"
-#include "09_sequence_parallel/parts.hpp"
-#include "10_zero/sharded_optimizer.hpp"
-#include "11_context_parallel/parts.hpp"
-#include "12_experts/parts.hpp"
+#include "08_three_d/harness/count.hpp"
+#include "13_all_axes/compose.hpp"
 #include "14_plan/harness/published.hpp"
 #include "app/proof.hpp"
 #include "gpt/harness/proof.hpp"
@@ -65,71 +62,56 @@ inline std::vector<SmallCut> small_cuts(const Question& asked) {
   return all;
 }
 
-/// Two steps of lesson 08's trainer, with lessons 09's and 10's parts, of which the second one is compared.
-inline void check_counted(Proof& proof, Communicator& world, const SmallCut& small) {
-  const std::string& name = small.name;
-  const Question& asked = small.asked;
-  const Cut& cut = small.cut;
+/// Bytes as counted and as planned. `off`: how far they are apart, of each rank and kind, or of each axis.
+struct Compared {
+  double counted = 0, planned = 0, off = 0;
+  void add(double is, double should_be) {
+    counted += is, planned += should_be, off += std::abs(is - should_be);
+  }
+};
+struct ComparedCut {
+  Compared state, activations;  // of this rank; state: weights, gradients, the optimiser's
+  Compared sent;                // by all ranks
+};
+
+/// A step of lesson 08's trainer under this cut, with the parts of lessons 09 to 12, beside the plan.
+/// Collective.
+inline ComparedCut compare(Communicator& world, const Question& asked, const Cut& cut, DType dtype,
+                           std::uint64_t seed) {
   const Journal before = world.journal();
-  const three_d::Config run = run_of(asked, cut);
+  three_d::Config run = run_of(asked, cut);
+  all_axes::compose(run.training);
+  const three_d::Mesh mesh(world, cut.sizes);
+  const auto batch = [&](int) { return gpt::random_tokens(run.training.model, seed); };
+  const auto [held, traffic] = three_d::count_step(mesh, run, dtype, seed, batch);
   const pipeline::Plan& schedule =
       schedule_of(run.training.schedule, cut.sizes.pp, run.training.microbatches, run.training.chunks);
-  double memory_off = 0;
+  const Parts planned = memory_of(asked, cut, run, schedule, mesh.pp->rank());
+  ComparedCut all;
+  for (std::size_t kind = 0; kind < held.size(); ++kind)
+    (kind < 3 ? all.state : all.activations).add(held[kind], planned[kind].second);
+  for (Compared* one : {&all.state, &all.activations}) one->off = sum_over(world, one->off);
+
   std::map<std::pair<std::string, std::string>, double> sent;
-  {
-    const three_d::Mesh mesh(world, cut.sizes);
-    three_d::TrainingConfig training = run.training;
-    if (training.model.sequence_parallel) sequence_parallel::use_in(training, training.model.regather);
-    if (training.model.experts > 0) experts::use_in(training);
-    if (cut.sizes.cp > 1) context_parallel::use_in(training, cut.sizes.cp, cut.way, training.model.zigzag);
-    zero::use_in(training, cut.zero);
-    three_d::Trainer trainer(mesh, training, proof.dtype(),
-                             gpt::initial_weights(training.model, nullptr, proof.dtype(), proof.seed()));
-    const auto microbatches =
-        own_microbatches(gpt::random_tokens(training.model, proof.seed()), run, trainer);
-    MemoryLedger& memory = Device::current()->memory;
-    std::int64_t activations = 0;
-    pipeline::WorkerHooks hooks;
-    hooks.after = [&](const pipeline::Instruction&) {
-      activations = std::max(activations, memory.now(MemoryKind::activation));
-    };
-    for (int step = 0; step < 2; ++step) {
-      if (step == 1) world.journal().clear(), memory.reset_peak();
-      trainer.gradients(microbatches, hooks);
-      trainer.step();
-    }
-    for (const auto& [key, traffic] : world.journal().traffic())
-      if (key.phase != "check") sent[{key.group, key.phase}] += static_cast<double>(traffic.wire);
-    const Parts planned = memory_of(asked, cut, run, schedule, mesh.pp->rank());
-    // What a stage of ZeRO cuts is there whole for a moment.
-    const auto held = [&](MemoryKind kind, int cut_from) {
-      return cut.zero >= cut_from ? memory.peak(kind) : memory.now(kind);
-    };
-    for (const auto& [part, bytes] : {std::pair{0, held(MemoryKind::weight, 3)},
-                                      {1, held(MemoryKind::gradient, 2)},
-                                      {2, held(MemoryKind::optimizer, 4)},
-                                      {3, activations}})
-      memory_off += std::abs(planned[static_cast<std::size_t>(part)].second - static_cast<double>(bytes));
-  }
-  double sent_off = 0;
-  for (const AxisTraffic& one : traffic_of(asked, cut, run)) {
-    double& mine = sent[{one.axis, one.phase}];
-    sent_off += std::abs(sum_over(world, mine) - one.bytes * world.size());
-    mine = 0;
-  }
+  for (const auto& [key, one] : traffic) sent[{key.group, key.phase}] += static_cast<double>(one.wire);
+  for (const AxisTraffic& one : traffic_of(asked, cut, run))
+    all.sent.add(sum_over(world, std::exchange(sent[{one.axis, one.phase}], 0)), one.bytes * world.size());
   double unplanned = 0;
   for (const auto& [where, bytes] : sent) unplanned += bytes;
-  sent_off += sum_over(world, unplanned);
-  memory_off = sum_over(world, memory_off);
+  all.sent.add(sum_over(world, unplanned), 0);
   world.journal() = before;  // these calls are in no table
-  proof.claim(format("{}: memory as lesson 08 counts it", name), memory_off, 0,
-              "bytes, over all ranks and kinds");
-  proof.claim(format("{}: bytes sent as lesson 08 counts them", name), sent_off, 0, "bytes, over all axes");
+  return all;
 }
 
 inline void check_counted(Proof& proof, Communicator& world) {
   proof.measured_baseline([](const auto&) { return MeasuredReference{}; });
-  for (const SmallCut& small : small_cuts(small_question(proof))) check_counted(proof, world, small);
+  for (const auto& [name, asked, cut] : small_cuts(small_question(proof))) {
+    const ComparedCut found = compare(world, asked, cut, proof.dtype(), proof.seed());
+    proof.claim(format("{}: memory as lesson 08 counts it", name), found.state.off + found.activations.off, 0,
+                "bytes, over all ranks and kinds");
+    proof.claim(format("{}: bytes sent as lesson 08 counts them", name), found.sent.off, 0,
+                "bytes, over all axes");
+  }
 }
 
 }  // namespace tessera::plan

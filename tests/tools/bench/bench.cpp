@@ -99,14 +99,14 @@ int run(int argc, char** argv) {
   const double disturbed = std::max(0.0, others.share());
   std::cout << report.text(!o.quick) << "\nOther processes took " << std::lround(100 * disturbed)
             << "% of the cores; turns in which they took more than 10% were run again.\n";
-  if (json.empty()) return 0;
+  if (json.empty()) return report.failed() ? 1 : 0;
   nlohmann::ordered_json file = {{"machine", machine},      {"device", where},      {"blas", blas_name()},
                                  {"nccl", nccl::version()}, {"compiler", compiler}, {"quick", o.quick},
                                  {"tf32", o.tf32},          {"bf16", o.bf16},       {"turns", o.turns},
                                  {"others", disturbed}};
   file.update(report.json());
   write_file(json, file.dump(2) + "\n");
-  return 0;
+  return report.failed() ? 1 : 0;
 }
 
 }  // namespace

@@ -35,9 +35,13 @@ struct Options {
 };
 
 struct Target {
-  enum Side { at_most, at_least } side;
+  /// exactly: at any size and on any machine, else the bench fails.
+  enum Side { at_most, at_least, exactly } side;
   double value;
-  bool met_by(double x) const { return side == at_most ? x <= value : x >= value; }
+  bool met_by(double x) const {
+    return side == at_most ? x <= value : side == at_least ? x >= value : x == value;
+  }
+  const char* text() const { return side == at_most ? "at most" : side == at_least ? "at least" : "exactly"; }
 };
 
 class Report {
@@ -47,9 +51,11 @@ class Report {
   /// Rows of text, the first of them a heading; numbers for programs stand in the same cells.
   void table(const std::string& title, const std::vector<std::vector<std::string>>& rows);
   std::string text(bool judged) const;
+  bool failed() const { return failed_; }
   const nlohmann::ordered_json& json() const { return json_; }
 
  private:
+  bool failed_ = false;
   nlohmann::ordered_json json_ = {{"ratios", nlohmann::ordered_json::array()},
                                   {"tables", nlohmann::ordered_json::array()}};
 };

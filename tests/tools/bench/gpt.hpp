@@ -15,15 +15,16 @@ inline GptSizes sizes_of(const Options& o) {
   return {.width = 256, .heads = 4, .layers = 4, .vocabulary = 256, .batch = 8, .seq = 128, .tied = true};
 }
 
-inline three_d::TrainingConfig training_of(const GptSizes& s, const three_d::ParallelSizes& cut,
-                                           int microbatches) {
-  three_d::TrainingConfig training;
+inline three_d::Config config_of(const GptSizes& s, const three_d::ParallelSizes& cut, int microbatches) {
+  three_d::Config config;
+  config.sizes = cut;
+  three_d::TrainingConfig& training = config.training;
   training.microbatches = microbatches;
   training.adamw = true;
   training.lr = 1e-4;
   training.model = test::model_of(s);
   training.model.attention.options.batch = s.batch / (cut.dp * microbatches);
-  return training;
+  return config;
 }
 
 inline gpt::MakeWeight weights_of_gpt(const gpt::ModelConfig& model, DType dtype = DType::f32) {
@@ -39,27 +40,15 @@ class Gpt {
  public:
   Gpt(Communicator& world, const GptSizes& s, const three_d::ParallelSizes& cut, int microbatches,
       DType dtype = DType::f32)
-      : mesh_(world, cut),
-        training_(training_of(s, cut, microbatches)),
-        trainer_(mesh_, training_, dtype, weights_of_gpt(training_.model, dtype)) {
-    three_d::Config config;
-    config.sizes = cut;
-    config.training = training_;
-    batch_ = three_d::own_microbatches(gpt::random_tokens(training_.model, 1), config, trainer_);
-  }
+      : Gpt(world, config_of(s, cut, microbatches), dtype) {}
+  Gpt(Communicator& world, const three_d::Config& config, DType dtype = DType::f32)
+      : mesh_(world, config.sizes),
+        training_(config.training),
+        trainer_(mesh_, training_, dtype, weights_of_gpt(training_.model, dtype)),
+        batch_(three_d::own_microbatches(gpt::random_tokens(training_.model, 1), config, trainer_)) {}
   void step() {
     trainer_.gradients(batch_);
     trainer_.step();
-  }
-  /// The most bytes of activations that this rank holds in a step. Collective: it takes the step.
-  std::int64_t activation_bytes() {
-    std::int64_t most = 0;
-    pipeline::WorkerHooks hooks;
-    hooks.after = [&](const pipeline::Instruction&) {
-      most = std::max(most, Device::current()->memory.now(MemoryKind::activation));
-    };
-    trainer_.gradients(batch_, hooks);
-    return most;
   }
   const three_d::Mesh& mesh() const { return mesh_; }
   const three_d::TrainingConfig& training() const { return training_; }

@@ -158,8 +158,9 @@ void Report::ratio(const std::string& name, std::vector<double> turns, std::opti
   one = {{"name", name}, {"median", median(turns)}, {"min", *least}, {"max", *most}, {"target", nullptr}};
   if (target) {
     one["target"] = target->value;
-    one["target_is"] = target->side == Target::at_most ? "at most" : "at least";
+    one["target_is"] = target->text();
     one["met"] = target->met_by(median(turns));
+    failed_ = failed_ || (target->side == Target::exactly && !target->met_by(median(turns)));
   }
   one["what"] = what;
 }
@@ -175,9 +176,10 @@ std::string Report::text(bool judged) const {
     auto& row = rows.emplace_back(std::vector{r["name"].get<std::string>()});
     for (const char* key : {"median", "min", "max"}) row.push_back(number(r[key].get<double>()));
     const bool has_target = !r["target"].is_null();
-    row.push_back(
-        has_target ? (r["target_is"] == "at most" ? "<= " : ">= ") + number(r["target"].get<double>()) : "");
-    row.emplace_back(!judged || !has_target ? "" : r["met"].get<bool>() ? "met" : "MISSED");
+    row.push_back(has_target ? r["target_is"].get<std::string>() + " " + number(r["target"].get<double>())
+                             : "");
+    const bool judge = has_target && (judged || r["target_is"] == "exactly");
+    row.emplace_back(!judge ? "" : r["met"].get<bool>() ? "met" : "MISSED");
     explained += format("  {}: {}\n", row[0], r["what"].get<std::string>());
   }
   if (rows.size() > 1) out = tessera::table(rows, "lrrrrl", 2) + explained;
