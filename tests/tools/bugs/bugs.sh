@@ -183,10 +183,14 @@ check() {
   [[ -z $(nobodys) ]] && ((caught == ${#all[@]}))
 }
 
-# Shows on a terminal how far a build is, by its lines "[12/58] Building ...". Any other output is left out.
+# Shows on a terminal how far a build is, by its lines "[12/58] Building ...". Any other output is left out. It is no
+# awk, since that of Debian waits for the end of its input.
 steps() {
-  if [[ -t 2 ]]; then awk '/^\[/ { split($0, at, "]"); printf "\r  building %s]\033[K", at[1] } END { printf "\r\033[K" }' >&2
-  else cat >/dev/null; fi
+  local line
+  while IFS= read -r line; do
+    if [[ $line == \[* && -t 2 ]]; then printf '\r  building %s]\e[K' "${line%%]*}" >&2; fi
+  done
+  if [[ -t 2 ]]; then printf '\r\e[K' >&2; fi
 }
 
 # hunt BUILD [LESSON | --names | --answer NAME]: hides a bug in a copy of the course and runs it. The name of the bug is

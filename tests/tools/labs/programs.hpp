@@ -126,9 +126,11 @@ struct Programs {
   /// The master's records of all tasks of the lessons, with what comes out where a sum is forgotten.
   Json reference(std::uint64_t seed, const std::set<std::string>& lessons) const {
     const std::string program = (folder / "bin/lab_").string();
+    const bool shows = isatty(STDERR_FILENO) == 1;
     Json tasks = Json::array();
     for (const TaskInfo& task : all_tasks(root)) {
       if (lessons.count(task.lesson()) == 0) continue;
+      if (shows) std::fprintf(stderr, "\r  records what is expected of %s\033[K", task.name.c_str());
       auto [trials, fault] = record(program, task.name, seed, "reference", task_limits);
       for (const Json& trial : trials)
         if (trial.contains("error")) fault += trial.at("error");
@@ -143,6 +145,7 @@ struct Programs {
       tasks.push_back(
           {{"name", task.name}, {"points", task.points}, {"file", task.file}, {"trials", trials}});
     }
+    if (shows) std::fputs("\r\033[K", stderr);
     return tasks;
   }
 };
