@@ -63,7 +63,7 @@ std::vector<Table> tables(const Options& o) {
   base.asked.fused_attention = true;  // as tokens that are cut need it
   Table context{"lesson 11's context parallelism", {base}};
   Row& whole = context.rows.front();
-  whole.asked.batch = 2;
+  whole.asked.batch = 2, whole.model().attention.heads = whole.model().attention.kv_heads = 2;
   if (!o.quick) whole.model().attention.options.seq = 256;
   for (const int f : {1, 2, 4})
     for (const int n : {1, 2, 4, 8})
@@ -93,7 +93,7 @@ std::vector<Table> tables(const Options& o) {
 }
 
 void measure(Row& row, const Options& o) {
-  row.cut.microbatch = row.asked.batch / (row.cut.sizes.dp * row.microbatches);
+  row.cut.microbatch = row.asked.batch / row.cut.sizes.dp / row.microbatches;
   launch(o.ranks(row.cut.sizes.ranks()), [&](Communicator& world) {
     std::vector<double> times;
     {
