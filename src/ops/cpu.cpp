@@ -249,6 +249,7 @@ void wait_passively() {
   for (std::string& word : words) arguments.push_back(word.data());
   arguments.push_back(nullptr);
   setenv("OMP_WAIT_POLICY", "passive", 1);
+  setenv("GOMP_SPINCOUNT", "5000", 1);  // some 50 us, less than it takes to wake a thread that sleeps
   if (!words.empty()) execv("/proc/self/exe", arguments.data());  // goes on here where that fails
 #endif
 }

@@ -149,7 +149,8 @@ void set_math_threads(int threads);
 int math_threads_or(int otherwise, int ranks_of_process);
 /// OpenMP's threads spin while they wait for each other. On a busy machine they thereby take the core from
 /// the thread that they wait for. libgomp reads OMP_WAIT_POLICY only when a program is loaded, so this starts
-/// the program again with OMP_WAIT_POLICY=passive, unless the user has set that variable or GOMP_SPINCOUNT.
+/// the program again with OMP_WAIT_POLICY=passive and a short spin, unless the user has set that variable or
+/// GOMP_SPINCOUNT.
 /// To be called before anything else is done.
 void wait_passively();
 std::string blas_name();  ///< "OpenBLAS 0.3.21 (openmp)", or "plain loops"
