@@ -29,7 +29,7 @@ void gpt(Report& report, const Options& o) {
     Device::current()->tf32 = o.tf32;
     const Turns turns = in_turns(
         comm, o.turns, [&] { gpt.step(); }, [&] { products.run(); });
-    report.ratio("gpt.step_over_gemm", turns.a_over_b(), Target{Target::at_most, o.cuda() ? 1.30 : 1.25},
+    report.ratio("gpt.step_over_gemm", turns.a_over_b(), Target{Target::at_most, o.cuda() ? 1.30 : 1.15},
                  format("a training step ({} tokens, width {}, {} layers, AdamW) over its bare products, {}",
                         s.tokens(), s.width, s.layers, turns.both()));
   });

@@ -67,7 +67,7 @@ void tensor_parallel(Report& report, const Options& o) {
     const Turns turns = block_turns(comm, o);
     if (comm.rank() == 0)
       report.ratio(
-          "tp.efficiency_2", turns.b_over_a(), Target{Target::at_least, 0.93},
+          "tp.efficiency_2", turns.b_over_a(), Target{Target::at_least, 0.96},
           format("two ranks' step of the block, and their halves of the products: {}", turns.both()));
   });
 }

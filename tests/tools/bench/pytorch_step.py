@@ -8,6 +8,7 @@ which PyTorch, and which BLAS, on standard error.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -121,40 +122,62 @@ def timed(o, step):
     return seconds
 
 
-class Server:
-    """A program that takes its step for each line of input, and prints the seconds."""
-
-    def __init__(self, *command):
-        self.command = command
-        self.program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
-
-    def __call__(self):
-        try:
-            self.program.stdin.write("\n")
-            return float(self.program.stdout.readline())
-        except (BrokenPipeError, ValueError):
-            raise RuntimeError("it has ended: " + " ".join(self.command)) from None
-
-    def close(self):
-        self.program.stdin.close()
-        self.program.wait()
-
-
-def own_seconds():
-    """Of this process and all below it, the time on cores so far."""
-    times, below = {}, {}
+def stat_of_all():
+    """Of each process its parent and its time on cores, that of its ended children included, in ticks."""
+    found = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{name}/stat") as stat:
                 words = stat.read().rsplit(")", 1)[1].split()
         except OSError:  # it has ended
             continue
-        times[int(name)] = sum(map(int, words[11:15]))  # its ended children too
-        below.setdefault(int(words[1]), []).append(int(name))
-    family = [os.getpid()]
+        found[int(name)] = int(words[1]), sum(map(int, words[11:15]))
+    return found
+
+
+def family_of(process, found):
+    """The process and all below it."""
+    family = [process]
     for one in family:
-        family += below.get(one, [])
-    return sum(times[one] for one in family) / os.sysconf("SC_CLK_TCK")
+        family += [other for other, (parent, _) in found.items() if parent == one]
+    return family
+
+
+class Server:
+    """A program that takes its step for each line of input, and prints the seconds. Between two steps all its processes
+    are stopped, so that ranks which wait for the next one do not poll while the other side takes its turn."""
+
+    def __init__(self, *command):
+        self.command = command
+        self.program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+
+    def signal(self, number):
+        for process in family_of(self.program.pid, stat_of_all()):
+            try:
+                os.kill(process, number)
+            except ProcessLookupError:  # it has ended
+                pass
+
+    def __call__(self):
+        try:
+            self.signal(signal.SIGCONT)
+            self.program.stdin.write("\n")
+            seconds = float(self.program.stdout.readline())
+            self.signal(signal.SIGSTOP)
+            return seconds
+        except (BrokenPipeError, ValueError):
+            raise RuntimeError("it has ended: " + " ".join(self.command)) from None
+
+    def close(self):
+        self.signal(signal.SIGCONT)
+        self.program.stdin.close()
+        self.program.wait()
+
+
+def own_seconds():
+    """Of this process and all below it, the time on cores so far."""
+    found = stat_of_all()
+    return sum(found[one][1] for one in family_of(os.getpid(), found)) / os.sysconf("SC_CLK_TCK")
 
 
 class Others:
