@@ -3,12 +3,14 @@
 // prints and how it ends.
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <csignal>
 #include <filesystem>
 #include <iostream>
 #include <sstream>
 
 #include "comm/launch.hpp"
+#include "comm/mpi_job.hpp"
 #include "random_programs.hpp"
 
 using namespace tessera;
@@ -43,7 +45,21 @@ void busy(Communicator& comm) {
   }
 }
 
+/// A timer that ends before its time calls nothing, also as it begins to wait; one that lives calls again.
+void timers() {
+  std::atomic<int> calls = 0;
+  const auto call = [&] { ++calls; };
+  for (int i = 0; i < 300; ++i) {
+    const mpi::Timer timer(std::chrono::hours(1), call);
+    for (volatile int k = 0; k < i * 100; k = k + 1) continue;
+  }
+  expect_eq(int{calls}, 0, "calls of timers that end early");
+  const mpi::Timer timer(std::chrono::milliseconds(1), call);
+  while (calls < 3) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+}
+
 void conform() {
+  timers();
   for (const bool verify : {true, false})
     for (const Program& program : programs) {
       LaunchOptions each = options();
