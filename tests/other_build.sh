@@ -11,11 +11,11 @@ needs() { command -v "$1" >/dev/null || { echo "skipped: needs $2"; exit 77; }; 
 case $folder in
   */cuda_compiles) needs "${CUDACXX:-nvcc}" "nvcc (NVIDIA's CUDA toolkit, 12.0 or newer)" ;;
 esac
-part=()
+suite='test_*.cpp'  # said each time, since the folder remembers the last third
 if [[ $target == third ]]; then
-  target=suite part=(-DTESSERA_SUITE="test_comm.cpp;$(cd tests && ls test_*.cpp | ./third.sh | paste -sd ';')")
+  target=suite suite="test_comm.cpp;$(cd tests && ls test_*.cpp | ./third.sh | paste -sd ';')"
 fi
-nice cmake -S . -B "$folder" "$@" "${part[@]}" >/dev/null
+nice cmake -S . -B "$folder" "$@" "-DTESSERA_SUITE=$suite" >/dev/null
 nice cmake --build "$folder" --parallel "$(nproc)" --target "$target"
 
 # A test asks for more memory than there is: that is refused, as it is without a sanitizer.
