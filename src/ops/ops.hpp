@@ -58,6 +58,8 @@ struct LayerNorm {
 /// y = (x - mean) / sqrt(variance + epsilon) gamma + beta, with the mean and the variance (1/F) of each row
 /// of x (N, F); gamma and beta are (1, F). Ba, Kiros and Hinton 2016, "Layer Normalization".
 LayerNorm layer_norm(const Tensor& x, const Tensor& gamma, const Tensor& beta, double epsilon = 1e-5);
+/// dx (N, F), of which each row needs the same row of dy and x alone. notebooks_md/05_block.md derives the
+/// three gradients.
 Tensor layer_norm_backward(const Tensor& dy, const LayerNorm& saved, const Tensor& gamma);
 /// dgamma (1, F) += the sum over rows of dy (x - mean) inverse_deviation, dbeta (1, F) += sum_rows(dy).
 void add_layer_norm_weights(const Tensor& dgamma, const Tensor& dbeta, const Tensor& dy,

@@ -158,7 +158,8 @@ struct LayerNormRow {
   }
 };
 
-/// With h = (x - mean) / deviation and g = dy gamma: dx = (g - mean(g) - h mean(g h)) / deviation.
+/// With xhat = (x - mean) / deviation and dxhat = dy gamma, as notebooks_md/05_block.md derives it:
+/// dx = (dxhat - mean(dxhat) - xhat mean(dxhat xhat)) / deviation.
 template <class T>
 struct LayerNormBackwardRow {
   using A = Arithmetic<T>;
@@ -177,7 +178,7 @@ struct LayerNormBackwardRow {
   }
 };
 
-/// A term of the sums over rows: x, and dy h for the gradient of gamma.
+/// A term of the sums over rows: x, and dy xhat for the gradient of gamma.
 template <class T>
 struct Term {
   View<T> x;
