@@ -16,7 +16,7 @@ using namespace tessera::three_d;
 
 namespace {
 
-const std::string hugging_face = fixtures + "gpt2/model.safetensors";
+const std::string trained_files = fixtures + "gpt2/model.safetensors";
 
 /// A file of this test's, gone with it.
 class Scratch {
@@ -35,7 +35,7 @@ std::string little_endian(const std::vector<int>& values, int bytes) {
 }
 
 /// Hugging Face's model and the text of its fixture, of which it found the loss.
-Config pretrained(const std::string& file = hugging_face) {
+Config pretrained(const std::string& file = trained_files) {
   Config s;
   s.weights = std::make_shared<const gpt::WeightsFile>(file);
   s.training.model = model_of({.width = s.weights->width,
@@ -196,7 +196,7 @@ TEST_CASE("draws are as frequent as their probabilities, on any number of ranks,
 }
 
 TEST_CASE("weights: prefix, masks, an equal head and f64 are taken, what is no such GPT-2 is refused") {
-  const Tensors original = load_safetensors(hugging_face);
+  const Tensors original = load_safetensors(trained_files);
   const Config s = pretrained();
   const auto loads = [&](const Tensors& tensors) {
     const Scratch file;
@@ -245,7 +245,7 @@ TEST_CASE("weights: prefix, masks, an equal head and f64 are taken, what is no s
 }
 
 TEST_CASE("weights: a file in BF16 or F16 is read, one in I64 is refused by name") {
-  const Tensors original = load_safetensors(hugging_face);
+  const Tensors original = load_safetensors(trained_files);
   for (const std::string dtype : {"BF16", "F16", "I64"}) {
     std::string header = "{", data;  // all elements are 0, and so is every logit
     for (const auto& [name, tensor] : original) {
@@ -267,7 +267,7 @@ TEST_CASE("weights: a file in BF16 or F16 is read, one in I64 is refused by name
 TEST_CASE("config.json beside the weights: heads and epsilon are taken, what we do not have is refused") {
   const Directory directory;
   const std::string path = directory.file("model.safetensors");
-  std::filesystem::copy_file(hugging_face, path);
+  std::filesystem::copy_file(trained_files, path);
   const auto configured = [&](const std::string& json) {
     std::ofstream(directory.file("config.json")) << json;
     Config s = pretrained(path);
@@ -308,7 +308,7 @@ TEST_CASE("config.json beside the weights: heads and epsilon are taken, what we 
 
 TEST_CASE("weights: published files hold masks of four axes, which nobody reads") {
   // A header as Hugging Face's of GPT-2: the mask (1, 1, S, S) in front of what the original file has.
-  std::ifstream in(hugging_face, std::ios::binary);
+  std::ifstream in(trained_files, std::ios::binary);
   const std::string raw{std::istreambuf_iterator<char>(in), {}};
   const std::size_t length = static_cast<unsigned char>(raw[0]) + 256U * static_cast<unsigned char>(raw[1]);
   const std::size_t data = raw.size() - 8 - length;
@@ -331,14 +331,14 @@ TEST_CASE("weights: shorter sequences read the first positions of the whole wpe"
   CHECK(std::abs(run(s, {2, 2, 2}, DType::f64).loss - whole) <= 1e-12 * whole);
   const Tensor wpe = s.weights->read("wpe.weight", Slice::whole(12, 32), DType::f64);
   CHECK(wpe.values() ==
-        cast(load_safetensors(hugging_face).at("transformer.wpe.weight"), DType::f64).values());
+        cast(load_safetensors(trained_files).at("transformer.wpe.weight"), DType::f64).values());
   CHECK(contains(message_from([&] { s.weights->read("wpe.weight", Slice::whole(5, 32), DType::f64); }),
                  "wpe.weight is (12, 32) f32: (5, 32) of floating point would work"));
 }
 
 TEST_CASE("weights: a number that is none is named as what it is, with its place") {
   for (const double bad : {NAN, INFINITY, -INFINITY}) {
-    Tensors tensors = load_safetensors(hugging_face);
+    Tensors tensors = load_safetensors(trained_files);
     tensors.at("transformer.h.1.mlp.c_fc.weight").data<float>()[3 * 128 + 77] = static_cast<float>(bad);
     const Scratch file;
     save_safetensors(file.path, tensors);

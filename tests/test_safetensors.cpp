@@ -74,7 +74,7 @@ std::string fault(const Directory& directory, const std::string& bytes) {
 }
 
 /// {"a": {...}} of one tensor, from the texts of its three values.
-std::string one(const std::string& dtype, const std::string& shape, const std::string& offsets) {
+std::string one_tensor(const std::string& dtype, const std::string& shape, const std::string& offsets) {
   return R"({"a":{"dtype":)" + dtype + R"(,"shape":)" + shape + R"(,"data_offsets":)" + offsets + "}}";
 }
 
@@ -160,7 +160,7 @@ TEST_CASE("a broken file is refused, and the message says where it is broken") {
     const std::string found = fault(directory, bytes);
     CHECK_MESSAGE(contains(found, message), "expected: ", message, "; found: ", found);
   };
-  const std::string good = one(R"("F32")", "[2,3]", "[0,24]");
+  const std::string good = one_tensor(R"("F32")", "[2,3]", "[0,24]");
   REQUIRE(fault(directory, file_of(good, 24)).empty());
 
   refuses("", "the file has 0 B");
@@ -186,32 +186,33 @@ TEST_CASE("a broken file is refused, and the message says where it is broken") {
 
   for (const char* dtype : {"F8_E4M3", "I64", "BOOL", "f32", ""}) {
     const std::string quoted = format("\"{}\"", dtype);
-    refuses(file_of(one(quoted, "[2,3]", "[0,12]"), 12),
+    refuses(file_of(one_tensor(quoted, "[2,3]", "[0,12]"), 12),
             format("has the dtype {}; BF16, F16, F32, F64 and I32", quoted));
   }
-  refuses(file_of(one("32", "[2,3]", "[0,24]"), 24), "has the dtype 32");
+  refuses(file_of(one_tensor("32", "[2,3]", "[0,24]"), 24), "has the dtype 32");
 
-  refuses(file_of(one(R"("F32")", "[1,2,3]", "[0,24]"), 24), R"(tensor "a" has 3 axes; at most two)");
-  refuses(file_of(one(R"("F32")", "6", "[0,24]"), 24), "a shape that is not a list");
-  refuses(file_of(one(R"("F32")", "[-2,-3]", "[0,24]"), 24), "has the shape [-2,-3]");
-  refuses(file_of(one(R"("F32")", "[2.5,3]", "[0,24]"), 24), "has the shape [2.5,3]");
-  refuses(file_of(one(R"("F32")", R"(["2",3])", "[0,24]"), 24), "has the shape [\"2\",3]");
+  refuses(file_of(one_tensor(R"("F32")", "[1,2,3]", "[0,24]"), 24), R"(tensor "a" has 3 axes; at most two)");
+  refuses(file_of(one_tensor(R"("F32")", "6", "[0,24]"), 24), "a shape that is not a list");
+  refuses(file_of(one_tensor(R"("F32")", "[-2,-3]", "[0,24]"), 24), "has the shape [-2,-3]");
+  refuses(file_of(one_tensor(R"("F32")", "[2.5,3]", "[0,24]"), 24), "has the shape [2.5,3]");
+  refuses(file_of(one_tensor(R"("F32")", R"(["2",3])", "[0,24]"), 24), "has the shape [\"2\",3]");
   // 2^62 x 8 x 4 B, and 2^64 + 6 elements, are few enough once they have wrapped around.
-  refuses(file_of(one(R"("F32")", "[4611686018427387904,8]", "[0,0]")), "an axis has 0 to 2147483647");
-  refuses(file_of(one(R"("F32")", "[18446744073709551622]", "[0,24]"), 24), "an axis has 0 to");
-  refuses(file_of(one(R"("F32")", "[4611686018427387904,0]", "[0,0]")), "an axis has 0 to");
-  refuses(file_of(one(R"("F64")", "[2147483647,2147483647]", "[0,24]"), 24), "cannot lie in 24 B");
+  refuses(file_of(one_tensor(R"("F32")", "[4611686018427387904,8]", "[0,0]")), "an axis has 0 to 2147483647");
+  refuses(file_of(one_tensor(R"("F32")", "[18446744073709551622]", "[0,24]"), 24), "an axis has 0 to");
+  refuses(file_of(one_tensor(R"("F32")", "[4611686018427387904,0]", "[0,0]")), "an axis has 0 to");
+  refuses(file_of(one_tensor(R"("F64")", "[2147483647,2147483647]", "[0,24]"), 24), "cannot lie in 24 B");
 
-  refuses(file_of(one(R"("F32")", "[2,3]", "[0,24]"), 20), R"(tensor "a" ends at 24 of 20 B of data)");
-  refuses(file_of(one(R"("F32")", "[2,3]", "[24,0]"), 24), "reversed data_offsets [24,0]");
-  refuses(file_of(one(R"("F32")", "[2,3]", "[0]"), 24), "data_offsets [0], not two byte positions");
-  refuses(file_of(one(R"("F32")", "[2,3]", "[-24,0]"), 24), "not two byte positions");
-  refuses(file_of(one(R"("F32")", "[2,3]", "[0,24.0]"), 24), "not two byte positions");
-  refuses(file_of(one(R"("F32")", "[2,3]", "[0,18446744073709551615]"), 24), "ends at 18446744073709551615");
-  refuses(file_of(one(R"("F32")", "[2,3]", "[0,20]"), 20), "of shape [2,3] F32 cannot lie in 20 B");
-  refuses(file_of(one(R"("F32")", "[2,3]", "[0,25]"), 25), "cannot lie in 25 B");
-  refuses(file_of(one(R"("F64")", "[2,3]", "[0,24]"), 24), "of shape [2,3] F64 cannot lie in 24 B");
-  refuses(file_of(one(R"("BF16")", "[2,3]", "[0,24]"), 24), "of shape [2,3] BF16 cannot lie in 24 B");
+  refuses(file_of(one_tensor(R"("F32")", "[2,3]", "[0,24]"), 20), R"(tensor "a" ends at 24 of 20 B of data)");
+  refuses(file_of(one_tensor(R"("F32")", "[2,3]", "[24,0]"), 24), "reversed data_offsets [24,0]");
+  refuses(file_of(one_tensor(R"("F32")", "[2,3]", "[0]"), 24), "data_offsets [0], not two byte positions");
+  refuses(file_of(one_tensor(R"("F32")", "[2,3]", "[-24,0]"), 24), "not two byte positions");
+  refuses(file_of(one_tensor(R"("F32")", "[2,3]", "[0,24.0]"), 24), "not two byte positions");
+  refuses(file_of(one_tensor(R"("F32")", "[2,3]", "[0,18446744073709551615]"), 24),
+          "ends at 18446744073709551615");
+  refuses(file_of(one_tensor(R"("F32")", "[2,3]", "[0,20]"), 20), "of shape [2,3] F32 cannot lie in 20 B");
+  refuses(file_of(one_tensor(R"("F32")", "[2,3]", "[0,25]"), 25), "cannot lie in 25 B");
+  refuses(file_of(one_tensor(R"("F64")", "[2,3]", "[0,24]"), 24), "of shape [2,3] F64 cannot lie in 24 B");
+  refuses(file_of(one_tensor(R"("BF16")", "[2,3]", "[0,24]"), 24), "of shape [2,3] BF16 cannot lie in 24 B");
 
   const auto two = [&](const std::string& first, const std::string& second) {
     return R"({"a":{"dtype":"F32","shape":[2],"data_offsets":)" + first +
@@ -226,8 +227,8 @@ TEST_CASE("a broken file is refused, and the message says where it is broken") {
   refuses(file_of(good, 25), "1 B at the end belong to no tensor");
   refuses(file_of("{}", 1), "1 B at the end belong to no tensor");
   // A message stays a line, whatever the file holds.
-  CHECK(fault(directory, file_of(one(format("\"{}\"", std::string(50000, 'x')), "[1]", "[0,4]"), 4)).size() <
-        400);
+  CHECK(fault(directory, file_of(one_tensor(format("\"{}\"", std::string(50000, 'x')), "[1]", "[0,4]"), 4))
+            .size() < 400);
 }
 
 TEST_CASE("a tensor that cannot be read is refused when it is read, and hinders no other") {
@@ -254,7 +255,7 @@ TEST_CASE("all 65536 halves of either kind are read as what they are") {
     std::string data;
     for (int bits = 0; bits < 65536; ++bits) data += {static_cast<char>(bits), static_cast<char>(bits >> 8)};
     write(directory.file("x"),
-          file_of(one(brain ? R"("BF16")" : R"("F16")", "[256,256]", "[0,131072]")) + data);
+          file_of(one_tensor(brain ? R"("BF16")" : R"("F16")", "[256,256]", "[0,131072]")) + data);
     const Tensor read = load_safetensors(directory.file("x")).at("a");
     CHECK(shape(read) == (brain ? "(256, 256) bf16" : "(256, 256) f32"));
     const auto values = read.values();
@@ -300,9 +301,9 @@ TEST_CASE("a header made to hurt costs no more than its size") {
   std::string axes = "1", members = R"("a":"b")";
   for (int i = 1; i < 100000; ++i) axes += ",1";
   for (int i = 1; i < 1100000; ++i) members += format(R"(,"{}":"")", i);
-  CHECK(fault(directory, file_of(one(R"("F32")", "[" + axes + ",-1]", "[0,4]"), 4)).size() < 400);
-  CHECK(
-      contains(fault(directory, file_of(one(R"("F32")", "[" + axes + "]", "[0,4]"), 4)), "has 100000 axes"));
+  CHECK(fault(directory, file_of(one_tensor(R"("F32")", "[" + axes + ",-1]", "[0,4]"), 4)).size() < 400);
+  CHECK(contains(fault(directory, file_of(one_tensor(R"("F32")", "[" + axes + "]", "[0,4]"), 4)),
+                 "has 100000 axes"));
   CHECK(contains(fault(directory, file_of(R"({"__metadata__":{)" + members + "}}")),
                  "more than 2000000 values"));
   CHECK(

@@ -185,7 +185,7 @@ struct Trained {
   std::vector<double> losses;
   std::string file;
 };
-Trained run_of(three_d::Config s, const std::string& folder, DType dtype = DType::f64) {
+Trained trained_run(three_d::Config s, const std::string& folder, DType dtype = DType::f64) {
   s.save = folder;
   Trained found;
   on_ranks(s.sizes.ranks(), [&](Communicator& world) {
@@ -197,7 +197,7 @@ Trained run_of(three_d::Config s, const std::string& folder, DType dtype = DType
   found.file = bytes_of(folder);
   return found;
 }
-Trained run_of(const three_d::Config& s) { return run_of(s, Directory().file("run")); }
+Trained trained_run(const three_d::Config& s) { return trained_run(s, Directory().file("run")); }
 
 /// Every factorisation of 1, 2, 4 and 8, and three replicas.
 std::vector<ParallelSizes> all_sizes() {
@@ -218,7 +218,7 @@ TEST_CASE("lesson 08 under every stage: the losses and the checkpoint of stage 0
         const auto run = [&](int stage) {
           three_d::Config s = trained(sizes, stage, adamw);
           if (tokens_cut) sequence_parallel::use_in(s.training, false);
-          return run_of(s);
+          return trained_run(s);
         };
         const Trained plain = run(0);
         CHECK(plain.losses.size() == 3);
@@ -244,7 +244,7 @@ TEST_CASE(
           three_d::Config s = trained(sizes, stage, false, 4);
           s.training.schedule = schedule, s.training.chunks = interleaved ? 2 : 1;
           s.training.clip = clip;
-          return run_of(s);
+          return trained_run(s);
         };
         const Trained plain = run(0);
         for (const int stage : {1, 2, 3}) {
@@ -296,10 +296,10 @@ TEST_CASE("lesson 08: a checkpoint of every stage resumes under another stage an
   for (const bool adamw : {false, true}) {
     three_d::Config s = trained({2, 1, 4}, 0, adamw, 2);
     s.steps = 5;
-    const Trained all = run_of(s);
+    const Trained all = trained_run(s);
     for (const int stage : {1, 2, 3}) {
       const std::string folder = directory.file(format("{}-{:d}", stage, adamw));
-      run_of(trained({2, 1, 4}, stage, adamw, 2), folder);
+      trained_run(trained({2, 1, 4}, stage, adamw, 2), folder);
       for (const auto& to : {std::pair{ParallelSizes{2, 1, 4}, 1},
                              {{1, 1, 3}, 3},
                              {{4, 2, 1}, 2},
@@ -313,7 +313,7 @@ TEST_CASE("lesson 08: a checkpoint of every stage resumes under another stage an
         s = trained(sizes, next, adamw, 8 / sizes.dp);
         if (sizes.dp == 3) s = trained(sizes, next, adamw, 2);
         s.steps = 5;
-        const Trained rest = run_of(resumed(s, folder), directory.file("rest"));
+        const Trained rest = trained_run(resumed(s, folder), directory.file("rest"));
         CHECK(three_d::largest_distance(rest.losses, {all.losses.begin() + 3, all.losses.end()}) <= 1e-11);
         if (sizes.dp == 4 && stage == 1) CHECK(rest.file == all.file);
       }
@@ -325,10 +325,10 @@ TEST_CASE("lesson 08 in bf16 under every stage resumes from the masters in f32, 
   const Directory directory;
   for (const int stage : {1, 2, 3}) {
     three_d::Config s = trained({2, 1, 2}, stage, true);
-    run_of(s, directory.file("run"), DType::bf16);
+    trained_run(s, directory.file("run"), DType::bf16);
     s.steps = 6;
-    const Trained all = run_of(s, directory.file("all"), DType::bf16),
-                  rest = run_of(resumed(s, directory.file("run")), directory.file("rest"), DType::bf16);
+    const Trained all = trained_run(s, directory.file("all"), DType::bf16),
+                  rest = trained_run(resumed(s, directory.file("run")), directory.file("rest"), DType::bf16);
     CHECK(rest.file == all.file);
   }
 }

@@ -41,7 +41,7 @@ Tensor with(const Tensor& x, const Tensor& error) { return error.defined() ? add
 /// The bound g (|a| + ea) (|b| + eb) + ea |b| + (|a| + ea) eb is computed as a product for each factor that
 /// has an error: (g |a| + (1 + g) ea) |b| + (1 + g) (|a| + ea) eb.
 template <class Multiply>
-Bounded product(const Bounded& a, const Bounded& b, bool transposed, const Multiply& multiply) {
+Bounded product_of(const Bounded& a, const Bounded& b, bool transposed, const Multiply& multiply) {
   return {a.arithmetic(), [=]() -> Values {
             const Tensor value = multiply(a->value, b->value);
             const Tensor a_abs = absolute(a->value), b_abs = absolute(b->value), ea = a->error, eb = b->error;
@@ -129,13 +129,13 @@ Bounded bounded_input(std::function<Tensor()> make, std::shared_ptr<Rounding> ar
 }
 
 Bounded matmul(const Bounded& a, const Bounded& b) {
-  return product(a, b, false, [](const Tensor& l, const Tensor& r) { return matmul(l, r); });
+  return product_of(a, b, false, [](const Tensor& l, const Tensor& r) { return matmul(l, r); });
 }
 Bounded matmul(const BoundedTransposed& a, const Bounded& b) {
-  return product(a.of, b, true, [](const Tensor& l, const Tensor& r) { return matmul(t(l), r); });
+  return product_of(a.of, b, true, [](const Tensor& l, const Tensor& r) { return matmul(t(l), r); });
 }
 Bounded matmul(const Bounded& a, const BoundedTransposed& b) {
-  return product(a, b.of, false, [](const Tensor& l, const Tensor& r) { return matmul(l, t(r)); });
+  return product_of(a, b.of, false, [](const Tensor& l, const Tensor& r) { return matmul(l, t(r)); });
 }
 
 Bounded add_bias(const Bounded& x, const Bounded& bias) {
