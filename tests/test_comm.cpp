@@ -194,7 +194,7 @@ TEST_CASE("UsageError keeps its exit code where another rank cannot be stopped")
   }
 }
 
-TEST_CASE("a posted send is taken while its sender computes, and does not wait") {
+TEST_CASE("an asynchronous send is taken while its sender computes, and does not wait") {
   std::atomic<bool> taken = false;
   on_ranks(2, [&](Communicator& comm) {
     const Tensor x = Tensor::zeros(8, 8, DType::f32);
