@@ -16,15 +16,19 @@ World::World(const LaunchOptions& options)
     : options_(options),
       moved_(now()),
       last_busy_(moved_),
-      spins_(options.ranks > 1 && options.ranks <= static_cast<int>(std::thread::hardware_concurrency())),
+      core_each_(options.ranks <= static_cast<int>(std::thread::hardware_concurrency())),
       ranks_(static_cast<std::size_t>(options.ranks)) {}
 
 std::unique_lock<std::mutex> World::take() const {
   std::unique_lock lock(mutex_, std::try_to_lock);
-  if (spins_ && !lock)
-    for (const Time end = now() + spin_time; !lock.try_lock() && now() < end;) continue;
+  if (!lock)
+    for (const Time end = now() + spin_time; !lock.try_lock() && now() < end;) pause();
   if (!lock) lock.lock();
   return lock;
+}
+
+void World::pause() const {
+  if (!core_each_) std::this_thread::yield();
 }
 
 void World::enter(Call& call) {
@@ -102,11 +106,9 @@ void World::wait(const Entry& entry) {
     const auto deadline = [&] { return std::max(began, busy_until()) + options_.timeout; };
     const Time until = deadline();
     const long seen = me.changes;
-    if (spins_) {  // to be woken takes longer than a small call
-      lock.unlock();
-      for (const Time end = now() + spin_time; me.changes == seen && now() < end;) continue;
-      lock = take();
-    }
+    lock.unlock();  // to be woken takes longer than a small call
+    for (const Time end = now() + spin_time; me.changes == seen && now() < end;) pause();
+    lock = take();
     if (!fault_ && me.changes == seen && me.changed.wait_until(lock, until) == std::cv_status::timeout &&
         !operation->complete() && deadline() <= until)
       stall();

@@ -107,6 +107,7 @@ class World {
 
   /// The lock. Who holds it does so for less time than it takes to sleep and to be woken.
   std::unique_lock<std::mutex> take() const;
+  void pause() const;  ///< Between two looks at what another rank is about to do.
   // The caller of these functions holds the lock.
   Rank& at(int world_rank) { return ranks_[static_cast<std::size_t>(world_rank)]; }
   const Rank& at(int world_rank) const { return ranks_[static_cast<std::size_t>(world_rank)]; }
@@ -128,7 +129,7 @@ class World {
   LaunchOptions options_;
   Time moved_;  // when a rank last made a call or returned
   Time last_busy_;
-  const bool spins_;  // each rank has a core: one that waits need not sleep at once
+  const bool core_each_;  // no rank that computes needs the core of one that waits
   std::vector<Rank> ranks_;
   /// By id, those operations at which not all ranks have arrived.
   std::map<std::string, std::shared_ptr<Operation>> open_;
