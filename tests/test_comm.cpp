@@ -165,6 +165,15 @@ TEST_CASE("a refusal of a flag names no rank: it is the same on all of them") {
         }) == "rank 1 is out of memory");
 }
 
+TEST_CASE("of ranks that throw the same error the lowest is named, whichever threw first") {
+  std::atomic<int> thrown = 0;
+  CHECK(message_of(4, [&](Communicator& comm) {
+          while (thrown < 3 - comm.rank()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+          ++thrown;
+          throw Error("stage 3 has no forward");
+        }) == "rank 0: stage 3 has no forward");
+}
+
 TEST_CASE("a request that outlives its launch is an error, and so is its wait") {
   Request kept;
   const std::string message = message_of(2, [&](Communicator& comm) {

@@ -135,6 +135,8 @@ class World {
   std::map<std::string, std::shared_ptr<Operation>> open_;
   std::optional<std::string> fault_;
   std::exception_ptr first_thrown_;
+  std::string first_what_;
+  int first_thrower_ = 0;
 };
 
 }  // namespace tessera

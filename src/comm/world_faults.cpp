@@ -43,8 +43,11 @@ void World::run(const std::function<void(int rank)>& body) {
 
 void World::failed(int world_rank) {
   const std::lock_guard lock(mutex_);
-  if (fault_) return;
   const std::string what = Failure::current().what;
+  // Of ranks that throw the same, the lowest is named, whichever came first.
+  const bool lowest = first_thrown_ && what == first_what_ && world_rank < first_thrower_;
+  if (fault_ && !lowest) return;
+  first_what_ = what, first_thrower_ = world_rank;
   const std::string said = ranks_.size() == 1 ? what : said_by(world_rank, what);
   try {
     throw;
