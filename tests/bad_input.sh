@@ -126,8 +126,8 @@ done
 
 # The longest piece of each refusal in the sources that no message above has in it. Two are for launchers and programs.
 left_out() {
-  find "${door%/tessera}"/{src/app,lessons} -name '*.?pp' -exec cat {} + | awk 'BEGIN { RS = ";" } /UsageError\(/ {
-    text = $0; sub(/.*UsageError\([ \n]*(format\([ \n]*)?/, "", text); said = longest = ""
+  find "${door%/tessera}"/{src/app,lessons} -name '*.?pp' -exec cat {} + | awk 'BEGIN { RS = ";" } /UsageError\(|refuse_if\(/ {
+    text = $0; sub(/.*(UsageError\([ \n]*(format\([ \n]*)?|refuse_if\([^"]*)/, "", text); said = longest = ""
     while (match(text, /^"([^"\\]|\\.)*"/)) {
       said = said substr(text, 2, RLENGTH - 2); text = substr(text, RLENGTH + 1); sub(/^[ \n]+/, "", text)
     }

@@ -5,7 +5,7 @@
 
 #include "01_mlp/text_model.hpp"
 #include "08_three_d/generate.hpp"
-#include "gpt/harness/reference.hpp"
+#include "gpt/harness/proof.hpp"
 #include "models.hpp"
 #include "support.hpp"
 

@@ -23,14 +23,13 @@ inline std::string read_text(const std::string& path) {
   try {
     text = read_file(path);
   } catch (const UsageError& error) {
-    throw UsageError(format("--text {}: {}; any file of 64 bytes or more would work", path, error.what()));
+    throw UsageError("--text {}: {}; any file of 64 bytes or more would work", path, error.what());
   }
   if (text.size() < 64)
-    throw UsageError(format("--text {}: {} bytes are too few; 64 or more would work", path, text.size()));
+    throw UsageError("--text {}: {} bytes are too few; 64 or more would work", path, text.size());
   if (text.find_first_not_of(text[0]) == std::string::npos)
     throw UsageError(
-        format("--text {}: all its bytes are the same, so there is nothing to learn; another text would work",
-               path));
+        "--text {}: all its bytes are the same, so there is nothing to learn; another text would work", path);
   return text;
 }
 

@@ -11,8 +11,7 @@ int main(int argc, char** argv) {
   Config config;
   Arguments arguments;
   config.chunks = 0;
-  config.model.attention = {32, 4, 4, {}};
-  config.model.attention.options.seq = 16;
+  config.model.attention = {32, 4, 4, {.seq = 16}};
   App app(
       {"06", "pipeline",
        "the layers in p stages, a batch in m microbatches of n tokens of width W that follow one another",
@@ -25,14 +24,7 @@ int main(int argc, char** argv) {
   const auto lesson = [&](Proof& proof, Communicator& pp) {
     Config s = config;
     const Comparison beside = run_comparison(proof, pp, s, arguments);  // --compare, --partition balance
-
-    const Plan plan = s.plan();  // what every stage does, in which order: schedule.hpp
-    if (!s.blocking) check(plan, s.microbatches, s.chunks);  // no stage waits for ever: validate.hpp
-    const Stage stage = build(proof, pp, s);                 // this stage's layers, and the microbatches
-    Worker worker(pp, stage.tp, stage.chunks, s.model, proof.dtype());
-    const Measured found = run_steps(worker, plan, pp, stage, s);  // forward and backward: worker.hpp
-    check(proof, pp, s, stage, found);                             // against the unsplit model
-
+    const Measured found = prove(proof, pp, s);  // worker.hpp executes the plan; against the unsplit model
     if (pp.rank() != 0) return;
     others = beside, shown = {s, found};
     record(proof, shown);
@@ -44,11 +36,6 @@ int main(int argc, char** argv) {
                   .by_hand = [&] { return by_hand(config); },
                   .drawing = [&] { return drawing(shown); },
                   .first = [&] { return report(shown, size_of(app.options().type())); },
-                  .more =
-                      [&] {
-                        return text(others, shown, shown.is_timed()) +
-                               "Try --microbatches 32 --batch 32, --pace 5ms --compare, "
-                               "--partition balance --vocab 2048\n";
-                      },
+                  .more = [&] { return text(others, shown); },
                   .inexact = gpt::inexact});
 }

@@ -74,8 +74,8 @@ inline Partition parse_partition(const std::string& words, std::int64_t layers, 
   const bool fits = std::ranges::all_of(partition, [&](std::int64_t n) { return 0 < n && n <= layers; });
   if (!read || !fits || std::accumulate(partition.begin(), partition.end(), std::int64_t{0}) != layers)
     throw UsageError(
-        format("--partition {}: {} numbers of at least 1, of sum {}, or balance: --partition {} would work",
-               words, parts, layers, join(even_partition(layers, parts), ",")));
+        "--partition {}: {} numbers of at least 1, of sum {}, or balance: --partition {} would work", words,
+        parts, layers, join(even_partition(layers, parts), ","));
   return partition;
 }
 

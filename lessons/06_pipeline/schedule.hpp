@@ -85,18 +85,18 @@ inline SchedulePattern pattern(Schedule schedule, int r, int p, int m, int v) {
 inline void refuse_impossible(Schedule schedule, int stages, int microbatches, int chunks) {
   const int p = stages, m = microbatches;
   if (p < 1 || m < 1 || chunks < 1)
-    throw UsageError(
-        format("a pipeline needs at least one stage, microbatch and chunk, not {}, {} and {}", p, m, chunks));
+    throw UsageError("a pipeline needs at least one stage, microbatch and chunk, not {}, {} and {}", p, m,
+                     chunks);
   if (schedule != Schedule::interleaved && chunks > 1)
-    throw UsageError(format("--chunks {}: only interleaved has several; --chunks 1 would work", chunks));
+    throw UsageError("--chunks {}: only interleaved has several; --chunks 1 would work", chunks);
   if (p == 1 && chunks > 1)
-    throw UsageError(
-        format("--chunks {}: a single stage has nothing to interleave with; --chunks 1 would work", chunks));
+    throw UsageError("--chunks {}: a single stage has nothing to interleave with; --chunks 1 would work",
+                     chunks);
   if (const int below = m / p * p; schedule == Schedule::interleaved && below != m)
     throw UsageError(
-        format("--microbatches {}: interleaved takes them in groups of one a stage, and there are {} stages; "
-               "--microbatches {} would work{}",
-               m, p, below + p, below > 0 ? format(", or {}", below) : ""));
+        "--microbatches {}: interleaved takes them in groups of one a stage, and there are {} stages; "
+        "--microbatches {} would work{}",
+        m, p, below + p, below > 0 ? format(", or {}", below) : "");
 }
 
 inline constexpr int code_line = __LINE__ + 4;

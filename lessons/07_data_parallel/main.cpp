@@ -8,11 +8,8 @@ using namespace tessera::data_parallel;
 int main(int argc, char** argv) {
   Config s;
   ModelConfig& m = s.model;
+  m = {{32, 4, 4, {.batch = 10, .seq = 16}}, 4};
   std::int64_t& sequences = m.attention.options.batch;
-  m.attention = {32, 4, 4, {}};
-  m.layers = 4;
-  m.attention.options.seq = 16;
-  sequences = 10;
   App app(
       {"07", "data parallel",
        "[X1; X2] A = [X1 A; X2 A]    dA = X1' dY1 + X2' dY2    the loss is the mean over all ranks' tokens",
@@ -27,42 +24,21 @@ int main(int argc, char** argv) {
   gpt::add_size_flags(app, m);
   const auto check_sizes = [&](int ranks) {
     gpt::set_batch(m, sequences, 1);
-    if (sequences < ranks)
-      throw UsageError(
-          format("--batch {} leaves some of {} ranks without a sequence: --batch {} or more would work",
-                 sequences, ranks, ranks));
+    refuse_if(sequences < ranks,
+              "--batch {} leaves some of {} ranks without a sequence: --batch {} or more would work",
+              sequences, ranks, ranks);
   };
 
-  std::string more;
+  Trained trained;
   const auto lesson = [&](Proof& proof, Communicator& dp) {
-    check_linear(proof, dp, m);  // one layer by itself: data_parallel.hpp
-
-    const auto group = dp.split(dp.rank(), 0, "tp");
-    const TensorParallel alone(*group);                         // no matrix is cut
-    Replica replica = build(proof, alone, dp, s);               // the whole model on every rank
-    const Tokens batch = gpt::random_tokens(m, proof.seed());   // the same on every rank
-    const Tokens own = own_tokens(batch, dp, m.seq());          // this rank's sequences of it
-    std::vector<double> losses = {replica.gradients(own, dp)};  // forward, backward, all-reduces: replica.hpp
-    check_gradients(proof, s, replica, batch, losses.front());  // against the unsplit model
-    for (std::int64_t step = 0; step < s.steps; ++step) {
-      replica.step(s.lr, 0.9);
-      losses.push_back(replica.gradients(own, dp));
-    }
-    check_training(proof, dp, s, replica, losses);  // equal replicas, and a loss that falls
-
-    if (dp.rank() != 0) return;
-    const std::size_t buckets = replica.buckets().count();
-    more = format("{}{} of at least {} B, posted while the backward goes on\n", buckets,
-                  buckets == 1 ? " bucket" : " buckets", s.bucket);
-    if (!app.options().stable)
-      more += format("loss {} before, {} after {} steps\n", number(losses.front()), number(losses.back()),
-                     s.steps);
+    const Trained found = prove(proof, dp, s);  // gradients, then training: replica.hpp, harness/proof.hpp
+    if (dp.rank() == 0) trained = found;
   };
   return app.run(argc, argv,
                  {.check = check_sizes,
                   .prove = lesson,
                   .by_hand = by_hand,
                   .picture = [&](int) { return picture(m); },
-                  .more = [&] { return more; },
+                  .more = [&] { return text(trained, s, app.options().stable); },
                   .inexact = gpt::inexact});
 }

@@ -11,8 +11,7 @@ using namespace tessera::three_d;
 int main(int argc, char** argv) {
   Config s;
   s.training.microbatches = 4, s.training.chunks = 0;
-  s.training.model = {{32, 4, 4, {}}, 4, 256, 1, true};
-  s.training.model.attention.options.seq = 32;
+  s.training.model = {{32, 4, 4, {.seq = 32}}, 4, 256, 1, true};
   return run_program(
       argc, argv,
       {.text = {"08", "three dimensions",

@@ -10,9 +10,7 @@ using namespace tessera::zero;
 int main(int argc, char** argv) {
   Config s;
   three_d::TrainingConfig& t = s.training;
-  t.model.attention = {32, 4, 4, {}};
-  t.model.layers = 4;
-  t.model.attention.options.seq = 16;
+  t.model = {{32, 4, 4, {.seq = 16}}, 4};
   t.zero = 3, t.adamw = true, t.lr = 0.003;
   s.batch = 10;
   bool no_prefetch = false, compare_all = false;
@@ -55,16 +53,14 @@ int main(int argc, char** argv) {
     s.sizes = {1, 1, ranks}, t.prefetch = !no_prefetch;
     gpt::set_batch(t.model, s.batch, 1);
     const std::int64_t m = t.microbatches, least = ranks * m;
-    if (s.batch < least)
-      throw UsageError(
-          format("--batch {} leaves a microbatch of --ranks {} --microbatches {} without a sequence: "
-                 "--batch {} would work",
-                 s.batch, ranks, m, least));
-    if (s.batch % m != 0)
-      throw UsageError(format("--batch {} is no multiple of --microbatches {}: --batch {} would work",
-                              s.batch, m, (s.batch / m + 1) * m));
-    if (no_prefetch && t.zero != 3)
-      throw UsageError("--no-prefetch is for --stage 3: without --no-prefetch it would work");
+    refuse_if(s.batch < least,
+              "--batch {} leaves a microbatch of --ranks {} --microbatches {} without a sequence: "
+              "--batch {} would work",
+              s.batch, ranks, m, least);
+    refuse_if(s.batch % m != 0, "--batch {} is no multiple of --microbatches {}: --batch {} would work",
+              s.batch, m, (s.batch / m + 1) * m);
+    refuse_if(no_prefetch && t.zero != 3,
+              "--no-prefetch is for --stage 3: without --no-prefetch it would work");
   };
   const auto more = [&] {
     std::string text = compare_all ? compare(stages, s) + "\n" : "";

@@ -7,8 +7,7 @@ using namespace tessera::context_parallel;
 
 int main(int argc, char** argv) {
   Config c;
-  c.shape() = {96, 12, 4, {}};
-  c.shape().options.batch = 2, c.shape().options.seq = 48;
+  c.shape() = {96, 12, 4, {.batch = 2, .seq = 48}};
   bool compared = false;
   int ranks = 1;
   App app(
@@ -19,20 +18,19 @@ int main(int argc, char** argv) {
   add_flags(app, c);
   app.flags().toggle("--compare", compared, "which way sends least: a table by formula");
   std::vector<std::int64_t> work;
+  const auto lesson = [&](Proof& proof, Communicator& cp) {
+    const auto found = prove(proof, cp, c);  // against lesson 05: harness/proof.hpp
+    if (cp.rank() == 0) work = found;
+  };
+  const auto more = [&] {
+    return work.empty() ? ""
+                        : work_table(work, c) + (compared ? compare(c, size_of(app.options().type())) : "");
+  };
   return app.run(argc, argv,
                  {.check = [&](int p) { check_sizes(c, ranks = p); },
-                  .prove =
-                      [&](Proof& proof, Communicator& cp) {
-                        const auto found = prove(proof, cp, c);  // against lesson 05: harness/proof.hpp
-                        if (cp.rank() == 0) work = found;
-                      },
+                  .prove = lesson,
                   .by_hand = by_hand,
                   .drawing = [&] { return drawing(c, ranks); },
-                  .more =
-                      [&] {
-                        if (work.empty()) return std::string();
-                        const auto e = static_cast<std::int64_t>(size_of(app.options().type()));
-                        return work_table(work, c) + (compared ? compare(c, e) : "");
-                      },
+                  .more = more,
                   .inexact = [] { return "a softmax is exact nowhere; lesson 05 has the projections"; }});
 }

@@ -13,14 +13,14 @@ int main(int argc, char** argv) {
        "Why rows travel: tokens of every rank need an expert, and its weights are larger than their rows.",
        format("experts.hpp:{}", code_line)});
   add_flags(app, c);
+  const auto lesson = [&](Proof& proof, Communicator& world) {
+    Choices made = prove(proof, world, c);  // against the definition: harness/proof.hpp
+    if (world.rank() == 0) choices.emplace(std::move(made));
+  };
   return app.run(
       argc, argv,
       {.check = [&](int ranks) { check_sizes(c, ranks, app.options()); },
-       .prove =
-           [&](Proof& proof, Communicator& world) {
-             Choices made = prove(proof, world, c);  // against the definition: harness/proof.hpp
-             if (world.rank() == 0) choices.emplace(std::move(made));
-           },
+       .prove = lesson,
        .by_hand = by_hand,
        .drawing = drawing,
        .more = [&] { return choices ? load(*choices) : ""; },

@@ -17,8 +17,8 @@ int main(int argc, char** argv) {
   Config& s = program.s;
   s.sizes = {1, 1, 1};
   s.training.microbatches = 4, s.training.chunks = 0;
-  s.training.model = {{32, 4, 4, {}}, 4, 256, 1, true};
-  s.training.model.attention.options.seq = 32, s.training.model.experts = 4;
+  s.training.model = {{32, 4, 4, {.seq = 32}}, 4, 256, 1, true};
+  s.training.model.experts = 4;
   s.training.zero = 3;
   s.steps = 10;
   program.compose = compose, program.of_experts = experts::reference_step;
@@ -32,7 +32,7 @@ int main(int argc, char** argv) {
   program.before = [&](Proof& proof, Communicator& world, const Config& config) {
     if (asked.sweep > 0) {
       proof.measured_baseline([](const auto&) { return MeasuredReference{}; });
-      const auto found = sweep(proof, world, static_cast<std::size_t>(asked.sweep));
+      const auto found = sweep(proof, world, asked.sweep);
       if (world.rank() == 0) swept = found, record(proof, swept);
       return false;
     }

@@ -64,8 +64,8 @@ inline three_d::Config run_of(const Question& asked, const Cut& cut) {
                                    std::int64_t whole) {
     if (by > 0 && whole % by == 0) return;
     const auto fits = [&](std::int64_t n) { return whole % n == 0; };
-    throw UsageError(format("{} {} does not divide {} {}: {} {} would work", flag, by, what, whole, flag,
-                            fitting(std::min<std::int64_t>(whole, 64), fits)));
+    throw UsageError("{} {} does not divide {} {}: {} {} would work", flag, by, what, whole, flag,
+                     fitting(std::min<std::int64_t>(whole, 64), fits));
   };
   const ParallelSizes& s = cut.sizes;
   refuse_undivided("--tp", s.tp, "--heads", asked.model.attention.heads);
@@ -79,17 +79,16 @@ inline three_d::Config run_of(const Question& asked, const Cut& cut) {
       refuse_undivided("--cp", s.cp, format("a rank's share of {}", flag), heads / s.tp);
   if (cut.sequence_parallel) refuse_undivided("--tp", s.tp, "the tokens of a microbatch,", t.model.rows());
   if (parts < 1 || asked.batch % parts != 0)
-    throw UsageError(
-        format("--batch {} is no multiple of --dp {} times --microbatch {}: --batch {} would work",
-               asked.batch, s.dp, cut.microbatch, (asked.batch / parts + 1) * parts));
+    throw UsageError("--batch {} is no multiple of --dp {} times --microbatch {}: --batch {} would work",
+                     asked.batch, s.dp, cut.microbatch, (asked.batch / parts + 1) * parts);
   if (s.cp > 1 && !asked.fused_attention)
     throw UsageError("cp needs attention that streams: without --attention it would work");
   if (asked.model.experts > 0 && s.tp > 1 && !cut.sequence_parallel)
     throw UsageError(
         "every rank of tp would send all tokens to experts: without --no-sequence-parallel it would work");
   if (const std::int64_t most = asked.model.layers / cut.chunks; s.pp > most)
-    throw UsageError(format("--pp {} stages of --chunks {} are more than the {} layers: --pp {} would work",
-                            s.pp, cut.chunks, asked.model.layers, std::max<std::int64_t>(1, most)));
+    throw UsageError("--pp {} stages of --chunks {} are more than the {} layers: --pp {} would work", s.pp,
+                     cut.chunks, asked.model.layers, std::max<std::int64_t>(1, most));
   pipeline::refuse_impossible(t.schedule, s.pp, t.microbatches, t.chunks);
   return run;
 }

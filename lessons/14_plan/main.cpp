@@ -21,14 +21,13 @@ int main(int argc, char** argv) {
     check_counted(proof, world);                    // memory and bytes against lesson 08's counters
     if (world.rank() == 0) check_published(proof);  // times against published runs
   };
+  const auto drawing = [] {
+    const Question asked = published.front().question();
+    return bars(search(asked, {}).best, asked);
+  };
   return app.run(argc, argv,
                  {.prove = lesson,
-                  .by_hand = [] { return std::string("  ./tessera plan --help asks how to cut a model.\n"); },
-                  .picture = {},
-                  .drawing =
-                      [] {
-                        const Question asked = published.front().question();
-                        return bars(search(asked, {}).best, asked);
-                      },
+                  .by_hand = [] { return "  ./tessera plan --help asks how to cut a model.\n"; },
+                  .drawing = drawing,
                   .inexact = [] { return "a plan has no results to round"; }});
 }

@@ -32,9 +32,7 @@ inline Corpus corpus_of(const std::string& text) {
 /// the number before uint32 (as of Llama 3). nanoGPT's prepare.py writes uint16 without a header. Ids are
 /// below 65536. Throws UsageError that says what is wrong.
 inline Corpus read_tokens(const std::string& path, std::int64_t width = 0) {
-  const auto refuse = [&](const std::string& fault) {
-    throw UsageError(format("--tokens {}: {}", path, fault));
-  };
+  const auto refuse = [&](const std::string& fault) { throw UsageError("--tokens {}: {}", path, fault); };
   std::string raw;
   try {
     raw = read_file(path);
@@ -92,15 +90,15 @@ inline void check_ids(const Corpus& corpus, std::int64_t vocabulary, std::int64_
                       const std::string& what) {
   const char* unit = corpus.bytes ? " bytes" : " ids";
   if (corpus.size() < 2)
-    throw UsageError(format("{}: {}{} are too few; two or more would work", what, corpus.size(), unit));
+    throw UsageError("{}: {}{} are too few; two or more would work", what, corpus.size(), unit);
   if (corpus.size() <= seq)
-    throw UsageError(format("{}: {}{} are less than a sequence: --seq {} or less would work", what,
-                            corpus.size(), unit, corpus.size() - 1));
+    throw UsageError("{}: {}{} are less than a sequence: --seq {} or less would work", what, corpus.size(),
+                     unit, corpus.size() - 1);
   const auto most = std::max_element(corpus.ids.begin(), corpus.ids.end());
   if (*most >= vocabulary)
-    throw UsageError(
-        format("{}: {}{} at place {} is outside of a vocabulary of {}: --vocab {} or more would work", what,
-               corpus.bytes ? "byte " : "id ", *most, most - corpus.ids.begin(), vocabulary, *most + 1));
+    throw UsageError("{}: {}{} at place {} is outside of a vocabulary of {}: --vocab {} or more would work",
+                     what, corpus.bytes ? "byte " : "id ", *most, most - corpus.ids.begin(), vocabulary,
+                     *most + 1);
 }
 
 /// Made-up text: random ids, and the next id as the target. (n, 1) i32 of the whole batch, on the host.

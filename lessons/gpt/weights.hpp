@@ -141,9 +141,7 @@ class WeightsFile {
   }
   // end configure
 
-  [[noreturn]] void refuse(const std::string& fault) const {
-    throw UsageError(format("{}: {}", what_, fault));
-  }
+  [[noreturn]] void refuse(const std::string& fault) const { throw UsageError("{}: {}", what_, fault); }
 
  private:
   void check_shape(const std::string& name, std::int64_t rows, std::int64_t cols) const {

@@ -99,8 +99,8 @@ void App::check_divisions(int ranks) const {
     undivided += format("{}{} {}", undivided.empty() ? "" : " and ", one.flag, *one.size);
     better += format(" {} {}", one.flag, (*one.size / ranks + 1) * ranks);
   }
-  throw UsageError(format("--ranks {} does not divide {}: --ranks {} would work, or{}", ranks, undivided,
-                          fitting(64, all_divided), better));
+  throw UsageError("--ranks {} does not divide {}: --ranks {} would work, or{}", ranks, undivided,
+                   fitting(64, all_divided), better);
 }
 
 std::function<void(std::int64_t done)> progress_bar(Communicator& comm, const std::string& what,
@@ -148,7 +148,7 @@ void App::check_all(int ranks, const LessonParts& parts) const {
   options_.check_files();
   parts.check(ranks);
   if (const std::string why = parts.inexact(); options_.exact && !why.empty())
-    throw UsageError(format("--exact: {}; without --exact it would work", why));
+    throw UsageError("--exact: {}; without --exact it would work", why);
   if (options_.no_baseline && !memory_)
     throw UsageError("--no-baseline is for lessons 01 to 04: without --no-baseline it would work");
   if (options_.no_baseline && options_.coarse())
@@ -158,9 +158,9 @@ void App::check_all(int ranks, const LessonParts& parts) const {
                free = static_cast<double>(available_memory());
   if (needed > free)
     throw UsageError(
-        format("the run and its unsplit reference need {:.3g} GB of memory, and {:.3g} GB are free on this "
-               "machine: --no-baseline would work, or smaller{}",
-               1e-9 * needed, 1e-9 * free, sizes_));
+        "the run and its unsplit reference need {:.3g} GB of memory, and {:.3g} GB are free on this "
+        "machine: --no-baseline would work, or smaller{}",
+        1e-9 * needed, 1e-9 * free, sizes_);
 }
 
 int App::run_checked(int argc, char** argv, const LessonParts& parts) {
@@ -187,7 +187,7 @@ int App::run_checked(int argc, char** argv, const LessonParts& parts) {
         parts.prove(proof, comm);
         outcomes.push_back(proof.finish());
       } catch (const OutOfMemory& error) {
-        throw UsageError(format("{}: smaller{} would work", error.what(), sizes_));
+        throw UsageError("{}: smaller{} would work", error.what(), sizes_);
       }
     }
     // Every process ends with rank 0's verdict.

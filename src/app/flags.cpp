@@ -36,7 +36,7 @@ std::int64_t parse_size(const std::string& flag, const std::string& text) {
   std::int64_t value = 0;
   if (found == units.end() || !to_number(text.substr(0, digits), value) || value <= 0 ||
       value > INT64_MAX >> (10 * (found - units.begin())))
-    throw UsageError(format("{} {} is no size: 48MiB, 512KiB, 2GiB or 4096B would work", flag, text));
+    throw UsageError("{} {} is no size: 48MiB, 512KiB, 2GiB or 4096B would work", flag, text);
   return value << (10 * (found - units.begin()));
 }
 
@@ -67,7 +67,7 @@ auto takes(const std::string& name, const char* what, Number& target, Number lea
   return [=, &target](const std::string& text) {
     Number value = 0;
     if (!to_number(text, value) || !(least <= value && value <= most))
-      throw UsageError(format("{} {}: a {} from {} to {} would work", name, text, what, least, most));
+      throw UsageError("{} {}: a {} from {} to {} would work", name, text, what, least, most);
     target = value;
   };
 }
@@ -104,7 +104,7 @@ void Flags::choose(const std::string& name, const std::vector<std::string>& word
   const std::string all = join(words, "|");
   add(name, all, help, show, [=, set = std::move(set)](const std::string& text) {
     const auto found = std::ranges::find(words, text);
-    if (found == words.end()) throw UsageError(format("{} {}: {} would work", name, text, all));
+    if (found == words.end()) throw UsageError("{} {}: {} would work", name, text, all);
     set(static_cast<std::size_t>(found - words.begin()));
   });
 }
@@ -112,7 +112,7 @@ void Flags::choose(const std::string& name, const std::vector<std::string>& word
 void Flags::text(const std::string& name, std::string& target, const std::string& placeholder,
                  const std::string& help) {
   const auto take = [=, &target](const std::string& text) {
-    if (text.empty()) throw UsageError(format("{0} needs a {1}: {0} {1} would work", name, placeholder));
+    if (text.empty()) throw UsageError("{0} needs a {1}: {0} {1} would work", name, placeholder);
     target = text;
   };
   add(
@@ -121,7 +121,7 @@ void Flags::text(const std::string& name, std::string& target, const std::string
 
 void Flags::toggle(const std::string& name, bool& target, const std::string& help) {
   const auto take = [=, &target](const std::string& text) {
-    if (text != "true") throw UsageError(format("{0} takes no value: {0} alone would work", name));
+    if (text != "true") throw UsageError("{0} takes no value: {0} alone would work", name);
     target = true;
   };
   add(
@@ -145,7 +145,7 @@ bool Flags::parse(int argc, char** argv) const {
       return false;
     }
     if (word.starts_with("--") && word.ends_with('='))  // CLI11 would take the next word
-      throw UsageError(format("{0} needs a value: {0} VALUE would work", word.substr(0, word.size() - 1)));
+      throw UsageError("{0} needs a value: {0} VALUE would work", word.substr(0, word.size() - 1));
   }
   const auto flags = app_->get_options();
   try {
@@ -153,15 +153,14 @@ bool Flags::parse(int argc, char** argv) const {
   } catch (const CLI::ArgumentMismatch&) {  // a flag without a value: the last word, or the one before --
     const CLI::Option* flag = nullptr;
     for (int i = argc - 1; i > 0 && flag == nullptr; --i) flag = app_->get_option_no_throw(argv[i]);
-    throw UsageError(
-        format("{0} needs a value: {0} {1} would work", flag->get_name(), flag->get_type_name()));
+    throw UsageError("{0} needs a value: {0} {1} would work", flag->get_name(), flag->get_type_name());
   }
   if (const auto unknown = app_->remaining(); !unknown.empty()) {
     const std::string name = unknown[0].substr(0, unknown[0].find('='));
     const auto off = [&](const CLI::Option* flag) { return distance(flag->get_name(), name); };
     const auto near = std::ranges::min_element(flags, {}, off);
-    throw UsageError(format("there is no flag {}: {} would work; --help all lists the flags", name,
-                            off(*near) <= 3 ? (*near)->get_name() : format("without '{}' it", name)));
+    throw UsageError("there is no flag {}: {} would work; --help all lists the flags", name,
+                     off(*near) <= 3 ? (*near)->get_name() : format("without '{}' it", name));
   }
   return true;
 }
@@ -207,7 +206,7 @@ std::vector<Flags::Value> Flags::values() const {
 }
 
 std::string Flags::help(bool all) const {
-  std::vector<std::vector<std::string>> rows;
+  Cells rows;
   for (const CLI::Option* flag : app_->get_options()) {
     if (!all && rows.size() == shown_) break;
     const std::string value = flag->get_type_name(), start = flag->get_default_str();

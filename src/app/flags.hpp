@@ -15,6 +15,14 @@ class App;
 
 namespace tessera {
 
+/// The word of a value, from the list that Flags::choice takes.
+template <class Value>
+std::string word_of(const std::vector<std::pair<Value, std::string>>& words, const Value& value) {
+  for (const auto& [one, word] : words)
+    if (one == value) return word;
+  return "";
+}
+
 /// CLI11 parses; the messages say what would work, and the layout of --help is ours.
 class Flags {
  public:
@@ -35,12 +43,9 @@ class Flags {
               const std::vector<std::pair<Value, std::string>>& choices, const std::string& help) {
     std::vector<std::string> words;
     for (const auto& [value, word] : choices) words.push_back(word);
-    const auto show = [=, &target] {
-      for (const auto& [value, word] : choices)
-        if (value == target) return word;
-      return std::string();
-    };
-    choose(name, words, show, help, [=, &target](std::size_t i) { target = choices[i].first; });
+    choose(
+        name, words, [=, &target] { return word_of(choices, target); }, help,
+        [=, &target](std::size_t i) { target = choices[i].first; });
   }
   void text(const std::string& name, std::string& target, const std::string& placeholder,
             const std::string& help);

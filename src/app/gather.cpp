@@ -44,6 +44,11 @@ double sum_over(Communicator& group, double mine) {
   return group.all_reduce(Tensor::of(1, 1, {mine})).values()[0];
 }
 
+std::vector<double> gather_over(Communicator& group, double mine) {
+  const CheckScope scope(group);
+  return group.all_gather(Tensor::of(1, 1, {mine}), 0).values();
+}
+
 std::vector<std::vector<Held>> gather_held(Communicator& comm, const std::vector<Held>& mine) {
   const CheckScope scope(comm);
   std::vector<Slice> slices;

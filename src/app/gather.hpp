@@ -14,8 +14,17 @@ struct CheckScope {
   Phase phase;
 };
 
-/// Collective. The sum of what the ranks of `group` give, on every rank; its call counts as a check.
+/// Runs `body` as a phase of the journal.
+template <class Body>
+void in_phase(Communicator& comm, const std::string& name, const Body& body) {
+  const Phase phase = comm.phase(name);
+  body();
+}
+
+/// Collective. The sum of what the ranks of `group` give, or all of it by rank, on every rank; its call
+/// counts as a check.
 double sum_over(Communicator& group, double mine);
+std::vector<double> gather_over(Communicator& group, double mine);
 
 /// What a rank holds of a matrix.
 struct Held {

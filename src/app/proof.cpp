@@ -164,9 +164,9 @@ void Proof::expect_exact(double largest_sum) const {
   const double room = exact() ? 1 / unit() : INFINITY;
   if (!(largest_sum < room))
     throw UsageError(
-        format("--exact needs sums below {} in {}, and these sizes reach {}: {} would work, or smaller sizes",
-               number(room), name(options_.dtype), number(largest_sum),
-               options_.dtype == DType::f64 ? "without --exact it" : "--dtype f64"));
+        "--exact needs sums below {} in {}, and these sizes reach {}: {} would work, or smaller sizes",
+        number(room), name(options_.dtype), number(largest_sum),
+        options_.dtype == DType::f64 ? "without --exact it" : "--dtype f64");
 }
 
 double Proof::unit() const { return options_.tf32 ? unit_tf32 : unit_roundoff(options_.dtype); }

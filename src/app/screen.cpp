@@ -94,7 +94,7 @@ std::string memory_table(const RunReport& report) {
   const Outcome& outcome = report.tables();
   if (outcome.memory.empty()) return "";
   const std::size_t ranks = outcome.peak.size();
-  std::vector<std::vector<std::string>> rows = {{"A rank holds", "whole"}};
+  Cells rows = {{"A rank holds", "whole"}};
   for (std::size_t r = 0; ranks <= 4 && r < ranks; ++r) rows[0].push_back(format("rank{}", r));
   if (ranks > 4) rows[0].push_back("each rank");
   rows[0].push_back("formula for a rank");
@@ -113,8 +113,7 @@ std::string traffic_table(const RunReport& report) {
   if (outcome.traffic.empty()) return "";
   const bool counted = std::all_of(outcome.traffic.begin(), outcome.traffic.end(),
                                    [](const TrafficRow& row) { return row.counted; });
-  std::vector<std::vector<std::string>> rows = {
-      {"The ranks send, all together", "calls", counted ? "counted" : "ring model", "formula", ""}};
+  Cells rows = {{"The ranks send, all together", "calls", counted ? "counted" : "ring model", "formula", ""}};
   for (const TrafficRow& row : outcome.traffic)
     rows.push_back({format("  {} {} {}", row.phase, row.op, row.label), std::to_string(row.calls),
                     bytes(row.wire), row.formula,
@@ -125,7 +124,7 @@ std::string traffic_table(const RunReport& report) {
 }
 
 std::string check_table(const RunReport& report, bool colour) {
-  std::vector<std::vector<std::string>> rows = {{report.text.question}};
+  Cells rows = {{report.text.question}};
   for (const Outcome& outcome : report.outcomes)
     rows[0].push_back(outcome.tier == Tier::exact ? "exact" : report.options.dtype + ": bound used");
   const bool floating =

@@ -1,7 +1,9 @@
 #include "report/picture.hpp"
 
 #include <algorithm>
+#include <regex>
 #include <sstream>
+#include <utility>
 
 #include "tensor/error.hpp"
 
@@ -93,19 +95,40 @@ std::string svg_open(double width, double height, const std::string& alt, const 
       width, height, escaped(alt), style);
 }
 
-Equation& Equation::add(const Block& block) {
-  terms.push_back({"", block, false});
-  return *this;
-}
-
-Equation& Equation::say(const std::string& sign) {
-  terms.push_back({sign, {}, false});
-  return *this;
-}
-
-Equation& Equation::send(const std::string& collective) {
-  say(collective).terms.back().arrow = true;
-  return *this;
+std::vector<Equation> equations(const std::map<char, Side>& sides,
+                                const std::vector<std::pair<std::string, std::string>>& lines) {
+  static const std::regex block(R"((\+?)(\S*)\((\w)(/p)?,(\w)(/p)?\))");
+  std::vector<Equation> all;
+  for (const auto& [title, text] : lines) {
+    Equation& one = all.emplace_back(Equation{title, {}});
+    std::string sign;
+    const auto end_sign = [&](bool arrow) {
+      if (!sign.empty()) one.terms.push_back({std::exchange(sign, ""), {}, arrow});
+    };
+    std::istringstream words(text);
+    std::smatch m;
+    for (std::string word; words >> word;)
+      if (std::regex_match(word, m, block)) {
+        end_sign(false);
+        const Side &down = sides.at(m.str(3)[0]), &across = sides.at(m.str(5)[0]);
+        std::string name = m.str(2);
+        std::ranges::replace(name, '~', ' ');
+        using enum Block::Cut;
+        const Block::Cut cut = m.length(1) > 0   ? partial
+                               : m.length(4) > 0 ? rows
+                               : m.length(6) > 0 ? columns
+                                                 : replicated;
+        one.terms.push_back({"",
+                             {name, down.size, across.size, cut, down.drawn, across.drawn,
+                              cut == rows ? down.strips : across.strips}});
+      } else if (word == "->" || word == "|") {
+        end_sign(word == "->");
+      } else {
+        sign += (sign.empty() ? "" : " ") + word;
+      }
+    end_sign(false);
+  }
+  return all;
 }
 
 std::string svg(const std::vector<Equation>& equations, int ranks, const std::string& alt) {

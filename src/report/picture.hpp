@@ -2,6 +2,7 @@
 // beside the blocks. It is legible on light and on dark pages.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -32,10 +33,20 @@ struct Equation {
   };
   std::string title;
   std::vector<Term> terms;
-  Equation& add(const Block& block);
-  Equation& say(const std::string& sign);
-  Equation& send(const std::string& collective);
 };
+
+/// The size of an axis as words, and as drawn; and Block::strips where it is cut.
+struct Side {
+  std::string size;
+  double drawn = 0;
+  int strips = 1;
+};
+/// The lines of a picture from titles and texts like "X(N,W) A(W,F/p) = Y(N,F/p) all-gather -> Y(N,F)": an
+/// axis is a letter of `sides`, /p says that it is cut, + in front of a name that the block is partial, ~ is
+/// a space in a name. The words between two blocks are one sign, or an arrow if the last of them is ->; |
+/// ends a sign.
+std::vector<Equation> equations(const std::map<char, Side>& sides,
+                                const std::vector<std::pair<std::string, std::string>>& lines);
 
 /// The whole picture for `ranks` ranks; a screen reader reads `alt` in its place.
 std::string svg(const std::vector<Equation>& equations, int ranks, const std::string& alt);

@@ -7,8 +7,7 @@
 
 namespace tessera {
 
-std::string table(const std::vector<std::vector<std::string>>& rows, const std::string& alignment,
-                  int indent) {
+std::string table(const Cells& rows, const std::string& alignment, int indent) {
   std::vector<std::size_t> width(alignment.size());
   for (const auto& row : rows)
     for (std::size_t i = 0; i < row.size(); ++i) width[i] = std::max(width[i], row[i].size());

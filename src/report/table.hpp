@@ -6,13 +6,20 @@
 #include <vector>
 
 #include "report/check.hpp"
+#include "tensor/error.hpp"
 
 namespace tessera {
 
+using Cells = std::vector<std::vector<std::string>>;
+/// A row of cells: words, and whole numbers.
+template <class... Values>
+std::vector<std::string> row_of(const Values&... values) {
+  return {format("{}", values)...};
+}
+
 /// Rows of cells; each column is as wide as its widest cell. `alignment` has a letter for each column: 'r'
 /// sets it flush right, 'l' flush left. Each line is indented and has no trailing spaces.
-std::string table(const std::vector<std::vector<std::string>>& rows, const std::string& alignment,
-                  int indent);
+std::string table(const Cells& rows, const std::string& alignment, int indent);
 
 /// Small matrices side by side, each under its name. The name "|" stands for a line between its neighbours;
 /// its tensor is {}.

@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <version>
 #ifdef __cpp_lib_format
 #include <format>
@@ -37,10 +38,19 @@ std::string join(const Values& values, std::string_view between = ", ") {
   return text;
 }
 
-/// The command line cannot be honoured (exit code 2). The message says what can.
+/// The command line cannot be honoured (exit code 2). The message, or format string, says what can.
 struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;
+  template <class First, class... More>
+  UsageError(format_string<First, More...> text, First&& first, More&&... more)
+      : runtime_error(format(text, std::forward<First>(first), std::forward<More>(more)...)) {}
 };
+
+/// Throws UsageError with this format string where something is `wrong`.
+template <class... Args>
+void refuse_if(bool wrong, format_string<const Args&...> text, const Args&... args) {
+  if (wrong) throw UsageError(format(text, args...));
+}
 
 /// The machine has too little memory. The message says how much was asked for.
 struct OutOfMemory : UsageError {

@@ -74,23 +74,6 @@ inline std::pair<double, double> central_differences(std::uint64_t seed) {
 }
 // end differences
 
-/// X (N, W), dY (N, W) and the MLP between them.
-struct Built {
-  Tensor x, dy;
-  Mlp model;
-};
-
-inline Built build(Proof& proof, const Sizes& s) {
-  proof.axes(s.axes());
-  const double a_scale = 1 / std::sqrt(static_cast<double>(s.width)),
-               b_scale = 1 / std::sqrt(static_cast<double>(s.ffn));
-  return {proof.input<Replicated>("X", "NW").local(),
-          proof.input<Replicated>("dY", "NW").local(),
-          {proof.weight<Replicated>("A", "WF", a_scale), proof.weight<Replicated>("c1", "1F"),
-           proof.weight<Replicated>("B", "FW", b_scale), proof.weight<Replicated>("c2", "1W"),
-           proof.exact() ? Activation::relu : Activation::gelu}};  // gelu is exact nowhere
-}
-
 inline void check(Proof& proof, const Sizes& s, const Mlp& model, const Step& found) {
   proof.measure_memory();
   for (const auto& [name, axes, identity, value] : {std::tuple{"H", "NF", "H  = f(X A + c1)", found.saved.h},
@@ -123,8 +106,7 @@ inline void check_training(Proof& proof, const TextModel& model, const TrainingC
                          format("x {} weights", model.size()));
   proof.claim("loss below that of the first step", run.final_loss, run.curve.front().second);
   if (config.beats_entropy) proof.claim("loss below the entropy of the bytes", run.final_loss, run.entropy);
-  if (config.steps > 3)
-    proof.claim("memory asked for after step 3", static_cast<double>(run.late_allocations), 0);
+  if (config.steps > 3) proof.claim("memory asked for after step 3", run.late_allocations, 0);
   std::vector<double> losses;
   for (const auto& [step, loss] : run.curve) losses.push_back(loss);
   proof.record("loss", losses);
@@ -132,10 +114,17 @@ inline void check_training(Proof& proof, const TextModel& model, const TrainingC
   proof.record("byte_entropy", std::vector{run.entropy});
 }
 
-/// The comparison with the formula, as main makes it.
+/// The lesson's comparison with the formula.
 inline void prove(Proof& proof, const Sizes& s) {
-  const Built built = build(proof, s);
-  check(proof, s, built.model, step(built.model, built.x, built.dy));
+  proof.axes(s.axes());
+  const double a_scale = 1 / std::sqrt(s.width), b_scale = 1 / std::sqrt(s.ffn);
+  const Tensor x = proof.input<Replicated>("X", "NW").local(),
+               dy = proof.input<Replicated>("dY", "NW").local();
+  const Mlp model{proof.weight<Replicated>("A", "WF", a_scale), proof.weight<Replicated>("c1", "1F"),
+                  proof.weight<Replicated>("B", "FW", b_scale), proof.weight<Replicated>("c2", "1W"),
+                  proof.exact() ? Activation::relu : Activation::gelu};  // gelu is exact nowhere
+  const Step found = step(model, x, dy);                                 // forward and backward: mlp.hpp
+  check(proof, s, model, found);
 }
 
 }  // namespace tessera::mlp

@@ -18,13 +18,8 @@ inline std::string by_hand() {
 }
 
 inline std::vector<Equation> picture(const LayerSizes& s) {
-  const auto [n, k, f] = s.texts();
-  Equation forward{"forward: Y = f(X A + c1) B + c2", {}};
-  using enum Block::Cut;
-  forward.say("f(").add({"X", n, k, replicated, 50, 64}).add({"A", k, f, replicated, 64, 112}).say("+ c1) =");
-  forward.add({"H", n, f, replicated, 50, 112}).add({"B", f, k, replicated, 112, 64}).say("+ c2 =");
-  forward.add({"Y", n, k, replicated, 50, 64});
-  return {forward};
+  return equations(s.sides(50, 64, 112), {{"forward: Y = f(X A + c1) B + c2",
+                                           "f( X(N,W) A(W,F) + c1) = H(N,F) B(F,W) + c2 = Y(N,W)"}});
 }
 
 /// The table of losses. The stable form says only that the model has learnt something.
@@ -34,7 +29,7 @@ inline std::string text_of(const TrainingConfig& config, const TrainingRun& run,
   if (stable)
     return format("{}\n  after {} steps the loss is below {}\n", model, config.steps,
                   config.beats_entropy ? "the entropy of the bytes alone" : "that of the first step");
-  std::vector<std::vector<std::string>> rows = {{"step", "loss", "bits a byte"}};
+  Cells rows = {{"step", "loss", "bits a byte"}};
   for (const auto& [step, loss] : run.curve) rows.push_back({std::to_string(step), number(loss), bits(loss)});
   rows.push_back({"end", number(run.final_loss), bits(run.final_loss)});
   return format("{}, {} bytes\n{}  entropy of the bytes alone: {} nats, {} bits a byte\n", model,

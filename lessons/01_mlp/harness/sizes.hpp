@@ -1,8 +1,6 @@
 // The sizes of lessons 01 to 04, and their flags.
 #pragma once
 
-#include <array>
-
 #include "app/app.hpp"
 #include "tensor/error.hpp"
 
@@ -23,13 +21,15 @@ struct LayerSizes {
   /// The bytes of memory that a lesson takes on p ranks of one machine, its unsplit reference in f64
   /// included.
   double memory(int p) const {
-    const double n = static_cast<double>(tokens), k = static_cast<double>(width),
-                 f = static_cast<double>(ffn);
+    const double n = tokens, k = width, f = ffn;
     return 3e8 + 4 * (12 * k * f + n * k * (12 * p + 6) + n * f * (2 * p + 10));
   }
-  /// N, W and F for a picture.
-  std::array<std::string, 3> texts() const {
-    return {std::to_string(tokens), std::to_string(width), std::to_string(ffn)};
+  /// For a picture, in which N, W and F are drawn so long.
+  std::map<char, Side> sides(double n, double w, double f) const {
+    return {{'N', {std::to_string(tokens), n}},
+            {'W', {std::to_string(width), w}},
+            {'F', {std::to_string(ffn), f}},
+            {'1', {"1", 16}}};
   }
 };
 

@@ -17,19 +17,6 @@ inline auto reference = [](const auto& in) {
                                           {"dc", sum_rows(dy)}};
 };
 
-/// X (N, W) and dY (N, F), whole on every rank, and the layer with this rank's columns of A and c.
-struct Built {
-  Placed<Replicated> x, dy;
-  ColumnParallelLinear layer;
-};
-
-inline Built build(Proof& proof, const Sizes& s) {
-  proof.axes(s.axes());
-  return {proof.input<Replicated>("X", "NW"),
-          proof.input<Replicated>("dY", "NF"),
-          {proof.weight<Shard<1>>("A", "WF"), proof.weight<Shard<1>>("c", "1F")}};
-}
-
 inline void check(Proof& proof, const Sizes& s, const ColumnParallelLinear& layer, const Step& found) {
   proof.measure_memory();
   proof.result("Y", "NF", "Y  = [X A1, X A2] + c", found.y);
@@ -39,7 +26,7 @@ inline void check(Proof& proof, const Sizes& s, const ColumnParallelLinear& laye
   proof.baseline(reference);
   const std::int64_t n = s.tokens, k = s.width, f = s.ffn, p = proof.ranks(), b = proof.element_bytes();
   proof.mistake("dX", "dX equals rank {rank}'s own term: was it all-reduced?", [=](const auto& in, int rank) {
-    const Range own = part(f, rank, static_cast<int>(p));
+    const Range own = part(f, rank, p);
     return matmul(in("dY").column_range(own.begin, own.end), t(in("A").column_range(own.begin, own.end)));
   });
   proof.mistake("Y", "Y lacks the bias.", [](const auto& in, int) { return matmul(in("X"), in("A")); });
@@ -51,10 +38,13 @@ inline void check(Proof& proof, const Sizes& s, const ColumnParallelLinear& laye
                       (2 * n * (k + f) + n * f / p) * b, format("{} (2 N (W + F) + N F/p)", b));
 }
 
-/// The lesson's run with its checks, as main makes it.
+/// The lesson's run with its checks: X (N, W) and dY (N, F) are whole on every rank.
 inline void prove(Proof& proof, Communicator& comm, const Sizes& s) {
-  const Built built = build(proof, s);
-  check(proof, s, built.layer, step(built.layer, built.x, built.dy, TensorParallel(comm)));
+  proof.axes(s.axes());
+  const auto x = proof.input<Replicated>("X", "NW"), dy = proof.input<Replicated>("dY", "NF");
+  const ColumnParallelLinear layer(proof.weight<Shard<1>>("A", "WF"), proof.weight<Shard<1>>("c", "1F"));
+  const Step found = step(layer, x, dy, TensorParallel(comm));  // forward and backward: column_split.hpp
+  check(proof, s, layer, found);                                // against the unsplit layer
 }
 
 }  // namespace tessera::column_split

@@ -20,15 +20,9 @@ inline std::string by_hand() {
 }
 
 inline std::vector<Equation> picture(const LayerSizes& s) {
-  const auto [n, k, f] = s.texts();
-  using enum Block::Cut;
-  Equation forward{"forward: Y = X A + c", {}}, backward{"backward: dX = dY A'", {}};
-  forward.add({"X", n, k, replicated, 60, 80}).add({"A", k, f, columns, 80, 120}).say("+");
-  forward.add({"c", "1", f, columns, 16, 120}).say("=").add({"Y", n, f, columns, 60, 120}).send("all-gather");
-  forward.add({"Y", n, f, replicated, 60, 120});
-  backward.add({"dY", n, f, columns, 60, 120}).add({"A'", f, k, rows, 120, 80}).say("=");
-  backward.add({"terms", n, k, partial, 60, 80}).send("all-reduce").add({"dX", n, k, replicated, 60, 80});
-  return {forward, backward};
+  return equations(s.sides(60, 80, 120),
+                   {{"forward: Y = X A + c", "X(N,W) A(W,F/p) + c(1,F/p) = Y(N,F/p) all-gather -> Y(N,F)"},
+                    {"backward: dX = dY A'", "dY(N,F/p) A'(F/p,W) = +terms(N,W) all-reduce -> dX(N,W)"}});
 }
 
 }  // namespace tessera::column_split

@@ -21,18 +21,25 @@ inline auto reference = [](const auto& in) {
                                           {"dc", sum_rows(dy)}};
 };
 
-/// This rank's columns of X (N, F), the whole dY (N, W), and the layer with this rank's rows of A.
-struct Built {
-  Placed<Shard<1>> x;
-  Placed<Replicated> dy;
-  RowParallelLinear layer;
-};
-
-inline Built build(Proof& proof, const Sizes& s) {
-  proof.axes(s.axes());
-  return {proof.input<Shard<1>>("X", "NF"),
-          proof.input<Replicated>("dY", "NW"),
-          {proof.weight<Shard<0>>("A", "FW"), proof.weight<Replicated>("c", "1W")}};
+/// The known mistakes of a result that is x(in) A + c, of which each rank computes the term of its columns of
+/// the left and its rows of A.
+template <class X>
+void mistakes_of_sum(Proof& proof, const std::string& result, const std::string& bias, const X& x,
+                     const std::string& a, const std::string& c) {
+  const int p = proof.ranks();
+  proof.mistake(result, format("{} equals rank {{rank}}'s own term plus {}: was it all-reduced?", result, c),
+                [=](const auto& in, int rank) {
+                  const Tensor left = x(in);
+                  const auto [begin, end] = part(left.cols(), rank, p);
+                  return add_bias(matmul(left.column_range(begin, end), in(a).row_range(begin, end)), in(c));
+                });
+  for (const auto& [name, terms, times] :
+       {std::tuple{"holds the " + bias + " p times: was it added before the sum?", 1.0, 1.0 * p},
+        {"holds the mean of the terms, not their sum.", 1.0 / p, 1.0},
+        {"lacks the bias.", 1.0, 0.0}})
+    proof.mistake(result, result + " " + name, [=, terms = terms, times = times](const auto& in, int) {
+      return add_bias(scale(matmul(x(in), in(a)), terms), scale(in(c), times));
+    });
 }
 
 inline void check(Proof& proof, const Sizes& s, const RowParallelLinear& layer, const Step& found,
@@ -46,23 +53,9 @@ inline void check(Proof& proof, const Sizes& s, const RowParallelLinear& layer, 
   proof.result("dc", "1W", "dc = sum dY", layer.dc);
   proof.baseline(reference);
   const std::int64_t n = s.tokens, k = s.width, f = s.ffn, p = proof.ranks(), b = proof.element_bytes();
-  const double ranks = static_cast<double>(p);
-  for (const std::string name : {"Y", "Y_scattered"}) {
-    proof.mistake(name, name + " equals rank {rank}'s own term plus c: was it all-reduced?",
-                  [=](const auto& in, int rank) {
-                    const Range own = part(f, rank, static_cast<int>(p));
-                    return add_bias(matmul(in("X").column_range(own.begin, own.end),
-                                           in("A").row_range(own.begin, own.end)),
-                                    in("c"));
-                  });
-    for (const auto& [mistake, terms, bias] :
-         {std::tuple{" holds the bias p times: was it added before the sum?", 1.0, ranks},
-          {" holds the mean of the terms, not their sum.", 1 / ranks, 1.0},
-          {" lacks the bias.", 1.0, 0.0}})
-      proof.mistake(name, name + mistake, [terms = terms, bias = bias](const auto& in, int) {
-        return add_bias(scale(matmul(in("X"), in("A")), terms), scale(in("c"), bias));
-      });
-  }
+  for (const char* name : {"Y", "Y_scattered"})
+    mistakes_of_sum(
+        proof, name, "bias", [](const auto& in) { return in("X"); }, "A", "c");
 
   const std::string sums = format("(p-1) {} N W", b);
   proof.expect_traffic("fwd", "all_reduce", "Y", 1, 2 * (p - 1) * n * k * b, "2 " + sums);
@@ -73,13 +66,17 @@ inline void check(Proof& proof, const Sizes& s, const RowParallelLinear& layer, 
                       format("{} N (F/p + W)", 2 * b));
 }
 
-/// The lesson's run with its checks, as main makes it.
+/// The lesson's run with its checks: of X (N, F) a rank has its columns, and dY (N, W) is whole.
 inline void prove(Proof& proof, Communicator& comm, const Sizes& s) {
   const TensorParallel tp(comm);
-  const Built built = build(proof, s);
-  const Step found = step(built.layer, built.x, built.dy, tp);
-  const MemoryScope beside(MemoryKind::check);
-  check(proof, s, built.layer, found, step_scattered(built.layer, built.x, built.dy, tp));
+  proof.axes(s.axes());
+  const auto x = proof.input<Shard<1>>("X", "NF");
+  const auto dy = proof.input<Replicated>("dY", "NW");
+  const RowParallelLinear layer(proof.weight<Shard<0>>("A", "FW"), proof.weight<Replicated>("c", "1W"));
+  const Step found = step(layer, x, dy, tp);    // forward and backward: row_split.hpp
+  const MemoryScope beside(MemoryKind::check);  // the other form is no part of the layer's memory
+  const ScatteredStep scattered = step_scattered(layer, x, dy, tp);
+  check(proof, s, layer, found, scattered);  // against the unsplit layer
 }
 
 }  // namespace tessera::row_split

@@ -22,16 +22,10 @@ inline std::string by_hand() {
 }
 
 inline std::vector<Equation> picture(const LayerSizes& s) {
-  const auto [n, k, f] = s.texts();
-  using enum Block::Cut;
-  Equation forward{"forward: Y = X A + c", {}}, backward{"backward: dX = dY A'", {}};
-  forward.add({"X", n, f, columns, 60, 120}).add({"A", f, k, rows, 120, 80}).say("=");
-  forward.add({"terms", n, k, partial, 60, 80}).send("all-reduce");
-  forward.add({"X A", n, k, replicated, 60, 80}).say("+").add({"c", "1", k, replicated, 16, 80}).say("=");
-  forward.add({"Y", n, k, replicated, 60, 80});
-  backward.add({"dY", n, k, replicated, 60, 80}).add({"A'", k, f, columns, 80, 120}).say("=");
-  backward.add({"dX", n, f, columns, 60, 120});
-  return {forward, backward};
+  return equations(
+      s.sides(60, 80, 120),
+      {{"forward: Y = X A + c", "X(N,F/p) A(F/p,W) = +terms(N,W) all-reduce -> X~A(N,W) + c(1,W) = Y(N,W)"},
+       {"backward: dX = dY A'", "dY(N,W) A'(W,F/p) = dX(N,F/p)"}});
 }
 
 }  // namespace tessera::row_split

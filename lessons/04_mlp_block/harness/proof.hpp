@@ -2,6 +2,7 @@
 #pragma once
 
 #include "01_mlp/harness/proof.hpp"
+#include "03_row_split/harness/proof.hpp"
 #include "04_mlp_block/mlp_block.hpp"
 
 namespace tessera::mlp_block {
@@ -27,24 +28,6 @@ inline auto reference(Activation f) {
   };
 }
 
-/// X and dY (N, W), whole on every rank, and the block with this rank's columns of A and rows of B.
-struct Built {
-  Placed<Replicated> x, dy;
-  ParallelMlp block;
-};
-
-inline Built build(Proof& proof, const Sizes& s, Activation wanted) {
-  proof.axes(s.axes());
-  // Weights with a variance of 1/(3 fan-in) keep every activation near 1, whatever the width.
-  const double a_scale = 1 / std::sqrt(static_cast<double>(s.width)),
-               b_scale = 1 / std::sqrt(static_cast<double>(s.ffn));
-  return {proof.input<Replicated>("X", "NW"),
-          proof.input<Replicated>("dY", "NW"),
-          {{proof.weight<Shard<1>>("A", "WF", a_scale), proof.weight<Shard<1>>("c1", "1F")},
-           {proof.weight<Shard<0>>("B", "FW", b_scale), proof.weight<Replicated>("c2", "1W")},
-           proof.exact() ? Activation::relu : wanted}};  // gelu is exact nowhere
-}
-
 inline void check(Proof& proof, const Sizes& s, const ParallelMlp& block, const Step<ParallelMlp>& found) {
   proof.measure_memory();
   proof.result("H", "NF", "H  = f(X [A1 A2] + c1)", found.saved.fc2.x);
@@ -57,22 +40,11 @@ inline void check(Proof& proof, const Sizes& s, const ParallelMlp& block, const 
   proof.baseline(mlp_block::reference(block.f));
   const Activation activation = block.f;
   const std::int64_t n = s.tokens, k = s.width, f = s.ffn, p = proof.ranks(), e = proof.element_bytes();
-  const auto own = [=](int rank) { return part(f, rank, static_cast<int>(p)); };
-  proof.mistake("Y", "Y equals rank {rank}'s own term plus c2: was it all-reduced?",
-                [=](const auto& in, int rank) {
-                  const Range r = own(rank);
-                  const Tensor h = mlp_block::reference(activation)(in).at("H").column_range(r.begin, r.end);
-                  return add_bias(matmul(h, in("B").row_range(r.begin, r.end)), in("c2"));
-                });
-  for (const auto& [name, terms, bias] :
-       {std::tuple{"Y holds the bias c2 p times: was it added before the sum?", 1.0, 1.0 * p},
-        {"Y holds the mean of the terms, not their sum.", 1.0 / p, 1.0}})
-    proof.mistake("Y", name, [=, terms = terms, bias = bias](const auto& in, int) {
-      return add_bias(scale(matmul(mlp_block::reference(activation)(in).at("H"), in("B")), terms),
-                      scale(in("c2"), bias));
-    });
+  row_split::mistakes_of_sum(
+      proof, "Y", "bias c2", [=](const auto& in) { return mlp_block::reference(activation)(in).at("H"); },
+      "B", "c2");
   proof.mistake("dX", "dX equals rank {rank}'s own term: was it all-reduced?", [=](const auto& in, int rank) {
-    const Range r = own(rank);
+    const Range r = part(f, rank, p);
     const Tensor pre = add_bias(matmul(in("X"), in("A")), in("c1"));
     const Tensor dpre = mlp::activate_backward(matmul(in("dY"), t(in("B"))), pre, activation);
     return matmul(dpre.column_range(r.begin, r.end), t(in("A").column_range(r.begin, r.end)));
@@ -84,14 +56,6 @@ inline void check(Proof& proof, const Sizes& s, const ParallelMlp& block, const 
                        "((2 W + 1) F/p + W)");
   proof.expect_memory(MemoryKind::activation, "X dX Y dY U dU H", activations_of(s, 1) * e,
                       activations_of(s, p) * e, format("{} N (4 W + 3 F/p)", e));
-}
-
-/// The plain way with the same weights, and B cut by columns.
-inline AllGatherMlp build_plain(const Proof& proof, const ParallelMlp& block) {
-  return {{block.fc1.a.local(), block.fc1.c.local()},
-          {proof.other_slice("B", proof.slice<Shard<1>>("FW")),
-           proof.other_slice("c2", proof.slice<Shard<1>>("1W"))},
-          block.f};
 }
 
 inline void check_plain(Proof& proof, const Sizes& s, const AllGatherMlp& plain,
@@ -110,15 +74,24 @@ inline void check_plain(Proof& proof, const Sizes& s, const AllGatherMlp& plain,
   proof.expect_traffic("plain-bwd", "all_reduce", "dX", 1, 2 * sent * s.width, "2 " + formula + "W");
 }
 
-/// The lesson's run with its checks, as main makes it.
+/// The lesson's run with its checks: X and dY (N, W) are whole on every rank.
 inline void prove(Proof& proof, Communicator& comm, const Sizes& s, Activation wanted) {
   const TensorParallel tp(comm);
-  const Built built = build(proof, s, wanted);
-  const auto found = step(built.block, built.x, built.dy, tp);
-  const MemoryScope beside(MemoryKind::check);
-  const AllGatherMlp plain = build_plain(proof, built.block);
-  const auto gathered = step(plain, broadcast_x(built.x, tp), built.dy, tp, "plain-");
-  check(proof, s, built.block, found);
+  proof.axes(s.axes());
+  // Weights with a variance of 1/(3 fan-in) keep every activation near 1, whatever the width.
+  const double a_scale = 1 / std::sqrt(s.width), b_scale = 1 / std::sqrt(s.ffn);
+  const auto x = proof.input<Replicated>("X", "NW"), dy = proof.input<Replicated>("dY", "NW");
+  const ParallelMlp block({proof.weight<Shard<1>>("A", "WF", a_scale), proof.weight<Shard<1>>("c1", "1F")},
+                          {proof.weight<Shard<0>>("B", "FW", b_scale), proof.weight<Replicated>("c2", "1W")},
+                          proof.exact() ? Activation::relu : wanted);  // gelu is exact nowhere
+  const auto found = step(block, x, dy, tp);                           // forward and backward: mlp_block.hpp
+  const MemoryScope beside(MemoryKind::check);  // the plain way is no part of the block's memory
+  const AllGatherMlp plain{{block.fc1.a.local(), block.fc1.c.local()},  // the same weights, B cut by columns
+                           {proof.other_slice("B", proof.slice<Shard<1>>("FW")),
+                            proof.other_slice("c2", proof.slice<Shard<1>>("1W"))},
+                           block.f};
+  const auto gathered = step(plain, broadcast_x(x, tp), dy, tp, "plain-");
+  check(proof, s, block, found);  // both against the unsplit MLP of lesson 01
   check_plain(proof, s, plain, gathered);
 }
 

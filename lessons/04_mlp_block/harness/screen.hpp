@@ -40,20 +40,12 @@ inline std::string counterexample() {
 // end counterexample
 
 inline std::vector<Equation> picture(const Sizes& s) {
-  const auto [n, k, f] = s.texts();
-  using enum Block::Cut;
-  Equation forward{"forward: Y = f(X A + c1) B + c2", {}}, backward{"backward: dX = dU A'", {}};
-  Equation through_f{"backward: dH = dY B', and dU = dH \u2299 f'(U), element by element", {}};
-  forward.say("f(").add({"X", n, k, replicated, 50, 64}).add({"A", k, f, columns, 64, 112}).say("+ c1) =");
-  forward.add({"H", n, f, columns, 50, 112}).add({"B", f, k, rows, 112, 64}).say("=");
-  forward.add({"terms", n, k, partial, 50, 64}).send("all-reduce, + c2");
-  forward.add({"Y", n, k, replicated, 50, 64});
-  through_f.add({"dY", n, k, replicated, 50, 64}).add({"B'", k, f, columns, 64, 112}).say("=");
-  through_f.add({"dH", n, f, columns, 50, 112}).say("\u2299").add({"f'(U)", n, f, columns, 50, 112}).say("=");
-  through_f.add({"dU", n, f, columns, 50, 112});
-  backward.add({"dU", n, f, columns, 50, 112}).add({"A'", f, k, rows, 112, 64}).say("=");
-  backward.add({"terms", n, k, partial, 50, 64}).send("all-reduce").add({"dX", n, k, replicated, 50, 64});
-  return {forward, through_f, backward};
+  return equations(s.sides(50, 64, 112),
+                   {{"forward: Y = f(X A + c1) B + c2",
+                     "f( X(N,W) A(W,F/p) + c1) = H(N,F/p) B(F/p,W) = +terms(N,W) all-reduce, + c2 -> Y(N,W)"},
+                    {"backward: dH = dY B', and dU = dH \u2299 f'(U), element by element",
+                     "dY(N,W) B'(W,F/p) = dH(N,F/p) \u2299 f'(U)(N,F/p) = dU(N,F/p)"},
+                    {"backward: dX = dU A'", "dU(N,F/p) A'(F/p,W) = +terms(N,W) all-reduce -> dX(N,W)"}});
 }
 
 /// A limit of memory half-way between what one rank needs and what each of four ranks needs.

@@ -42,7 +42,7 @@ inline Tensor contiguous_heads(const Inputs<Tensor>& in, const Sizes& s, const C
 
 template <class Attention>
 Attention build_layer(std::type_identity<Attention>, Proof& proof, const Sizes& s, int rank, int p) {
-  const double scale = 1 / std::sqrt(static_cast<double>(s.w()));
+  const double scale = 1 / std::sqrt(s.w());
   const Tensor qkv = proof.weight("attn.c_attn.weight", "WQ", own_columns(s.w(), s, rank, p), 3 * scale);
   const Tensor c_qkv = proof.weight("attn.c_attn.bias", "1Q", own_columns(1, s, rank, p));
   const Tensor proj = proof.weight("attn.c_proj.weight", "WW", Slice::rows(s.w(), s.w(), rank, p), scale);
@@ -54,7 +54,7 @@ template <class Attention, class... More>
 auto build_layer(std::type_identity<TransformerBlock<Attention, More...>>, Proof& proof, const Sizes& s,
                  int rank, int p) -> TransformerBlock<Attention, More...> {
   using Norm = decltype(TransformerBlock<Attention, More...>::ln_1);
-  const double scale = 1 / std::sqrt(static_cast<double>(s.w()));
+  const double scale = 1 / std::sqrt(s.w());
   const auto norm = [&](const std::string& name) {
     const Placed<Replicated> weight(proof.weight<Replicated>(name + ".weight", "1W"));
     return Norm{weight, Placed<Replicated>(proof.weight<Replicated>(name + ".bias", "1W"))};
@@ -68,21 +68,35 @@ auto build_layer(std::type_identity<TransformerBlock<Attention, More...>>, Proof
             proof.weight<Replicated>("mlp.c_proj.bias", "1W")}}};
 }
 
-/// X and dY (N, W), whole on every rank, and the layer with this rank's heads.
-template <class Layer>
-struct Built {
-  Placed<Replicated> x, dy;
-  Layer layer;
-};
+// Checking.
 
-template <class Layer>
-Built<Layer> build(Proof& proof, const Communicator& comm, const Sizes& s) {
-  proof.axes({{'N', s.n()}, {'W', s.w()}, {'F', 4 * s.w()}});
-  return {proof.input<Replicated>("X", "NW"), proof.input<Replicated>("dY", "NW"),
-          build_layer(std::type_identity<Layer>{}, proof, s, comm.rank(), comm.size())};
+/// Elements of activations on each of p ranks, after the backward or before it: so many matrices (N, W), the
+/// norms' means and deviations, and what is cut by columns and heads. `own` of the N rows are this rank's in
+/// those matrices and norms: lesson 09 cuts them.
+inline std::int64_t activations(const Sizes& s, int p, const Proof& proof, std::int64_t matrices,
+                                bool backward, std::int64_t own) {
+  const std::int64_t n = s.n(), w = s.w(), times = backward ? 2 : 1;
+  const bool block = s.part == Part::block;
+  const AttentionOptions& o = s.shape.options;  // what the core keeps: P, or a number for each of its rows
+  const std::int64_t core = n * s.shape.heads / p * (o.streams() ? proof.wide() : o.seq);
+  return own * (matrices * w + (block ? 4 * proof.wide() : 0)) +
+         n * (times * own_qkv(s, p) + w / p + (block ? (times + 1) * 4 * w / p : 0)) +
+         (proof.exact() ? 0 : core);
+}
+/// Those of lesson 05 after the backward, as a row of the table of memory.
+inline void expect_activations(Proof& proof, const Sizes& s, std::int64_t matrices, const std::string& label,
+                               const std::string& formula) {
+  const std::int64_t e = proof.element_bytes();
+  proof.expect_memory(MemoryKind::activation, label, activations(s, 1, proof, matrices, true, s.n()) * e,
+                      activations(s, proof.ranks(), proof, matrices, true, s.n()) * e,
+                      format("{} {}", e, formula));
 }
 
-// Checking.
+/// The truth of attention or of a block, here and in lesson 09.
+inline void compare_with_reference(Proof& proof, const Sizes& s) {
+  const Core core = proof.exact() ? linear_core : reference_core;
+  proof.measured_baseline([=](const auto& in) { return reference(in, s, core); });
+}
 
 /// The gradients of attention's weights, but for the bias behind the sum.
 template <class Attention>
@@ -126,8 +140,7 @@ void check(Proof& proof, Communicator& comm, const Sizes& s, const Attention& la
   proof.result("dX", "NW", "dX = dQKV1 Wqkv1' + dQKV2 Wqkv2'", found.dx);
   attention_results(proof, comm, s, layer);
   proof.result("dattn.c_proj.bias", "1W", "dc    = sum dY", layer.c_proj.dc);
-  const Core core = proof.exact() ? linear_core : reference_core;
-  proof.measured_baseline([=](const auto& in) { return reference(in, s, core); });
+  compare_with_reference(proof, s);
   for (const auto& [name, wrong] :
        {std::pair{"the scores were divided by d, not by its root.", Core{head_by_head<0, true>}},
         {"the mask is off by one: each query saw the key after it.", Core{head_by_head<1>}}})
@@ -142,15 +155,9 @@ void check(Proof& proof, Communicator& comm, const Sizes& s, const Attention& la
         [=, core = layer.core](const auto& in, int) { return contiguous_heads(in, s, core, p); });
 
   expect_sums(proof, s, 1);
-  const std::int64_t e = proof.element_bytes();
-  const auto activations = [&](int over) {
-    return s.n() * (4 * s.w() + 2 * own_qkv(s, over) + s.w() / over) +
-           core_saved(s, over, proof.exact(), proof.wide());
-  };
   proof.expect_weights("Wqkv b Wo c", "dWqkv db dWo dc", all_weights(s, 1), all_weights(s, p),
                        format("((W+1){} + W W/p + W)", s.shares_keys(p) ? "(W/p + 2 d)" : "(W + 2 KV)/p"));
-  proof.expect_memory(MemoryKind::activation, "X dX Y dY QKV dQKV O P", activations(1) * e,
-                      activations(p) * e, format("{} (N (4 W + 2 QKV_i + W/p) + P_i)", e));
+  expect_activations(proof, s, 4, "X dX Y dY QKV dQKV O P", "(N (4 W + 2 QKV_i + W/p) + P_i)");
 }
 
 template <class Attention>
@@ -173,47 +180,35 @@ void check(Proof& proof, Communicator& comm, const Sizes& s, const TransformerBl
   }
   proof.claim("layer-norm gradients: equal bits on all ranks", apart, 0,
               "A norm's gradient differs between ranks: was dX all-reduced before it?");
-  proof.measured_baseline([=](const auto& in) { return reference(in, s, reference_core); });
+  compare_with_reference(proof, s);
 
   expect_sums(proof, s, 2);
-  const std::int64_t e = proof.element_bytes(), n = s.n(), w = s.w(), f = 4 * w;
-  const int p = proof.ranks();
-  // X dX Y dY, H dH, the output of each norm and its gradient; with dropout, also what dropout leaves of dY.
-  const std::int64_t whole = s.shape.options.dropout > 0 ? 11 : 10, norms = 4 * proof.wide();
-  const auto activations = [&](int over) {
-    return n * (whole * w + 2 * own_qkv(s, over) + w / over + 3 * f / over + norms) +
-           core_saved(s, over, false, proof.wide());
-  };
-  proof.expect_weights("all weights", "their gradients", all_weights(s, 1), all_weights(s, p),
+  proof.expect_weights("all weights", "their gradients", all_weights(s, 1), all_weights(s, proof.ranks()),
                        "(attention + ((2 W + 1) F/p + W) + 4 W)");
-  proof.expect_memory(MemoryKind::activation, "activations", activations(1) * e, activations(p) * e,
-                      format("{} (N ({} W + 2 QKV_i + W/p + 3 F/p + {}) + P_i)", e, whole, norms));
+  // X dX Y dY, H dH, the output of each norm and its gradient; with dropout, also what dropout leaves of dY.
+  const std::int64_t matrices = s.shape.options.dropout > 0 ? 11 : 10;
+  expect_activations(proof, s, matrices, "activations",
+                     format("(N ({} W + 2 QKV_i + W/p + 3 F/p + {}) + P_i)", matrices, 4 * proof.wide()));
 }
 
-/// Calls body with a std::type_identity of the layer that the sizes ask for: attention or a block, and with
-/// or without shared keys.
-template <class Body>
-void with_layer_type(const Sizes& s, int ranks, const Body& body) {
-  const auto with = [&]<class Attention>(std::type_identity<Attention> attention) {
-    if (s.part == Part::block)
-      body(std::type_identity<TransformerBlock<Attention>>{});
-    else
-      body(attention);
-  };
-  if (s.shares_keys(ranks))
-    with(std::type_identity<MultiQueryAttention>{});
-  else
-    with(std::type_identity<ParallelAttention>{});
+/// The lesson's run with its checks: X and dY (N, W) are whole on every rank.
+template <class Layer>
+void prove_layer(Proof& proof, Communicator& comm, const Sizes& s) {
+  proof.axes({{'N', s.n()}, {'W', s.w()}, {'F', 4 * s.w()}});
+  const auto x = proof.input<Replicated>("X", "NW"), dy = proof.input<Replicated>("dY", "NW");
+  const Layer layer =
+      build_layer(std::type_identity<Layer>{}, proof, s, comm.rank(), comm.size());  // this rank's heads
+  const auto found = mlp_block::step(layer, x, dy, TensorParallel(comm));  // forward, backward: lesson 04
+  check(proof, comm, s, layer, found);                                     // against the unsplit layer
 }
-
-/// The lesson's run with its checks, as main makes it. In the exact tier only the attention of a block is
-/// checked, since a layer norm is exact nowhere.
+/// In the exact tier only the attention of a block is checked, since a layer norm is exact nowhere.
 inline void prove(Proof& proof, Communicator& comm, Sizes s) {
   if (proof.exact()) s.part = Part::attention;
-  with_layer_type(s, comm.size(), [&]<class Layer>(std::type_identity<Layer>) {
-    const auto built = build<Layer>(proof, comm, s);
-    check(proof, comm, s, built.layer, mlp_block::step(built.layer, built.x, built.dy, TensorParallel(comm)));
-  });
+  const bool block = s.part == Part::block, shared = s.shares_keys(comm.size());
+  if (block && shared) prove_layer<TransformerBlock<MultiQueryAttention>>(proof, comm, s);
+  if (block && !shared) prove_layer<TransformerBlock<>>(proof, comm, s);
+  if (!block && shared) prove_layer<MultiQueryAttention>(proof, comm, s);
+  if (!block && !shared) prove_layer<ParallelAttention>(proof, comm, s);
 }
 
 }  // namespace tessera::attention_heads

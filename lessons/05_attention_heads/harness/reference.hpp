@@ -26,7 +26,7 @@ class AttentionHead {
     const Tensor scores = scale(matmul(q, t(k)), factor_);   // (S, S)  how well token i matches token j
     p_ = softmax(add(scores, mask(o, batch, wrong.later)));  // (S, S)  each row sums to 1
     const std::int64_t first_row = ((o.first_batch + batch) * o.all_heads + o.first_head + head) * o.seq;
-    const std::vector<double> ones(static_cast<std::size_t>(o.seq * o.seq), 1);
+    const std::vector<double> ones(o.seq * o.seq, 1);
     kept_ = dropout(Tensor::of(o.seq, o.seq, ones, q.dtype()), o.dropout, o.seed, {.first_row = first_row});
   }
 
@@ -52,8 +52,7 @@ class AttentionHead {
  private:
   /// (S, S): 0 where query i may look at key j, minus infinity elsewhere.
   Tensor mask(const AttentionOptions& o, std::int64_t batch, int later) const {
-    const auto length = o.mask == Mask::padding ? o.lengths.row_range(batch, batch + 1).values()[0]
-                                                : static_cast<double>(o.seq);
+    const auto length = o.mask == Mask::padding ? o.lengths.row_range(batch, batch + 1).values()[0] : o.seq;
     std::vector<double> values;
     for (std::int64_t i = 0; i < o.seq; ++i)
       for (std::int64_t j = 0; j < o.seq; ++j)
@@ -165,7 +164,7 @@ class Reference {
     add_layer_norm_weights(dw, db, dy, saved);
     const double sum = largest(sum_rows(absolute(dy)));
     // |x - mean| inverse_deviation of a row of W elements is at most sqrt(W).
-    note("d" + name + ".weight", dw, sum * std::sqrt(static_cast<double>(w.cols())));
+    note("d" + name + ".weight", dw, sum * std::sqrt(w.cols()));
     note("d" + name + ".bias", db, sum);
     return layer_norm_backward(dy, saved, w);
   }

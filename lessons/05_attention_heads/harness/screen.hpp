@@ -44,8 +44,7 @@ inline std::string trap_table(const Sizes& s, int p) {
                           : format("V {}", col - w - kv);
   };
   const auto words = [&](Range r) { return format("{}..{}", name(r.begin), name(r.end - 1)); };
-  std::vector<std::vector<std::string>> rows = {
-      {"The trap: a rank's", "q are", "k are", "v are", "instead of"}};
+  Cells rows = {{"The trap: a rank's", "q are", "k are", "v are", "instead of"}};
   for (int r = 0; r < p; ++r) {
     const std::int64_t q = part(s.qkv(), r, p).begin, k = q + q_own, v = k + kv_own;
     const auto own = qkv_slice(1, s.shape, r, p).col_ranges;
@@ -56,46 +55,28 @@ inline std::string trap_table(const Sizes& s, int p) {
 }
 
 inline std::vector<Equation> picture(const Sizes& s, int ranks) {
-  using enum Block::Cut;
-  struct Side {
-    std::int64_t size;
-    double drawn;
-    std::int64_t heads;  // drawn side by side as strips, where they are few
-  };
   const std::int64_t kv = s.shape.kv_width();
-  const Side n{s.n(), 44, 0}, w{s.w(), 56, s.shape.heads}, k{kv, kv == s.w() ? 56.0 : 38.0, s.shape.kv_heads};
-  const auto block = [&](const char* name, const Side& down, const Side& across, Block::Cut cut) {
-    const std::int64_t heads = cut == columns ? across.heads : cut == rows ? down.heads : ranks;
-    const int strips = w.heads > 16 ? 1 : static_cast<int>(heads / ranks);
-    const std::string height = std::to_string(down.size), width = std::to_string(across.size);
-    return Block{name, height, width, cut, down.drawn, across.drawn, strips};
+  const auto strips = [&](std::int64_t heads) {  // a rank's heads side by side, where they are few
+    return s.shape.heads > 16 ? 1 : static_cast<int>(heads / ranks);
   };
   const bool shared = s.shares_keys(ranks);
-  const auto keys = shared ? replicated : columns;
-  const auto terms = block("terms", n, w, partial);
-  Equation project{"Q, K and V: the columns of each rank's heads", {}},
-      mix{"each head by itself, then its rows of Wo: one all-reduce", {}},
-      back{shared ? "backward: every rank's heads used K and V, one more all-reduce"
-                  : "backward, the mirror image",
-           {}},
-      sum{"every rank's heads used X: one all-reduce", {}};
-  project.add(block("X", n, w, replicated)).say("[").add(block("Wq", w, w, columns));
-  project.add(block("Wk", w, k, keys)).add(block("Wv", w, k, keys)).say("] =");
-  project.add(block("Q", n, w, columns)).add(block("K", n, k, keys)).add(block("V", n, k, keys));
-  mix.say("softmax(Q K') V =").add(block("O", n, w, columns)).add(block("Wo", w, w, rows)).say("=");
-  mix.add(terms).send("all-reduce").add(block("Y", n, w, replicated));
-  back.add(block("dY", n, w, replicated)).add(block("Wo'", w, w, columns)).say("=");
-  back.add(block("dO", n, w, columns)).say("then head by head:").add(block("dQ", n, w, columns));
-  for (const char* name : {"dK", "dV"}) back.add(block(name, n, k, shared ? partial : columns));
-  if (shared) {
-    back.send("all-reduce").add(block("dK", n, k, replicated)).add(block("dV", n, k, replicated));
-    return {project, mix, back};
-  }
-  sum.add(block("dQ", n, w, columns)).add(block("Wq'", w, w, rows)).say("+");
-  sum.add(block("dK", n, k, columns)).add(block("Wk'", k, w, rows)).say("+");
-  sum.add(block("dV", n, k, columns)).add(block("Wv'", k, w, rows)).say("=");
-  sum.add(terms).send("all-reduce").add(block("dX", n, w, replicated));
-  return {project, mix, back, sum};
+  std::vector<std::pair<std::string, std::string>> lines = {
+      {"Q, K and V: the columns of each rank's heads",
+       format("X(N,W) [ Wq(W,W/p) Wk(W,{0}) Wv(W,{0}) ] = Q(N,W/p) K(N,{0}) V(N,{0})", shared ? "K" : "K/p")},
+      {"each head by itself, then its rows of Wo: one all-reduce",
+       "softmax(Q K') V = O(N,W/p) Wo(W/p,W) = +terms(N,W) all-reduce -> Y(N,W)"},
+      {shared ? "backward: every rank's heads used K and V, one more all-reduce"
+              : "backward, the mirror image",
+       format("dY(N,W) Wo'(W,W/p) = dO(N,W/p) then head by head: dQ(N,W/p) {}",
+              shared ? "+dK(N,K) +dV(N,K) all-reduce -> dK(N,K) dV(N,K)" : "dK(N,K/p) dV(N,K/p)")}};
+  if (!shared)
+    lines.push_back({"every rank's heads used X: one all-reduce",
+                     "dQ(N,W/p) Wq'(W/p,W) + dK(N,K/p) Wk'(K/p,W) + dV(N,K/p) Wv'(K/p,W) = "
+                     "+terms(N,W) all-reduce -> dX(N,W)"});
+  return equations({{'N', {std::to_string(s.n()), 44}},
+                    {'W', {std::to_string(s.w()), 56, strips(s.shape.heads)}},
+                    {'K', {std::to_string(kv), kv == s.w() ? 56.0 : 38.0, strips(s.shape.kv_heads)}}},
+                   lines);
 }
 
 }  // namespace tessera::attention_heads

@@ -38,8 +38,8 @@ inline double seconds(const std::string& pace) {
   const double value = std::strtod(pace.c_str(), &end);
   const std::string unit = end;
   const double factor = unit == "ms" ? 1e-3 : unit == "us" ? 1e-6 : unit == "s" ? 1 : 0;
-  if (!(value * factor > 0 && value * factor <= 1))
-    throw UsageError("--pace " + pace + ": a time up to 1s like 5ms or 0.5ms would work");
+  refuse_if(!(value * factor > 0 && value * factor <= 1),
+            "--pace {}: a time up to 1s like 5ms or 0.5ms would work", pace);
   return value * factor;
 }
 
@@ -48,12 +48,11 @@ inline void check_microbatches(std::int64_t microbatches, std::int64_t batch, st
   const bool divides = batch % microbatches == 0;
   if (divides && microbatches % group == 0) return;
   const std::string good = fitting(batch, [&](std::int64_t n) { return batch % n == 0 && n % group == 0; });
-  throw UsageError(format("--microbatches {}{}{} would work", microbatches,
-                          divides ? format(" cannot be divided by --ranks {}, as interleaved needs it", group)
-                                  : format(" does not divide --batch {}", batch),
-                          good.empty()
-                              ? format(": --batch {} --microbatches {}", (batch / group + 1) * group, group)
-                              : format(": --microbatches {}", good)));
+  throw UsageError("--microbatches {}{}{} would work", microbatches,
+                   divides ? format(" cannot be divided by --ranks {}, as interleaved needs it", group)
+                           : format(" does not divide --batch {}", batch),
+                   good.empty() ? format(": --batch {} --microbatches {}", (batch / group + 1) * group, group)
+                                : format(": --microbatches {}", good));
 }
 
 /// Everything that can be wrong with the command line, before anything runs.
@@ -64,14 +63,13 @@ inline void apply_arguments(Config& s, const Arguments& arguments, int ranks) {
   if (s.chunks == 0) s.chunks = interleaved && ranks > 1 ? 2 : 1;
   refuse_impossible(s.schedule, ranks, s.microbatches, s.chunks);
   const int parts = ranks * s.chunks;
-  if (s.model.layers < parts)
-    throw UsageError(
-        format("--layers {} cannot fill {} stages{}: --layers {} or more, or --ranks {} would work",
-               s.model.layers, ranks, s.chunks > 1 ? format(" of {} chunks", s.chunks) : "", parts,
-               std::max<std::int64_t>(1, s.model.layers / s.chunks)));
+  refuse_if(parts > s.model.layers,
+            "--layers {} cannot fill {} stages{}: --layers {} or more, or --ranks {} would work",
+            s.model.layers, ranks, s.chunks > 1 ? format(" of {} chunks", s.chunks) : "", parts,
+            std::max<std::int64_t>(1, s.model.layers / s.chunks));
   s.pace = seconds(arguments.pace);
-  if (s.pace > 0 && arguments.balances())
-    throw UsageError("--partition balance evens out what layers really cost: without --pace it would work");
+  refuse_if(s.pace > 0 && arguments.balances(),
+            "--partition balance evens out what layers really cost: without --pace it would work");
   s.partition = arguments.partition.empty() || arguments.balances()
                     ? even_partition(s.model.layers, parts)
                     : parse_partition(arguments.partition, s.model.layers, parts);

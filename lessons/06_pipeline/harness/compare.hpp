@@ -36,7 +36,7 @@ inline void run_schedules(Comparison& found, Proof& main, Communicator& pp, cons
     const int parts = pp.size() * s.chunks;
     try {
       refuse_impossible(schedule, pp.size(), s.microbatches, s.chunks);
-      if (s.model.layers < parts) throw UsageError(format("needs {} layers", parts));
+      refuse_if(s.model.layers < parts, "needs {} layers", parts);
     } catch (const UsageError& error) {
       found.left_out.push_back(name + " left out: " + error.what());
       continue;
@@ -51,17 +51,14 @@ inline void balance_stages(Comparison& found, Proof& main, Communicator& pp, Con
   {
     const auto alone = pp.split(pp.rank(), 0, "tp");
     const CheckScope scope(pp);
-    const Tokens batch =
-        gpt::microbatches_of(gpt::random_tokens(s.model, main.seed()), s.microbatches).front();
-    LayerCosts costs;
+    const auto batches = gpt::microbatches_of(gpt::random_tokens(s.model, main.seed()), s.microbatches);
+    LayerCosts costs;  // on rank 0
     if (pp.rank() == 0) {
       const auto busy = pp.busy("measures what a block costs");
-      costs = measure_costs(s.model, TensorParallel(*alone), main.dtype(), batch);
+      costs = measure_costs(s.model, TensorParallel(*alone), main.dtype(), batches.front());
     }
-    const Tensor shared = Tensor::of(1, 3, {costs.embedding, costs.block, costs.head}, DType::f64);
-    pp.broadcast(shared, 0);  // every rank must choose the same partition
-    const std::vector<double> c = shared.values();
-    found.costs = {c[0], c[1], c[2]};
+    for (double LayerCosts::*part : {&LayerCosts::embedding, &LayerCosts::block, &LayerCosts::head})
+      found.costs.*part = sum_over(pp, costs.*part);  // every rank must choose the same partition
   }
   found.even = {run_alone(main, pp, s, "even partition")};
   s.partition = balanced_partition(s.model.layers, s.virtual_stages(), found.costs);
@@ -78,14 +75,12 @@ inline Comparison run_comparison(Proof& main, Communicator& pp, Config& s, const
 /// The even partition above the balanced one. A stage's forward is a third of what it costs.
 inline std::string partition_table(const Comparison& found, const Run& balanced) {
   const auto ms = [](double seconds) { return number(1e3 * seconds) + " ms"; };
-  std::vector<std::vector<std::string>> rows = {
-      {"Layers", "slowest stage", "mean stage", "bubble predicted", "measured"}};
+  Cells rows = {{"Layers", "slowest stage", "mean stage", "bubble predicted", "measured"}};
   for (const Run& run : {found.even.front(), balanced}) {
     const Partition& partition = run.config.partition;
     std::vector<double> thirds;
     for (std::size_t at = 0; at < partition.size(); ++at) thirds.push_back(found.costs.of(partition, at) / 3);
-    const double mean =
-        3 * std::accumulate(thirds.begin(), thirds.end(), 0.0) / static_cast<double>(thirds.size());
+    const double mean = 3 * std::accumulate(thirds.begin(), thirds.end(), 0.0) / thirds.size();
     rows.push_back({"  " + join(partition, ","), ms(found.costs.slowest(partition)), ms(mean),
                     percent(simulate(run.config.plan(), {thirds, thirds, thirds}).bubble()),
                     percent(run.measured.timeline.bubble())});
@@ -96,27 +91,28 @@ inline std::string partition_table(const Comparison& found, const Run& balanced)
 }
 
 inline std::string schedule_table(const Comparison& found, bool timed) {
-  std::vector<std::vector<std::string>> rows = {
+  Cells rows = {
       {"Schedule", "bubble", "predicted", "measured", "in flight s0..", "most activations", "sent"}};
   for (const Run& run : found.schedules) {
     const Config& s = run.config;
-    rows.push_back({"  " + name_of(s.schedule) + (s.chunks > 1 ? format(" v={}", s.chunks) : ""), formula(s),
-                    percent(timed ? run.predicted().bubble() : s.bubble_predicted()),
-                    percent(run.measured.timeline.bubble()), join(run.measured.in_flight, " "),
-                    bytes(std::ranges::max(run.measured.activation_bytes)),
-                    format("{} messages", 2 * s.microbatches * (s.virtual_stages() - 1))});
+    rows.push_back(
+        {"  " + word_of(schedule_names, s.schedule) + (s.chunks > 1 ? format(" v={}", s.chunks) : ""),
+         formula(s), percent(timed ? run.predicted().bubble() : s.bubble_predicted()),
+         percent(run.measured.timeline.bubble()), join(run.measured.in_flight, " "),
+         bytes(std::ranges::max(run.measured.activation_bytes)),
+         format("{} messages", 2 * s.microbatches * (s.virtual_stages() - 1))});
   }
   if (!timed)
     for (auto& row : rows) row.erase(row.begin() + 3);
   return table(rows, timed ? "llrrlrr" : "llrlrr", 0) + indented(join(found.left_out, "\n"), 2);
 }
 
-/// The tables of the further runs; nothing that was measured in seconds unless `timed`.
-inline std::string text(const Comparison& found, const Run& run, bool timed) {
+/// The tables of the further runs; nothing that was measured in seconds unless `run` is timed.
+inline std::string text(const Comparison& found, const Run& run) {
   std::string out;
-  if (!found.even.empty()) out += (timed ? partition_table(found, run) : "") + "\n";
-  if (!found.schedules.empty()) out += schedule_table(found, timed) + "\n";
-  return out;
+  if (!found.even.empty()) out += (run.is_timed() ? partition_table(found, run) : "") + "\n";
+  if (!found.schedules.empty()) out += schedule_table(found, run.is_timed()) + "\n";
+  return out + "Try --microbatches 32 --batch 32, --pace 5ms --compare, --partition balance --vocab 2048\n";
 }
 
 }  // namespace tessera::pipeline

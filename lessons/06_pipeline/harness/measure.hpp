@@ -66,10 +66,10 @@ class Clock {
   using Clockwork = std::chrono::steady_clock;  // one for all processes of a machine
   std::int64_t now() const {                    // in ticks, rounded down
     const std::chrono::duration<double> seconds = Clockwork::now().time_since_epoch();
-    return static_cast<std::int64_t>(seconds.count() / tick_);
+    return seconds.count() / tick_;
   }
   void wait_until(std::int64_t tick) const {
-    const std::chrono::duration<double> seconds(static_cast<double>(tick) * tick_);
+    const std::chrono::duration<double> seconds(tick * tick_);
     std::this_thread::sleep_until(Clockwork::time_point(std::chrono::ceil<Clockwork::duration>(seconds)));
   }
   double tick_;
@@ -108,15 +108,12 @@ struct Measured {
 /// Every rank's steps, on rank 0. The ranks send the times alone: what they executed stands in the plan.
 inline Measured gather(Communicator& comm, const Plan& plan, const Trace& trace) {
   const CheckScope scope(comm);
-  std::vector<double> mine = {static_cast<double>(trace.in_flight),
-                              static_cast<double>(trace.activation_bytes)};
+  std::vector<double> mine = {double(trace.in_flight), double(trace.activation_bytes)};
   for (const Step& s : trace.steps) mine.insert(mine.end(), {s.begin, s.end});
   Measured all;
-  for (const Tensor& one :
-       gather_to_first(comm, Tensor::of(1, static_cast<std::int64_t>(mine.size()), mine, DType::f64))) {
+  for (const Tensor& one : gather_to_first(comm, Tensor::of(1, std::ssize(mine), mine, DType::f64))) {
     const std::vector<double> v = one.values();
-    all.in_flight.push_back(static_cast<std::int64_t>(v[0]));
-    all.activation_bytes.push_back(static_cast<std::int64_t>(v[1]));
+    all.in_flight.push_back(v[0]), all.activation_bytes.push_back(v[1]);
     const Instructions& list = plan[all.timeline.stages.size()];
     auto& steps = all.timeline.stages.emplace_back();
     for (std::size_t i = 0; i < list.size(); ++i) steps.push_back({list[i], v[2 + 2 * i], v[3 + 2 * i]});
@@ -160,11 +157,11 @@ inline LayerCosts measure_costs(const ModelConfig& config, const TensorParallel&
 /// timeline.
 inline Costs costs_of(const Timeline& timeline, int virtual_stages) {
   Costs costs;
-  const int stages = static_cast<int>(timeline.stages.size());
+  const int stages = timeline.stages.size();
   for (int at = 0; at < virtual_stages; ++at) {
     const auto seconds_of = [&](Op op) {
       std::vector<double> seconds;
-      for (const Step& s : timeline.stages[static_cast<std::size_t>(at % stages)])
+      for (const Step& s : timeline.stages[at % stages])
         if (s.op == op && s.chunk == at / stages) seconds.push_back(s.end - s.begin);
       return median(seconds);
     };

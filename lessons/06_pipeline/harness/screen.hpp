@@ -10,10 +10,6 @@
 
 namespace tessera::pipeline {
 
-inline std::string name_of(Schedule schedule) {
-  return schedule_names[static_cast<std::size_t>(schedule)].second;
-}
-
 /// What was asked for, and what was measured. Without a timeline nothing shows that is measured in seconds.
 struct Run {
   Config config;
@@ -66,14 +62,14 @@ inline std::string formula(const Config& s) {
 }
 
 /// Timelines and what they say.
-inline std::string report(const Run& run, std::size_t element_bytes) {
+inline std::string report(const Run& run, std::int64_t element_bytes) {
   const Config& s = run.config;
   const Measured& found = run.measured;
-  const int p = s.stages(), cores = static_cast<int>(std::thread::hardware_concurrency());
+  const int p = s.stages(), cores = std::thread::hardware_concurrency();
   const Timeline predicted = run.predicted();
   std::string out =
-      format("{}, {}{}; layers {}; {} microbatches of {} tokens{}{}\n", name_of(s.schedule), p,
-             p == 1 ? " stage" : " stages", join(s.partition, ","), s.microbatches, s.model.rows(),
+      format("{}, {}{}; layers {}; {} microbatches of {} tokens{}{}\n", word_of(schedule_names, s.schedule),
+             p, p == 1 ? " stage" : " stages", join(s.partition, ","), s.microbatches, s.model.rows(),
              s.pace > 0 ? format("; a stage's forward paced to {} ms", number(1e3 * s.pace)) : "",
              s.recompute ? "; forwards run again for the backward" : "");
   out += legend(predicted) + "\n" + draw(predicted, "predicted", run.unit());
@@ -87,9 +83,9 @@ inline std::string report(const Run& run, std::size_t element_bytes) {
                 s.chunks > 1 ? format(" chunks, {} a stage", s.chunks) : "", s.microbatches * s.chunks);
   out += format("activations {}: {} B at most\n", stages, join(found.activation_bytes, " "));
   if (p > 1)
-    out += format("a boundary  of two {}: m times n W = {} forward, and as many back\n",
-                  s.chunks > 1 ? "chunks" : "stages",
-                  bytes(s.model.rows() * s.model.width() * static_cast<std::int64_t>(element_bytes)));
+    out +=
+        format("a boundary  of two {}: m times n W = {} forward, and as many back\n",
+               s.chunks > 1 ? "chunks" : "stages", bytes(s.model.rows() * s.model.width() * element_bytes));
   if (run.takes_own_time() && p > cores)
     out +=
         format("{} ranks share {} cores: stages wait for a core as well as for each other. Try --pace 5ms\n",
@@ -98,22 +94,22 @@ inline std::string report(const Run& run, std::size_t element_bytes) {
 }
 
 inline std::string drawing(const Run& run) {
+  const bool seconds = run.config.pace > 0 || run.is_timed();
   std::vector<Panel> panels = {{"predicted", run.predicted()}};
   if (run.is_timed()) panels.push_back({"measured", run.measured.timeline});
-  const bool seconds = run.config.pace > 0 || run.is_timed();
-  if (seconds)  // in milliseconds
-    for (Panel& panel : panels)
-      for (auto& steps : panel.timeline.stages)
-        for (Step& step : steps) step.begin *= 1e3, step.end *= 1e3;
-  return picture(format("{}, {} stages, {} microbatches", name_of(run.config.schedule), run.config.stages(),
-                        run.config.microbatches),
+  for (Panel& panel : panels)
+    for (auto& steps : panel.timeline.stages)
+      for (Step& step : steps)
+        if (seconds) step.begin *= 1e3, step.end *= 1e3;  // in milliseconds
+  return picture(format("{}, {} stages, {} microbatches", word_of(schedule_names, run.config.schedule),
+                        run.config.stages(), run.config.microbatches),
                  panels, seconds ? "ms" : "in forwards of a stage");
 }
 
 /// The lesson's own keys of the JSON.
 inline void record(Proof& proof, const Run& run) {
   const Config& s = run.config;
-  proof.record("pipeline.schedule", name_of(s.schedule));
+  proof.record("pipeline.schedule", word_of(schedule_names, s.schedule));
   proof.record("pipeline.stages", s.stages());
   proof.record("pipeline.microbatches", s.microbatches);
   proof.record("pipeline.chunks", s.chunks);

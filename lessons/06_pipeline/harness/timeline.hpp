@@ -41,20 +41,19 @@ inline std::string draw(const Timeline& timeline, const std::string& name, doubl
     return chunks == 1 ? format(" s{}", stage) : format(" s{}.{}", stage, chunk + 1);
   };
   const std::size_t margin = label(timeline.stages.size() - 1, 0).size() + 1;
-  const double begin = timeline.begin(), makespan = timeline.makespan(),
-               room = columns - static_cast<double>(margin + 11);
+  const double begin = timeline.begin(), makespan = timeline.makespan(), room = columns - double(margin + 11);
   const bool fits = unit > 0 && std::round(makespan / unit) <= room;
   const double scale = fits ? unit : makespan / room;
-  const auto cells = static_cast<std::size_t>(std::max(1.0, std::round(makespan / scale)));
+  const std::size_t cells = std::max(1.0, std::round(makespan / scale));
   std::string title = name;
   if (!fits && unit > 0) title += format(" ({:g} units a character)", std::round(scale / unit * 100) / 100);
   std::string out = format("{:<{}}{:>9}\n", title, margin + cells + 2, "idle");
   for (std::size_t stage = 0; stage < timeline.stages.size(); ++stage) {
     const auto& steps = timeline.stages[stage];
-    std::vector<std::string> lines(static_cast<std::size_t>(chunks), std::string(cells, ' '));
+    std::vector<std::string> lines(chunks, std::string(cells, ' '));
     int idle = 0;
     for (std::size_t cell = 0; cell < cells; ++cell) {
-      const double middle = begin + (static_cast<double>(cell) + 0.5) * scale;
+      const double middle = begin + (cell + 0.5) * scale;
       const auto step = std::ranges::find_if(steps, [&](const Step& one) {
         return computes(one.op) && one.begin <= middle && middle < one.end;
       });
@@ -62,12 +61,11 @@ inline std::string draw(const Timeline& timeline, const std::string& name, doubl
       if (step == steps.end())
         for (std::string& line : lines) line[cell] = '.';
       else
-        lines[static_cast<std::size_t>(step->chunk)][cell] = symbol(*step);
+        lines[step->chunk][cell] = symbol(*step);
     }
     const std::string tail = format("{:>9}", format("{}/{}", idle, cells));
     for (int chunk = 0; chunk < chunks; ++chunk)
-      out += format("{:<{}}|{}|{}\n", label(stage, chunk), margin, lines[static_cast<std::size_t>(chunk)],
-                    chunk == 0 ? tail : "");
+      out += format("{:<{}}|{}|{}\n", label(stage, chunk), margin, lines[chunk], chunk == 0 ? tail : "");
   }
   return out;
 }
@@ -98,7 +96,7 @@ inline std::string cell(double x, double y, double w, double h, const Step& step
   else if (step.op != Op::forward)
     out += svg_rectangle(x, y, w, h, fill, " fill-opacity=\".4\"");
   const std::string number = std::to_string(step.microbatch + 1);
-  if (w < 8 * static_cast<double>(number.size())) return out;  // too narrow to be read
+  if (w < 8 * number.size()) return out;  // too narrow to be read
   const char* on = step.op == Op::forward ? ink(step.microbatch) : ink(1);
   return out +
          svg_text(x + w / 2, y + h / 2 + 4.5, number, format(" style=\"fill:{}\" font-size=\"13\"", on));
@@ -154,7 +152,7 @@ inline std::string key(double y, const Timeline& timeline) {
   double x = left;
   for (const auto& [op, words] : entries) {
     out += cell(x, y, 28, 24, {{op}, 0, 1}) + svg_text(x + 36, y + 17, words, start);
-    x += 54 + 8 * static_cast<double>(words.size());
+    x += 54 + 8 * words.size();
   }
   out += svg_rectangle(x, y, 28, 24, "url(#idle)") + svg_text(x + 36, y + 17, "idle: the bubble", start);
   if (timeline.chunks() > 1)
@@ -168,9 +166,7 @@ inline std::string key(double y, const Timeline& timeline) {
 inline std::string picture(const std::string& subject, const std::vector<Panel>& panels,
                            const std::string& unit) {
   using namespace svg_detail;
-  const auto rows_height = [](const Timeline& t) {
-    return static_cast<double>(t.stages.size()) * (lane * t.chunks() + gap);
-  };
+  const auto rows_height = [](const Timeline& t) { return t.stages.size() * (lane * t.chunks() + gap); };
   double longest = 0, height = 44;
   std::vector<std::string> bubbles;
   for (const auto& [name, timeline] : panels) {

@@ -20,7 +20,7 @@ inline Tensor mean_of_means(const Inputs<Tensor>& in, const std::string& name, i
   for (int r = 0; r < p; ++r) {
     const Range own = own_rows(dy.rows(), r, p, seq);
     const Tensor rows = dy.row_range(own.begin, own.end);
-    rows.copy_from(scale(rows, static_cast<double>(dy.rows()) / static_cast<double>(own.size() * p)));
+    rows.copy_from(scale(rows, double(dy.rows()) / (own.size() * p)));
   }
   return name == "dc" ? sum_rows(dy) : matmul(t(in("X")), dy);
 }
@@ -40,11 +40,10 @@ inline void check_linear(Proof& proof, Communicator& comm, const ModelConfig& mo
                      Placed<Replicated>(input("c", "1F", c_slice))};
   const Rows y = layer.forward(x), dx = layer.backward_input(dy);
   std::pair<Placed<Replicated>, Placed<Replicated>> gradients;
-  {
-    const auto phase = comm.phase("linear");
+  in_phase(comm, "linear", [&] {
     layer.backward_weight(x, dy);
     gradients = layer.finish(DataParallel(comm));
-  }
+  });
   proof.result("Y", "NF", "[X1; X2] A + c = [X1 A + c; X2 A + c]", y.local(), rows(f));
   proof.result("dX", "NW", "dX = [dY1 A'; dY2 A']", dx.local(), rows(k));
   proof.result("dA", "WF", "dA = X1' dY1 + X2' dY2", gradients.first.local(), a_slice);
@@ -55,20 +54,7 @@ inline void check_linear(Proof& proof, Communicator& comm, const ModelConfig& mo
   for (const std::string result : {"dA", "dc"})
     proof.mistake(
         result, format("{} is the mean of the ranks' means: a rank with fewer rows counted as much.", result),
-        [=](const auto& in, int) { return mean_of_means(in, result, static_cast<int>(p), seq); });
-}
-
-/// The whole model on every rank, with the proof's weights. `alone` is a group of one rank.
-inline Replica build(Proof& proof, const TensorParallel& alone, const Communicator& dp, const Config& s) {
-  ModelConfig own = s.model;
-  own.attention.options.batch =
-      own_rows(s.model.attention.options.batch, dp.rank(), dp.size()).size();  // sequences
-  return {own, alone, proof.dtype(), s.bucket, gpt::make_weights(proof, own)};
-}
-
-/// This rank's sequences of a batch.
-inline Tokens own_tokens(const Tokens& batch, const Communicator& dp, std::int64_t seq) {
-  return gpt::rows_of(batch, own_rows(batch.ids.rows(), dp.rank(), dp.size(), seq));
+        [=](const auto& in, int) { return mean_of_means(in, result, p, seq); });
 }
 
 /// The unsplit model's step, and the linear layer.
@@ -110,28 +96,35 @@ inline void check_training(Proof& proof, Communicator& dp, const Config& s, cons
     one.value.copy_from(proof.other_slice(one.name, one.slice));
 
   const std::int64_t p = dp.size(), e = proof.wide_bytes(), steps = s.steps + 1,
-                     buckets = static_cast<std::int64_t>(replica.buckets().count());
+                     buckets = replica.buckets().count();
   proof.expect_traffic("bwd", "all_reduce", "gradients", steps * buckets,
                        steps * 2 * (p - 1) * gpt::elements_of(s.model) * e,
                        format("{} steps x 2 (p-1) {} Psi", steps, e));
 }
 
-/// The lesson's run with its checks, as main makes it. Returns the loss before every step and after the last.
-inline std::vector<double> prove(Proof& proof, Communicator& dp, const Config& s) {
-  check_linear(proof, dp, s.model);
+/// What the training has left.
+struct Trained {
+  std::vector<double> losses;  // before every step and after the last
+  std::size_t buckets = 0;
+};
+/// The lesson's run with its checks.
+inline Trained prove(Proof& proof, Communicator& dp, const Config& s) {
+  check_linear(proof, dp, s.model);  // one layer by itself: data_parallel.hpp
   const auto group = dp.split(dp.rank(), 0, "tp");
-  const TensorParallel alone(*group);
-  Replica replica = build(proof, alone, dp, s);
-  const Tokens batch = gpt::random_tokens(s.model, proof.seed()), own = own_tokens(batch, dp, s.model.seq());
+  ModelConfig model = s.model;  // with this rank's sequences of the batch
+  model.attention.options.batch = own_rows(model.attention.options.batch, dp.rank(), dp.size()).size();
+  Replica replica(model, TensorParallel(*group), proof.dtype(), s.bucket, gpt::make_weights(proof, model));
+  const Tokens batch = gpt::random_tokens(s.model, proof.seed()),  // the same on every rank
+      own = gpt::rows_of(batch, own_rows(batch.ids.rows(), dp.rank(), dp.size(), model.seq()));
   proof.dump("ids", batch.ids), proof.dump("targets", batch.targets);
-  std::vector<double> losses = {replica.gradients(own, dp)};
-  check_gradients(proof, s, replica, batch, losses.front());
+  std::vector<double> losses = {replica.gradients(own, dp)};  // forward, backward, all-reduces: replica.hpp
+  check_gradients(proof, s, replica, batch, losses.front());  // against the unsplit model
   for (std::int64_t step = 0; step < s.steps; ++step) {
     replica.step(s.lr, 0.9);
     losses.push_back(replica.gradients(own, dp));
   }
-  check_training(proof, dp, s, replica, losses);
-  return losses;
+  check_training(proof, dp, s, replica, losses);  // equal replicas, and a loss that falls
+  return {losses, replica.buckets().count()};
 }
 
 }  // namespace tessera::data_parallel

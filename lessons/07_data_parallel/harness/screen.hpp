@@ -19,15 +19,19 @@ inline std::string by_hand() {
 }
 
 inline std::vector<Equation> picture(const ModelConfig& model) {
-  using enum Block::Cut;
-  const std::string n = std::to_string(model.tokens), k = std::to_string(model.width()),
-                    f = std::to_string(2 * model.width() + 1);
-  Equation forward{"forward: Y = X A", {}}, backward{"backward: dA = X' dY", {}};
-  forward.add({"X", n, k, rows, 112, 50}).add({"A", k, f, replicated, 50, 80}).say("=");
-  forward.add({"Y", n, f, rows, 112, 80});
-  backward.add({"X'", k, n, columns, 50, 112}).add({"dY", n, f, rows, 112, 80}).say("=");
-  backward.add({"terms", k, f, partial, 50, 80}).send("all-reduce").add({"dA", k, f, replicated, 50, 80});
-  return {forward, backward};
+  return equations({{'N', {std::to_string(model.tokens), 112}},
+                    {'W', {std::to_string(model.width()), 50}},
+                    {'F', {std::to_string(2 * model.width() + 1), 80}}},
+                   {{"forward: Y = X A", "X(N/p,W) A(W,F) = Y(N/p,F)"},
+                    {"backward: dA = X' dY", "X'(W,N/p) dY(N/p,F) = +terms(W,F) all-reduce -> dA(W,F)"}});
+}
+
+inline std::string text(const Trained& found, const Config& s, bool stable) {
+  return format("{}{} of at least {} B, posted while the backward goes on\n", found.buckets,
+                found.buckets == 1 ? " bucket" : " buckets", s.bucket) +
+         (stable ? ""
+                 : format("loss {} before, {} after {} steps\n", number(found.losses.front()),
+                          number(found.losses.back()), s.steps));
 }
 
 }  // namespace tessera::data_parallel

@@ -69,25 +69,23 @@ inline int ranks_of(const ParallelSizes& sizes) {
   const int launched = mpi::launched_size();
   const std::string flags = format("--tp {} {}--pp {} --dp {}", sizes.tp,
                                    sizes.cp > 1 ? format("--cp {} ", sizes.cp) : "", sizes.pp, sizes.dp);
-  if (sizes.replicas() % sizes.ep != 0)
-    throw UsageError(
-        format("--ep {} does not divide the {} ranks of --cp {} --dp {}: --ep {} would work", sizes.ep,
-               sizes.replicas(), sizes.cp, sizes.dp,
-               fitting(sizes.replicas(), [&](std::int64_t n) { return sizes.replicas() % n == 0; })));
-  if (launched > 1 && launched != sizes.ranks())
-    throw UsageError(format("{} under a launcher of {} processes: a launcher of {} would work", flags,
-                            launched, sizes.ranks()));
+  refuse_if(sizes.replicas() % sizes.ep != 0,
+            "--ep {} does not divide the {} ranks of --cp {} --dp {}: --ep {} would work", sizes.ep,
+            sizes.replicas(), sizes.cp, sizes.dp,
+            fitting(sizes.replicas(), [&](std::int64_t n) { return sizes.replicas() % n == 0; }));
+  refuse_if(launched > 1 && launched != sizes.ranks(),
+            "{} under a launcher of {} processes: a launcher of {} would work", flags, launched,
+            sizes.ranks());
   if (sizes.ranks() <= 64) return sizes.ranks();
-  throw UsageError(format("64 ranks at most: {} make {}; --tp 2 {}--pp 2 --dp 2 would work", flags,
-                          sizes.ranks(), sizes.cp > 1 ? "--cp 2 " : ""));
+  throw UsageError("64 ranks at most: {} make {}; --tp 2 {}--pp 2 --dp 2 would work", flags, sizes.ranks(),
+                   sizes.cp > 1 ? "--cp 2 " : "");
 }
 
 /// Opens the file where the model begins: once, and before anything is written.
 inline std::shared_ptr<const gpt::WeightsFile> open_weights(const std::string& weights,
                                                             const std::string& resume) {
-  if (!resume.empty() && !weights.empty())
-    throw UsageError(
-        "--weights and --resume both say where the model begins: without --weights it would work");
+  refuse_if(!resume.empty() && !weights.empty(),
+            "--weights and --resume both say where the model begins: without --weights it would work");
   if (!weights.empty()) return std::make_shared<const gpt::WeightsFile>(weights);
   if (resume.empty()) return nullptr;
   if (!std::filesystem::exists(gpt::model_file(resume)))
@@ -102,7 +100,7 @@ inline void set_from_file(Flags& flags, const gpt::WeightsFile& file, const std:
   try {
     if (!flags.given(flag)) flags.set(flag, text);
   } catch (const UsageError& error) {
-    throw UsageError(format("{} has {}", file.what(), error.what()));
+    throw UsageError("{} has {}", file.what(), error.what());
   }
 }
 
@@ -111,26 +109,23 @@ inline void set_from_file(Flags& flags, const gpt::WeightsFile& file, const std:
 inline void take_configuration(Config& s, Flags& flags, std::int64_t seed) {
   const gpt::WeightsFile& file = *s.weights;
   const std::int64_t done = gpt::steps_of(file);
-  if (done >= s.steps && !s.eval)
-    throw UsageError(
-        format("--resume {} has done {} steps, and --steps {} counts from the first one: --steps {} "
-               "or more would work, or --eval",
-               s.resume, done, s.steps, done + 1));
+  refuse_if(done >= s.steps && !s.eval,
+            "--resume {} has done {} steps, and --steps {} counts from the first one: --steps {} "
+            "or more would work, or --eval",
+            s.resume, done, s.steps, done + 1);
   s.resumed = format("  --resume {} goes on after step {}", s.resume, done);
-  for (const auto& [key, mine] : configuration(s, static_cast<std::uint64_t>(seed))) {
+  for (const auto& [key, mine] : configuration(s, seed)) {
     const auto saved = file.metadata().find(key);
-    if (saved == file.metadata().end())
-      throw UsageError(
-          format("{} does not say its {}: a checkpoint of this version would work", file.what(), key));
+    refuse_if(saved == file.metadata().end(),
+              "{} does not say its {}: a checkpoint of this version would work", file.what(), key);
     const std::string& theirs = saved->second;
     if (key != "text" && !flags.given(key)) {
       set_from_file(flags, file, key, theirs);
     } else if (mine != theirs) {
       static const std::set<std::string> free = {"text",    "--lr",    "--clip",        "--momentum",
                                                  "--beta1", "--beta2", "--weight-decay"};
-      if (!free.contains(key) && !s.eval)
-        throw UsageError(
-            format("{} {}: {} has {}; without {} it would work", key, mine, file.what(), theirs, key));
+      refuse_if(!free.contains(key) && !s.eval, "{} {}: {} has {}; without {} it would work", key, mine,
+                file.what(), theirs, key);
       s.resumed += format(", with {} {} in place of {}", key, mine, theirs);
     }
   }
@@ -141,8 +136,8 @@ inline void take_configuration(Config& s, Flags& flags, std::int64_t seed) {
 inline void take_sizes(ModelConfig& m, const gpt::WeightsFile& file, Flags& flags) {
   const std::string has = file.what() + " has ";
   if (file.heads == 0 && !flags.given("--heads") && file.width % 64 != 0)
-    throw UsageError(format("{}a width of {}, no multiple of GPT-2's 64 a head: --heads {} would work", has,
-                            file.width, fitting(64, [&](std::int64_t n) { return file.width % n == 0; })));
+    throw UsageError("{}a width of {}, no multiple of GPT-2's 64 a head: --heads {} would work", has,
+                     file.width, fitting(64, [&](std::int64_t n) { return file.width % n == 0; }));
   const std::int64_t heads = file.heads > 0           ? file.heads
                              : flags.given("--heads") ? m.attention.heads
                                                       : file.width / 64;
@@ -153,14 +148,13 @@ inline void take_sizes(ModelConfig& m, const gpt::WeightsFile& file, Flags& flag
                                            {"--vocab", m.vocabulary, file.vocabulary},
                                            {"--experts", m.experts, file.experts},
                                            {"--top-k", m.top_k, top_k}}) {
-    if (flags.given(flag) && mine != theirs)
-      throw UsageError(format("{} {}: {}{}; without {} it would work", flag, mine, has, theirs, flag));
+    refuse_if(flags.given(flag) && mine != theirs, "{} {}: {}{}; without {} it would work", flag, mine, has,
+              theirs, flag);
     set_from_file(flags, file, flag, std::to_string(theirs));
   }
   set_from_file(flags, file, "--seq", std::to_string(file.positions));
-  if (m.seq() > file.positions)
-    throw UsageError(format("--seq {}: {}{} positions: --seq {} or less would work", m.seq(), has,
-                            file.positions, file.positions));
+  refuse_if(m.seq() > file.positions, "--seq {}: {}{} positions: --seq {} or less would work", m.seq(), has,
+            file.positions, file.positions);
   m.positions = file.positions, m.layer_norm_epsilon = file.layer_norm_epsilon;
 }
 
@@ -171,16 +165,15 @@ inline void read_text(Config& s, const Arguments& arguments, const Flags& flags)
   s.text = tokens ? gpt::read_tokens(arguments.tokens, arguments.token_bytes)
                   : gpt::corpus_of(mlp::read_text(arguments.text));
   if (tokens && s.text.size() > 0 && arguments.weights.empty() && s.resume.empty() && !flags.given("--vocab"))
-    throw UsageError(
-        format("--tokens {} needs --vocab, how many ids there are: --vocab {} would work, or more",
-               arguments.tokens, *std::max_element(s.text.ids.begin(), s.text.ids.end()) + 1));
+    throw UsageError("--tokens {} needs --vocab, how many ids there are: --vocab {} would work, or more",
+                     arguments.tokens, *std::max_element(s.text.ids.begin(), s.text.ids.end()) + 1);
 }
 
 /// A flag that nothing would read is refused: its user expects something of it.
 inline void refuse_unread(const Config& s, const Arguments& arguments, const Flags& flags) {
   const auto refuse = [&](bool unread, const char* why, std::initializer_list<const char*> names) {
     for (const char* flag : names)
-      if (unread && flags.given(flag)) throw UsageError(format("{}: without {} it would work", why, flag));
+      refuse_if(unread && flags.given(flag), "{}: without {} it would work", why, flag);
   };
   refuse(s.eval, "--eval trains nothing",
          {"--save", "--dump", "--svg", "--steps", "--optimizer", "--lr", "--clip", "--bucket", "--momentum",
@@ -203,14 +196,12 @@ inline void refuse_experts(const ModelConfig& m, int ep, const Options& options)
     throw UsageError(
         "--experts: TF32 rounds the router's factors, and a token may choose other experts: "
         "--math f32 would work");
-  if (m.experts % ep != 0)
-    throw UsageError(format("--ep {} does not divide the {} experts: --experts {} would work", ep, m.experts,
-                            (m.experts / ep + 1) * ep));
-  if (m.top_k > m.experts)
-    throw UsageError(
-        format("--top-k {} of --experts {}: --top-k {} would work", m.top_k, m.experts, m.experts));
-  if (m.layers < 2)
-    throw UsageError("--experts are in every second block, and --layers 1 has none: --layers 2 would work");
+  refuse_if(m.experts % ep != 0, "--ep {} does not divide the {} experts: --experts {} would work", ep,
+            m.experts, (m.experts / ep + 1) * ep);
+  refuse_if(m.top_k > m.experts, "--top-k {} of --experts {}: --top-k {} would work", m.top_k, m.experts,
+            m.experts);
+  refuse_if(m.layers < 2,
+            "--experts are in every second block, and --layers 1 has none: --layers 2 would work");
 }
 
 /// Everything else that can be wrong with the command line, before anything runs.
@@ -225,33 +216,29 @@ inline void apply_arguments(Config& s, const Arguments& arguments, Flags& flags,
   if (!s.resume.empty()) take_configuration(s, flags, options.seed);
   if (s.weights) take_sizes(m, *s.weights, flags);
   if (s.weights && m.experts == 0 && (s.sizes.ep > 1 || m.aux > 0))
-    throw UsageError(format("{} has no experts: without {} it would work", s.weights->what(),
-                            s.sizes.ep > 1 ? "--ep" : "--aux"));
+    throw UsageError("{} has no experts: without {} it would work", s.weights->what(),
+                     s.sizes.ep > 1 ? "--ep" : "--aux");
   gpt::set_batch(m, s.batch, parts, INT64_MAX);
   if (s.masked) m.attention.options.mask = Mask::none;
-  if (s.masked && (s.eval || s.sample > 0))
-    throw UsageError(format("{} asks for the next token: without --objective it would work",
-                            s.eval ? "--eval" : "--sample"));
+  refuse_if(s.masked && (s.eval || s.sample > 0),
+            "{} asks for the next token: without --objective it would work", s.eval ? "--eval" : "--sample");
   const std::int64_t heads = m.attention.heads;
-  if (heads % tp != 0)
-    throw UsageError(
-        format("--tp {} does not divide the {} heads: --tp {} would work", tp, heads,
-               fitting(std::min<std::int64_t>(heads, 64), [&](std::int64_t n) { return heads % n == 0; })));
+  refuse_if(heads % tp != 0, "--tp {} does not divide the {} heads: --tp {} would work", tp, heads,
+            fitting(std::min<std::int64_t>(heads, 64), [&](std::int64_t n) { return heads % n == 0; }));
   if (t.chunks == 0) t.chunks = t.schedule == pipeline::Schedule::interleaved && pp > 1 ? 2 : 1;
   pipeline::refuse_impossible(t.schedule, pp, t.microbatches, t.chunks);
-  if (m.vocabulary < tp)
-    throw UsageError(format("--vocab {} leaves some of {} ranks without an id: --vocab {} or more would work",
-                            m.vocabulary, tp, tp));
+  refuse_if(m.vocabulary < tp,
+            "--vocab {} leaves some of {} ranks without an id: --vocab {} or more would work", m.vocabulary,
+            tp, tp);
   if (const int stages = pp * t.chunks; m.layers < stages)
-    throw UsageError(format("--layers {} cannot fill {} virtual stages: --layers {} or more would work",
-                            m.layers, stages, stages));
-  if (s.batch % parts != 0)
-    throw UsageError(
-        format("--batch {} cannot be shared out over {} replicas of {} microbatches: --batch {} would work",
-               s.batch, dp, t.microbatches, (s.batch / parts + 1) * parts));
+    throw UsageError("--layers {} cannot fill {} virtual stages: --layers {} or more would work", m.layers,
+                     stages, stages);
+  refuse_if(s.batch % parts != 0,
+            "--batch {} cannot be shared out over {} replicas of {} microbatches: --batch {} would work",
+            s.batch, dp, t.microbatches, (s.batch / parts + 1) * parts);
   if (m.experts > 0) refuse_experts(m, s.sizes.ep, options), m.sequence_parallel = true;
-  if (m.regather && !m.sequence_parallel)
-    throw UsageError("--regather is of --sequence-parallel: without --regather it would work");
+  refuse_if(m.regather && !m.sequence_parallel,
+            "--regather is of --sequence-parallel: without --regather it would work");
   m.cp = s.sizes.cp, m.ep = s.sizes.ep;
   const std::int64_t chunks = m.cp == 1 ? 1 : m.zigzag ? 2 * m.cp : m.cp;
   if (m.cp > 1)
@@ -259,20 +246,18 @@ inline void apply_arguments(Config& s, const Arguments& arguments, Flags& flags,
                         format("--cp {}", fitting(64, [&](std::int64_t n) {
                                  return n == 1 || s.seq() % (n * chunks / m.cp) == 0;
                                })));
-  if (m.sequence_parallel && m.rows() % tp != 0)
-    throw UsageError(
-        format("--sequence-parallel cuts the {} tokens of a microbatch over --tp {}: --seq {} would work",
-               m.rows(), tp, (s.seq() / (chunks * tp) + 1) * chunks * tp));
+  refuse_if(m.sequence_parallel && m.rows() % tp != 0,
+            "--sequence-parallel cuts the {} tokens of a microbatch over --tp {}: --seq {} would work",
+            m.rows(), tp, (s.seq() / (chunks * tp) + 1) * chunks * tp);
   if (s.weights) s.weights->check(m, gpt::state_prefixes(!s.resume.empty() && !s.eval, t.adamw));
   if (const auto most = s.text.ids.empty() ? 0 : *std::max_element(s.text.ids.begin(), s.text.ids.end());
       s.weights && most >= m.vocabulary)  // which no --vocab can change
-    throw UsageError(format("{} has {} ids, and {} has id {}: without {} it would work", s.weights->what(),
-                            m.vocabulary, s.text.bytes ? "--text" : "--tokens", most,
-                            s.resume.empty() ? "--weights" : "--resume"));
+    throw UsageError("{} has {} ids, and {} has id {}: without {} it would work", s.weights->what(),
+                     m.vocabulary, s.text.bytes ? "--text" : "--tokens", most,
+                     s.resume.empty() ? "--weights" : "--resume");
   gpt::check_ids(s.text, m.vocabulary, s.seq(),
                  s.text.bytes ? "--text " + arguments.text : "--tokens " + arguments.tokens);
-  if (!options.svg.empty() && s.steps < 2)
-    throw UsageError("--svg draws the losses: --steps 2 or more would work");
+  refuse_if(!options.svg.empty() && s.steps < 2, "--svg draws the losses: --steps 2 or more would work");
   if (s.save.empty()) return;
   if (gpt::config_json(m, DType::f32).empty())
     s.resumed += "  transformers has no such GPT-2: it cannot open what --save writes.\n";

@@ -29,10 +29,10 @@ inline CountedStep count_step(const Mesh& mesh, const Config& s, DType dtype, st
     trainer.step();
   }
   const auto held = [&](MemoryKind kind, int cut_from) {
-    return static_cast<double>(s.training.zero >= cut_from ? memory.peak(kind) : memory.now(kind));
+    return double(s.training.zero >= cut_from ? memory.peak(kind) : memory.now(kind));
   };
   CountedStep counted{{held(MemoryKind::weight, 3), held(MemoryKind::gradient, 2),
-                       held(MemoryKind::optimizer, 4), static_cast<double>(activations)},
+                       held(MemoryKind::optimizer, 4), double(activations)},
                       journal.traffic()};
   std::erase_if(counted.sent, [](const auto& one) { return one.first.phase == "check"; });
   return counted;

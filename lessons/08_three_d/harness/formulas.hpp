@@ -143,24 +143,20 @@ inline void expect_sums_over_dp(auto& proof, const Config& s, std::int64_t steps
     parts.insert(parts.end(), own.begin(), own.end());
     for (const gpt::Part& part : own) owned += part.elements;
   }
-  if (m.experts > 0 && s.training.zero == 0) {  // those of an expert are summed over the ranks that hold it
+  if (s.training.zero == 0) {  // those of an expert are summed over the ranks that hold it
+    const bool apart = m.ep > 1;
     const std::int64_t experts = s.sizes.tp * m.expert_layers() * gpt::own_experts(m),
-                       sums = steps * 2 * (d - 1) * (owned - experts) * g,
                        sums_of_experts = steps * 2 * (d - m.ep) * experts * g;
-    const std::string formula = format("{} x 2 ({}-1) {} ({})", steps, replicas(s.sizes), g, all);
-    if (m.ep == 1)
-      return proof.expect_traffic("bwd", "all_reduce", "all gradients", steps * (buckets + of_experts),
-                                  sums + sums_of_experts, formula, replica_group(s.sizes));
-    proof.expect_traffic("bwd", "all_reduce", "gradients but experts'", steps * buckets, sums,
-                         formula + " but experts", replica_group(s.sizes));
-    return proof.expect_traffic(
-        "bwd", "all_reduce", "experts' gradients", steps * of_experts, sums_of_experts,
-        format("{} x 2 ({}/ep-1) {} (tp L/2 E experts)", steps, replicas(s.sizes), g), "expert_dp");
-  }
-  if (s.training.zero == 0) {
     proof.expect_traffic(
-        "bwd", "all_reduce", "all gradients", steps * buckets, steps * 2 * (d - 1) * owned * g,
-        format("{} x 2 ({}-1) {} ({})", steps, replicas(s.sizes), g, all), replica_group(s.sizes));
+        "bwd", "all_reduce", apart ? "gradients but experts'" : "all gradients",
+        steps * (buckets + (apart ? 0 : of_experts)),
+        steps * 2 * (d - 1) * (owned - experts) * g + (apart ? 0 : sums_of_experts),
+        format("{} x 2 ({}-1) {} ({}){}", steps, replicas(s.sizes), g, all, apart ? " but experts" : ""),
+        replica_group(s.sizes));
+    if (apart)
+      proof.expect_traffic("bwd", "all_reduce", "experts' gradients", steps * of_experts, sums_of_experts,
+                           format("{} x 2 ({}/ep-1) {} (tp L/2 E experts)", steps, replicas(s.sizes), g),
+                           "expert_dp");
     return;
   }
   const std::int64_t times = s.training.zero > 1 ? steps * s.training.microbatches : steps;

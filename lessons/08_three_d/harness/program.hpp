@@ -54,23 +54,23 @@ inline int run_program(int argc, char** argv, Program program) {
     program.compose(s.training);
     if (s.training.model.experts > 0) s.training.parts.reference = program.of_experts;
   };
+  const auto ranks = [&] {
+    program.settle(s, app.flags());
+    return ranks_of(s.sizes);
+  };
+  const auto more = [&] {
+    const std::string own = program.more(app.options());
+    if (!ran) return own;
+    return text(grid, s.sizes) + load(compared, app.options()) + own +
+           results(s, compared, app.options().stable);
+  };
   return app.run(argc, argv,
-                 {.ranks =
-                      [&] {
-                        program.settle(s, app.flags());
-                        return ranks_of(s.sizes);
-                      },
+                 {.ranks = ranks,
                   .check = check,
                   .prove = lesson,
                   .by_hand = [&] { return s.resumed + by_hand(s.sizes); },
-                  .picture = {},
                   .drawing = [&] { return drawing(compared, s.sizes); },
-                  .more =
-                      [&] {
-                        if (!ran) return program.more(app.options());
-                        return text(grid, s.sizes) + load(compared, app.options()) +
-                               program.more(app.options()) + results(s, compared, app.options().stable);
-                      },
+                  .more = more,
                   .inexact = gpt::inexact});
 }
 

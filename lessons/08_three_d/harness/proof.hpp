@@ -38,9 +38,7 @@ inline void check_first_step(Proof& proof, const Mesh& mesh, const Config& s) {
 
   expect_state(proof, mesh.place(), s.training, own_formula);
   const std::int64_t e = proof.element_bytes();
-  TrainingConfig unsplit = s.training;
-  unsplit.chunks = 1, unsplit.schedule = pipeline::Schedule::one_f_one_b;
-  unsplit.model.sequence_parallel = unsplit.model.regather = false, unsplit.model.cp = 1;
+  const TrainingConfig unsplit = with_layout(s, {1, 1, 1}).training;
   if (model.experts > 0) return;  // how much they keep depends on the choices: lesson 12
   proof.expect_memory(
       MemoryKind::activation, "activations",
@@ -68,8 +66,7 @@ inline void check_overlap(Proof& proof, const Trainer& trainer, const TrainingCo
   for (const bool experts : {false, true}) {
     const Communicator& group = experts ? *mesh.expert_dp : *mesh.dp_cp;
     if (group.size() == 1 || trainer.optimizer().sums(experts) == 0) continue;
-    missed += static_cast<double>(steps * (t.zero > 1 ? t.microbatches : 1)) *
-              static_cast<double>(trainer.optimizer().sums(experts));
+    missed += steps * (t.zero > 1 ? t.microbatches : 1) * trainer.optimizer().sums(experts);
     if (experts && mesh.sizes.ep == 1) continue;  // the same group again
     for (const Span& span : group.journal().spans())
       missed -= span.category == "overlapped" && span.name.starts_with("reduce_scatter") &&
@@ -82,8 +79,7 @@ inline void check_overlap(Proof& proof, const Trainer& trainer, const TrainingCo
 /// The rows that have left their ranks in a phase, all together. Collective.
 inline std::int64_t rows_moved(Communicator& world, const std::string& phase) {
   const std::vector<std::int64_t> rows = routed(world.journal(), phase).leave;
-  return static_cast<std::int64_t>(
-      sum_over(world, static_cast<double>(std::accumulate(rows.begin(), rows.end(), std::int64_t{0}))));
+  return sum_over(world, std::accumulate(rows.begin(), rows.end(), std::int64_t{0}));
 }
 
 /// The rows that travel to experts, as the ranks have counted them, and their bytes. Returns the rows that
@@ -93,18 +89,15 @@ inline std::array<std::vector<std::int64_t>, 2> expect_routing(Proof& proof, Com
   const Routed training = routed(world.journal(), "fwd");
   const std::int64_t all = std::int64_t{s.sizes.replicas()} * s.training.microbatches,
                      leave = rows_moved(world, "fwd");
-  expect_experts(proof, s, "fwd", steps * all, leave, true),
-      expect_experts(proof, s, "bwd", steps * all, leave, false);
+  for (const bool forward : {true, false})
+    expect_experts(proof, s, forward ? "fwd" : "bwd", steps * all, leave, forward);
   std::array<std::vector<std::int64_t>, 2> load;
-  const std::int64_t each =
-      std::ssize(training.come) / steps;  // forwards of a step; the first was the check's
-  const CheckScope scope(world);
-  for (const bool last : {false, true}) {
+  const std::int64_t each = std::ssize(training.come) / steps;  // forwards of a step
+  for (const bool last : {false, true}) {                       // the very first was the check's
     const auto begin =
         training.come.begin() + (last ? steps - 1 : std::min<std::int64_t>(1, steps - 1)) * each;
-    const double mine = static_cast<double>(std::accumulate(begin, begin + each, std::int64_t{0}));
-    for (const double rows : world.all_gather(Tensor::of(1, 1, {mine}), 0).values())
-      load[last].push_back(static_cast<std::int64_t>(rows));
+    const auto rows = gather_over(world, std::accumulate(begin, begin + each, std::int64_t{0}));
+    load[last].assign(rows.begin(), rows.end());
   }
   return load;
 }
@@ -120,14 +113,12 @@ inline Compared check_run(Proof& proof, Communicator& world, const Trainer& trai
     if (s.training.model.experts > 0)
       expect_experts(proof, s, "eval", forwards, rows_moved(world, "eval"), true);
   } else {  // the first replica's ranks count the all-reduces that all replicas post together
-    const bool first = trainer.mesh().dp_cp->rank() == 0;
-    const double buckets = sum_over(world, first ? static_cast<double>(trainer.optimizer().sums()) : 0);
-    const bool first_of_experts = trainer.mesh().expert_dp->rank() == 0;
-    const double of_experts =
-        sum_over(world, first_of_experts ? static_cast<double>(trainer.optimizer().sums(true)) : 0);
+    const auto sums = [&](const Mesh::Group& group, bool of_experts) {
+      return sum_over(world, group->rank() == 0 ? trainer.optimizer().sums(of_experts) : 0);
+    };
     const std::int64_t steps = std::ssize(found.losses) + 1;
-    expect_traffic_by_axis(proof, s, steps, static_cast<std::int64_t>(buckets),
-                           static_cast<std::int64_t>(of_experts));
+    const double buckets = sums(trainer.mesh().dp_cp, false);
+    expect_traffic_by_axis(proof, s, steps, buckets, sums(trainer.mesh().expert_dp, true));
     check_overlap(proof, trainer, s.training, steps);
     if (s.training.model.experts > 0) load = expect_routing(proof, world, s, steps);
   }

@@ -41,7 +41,7 @@ inline std::string by_hand(const ParallelSizes& s) {
 
 /// A line a stage, a column a replica of the batch: the ranks of a tp group stand together.
 inline std::string text(const Grid& grid, const ParallelSizes& s) {
-  std::vector<std::vector<std::string>> rows = {{"Ranks"}};
+  Cells rows = {{"Ranks"}};
   for (int d = 0; d < s.dp; ++d) rows[0].push_back(format("replica {}", d));
   auto group = grid.at("tp").begin();
   for (int p = 0; p < s.pp; ++p) {
@@ -52,7 +52,7 @@ inline std::string text(const Grid& grid, const ParallelSizes& s) {
       rows.back().push_back(join(cell, " "));
     }
   }
-  std::string text = table(rows, "l" + std::string(static_cast<std::size_t>(s.dp), 'l'), 2);
+  std::string text = table(rows, "l" + std::string(s.dp, 'l'), 2);
   for (const auto& [axis, what] : {std::pair{"tp", "columns, heads"},
                                    {"cp", "tokens"},
                                    {"pp", "layers"},
@@ -79,7 +79,7 @@ inline std::string plot(const std::vector<double>& cut, const std::vector<double
     const std::size_t step = c * (steps - 1) / std::max<std::size_t>(columns - 1, 1);
     const auto row = [&](double loss) {
       const double place = std::clamp((high - loss) / std::max(high - low, 1e-9), 0.0, 1.0);
-      return static_cast<std::size_t>(std::lround(place * static_cast<double>(height - 1)));
+      return std::lround(place * (height - 1));
     };
     lines[row(whole[step])][c] = 'o';
     char& mark = lines[row(cut[step])][c];
@@ -98,11 +98,11 @@ inline std::string drawing(const Compared& t, const ParallelSizes& sizes) {
   std::vector<double> both = cut;
   both.insert(both.end(), whole.begin(), whole.end());
   const double low = std::ranges::min(both), high = std::ranges::max(both);
-  const double steps = std::max<double>(1, static_cast<double>(cut.size() - 1));
+  const double steps = std::max<double>(1, cut.size() - 1);
   const auto curve = [&](const std::vector<double>& losses, const std::string& style) {
     std::string points;
     for (std::size_t i = 0; i < losses.size(); ++i)
-      points += format("{:g},{:g} ", left + width * static_cast<double>(i) / steps,
+      points += format("{:g},{:g} ", left + width * i / steps,
                        top + height * (high - losses[i]) / std::max(high - low, 1e-9));
     return format("<polyline points=\"{}\" fill=\"none\" {}/>\n", points, style);
   };
@@ -133,17 +133,15 @@ inline std::string readable(const std::vector<std::uint16_t>& ids, bool bytes) {
 /// The rows of each rank's experts in the first step and in the last one, as bars.
 inline std::string load(const Compared& t, const Options& options) {
   if (t.after.empty() || (options.stable && options.type() != DType::f64)) return "";
-  const double most = static_cast<double>(std::max(std::ranges::max(t.before), std::ranges::max(t.after)));
-  std::vector<std::vector<std::string>> rows = {{"Rows of its experts", "first step", "", "last step", ""}};
+  const double most = std::max(std::ranges::max(t.before), std::ranges::max(t.after));
+  Cells rows = {{"Rows of its experts", "first step", "", "last step", ""}};
   std::vector<std::string> last = {"  max/mean"};
   for (const auto& load : {t.before, t.after}) {
-    const auto all = static_cast<double>(std::accumulate(load.begin(), load.end(), std::int64_t{0}));
-    last.insert(last.end(), {"", format("{:.2f}", static_cast<double>(std::ranges::max(load)) *
-                                                      static_cast<double>(load.size()) / all)});
+    const double all = std::accumulate(load.begin(), load.end(), std::int64_t{0});
+    last.insert(last.end(), {"", format("{:.2f}", std::ranges::max(load) * load.size() / all)});
     for (std::size_t rank = 0; rank < load.size(); ++rank) {
       if (rows.size() <= rank + 1) rows.push_back({format("  rank {}", rank)});
-      rows[rank + 1].push_back(std::string(
-          static_cast<std::size_t>(std::lround(20 * static_cast<double>(load[rank]) / most)), '#'));
+      rows[rank + 1].push_back(std::string(std::lround(20 * load[rank] / most), '#'));
       rows[rank + 1].push_back(std::to_string(load[rank]));
     }
   }

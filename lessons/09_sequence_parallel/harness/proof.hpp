@@ -21,18 +21,16 @@ struct Config {
 
 /// Completes the sizes for p ranks. Throws UsageError where they cannot be cut over these.
 inline void check_sizes(attention_heads::Sizes& s, const Options& options, int p) {
-  if (s.trap_qkv) throw UsageError("--trap is lesson 05's: without --trap it would work");
+  refuse_if(s.trap_qkv, "--trap is lesson 05's: without --trap it would work");
   set_sizes(s, options, p);
   const AttentionOptions& o = s.shape.options;
-  if (s.shares_keys(p))
-    throw UsageError(
-        format("--kv-heads {} on {} ranks: a number that they divide, like --kv-heads {}, would work; "
-               "lesson 05 has multi-query attention",
-               s.shape.kv_heads, p, s.shape.heads));
-  if (s.n() % p != 0)
-    throw UsageError(
-        format("{} ranks do not divide the {} tokens of --batch {} --seq {}: --seq {} would work", p, s.n(),
-               o.batch, o.seq, (o.seq / p + 1) * p));
+  refuse_if(s.shares_keys(p),
+            "--kv-heads {} on {} ranks: a number that they divide, like --kv-heads {}, would work; "
+            "lesson 05 has multi-query attention",
+            s.shape.kv_heads, p, s.shape.heads);
+  refuse_if(s.n() % p != 0,
+            "{} ranks do not divide the {} tokens of --batch {} --seq {}: --seq {} would work", p, s.n(),
+            o.batch, o.seq, (o.seq / p + 1) * p);
 }
 
 /// Bytes that all ranks send, and bytes of activations that a rank holds after each pass.
@@ -86,15 +84,12 @@ inline std::pair<std::int64_t, std::int64_t> matrices(const Config& c, bool back
   return {(backward ? 8 : 4) + (dropped ? 1 : 0) + (inputs ? 0 : 2), gathered};
 }
 
-/// Elements of activations on each of p ranks: those matrices, the norms' means and deviations, and what both
-/// lessons cut by columns and heads.
+/// Elements of activations on each of p ranks.
 inline std::int64_t activations(const Config& c, int p, const Proof& proof, bool backward, bool cut) {
-  const attention_heads::Sizes& s = c.sizes;
-  const std::int64_t n = s.n(), w = s.w(), own = cut ? n / p : n, times = backward ? 2 : 1;
+  const std::int64_t n = c.sizes.n();
   const auto [residual, gathered] = matrices(c, backward, cut);
-  const std::int64_t mlp = c.block() ? 4 * own * proof.wide() + n * (times + 1) * 4 * w / p : 0;
-  return (own * residual + n * gathered) * w + n * (times * own_qkv(s, p) + w / p) +
-         core_saved(s, p, proof.exact(), proof.wide()) + mlp;
+  return attention_heads::activations(c.sizes, p, proof, residual, backward, cut ? n / p : n) +
+         gathered * n * c.sizes.w();
 }
 inline std::string formula(const Config& c, const Proof& proof, bool backward, bool cut) {
   const auto [residual, gathered] = matrices(c, backward, cut);
@@ -110,15 +105,13 @@ inline std::string formula(const Config& c, const Proof& proof, bool backward, b
 template <class Layer, class X, class Measure>
 std::pair<X, X> step(const Layer& layer, const X& x, const X& dy, typename Layer::Saved& saved,
                      const TensorParallel& tp, const std::string& way, const Measure& measure) {
-  X y;
-  {
-    const Phase phase = tp.comm().phase(way + "fwd");
-    y = layer.forward(x, saved, tp);
-  }
+  X y, dx;
+  in_phase(tp.comm(), way + "fwd", [&] { y = layer.forward(x, saved, tp); });
   measure(false);
-  const Phase phase = tp.comm().phase(way + "bwd");
-  const X dx = layer.backward_input(dy, saved, tp);
-  layer.backward_weight(saved);
+  in_phase(tp.comm(), way + "bwd", [&] {
+    dx = layer.backward_input(dy, saved, tp);
+    layer.backward_weight(saved);
+  });
   measure(true);
   return {y, dx};
 }
@@ -127,8 +120,8 @@ std::pair<X, X> step(const Layer& layer, const X& x, const X& dy, typename Layer
 inline std::int64_t sent_in(Communicator& comm, const std::string& phase) {
   double own = 0;
   for (const auto& [key, traffic] : comm.journal().traffic())
-    if (key.phase == phase) own += static_cast<double>(traffic.wire);
-  return static_cast<std::int64_t>(sum_over(comm, own));
+    if (key.phase == phase) own += traffic.wire;
+  return sum_over(comm, own);
 }
 
 /// A row of memory: the activations that a rank holds after a pass of this lesson's layer, or of lesson 05's.
@@ -180,9 +173,7 @@ void check_results(Proof& proof, const Communicator& comm, const Config& c, cons
                  Placed<Replicated>(sums.local().row_range(row, row + 1)));
     ++row;
   }
-  const attention_heads::Core core =
-      proof.exact() ? attention_heads::linear_core : attention_heads::reference_core;
-  proof.measured_baseline([=](const auto& in) { return attention_heads::reference(in, s, core); });
+  compare_with_reference(proof, s);
 }
 
 /// What every call must send: S = N W elements, p ranks.
@@ -208,7 +199,6 @@ inline void expect_bytes(Proof& proof, const Config& c, std::int64_t owed) {
 template <class Layer>
 Compared prove(std::type_identity<Layer> type, Proof& proof, Communicator& comm, const Config& c) {
   const TensorParallel tp(comm);
-  const std::int64_t e = proof.element_bytes();
   const attention_heads::Sizes& s = c.sizes;
   proof.axes({{'N', s.n()}, {'W', s.w()}, {'F', 4 * s.w()}});
   const auto x = proof.input<Shard<0>>("X", "NW"), dy = proof.input<Shard<0>>("dY", "NW");
@@ -221,13 +211,10 @@ Compared prove(std::type_identity<Layer> type, Proof& proof, Communicator& comm,
     expect_activations(proof, c, compared.cut, bytes, backward, true);
   });
   proof.measure_memory();
+  std::vector<Placed<Partial>> terms;
+  for (const auto& [name, term] : partials(layer)) terms.push_back(term);
   Placed<Replicated> sums;
-  {
-    const Phase phase = comm.phase("step");
-    std::vector<Placed<Partial>> terms;
-    for (const auto& [name, term] : partials(layer)) terms.push_back(term);
-    sums = sum_partials(terms, tp);
-  }
+  in_phase(comm, "step", [&] { sums = sum_partials(terms, tp); });
   proof.expect_weights("all weights", "their gradients", all_weights(s, 1), all_weights(s, comm.size()),
                        "as in lesson 05");
   check_results(proof, comm, c, layer, found, sums);
@@ -235,11 +222,12 @@ Compared prove(std::type_identity<Layer> type, Proof& proof, Communicator& comm,
   compared.whole = run_whole(proof, comm, c, layer);
   compared.cut.forward = sent_in(comm, "fwd"), compared.cut.backward = sent_in(comm, "bwd");
   compared.step = sent_in(comm, "step");
-  const std::int64_t again = c.regather ? (comm.size() - 1) * c.regions() * s.n() * s.w() * e : 0;
+  const std::int64_t x_again = (comm.size() - 1) * c.regions() * s.n() * s.w() * proof.element_bytes(),
+                     again = c.regather ? x_again : 0;
   const std::int64_t more =
       compared.cut.forward + compared.cut.backward - compared.whole.forward - compared.whole.backward - again;
   proof.claim(c.regather ? "bytes = lesson 05's, and X gathered again" : "bytes = lesson 05's",
-              static_cast<double>(std::abs(more)), 0, "Is a collective missing, or one too many?");
+              std::abs(more), 0, "Is a collective missing, or one too many?");
   return compared;
 }
 

@@ -26,11 +26,10 @@ inline std::string by_hand() {
 
 /// Lesson 05's layer and this one, side by side.
 inline std::string beside(const Compared& found, bool regather) {
-  std::vector<std::vector<std::string>> rows = {{"Beside lesson 05", "whole", "cut by tokens", "ratio"}};
+  Cells rows = {{"Beside lesson 05", "whole", "cut by tokens", "ratio"}};
   const auto row = [&](const std::string& what, std::int64_t whole, std::int64_t cut) {
     rows.push_back(
-        {"  " + what, bytes(whole), bytes(cut),
-         whole > 0 ? format("{:.2f}", static_cast<double>(cut) / static_cast<double>(whole)) : ""});
+        {"  " + what, bytes(whole), bytes(cut), whole > 0 ? format("{:.2f}", double(cut) / whole) : ""});
   };
   row("sent forward, all ranks", found.whole.forward, found.cut.forward);
   row(regather ? "sent backward, X gathered again" : "sent backward", found.whole.backward,
@@ -55,23 +54,18 @@ inline void record(Proof& proof, const Compared& found) {
 }
 
 inline std::vector<Equation> picture(const Config& c) {
-  const std::string n = std::to_string(c.sizes.n()), w = std::to_string(c.sizes.w()),
-                    f = std::to_string(4 * c.sizes.w());
-  using enum tessera::Block::Cut;
-  Equation forward{"forward: norms and sums by tokens, matrices by columns and rows", {}},
-      backward{"backward: the same collectives in the same places", {}},
-      owed{"once a step: norms and late biases saw a rank's tokens only", {}};
-  forward.say("norm(").add({"X", n, w, rows, 56, 56}).say(")").send("all-gather");
-  forward.add({"", n, w, replicated, 56, 56}).add({"A", w, f, columns, 56, 96}).say("=");
-  forward.add({"H", n, f, columns, 56, 96}).add({"B", f, w, rows, 96, 56}).say("=");
-  forward.add({"terms", n, w, partial, 56, 56}).send("reduce-scatter").add({"Y", n, w, rows, 56, 56});
-  backward.add({"dY", n, w, rows, 56, 56}).send("all-gather").add({"", n, w, replicated, 56, 56});
-  backward.add({"B'", w, f, columns, 56, 96}).say("=").add({"dH", n, f, columns, 56, 96});
-  backward.add({"A'", f, w, rows, 96, 56}).say("=").add({"terms", n, w, partial, 56, 56});
-  backward.send("reduce-scatter").add({"dX", n, w, rows, 56, 56});
-  owed.say("sum of the rows of").add({"dY", n, w, rows, 56, 56}).say("=");
-  owed.add({"terms", "1", w, partial, 16, 56}).send("all-reduce").add({"dc", "1", w, replicated, 16, 56});
-  return {forward, backward, owed};
+  return equations({{'N', {std::to_string(c.sizes.n()), 56}},
+                    {'W', {std::to_string(c.sizes.w()), 56}},
+                    {'F', {std::to_string(4 * c.sizes.w()), 96}},
+                    {'1', {"1", 16}}},
+                   {{"forward: norms and sums by tokens, matrices by columns and rows",
+                     "norm( X(N/p,W) ) | all-gather -> (N,W) A(W,F/p) = H(N,F/p) B(F/p,W) = +terms(N,W) "
+                     "reduce-scatter -> Y(N/p,W)"},
+                    {"backward: the same collectives in the same places",
+                     "dY(N/p,W) all-gather -> (N,W) B'(W,F/p) = dH(N,F/p) A'(F/p,W) = +terms(N,W) "
+                     "reduce-scatter -> dX(N/p,W)"},
+                    {"once a step: norms and late biases saw a rank's tokens only",
+                     "sum of the rows of dY(N/p,W) = +terms(1,W) all-reduce -> dc(1,W)"}});
 }
 
 }  // namespace tessera::sequence_parallel

@@ -24,12 +24,10 @@ inline Range own_sequences(const Config& s, int rank, int ranks) {
 }
 
 inline Batch make_batch(const Config& s, const Communicator& dp, std::uint64_t seed) {
-  const Range mine = own_sequences(s, dp.rank(), dp.size());
-  Batch batch{gpt::random_tokens(s.training.model, seed), {}};
-  const auto rows = [&](const Tensor& x) { return x.row_range(mine.begin * s.seq(), mine.end * s.seq()); };
-  batch.own =
-      gpt::microbatches_of({rows(batch.whole.ids), rows(batch.whole.targets)}, s.training.microbatches);
-  return batch;
+  const auto [begin, end] = own_sequences(s, dp.rank(), dp.size());
+  const Tokens whole = gpt::random_tokens(s.training.model, seed),
+               own = gpt::rows_of(whole, {begin * s.seq(), end * s.seq()});
+  return {whole, gpt::microbatches_of(own, s.training.microbatches)};
 }
 
 /// Lesson 08's trainer with the initial weights of the proof, whatever its stage. Peaks of memory count from
@@ -48,8 +46,7 @@ inline Trainer make_trainer(const Proof& proof, const Mesh& mesh, Config s, int 
 
 /// Leaves the gradients of the whole batch with their owners. Returns the mean loss over its tokens.
 inline double gradients(Trainer& trainer, const Batch& batch, const Config& s) {
-  return sum_over(*trainer.mesh().dp, trainer.gradients(batch.own)) /
-         static_cast<double>(s.training.model.tokens);
+  return sum_over(*trainer.mesh().dp, trainer.gradients(batch.own)) / s.training.model.tokens;
 }
 
 /// Trains on the same batch in every step. Returns the loss before each step.
@@ -81,21 +78,10 @@ inline void expect_traffic(Proof& proof, const Trainer& trainer, const Config& s
   if (s.training.zero == 3)
     for (const bool forward : {true, false})
       expect_gathers(proof, s, forward ? "fwd" : "bwd", steps * s.training.microbatches, forward, "Psi");
-  expect_sums_over_dp(proof, s, steps, static_cast<std::int64_t>(trainer.optimizer().sums()), "Psi");
+  expect_sums_over_dp(proof, s, steps, trainer.optimizer().sums(), "Psi");
   if (s.training.clip > 0 && s.training.zero > 0 && s.steps > 0)
     proof.expect_traffic("norm", "all_reduce", "the norm", s.steps, s.steps * 2 * (d - 1) * 8, "2 (dp-1) 8",
                          "dp");
-}
-
-/// How often the weights of a part were on their way while the part before it computed, since the journal
-/// began; against what the prefetch must reach: all parts of a pass but the first.
-inline double overlap_missed(Journal& journal, const Config& s) {
-  std::int64_t overlapped = 0;
-  for (const Span& span : journal.spans())
-    overlapped += span.category == "overlapped" && span.name.starts_with("all_gather");
-  // The head has two units, of which the forward prefetches both and the backward none.
-  const std::int64_t passes = s.training.microbatches * (s.steps + 1);
-  return std::abs(static_cast<double>(overlapped - passes * (2 * s.training.model.layers + 2)));
 }
 
 /// Elements of a's and b's weights that differ, or the largest distance between two of them. The first
@@ -108,11 +94,9 @@ inline Apart apart(const Trainer& a, const Trainer& b) {
   const gpt::TrainingState of_a = a.state(), of_b = b.state();
   for (std::size_t one = 0; one < a.parameters().size(); ++one) {
     const auto left = of_a.whole(0, one).values(), right = of_b.whole(0, one).values();
-    for (std::size_t i = 0; i < left.size() && a.mesh().dp->rank() == 0; ++i) {
-      found.bits += !(left[i] == right.at(i));
-      const double off = std::abs(left[i] - right[i]);
-      if (!(off <= found.distance)) found.distance = std::isnan(off) ? INFINITY : off;
-    }
+    if (a.mesh().dp->rank() != 0) continue;
+    for (std::size_t i = 0; i < left.size(); ++i) found.bits += !(left[i] == right.at(i));
+    found.distance = std::max(found.distance, three_d::largest_distance(left, right));
   }
   return found;
 }
@@ -125,9 +109,15 @@ inline void check_run(Proof& proof, const Config& s, const Batch& batch, const T
   expect_state(proof, trainer.mesh().place(), s.training, "Psi", s.steps > 0);
   expect_traffic(proof, trainer, s);
   check_overlap(proof, trainer, s.training, s.steps + 1);
-  if (s.training.zero == 3 && s.training.prefetch && dp.size() > 1)
-    proof.claim("weights arrive while the part before computes", overlap_missed(dp.journal(), s), 0,
+  if (s.training.zero == 3 && s.training.prefetch && dp.size() > 1) {
+    // Of all parts of a pass but the first. The head has two units, of which the forward prefetches both and
+    // the backward none.
+    double missed = s.training.microbatches * (s.steps + 1) * (2 * s.training.model.layers + 2);
+    for (const Span& span : dp.journal().spans())
+      missed -= span.category == "overlapped" && span.name.starts_with("all_gather");
+    proof.claim("weights arrive while the part before computes", std::abs(missed), 0,
                 "an all_gather was waited for at once: was the next part's posted before this one computed?");
+  }
   const Journal before = dp.journal();
   {
     const MemoryScope scope(MemoryKind::check);
@@ -145,13 +135,9 @@ inline void check_run(Proof& proof, const Config& s, const Batch& batch, const T
     else if (proof.dtype() == DType::f64)
       proof.claim(weights, off.distance, s.training.microbatches == 1 ? 1e-12 : 1e-10,
                   "was a shard summed twice, or clipped by its own norm?");
+    const double noise = proof.dtype() == DType::f64 ? 1e-12 : proof.coarse() ? 1e-2 : 1e-4;
     proof.claim(format("losses of {} steps = plain data parallelism's", s.steps),
-                three_d::largest_distance(losses, plain_losses),
-                same_order                    ? 0
-                : proof.dtype() == DType::f64 ? 1e-12
-                : proof.coarse()              ? 1e-2
-                                              : 1e-4,
-                "");
+                three_d::largest_distance(losses, plain_losses), same_order ? 0 : noise);
   }
   dp.journal() = before;  // these calls are in no table
   if (s.steps > 1)

@@ -9,9 +9,7 @@ namespace tessera::zero {
 
 /// Three weights over two ranks: a fourth element pads the row.
 inline std::string by_hand() {
-  const auto row = [](const std::vector<double>& values) {
-    return Tensor::of(1, static_cast<std::int64_t>(values.size()), values);
-  };
+  const auto row = [](const std::vector<double>& values) { return Tensor::of(1, values.size(), values); };
   const Tensor w = row({1, 2, 3, 0}), g0 = row({1, 0, 2, 0}), g1 = row({3, 2, 0, 0}), sum = add(g0, g1);
   const Tensor stepped = add(w, scale(sum, -0.5));
   return "  By hand: the weights 1 2 3 and one element of padding, two ranks, w -= dw/2\n" +
@@ -22,20 +20,17 @@ inline std::string by_hand() {
 }
 
 inline std::vector<Equation> picture(int ranks) {
-  using enum Block::Cut;
-  const std::string p = ranks == 1 ? "Psi" : "Psi'";
-  Equation step{"stages 1 and 2: a step", {}}, use{"stage 3: before a part computes, and after", {}};
-  step.add({"terms of dw", "1", p, partial, 40, 112}).send("reduce-scatter");
-  step.add({"dw", "1", p, columns, 40, 112}).say("step").add({"w", "1", p, columns, 40, 112});
-  step.send("all-gather").add({"w", "1", p, replicated, 40, 112});
-  use.add({"w", "1", p, columns, 40, 112}).send("all-gather").add({"w", "1", p, replicated, 40, 112});
-  use.send("drop").add({"w", "1", p, columns, 40, 112});
-  return {step, use};
+  return equations(
+      {{'1', {"1", 40}}, {'P', {ranks == 1 ? "Psi" : "Psi'", 112}}},
+      {{"stages 1 and 2: a step",
+        "+terms~of~dw(1,P) reduce-scatter -> dw(1,P/p) step w(1,P/p) all-gather -> w(1,P)"},
+       {"stage 3: before a part computes, and after", "w(1,P/p) all-gather -> w(1,P) drop -> w(1,P/p)"}});
 }
 
 /// What one stage holds on this rank and what all ranks send in a step.
 struct Measured {
-  std::int64_t weights = 0, gradients = 0, optimizer = 0, peak = 0, sent = 0;
+  std::vector<std::int64_t> held;  // weights, gradients, the optimiser's state
+  std::int64_t peak = 0, sent = 0;
 };
 
 /// One step of each stage on the same batch. Collective; leaves the journal as it was.
@@ -45,7 +40,7 @@ inline std::vector<Measured> measure_stages(const Proof& proof, const Mesh& mesh
   const Journal before = dp.journal();
   std::vector<Measured> all;
   s.steps = 1;
-  MemoryLedger& memory = Device::current()->memory;
+  const MemoryLedger& memory = Device::current()->memory;
   constexpr MemoryKind kinds[] = {MemoryKind::weight, MemoryKind::gradient, MemoryKind::optimizer};
   std::map<MemoryKind, std::int64_t> others;  // what the lesson's own trainer holds
   for (const MemoryKind kind : kinds) others[kind] = memory.now(kind);
@@ -53,29 +48,27 @@ inline std::vector<Measured> measure_stages(const Proof& proof, const Mesh& mesh
     dp.journal().clear();
     Trainer trainer = make_trainer(proof, mesh, s, stage);
     train(trainer, batch, s);
-    Measured m;
-    for (const MemoryKind kind : kinds) m.peak += memory.peak(kind) - others[kind];
-    m.weights = memory.now(kinds[0]) - others[kinds[0]];
-    m.gradients = memory.now(kinds[1]) - others[kinds[1]];
-    m.optimizer = memory.now(kinds[2]) - others[kinds[2]];
-    std::int64_t sent = 0;
+    Measured& m = all.emplace_back();
+    for (const MemoryKind kind : kinds) {
+      m.held.push_back(memory.now(kind) - others[kind]);
+      m.peak += memory.peak(kind) - others[kind];
+    }
+    double sent = 0;
     for (const auto& [key, traffic] : dp.journal().traffic()) sent += key.phase == "check" ? 0 : traffic.wire;
-    m.sent = static_cast<std::int64_t>(sum_over(dp, static_cast<double>(sent)));
-    all.push_back(m);
+    m.sent = sum_over(dp, sent);
   }
   dp.journal() = before;
   return all;
 }
 
 inline std::string compare(const std::vector<Measured>& stages, const Config& s) {
-  const double p = static_cast<double>(gpt::elements_of(s.training.model));
-  std::vector<std::vector<std::string>> rows = {{"A rank keeps", "weights", "gradients", "optimiser",
-                                                 "a parameter", "at the peak", "all ranks send a step"}};
+  const double p = gpt::elements_of(s.training.model);
+  Cells rows = {{"A rank keeps", "weights", "gradients", "optimiser", "a parameter", "at the peak",
+                 "all ranks send a step"}};
   for (std::size_t i = 0; i < stages.size(); ++i) {
-    const Measured& m = stages[i];
-    rows.push_back({format("  stage {}", i), bytes(m.weights), bytes(m.gradients), bytes(m.optimizer),
-                    number(static_cast<double>(m.weights + m.gradients + m.optimizer) / p) + " B",
-                    bytes(m.peak), bytes(m.sent)});
+    const auto& [held, peak, sent] = stages[i];
+    rows.push_back({format("  stage {}", i), bytes(held[0]), bytes(held[1]), bytes(held[2]),
+                    number((held[0] + held[1] + held[2]) / p) + " B", bytes(peak), bytes(sent)});
   }
   return table(rows, "lrrrrrr", 0);
 }

@@ -25,7 +25,7 @@ inline MeasuredReference reference(const Inputs<Tensor>& in, const attention_hea
       sum = std::max(sum, head.largest_sum(of_head(dy)));
     });
     const std::int64_t group = o.heads / o.kv_heads;  // the query heads of a kv head
-    sum *= static_cast<double>(group);
+    sum *= group;
     gradients.note("dQKV", Keys::beside(dq, Keys::beside(dk, dv)), sum);
   };
   MeasuredReference found = attention_heads::reference(in, s, core);
@@ -37,23 +37,18 @@ inline MeasuredReference reference(const Inputs<Tensor>& in, const attention_hea
 /// that. Returns it, forward, by rank.
 inline std::vector<std::int64_t> check_work(Proof& proof, Communicator& cp, const Config& c,
                                             std::int64_t mine) {
-  std::vector<double> all;
-  {
-    const CheckScope scope(cp);
-    all = cp.all_gather(Tensor::of(1, 1, {static_cast<double>(mine)}), 0).values();
-  }
+  const std::vector<double> all = gather_over(cp, mine);
   double off = 0, sum = 0;
   for (int r = 0; r < cp.size(); ++r) {
-    const double one = all[static_cast<std::size_t>(r)];
-    off += std::abs(one - 2 * static_cast<double>(pairs(c, r, cp.size()))), sum += one;
+    const double one = all[r];
+    off += std::abs(one - 2 * pairs(c, r, cp.size())), sum += one;
   }
   proof.claim("query-key pairs of each rank = formula", off, 0, "which pairs of chunks did a rank compute?");
   if (c.shape().options.mask != Mask::causal || c.zigzag || c.way == Way::ulysses)
     proof.claim("every rank has the same work, to 1%", std::ranges::max(all) * cp.size() / sum - 1, 0.01,
                 "has each rank an early chunk and a late one?");
   std::vector<std::int64_t> work;  // a pair costs 2 d forward, 5 d backward
-  for (const double one : all)
-    work.push_back(static_cast<std::int64_t>(one) / 2 * 7 * c.shape().head_width());
+  for (const double one : all) work.push_back(std::int64_t(one) / 2 * 7 * c.shape().head_width());
   proof.record("multiply_adds", work);
   return work;
 }
@@ -98,10 +93,7 @@ inline void expect_memory(Proof& proof, const Config& c, std::int64_t weights, s
     const Layout layout = c.layout(ranks);
     const std::int64_t n = c.sizes.n() / ranks,
                        tile = cpu ? std::min(attention_tile_keys, layout.length()) : 0,
-                       state = w * e + heads * g,
-                       keys = gather      ? 1 + ranks
-                              : ranks > 1 ? 2
-                                          : 1;
+                       state = w * e + heads * g, keys = gather ? 1 + ranks : std::min(ranks, 2);
     const std::int64_t pair = n / layout.own_chunks() * (state + heads * (tile * e + g));
     return n * ((2 * w + qkv) * e + state) + std::max(n * keys * c.kv() * e + pair, n * 2 * w * e);
   };
@@ -131,21 +123,15 @@ inline std::vector<std::int64_t> prove(Proof& proof, Communicator& cp, const Con
   mlp_block::Step<Layer> step;
   const std::size_t first_span = cp.journal().span_count();
   Device::current()->memory.reset_peak();
-  {
-    const Phase phase = cp.phase("fwd");
-    step.y = layer.forward(x, step.saved, alone);
-  }
+  in_phase(cp, "fwd", [&] { step.y = layer.forward(x, step.saved, alone); });
   const std::int64_t peak = Device::current()->memory.peak(MemoryKind::activation);
   if (c.way == Way::ring && cp.size() > 1) check_overlap(proof, cp, c, first_span);
-  {
-    const Phase phase = cp.phase("bwd");
+  in_phase(cp, "bwd", [&] {
     step.dx = layer.backward_input(dy, step.saved, alone);
     layer.backward_weight(step.saved);
-  }
-  {
-    const Phase phase = cp.phase("step");
-    cp.iall_reduce(gradients.all()).wait();  // each rank has a term of every weight's gradient
-  }
+  });
+  // Each rank has a term of every weight's gradient.
+  in_phase(cp, "step", [&] { cp.iall_reduce(gradients.all()).wait(); });
   proof.measure_memory();
   expect_memory(proof, c, weights, peak);
   expect_bytes(proof, c, weights);

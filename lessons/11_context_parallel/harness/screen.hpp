@@ -31,16 +31,16 @@ inline std::string by_hand() {
 }
 
 inline std::string work_table(const std::vector<std::int64_t>& work, const Config& c) {
-  const int ranks = static_cast<int>(work.size());
+  const int ranks = work.size();
   const Layout layout = c.layout(ranks);
-  std::vector<std::vector<std::string>> rows = {{"Work", "chunks", "multiply-adds", "of the mean"}};
+  Cells rows = {{"Work", "chunks", "multiply-adds", "of the mean"}};
   double sum = 0;
-  for (const std::int64_t one : work) sum += static_cast<double>(one);
+  for (const std::int64_t one : work) sum += one;
   for (int r = 0; r < ranks; ++r) {
-    const std::int64_t own = work[static_cast<std::size_t>(r)];
+    const std::int64_t own = work[r];
     rows.push_back({format("  rank {}", r),
                     format("{}{}", layout.chunk(r, 0), c.zigzag ? format(", {}", layout.chunk(r, 1)) : ""),
-                    std::to_string(own), format("{:.2f}", static_cast<double>(own) * ranks / sum)});
+                    std::to_string(own), format("{:.2f}", double(own) * ranks / sum)});
   }
   const std::int64_t kv = c.shape().kv_heads;
   return table(rows, "llrr", 2) +
@@ -51,8 +51,7 @@ inline std::string work_table(const std::vector<std::int64_t>& work, const Confi
 
 /// Bytes of a forward and a backward by the formulas that a run checks, for other ranks and kv heads.
 inline std::string compare(Config c, std::int64_t e) {
-  std::vector<std::vector<std::string>> rows = {
-      {"All ranks send, by formula", "ring", "gather", "ulysses", "least"}};
+  Cells rows = {{"All ranks send, by formula", "ring", "gather", "ulysses", "least"}};
   c.shape().width = 16 * c.shape().head_width(), c.shape().heads = 16;
   for (const int ranks : {2, 4, 8, 16})
     for (const std::int64_t kv_heads : {16, 4, 1}) {

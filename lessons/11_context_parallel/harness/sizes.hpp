@@ -25,15 +25,8 @@ struct Config {
 using gpt::way_names;
 
 inline void add_flags(App& app, Config& c) {
-  AttentionOptions& o = c.shape().options;
   gpt::add_context_flags(app.flags(), c.way, c.zigzag);
-  app.size("--batch", o.batch, "sequences");
-  app.size("--seq", o.seq, "tokens of a sequence; N = batch seq");
-  app.size("--width", c.shape().width, "W, columns of X");
-  app.size("--heads", c.shape().heads, "heads, of W / heads columns each");
-  app.flags().number("--kv-heads", c.shape().kv_heads, 0, 1 << 20, "heads of K and V; 0: as many as heads");
-  app.flags().choice("--mask", o.mask, attention_heads::mask_names,
-                     "padding: sequence b ends after seq - b seq/(2 batch) tokens");
+  add_shape_flags(app, c.shape());
 }
 
 /// Completes the sizes for cp ranks. Throws UsageError where they cannot be cut over these.
@@ -44,12 +37,11 @@ inline void check_sizes(Config& c, int ranks) {
   const int chunks = c.layout(ranks).chunks();
   gpt::refuse_context(s, c.way, c.zigzag, ranks, 1, format("{} ranks", ranks),
                       format("--seq {}", (s.options.seq / chunks + 1) * chunks));
-  if (!c.fits(s.kv_heads, ranks))
-    throw UsageError(
-        format("--kv-heads {} on {} ranks: a number that divides the {} heads{}: --kv-heads {} would work",
-               s.kv_heads, ranks, s.heads,
-               c.way == Way::ulysses ? ", and that divides the ranks or that they divide" : "",
-               fitting(s.heads, [&](std::int64_t n) { return c.fits(n, ranks); })));
+  refuse_if(!c.fits(s.kv_heads, ranks),
+            "--kv-heads {} on {} ranks: a number that divides the {} heads{}: --kv-heads {} would work",
+            s.kv_heads, ranks, s.heads,
+            c.way == Way::ulysses ? ", and that divides the ranks or that they divide" : "",
+            fitting(s.heads, [&](std::int64_t n) { return c.fits(n, ranks); }));
 }
 
 /// Elements that all ranks send together in the forward and in the backward.
@@ -67,7 +59,7 @@ inline std::int64_t pairs_of(const AttentionOptions& o) {
   if (o.mask == Mask::causal) keys = o.batch * o.seq * (o.seq + 1) / 2;
   if (o.mask == Mask::padding) {
     keys = 0;
-    for (const double length : o.lengths.values()) keys += o.seq * static_cast<std::int64_t>(length);
+    for (const double length : o.lengths.values()) keys += o.seq * length;
   }
   return o.heads * keys;
 }

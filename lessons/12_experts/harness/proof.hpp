@@ -78,19 +78,13 @@ inline Choices prove(Proof& proof, Communicator& world, const Config& c) {
 
   Experts::Saved saved;
   Tensor y, dx;
-  {
-    const Phase phase = world.phase("fwd");
-    y = layer.forward(x, saved);
-  }
-  {
-    const Phase phase = world.phase("bwd");
+  in_phase(world, "fwd", [&] { y = layer.forward(x, saved); });
+  in_phase(world, "bwd", [&] {
     dx = layer.backward_input(dy, saved);
     layer.backward_weight(saved);
-  }
-  {
-    const Phase phase = world.phase("step");
-    sum_gradients(gradients.all(0), gradients.all(1), *mesh.dp_cp, *mesh.expert_dp);
-  }
+  });
+  in_phase(world, "step",
+           [&] { sum_gradients(gradients.all(0), gradients.all(1), *mesh.dp_cp, *mesh.expert_dp); });
   proof.measure_memory();
 
   const CheckScope scope(world);

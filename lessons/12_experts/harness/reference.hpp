@@ -3,8 +3,7 @@
 
 #include "12_experts/harness/sizes.hpp"
 #include "app/proof.hpp"
-#include "gpt/harness/reference.hpp"
-#include "gpt/sizes.hpp"
+#include "gpt/harness/proof.hpp"
 
 namespace tessera::experts {
 

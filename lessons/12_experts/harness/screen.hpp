@@ -20,8 +20,7 @@ struct Example {
 
 inline std::string by_hand() {
   const Example e;
-  std::vector<std::vector<std::string>> rows = {
-      {"token", "of rank", "x", "p", "expert", "on rank", "row", "y = p_i E_i(x)"}};
+  Cells rows = {{"token", "of rank", "x", "p", "expert", "on rank", "row", "y = p_i E_i(x)"}};
   for (std::int64_t t = 0; t < 4; ++t) {
     const auto x = e.x.values(), p = e.p.values();
     const std::int64_t i = e.expert[t];
@@ -29,8 +28,7 @@ inline std::string by_hand() {
     const auto two = [t](const std::vector<double>& v, double f) {
       return number(f * v[2 * t]) + "  " + number(f * v[2 * t + 1]);
     };
-    rows.push_back({format("{}", t), format("{}", t / 2), two(x, 1), two(p, 1), format("{}", i),
-                    format("{}", i), format("{}", e.row[t]), two(x, factor)});
+    rows.push_back(row_of(t, t / 2, two(x, 1), two(p, 1), i, i, e.row[t], two(x, factor)));
   }
   return "  By hand (2 ranks with an expert each; Wr is the identity, E_0 doubles, E_1 negates)\n" +
          table(rows, "llllllll", 4);
@@ -79,10 +77,10 @@ inline std::string load(const Choices& choices) {
   const Range all{0, choices.c.tokens}, experts{0, choices.c.experts};
   Config full = choices.c;
   if (full.capacity == 0) full.capacity = 1;
-  std::vector<std::vector<std::string>> rows = {{"The same tokens, cut over"},
-                                                {"  aux, shares of all ranks' tokens"},
-                                                {"  aux, shares of a rank's own tokens"},
-                                                {format("  choices over --capacity {:g}", full.capacity)}};
+  Cells rows = {{"The same tokens, cut over"},
+                {"  aux, shares of all ranks' tokens"},
+                {"  aux, shares of a rank's own tokens"},
+                {format("  choices over --capacity {:g}", full.capacity)}};
   for (const int parts : {1, 2, 4, 8}) {
     rows[0].push_back(format("{} rank{}", parts, parts > 1 ? "s" : ""));
     rows[1].push_back(number(choices.aux(1))), rows[2].push_back(number(choices.aux(parts)));

@@ -39,13 +39,11 @@ inline void check_sizes(const Config& c, int ranks, const Options& options) {
     throw UsageError(
         "--math tf32 rounds the router's factors, and a token may choose other experts: --math f32 would "
         "work");
-  if (c.top_k > c.experts)
-    throw UsageError(
-        format("--top-k {} of --experts {}: --top-k {} or less would work", c.top_k, c.experts, c.experts));
+  refuse_if(c.top_k > c.experts, "--top-k {} of --experts {}: --top-k {} or less would work", c.top_k,
+            c.experts, c.experts);
   const auto fits = [&](std::int64_t ep) { return ranks % ep == 0 && c.experts % ep == 0; };
-  if (!fits(c.ep_of(ranks)))
-    throw UsageError(format("{} ranks cannot share out {} experts over --ep {}: --ep {} would work", ranks,
-                            c.experts, c.ep_of(ranks), fitting(ranks, fits)));
+  refuse_if(!fits(c.ep_of(ranks)), "{} ranks cannot share out {} experts over --ep {}: --ep {} would work",
+            ranks, c.experts, c.ep_of(ranks), fitting(ranks, fits));
 }
 
 /// Which experts the tokens choose, by the definition: expert i is choice number r of a token if r experts

@@ -27,18 +27,17 @@ inline void settle(Config& s, const Asked& asked, Flags& flags) {
   if (asked.sweep > 0) {
     for (const char* flag : {"--tp", "--cp", "--pp", "--dp", "--ep", "--experts", "--steps", "--save",
                              "--resume", "--dtype", "--svg"})
-      if (flags.given(flag))
-        throw UsageError(
-            format("--sweep takes every cut of a model of its own in f64, and draws nothing: without {} it "
-                   "would work",
-                   flag));
+      refuse_if(flags.given(flag),
+                "--sweep takes every cut of a model of its own in f64, and draws nothing: without {} it "
+                "would work",
+                flag);
     flags.set("--dtype", "f64");
   }
   if (!given({"--tp", "--cp", "--pp", "--dp"}))
     s.sizes = widest(asked.ranks, s);
   else if (flags.given("--ranks") && s.sizes.ranks() != asked.ranks)
-    throw UsageError(format("--ranks {}, but the axes make {}: --ranks {} would work", asked.ranks,
-                            s.sizes.ranks(), s.sizes.ranks()));
+    throw UsageError("--ranks {}, but the axes make {}: --ranks {} would work", asked.ranks, s.sizes.ranks(),
+                     s.sizes.ranks());
   if (!flags.given("--ep")) {
     s.sizes.ep = s.sizes.replicas();
     while (s.sizes.replicas() % s.sizes.ep != 0 ||

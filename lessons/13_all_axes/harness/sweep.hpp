@@ -17,11 +17,10 @@ namespace tessera::all_axes {
 inline Config small_run(bool experts, bool deep) {
   Config s;
   ModelConfig& m = s.training.model;
-  m = {{8, 8, 8, {}}, deep ? 8 : 4, 13, 128, true};
-  m.attention.options.seq = 16, m.attention.options.batch = 1;
+  m = {{8, 8, 8, {.seq = 16}}, deep ? 8 : 4, 13, 128, true};
   m.experts = experts ? 8 : 0, m.sequence_parallel = experts;
   s.sizes = {1, 1, 1}, s.batch = 8, s.steps = 5, s.training.lr = 0.05, s.training.clip = 1;
-  for (int i = 0; i < 300; ++i) s.text.ids.push_back(static_cast<std::uint16_t>((i * i + i / 7) % 12));
+  for (int i = 0; i < 300; ++i) s.text.ids.push_back((i * i + i / 7) % 12);
   return s;
 }
 
@@ -53,9 +52,9 @@ inline Config with_choices(Config s, const Variant& v) {
   ModelConfig& m = t.model;
   if (v[0] == 1) m.sequence_parallel = m.regather = true;
   t.zero = std::max(v[1], 0);
-  if (v[2] >= 0) t.schedule = pipeline::schedule_names[static_cast<std::size_t>(v[2])].first;
+  if (v[2] >= 0) t.schedule = pipeline::schedule_names[v[2]].first;
   if (t.schedule == pipeline::Schedule::interleaved) t.chunks = 2;
-  m.way = static_cast<gpt::Way>(std::max(v[3], 0)), m.zigzag = v[4] != 1;
+  m.way = gpt::Way(std::max(v[3], 0)), m.zigzag = v[4] != 1;
   s.masked = v[5] == 1;
   if (s.masked) m.attention.options.mask = Mask::none;
   m.top_k = v[6] == 1 ? 2 : 1, m.aux = v[7] == 1 ? 0.3 : 0;
@@ -78,7 +77,6 @@ class Plan {
                      [&](const Variant& v) { each_pair(v, [&](Pair p) { open_.insert(p); }); });
       }
     }
-    pairs = open_.size();
     for (std::size_t i = 0; i < cuts_.size(); ++i) take({best(cuts_[i])});
     while (!open_.empty()) {
       std::vector<Choice> all;
@@ -87,7 +85,6 @@ class Plan {
     }
   }
   std::vector<Config> runs;
-  std::size_t pairs = 0;
 
  private:
   using Pair = std::array<int, 4>;
@@ -112,7 +109,7 @@ class Plan {
     std::vector<Choice> all;
     each_variant(open_choices(cut), [&](const Variant& v) {
       int closes = 0;
-      each_pair(v, [&](Pair p) { closes += static_cast<int>(open_.count(p)); });
+      each_pair(v, [&](Pair p) { closes += open_.count(p); });
       if (all.empty() || closes > all.front().closes) all.clear();
       if (all.empty() || closes == all.front().closes) all.push_back({&cut, v, closes});
     });
@@ -131,13 +128,9 @@ class Plan {
 /// "tp 2, cp 1, pp 4, dp 1, ep 1, 1f1b, ..."
 inline std::string text_of(const Config& s) {
   const three_d::TrainingConfig& t = s.training;
-  std::string schedule, way;
-  for (const auto& [one, name] : pipeline::schedule_names)
-    if (one == t.schedule) schedule = name;
-  for (const auto& [one, name] : gpt::way_names)
-    if (one == t.model.way) way = name;
   return format("tp {}, cp {}, pp {}, dp {}, ep {}, {}, {}{}, zero {}{}{}, {} experts, top {}, aux {}",
-                s.sizes.tp, s.sizes.cp, s.sizes.pp, s.sizes.dp, s.sizes.ep, schedule, way,
+                s.sizes.tp, s.sizes.cp, s.sizes.pp, s.sizes.dp, s.sizes.ep,
+                word_of(pipeline::schedule_names, t.schedule), word_of(gpt::way_names, t.model.way),
                 t.model.zigzag ? " zigzag" : "", t.zero, t.model.sequence_parallel ? ", tokens over tp" : "",
                 s.masked ? ", mlm" : "", t.model.experts, t.model.top_k, t.model.aux);
 }
@@ -212,21 +205,18 @@ inline std::pair<double, double> distance(Communicator& world, const Config& s, 
 /// What a sweep has found, on rank 0.
 struct Swept {
   std::string what;  // "dense"
-  std::int64_t ranks = 0, factorisations = 0, runs = 0, pairs = 0;
+  std::int64_t ranks = 0, factorisations = 0, runs = 0;
   double loss = 0, gradient = 0;
 };
 
 // begin sweep
 /// Every `stride`-th run of the plans for 1, 2, 4, ... ranks of `world`, dense and with experts. Collective.
-inline std::vector<Swept> sweep(
-    Proof& proof, Communicator& world, std::size_t stride,
-    const std::function<void(std::int64_t done)>& on_progress = [](std::int64_t) {}) {
+inline std::vector<Swept> sweep(Proof& proof, Communicator& world, std::size_t stride) {
   const Journal before = world.journal();
   const auto alone = world.split(world.rank(), 0, "alone");
   std::vector<int> ranks;
   for (int n = 1; n <= world.size(); n *= 2) ranks.push_back(n);
   std::vector<Swept> found;
-  std::int64_t done = 0;
   for (const bool experts : {false, true}) {
     const Plan plan(ranks, experts);
     std::map<std::vector<std::int64_t>, Whole> wholes;  // by what is no cut
@@ -241,7 +231,6 @@ inline std::vector<Swept> sweep(
       Whole& whole = wholes[{m.layers, s.masked, m.top_k, mean_of}];
       if (whole.losses.empty()) whole = shared_whole(world, *alone, s, proof.seed());
       const auto group = world.split(world.rank() < n ? 0 : -1, world.rank(), format("cut{}", i));
-      on_progress(++done);
       if (!group) continue;  // waits at the next split
       const auto [loss, gradient] = distance(*group, s, whole, proof.seed());
       const CheckScope scope(world);

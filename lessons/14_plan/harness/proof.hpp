@@ -18,25 +18,19 @@ inline void check_published(Proof& proof) {
   }
 }
 
-/// A model for the ranks of this run.
-inline Question small_question(const Proof& proof) {
-  Question asked;
-  asked.model.attention = {32, 4, 4, {}};
-  asked.model.attention.options.seq = 16;
-  asked.model.layers = 4, asked.model.vocabulary = 64, asked.model.tied = true;
-  asked.devices = proof.ranks(), asked.batch = std::int64_t{8} * proof.ranks();
-  asked.weight_bytes = proof.element_bytes(), asked.wide_bytes = proof.wide_bytes();
-  asked.fused_attention = false;
-  return asked;
-}
-
 struct SmallCut {
   std::string name;
   Question asked;
   Cut cut;
 };
-/// The cuts of it that are run. Where each token goes to all experts, the bytes are those of an even router.
-inline std::vector<SmallCut> small_cuts(const Question& asked) {
+/// Cuts of a small model over the ranks of this run. Where each token goes to all experts, the bytes are
+/// those of an even router.
+inline std::vector<SmallCut> small_cuts(const Proof& proof) {
+  Question asked;
+  asked.model = {{32, 4, 4, {.seq = 16}}, 4, 64, 1, true};
+  asked.devices = proof.ranks(), asked.batch = std::int64_t{8} * proof.ranks();
+  asked.weight_bytes = proof.element_bytes(), asked.wide_bytes = proof.wide_bytes();
+  asked.fused_attention = false;
   const int ranks = asked.devices, half = ranks % 2 == 0 ? 2 : 1, pp = ranks % 4 == 0 ? 2 : 1;
   Cut cut;
   cut.sizes = {half, pp, ranks / (half * pp)};
@@ -93,7 +87,7 @@ inline ComparedCut compare(Communicator& world, const Question& asked, const Cut
   for (Compared* one : {&all.state, &all.activations}) one->off = sum_over(world, one->off);
 
   std::map<std::pair<std::string, std::string>, double> sent;
-  for (const auto& [key, one] : traffic) sent[{key.group, key.phase}] += static_cast<double>(one.wire);
+  for (const auto& [key, one] : traffic) sent[{key.group, key.phase}] += one.wire;
   for (const AxisTraffic& one : traffic_of(asked, cut, run))
     all.sent.add(sum_over(world, std::exchange(sent[{one.axis, one.phase}], 0)), one.bytes * world.size());
   double unplanned = 0;
@@ -105,7 +99,7 @@ inline ComparedCut compare(Communicator& world, const Question& asked, const Cut
 
 inline void check_counted(Proof& proof, Communicator& world) {
   proof.measured_baseline([](const auto&) { return MeasuredReference{}; });
-  for (const auto& [name, asked, cut] : small_cuts(small_question(proof))) {
+  for (const auto& [name, asked, cut] : small_cuts(proof)) {
     const ComparedCut found = compare(world, asked, cut, proof.dtype(), proof.seed());
     proof.claim(format("{}: memory as lesson 08 counts it", name), found.state.off + found.activations.off, 0,
                 "bytes, over all ranks and kinds");

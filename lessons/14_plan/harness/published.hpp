@@ -20,9 +20,7 @@ struct Published {
 
   Question question() const {
     Question asked;
-    asked.model.attention = {width, heads, heads, {}};
-    asked.model.attention.options.seq = 2048;
-    asked.model.layers = layers, asked.model.vocabulary = 51200, asked.model.tied = true;
+    asked.model = {{width, heads, heads, {.seq = 2048}}, layers, 51200, 1, true};
     asked.devices = devices, asked.batch = batch;
     asked.fused_attention = false;
     return asked;

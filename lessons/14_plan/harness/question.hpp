@@ -26,17 +26,18 @@ inline const std::vector<KnownModel> known_models = {
     {"llama2-70b", 8192, 64, 8, 80, 43008, 32000, 4096},
     {"gpt3-1.3b-64e", 2048, 16, 16, 24, 0, 51200, 2048, 64, 2}};
 
+inline const std::vector<std::pair<std::optional<Recompute>, std::string>> recompute_names = {
+    {Recompute::none, "none"}, {Recompute::selective, "selective"}, {Recompute::full, "full"}};
+
 struct Arguments {
-  std::string model = "gpt2-xl", machine = "dgx-a100", recompute, attention = "fused";
-  std::int64_t width = 0, heads = 0, kv_heads = 0, layers = 0, ffn = 0, vocabulary = 0, seq = 0, experts = 0,
-               top_k = 0;
-  std::int64_t devices_a_machine = 0;
+  std::string model = "gpt2-xl", machine = "dgx-a100", json, svg;
+  std::map<std::string, std::int64_t> sizes;  // by their flags; 0 where none is given
   double tflops = 0, bandwidth = 0, memory = 0, inside = 0, between = 0;
-  std::int64_t tp = 0, cp = 0, pp = 0, dp = 0, ep = 0, chunks = 0, microbatch = 0, zero = 0;
+  int zero = 0;
   pipeline::Schedule schedule = pipeline::Schedule::one_f_one_b;
   gpt::Way way = gpt::Way::ring;
-  bool no_sequence_parallel = false, no_overlap = false, scatter_gather = false, fit = false;
-  std::string json, svg;
+  bool no_sequence_parallel = false, no_overlap = false, fit = false;
+  Fixed fixed;
 };
 
 /// "gpt2, gpt2-xl"
@@ -49,8 +50,7 @@ std::string names_of(const std::vector<Named>& all) {
 template <class Named>
 const Named& find_named(const std::vector<Named>& all, const std::string& flag, const std::string& name) {
   const auto found = std::ranges::find(all, name, &Named::name);
-  if (found == all.end())
-    throw UsageError(format("{0} {1} is not known: {0} {2} would work", flag, name, names_of(all)));
+  refuse_if(found == all.end(), "{0} {1} is not known: {0} {2} would work", flag, name, names_of(all));
   return *found;
 }
 
@@ -60,35 +60,37 @@ inline void add_flags(Flags& flags, Question& asked, Arguments& a) {
   flags.text("--machine", a.machine, "NAME", names_of(machines) + ", or this: short runs measure it");
   flags.number("--gpus", asked.devices, 1, most, "in all");
   flags.number("--batch", asked.batch, 1, most, "sequences of a step");
-  const auto fixed = [&](const std::string& name, std::int64_t& target, const std::string& help) {
-    flags.number(name, target, 1, most, help);
+  const auto size = [&](const std::string& name, const std::string& help) {
+    flags.number(name, a.sizes[name], 1, most, help);
   };
-  fixed("--tp", a.tp, "tensor parallel; without it: searched, like the next ten");
-  fixed("--cp", a.cp, "context parallel");
-  fixed("--pp", a.pp, "pipeline stages");
-  fixed("--dp", a.dp, "replicas");
-  fixed("--ep", a.ep, "expert parallel, in cp x dp");
-  fixed("--microbatch", a.microbatch, "sequences of a microbatch");
-  fixed("--chunks", a.chunks, "of a stage; more than one: interleaved");
+  size("--tp", "tensor parallel; without it: searched, like the next ten");
+  size("--cp", "context parallel");
+  size("--pp", "pipeline stages");
+  size("--dp", "replicas");
+  size("--ep", "expert parallel, in cp x dp");
+  size("--microbatch", "sequences of a microbatch");
+  size("--chunks", "of a stage; more than one: interleaved");
   flags.choice("--schedule", a.schedule, pipeline::schedule_names,
                "of the pipeline; searched: 1f1b, interleaved");
-  flags.choice("--recompute", a.recompute, {"none", "selective", "full"}, "in the backward");
+  flags.choice("--recompute", a.fixed.recompute, recompute_names, "in the backward");
   flags.number("--zero", a.zero, 0, 3, "stage of ZeRO");
   flags.toggle("--no-sequence-parallel", a.no_sequence_parallel, "norms on every rank of tp");
   flags.rest();
-  fixed("--width", a.width, "W");
-  fixed("--heads", a.heads, "of queries");
-  fixed("--kv-heads", a.kv_heads, "of keys and values");
-  fixed("--layers", a.layers, "blocks");
-  fixed("--ffn", a.ffn, "columns of the MLP's first matrix");
-  fixed("--vocab", a.vocabulary, "ids that there are");
-  fixed("--seq", a.seq, "tokens of a sequence");
-  fixed("--experts", a.experts, "in every second block");
-  fixed("--top-k", a.top_k, "experts of a token");
+  size("--width", "W");
+  size("--heads", "of queries");
+  size("--kv-heads", "of keys and values");
+  size("--layers", "blocks");
+  size("--ffn", "columns of the MLP's first matrix");
+  size("--vocab", "ids that there are");
+  size("--seq", "tokens of a sequence");
+  size("--experts", "in every second block");
+  size("--top-k", "experts of a token");
   flags.choice("--way", a.way, gpt::way_names, "of cp to bring K and V");
-  flags.choice("--attention", a.attention, {"fused", "plain"}, "plain: scores in memory");
+  flags.choice("--attention", asked.fused_attention, {{true, "fused"}, {false, "plain"}},
+               "plain: scores in memory");
   flags.toggle("--no-overlap", a.no_overlap, "gradients are summed after the last backward");
-  flags.toggle("--scatter-gather", a.scatter_gather, "pp sends a tp-th, and gathers it inside a machine");
+  flags.toggle("--scatter-gather", a.fixed.scatter_gather,
+               "pp sends a tp-th, and gathers it inside a machine");
   flags.number("--weight-bytes", asked.weight_bytes, 1, 8, "of a weight and of an activation");
   flags.number("--wide-bytes", asked.wide_bytes, 1, 8, "of a gradient, a master and a moment each");
   flags.real("--tokens", asked.tokens, 1, 1e18, "of the whole training");
@@ -97,7 +99,7 @@ inline void add_flags(Flags& flags, Question& asked, Arguments& a) {
   flags.real("--memory", a.memory, 0, 1e6, "GiB of a GPU");
   flags.real("--inside", a.inside, 0, 1e6, "GB/s each way of a GPU inside its machine");
   flags.real("--between", a.between, 0, 1e6, "GB/s each way of a GPU to other machines");
-  fixed("--gpus-per-machine", a.devices_a_machine, "that share its links");
+  size("--gpus-per-machine", "that share its links");
   flags.toggle("--fit", a.fit, "fit the constants to published runs, and show how well they do");
   flags.text("--json", a.json, "FILE", "write the answer there, for programs");
   flags.text("--svg", a.svg, "FILE", "write memory and time as bars there");
@@ -106,20 +108,22 @@ inline void add_flags(Flags& flags, Question& asked, Arguments& a) {
 /// Reads the flags into what is asked and what is fixed. Throws UsageError.
 inline Fixed apply(const Flags& flags, Question& asked, const Arguments& a) {
   const KnownModel& known = find_named(known_models, "--model", a.model);
-  const auto size = [](std::int64_t given, std::int64_t otherwise) { return given > 0 ? given : otherwise; };
+  const auto size = [&](const std::string& flag, std::int64_t otherwise) {
+    return flags.given(flag) ? a.sizes.at(flag) : otherwise;
+  };
   gpt::ModelConfig& m = asked.model;
-  m.attention.width = size(a.width, known.width), m.attention.heads = size(a.heads, known.heads);
-  m.attention.kv_heads = size(a.kv_heads, a.heads > 0 ? a.heads : known.kv_heads);
-  m.layers = size(a.layers, known.layers), m.vocabulary = size(a.vocabulary, known.vocabulary);
-  m.attention.options.seq = size(a.seq, known.seq), m.inner = size(a.ffn, a.width > 0 ? 0 : known.ffn);
-  m.experts = size(a.experts, known.experts), m.top_k = size(a.top_k, known.top_k);
-  if (m.top_k > std::max<std::int64_t>(m.experts, 1))
-    throw UsageError(format("--top-k {} of {} experts: --top-k 1 would work", m.top_k, m.experts));
+  m.attention.width = size("--width", known.width), m.attention.heads = size("--heads", known.heads);
+  m.attention.kv_heads = size("--kv-heads", size("--heads", known.kv_heads));
+  m.layers = size("--layers", known.layers), m.vocabulary = size("--vocab", known.vocabulary);
+  m.attention.options.seq = size("--seq", known.seq);
+  m.inner = size("--ffn", flags.given("--width") ? 0 : known.ffn);
+  m.experts = size("--experts", known.experts), m.top_k = size("--top-k", known.top_k);
+  refuse_if(m.top_k > std::max<std::int64_t>(m.experts, 1), "--top-k {} of {} experts: --top-k 1 would work",
+            m.top_k, m.experts);
   m.tied = true;
   attention_heads::check_shape(m.attention, 1, 1);
   if (a.machine == "this" && asked.devices > 64)
-    throw UsageError(
-        format("--machine this has no {} GPUs: --gpus 2 would work, as two threads", asked.devices));
+    throw UsageError("--machine this has no {} GPUs: --gpus 2 would work, as two threads", asked.devices);
   if (a.machine != "this") asked.machine = find_named(machines, "--machine", a.machine);
   for (const auto& [given, unit, target] : {std::tuple{a.tflops, 1e12, &asked.machine.flops},
                                             {a.bandwidth, 1e9, &asked.machine.bandwidth},
@@ -127,29 +131,27 @@ inline Fixed apply(const Flags& flags, Question& asked, const Arguments& a) {
                                             {a.inside, 1e9, &asked.machine.inside},
                                             {a.between, 1e9, &asked.machine.between}})
     if (given > 0) *target = given * unit;
-  if (a.devices_a_machine > 0) asked.machine.devices = static_cast<int>(a.devices_a_machine);
-  if (asked.wide_bytes % asked.weight_bytes != 0)
-    throw UsageError(format("--wide-bytes {} is no multiple of --weight-bytes {}: --wide-bytes {} would work",
-                            asked.wide_bytes, asked.weight_bytes, 2 * asked.weight_bytes));
-  asked.fused_attention = a.attention == "fused";
-  Fixed fixed;
-  const auto fix = [](std::int64_t given, auto& target) {
-    if (given > 0) target = static_cast<int>(given);
-  };
-  fix(a.tp, fixed.tp), fix(a.cp, fixed.cp), fix(a.ep, fixed.ep), fix(a.pp, fixed.pp), fix(a.dp, fixed.dp),
-      fix(a.chunks, fixed.chunks);
-  if (a.microbatch > 0) fixed.microbatch = a.microbatch;
-  if (flags.given("--zero")) fixed.zero = static_cast<int>(a.zero);
+  asked.machine.devices = size("--gpus-per-machine", asked.machine.devices);
+  refuse_if(asked.wide_bytes % asked.weight_bytes != 0,
+            "--wide-bytes {} is no multiple of --weight-bytes {}: --wide-bytes {} would work",
+            asked.wide_bytes, asked.weight_bytes, 2 * asked.weight_bytes);
+  Fixed fixed = a.fixed;
+  for (const auto& [flag, target] : {std::pair{"--tp", &fixed.tp},
+                                     {"--cp", &fixed.cp},
+                                     {"--ep", &fixed.ep},
+                                     {"--pp", &fixed.pp},
+                                     {"--dp", &fixed.dp},
+                                     {"--chunks", &fixed.chunks}})
+    if (flags.given(flag)) *target = a.sizes.at(flag);
+  if (flags.given("--microbatch")) fixed.microbatch = a.sizes.at("--microbatch");
+  if (flags.given("--zero")) fixed.zero = a.zero;
   if (flags.given("--schedule")) fixed.schedule = a.schedule;
   if (flags.given("--way")) fixed.way = a.way;
-  if (a.chunks > 1 && fixed.schedule && a.schedule != pipeline::Schedule::interleaved)
-    throw UsageError(
-        format("--chunks {} is what interleaved has: --schedule interleaved would work", a.chunks));
+  refuse_if(fixed.chunks > 1 && fixed.schedule && a.schedule != pipeline::Schedule::interleaved,
+            "--chunks {} is what interleaved has: --schedule interleaved would work",
+            fixed.chunks.value_or(0));
   if (a.no_sequence_parallel) fixed.sequence_parallel = false;
-  for (const auto& [word, value] :
-       {std::pair{"none", Recompute::none}, {"selective", Recompute::selective}, {"full", Recompute::full}})
-    if (a.recompute == word) fixed.recompute = value;
-  fixed.overlap = !a.no_overlap, fixed.scatter_gather = a.scatter_gather;
+  fixed.overlap = !a.no_overlap;
   return fixed;
 }
 

@@ -26,14 +26,11 @@ inline double shortest(Communicator& comm, const std::function<void()>& body) {
 /// Fills in the machine and what programs reach of it: `ranks` ranks of it that compute at the same time.
 inline void measure(Question& asked, LaunchOptions options, int ranks) {
   options.ranks = ranks;
-  asked.machine = {"this machine", 0,        0,    static_cast<double>(available_memory()) / ranks,
-                   INFINITY,       INFINITY, ranks};
+  asked.machine = {"this machine", 0, 0, double(available_memory()) / ranks, INFINITY, INFINITY, ranks};
   asked.reached.product = asked.reached.memory = asked.reached.link = 1;
   launch(options, [&](Communicator& comm) {
     const auto dtype = asked.weight_bytes == 8 ? DType::f64 : DType::f32;
-    const auto ones = [&](double rows, double cols) {
-      return Tensor::zeros(static_cast<std::int64_t>(rows), static_cast<std::int64_t>(cols), dtype);
-    };
+    const auto ones = [&](std::int64_t rows, std::int64_t cols) { return Tensor::zeros(rows, cols, dtype); };
     // Products of two sizes: L^3 multiply-adds at the rate R (L / (L + half))^3.
     const double large = 768, small = 96;
     const auto rate = [&](double n) {
@@ -45,7 +42,7 @@ inline void measure(Question& asked, LaunchOptions options, int ranks) {
     // A mean of kernels that pass over memory: a gelu computes most on each number, a sum least.
     const Tensor x = ones(1024, 512), row = ones(1, 512);
     const double passes = shortest(comm, [&] { gelu(x), layer_norm(x, row, row), add(x, x); }),
-                 bytes = 7.0 * static_cast<double>(x.bytes());
+                 bytes = 7.0 * x.bytes();
     // A sum of next to nothing shows the latency, a larger one the bandwidth.
     const Tensor little = ones(1, 16), much = ones(512, 512);
     const double wait = ranks > 1 ? shortest(comm, [&] { comm.all_reduce(little); }) : 0,
@@ -57,7 +54,7 @@ inline void measure(Question& asked, LaunchOptions options, int ranks) {
     if (ranks == 1) return;
     asked.reached.latency = wait / (2 * std::ceil(std::log2(ranks)));
     asked.machine.inside = asked.machine.between =
-        2.0 * (ranks - 1) / ranks * static_cast<double>(much.bytes()) / std::max(sum - wait, 1e-9);
+        2.0 * (ranks - 1) / ranks * much.bytes() / std::max(sum - wait, 1e-9);
   });
 }
 

@@ -21,14 +21,12 @@ inline void add_context_flags(Flags& flags, Way& way, bool& zigzag) {
 inline void refuse_context(const attention_heads::AttentionShape& s, Way way, bool zigzag, int c, int t,
                            const std::string& cut, const std::string& advice) {
   const int chunks = zigzag ? 2 * c : c;
-  if (s.options.seq % chunks != 0)
-    throw UsageError(
-        format("--seq {} on {} cannot be cut into the {} equal chunks of --placement {}: {} would work",
-               s.options.seq, cut, chunks, zigzag ? "zigzag" : "contiguous", advice));
-  if (way == Way::ulysses && s.heads / t % c != 0)
-    throw UsageError(
-        format("--heads {} cannot be shared out over {}, as --way ulysses does: --way ring would work",
-               s.heads, t > 1 ? format("--tp {} {}", t, cut) : cut));
+  refuse_if(s.options.seq % chunks != 0,
+            "--seq {} on {} cannot be cut into the {} equal chunks of --placement {}: {} would work",
+            s.options.seq, cut, chunks, zigzag ? "zigzag" : "contiguous", advice);
+  refuse_if(way == Way::ulysses && s.heads / t % c != 0,
+            "--heads {} cannot be shared out over {}, as --way ulysses does: --way ring would work", s.heads,
+            t > 1 ? format("--tp {} {}", t, cut) : cut);
 }
 
 /// A call of attention over cp ranks: how often all of them together make it, and the elements that they

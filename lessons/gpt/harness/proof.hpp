@@ -1,14 +1,61 @@
-// The checks that all lessons share which cut a GPT: its loss and its gradients against the unsplit model's.
+// What all lessons share which cut a GPT: the unsplit model's step, line by line on plain tensors, and the
+// checks of a loss and of gradients against it.
 #pragma once
 
 #include <algorithm>
 #include <map>
 
-#include "app/proof.hpp"
+#include "05_attention_heads/harness/reference.hpp"
 #include "gpt/builder.hpp"
-#include "gpt/harness/reference.hpp"
+#include "tensor/error.hpp"
 
 namespace tessera::gpt {
+
+/// The loss and every gradient of one step over all tokens at once. `batch` lives on the host. Model says
+/// what a block is, and has to know of the microbatches where one of its losses is a mean over each.
+template <class Model = attention_heads::Reference>
+MeasuredReference reference_step(const Inputs<Tensor>& in, const ModelConfig& config, const Tokens& batch,
+                                 int microbatches = 1) {
+  const std::string head_name = config.tied ? "wte.weight" : "lm_head.weight";
+  attention_heads::AttentionShape all = config.attention;
+  const std::int64_t seq = all.options.seq, n = batch.ids.rows();
+  all.options.batch = n / seq;
+  Model u(in, all, attention_heads::reference_core);
+  if constexpr (requires { u.config; }) u.config = config, u.microbatches = microbatches;
+  u.epsilon = config.layer_norm_epsilon;
+  std::vector<double> at;
+  for (std::int64_t i = 0; i < n; ++i) at.push_back(i % seq);
+  const Tensor positions = Tensor::of(n, 1, at, DType::i32);
+  const Tensor ids = batch.ids.to(Device::current()), targets = batch.targets.to(Device::current());
+  const Tensor wte = in("wte.weight"), wpe = in("wpe.weight"), w = in(head_name);
+
+  Tensor x = add(embedding(ids, wte), embedding(positions, wpe));
+  for (std::int64_t l = 0; l < config.layers; ++l) x = u.block(format("h.{}.", l), x);
+  const Tensor y = u.norm("ln_f", x);
+  const CrossEntropy entropy = cross_entropy(matmul(y, t(w)), targets);
+  const auto weighted = [&](const Tensor& of_rows) {
+    if (!batch.weights.defined()) return of_rows;
+    return scale_rows(of_rows, cast(batch.weights.to(Device::current()), arithmetic(of_rows.dtype())));
+  };
+  const double tokens = n;
+  u.note("loss", scale(sum_rows(weighted(entropy.loss)), 1 / tokens),
+         largest(sum_rows(absolute(weighted(entropy.loss)))) / tokens);
+
+  const Tensor dlogits = weighted(cross_entropy_backward(entropy, targets, n));
+  const Tensor dw = matmul(t(dlogits), y);
+  u.note("d" + head_name, dw, largest_terms(t(dlogits), y));
+  Tensor dx = u.norm_backward("ln_f", matmul(dlogits, w));
+  for (std::int64_t l = config.layers; l-- > 0;) dx = u.block_backward(format("h.{}.", l), dx);
+  const double sum = largest(sum_rows(absolute(dx)));
+  const Tensor dwte = zero_gradient(wte), dwpe = zero_gradient(wpe);
+  add_embedding_backward(dwte, dx, ids);
+  add_embedding_backward(dwpe, dx, positions);
+  if (config.tied) add_to(dwte, dw);
+  u.note("dwte.weight", dwte, sum + largest_terms(t(dlogits), y));
+  u.note("dwpe.weight", dwpe, sum);
+  if constexpr (requires { u.finish(); }) u.finish();
+  return u.results;
+}
 
 /// Makes a rank's slices of the weights as inputs of the proof, `factor` times as large as suits their
 /// fan-in. Rank 0 gets to know of every weight, also of those that lie on other ranks.
