@@ -22,20 +22,24 @@ int main(int argc, char** argv) {
   app.size("--steps", config.steps, "steps of training");
 
   const auto lesson = [&](Proof& proof, Communicator& comm) {
-    prove(proof, sizes);  // forward and backward (mlp.hpp), against the formula: harness/proof.hpp
+    {
+      const Built built = build(proof, sizes);                  // X, dY and the MLP
+      const Step found = step(built.model, built.x, built.dy);  // forward and backward: mlp.hpp
+      check(proof, sizes, built.model, found);                  // against the formula
+    }
     if (proof.exact()) return;
     TextModel model(proof.seed(), proof.dtype());
     const auto on_progress = progress_bar(comm, "training", config.steps);
     run = train(model, config, proof.seed(), on_progress);  // the training loop: training.hpp
     check_training(proof, model, config, run);
   };
-  const auto read = [&](int) {
-    config.text = read_text(config.path);
-    config.beats_entropy = config.steps >= 100 && !app.flags().given("--text");
-  };
   const auto more = [&] { return app.options().exact ? "" : text_of(config, run, app.options().stable); };
   return app.run(argc, argv,
-                 {.check = read,
+                 {.check =
+                      [&](int) {
+                        config.text = read_text(config.path);
+                        config.beats_entropy = config.steps >= 100 && !app.flags().given("--text");
+                      },
                   .prove = lesson,
                   .by_hand = by_hand,
                   .picture = [&](int) { return picture(sizes); },

@@ -13,7 +13,10 @@ int main(int argc, char** argv) {
   app.ranks_divide("--ffn", sizes.ffn);
 
   const auto lesson = [&](Proof& proof, Communicator& comm) {
-    prove(proof, comm, sizes);  // forward and backward (column_split.hpp), against the unsplit layer
+    const TensorParallel tp(comm);
+    const Built built = build(proof, sizes);                      // X, dY, this rank's columns of A and c
+    const Step found = step(built.layer, built.x, built.dy, tp);  // forward and backward: column_split.hpp
+    check(proof, sizes, built.layer, found);                      // against the unsplit layer
   };
   return app.run(argc, argv,
                  {.prove = lesson, .by_hand = by_hand, .picture = [&](int) { return picture(sizes); }});

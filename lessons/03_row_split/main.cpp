@@ -15,7 +15,13 @@ int main(int argc, char** argv) {
   app.ranks_divide("--tokens", sizes.tokens);  // the reduce-scatter leaves each rank its tokens
 
   const auto lesson = [&](Proof& proof, Communicator& comm) {
-    prove(proof, comm, sizes);  // forward and backward (row_split.hpp), against the unsplit layer
+    const TensorParallel tp(comm);
+    const Built built = build(proof, sizes);                      // this rank's X and rows of A; dY, c
+    const Step found = step(built.layer, built.x, built.dy, tp);  // forward and backward: row_split.hpp
+
+    const MemoryScope beside(MemoryKind::check);  // the other form is no part of the layer's memory
+    const ScatteredStep scattered = step_scattered(built.layer, built.x, built.dy, tp);
+    check(proof, sizes, built.layer, found, scattered);  // against the unsplit layer
   };
   return app.run(argc, argv,
                  {.prove = lesson, .by_hand = by_hand, .picture = [&](int) { return picture(sizes); }});

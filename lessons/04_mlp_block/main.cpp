@@ -19,7 +19,15 @@ int main(int argc, char** argv) {
   app.ranks_divide("--width", sizes.width);  // the plain way cuts B by columns
 
   const auto lesson = [&](Proof& proof, Communicator& comm) {
-    prove(proof, comm, sizes, f);  // the block and the plain way (mlp_block.hpp), against lesson 01's MLP
+    const TensorParallel tp(comm);
+    const Built built = build(proof, sizes, f);                   // X, dY, this rank's slices of the weights
+    const auto found = step(built.block, built.x, built.dy, tp);  // forward and backward: mlp_block.hpp
+
+    const MemoryScope beside(MemoryKind::check);  // the plain way is no part of the block's memory
+    const AllGatherMlp plain = build_plain(proof, built.block);
+    const auto gathered = step(plain, broadcast_x(built.x, tp), built.dy, tp, "plain-");
+    check(proof, sizes, built.block, found);  // both against the unsplit MLP of lesson 01
+    check_plain(proof, sizes, plain, gathered);
   };
   return app.run(argc, argv,
                  {.prove = lesson,

@@ -16,7 +16,12 @@ int main(int argc, char** argv) {
   add_flags(app, s);
 
   const auto lesson = [&](Proof& proof, Communicator& comm) {
-    prove(proof, comm, s);  // attention or the block, by lesson 04's step, against the unsplit layer
+    const TensorParallel tp(comm);
+    with_layer_type(s, comm.size(), [&]<class Layer>(std::type_identity<Layer>) {
+      const auto built = build<Layer>(proof, comm, s);                         // X, dY, this rank's heads
+      const auto found = mlp_block::step(built.layer, built.x, built.dy, tp);  // forward, backward: lesson 04
+      check(proof, comm, s, built.layer, found);                               // against the unsplit layer
+    });
   };
   return app.run(argc, argv,
                  {.check = [&](int p) { set_sizes(s, app.options(), ranks = p); },

@@ -24,7 +24,14 @@ int main(int argc, char** argv) {
   const auto lesson = [&](Proof& proof, Communicator& pp) {
     Config s = config;
     const Comparison beside = run_comparison(proof, pp, s, arguments);  // --compare, --partition balance
-    const Measured found = prove(proof, pp, s);  // worker.hpp executes the plan; against the unsplit model
+
+    const Plan plan = s.plan();  // what every stage does, in which order: schedule.hpp
+    if (!s.blocking) check(plan, s.microbatches, s.chunks);  // no stage waits for ever: validate.hpp
+    const Stage stage = build(proof, pp, s);                 // this stage's layers, and the microbatches
+    Worker worker(pp, stage.tp, stage.chunks, s.model, proof.dtype());
+    const Measured found = run_steps(worker, plan, pp, stage, s);  // forward and backward: worker.hpp
+    check(proof, pp, s, stage, found);                             // against the unsplit model
+
     if (pp.rank() != 0) return;
     others = beside, shown = {s, found};
     record(proof, shown);

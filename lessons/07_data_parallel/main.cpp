@@ -29,16 +29,30 @@ int main(int argc, char** argv) {
               sequences, ranks, ranks);
   };
 
-  Trained trained;
+  std::string more;
   const auto lesson = [&](Proof& proof, Communicator& dp) {
-    const Trained found = prove(proof, dp, s);  // gradients, then training: replica.hpp, harness/proof.hpp
-    if (dp.rank() == 0) trained = found;
+    check_linear(proof, dp, m);  // one layer by itself: data_parallel.hpp
+
+    const auto group = dp.split(dp.rank(), 0, "tp");
+    const TensorParallel alone(*group);                         // no matrix is cut
+    Replica replica = build(proof, alone, dp, s);               // the whole model on every rank
+    const Tokens batch = gpt::random_tokens(m, proof.seed());   // the same on every rank
+    const Tokens own = own_tokens(batch, dp, m.seq());          // this rank's sequences of it
+    std::vector<double> losses = {replica.gradients(own, dp)};  // forward, backward, all-reduces: replica.hpp
+    check_gradients(proof, s, replica, batch, losses.front());  // against the unsplit model
+    for (std::int64_t step = 0; step < s.steps; ++step) {
+      replica.step(s.lr, 0.9);
+      losses.push_back(replica.gradients(own, dp));
+    }
+    check_training(proof, dp, s, replica, losses);  // equal replicas, and a loss that falls
+
+    if (dp.rank() == 0) more = text(losses, replica.buckets().count(), s, app.options().stable);
   };
   return app.run(argc, argv,
                  {.check = check_sizes,
                   .prove = lesson,
                   .by_hand = by_hand,
                   .picture = [&](int) { return picture(m); },
-                  .more = [&] { return text(trained, s, app.options().stable); },
+                  .more = [&] { return more; },
                   .inexact = gpt::inexact});
 }

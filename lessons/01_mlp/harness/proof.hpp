@@ -74,6 +74,22 @@ inline std::pair<double, double> central_differences(std::uint64_t seed) {
 }
 // end differences
 
+/// X (N, W), dY (N, W) and the MLP between them.
+struct Built {
+  Tensor x, dy;
+  Mlp model;
+};
+
+inline Built build(Proof& proof, const Sizes& s) {
+  proof.axes(s.axes());
+  const double a_scale = 1 / std::sqrt(s.width), b_scale = 1 / std::sqrt(s.ffn);
+  return {proof.input<Replicated>("X", "NW").local(),
+          proof.input<Replicated>("dY", "NW").local(),
+          {proof.weight<Replicated>("A", "WF", a_scale), proof.weight<Replicated>("c1", "1F"),
+           proof.weight<Replicated>("B", "FW", b_scale), proof.weight<Replicated>("c2", "1W"),
+           proof.exact() ? Activation::relu : Activation::gelu}};  // gelu is exact nowhere
+}
+
 inline void check(Proof& proof, const Sizes& s, const Mlp& model, const Step& found) {
   proof.measure_memory();
   for (const auto& [name, axes, identity, value] : {std::tuple{"H", "NF", "H  = f(X A + c1)", found.saved.h},
@@ -114,17 +130,10 @@ inline void check_training(Proof& proof, const TextModel& model, const TrainingC
   proof.record("byte_entropy", std::vector{run.entropy});
 }
 
-/// The lesson's comparison with the formula.
+/// The comparison with the formula, as main makes it.
 inline void prove(Proof& proof, const Sizes& s) {
-  proof.axes(s.axes());
-  const double a_scale = 1 / std::sqrt(s.width), b_scale = 1 / std::sqrt(s.ffn);
-  const Tensor x = proof.input<Replicated>("X", "NW").local(),
-               dy = proof.input<Replicated>("dY", "NW").local();
-  const Mlp model{proof.weight<Replicated>("A", "WF", a_scale), proof.weight<Replicated>("c1", "1F"),
-                  proof.weight<Replicated>("B", "FW", b_scale), proof.weight<Replicated>("c2", "1W"),
-                  proof.exact() ? Activation::relu : Activation::gelu};  // gelu is exact nowhere
-  const Step found = step(model, x, dy);                                 // forward and backward: mlp.hpp
-  check(proof, s, model, found);
+  const Built built = build(proof, s);
+  check(proof, s, built.model, step(built.model, built.x, built.dy));
 }
 
 }  // namespace tessera::mlp

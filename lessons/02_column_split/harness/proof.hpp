@@ -17,6 +17,19 @@ inline auto reference = [](const auto& in) {
                                           {"dc", sum_rows(dy)}};
 };
 
+/// X (N, W) and dY (N, F), whole on every rank, and the layer with this rank's columns of A and c.
+struct Built {
+  Placed<Replicated> x, dy;
+  ColumnParallelLinear layer;
+};
+
+inline Built build(Proof& proof, const Sizes& s) {
+  proof.axes(s.axes());
+  return {proof.input<Replicated>("X", "NW"),
+          proof.input<Replicated>("dY", "NF"),
+          {proof.weight<Shard<1>>("A", "WF"), proof.weight<Shard<1>>("c", "1F")}};
+}
+
 inline void check(Proof& proof, const Sizes& s, const ColumnParallelLinear& layer, const Step& found) {
   proof.measure_memory();
   proof.result("Y", "NF", "Y  = [X A1, X A2] + c", found.y);
@@ -38,13 +51,10 @@ inline void check(Proof& proof, const Sizes& s, const ColumnParallelLinear& laye
                       (2 * n * (k + f) + n * f / p) * b, format("{} (2 N (W + F) + N F/p)", b));
 }
 
-/// The lesson's run with its checks: X (N, W) and dY (N, F) are whole on every rank.
+/// The lesson's run with its checks, as main makes it.
 inline void prove(Proof& proof, Communicator& comm, const Sizes& s) {
-  proof.axes(s.axes());
-  const auto x = proof.input<Replicated>("X", "NW"), dy = proof.input<Replicated>("dY", "NF");
-  const ColumnParallelLinear layer(proof.weight<Shard<1>>("A", "WF"), proof.weight<Shard<1>>("c", "1F"));
-  const Step found = step(layer, x, dy, TensorParallel(comm));  // forward and backward: column_split.hpp
-  check(proof, s, layer, found);                                // against the unsplit layer
+  const Built built = build(proof, s);
+  check(proof, s, built.layer, step(built.layer, built.x, built.dy, TensorParallel(comm)));
 }
 
 }  // namespace tessera::column_split

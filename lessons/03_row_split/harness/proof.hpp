@@ -42,6 +42,20 @@ void mistakes_of_sum(Proof& proof, const std::string& result, const std::string&
     });
 }
 
+/// This rank's columns of X (N, F), the whole dY (N, W), and the layer with this rank's rows of A.
+struct Built {
+  Placed<Shard<1>> x;
+  Placed<Replicated> dy;
+  RowParallelLinear layer;
+};
+
+inline Built build(Proof& proof, const Sizes& s) {
+  proof.axes(s.axes());
+  return {proof.input<Shard<1>>("X", "NF"),
+          proof.input<Replicated>("dY", "NW"),
+          {proof.weight<Shard<0>>("A", "FW"), proof.weight<Replicated>("c", "1W")}};
+}
+
 inline void check(Proof& proof, const Sizes& s, const RowParallelLinear& layer, const Step& found,
                   const ScatteredStep& scattered) {
   proof.measure_memory();
@@ -66,17 +80,13 @@ inline void check(Proof& proof, const Sizes& s, const RowParallelLinear& layer, 
                       format("{} N (F/p + W)", 2 * b));
 }
 
-/// The lesson's run with its checks: of X (N, F) a rank has its columns, and dY (N, W) is whole.
+/// The lesson's run with its checks, as main makes it.
 inline void prove(Proof& proof, Communicator& comm, const Sizes& s) {
   const TensorParallel tp(comm);
-  proof.axes(s.axes());
-  const auto x = proof.input<Shard<1>>("X", "NF");
-  const auto dy = proof.input<Replicated>("dY", "NW");
-  const RowParallelLinear layer(proof.weight<Shard<0>>("A", "FW"), proof.weight<Replicated>("c", "1W"));
-  const Step found = step(layer, x, dy, tp);    // forward and backward: row_split.hpp
-  const MemoryScope beside(MemoryKind::check);  // the other form is no part of the layer's memory
-  const ScatteredStep scattered = step_scattered(layer, x, dy, tp);
-  check(proof, s, layer, found, scattered);  // against the unsplit layer
+  const Built built = build(proof, s);
+  const Step found = step(built.layer, built.x, built.dy, tp);
+  const MemoryScope beside(MemoryKind::check);
+  check(proof, s, built.layer, found, step_scattered(built.layer, built.x, built.dy, tp));
 }
 
 }  // namespace tessera::row_split

@@ -28,6 +28,23 @@ inline auto reference(Activation f) {
   };
 }
 
+/// X and dY (N, W), whole on every rank, and the block with this rank's columns of A and rows of B.
+struct Built {
+  Placed<Replicated> x, dy;
+  ParallelMlp block;
+};
+
+inline Built build(Proof& proof, const Sizes& s, Activation wanted) {
+  proof.axes(s.axes());
+  // Weights with a variance of 1/(3 fan-in) keep every activation near 1, whatever the width.
+  const double a_scale = 1 / std::sqrt(s.width), b_scale = 1 / std::sqrt(s.ffn);
+  return {proof.input<Replicated>("X", "NW"),
+          proof.input<Replicated>("dY", "NW"),
+          {{proof.weight<Shard<1>>("A", "WF", a_scale), proof.weight<Shard<1>>("c1", "1F")},
+           {proof.weight<Shard<0>>("B", "FW", b_scale), proof.weight<Replicated>("c2", "1W")},
+           proof.exact() ? Activation::relu : wanted}};  // gelu is exact nowhere
+}
+
 inline void check(Proof& proof, const Sizes& s, const ParallelMlp& block, const Step<ParallelMlp>& found) {
   proof.measure_memory();
   proof.result("H", "NF", "H  = f(X [A1 A2] + c1)", found.saved.fc2.x);
@@ -58,6 +75,14 @@ inline void check(Proof& proof, const Sizes& s, const ParallelMlp& block, const 
                       activations_of(s, p) * e, format("{} N (4 W + 3 F/p)", e));
 }
 
+/// The plain way with the same weights, and B cut by columns.
+inline AllGatherMlp build_plain(const Proof& proof, const ParallelMlp& block) {
+  return {{block.fc1.a.local(), block.fc1.c.local()},
+          {proof.other_slice("B", proof.slice<Shard<1>>("FW")),
+           proof.other_slice("c2", proof.slice<Shard<1>>("1W"))},
+          block.f};
+}
+
 inline void check_plain(Proof& proof, const Sizes& s, const AllGatherMlp& plain,
                         const Step<AllGatherMlp>& found) {
   proof.result("Y_plain", "NW", "plain way: Y", found.y);
@@ -74,24 +99,15 @@ inline void check_plain(Proof& proof, const Sizes& s, const AllGatherMlp& plain,
   proof.expect_traffic("plain-bwd", "all_reduce", "dX", 1, 2 * sent * s.width, "2 " + formula + "W");
 }
 
-/// The lesson's run with its checks: X and dY (N, W) are whole on every rank.
+/// The lesson's run with its checks, as main makes it.
 inline void prove(Proof& proof, Communicator& comm, const Sizes& s, Activation wanted) {
   const TensorParallel tp(comm);
-  proof.axes(s.axes());
-  // Weights with a variance of 1/(3 fan-in) keep every activation near 1, whatever the width.
-  const double a_scale = 1 / std::sqrt(s.width), b_scale = 1 / std::sqrt(s.ffn);
-  const auto x = proof.input<Replicated>("X", "NW"), dy = proof.input<Replicated>("dY", "NW");
-  const ParallelMlp block({proof.weight<Shard<1>>("A", "WF", a_scale), proof.weight<Shard<1>>("c1", "1F")},
-                          {proof.weight<Shard<0>>("B", "FW", b_scale), proof.weight<Replicated>("c2", "1W")},
-                          proof.exact() ? Activation::relu : wanted);  // gelu is exact nowhere
-  const auto found = step(block, x, dy, tp);                           // forward and backward: mlp_block.hpp
-  const MemoryScope beside(MemoryKind::check);  // the plain way is no part of the block's memory
-  const AllGatherMlp plain{{block.fc1.a.local(), block.fc1.c.local()},  // the same weights, B cut by columns
-                           {proof.other_slice("B", proof.slice<Shard<1>>("FW")),
-                            proof.other_slice("c2", proof.slice<Shard<1>>("1W"))},
-                           block.f};
-  const auto gathered = step(plain, broadcast_x(x, tp), dy, tp, "plain-");
-  check(proof, s, block, found);  // both against the unsplit MLP of lesson 01
+  const Built built = build(proof, s, wanted);
+  const auto found = step(built.block, built.x, built.dy, tp);
+  const MemoryScope beside(MemoryKind::check);
+  const AllGatherMlp plain = build_plain(proof, built.block);
+  const auto gathered = step(plain, broadcast_x(built.x, tp), built.dy, tp, "plain-");
+  check(proof, s, built.block, found);
   check_plain(proof, s, plain, gathered);
 }
 

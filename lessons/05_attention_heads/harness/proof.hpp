@@ -68,6 +68,20 @@ auto build_layer(std::type_identity<TransformerBlock<Attention, More...>>, Proof
             proof.weight<Replicated>("mlp.c_proj.bias", "1W")}}};
 }
 
+/// X and dY (N, W), whole on every rank, and the layer with this rank's heads.
+template <class Layer>
+struct Built {
+  Placed<Replicated> x, dy;
+  Layer layer;
+};
+
+template <class Layer>
+Built<Layer> build(Proof& proof, const Communicator& comm, const Sizes& s) {
+  proof.axes({{'N', s.n()}, {'W', s.w()}, {'F', 4 * s.w()}});
+  return {proof.input<Replicated>("X", "NW"), proof.input<Replicated>("dY", "NW"),
+          build_layer(std::type_identity<Layer>{}, proof, s, comm.rank(), comm.size())};
+}
+
 // Checking.
 
 /// Elements of activations on each of p ranks, after the backward or before it: so many matrices (N, W), the
@@ -191,24 +205,30 @@ void check(Proof& proof, Communicator& comm, const Sizes& s, const TransformerBl
                      format("(N ({} W + 2 QKV_i + W/p + 3 F/p + {}) + P_i)", matrices, 4 * proof.wide()));
 }
 
-/// The lesson's run with its checks: X and dY (N, W) are whole on every rank.
-template <class Layer>
-void prove_layer(Proof& proof, Communicator& comm, const Sizes& s) {
-  proof.axes({{'N', s.n()}, {'W', s.w()}, {'F', 4 * s.w()}});
-  const auto x = proof.input<Replicated>("X", "NW"), dy = proof.input<Replicated>("dY", "NW");
-  const Layer layer =
-      build_layer(std::type_identity<Layer>{}, proof, s, comm.rank(), comm.size());  // this rank's heads
-  const auto found = mlp_block::step(layer, x, dy, TensorParallel(comm));  // forward, backward: lesson 04
-  check(proof, comm, s, layer, found);                                     // against the unsplit layer
+/// Calls body with a std::type_identity of the layer that the sizes ask for: attention or a block, and with
+/// or without shared keys.
+template <class Body>
+void with_layer_type(const Sizes& s, int ranks, const Body& body) {
+  const auto with = [&]<class Attention>(std::type_identity<Attention> attention) {
+    if (s.part == Part::block)
+      body(std::type_identity<TransformerBlock<Attention>>{});
+    else
+      body(attention);
+  };
+  if (s.shares_keys(ranks))
+    with(std::type_identity<MultiQueryAttention>{});
+  else
+    with(std::type_identity<ParallelAttention>{});
 }
-/// In the exact tier only the attention of a block is checked, since a layer norm is exact nowhere.
+
+/// The lesson's run with its checks, as main makes it. In the exact tier only the attention of a block is
+/// checked, since a layer norm is exact nowhere.
 inline void prove(Proof& proof, Communicator& comm, Sizes s) {
   if (proof.exact()) s.part = Part::attention;
-  const bool block = s.part == Part::block, shared = s.shares_keys(comm.size());
-  if (block && shared) prove_layer<TransformerBlock<MultiQueryAttention>>(proof, comm, s);
-  if (block && !shared) prove_layer<TransformerBlock<>>(proof, comm, s);
-  if (!block && shared) prove_layer<MultiQueryAttention>(proof, comm, s);
-  if (!block && !shared) prove_layer<ParallelAttention>(proof, comm, s);
+  with_layer_type(s, comm.size(), [&]<class Layer>(std::type_identity<Layer>) {
+    const auto built = build<Layer>(proof, comm, s);
+    check(proof, comm, s, built.layer, mlp_block::step(built.layer, built.x, built.dy, TensorParallel(comm)));
+  });
 }
 
 }  // namespace tessera::attention_heads

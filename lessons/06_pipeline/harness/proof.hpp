@@ -39,17 +39,44 @@ struct Config {
   }
 };
 
+/// What a rank needs for a step: the layers of its stage, and the microbatches.
+struct Stage {
+  std::unique_ptr<Communicator> alone;
+  TensorParallel tp;  // of one rank: no matrix is cut
+  std::vector<Chunk> chunks;
+  std::vector<gpt::Parameter> parameters;
+  Tokens batch;
+  std::vector<Tokens> microbatches;
+};
+
+/// The chunks of this rank with their slices of the proof's weights, and a made-up batch.
+inline Stage build(Proof& proof, Communicator& pp, const Config& s) {
+  auto alone = pp.split(pp.rank(), 0, "tp");
+  const TensorParallel tp(*alone);
+  gpt::Builder builder(s.model, tp, gpt::make_weights(proof, s.model));
+  std::vector<Chunk> chunks;
+  for (int c = 0; c < s.chunks; ++c) {
+    const int at = virtual_stage(c, pp.rank(), pp.size());
+    chunks.push_back(builder.chunk(layers_of(s.partition, at), at == 0, at == s.virtual_stages() - 1));
+    chunks.back().recompute = s.recompute;
+  }
+  const Tokens batch = gpt::random_tokens(s.model, proof.seed());
+  proof.dump("ids", batch.ids), proof.dump("targets", batch.targets);
+  return {std::move(alone),   tp,    chunks,
+          builder.parameters, batch, gpt::microbatches_of(batch, s.microbatches)};
+}
+
 /// Lets the worker execute this stage's list of the plan, in `s.steps` steps under the clock. Returns the
 /// step with the median bubble: the loss on every rank, all else on rank 0.
-inline Measured run_steps(Worker& worker, const Plan& plan, Communicator& pp, const Config& s,
-                          const std::vector<gpt::Parameter>& parameters,
-                          const std::vector<Tokens>& microbatches) {
+inline Measured run_steps(Worker& worker, const Plan& plan, Communicator& pp, const Stage& stage,
+                          const Config& s) {
+  const Instructions& list = plan[pp.rank()];
   std::vector<Measured> runs;
   Trace trace;
   for (int step = 0; step < s.steps; ++step) {
-    for (const gpt::Parameter& parameter : parameters) parameter.gradient.zero();
+    for (const gpt::Parameter& parameter : stage.parameters) parameter.gradient.zero();
     pp.barrier();
-    trace = run_timed(worker, plan[pp.rank()], microbatches, pp.journal(), s.pace / s.chunks);
+    trace = run_timed(worker, list, stage.microbatches, pp.journal(), s.pace / s.chunks);
     runs.push_back(gather(pp, plan, trace));
   }
   journal_steps(pp.journal(), trace, pp.rank(), pp.size());
@@ -59,13 +86,24 @@ inline Measured run_steps(Worker& worker, const Plan& plan, Communicator& pp, co
   return found;
 }
 
+/// The claims about the schedule: what rank 0 has measured, and what the lists say by themselves.
+inline void check_schedule(Proof& proof, const Config& s, const Measured& found) {
+  const std::vector<std::int64_t> law = s.in_flight_predicted();
+  proof.claim("in flight = the formula", found.in_flight == law ? 0 : 1, 0,
+              format("the stages hold {} microbatches, and their schedule says {}",
+                     join(found.in_flight, " "), join(law, " ")));
+  if (!s.blocking)
+    proof.claim("simulated bubble = the formula", std::abs(s.predicted().bubble() - s.bubble_predicted()),
+                1e-9, "the lists idle longer than the schedule must: is the warm-up too short?");
+}
+
 /// The loss and every gradient against the unsplit model's, and bytes, memory and schedule against their
 /// formulas.
-inline void check(Proof& proof, Communicator& pp, const Config& s, const Tokens& batch,
-                  const std::vector<gpt::Parameter>& parameters, const Measured& found) {
+inline void check(Proof& proof, Communicator& pp, const Config& s, const Stage& stage,
+                  const Measured& found) {
   proof.measure_memory();
-  gpt::check_step(proof, s.model, parameters, found.loss);
-  const auto reference = [model = s.model, batch](const Inputs<Tensor>& in) {
+  gpt::check_step(proof, s.model, stage.parameters, found.loss);
+  const auto reference = [model = s.model, batch = stage.batch](const Inputs<Tensor>& in) {
     return gpt::reference_step(in, model, batch);
   };
   proof.measured_baseline(reference);
@@ -87,37 +125,18 @@ inline void check(Proof& proof, Communicator& pp, const Config& s, const Tokens&
                            format("{}({}p-1) {} m n W", s.steps > 1 ? format("{} x ", s.steps) : "",
                                   s.chunks > 1 ? "v " : "", e));
   proof.expect_weights("its layers' weights", "their gradients", gpt::elements_of(s.model),
-                       gpt::elements_of(parameters), "x (layers (12 W W + 13 W) + embedding, head)");
-  if (pp.rank() != 0) return;
-  const std::vector<std::int64_t> law = s.in_flight_predicted();
-  proof.claim("in flight = the formula", found.in_flight == law ? 0 : 1, 0,
-              format("the stages hold {} microbatches, and their schedule says {}",
-                     join(found.in_flight, " "), join(law, " ")));
-  if (!s.blocking)  // what the lists say by themselves
-    proof.claim("simulated bubble = the formula", std::abs(s.predicted().bubble() - s.bubble_predicted()),
-                1e-9, "the lists idle longer than the schedule must: is the warm-up too short?");
+                       gpt::elements_of(stage.parameters), "x (layers (12 W W + 13 W) + embedding, head)");
+  if (pp.rank() == 0) check_schedule(proof, s, found);
 }
 
-/// The lesson's run with its checks, on a made-up batch.
+/// The lesson's run with its checks, as main makes it.
 inline Measured prove(Proof& proof, Communicator& pp, const Config& s) {
-  const Plan plan = s.plan();  // what every stage does, in which order: schedule.hpp
-  if (!s.blocking) check(plan, s.microbatches, s.chunks);  // no stage waits for ever: validate.hpp
-  const auto alone = pp.split(pp.rank(), 0, "tp");
-  const TensorParallel tp(*alone);  // no matrix is cut
-  gpt::Builder builder(s.model, tp, gpt::make_weights(proof, s.model));
-  std::vector<Chunk> chunks;  // the layers of this stage
-  for (int c = 0; c < s.chunks; ++c) {
-    const int at = virtual_stage(c, pp.rank(), pp.size());
-    chunks.push_back(builder.chunk(layers_of(s.partition, at), at == 0, at == s.virtual_stages() - 1));
-    chunks.back().recompute = s.recompute;
-  }
-  const Tokens batch = gpt::random_tokens(s.model, proof.seed());
-  proof.dump("ids", batch.ids), proof.dump("targets", batch.targets);
-  Worker worker(pp, tp, chunks, s.model, proof.dtype());
-  const Measured found =
-      run_steps(worker, plan, pp, s, builder.parameters,  // forward and backward: worker.hpp
-                gpt::microbatches_of(batch, s.microbatches));
-  check(proof, pp, s, batch, builder.parameters, found);  // against the unsplit model
+  const Plan plan = s.plan();
+  if (!s.blocking) check(plan, s.microbatches, s.chunks);
+  const Stage stage = build(proof, pp, s);
+  Worker worker(pp, stage.tp, stage.chunks, s.model, proof.dtype());
+  const Measured found = run_steps(worker, plan, pp, stage, s);
+  check(proof, pp, s, stage, found);
   return found;
 }
 

@@ -57,6 +57,19 @@ inline void check_linear(Proof& proof, Communicator& comm, const ModelConfig& mo
         [=](const auto& in, int) { return mean_of_means(in, result, p, seq); });
 }
 
+/// The whole model on every rank, with the proof's weights. `alone` is a group of one rank.
+inline Replica build(Proof& proof, const TensorParallel& alone, const Communicator& dp, const Config& s) {
+  ModelConfig own = s.model;
+  own.attention.options.batch =
+      own_rows(s.model.attention.options.batch, dp.rank(), dp.size()).size();  // sequences
+  return {own, alone, proof.dtype(), s.bucket, gpt::make_weights(proof, own)};
+}
+
+/// This rank's sequences of a batch.
+inline Tokens own_tokens(const Tokens& batch, const Communicator& dp, std::int64_t seq) {
+  return gpt::rows_of(batch, own_rows(batch.ids.rows(), dp.rank(), dp.size(), seq));
+}
+
 /// The unsplit model's step, and the linear layer.
 inline MeasuredReference reference(const Inputs<Tensor>& in, const ModelConfig& config, const Tokens& batch) {
   MeasuredReference whole = gpt::reference_step(in, config, batch);
@@ -102,29 +115,22 @@ inline void check_training(Proof& proof, Communicator& dp, const Config& s, cons
                        format("{} steps x 2 (p-1) {} Psi", steps, e));
 }
 
-/// What the training has left.
-struct Trained {
-  std::vector<double> losses;  // before every step and after the last
-  std::size_t buckets = 0;
-};
-/// The lesson's run with its checks.
-inline Trained prove(Proof& proof, Communicator& dp, const Config& s) {
-  check_linear(proof, dp, s.model);  // one layer by itself: data_parallel.hpp
+/// The lesson's run with its checks, as main makes it. Returns the loss before every step and after the last.
+inline std::vector<double> prove(Proof& proof, Communicator& dp, const Config& s) {
+  check_linear(proof, dp, s.model);
   const auto group = dp.split(dp.rank(), 0, "tp");
-  ModelConfig model = s.model;  // with this rank's sequences of the batch
-  model.attention.options.batch = own_rows(model.attention.options.batch, dp.rank(), dp.size()).size();
-  Replica replica(model, TensorParallel(*group), proof.dtype(), s.bucket, gpt::make_weights(proof, model));
-  const Tokens batch = gpt::random_tokens(s.model, proof.seed()),  // the same on every rank
-      own = gpt::rows_of(batch, own_rows(batch.ids.rows(), dp.rank(), dp.size(), model.seq()));
+  const TensorParallel alone(*group);
+  Replica replica = build(proof, alone, dp, s);
+  const Tokens batch = gpt::random_tokens(s.model, proof.seed()), own = own_tokens(batch, dp, s.model.seq());
   proof.dump("ids", batch.ids), proof.dump("targets", batch.targets);
-  std::vector<double> losses = {replica.gradients(own, dp)};  // forward, backward, all-reduces: replica.hpp
-  check_gradients(proof, s, replica, batch, losses.front());  // against the unsplit model
+  std::vector<double> losses = {replica.gradients(own, dp)};
+  check_gradients(proof, s, replica, batch, losses.front());
   for (std::int64_t step = 0; step < s.steps; ++step) {
     replica.step(s.lr, 0.9);
     losses.push_back(replica.gradients(own, dp));
   }
-  check_training(proof, dp, s, replica, losses);  // equal replicas, and a loss that falls
-  return {losses, replica.buckets().count()};
+  check_training(proof, dp, s, replica, losses);
+  return losses;
 }
 
 }  // namespace tessera::data_parallel

@@ -26,12 +26,14 @@ inline std::vector<Equation> picture(const ModelConfig& model) {
                     {"backward: dA = X' dY", "X'(W,N/p) dY(N/p,F) = +terms(W,F) all-reduce -> dA(W,F)"}});
 }
 
-inline std::string text(const Trained& found, const Config& s, bool stable) {
-  return format("{}{} of at least {} B, posted while the backward goes on\n", found.buckets,
-                found.buckets == 1 ? " bucket" : " buckets", s.bucket) +
+/// The losses are those before every step and after the last.
+inline std::string text(const std::vector<double>& losses, std::size_t buckets, const Config& s,
+                        bool stable) {
+  return format("{}{} of at least {} B, posted while the backward goes on\n", buckets,
+                buckets == 1 ? " bucket" : " buckets", s.bucket) +
          (stable ? ""
-                 : format("loss {} before, {} after {} steps\n", number(found.losses.front()),
-                          number(found.losses.back()), s.steps));
+                 : format("loss {} before, {} after {} steps\n", number(losses.front()),
+                          number(losses.back()), s.steps));
 }
 
 }  // namespace tessera::data_parallel
