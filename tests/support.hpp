@@ -51,6 +51,30 @@ inline std::string message_of(int n, const std::function<void(Communicator&)>& b
   return message_from([&] { on_ranks(n, body); });
 }
 
+/// What body returns on rank 0 of n rank threads.
+template <class Body>
+auto on_rank_0(int n, const Body& body) {
+  std::decay_t<std::invoke_result_t<Body, Communicator&>> found;
+  on_ranks(n, [&](Communicator& comm) {
+    auto mine = body(comm);
+    if (comm.rank() == 0) found = std::move(mine);
+  });
+  return found;
+}
+
+/// Checks that body throws an E, whose message contains each of these.
+template <class E = Error, class Body, class... Says>
+void refuses(const Body& body, const Says&... says) {
+  std::string found = "(nothing was thrown)";
+  try {
+    body();
+  } catch (const E& error) {
+    found = error.what();
+  }
+  for (const std::string& part : {std::string(says)...})
+    CHECK_MESSAGE(contains(found, part), "expected: ", part, "; found: ", found);
+}
+
 /// Runs body once on each kind of device that is there, as this thread's device.
 template <class Body>
 void on_every_device(const Body& body) {

@@ -84,15 +84,8 @@ class Broken final : public Communicator {
 };
 
 Config small() {
-  Config s;
-  s.sizes = {2, 2, 2};
-  s.training.model = model_of({.vocabulary = 128, .tied = true});
-  s.training.microbatches = 2;
-  s.batch = 4;
-  s.training.model.tokens = 16;
+  Config s = run_on_text({2, 2, 2}, {.vocabulary = 128, .tied = true}, 4, 2);
   s.steps = 4;
-  s.text =
-      gpt::corpus_of("to be or not to be, that is the question: whether it is nobler in the mind to suffer");
   return s;
 }
 

@@ -25,12 +25,7 @@ Config setup(std::int64_t batch, std::int64_t bucket, std::int64_t steps) {
 
 TEST_CASE("20 steps on 4 ranks leave equal replicas, and the loss of the run on one rank") {
   const auto losses = [](int ranks) {
-    std::vector<double> found;
-    const Outcome outcome =
-        proven(ranks, {Tier::floating, DType::f64, 3}, [&](Proof& proof, Communicator& comm) {
-          const std::vector<double> mine = prove(proof, comm, setup(10, 1000, 20));
-          if (comm.rank() == 0) found = mine;
-        });
+    const auto [outcome, found] = outcome_and_found(ranks, setup(10, 1000, 20));
     CHECK(faults(outcome) == "");
     CHECK(outcome.checks.size() == 4 + 1 + 29 + 2);
     return found;

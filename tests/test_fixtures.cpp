@@ -3,9 +3,10 @@
 
 #include "01_mlp/mlp.hpp"
 #include "11_context_parallel/ulysses.hpp"
+#include "app/bounded.hpp"
 #include "fixture.hpp"
 #include "ops/attention.hpp"
-#include "support.hpp"
+#include "reference.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
@@ -25,23 +26,14 @@ class Fixtures {
 
   /// Both sides round in f64 and sum in different orders: a relative 1e-12 for each element, and 1e-14 of the
   /// largest for those that are small differences of large terms. In f32 we round 2^29 times as coarsely.
-  void check(const std::string& name, Tensor actual) const {
-    const double units = actual.dtype() == DType::f32 ? 0x1p29 : 1;
-    if (units > 1) actual = cast(actual, DType::f64);
-    const Tensor& expected = at(name);
+  void check(const std::string& name, const Tensor& actual) const {
+    const double units = actual.dtype() == DType::f32 ? 0x1p29 : 1, most = largest(at(name));
+    const test::Matrix truth = elements_of(at(name));
+    REQUIRE(most > 0);
     CAPTURE(name);
-    REQUIRE(shape(actual) == shape(expected));
-    const auto ours = actual.values(), theirs = expected.values();
-    double largest = 0;
-    for (const double value : theirs) largest = std::max(largest, std::abs(value));
-    REQUIRE(largest > 0);
-    for (std::size_t i = 0; i < ours.size(); ++i) {
-      CAPTURE(i);
-      CAPTURE(ours[i]);
-      CAPTURE(theirs[i]);
-      CHECK_FALSE(
-          !(std::abs(ours[i] - theirs[i]) <= units * (1e-12 * std::abs(theirs[i]) + 1e-14 * largest)));
-    }
+    CHECK(wrong(actual, truth.rows, truth.cols, [&](Index i, Index j) {
+            return test::Bounded{truth(i, j), units * (1e-12 * std::abs(truth(i, j)) + 1e-14 * most)};
+          }) == "");
   }
 
  private:

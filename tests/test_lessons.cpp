@@ -34,7 +34,7 @@ TEST_CASE("the course holds at 1, 2, 3, 4 and 8 ranks, both tiers, each dtype, u
           }
 }
 
-TEST_CASE("bf16: --exact holds where every sum stays below 256, and is refused beyond") {
+TEST_CASE("bf16: --exact holds where every sum stays below 256") {
   for (const Claim& claim : course()) {
     if (claim.name >= "05" && claim.name < "i") continue;  // their sums reach 303 at the smallest sizes
     CAPTURE(claim.name);
@@ -48,14 +48,6 @@ TEST_CASE("bf16: --exact holds where every sum stays below 256, and is refused b
       for (const Check& check : outcome.checks) CHECK(check.error == 0);
     }
   }
-  const auto columns = course()[0];
-  const std::string message = message_of(2, [&](Communicator& comm) {
-    Proof proof(comm, {Tier::exact, DType::bf16, 3});
-    columns.prove(proof, comm, {8, 500, 8, 0});
-    proof.finish();
-  });
-  CHECK(contains(message, "--exact needs sums below 256 in bf16"));
-  CHECK(contains(message, "--dtype f64 would work, or smaller sizes"));
 }
 
 TEST_CASE("--no-baseline: 8 rows or columns of each result, recomputed from the generator") {

@@ -1,5 +1,4 @@
 // Ranks that have a GPU each and talk through NCCL, and the choice of where ranks run.
-#include <algorithm>
 #include <cstdlib>
 #include <thread>
 
