@@ -40,13 +40,10 @@ constexpr AttentionCase attention_cases[] = {{2, 3, 2, 1}, {2, 2, 1, 7}, {3, 2, 
 attention_heads::Sizes attention_sizes(const MatrixSizes& s, int p, attention_heads::Part part, Mask mask,
                                        int group, double dropout) {
   const AttentionCase& one = in_turn(attention_cases, s);
-  attention_heads::Sizes sizes;
-  const std::int64_t keys = p * one.keys_per_rank;
-  sizes.shape.heads = keys * std::max(group, 1);
-  sizes.shape.kv_heads = group == 0 ? 1 : keys;
-  sizes.shape.width = sizes.shape.heads * one.head_width;
-  sizes.shape.options = {.batch = one.batch, .seq = one.seq, .mask = mask, .dropout = dropout, .seed = 11};
-  sizes.part = part;
+  const std::int64_t keys = p * one.keys_per_rank, heads = keys * std::max(group, 1);
+  const AttentionOptions options{
+      .batch = one.batch, .seq = one.seq, .mask = mask, .dropout = dropout, .seed = 11};
+  attention_heads::Sizes sizes{{heads * one.head_width, heads, group == 0 ? 1 : keys, options}, part};
   attention_heads::complete(sizes);
   return sizes;
 }
@@ -140,16 +137,13 @@ three_d::Config three_d_config(const MatrixSizes& s, int p) {
 /// The sizes of lesson 07 under each stage; the microbatches, the optimiser and the prefetch vary.
 zero::Config zero_config(const identities::MatrixSizes& s, int p, int stage) {
   zero::Config config;
-  config.sizes = {1, 1, p};
-  config.training.model = data_parallel_config(s, p).model;
-  config.training.zero = stage;
-  config.training.adamw = s.index % 2 == 0;
-  config.training.prefetch = s.index % 3 != 2;
-  config.training.clip = s.index % 5 == 3 ? 1 : 0;
-  config.training.lr = 0.01;
-  config.steps = 2;
-  config.batch = config.training.model.attention.options.batch;
-  config.training.microbatches = config.batch % 2 == 0 && config.batch >= 2 * p ? 2 : 1;
+  three_d::TrainingConfig& t = config.training;
+  t.model = data_parallel_config(s, p).model;
+  t.zero = stage, t.lr = 0.01;
+  t.adamw = s.index % 2 == 0, t.prefetch = s.index % 3 != 2, t.clip = s.index % 5 == 3 ? 1 : 0;
+  config.sizes = {1, 1, p}, config.steps = 2;
+  config.batch = t.model.attention.options.batch;
+  t.microbatches = config.batch % 2 == 0 && config.batch >= 2 * p ? 2 : 1;
   return config;
 }
 

@@ -8,6 +8,13 @@
 
 namespace tessera::test {
 
+/// Makes any slice of a matrix by its name.
+inline auto generator(DType dtype, double size = 1, Fill fill = Fill::uniform) {
+  return [=](const std::string& name, const Slice& slice) {
+    return generate(3, name, slice, dtype, fill, size);
+  };
+}
+
 inline ProofOptions floating(DType dtype) { return {Tier::floating, dtype, 3}; }
 
 /// What rank 0 has in hand after prove(proof, comm) on n rank threads.

@@ -17,7 +17,7 @@ namespace tessera::test {
 
 using Index = std::int64_t;
 inline constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
-inline constexpr double sentinel = 777;
+inline constexpr double sentinel = 776;  // which bf16 holds
 
 /// u: half the distance from 1 to the next number.
 inline double unit_roundoff(DType dtype) {

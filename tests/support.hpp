@@ -86,6 +86,13 @@ void on_every_device(const Body& body) {
   }
 }
 
+/// A test case that runs once on each kind of device that is there.
+#define TEST_CASE_ON_EVERY_DEVICE(name) TESSERA_ON_EVERY_DEVICE(DOCTEST_ANONYMOUS(on_a_device_), name)
+#define TESSERA_ON_EVERY_DEVICE(body, name)                   \
+  static void body();                                         \
+  TEST_CASE(name) { ::tessera::test::on_every_device(body); } \
+  static void body()
+
 /// The largest |a - b|, over tensors of equal shapes. Infinity where one is NaN.
 inline double largest_difference(const Tensor& a, const Tensor& b) {
   expect_eq(shape(a), shape(b), "shapes");

@@ -14,10 +14,9 @@ namespace {
 using Form = AttentionOptions::Form;
 
 Sizes sizes(Part part, Mask mask, std::int64_t kv_heads, double dropout, Form form = Form::automatic) {
-  Sizes s;
-  s.shape = {36, 12, kv_heads, {}};
-  s.shape.options = {.batch = 3, .seq = 7, .mask = mask, .dropout = dropout, .seed = 5, .form = form};
-  s.part = part;
+  const AttentionOptions options{
+      .batch = 3, .seq = 7, .mask = mask, .dropout = dropout, .seed = 5, .form = form};
+  Sizes s{{36, 12, kv_heads, options}, part};
   complete(s);
   return s;
 }
@@ -54,10 +53,7 @@ namespace {
 
 /// The fixture's block, or its attention alone, by the definition and by ops/attention.
 Sizes fixture_sizes(Mask mask) {
-  Sizes s;
-  s.shape = {12, 4, 4, {}};
-  s.shape.options = {.batch = 2, .seq = 5, .mask = mask};
-  s.part = Part::block;
+  Sizes s{{12, 4, 4, {.batch = 2, .seq = 5, .mask = mask}}, Part::block};
   complete(s);
   return s;
 }

@@ -91,15 +91,15 @@ Config small() {
 
 /// What the claim about the losses says where some groups are faulty; "" where it holds.
 std::string diagnosis(const Config& s, const Faulty& faulty) {
-  std::string found = "no claim";
-  on_ranks(s.sizes.ranks(), [&](Communicator& real) {
+  return on_rank_0(s.sizes.ranks(), [&](Communicator& real) {
+    std::string found = "no claim";
     Broken world(real, faulty);
     Proof proof(real, {Tier::floating, DType::f64, 3});
     prove(proof, world, s);
     for (const Check& check : proof.finish().checks)
       if (contains(check.identity, "loss of each")) found = check.ok ? "" : check.diagnosis;
+    return found;
   });
-  return found;
 }
 
 }  // namespace

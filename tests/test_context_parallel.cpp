@@ -1,5 +1,5 @@
 // Lesson 11: attention over tokens that are cut. Every way, placement and mask equals the whole, with its
-// work, its bytes and its memory; the states of a softmax merge in any order; what cannot be cut is refused.
+// work, its bytes and its memory; the states of a softmax merge in any order.
 // And lesson 08's trainer with tokens cut over cp, under every cut of the rest.
 #include "09_sequence_parallel/parts.hpp"
 #include "10_zero/sharded_optimizer.hpp"
@@ -15,10 +15,8 @@ using namespace tessera::context_parallel;
 namespace {
 
 Config config(Way way, bool zigzag, Mask mask, std::int64_t heads, std::int64_t kv_heads, std::int64_t seq) {
-  Config c;
-  c.shape() = {3 * heads, heads, kv_heads, {}};
-  c.shape().options = {.batch = 2, .seq = seq, .mask = mask};
-  c.way = way, c.zigzag = zigzag;
+  const AttentionOptions options{.batch = 2, .seq = seq, .mask = mask};
+  Config c{{{3 * heads, heads, kv_heads, options}}, way, zigzag};
   attention_heads::complete(c.sizes);
   return c;
 }

@@ -198,8 +198,7 @@ TEST_CASE("cuda: the pool gives idle blocks of other sizes back to the GPU") {
 
 TEST_CASE("cuda: a trace tells when the GPU worked, not when the host asked for it") {
   NEEDS_GPUS(1)
-  for (const Transport transport : {Transport::threads, Transport::nccl}) {
-    if (transport == Transport::nccl && (!nccl::built() || cuda_device_count() < 2)) continue;
+  for (const Transport transport : transports_of_two()) {
     CAPTURE(name(transport));
     LaunchOptions options = gpus(2, transport);
     options.trace = true;

@@ -159,12 +159,10 @@ TEST_CASE("PyTorch's formulas, Mixtral's block and Switch's: the layer on 1, 2, 
       });
 }
 
-TEST_CASE("lesson 12: of equal probabilities the lower index is chosen, on every device") {
-  on_every_device([] {
-    const Tensor p = Tensor::of(4, 5, {1, 2, 2, 1, 2, 3, 3, 3, 3, 3, 0, 1, 0, 1, 0, 5, 4, 3, 2, 5});
-    CHECK(top_k(p, 1) == std::vector<std::int64_t>{1, 0, 1, 0});
-    CHECK(top_k(p, 3) == std::vector<std::int64_t>{1, 2, 4, 0, 1, 2, 1, 3, 0, 0, 4, 1});
-  });
+TEST_CASE_ON_EVERY_DEVICE("lesson 12: of equal probabilities the lower index is chosen, on every device") {
+  const Tensor p = Tensor::of(4, 5, {1, 2, 2, 1, 2, 3, 3, 3, 3, 3, 0, 1, 0, 1, 0, 5, 4, 3, 2, 5});
+  CHECK(top_k(p, 1) == std::vector<std::int64_t>{1, 0, 1, 0});
+  CHECK(top_k(p, 3) == std::vector<std::int64_t>{1, 2, 4, 0, 1, 2, 1, 3, 0, 0, 4, 1});
 }
 
 TEST_CASE("lesson 12: with a capacity the answer depends on the cut, and dropless it does not") {

@@ -165,7 +165,7 @@ TEST_CASE("cast: from every dtype to every other, rounded once") {
       const Tensor y = cast(x, to);
       CHECK(y.dtype() == to);
       CHECK(y.bytes() == rows * cols * static_cast<Index>(size_of(to)));
-      CHECK((y.raw() == static_cast<const Tensor&>(x).raw()) == (to == c.dtype || rows * cols == 0));
+      if (to == c.dtype) CHECK(y.raw() == static_cast<const Tensor&>(x).raw());
       CHECK(wrong(y, rows, cols, [&](Index i, Index j) {
               return Bounded{rounded(x.values(i, j), to), 0};
             }) == "");
@@ -313,35 +313,33 @@ TEST_CASE("dropout: its rate, its scale, its seed, and one mask under any cut") 
   });
 }
 
-TEST_CASE("NaN goes through every function") {
-  on_every_device([] {
-    for (const DType dtype : {DType::f32, DType::f64, DType::bf16}) {
-      CAPTURE(name(dtype));
-      const Tensor bad = tensor_of({2, 2, {1, not_a_number, -1, 2}}, dtype);
-      const Tensor good = tensor_of({2, 2, {1, 2, 3, 4}}, dtype), row = tensor_of({1, 2, {1, 2}}, dtype);
-      for (const Tensor& y : {gelu(bad), relu(bad), add(good, bad), scale(bad, 0), add_bias(bad, row),
-                              gelu_backward(bad, good), gelu_backward(good, bad), relu_backward(bad, good),
-                              dropout(bad, 0.0, 1), cast(bad, DType::f32), cast(bad, DType::f64)}) {
-        const auto values = y.values();
-        CHECK(std::isnan(values[1]));
-        CHECK_FALSE(std::isnan(values[0] + values[2] + values[3]));
-      }
-      CHECK(std::isnan(sum_rows(bad).values()[1]));
-      const LayerNorm norm = layer_norm(bad, row, row), fine = layer_norm(good, row, row);
-      for (const Tensor& y : {norm.y, softmax(bad), layer_norm_backward(bad, fine, row),
-                              layer_norm_backward(good, norm, row), softmax_backward(bad, good)}) {
-        const auto values = y.values();
-        CHECK(std::isnan(values[0]));
-        CHECK(std::isnan(values[1]));
-        CHECK_FALSE(std::isnan(values[2] + values[3]));
-      }
-      CHECK_FALSE(std::isnan(sum_rows(bad).values()[0]));
-      CHECK(std::isnan(matmul(bad, good).values()[0]));
-      CHECK(std::isnan(matmul(good, t(bad)).values()[0]));
-      const auto kept = matmul(bad, good).values();
-      CHECK_FALSE(std::isnan(kept[2] + kept[3]));
+TEST_CASE_ON_EVERY_DEVICE("NaN goes through every function") {
+  for (const DType dtype : {DType::f32, DType::f64, DType::bf16}) {
+    CAPTURE(name(dtype));
+    const Tensor bad = tensor_of({2, 2, {1, not_a_number, -1, 2}}, dtype);
+    const Tensor good = tensor_of({2, 2, {1, 2, 3, 4}}, dtype), row = tensor_of({1, 2, {1, 2}}, dtype);
+    for (const Tensor& y : {gelu(bad), relu(bad), add(good, bad), scale(bad, 0), add_bias(bad, row),
+                            gelu_backward(bad, good), gelu_backward(good, bad), relu_backward(bad, good),
+                            dropout(bad, 0.0, 1), cast(bad, DType::f32), cast(bad, DType::f64)}) {
+      const auto values = y.values();
+      CHECK(std::isnan(values[1]));
+      CHECK_FALSE(std::isnan(values[0] + values[2] + values[3]));
     }
-  });
+    CHECK(std::isnan(sum_rows(bad).values()[1]));
+    const LayerNorm norm = layer_norm(bad, row, row), fine = layer_norm(good, row, row);
+    for (const Tensor& y : {norm.y, softmax(bad), layer_norm_backward(bad, fine, row),
+                            layer_norm_backward(good, norm, row), softmax_backward(bad, good)}) {
+      const auto values = y.values();
+      CHECK(std::isnan(values[0]));
+      CHECK(std::isnan(values[1]));
+      CHECK_FALSE(std::isnan(values[2] + values[3]));
+    }
+    CHECK_FALSE(std::isnan(sum_rows(bad).values()[0]));
+    CHECK(std::isnan(matmul(bad, good).values()[0]));
+    CHECK(std::isnan(matmul(good, t(bad)).values()[0]));
+    const auto kept = matmul(bad, good).values();
+    CHECK_FALSE(std::isnan(kept[2] + kept[3]));
+  }
 }
 
 TEST_CASE("embedding: repeated ids sum up, ids outside give zeros and no gradient") {
@@ -430,41 +428,39 @@ TEST_CASE("cross-entropy and its gradient") {
   on_every_shape(check, 1);
 }
 
-TEST_CASE("cross-entropy: huge logits do not overflow, NaN is not hidden") {
-  on_every_device([] {
-    for (const DType dtype : {DType::f32, DType::f64}) {
-      CAPTURE(name(dtype));
-      const Tensor logits =
-          tensor_of({4, 3, {1e4, 0, -1e4, 1e4, 0, -1e4, 1e30, 1e30, -1e30, -1e4, -1e4, -1e4}}, dtype);
-      const CrossEntropy result = cross_entropy(logits, ids_of({0, 2, 1, 0}));
-      const auto loss = result.loss.values(), p = result.probabilities.values();
-      CHECK(loss[0] == 0);
-      CHECK(loss[1] == 2e4);
-      CHECK(std::abs(loss[2] - std::log(2.0)) <= 4 * unit_roundoff(dtype));
-      CHECK(std::abs(loss[3] - std::log(3.0)) <= 4 * unit_roundoff(dtype));
-      CHECK(p[0] == 1);
-      CHECK(p[2] == 0);
-      CHECK(p[6] == 0.5);
-      for (const double g : cross_entropy_backward(result, ids_of({0, 2, 1, 0}), 4).values())
-        CHECK(std::abs(g) <= 0.25);
-    }
-    for (const DType dtype : {DType::f32, DType::f64, DType::bf16})
-      for (const Index bad : {0, 1, 2}) {  // a comparison with NaN is false: the place matters
-        CAPTURE(bad);
-        Matrix values = filled(3, 3, 1);
-        values(1, bad) = not_a_number;
-        const CrossEntropy broken = cross_entropy(tensor_of(values, dtype), ids_of({0, 0, 0}));
-        const auto losses = broken.loss.values();
-        CHECK(std::isnan(losses[1]));
-        CHECK_FALSE(std::isnan(losses[0] + losses[2]));
-        const Matrix q = elements_of(broken.probabilities);
-        for (const Index j : {0, 1, 2}) {
-          CHECK(std::isnan(q(1, j)));
-          CHECK_FALSE(std::isnan(q(0, j) + q(2, j)));
-        }
-        CHECK(std::isnan(cross_entropy_backward(broken, ids_of({0, 0, 0}), 3).values()[4]));
+TEST_CASE_ON_EVERY_DEVICE("cross-entropy: huge logits do not overflow, NaN is not hidden") {
+  for (const DType dtype : {DType::f32, DType::f64}) {
+    CAPTURE(name(dtype));
+    const Tensor logits =
+        tensor_of({4, 3, {1e4, 0, -1e4, 1e4, 0, -1e4, 1e30, 1e30, -1e30, -1e4, -1e4, -1e4}}, dtype);
+    const CrossEntropy result = cross_entropy(logits, ids_of({0, 2, 1, 0}));
+    const auto loss = result.loss.values(), p = result.probabilities.values();
+    CHECK(loss[0] == 0);
+    CHECK(loss[1] == 2e4);
+    CHECK(std::abs(loss[2] - std::log(2.0)) <= 4 * unit_roundoff(dtype));
+    CHECK(std::abs(loss[3] - std::log(3.0)) <= 4 * unit_roundoff(dtype));
+    CHECK(p[0] == 1);
+    CHECK(p[2] == 0);
+    CHECK(p[6] == 0.5);
+    for (const double g : cross_entropy_backward(result, ids_of({0, 2, 1, 0}), 4).values())
+      CHECK(std::abs(g) <= 0.25);
+  }
+  for (const DType dtype : {DType::f32, DType::f64, DType::bf16})
+    for (const Index bad : {0, 1, 2}) {  // a comparison with NaN is false: the place matters
+      CAPTURE(bad);
+      Matrix values = filled(3, 3, 1);
+      values(1, bad) = not_a_number;
+      const CrossEntropy broken = cross_entropy(tensor_of(values, dtype), ids_of({0, 0, 0}));
+      const auto losses = broken.loss.values();
+      CHECK(std::isnan(losses[1]));
+      CHECK_FALSE(std::isnan(losses[0] + losses[2]));
+      const Matrix q = elements_of(broken.probabilities);
+      for (const Index j : {0, 1, 2}) {
+        CHECK(std::isnan(q(1, j)));
+        CHECK_FALSE(std::isnan(q(0, j) + q(2, j)));
       }
-  });
+      CHECK(std::isnan(cross_entropy_backward(broken, ids_of({0, 0, 0}), 3).values()[4]));
+    }
 }
 
 TEST_CASE("SGD with momentum against its formula, five steps") {
@@ -482,32 +478,30 @@ TEST_CASE("SGD with momentum against its formula, five steps") {
   });
 }
 
-TEST_CASE("an optimiser gives a shard the bits of the whole, wherever the shard begins") {
-  on_every_device([] {
-    const Index size = 1003;  // on a GPU, elements in fours and single ones are kernels of their own
-    for (const bool adaptive : {true, false})
-      for (const DType dtype : {DType::f32, DType::f64}) {
-        std::vector<Tensor> whole, cut;
-        for (const char* name : {"w", "m", "v", "g"}) {
-          whole.push_back(generate(1, name, Slice::whole(1, size), dtype, Fill::uniform, 1));
-          if (*name == 'v') whole.back() = relu(whole.back());
-          cut.push_back(whole.back().copy());
-        }
-        const auto step = [&](const std::vector<Tensor>& x, Range at, int number) {
-          const auto part = [&](std::size_t k) { return x[k].column_range(at.begin, at.end); };
-          if (adaptive)
-            adamw(part(0), part(1), part(2), part(3), {}, number);
-          else
-            sgd(part(0), part(1), part(3), 0.1, 0.9);
-        };
-        for (int number = 1; number <= 3; ++number) {
-          step(whole, {0, 1000}, number), step(whole, {1000, size}, number);
-          for (Index begin = 0; begin < size; begin += 335)
-            step(cut, {begin, std::min(begin + 335, size)}, number);
-        }
-        for (std::size_t k = 0; k < 3; ++k) CHECK(whole[k].values() == cut[k].values());
+TEST_CASE_ON_EVERY_DEVICE("an optimiser gives a shard the bits of the whole, wherever the shard begins") {
+  const Index size = 1003;  // on a GPU, elements in fours and single ones are kernels of their own
+  for (const bool adaptive : {true, false})
+    for (const DType dtype : {DType::f32, DType::f64}) {
+      std::vector<Tensor> whole, cut;
+      for (const char* name : {"w", "m", "v", "g"}) {
+        whole.push_back(generate(1, name, Slice::whole(1, size), dtype, Fill::uniform, 1));
+        if (*name == 'v') whole.back() = relu(whole.back());
+        cut.push_back(whole.back().copy());
       }
-  });
+      const auto step = [&](const std::vector<Tensor>& x, Range at, int number) {
+        const auto part = [&](std::size_t k) { return x[k].column_range(at.begin, at.end); };
+        if (adaptive)
+          adamw(part(0), part(1), part(2), part(3), {}, number);
+        else
+          sgd(part(0), part(1), part(3), 0.1, 0.9);
+      };
+      for (int number = 1; number <= 3; ++number) {
+        step(whole, {0, 1000}, number), step(whole, {1000, size}, number);
+        for (Index begin = 0; begin < size; begin += 335)
+          step(cut, {begin, std::min(begin + 335, size)}, number);
+      }
+      for (std::size_t k = 0; k < 3; ++k) CHECK(whole[k].values() == cut[k].values());
+    }
 }
 
 TEST_CASE("AdamW against its formula, five steps") {
@@ -530,43 +524,41 @@ TEST_CASE("AdamW against its formula, five steps") {
     });
 }
 
-TEST_CASE("reduce: in the order of its inputs, into any of them, and a NaN stays") {
-  on_every_device([] {
-    for (const DType dtype : {DType::f32, DType::f64, DType::i32})
-      for (const Index n : {1, 5, 5000})
-        for (const Index ranks : {1, 2, 3, 7}) {
-          INFO(name(dtype), ", ", ranks, " ranks, ", n, " elements");
-          for (const Reduce how : {Reduce::sum, Reduce::max}) {
-            std::vector<Tensor> inputs;
-            for (Index r = 0; r < ranks; ++r)
-              inputs.push_back(tensor_of(uniform(format("x{}", r).c_str(), 1, n, 100), dtype));
-            std::vector<double> expected = inputs[0].values();
-            for (std::size_t r = 1; r < inputs.size(); ++r) {
-              const std::vector<double> x = inputs[r].values();
-              for (std::size_t i = 0; i < expected.size(); ++i) {
-                expected[i] = how == Reduce::sum ? expected[i] + x[i] : std::max(expected[i], x[i]);
-                if (dtype == DType::f32) expected[i] = static_cast<float>(expected[i]);
-              }
+TEST_CASE_ON_EVERY_DEVICE("reduce: in the order of its inputs, into any of them, and a NaN stays") {
+  for (const DType dtype : {DType::f32, DType::f64, DType::i32})
+    for (const Index n : {1, 5, 5000})
+      for (const Index ranks : {1, 2, 3, 7}) {
+        INFO(name(dtype), ", ", ranks, " ranks, ", n, " elements");
+        for (const Reduce how : {Reduce::sum, Reduce::max}) {
+          std::vector<Tensor> inputs;
+          for (Index r = 0; r < ranks; ++r)
+            inputs.push_back(tensor_of(uniform(format("x{}", r).c_str(), 1, n, 100), dtype));
+          std::vector<double> expected = inputs[0].values();
+          for (std::size_t r = 1; r < inputs.size(); ++r) {
+            const std::vector<double> x = inputs[r].values();
+            for (std::size_t i = 0; i < expected.size(); ++i) {
+              expected[i] = how == Reduce::sum ? expected[i] + x[i] : std::max(expected[i], x[i]);
+              if (dtype == DType::f32) expected[i] = static_cast<float>(expected[i]);
             }
-            const Tensor out = Tensor::empty(1, n, dtype);
-            kernels_of(out).reduce(out, inputs, how);
-            CHECK(out.values() == expected);
-            kernels_of(out).reduce(inputs.back(), inputs, how);
-            CHECK(inputs.back().values() == expected);
           }
-        }
-    for (const DType dtype : {DType::f32, DType::bf16})
-      for (const Reduce how : {Reduce::sum, Reduce::max})
-        for (const std::size_t bad : {0, 1, 2}) {
-          CAPTURE(bad);
-          std::vector<Tensor> inputs(3, Tensor::zeros(1, 2, dtype));
-          inputs[bad] = tensor_of({1, 2, {1, not_a_number}}, dtype);
-          const Tensor out = Tensor::empty(1, 2, dtype);
+          const Tensor out = Tensor::empty(1, n, dtype);
           kernels_of(out).reduce(out, inputs, how);
-          CHECK(std::isnan(out.values()[1]));
-          CHECK_FALSE(std::isnan(out.values()[0]));
+          CHECK(out.values() == expected);
+          kernels_of(out).reduce(inputs.back(), inputs, how);
+          CHECK(inputs.back().values() == expected);
         }
-  });
+      }
+  for (const DType dtype : {DType::f32, DType::bf16})
+    for (const Reduce how : {Reduce::sum, Reduce::max})
+      for (const std::size_t bad : {0, 1, 2}) {
+        CAPTURE(bad);
+        std::vector<Tensor> inputs(3, Tensor::zeros(1, 2, dtype));
+        inputs[bad] = tensor_of({1, 2, {1, not_a_number}}, dtype);
+        const Tensor out = Tensor::empty(1, 2, dtype);
+        kernels_of(out).reduce(out, inputs, how);
+        CHECK(std::isnan(out.values()[1]));
+        CHECK_FALSE(std::isnan(out.values()[0]));
+      }
 }
 
 TEST_CASE("one thread and two give the same bits, in everything but products") {
@@ -585,69 +577,67 @@ TEST_CASE("one thread and two give the same bits, in everything but products") {
   }
 }
 
-TEST_CASE("operands that do not fit are refused, and the message names both") {
-  on_every_device([] {
-    const auto zeros = [](Index rows, Index cols, DType dtype = DType::f32) {
-      return Tensor::zeros(rows, cols, dtype);
-    };
-    const Tensor x = zeros(5, 3), wide = zeros(5, 3, DType::f64), turned = zeros(3, 5), row = zeros(1, 3);
-    const Tensor ids = zeros(5, 1, DType::i32), few = zeros(4, 1, DType::i32);
-    const std::string mine = "(5, 3) f32";
+TEST_CASE_ON_EVERY_DEVICE("operands that do not fit are refused, and the message names both") {
+  const auto zeros = [](Index rows, Index cols, DType dtype = DType::f32) {
+    return Tensor::zeros(rows, cols, dtype);
+  };
+  const Tensor x = zeros(5, 3), wide = zeros(5, 3, DType::f64), turned = zeros(3, 5), row = zeros(1, 3);
+  const Tensor ids = zeros(5, 1, DType::i32), few = zeros(4, 1, DType::i32);
+  const std::string mine = "(5, 3) f32";
 
-    refuses([&] { matmul(x, x); }, "matmul: (5, 3) f32 times (5, 3) f32");
-    refuses([&] { matmul(t(x), turned); }, "matmul: (5, 3) f32^T times (3, 5) f32");
-    refuses([&] { matmul(x, t(turned)); }, "matmul: (5, 3) f32 times (3, 5) f32^T");
-    refuses([&] { matmul(x, zeros(3, 5, DType::f64)); }, mine, "(3, 5) f64");
-    refuses([&] { matmul(ids, t(ids)); }, "matmul", "i32");
-    refuses([&] { add_matmul(row, x, turned); }, "(3, 5) f32", "is not (1, 3) f32");
-    refuses([&] { add_matmul(turned, t(x), turned); }, "(5, 3) f32^T", "is not (3, 5) f32");
-    refuses([&] { add(x, turned); }, "add: (5, 3) f32", "(3, 5) f32");
-    refuses([&] { add(x, row); }, mine, "(1, 3) f32");
-    refuses([&] { add(x, wide); }, mine, "(5, 3) f64");
-    refuses([&] { add(ids, ids); }, "add: (5, 1) i32", "not for arithmetic");
-    refuses([&] { add_to(x, turned); }, "add_to: (5, 3) f32", "(3, 5) f32");
-    refuses([&] { scale(ids, 2); }, "scale: (5, 1) i32");
-    refuses([&] { add_bias(x, turned); }, "add_bias: (3, 5) f32", mine);
-    refuses([&] { add_bias(x, zeros(1, 5)); }, "(1, 5) f32", mine);
-    refuses([&] { add_bias(x, zeros(1, 3, DType::f64)); }, "(1, 3) f64", mine);
-    refuses([&] { sum_rows(ids); }, "sum_rows: (5, 1) i32");
-    refuses([&] { add_sum_rows(zeros(1, 5), x); }, "add_sum_rows: (1, 5) f32", mine);
-    refuses([&] { cast(ids, DType::f32); }, "cast: (5, 1) i32 to f32");
-    refuses([&] { cast(x, DType::i32); }, "cast: (5, 3) f32 to i32");
-    refuses([&] { gelu(ids); }, "gelu: (5, 1) i32");
-    refuses([&] { relu(ids); }, "relu: (5, 1) i32");
-    refuses([&] { gelu_backward(x, turned); }, "gelu_backward: (5, 3) f32", "(3, 5) f32");
-    refuses([&] { relu_backward(wide, x); }, "relu_backward: (5, 3) f64", mine);
-    refuses([&] { scale_rows(x, few); }, "scale_rows: (4, 1) i32", "(5, 1) f32");
-    refuses([&] { row_dots(x, turned); }, "row_dots: (5, 3) f32", "(3, 5) f32");
-    refuses([&] { embedding(x, x); }, "embedding: ids (5, 3) f32");
-    refuses([&] { embedding(zeros(5, 2, DType::i32), x); }, "embedding: ids (5, 2) i32", mine);
-    refuses([&] { embedding(ids, ids); }, "embedding: (5, 1) i32");
-    refuses([&] { add_embedding_backward(turned, x, ids); }, mine, "the table (3, 5) f32");
-    refuses([&] { add_embedding_backward(wide, x, ids); }, mine, "the table (5, 3) f64");
-    refuses([&] { add_embedding_backward(x, x, few); }, "ids (4, 1) i32", mine);
-    refuses([&] { cross_entropy(x, few); }, "cross_entropy: ids (4, 1) i32", mine);
-    refuses([&] { cross_entropy(ids, ids); }, "cross_entropy: (5, 1) i32");
-    const CrossEntropy saved = cross_entropy(x, ids);
-    refuses([&] { cross_entropy_backward(saved, few, 5); }, "ids (4, 1) i32", mine);
-    refuses([&] { cross_entropy_backward(saved, ids, 0); }, "number of tokens");
-    refuses([&] { sgd(x, turned, x, 0.1, 0.9); }, "sgd: (5, 3) f32", "(3, 5) f32");
-    refuses([&] { sgd(x, x, wide, 0.1, 0.9); }, "sgd: (5, 3) f32", "(5, 3) f64");
-    refuses([&] { adamw(x, turned, x, x, {}, 1); }, "adamw: (5, 3) f32", "(3, 5) f32");
-    refuses([&] { adamw(x, x, turned, x, {}, 1); }, "adamw: (5, 3) f32", "(3, 5) f32");
-    refuses([&] { adamw(x, x, x, turned, {}, 1); }, "adamw: (5, 3) f32", "(3, 5) f32");
-    refuses([&] { adamw(x, x, x, x, {}, 0); }, "steps count from 1");
-    refuses([&] { gelu(Tensor()); }, "the tensor is undefined");
-    refuses([&] { matmul(x, Tensor()); }, "the tensor is undefined");
+  refuses([&] { matmul(x, x); }, "matmul: (5, 3) f32 times (5, 3) f32");
+  refuses([&] { matmul(t(x), turned); }, "matmul: (5, 3) f32^T times (3, 5) f32");
+  refuses([&] { matmul(x, t(turned)); }, "matmul: (5, 3) f32 times (3, 5) f32^T");
+  refuses([&] { matmul(x, zeros(3, 5, DType::f64)); }, mine, "(3, 5) f64");
+  refuses([&] { matmul(ids, t(ids)); }, "matmul", "i32");
+  refuses([&] { add_matmul(row, x, turned); }, "(3, 5) f32", "is not (1, 3) f32");
+  refuses([&] { add_matmul(turned, t(x), turned); }, "(5, 3) f32^T", "is not (3, 5) f32");
+  refuses([&] { add(x, turned); }, "add: (5, 3) f32", "(3, 5) f32");
+  refuses([&] { add(x, row); }, mine, "(1, 3) f32");
+  refuses([&] { add(x, wide); }, mine, "(5, 3) f64");
+  refuses([&] { add(ids, ids); }, "add: (5, 1) i32", "not for arithmetic");
+  refuses([&] { add_to(x, turned); }, "add_to: (5, 3) f32", "(3, 5) f32");
+  refuses([&] { scale(ids, 2); }, "scale: (5, 1) i32");
+  refuses([&] { add_bias(x, turned); }, "add_bias: (3, 5) f32", mine);
+  refuses([&] { add_bias(x, zeros(1, 5)); }, "(1, 5) f32", mine);
+  refuses([&] { add_bias(x, zeros(1, 3, DType::f64)); }, "(1, 3) f64", mine);
+  refuses([&] { sum_rows(ids); }, "sum_rows: (5, 1) i32");
+  refuses([&] { add_sum_rows(zeros(1, 5), x); }, "add_sum_rows: (1, 5) f32", mine);
+  refuses([&] { cast(ids, DType::f32); }, "cast: (5, 1) i32 to f32");
+  refuses([&] { cast(x, DType::i32); }, "cast: (5, 3) f32 to i32");
+  refuses([&] { gelu(ids); }, "gelu: (5, 1) i32");
+  refuses([&] { relu(ids); }, "relu: (5, 1) i32");
+  refuses([&] { gelu_backward(x, turned); }, "gelu_backward: (5, 3) f32", "(3, 5) f32");
+  refuses([&] { relu_backward(wide, x); }, "relu_backward: (5, 3) f64", mine);
+  refuses([&] { scale_rows(x, few); }, "scale_rows: (4, 1) i32", "(5, 1) f32");
+  refuses([&] { row_dots(x, turned); }, "row_dots: (5, 3) f32", "(3, 5) f32");
+  refuses([&] { embedding(x, x); }, "embedding: ids (5, 3) f32");
+  refuses([&] { embedding(zeros(5, 2, DType::i32), x); }, "embedding: ids (5, 2) i32", mine);
+  refuses([&] { embedding(ids, ids); }, "embedding: (5, 1) i32");
+  refuses([&] { add_embedding_backward(turned, x, ids); }, mine, "the table (3, 5) f32");
+  refuses([&] { add_embedding_backward(wide, x, ids); }, mine, "the table (5, 3) f64");
+  refuses([&] { add_embedding_backward(x, x, few); }, "ids (4, 1) i32", mine);
+  refuses([&] { cross_entropy(x, few); }, "cross_entropy: ids (4, 1) i32", mine);
+  refuses([&] { cross_entropy(ids, ids); }, "cross_entropy: (5, 1) i32");
+  const CrossEntropy saved = cross_entropy(x, ids);
+  refuses([&] { cross_entropy_backward(saved, few, 5); }, "ids (4, 1) i32", mine);
+  refuses([&] { cross_entropy_backward(saved, ids, 0); }, "number of tokens");
+  refuses([&] { sgd(x, turned, x, 0.1, 0.9); }, "sgd: (5, 3) f32", "(3, 5) f32");
+  refuses([&] { sgd(x, x, wide, 0.1, 0.9); }, "sgd: (5, 3) f32", "(5, 3) f64");
+  refuses([&] { adamw(x, turned, x, x, {}, 1); }, "adamw: (5, 3) f32", "(3, 5) f32");
+  refuses([&] { adamw(x, x, turned, x, {}, 1); }, "adamw: (5, 3) f32", "(3, 5) f32");
+  refuses([&] { adamw(x, x, x, turned, {}, 1); }, "adamw: (5, 3) f32", "(3, 5) f32");
+  refuses([&] { adamw(x, x, x, x, {}, 0); }, "steps count from 1");
+  refuses([&] { gelu(Tensor()); }, "the tensor is undefined");
+  refuses([&] { matmul(x, Tensor()); }, "the tensor is undefined");
 
-    const Device::Scope elsewhere(Device::make(DeviceKind::cpu));
-    const Tensor far = zeros(5, 3), far_ids = zeros(5, 1, DType::i32);
-    refuses([&] { matmul(t(x), far); }, "matmul: (5, 3) f32 and (5, 3) f32", "different devices");
-    refuses([&] { add_matmul(zeros(3, 3), t(x), x); }, "(5, 3) f32 and (3, 3) f32", "different devices");
-    refuses([&] { add(x, far); }, "add: (5, 3) f32 and", "different devices");
-    refuses([&] { add_bias(x, zeros(1, 3)); }, "(1, 3) f32 and (5, 3) f32", "different devices");
-    refuses([&] { embedding(far_ids, x); }, "(5, 1) i32 and (5, 3) f32", "different devices");
-    refuses([&] { cross_entropy(x, far_ids); }, "(5, 1) i32 and (5, 3) f32", "different devices");
-    refuses([&] { sgd(x, x, far, 0.1, 0); }, "sgd:", "different devices");
-  });
+  const Device::Scope elsewhere(Device::make(DeviceKind::cpu));
+  const Tensor far = zeros(5, 3), far_ids = zeros(5, 1, DType::i32);
+  refuses([&] { matmul(t(x), far); }, "matmul: (5, 3) f32 and (5, 3) f32", "different devices");
+  refuses([&] { add_matmul(zeros(3, 3), t(x), x); }, "(5, 3) f32 and (3, 3) f32", "different devices");
+  refuses([&] { add(x, far); }, "add: (5, 3) f32 and", "different devices");
+  refuses([&] { add_bias(x, zeros(1, 3)); }, "(1, 3) f32 and (5, 3) f32", "different devices");
+  refuses([&] { embedding(far_ids, x); }, "(5, 1) i32 and (5, 3) f32", "different devices");
+  refuses([&] { cross_entropy(x, far_ids); }, "(5, 1) i32 and (5, 3) f32", "different devices");
+  refuses([&] { sgd(x, x, far, 0.1, 0); }, "sgd:", "different devices");
 }

@@ -1,5 +1,6 @@
 // Lesson 09: tokens cut over tp. By hand and typed give the same bits; every cut equals the whole, with its
-// bytes and its memory; what is broken by hand is caught; and lesson 08 trains the same model with it.
+// bytes and its memory; what is broken by hand is caught. Lesson 08 with it: its memory; its gradients
+// are in test_gpt2.cpp.
 #include "08_three_d/harness/proof.hpp"
 #include "09_sequence_parallel/harness/proof.hpp"
 #include "09_sequence_parallel/parts.hpp"
@@ -13,11 +14,8 @@ using namespace tessera::sequence_parallel;
 namespace {
 
 Config config(Part part, Mask mask, std::int64_t kv_heads, double dropout, bool regather) {
-  Config c;
-  c.regather = regather;
-  c.sizes.shape = {48, 24, kv_heads, {}};
-  c.sizes.shape.options = {.batch = 3, .seq = 8, .mask = mask, .dropout = dropout, .seed = 5};
-  c.sizes.part = part;
+  const AttentionOptions options{.batch = 3, .seq = 8, .mask = mask, .dropout = dropout, .seed = 5};
+  Config c{{{48, 24, kv_heads, options}, part}, regather};
   attention_heads::complete(c.sizes);
   return c;
 }
@@ -31,9 +29,7 @@ TEST_CASE("lesson 09: by hand and typed give the same bits") {
         on_ranks(ranks, [&](Communicator& comm) {
           const TensorParallel tp(comm);
           const std::int64_t n = 24, w = 19, f = 48;
-          const auto make = [&](const char* name, const Slice& slice) {
-            return generate(3, name, slice, dtype, Fill::uniform, 1);
-          };
+          const auto make = generator(dtype);
           const Tensor x = make("X", slice_of<Shard<0>>(n, w, comm)),
                        dy = make("dY", slice_of<Shard<0>>(n, w, comm));
           ByHand hand;
@@ -89,19 +85,6 @@ TEST_CASE("lesson 09: of the matrices that wait for the backward, lesson 05 keep
   CHECK(kept(false, false) == std::pair<std::int64_t, std::int64_t>{6, 0});
   CHECK(kept(false, true) == std::pair<std::int64_t, std::int64_t>{4, 2});  // and the two are whole
   CHECK(kept(true, true) == std::pair<std::int64_t, std::int64_t>{6, 0});   // all are cut
-}
-
-TEST_CASE("lesson 08 with tokens cut over tp: loss and gradients under every factorisation and schedule") {
-  Step step{
-      .model = model_of(
-          {.width = 16, .heads = 8, .layers = 8, .vocabulary = 13, .batch = 16, .seq = 4, .tied = true})};
-  step.make = [](const std::string& weight, const Slice& slice) {
-    return generate(3, weight, slice, DType::f64, Fill::uniform, weight.ends_with("bias") ? 0.5 : 0.3);
-  };
-  step.batch = gpt::random_tokens(step.model, 3);
-  step.results = step.reference();
-  for (const bool regather : {false, true})
-    check_every_cut(step, 1e-13, [&](three_d::TrainingConfig& training) { use_in(training, regather); });
 }
 
 TEST_CASE("lesson 08 with tokens cut over tp: the memory of a rank is its formula, under every schedule") {

@@ -245,23 +245,21 @@ TEST_CASE("views share memory, copies do not") {
   CHECK(empty_like(view).is_contiguous());
 }
 
-TEST_CASE("copies between views and devices keep rows and columns") {
+TEST_CASE_ON_EVERY_DEVICE("copies between views and devices keep rows and columns") {
   const auto host = Device::host();
-  on_every_device([&] {
-    for (const DType dtype : {DType::f32, DType::f64, DType::i32}) {
-      const Tensor x = numbered(5, 7, dtype).to(host), view = x.row_range(1, 4).column_range(2, 5);
-      const Tensor there = view.to(Device::current());
-      CHECK(there.device() != x.device());
-      CHECK(there.values() == view.values());
-      CHECK(there.column_range(1, 3).to(x.device()).values() == view.column_range(1, 3).values());
-      const Tensor back = Tensor::zeros(5, 7, dtype);
-      back.row_range(1, 4).column_range(2, 5).copy_from(there);
-      CHECK(back.row_range(1, 4).column_range(2, 5).values() == view.values());
-      CHECK(back.row_range(0, 1).values() == Values(7, 0.0));
-      there.column_range(0, 2).zero();
-      CHECK(there.values() == Values{0, 0, 104, 0, 0, 204, 0, 0, 304});
-    }
-  });
+  for (const DType dtype : {DType::f32, DType::f64, DType::i32}) {
+    const Tensor x = numbered(5, 7, dtype).to(host), view = x.row_range(1, 4).column_range(2, 5);
+    const Tensor there = view.to(Device::current());
+    CHECK(there.device() != x.device());
+    CHECK(there.values() == view.values());
+    CHECK(there.column_range(1, 3).to(x.device()).values() == view.column_range(1, 3).values());
+    const Tensor back = Tensor::zeros(5, 7, dtype);
+    back.row_range(1, 4).column_range(2, 5).copy_from(there);
+    CHECK(back.row_range(1, 4).column_range(2, 5).values() == view.values());
+    CHECK(back.row_range(0, 1).values() == Values(7, 0.0));
+    there.column_range(0, 2).zero();
+    CHECK(there.values() == Values{0, 0, 104, 0, 0, 204, 0, 0, 304});
+  }
 }
 
 TEST_CASE("a wrong use of a tensor says what was asked of what") {

@@ -61,9 +61,7 @@ TEST_CASE("every stage leaves the bits of lesson 07's replica, with its buckets"
         s.training.lr = 0.1;
         s.sizes = {1, 1, ranks};
         use_in(s.training, stage);
-        const auto make = [](const std::string& name, const Slice& slice) {
-          return generate(3, name, slice, DType::f32, Fill::uniform, 0.3);
-        };
+        const auto make = generator(DType::f32, 0.3);
         const Batch batch = make_batch(s, dp, 5);
         s.training.model.attention.options.batch = own_sequences(s, dp.rank(), dp.size()).size();
         const Mesh mesh(dp, s.sizes);
@@ -249,13 +247,9 @@ TEST_CASE("lesson 08: a checkpoint of every stage resumes under another stage an
     for (const int stage : {1, 2, 3}) {
       const std::string folder = directory.file(format("{}-{:d}", stage, adamw));
       trained_run(trained({2, 1, 4}, stage, adamw, 2), folder);
-      using To = std::pair<ParallelSizes, int>;
-      for (const To& to : {To{{2, 1, 4}, 1},
-                           {{1, 1, 3}, 3},
-                           {{4, 2, 1}, 2},
-                           {{1, 2, 2}, 1},
-                           {{1, 1, 1}, 0},
-                           {{2, 1, 2}, 2}}) {
+      const std::pair<ParallelSizes, int> moves[] = {{{2, 1, 4}, 1}, {{1, 1, 3}, 3}, {{4, 2, 1}, 2},
+                                                     {{1, 2, 2}, 1}, {{1, 1, 1}, 0}, {{2, 1, 2}, 2}};
+      for (const auto& to : moves) {
         if (thin.skips()) continue;
         const ParallelSizes sizes = to.first;
         INFO("from stage ", stage, " to ", to.second, ", ", text(sizes));
