@@ -227,10 +227,13 @@ for stage in 0 1 2 3; do "$bin/10_zero" --ranks 3 --stage $stage --steps 0 --cli
 eleven=(11_context_parallel --json x --dump y --svg z --trace w)
 refused '--seq 50 on 4 ranks cannot be cut into the 8 equal chunks of --placement zigzag: --seq 56 would work' "${eleven[@]}" --seq 50
 refused '--heads 12 cannot be shared out over 8 ranks.*--way ring would work' "${eleven[@]}" --ranks 8 --way ulysses
-refused '--kv-heads 3 on 4 ranks: .*: --kv-heads 1, 2, 4, 12 would work' "${eleven[@]}" --way ulysses --kv-heads 3
+refused '--kv-heads 3 on 4 ranks: .* that divides the ranks or .*: --kv-heads 1, 2, 4, 12 would work' "${eleven[@]}" \
+  --way ulysses --kv-heads 3
+refused '--kv-heads 5 on 4 ranks: .*: --kv-heads 1, 2, 3, 4, 6, 12 would work' "${eleven[@]}" --way ring --kv-heads 5
 refused '--exact: a softmax is exact nowhere' "${eleven[@]}" --exact
 for kv in 1 2 4 12; do "$bin/11_context_parallel" --way ulysses --kv-heads $kv --quiet >/dev/null; done
 "$bin/11_context_parallel" --seq 56 --quiet >/dev/null
+"$bin/11_context_parallel" --seq 100 --placement contiguous --quiet >/dev/null
 "$bin/11_context_parallel" --ranks 8 --way ring --quiet >/dev/null
 
 # Experts: whole ones on every rank of ep, and no more choices than there are.
@@ -293,7 +296,8 @@ for schedule in gpipe 1f1b zb-h1; do
   refused '--chunks 2: only interleaved has several; --chunks 1 would work' "${six[@]}" --schedule $schedule --chunks 2
 done
 refused '--chunks 2: a single stage .*; --chunks 1 would work' "${six[@]}" --schedule interleaved --chunks 2 --ranks 1
-for partition in 3,2,2 3,2,2,2 4,4,0,0 3,3,3,-1 a,2,2,2 2,2,2,2, '2,2,2, 2' 8 even; do
+for partition in 3,2,2 3,2,2,2 2,2,2,2,0 4,4,0,0 3,3,3,-1 a,2,2,2 2,2,2,2, ,2,2,4 '2,2,2, 2' 2,2,2,2.0 8 , even \
+  99999999999999999999,1,1,1 9999999,1,1,1; do
   refused "--partition $partition: 4 numbers of at least 1, of sum 8, or balance: --partition 2,2,2,2 would work" \
     "${six[@]}" --partition "$partition"
 done

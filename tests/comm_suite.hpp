@@ -44,16 +44,13 @@ inline void collectives_of(Communicator& comm, std::int64_t rows, std::int64_t c
   const int me = comm.rank(), n = comm.size();
   const Tensor x = input(me, rows, cols, dtype);
 
-  std::vector<double> sum, largest, stacked, times_n;
-  for (std::int64_t i = 0; i < x.size(); ++i) {
-    double s = 0, l = -1e9;
-    for (int r = 0; r < n; ++r) s += element(r, i), l = std::max(l, element(r, i));
-    sum.push_back(s);
-    largest.push_back(l);
-    times_n.push_back(n * element(me, i));
-  }
+  std::vector<double> sum(x.size()), largest(x.size(), -1e9), stacked, times_n, own_again;
   for (int r = 0; r < n; ++r)
-    for (std::int64_t i = 0; i < x.size(); ++i) stacked.push_back(element(r, i));
+    for (std::int64_t i = 0; i < x.size(); ++i) {
+      sum[i] += element(r, i), largest[i] = std::max(largest[i], element(r, i));
+      stacked.push_back(element(r, i)), own_again.push_back(element(me, i));
+    }
+  for (std::int64_t i = 0; i < x.size(); ++i) times_n.push_back(n * element(me, i));
 
   require_equal(comm.all_reduce(x), sum, "all_reduce of " + at);
   require_equal(x, input(me, rows, cols, dtype).values(), "all_reduce keeps its input, " + at);
@@ -66,17 +63,15 @@ inline void collectives_of(Communicator& comm, std::int64_t rows, std::int64_t c
   require_equal(copy, input(n - 1, rows, cols, dtype).values(), "broadcast of " + at);
 
   // Row block r of every rank's `gathered` is rank r's input, and goes to rank r: n times one's own.
-  std::vector<double> own_again;
-  for (int r = 0; r < n; ++r)
-    for (std::int64_t i = 0; i < x.size(); ++i) own_again.push_back(element(me, i));
   require_equal(comm.all_to_all(gathered), own_again, "all_to_all of " + at);
 
   const double each = static_cast<double>(x.bytes());
   expect_eq(comm.journal().traffic().at({at, comm.name(), "all_reduce"}).calls, me == 0 ? 1 : 0, "calls");
+  const double every = (n - 1) * n * each;
   expect_eq(wire_of_group(comm, at, "all_reduce"), 2 * (n - 1) * each, "bytes of all_reduce, " + at);
-  expect_eq(wire_of_group(comm, at, "all_gather"), (n - 1) * n * each, "bytes of all_gather, " + at);
-  expect_eq(wire_of_group(comm, at, "reduce_scatter"), (n - 1) * n * each, "bytes of reduce_scatter, " + at);
-  expect_eq(wire_of_group(comm, at, "all_to_all"), (n - 1) * n * each, "bytes of all_to_all, " + at);
+  expect_eq(wire_of_group(comm, at, "all_gather"), every, "bytes of all_gather, " + at);
+  expect_eq(wire_of_group(comm, at, "reduce_scatter"), every, "bytes of reduce_scatter, " + at);
+  expect_eq(wire_of_group(comm, at, "all_to_all"), every, "bytes of all_to_all, " + at);
   expect_eq(wire_of_group(comm, at, "broadcast"), (n - 1) * each, "bytes of broadcast, " + at);
 
   const auto second = comm.phase("second");
@@ -100,7 +95,7 @@ inline void collectives_of(Communicator& comm, std::int64_t rows, std::int64_t c
     require_equal(gathered, stacked, "ireduce_scatter keeps its input, " + at);
   }
   for (const char* op : {"reduce_scatter", "all_gather"})
-    expect_eq(wire_of_group(comm, at + " as requests", op), (n - 1) * n * each, op);
+    expect_eq(wire_of_group(comm, at + " as requests", op), every, op);
   if (dtype != DType::i32 && x.size() > 0) {  // whichever rank has it, and beside whatever else
     const Tensor with_nan = x.copy();
     if (me == n / 2) with_nan.copy_from(Tensor::of(rows, cols, std::vector<double>(sum.size(), NAN), dtype));

@@ -1,8 +1,6 @@
 // The claims of every lesson, compiled once for the suite and for ./tessera verify.
 #include "course.hpp"
 
-#include <numeric>
-
 #include "01_mlp/harness/proof.hpp"
 #include "02_column_split/harness/proof.hpp"
 #include "03_row_split/harness/proof.hpp"
@@ -42,18 +40,10 @@ constexpr AttentionCase attention_cases[] = {{2, 3, 2, 1}, {2, 2, 1, 7}, {3, 2, 
 attention_heads::Sizes attention_sizes(const MatrixSizes& s, int p, attention_heads::Part part, Mask mask,
                                        int group, double dropout) {
   const AttentionCase& one = in_turn(attention_cases, s);
-  attention_heads::Sizes sizes;
-  AttentionOptions& o = sizes.shape.options;
-  const std::int64_t keys = p * one.keys_per_rank;
-  sizes.shape.heads = keys * std::max(group, 1);
-  sizes.shape.kv_heads = group == 0 ? 1 : keys;
-  sizes.shape.width = sizes.shape.heads * one.head_width;
-  o.batch = one.batch;
-  o.seq = one.seq;
-  o.dropout = dropout;
-  o.seed = 11;
-  o.mask = mask;
-  sizes.part = part;
+  const std::int64_t keys = p * one.keys_per_rank, heads = keys * std::max(group, 1);
+  const AttentionOptions options{
+      .batch = one.batch, .seq = one.seq, .mask = mask, .dropout = dropout, .seed = 11};
+  attention_heads::Sizes sizes{{heads * one.head_width, heads, group == 0 ? 1 : keys, options}, part};
   attention_heads::complete(sizes);
   return sizes;
 }
@@ -127,24 +117,19 @@ constexpr ThreeDCase three_d_cases[] = {{0, 4, 1, 1, 1, false, 0},
 three_d::Config three_d_config(const MatrixSizes& s, int p) {
   const ThreeDCase& one = in_turn(three_d_cases, s);
   const auto all = test::factorisations(p);
-  three_d::Config config;
-  config.sizes = all[static_cast<std::size_t>(s.index) % all.size()];
-  const int tp = config.sizes.tp, pp = config.sizes.pp, dp = config.sizes.dp;
-  config.training.model = test::model_of({.width = tp * one.head_width,
-                                          .heads = tp,
-                                          .layers = pp + one.more_layers,
-                                          .vocabulary = 128,
-                                          .batch = one.batch,
-                                          .seq = one.seq,
-                                          .tied = true});
-  config.training.microbatches = one.microbatches;
+  const three_d::ParallelSizes& sizes = all[static_cast<std::size_t>(s.index) % all.size()];
+  const test::GptSizes model = {.width = sizes.tp * one.head_width,
+                                .heads = sizes.tp,
+                                .layers = sizes.pp + one.more_layers,
+                                .vocabulary = 128,
+                                .seq = one.seq,
+                                .tied = true};
+  three_d::Config config =
+      test::run_on_text(sizes, model, sizes.dp * one.microbatches * one.batch, one.microbatches);
   config.training.adamw = one.adamw;
   config.training.lr = 0.01;
   config.training.clip = one.clip;
-  config.batch = dp * one.microbatches * one.batch;
-  config.training.model.tokens = config.batch * one.seq;
   config.steps = 2;
-  for (int i = 0; i < 100; ++i) config.text.ids.push_back(static_cast<std::uint16_t>('a' + i * i % 26));
   config.sample = 2;
   return config;
 }
@@ -152,16 +137,13 @@ three_d::Config three_d_config(const MatrixSizes& s, int p) {
 /// The sizes of lesson 07 under each stage; the microbatches, the optimiser and the prefetch vary.
 zero::Config zero_config(const identities::MatrixSizes& s, int p, int stage) {
   zero::Config config;
-  config.sizes = {1, 1, p};
-  config.training.model = data_parallel_config(s, p).model;
-  config.training.zero = stage;
-  config.training.adamw = s.index % 2 == 0;
-  config.training.prefetch = s.index % 3 != 2;
-  config.training.clip = s.index % 5 == 4 ? 1 : 0;
-  config.training.lr = 0.01;
-  config.steps = 2;
-  config.batch = config.training.model.attention.options.batch;
-  config.training.microbatches = config.batch % 2 == 0 && config.batch >= 2 * p ? 2 : 1;
+  three_d::TrainingConfig& t = config.training;
+  t.model = data_parallel_config(s, p).model;
+  t.zero = stage, t.lr = 0.01;
+  t.adamw = s.index % 2 == 0, t.prefetch = s.index % 3 != 2, t.clip = s.index % 5 == 3 ? 1 : 0;
+  config.sizes = {1, 1, p}, config.steps = 2;
+  config.batch = t.model.attention.options.batch;
+  t.microbatches = config.batch % 2 == 0 && config.batch >= 2 * p ? 2 : 1;
   return config;
 }
 
@@ -171,9 +153,9 @@ context_parallel::Config context_config(const MatrixSizes& s, int p, context_par
   c.way = way, c.zigzag = s.index % 3 != 1;
   const std::int64_t heads = p * (1 + s.index % 2), kv[] = {heads, 1, p};
   c.shape() = {heads * (1 + s.index % 4), heads, kv[s.index % 3], {}};
-  c.shape().options.batch = 1 + s.index % 3;
-  c.shape().options.seq = c.layout(p).chunks() * (1 + s.index % 5);
-  c.shape().options.mask = attention_heads::mask_names[static_cast<std::size_t>(s.index / 3) % 3].first;
+  c.shape().options = {.batch = 1 + s.index % 3,
+                       .seq = c.layout(p).chunks() * (1 + s.index % 5),
+                       .mask = attention_heads::mask_names[static_cast<std::size_t>(s.index / 3) % 3].first};
   attention_heads::complete(c.sizes);
   return c;
 }
@@ -193,6 +175,11 @@ std::vector<Claim> course() {
   const std::vector<Tier> both = {Tier::exact, Tier::floating}, floating = {Tier::floating};
   const auto add = [&](const std::string& name, const std::vector<Tier>& tiers, const auto& prove) {
     claims.push_back({name, prove, tiers});
+  };
+  const auto add_run = [&](const std::string& name, const auto& config) {  // of s and the number of ranks
+    add(name, floating, [config](Proof& proof, Communicator& comm, const MatrixSizes& s) {
+      prove(proof, comm, config(s, comm.size()));
+    });
   };
   for (const identities::Identity& identity : identities::all)
     add(format("identity: {}", identity.name), both,
@@ -232,16 +219,10 @@ std::vector<Claim> course() {
                              attention_sizes(s, comm.size(), v.part, v.mask, v.group, v.dropout));
     });
   for (const auto& [schedule, name] : pipeline::schedule_names)
-    add("06 pipeline, " + name, floating,
-        [schedule = schedule](Proof& proof, Communicator& comm, const MatrixSizes& s) {
-          pipeline::prove(proof, comm, pipeline_config(s, comm.size(), schedule));
-        });
-  add("07 data parallel", floating, [](Proof& proof, Communicator& comm, const MatrixSizes& s) {
-    data_parallel::prove(proof, comm, data_parallel_config(s, comm.size()));
-  });
-  add("08 three dimensions", floating, [](Proof& proof, Communicator& comm, const MatrixSizes& s) {
-    three_d::prove(proof, comm, three_d_config(s, comm.size()));
-  });
+    add_run("06 pipeline, " + name,
+            [schedule = schedule](const MatrixSizes& s, int p) { return pipeline_config(s, p, schedule); });
+  add_run("07 data parallel", data_parallel_config);
+  add_run("08 three dimensions", three_d_config);
   for (const Variant& v : {Variant{"09 block cut by tokens, causal", Part::block, Mask::causal, 1, 0},
                            {"09 block, X gathered again, dropout", Part::block, Mask::causal, 1, 0.2},
                            {"09 grouped queries, no mask, X again", Part::block, Mask::none, 2, 0},
@@ -253,45 +234,41 @@ std::vector<Claim> course() {
       sequence_parallel::prove(proof, comm, c);
     });
   for (const bool regather : {false, true})
-    add(regather ? "09 in three dimensions, X gathered again" : "09 in three dimensions", floating,
-        [regather](Proof& proof, Communicator& comm, const MatrixSizes& s) {
-          three_d::Config config = three_d_config(s, comm.size());
-          sequence_parallel::use_in(config.training, regather);
-          config.training.model.attention.options.seq *= config.sizes.tp;
-          config.training.model.tokens *= config.sizes.tp;
-          three_d::prove(proof, comm, config);
-        });
+    add_run(regather ? "09 in three dimensions, X gathered again" : "09 in three dimensions",
+            [regather](const MatrixSizes& s, int p) {
+              three_d::Config config = three_d_config(s, p);
+              sequence_parallel::use_in(config.training, regather);
+              config.training.model.attention.options.seq *= config.sizes.tp;
+              config.training.model.tokens *= config.sizes.tp;
+              return config;
+            });
   for (int stage = 0; stage < 4; ++stage)
     add(format("10 ZeRO, stage {}", stage), floating,
         [stage](Proof& proof, Communicator& comm, const MatrixSizes& s) {
           zero::prove(proof, comm, zero_config(s, comm.size(), stage));
         });
   for (const auto& [way, name] : context_parallel::way_names)
-    add("11 context parallel, " + name, floating,
-        [way = way](Proof& proof, Communicator& comm, const MatrixSizes& s) {
-          context_parallel::prove(proof, comm, context_config(s, comm.size(), way));
-        });
-  add("11 in three dimensions, every way in turn", floating,
-      [](Proof& proof, Communicator& comm, const MatrixSizes& s) {
-        three_d::Config config = three_d_config(s, comm.size());
-        std::swap(config.sizes.dp, config.sizes.cp);
-        config.batch /= config.sizes.cp;
-        gpt::ModelConfig& m = config.training.model;
-        const auto way = context_parallel::way_names[static_cast<std::size_t>(s.index) % 3].first;
-        context_parallel::use_in(config.training, config.sizes.cp, way, s.index / 3 % 2 == 0);
-        m.attention.options.seq *= context_parallel::layout_of(m).chunks();
-        m.attention.heads = m.attention.kv_heads = config.sizes.tp * config.sizes.cp;
-        m.attention.width = m.attention.heads * (4 + s.index % 3);
-        m.tokens = config.batch * m.seq();
-        three_d::prove(proof, comm, config);
-      });
+    add_run("11 context parallel, " + name,
+            [way = way](const MatrixSizes& s, int p) { return context_config(s, p, way); });
+  add_run("11 in three dimensions, every way in turn", [](const MatrixSizes& s, int p) {
+    three_d::Config config = three_d_config(s, p);
+    std::swap(config.sizes.dp, config.sizes.cp);
+    config.batch /= config.sizes.cp;
+    gpt::ModelConfig& m = config.training.model;
+    const auto way = context_parallel::way_names[static_cast<std::size_t>(s.index) % 3].first;
+    context_parallel::use_in(config.training, config.sizes.cp, way, s.index / 3 % 2 == 0);
+    m.attention.options.seq *= context_parallel::layout_of(m).chunks();
+    m.attention.heads = m.attention.kv_heads = config.sizes.tp * config.sizes.cp;
+    m.attention.width = m.attention.heads * (4 + s.index % 3);
+    m.tokens = config.batch * m.seq();
+    return config;
+  });
   for (const auto& [name, top_k, capacity] : {std::tuple{"12 experts, Switch", 1, 0.0},
                                               {"12 experts, top 2", 2, 0.0},
                                               {"12 experts, capacity", 2, 1.0}})
-    add(name, floating,
-        [top_k = top_k, capacity = capacity](Proof& proof, Communicator& comm, const MatrixSizes& s) {
-          experts::prove(proof, comm, experts_config(s, comm.size(), top_k, capacity));
-        });
+    add_run(name, [top_k = top_k, capacity = capacity](const MatrixSizes& s, int p) {
+      return experts_config(s, p, top_k, capacity);
+    });
   add("13 all axes, every cut in turn", floating, [](Proof& proof, Communicator& comm, const MatrixSizes& s) {
     three_d::Config c = all_axes::small_run(!proof.coarse(), true);
     gpt::ModelConfig& m = c.training.model;

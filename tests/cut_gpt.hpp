@@ -5,9 +5,10 @@
 
 #include "01_mlp/text_model.hpp"
 #include "08_three_d/generate.hpp"
+#include "08_three_d/harness/proof.hpp"
 #include "gpt/harness/proof.hpp"
 #include "models.hpp"
-#include "support.hpp"
+#include "proven.hpp"
 
 namespace tessera::test {
 
@@ -31,6 +32,22 @@ inline three_d::Config resumed(three_d::Config s, const std::string& folder) {
   s.resume = folder;
   s.weights = std::make_shared<const gpt::WeightsFile>(gpt::model_file(folder), "--resume");
   return s;
+}
+
+/// The losses of a run, which leaves a checkpoint where `save` says.
+inline std::vector<double> losses_of(const three_d::Config& s, DType dtype = DType::f64) {
+  return on_rank_0(s.sizes.ranks(), [&](Communicator& world) {
+    const three_d::Mesh mesh(world, s.sizes);
+    three_d::Trainer trainer = three_d::make_trainer(mesh, s, dtype, 3);
+    return three_d::train(world, trainer, s, 3);
+  });
+}
+
+/// The same, after all checks of lesson 08: the gradients of the first step, the losses, bytes and memory.
+inline std::vector<double> checked_losses_of(const three_d::Config& s, DType dtype = DType::f64) {
+  const auto [outcome, found] = outcome_and_found(s.sizes.ranks(), s, floating(dtype));
+  CHECK(faults(outcome) == "");
+  return found.run.losses;
 }
 
 /// A step in f64: the model and its batch on the host, which is 8 microbatches that the replicas share.

@@ -1,6 +1,7 @@
 // Shared by the tests and tools that write files.
 #pragma once
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
@@ -9,6 +10,23 @@
 #include <vector>
 
 namespace tessera::test {
+
+/// Whole numbers of so many bytes each.
+inline std::string little_endian(const std::vector<std::uint64_t>& values, int bytes) {
+  std::string out;
+  for (const std::uint64_t value : values)
+    for (int i = 0; i < bytes; ++i) out += static_cast<char>(value >> (8 * i));
+  return out;
+}
+
+/// The names of what is in a folder, in order.
+inline std::vector<std::string> names_in(const std::filesystem::path& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(folder))
+    names.push_back(entry.path().filename().string());
+  std::sort(names.begin(), names.end());
+  return names;
+}
 
 /// A temporary directory, gone with this object, also where a test throws.
 class Directory {
@@ -26,12 +44,7 @@ class Directory {
   Directory& operator=(const Directory&) = delete;
   const std::filesystem::path& path() const { return path_; }
   std::string file(const std::string& name) const { return (path_ / name).string(); }
-  std::vector<std::string> names() const {
-    std::vector<std::string> names;
-    for (const auto& entry : std::filesystem::directory_iterator(path_))
-      names.push_back(entry.path().filename().string());
-    return names;
-  }
+  std::vector<std::string> names() const { return names_in(path_); }
 
  private:
   std::filesystem::path path_;

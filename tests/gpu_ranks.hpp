@@ -25,6 +25,12 @@ inline LaunchOptions gpus(int n, Transport transport) {
   return options;
 }
 
+/// Those that two ranks on the GPUs of this machine can use.
+inline std::vector<Transport> transports_of_two() {
+  if (!nccl::built() || cuda_device_count() < 2) return {Transport::threads};
+  return {Transport::threads, Transport::nccl};
+}
+
 /// Gives the GPU work for so long, and returns at once. It takes few launches, since a full queue stops the
 /// host.
 inline void occupy_gpu(double wanted) {

@@ -3,8 +3,8 @@
 
 #include <vector>
 
-#include "08_three_d/mesh.hpp"
-#include "gpt/model.hpp"
+#include "08_three_d/config.hpp"
+#include "gpt/harness/command_line.hpp"
 
 namespace tessera::test {
 
@@ -22,6 +22,25 @@ inline gpt::ModelConfig model_of(const GptSizes& s) {
   model.attention.options.batch = s.batch;
   model.attention.options.seq = s.seq;
   return model;
+}
+
+/// A text in which the same ids do not always follow one another.
+inline std::vector<std::uint16_t> made_up_ids(std::int64_t count, std::int64_t vocabulary) {
+  std::vector<std::uint16_t> ids;
+  for (std::int64_t i = 0; i < count; ++i)
+    ids.push_back(static_cast<std::uint16_t>((i * i + i / 7) % vocabulary));
+  return ids;
+}
+
+/// Three steps of lesson 08 on a made-up text, with `batch` sequences for all replicas and microbatches.
+inline three_d::Config run_on_text(const three_d::ParallelSizes& sizes, const GptSizes& model,
+                                   std::int64_t batch, int microbatches) {
+  three_d::Config s;
+  s.sizes = sizes, s.batch = batch, s.steps = 3;
+  s.training.model = model_of(model), s.training.microbatches = microbatches;
+  gpt::set_batch(s.training.model, batch, sizes.dp * microbatches);
+  s.text.ids = made_up_ids(300, model.vocabulary);
+  return s;
 }
 
 /// Every factorisation of n into tp x pp x dp.

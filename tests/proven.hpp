@@ -1,22 +1,47 @@
 // Shared by the tests of lessons: a proof on rank threads, and what it finds wrong.
 #pragma once
 
+#include <optional>
+
 #include "app/proof.hpp"
 #include "support.hpp"
 
 namespace tessera::test {
 
+/// Makes any slice of a matrix by its name.
+inline auto generator(DType dtype, double size = 1, Fill fill = Fill::uniform) {
+  return [=](const std::string& name, const Slice& slice) {
+    return generate(3, name, slice, dtype, fill, size);
+  };
+}
+
+inline ProofOptions floating(DType dtype) { return {Tier::floating, dtype, 3}; }
+
 /// What rank 0 has in hand after prove(proof, comm) on n rank threads.
 inline Outcome proven(int n, const ProofOptions& options,
                       const std::function<void(Proof&, Communicator&)>& prove) {
-  Outcome outcome;
-  on_ranks(n, [&](Communicator& comm) {
+  return on_rank_0(n, [&](Communicator& comm) {
     Proof proof(comm, options);
     prove(proof, comm);
-    Outcome mine = proof.finish();
-    if (comm.rank() == 0) outcome = std::move(mine);
+    return proof.finish();
   });
-  return outcome;
+}
+
+/// The same for a lesson's prove(proof, comm, config).
+template <class Config>
+Outcome outcome_of(int n, const Config& config, const ProofOptions& options = floating(DType::f64)) {
+  return proven(n, options, [&](Proof& proof, Communicator& comm) { prove(proof, comm, config); });
+}
+
+/// And with what that returns on rank 0.
+template <class Config>
+auto outcome_and_found(int n, const Config& config, const ProofOptions& options = floating(DType::f64)) {
+  std::optional<decltype(prove(std::declval<Proof&>(), std::declval<Communicator&>(), config))> found;
+  const Outcome outcome = proven(n, options, [&](Proof& proof, Communicator& comm) {
+    auto mine = prove(proof, comm, config);
+    if (comm.rank() == 0) found = std::move(mine);
+  });
+  return std::pair(outcome, *found);
 }
 
 /// A line for each check that fails, then the notes; "" where everything holds, and something was checked.

@@ -103,6 +103,7 @@ class RandomProgram {
     std::vector<std::vector<int>> members;  // in group order; empty where the rank is in no group
   };
   struct Step {
+    // Those for later are requests, waited for at the end.
     enum Kind {
       all_reduce,
       maximum,
@@ -113,7 +114,7 @@ class RandomProgram {
       pair,
       barrier,
       all_to_all,
-      all_reduce_later,  // a request, waited for at the end
+      all_reduce_later,
       reduce_scatter_later
     };
     Kind kind;

@@ -17,7 +17,7 @@ namespace tessera::test {
 
 using Index = std::int64_t;
 inline constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
-inline constexpr double sentinel = 777;
+inline constexpr double sentinel = 776;  // which bf16 holds
 
 /// u: half the distance from 1 to the next number.
 inline double unit_roundoff(DType dtype) {
@@ -57,7 +57,10 @@ inline Tensor ids_of(const std::vector<double>& ids) {
 struct Case {
   DType dtype;
   bool view;  // operands are parts of larger tensors
-  double u() const { return unit_roundoff(dtype); }
+  /// Functions of bf16 compute in f32, and round what they store; sums and gradients of weights stay in f32.
+  Case sums() const { return {arithmetic(dtype), view}; }
+  double u() const { return unit_roundoff(sums().dtype); }
+  double stored() const { return dtype == DType::bf16 ? unit_roundoff(dtype) : 0; }
 };
 
 /// An operand, alone or in the middle of sentinels that no function may touch. `values` holds its elements as
@@ -95,7 +98,7 @@ class Operand {
 template <class Body>
 void on_every_case(const Body& body) {
   on_every_device([&] {
-    for (const DType dtype : {DType::f32, DType::f64})
+    for (const DType dtype : {DType::f32, DType::f64, DType::bf16})
       for (const bool view : {false, true}) {
         INFO(name(dtype), view ? ", views" : "");
         body(Case{dtype, view});
@@ -125,14 +128,17 @@ struct Bounded {
   double value, bound;
 };
 
-/// "" where each element lies within its bound of truth(i, j), else the first that does not.
+/// "" where each element lies within its bound of truth(i, j), else the first that does not. In bf16 it was
+/// rounded once more, unless it is exact.
 template <class Truth>
 std::string wrong(const Tensor& actual, Index rows, Index cols, const Truth& truth) {
   if (actual.rows() != rows || actual.cols() != cols) return format("it is {}", shape(actual));
   const Matrix found = elements_of(actual);
   for (Index i = 0; i < rows; ++i)
     for (Index j = 0; j < cols; ++j) {
-      const Bounded expected = truth(i, j);
+      Bounded expected = truth(i, j);
+      if (actual.dtype() == DType::bf16 && expected.bound > 0)
+        expected.bound += unit_roundoff(DType::bf16) * std::abs(expected.value);
       if (!(std::abs(found(i, j) - expected.value) <= expected.bound))
         return format("({}, {}) is {:g}, not {:g} +- {:g}", i, j, found(i, j), expected.value,
                       expected.bound);

@@ -51,6 +51,30 @@ inline std::string message_of(int n, const std::function<void(Communicator&)>& b
   return message_from([&] { on_ranks(n, body); });
 }
 
+/// What body returns on rank 0 of n rank threads.
+template <class Body>
+auto on_rank_0(int n, const Body& body) {
+  std::decay_t<std::invoke_result_t<Body, Communicator&>> found;
+  on_ranks(n, [&](Communicator& comm) {
+    auto mine = body(comm);
+    if (comm.rank() == 0) found = std::move(mine);
+  });
+  return found;
+}
+
+/// Checks that body throws an E, whose message contains each of these.
+template <class E = Error, class Body, class... Says>
+void refuses(const Body& body, const Says&... says) {
+  std::string found = "(nothing was thrown)";
+  try {
+    body();
+  } catch (const E& error) {
+    found = error.what();
+  }
+  for (const std::string& part : {std::string(says)...})
+    CHECK_MESSAGE(contains(found, part), "expected: ", part, "; found: ", found);
+}
+
 /// Runs body once on each kind of device that is there, as this thread's device.
 template <class Body>
 void on_every_device(const Body& body) {
@@ -61,6 +85,13 @@ void on_every_device(const Body& body) {
     body();
   }
 }
+
+/// A test case that runs once on each kind of device that is there.
+#define TEST_CASE_ON_EVERY_DEVICE(name) TESSERA_ON_EVERY_DEVICE(DOCTEST_ANONYMOUS(on_a_device_), name)
+#define TESSERA_ON_EVERY_DEVICE(body, name)                   \
+  static void body();                                         \
+  TEST_CASE(name) { ::tessera::test::on_every_device(body); } \
+  static void body()
 
 /// The largest |a - b|, over tensors of equal shapes. Infinity where one is NaN.
 inline double largest_difference(const Tensor& a, const Tensor& b) {

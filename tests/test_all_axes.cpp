@@ -1,12 +1,8 @@
 // Lesson 13: how n ranks can be cut, the sweep over all cuts, each axis alone, and checkpoints from cut to
 // cut.
-#include <sstream>
-
 #include "13_all_axes/harness/screen.hpp"
 #include "cut_gpt.hpp"
 #include "directory.hpp"
-#include "fixture.hpp"
-#include "proven.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
@@ -83,23 +79,6 @@ TEST_CASE("lesson 13: the sweep finds a wrong gradient, and a loss that is no nu
   });
 }
 
-TEST_CASE("lesson 13: the groups of every axis are those of Megatron-Core's RankGenerator, in 60 cuts") {
-  int compared = 0;
-  for (const auto& [name, expected] : load_fixture("mesh.safetensors")) {
-    ParallelSizes z;
-    std::string axis;
-    std::istringstream(name) >> z.tp >> z.cp >> z.dp >> z.pp >> z.ep >> axis;
-    std::vector<double> flat;
-    for (const auto& ranks : groups(axis, z)) flat.insert(flat.end(), ranks.begin(), ranks.end());
-    CAPTURE(name);
-    std::vector<double> all = expected.values();
-    CHECK(std::ssize(groups(axis, z)) == expected.rows());
-    CHECK(flat == all);
-    ++compared;
-  }
-  CHECK(compared == 60 * 7);
-}
-
 TEST_CASE("lesson 13: the bytes of each axis alone, in every dtype and for uneven sizes") {
   for (const DType dtype : {DType::f32, DType::f64, DType::bf16})
     for (const bool tied : {false, true}) {
@@ -126,14 +105,7 @@ TEST_CASE("lesson 13: a run whose every step has another cut, by way of a checkp
     s.save = directory.file("run"), s.steps = steps;
     if (std::filesystem::exists(gpt::model_file(s.save))) s = resumed(s, s.save);
     compose(s.training);
-    std::vector<double> losses;
-    on_ranks(s.sizes.ranks(), [&](Communicator& world) {
-      const three_d::Mesh mesh(world, s.sizes);
-      three_d::Trainer trainer = make_trainer(mesh, s, DType::f64, 3);
-      const auto mine = train(world, trainer, s, 3);
-      if (world.rank() == 0) losses = mine;
-    });
-    return losses;
+    return losses_of(s);
   };
   for (const bool experts : {false, true}) {
     const Plan plan({1, 2, 4, 8}, experts);
@@ -160,6 +132,5 @@ TEST_CASE("lesson 13 in bf16: all axes but experts, with its memory, its bytes a
   s.training.model.sequence_parallel = true, s.training.model.cp = 2;
   s.training.schedule = pipeline::Schedule::interleaved, s.training.chunks = 2;
   compose(s.training);
-  CHECK(faults(proven(8, {Tier::floating, DType::bf16, 3},
-                      [&](Proof& proof, Communicator& world) { three_d::prove(proof, world, s); })) == "");
+  checked_losses_of(s, DType::bf16);
 }

@@ -14,21 +14,11 @@ namespace {
 using Form = AttentionOptions::Form;
 
 Sizes sizes(Part part, Mask mask, std::int64_t kv_heads, double dropout, Form form = Form::automatic) {
-  Sizes s;
-  s.shape = {36, 12, kv_heads, {}};
-  s.shape.options.batch = 3;
-  s.shape.options.seq = 7;
-  s.shape.options.dropout = dropout;
-  s.shape.options.seed = 5;
-  s.shape.options.mask = mask;
-  s.shape.options.form = form;
-  s.part = part;
+  const AttentionOptions options{
+      .batch = 3, .seq = 7, .mask = mask, .dropout = dropout, .seed = 5, .form = form};
+  Sizes s{{36, 12, kv_heads, options}, part};
   complete(s);
   return s;
-}
-
-Outcome outcome_of(int ranks, const ProofOptions& options, const Sizes& s) {
-  return proven(ranks, options, [&](Proof& proof, Communicator& comm) { prove(proof, comm, s); });
 }
 
 }  // namespace
@@ -46,7 +36,7 @@ TEST_CASE("lesson 05 holds at 1 to 12 ranks, all masks, kv heads and dtypes, wit
                 if (form == Form::streaming && (dtype == DType::f32 || part == Part::block)) continue;
                 INFO(ranks, " ranks, ", mask_name, ", ", kv_heads, " kv heads, dropout ", dropout);
                 const Sizes s = sizes(part, mask, kv_heads, dropout, form);
-                CHECK(faults(outcome_of(ranks, {Tier::floating, dtype, 3}, s)) == "");
+                CHECK(faults(outcome_of(ranks, s, floating(dtype))) == "");
               }
             }
 }
@@ -55,9 +45,7 @@ TEST_CASE("the fused (Q|K|V) cut contiguously is caught and named") {
   for (const int ranks : {2, 3, 4}) {
     Sizes s = sizes(Part::attention, Mask::causal, 12, 0);
     s.trap_qkv = true;
-    const Outcome outcome = outcome_of(ranks, {Tier::floating, DType::f32, 3}, s);
-    CHECK(!outcome.ok());
-    CHECK(contains(faults(outcome), "cut contiguously"));
+    CHECK(contains(faults(outcome_of(ranks, s, floating(DType::f32))), "cut contiguously"));
   }
 }
 
@@ -65,12 +53,7 @@ namespace {
 
 /// The fixture's block, or its attention alone, by the definition and by ops/attention.
 Sizes fixture_sizes(Mask mask) {
-  Sizes s;
-  s.shape = {12, 4, 4, {}};
-  s.shape.options.batch = 2;
-  s.shape.options.seq = 5;
-  s.shape.options.mask = mask;
-  s.part = Part::block;
+  Sizes s{{12, 4, 4, {.batch = 2, .seq = 5, .mask = mask}}, Part::block};
   complete(s);
   return s;
 }
@@ -87,8 +70,7 @@ TEST_CASE("the unsplit block equals PyTorch: output and every gradient, for each
       const Inputs<Tensor> in = [&](const std::string& name) { return fixture.at("block." + name); };
       int compared = 0;
       for (const auto& [name, result] : reference(in, s, core).results) {
-        CAPTURE(mask_name);
-        CAPTURE(name);
+        INFO(mask_name, ", ", name);
         const bool gradient = name != "Y" && name != "dX";
         const Tensor& expected =
             fixture.at(format("block.{}{}", mask_name, gradient ? ".d." + name.substr(1) : "." + name));

@@ -84,29 +84,22 @@ class Broken final : public Communicator {
 };
 
 Config small() {
-  Config s;
-  s.sizes = {2, 2, 2};
-  s.training.model = model_of({.vocabulary = 128, .tied = true});
-  s.training.microbatches = 2;
-  s.batch = 4;
-  s.training.model.tokens = 16;
+  Config s = run_on_text({2, 2, 2}, {.vocabulary = 128, .tied = true}, 4, 2);
   s.steps = 4;
-  s.text =
-      gpt::corpus_of("to be or not to be, that is the question: whether it is nobler in the mind to suffer");
   return s;
 }
 
 /// What the claim about the losses says where some groups are faulty; "" where it holds.
 std::string diagnosis(const Config& s, const Faulty& faulty) {
-  std::string found = "no claim";
-  on_ranks(s.sizes.ranks(), [&](Communicator& real) {
+  return on_rank_0(s.sizes.ranks(), [&](Communicator& real) {
+    std::string found = "no claim";
     Broken world(real, faulty);
     Proof proof(real, {Tier::floating, DType::f64, 3});
     prove(proof, world, s);
     for (const Check& check : proof.finish().checks)
       if (contains(check.identity, "loss of each")) found = check.ok ? "" : check.diagnosis;
+    return found;
   });
-  return found;
 }
 
 }  // namespace

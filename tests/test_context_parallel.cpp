@@ -1,15 +1,12 @@
 // Lesson 11: attention over tokens that are cut. Every way, placement and mask equals the whole, with its
-// work, its bytes and its memory; the states of a softmax merge in any order; what cannot be cut is refused.
+// work, its bytes and its memory; the states of a softmax merge in any order.
 // And lesson 08's trainer with tokens cut over cp, under every cut of the rest.
-#include "08_three_d/harness/proof.hpp"
 #include "09_sequence_parallel/parts.hpp"
 #include "10_zero/sharded_optimizer.hpp"
 #include "11_context_parallel/harness/screen.hpp"
 #include "11_context_parallel/parts.hpp"
 #include "cut_gpt.hpp"
 #include "directory.hpp"
-#include "gpt/harness/command_line.hpp"
-#include "proven.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
@@ -18,19 +15,10 @@ using namespace tessera::context_parallel;
 namespace {
 
 Config config(Way way, bool zigzag, Mask mask, std::int64_t heads, std::int64_t kv_heads, std::int64_t seq) {
-  Config c;
-  c.shape() = {3 * heads, heads, kv_heads, {}};
-  c.shape().options.batch = 2;
-  c.shape().options.seq = seq;
-  c.shape().options.mask = mask;
-  c.way = way, c.zigzag = zigzag;
+  const AttentionOptions options{.batch = 2, .seq = seq, .mask = mask};
+  Config c{{{3 * heads, heads, kv_heads, options}}, way, zigzag};
   attention_heads::complete(c.sizes);
   return c;
-}
-
-Outcome outcome_of(const Config& c, int ranks, DType dtype = DType::f64) {
-  return proven(ranks, {Tier::floating, dtype, 3},
-                [&](Proof& proof, Communicator& cp) { prove(proof, cp, c); });
 }
 
 }  // namespace
@@ -46,12 +34,9 @@ TEST_CASE("lesson 11 holds at 1 to 8 ranks: ways, placements, masks, grouped que
               const std::int64_t heads = ranks == 3 ? 6 : 8, kv_heads = group < 8 ? heads / group : 1;
               const Config c = config(way.first, zigzag, mask.first, heads, kv_heads, ranks == 3 ? 36 : 32);
               if (!c.fits(kv_heads, ranks) || thin.skips()) continue;
-              CAPTURE(ranks);
-              CAPTURE(way.second);
-              CAPTURE(zigzag);
-              CAPTURE(mask.second);
-              CAPTURE(kv_heads);
-              CHECK(faults(outcome_of(c, ranks, dtype)) == "");
+              INFO(ranks, " ranks, ", way.second, zigzag ? ", zigzag, " : ", ", mask.second, ", kv ",
+                   kv_heads);
+              CHECK(faults(outcome_of(ranks, c, floating(dtype))) == "");
             }
 }
 
@@ -75,18 +60,14 @@ TEST_CASE("lesson 11: the ring and the gather merge in one order, and give the s
 }
 
 TEST_CASE("lesson 11: contiguous chunks give the last of 4 ranks 1.75 times the mean, zigzag none") {
-  std::vector<std::int64_t> contiguous, zigzag;
-  on_ranks(4, [&](Communicator& cp) {
-    for (const bool z : {false, true}) {
-      Proof proof(cp, {Tier::floating, DType::f64, 3});
-      const auto work = prove(proof, cp, config(Way::ring, z, Mask::causal, 4, 4, 800));
-      if (cp.rank() == 0) (z ? zigzag : contiguous) = work;
-    }
-  });
+  const auto work = [](bool zigzag) {
+    return outcome_and_found(4, config(Way::ring, zigzag, Mask::causal, 4, 4, 800)).second;
+  };
+  const auto contiguous = work(false);
   double mean = 0;
   for (const std::int64_t one : contiguous) mean += static_cast<double>(one) / 4;
   CHECK(static_cast<double>(contiguous[3]) / mean == doctest::Approx(1.75).epsilon(0.005));
-  for (const std::int64_t one : zigzag) CHECK(static_cast<double>(one) == mean);
+  for (const std::int64_t one : work(true)) CHECK(static_cast<double>(one) == mean);
 }
 
 TEST_CASE("lesson 11: which way sends least, measured at three sizes, is what the formulas say") {
@@ -100,9 +81,8 @@ TEST_CASE("lesson 11: which way sends least, measured at three sizes, is what th
     std::pair<double, Way> least = {INFINITY, Way::ring};
     for (const auto& [way, name] : way_names) {
       const Config c = config(way, true, Mask::causal, 16, one.kv_heads, one.seq);
-      const Outcome outcome = outcome_of(c, one.ranks);
       double bytes = 0;
-      for (const TrafficRow& row : outcome.traffic)
+      for (const TrafficRow& row : outcome_of(one.ranks, c).traffic)
         bytes += row.phase == "step" ? 0 : static_cast<double>(row.wire);
       CHECK(bytes == static_cast<double>(8 * sent(c, way, one.ranks)));
       least = std::min(least, {bytes, way});
@@ -111,35 +91,12 @@ TEST_CASE("lesson 11: which way sends least, measured at three sizes, is what th
   }
 }
 
-TEST_CASE("lesson 11 refuses what it cannot cut, and says what would work") {
-  const auto says = [](Config c, int ranks) { return message_from([&] { check_sizes(c, ranks); }); };
-  CHECK(says(config(Way::ring, true, Mask::causal, 4, 4, 100), 3) ==
-        "--seq 100 on 3 ranks cannot be cut into the 6 equal chunks of --placement zigzag: --seq 102 would "
-        "work");
-  CHECK(says(config(Way::ring, false, Mask::causal, 4, 4, 100), 4) == "");
-  CHECK(says(config(Way::ulysses, false, Mask::causal, 6, 6, 16), 4) ==
-        "--heads 6 cannot be shared out over 4 ranks, as --way ulysses does: --way ring would work");
-  CHECK(
-      says(config(Way::ulysses, false, Mask::causal, 12, 3, 16), 4) ==
-      "--kv-heads 3 on 4 ranks: a number that divides the 12 heads, and that divides the ranks or that they "
-      "divide: --kv-heads 1, 2, 4, 12 would work");
-  CHECK(
-      says(config(Way::ring, false, Mask::causal, 12, 5, 16), 4) ==
-      "--kv-heads 5 on 4 ranks: a number that divides the 12 heads: --kv-heads 1, 2, 3, 4, 6, 12 would work");
-  CHECK(says(config(Way::ulysses, true, Mask::causal, 12, 2, 16), 4) == "");  // each goes to two ranks
-}
-
 TEST_CASE("lesson 11: the picture of the pairs has a cell for each that a mask lets through") {
-  const auto cells = [](Mask mask, int ranks) {
-    const std::string text = drawing(config(Way::ring, true, mask, 4, 4, 16), ranks);
-    std::size_t count = 0;
-    for (std::size_t at = 0; (at = text.find("<rect", at)) != std::string::npos; ++at) ++count;
-    return count;
-  };
-  CHECK(cells(Mask::none, 2) - cells(Mask::causal, 2) == 6 + 1);
-  CHECK(cells(Mask::causal, 2) >= 10 + 3);
-  CHECK(contains(drawing(config(Way::ring, true, Mask::none, 4, 4, 16), 2),
-                 "\" style=\"fill:"));  // well-formed
+  const auto picture = [](Mask mask) { return drawing(config(Way::ring, true, mask, 4, 4, 16), 2); };
+  const std::string all = picture(Mask::none), causal = picture(Mask::causal);
+  CHECK(count_of(all, "<rect") - count_of(causal, "<rect") == 6 + 1);
+  CHECK(count_of(causal, "<rect") >= 10 + 3);
+  CHECK(contains(all, "\" style=\"fill:"));  // well-formed
 }
 
 namespace {
@@ -149,34 +106,20 @@ using three_d::ParallelSizes;
 /// Three steps of lesson 08 on made-up text, with the heads, layers and tokens that up to 8 ranks need.
 three_d::Config trained(const ParallelSizes& sizes, Way way, bool zigzag, int stage = 0, bool over_tp = false,
                         int group = 1) {
-  three_d::Config s;
-  s.sizes = sizes, s.batch = 2 * sizes.dp, s.steps = 3;
-  s.training.model = model_of({.width = sizes.cp == 3 ? 6 : 8,
-                               .heads = sizes.cp == 3 ? 6 : 8,
-                               .layers = 2 * sizes.pp,
-                               .vocabulary = 13,
-                               .seq = sizes.cp % 3 == 0 ? 6 : std::max(8, 2 * sizes.cp),
-                               .tied = group == 1});
+  three_d::Config s = run_on_text(sizes,
+                                  {.width = sizes.cp == 3 ? 6 : 8,
+                                   .heads = sizes.cp == 3 ? 6 : 8,
+                                   .layers = 2 * sizes.pp,
+                                   .vocabulary = 13,
+                                   .seq = sizes.cp % 3 == 0 ? 6 : std::max(8, 2 * sizes.cp),
+                                   .tied = group == 1},
+                                  2 * sizes.dp, 2);
   s.training.model.attention.kv_heads /= group;
-  s.training.model.tokens = s.batch * s.seq();
-  s.training.microbatches = 2, s.training.clip = 1;
-  for (int i = 0; i < 70; ++i) s.text.ids.push_back(static_cast<std::uint16_t>((i * i + i / 7) % 13));
+  s.training.clip = 1;
   if (over_tp) sequence_parallel::use_in(s.training, true);
   use_in(s.training, sizes.cp, way, zigzag);
   zero::use_in(s.training, stage);
   return s;
-}
-
-/// Runs it: the losses, after a check of the first step's gradients, the losses, the bytes and the memory.
-std::vector<double> losses_of(const three_d::Config& s, DType dtype = DType::f64) {
-  std::vector<double> losses;
-  const Outcome outcome =
-      proven(s.sizes.ranks(), {Tier::floating, dtype, 3}, [&](Proof& proof, Communicator& world) {
-        const three_d::Compared found = three_d::prove(proof, world, s);
-        if (world.rank() == 0) losses = found.run.losses;
-      });
-  CHECK(faults(outcome) == "");
-  return losses;
 }
 
 }  // namespace
@@ -195,7 +138,7 @@ TEST_CASE("lesson 08 with tokens over cp: every tp x cp x pp x dp of 1 to 8 rank
         if (sizes.pp != 2) s.training.schedule = pipeline::Schedule::zb_h1;
       }
       INFO(way.second, ", ", text(sizes));
-      CHECK(losses_of(s).size() == 3);
+      CHECK(checked_losses_of(s).size() == 3);
     }
 }
 
@@ -207,10 +150,10 @@ TEST_CASE("lesson 08 with tokens over cp: every way, placement and stage, tokens
     const bool zigzag = i / 3 % 2 == 0, over_tp = i / 6 % 2 == 0;
     const int stage = i / 12, two = i / 2 % 2;
     INFO(way.second, zigzag ? ", zigzag" : "", over_tp ? ", tokens over tp, stage " : ", stage ", stage);
-    losses_of(trained({2, 1 + two, 2 - two, 2}, way.first, zigzag, stage, over_tp, 1 + i / 4 % 2),
-              i % 5 == 0   ? DType::bf16
-              : i % 5 == 1 ? DType::f32
-                           : DType::f64);
+    checked_losses_of(trained({2, 1 + two, 2 - two, 2}, way.first, zigzag, stage, over_tp, 1 + i / 4 % 2),
+                      i % 5 == 0   ? DType::bf16
+                      : i % 5 == 1 ? DType::f32
+                                   : DType::f64);
   }
 }
 
@@ -221,18 +164,18 @@ TEST_CASE("lesson 08 with tokens over cp: the loss of a whole text, and a text o
       gpt::set_batch(s.training.model, s.batch = 6, 2);  // the last microbatch of the text is not full
       s.sample = 7, s.eval = eval;
       INFO(way.second);
-      losses_of(s);
+      checked_losses_of(s);
     }
 }
 
 TEST_CASE("lesson 08 with tokens over cp: a checkpoint resumes under another cp") {
   const Directory directory;
   three_d::Config s = trained({1, 1, 2, 2}, Way::gather, true, 2);
-  const std::vector<double> all = losses_of(s);
+  const std::vector<double> all = checked_losses_of(s);
   s.save = directory.file("run"), s.steps = 2;
-  losses_of(s);
+  checked_losses_of(s);
   for (const ParallelSizes& sizes : {ParallelSizes{1, 1, 2, 4}, {2, 1, 2, 1}, {1, 1, 2, 2}}) {
     const three_d::Config rest = resumed(trained(sizes, Way::ring, true, sizes.tp), s.save);
-    CHECK(three_d::largest_distance(losses_of(rest), {all.back()}) <= 1e-11);
+    CHECK(three_d::largest_distance(checked_losses_of(rest), {all.back()}) <= 1e-11);
   }
 }

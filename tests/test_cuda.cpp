@@ -5,14 +5,13 @@
 #include <cstdlib>
 #include <limits>
 
+#include "every_function.hpp"
 #include "gpu_ranks.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
 
 namespace {
-
-using Results = std::vector<std::vector<double>>;
 
 /// A (rows, cols) view with rows that lie `apart` elements apart, the same elements on every device.
 Tensor view(const char* name, std::int64_t rows, std::int64_t cols, std::int64_t apart, DType dtype,
@@ -22,64 +21,17 @@ Tensor view(const char* name, std::int64_t rows, std::int64_t cols, std::int64_t
       .column_range(apart, cols + apart);
 }
 
-Tensor ids(std::int64_t rows, int vocabulary, bool outside) {
-  std::vector<double> values;
-  for (std::int64_t i = 0; i < rows; ++i)
-    values.push_back(static_cast<double>((i * i + 3) % vocabulary + (outside ? i % 3 - 1 : 0)));
-  return Tensor::of(rows, 1, values, DType::i32);
-}
-
 /// Every function of ops.hpp on views of (n, f) and (f, m).
 Results all_ops(std::int64_t n, std::int64_t f, std::int64_t m, std::int64_t apart, DType dtype, Fill fill,
                 double scale) {
   const auto make = [&](const char* name, std::int64_t rows, std::int64_t cols) {
     return view(name, rows, cols, apart, dtype, fill, scale);
   };
-  const Tensor x = make("x", n, f), y = make("y", n, f), a = make("a", f, m), at = make("at", m, f);
-  const Tensor c = make("c", 1, f), dy = make("dy", n, m), table = make("table", 11, f);
-  const Tensor seen = ids(n, 11, true), targets = ids(n, static_cast<int>(f), false);
-  Results results;
-  const auto keep = [&](const Tensor& tensor) { results.push_back(tensor.values()); };
-  keep(matmul(x, a));
-  keep(matmul(x, t(at)));
-  keep(matmul(t(x), dy));
-  const Tensor sum = make("sum", f, m);
+  const Tensor x = make("x", n, f), a = make("a", f, m), dy = make("dy", n, m), sum = make("sum", f, m);
+  Results results = every_function(n, f, make, fill == Fill::integer);
   add_matmul(sum, t(x), dy);
-  keep(sum);
-  keep(add_bias(x, c));
-  keep(sum_rows(x));
-  const Tensor row = make("row", 1, f);
-  add_sum_rows(row, x);
-  keep(row);
-  keep(add(x, y));
-  keep(tessera::scale(x, -3));
-  keep(relu(x));
-  keep(relu_backward(y, x));
-  keep(cast(x, dtype == DType::f32 ? DType::f64 : DType::f32));
-  keep(embedding(seen, table));
-  const Tensor dtable = make("dtable", 11, f);
-  add_embedding_backward(dtable, x, seen);
-  keep(dtable);
-  keep(scale_rows(x, make("factors", n, 1)));
-  keep(row_dots(x, y));
-  results.push_back({sum_of_squares({x.contiguous(), y.contiguous(), c.contiguous()}) /
-                     static_cast<double>(std::max<std::int64_t>(1, 2 * n * f))});
-  if (fill == Fill::integer) return results;  // what follows is not exact
-  keep(gelu(x));
-  keep(gelu_backward(y, x));
-  const CrossEntropy loss = cross_entropy(x, targets);
-  keep(loss.loss);
-  keep(loss.probabilities);
-  keep(cross_entropy_backward(loss, targets, 5 * n + 1));
-  const Tensor w = make("w", n, f), v = make("v", n, f), mean = make("mean", n, f);
-  sgd(w, v, y, 0.1, 0.9);
-  keep(w);
-  keep(v);
-  const Tensor square = Tensor::zeros(n, f, dtype);
-  adamw(w, mean, square, y, {}, 3);
-  keep(w);
-  keep(mean);
-  keep(square);
+  for (const Tensor& product : {matmul(x, a), matmul(x, t(make("at", m, f))), matmul(t(x), dy), sum})
+    results.push_back(product.values());
   return results;
 }
 
@@ -113,11 +65,7 @@ TEST_CASE("cuda: the mathematics agrees with the CPU's, exactly where sums are e
       for (const std::int64_t apart : {0, 3, 4}) {
         if (n > 1000 && (apart > 0 || dtype == DType::f64)) continue;
         for (const Fill fill : {Fill::integer, Fill::uniform}) {
-          CAPTURE(apart);
-          CAPTURE(n);
-          CAPTURE(f);
-          CAPTURE(m);
-          CAPTURE(name(dtype));
+          INFO(n, ", ", f, ", ", m, ", rows ", apart, " apart, ", name(dtype));
           const double scale = fill == Fill::integer ? 3 : 2.5;
           const auto compute = [&, n = n, f = f, m = m] {
             return all_ops(n, f, m, apart, dtype, fill, scale);
@@ -250,8 +198,7 @@ TEST_CASE("cuda: the pool gives idle blocks of other sizes back to the GPU") {
 
 TEST_CASE("cuda: a trace tells when the GPU worked, not when the host asked for it") {
   NEEDS_GPUS(1)
-  for (const Transport transport : {Transport::threads, Transport::nccl}) {
-    if (transport == Transport::nccl && (!nccl::built() || cuda_device_count() < 2)) continue;
+  for (const Transport transport : transports_of_two()) {
     CAPTURE(name(transport));
     LaunchOptions options = gpus(2, transport);
     options.trace = true;

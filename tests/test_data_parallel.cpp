@@ -25,12 +25,7 @@ Config setup(std::int64_t batch, std::int64_t bucket, std::int64_t steps) {
 
 TEST_CASE("20 steps on 4 ranks leave equal replicas, and the loss of the run on one rank") {
   const auto losses = [](int ranks) {
-    std::vector<double> found;
-    const Outcome outcome =
-        proven(ranks, {Tier::floating, DType::f64, 3}, [&](Proof& proof, Communicator& comm) {
-          const std::vector<double> mine = prove(proof, comm, setup(10, 1000, 20));
-          if (comm.rank() == 0) found = mine;
-        });
+    const auto [outcome, found] = outcome_and_found(ranks, setup(10, 1000, 20));
     CHECK(faults(outcome) == "");
     CHECK(outcome.checks.size() == 4 + 1 + 29 + 2);
     return found;
@@ -67,9 +62,7 @@ TEST_CASE("buckets are posted when their last gradient is final, not before") {
     const ModelConfig model = setup(2, 0, 0).model;
     const Tokens batch = gpt::microbatches_of(gpt::random_tokens(model, 3), 1).at(0);
     const auto gradients = [&](Communicator& dp, std::int64_t bucket) {
-      Replica replica(model, alone, DType::f64, bucket, [](const std::string& name, const Slice& slice) {
-        return generate(3, name, slice, DType::f64, Fill::uniform, 1);
-      });
+      Replica replica(model, alone, DType::f64, bucket, generator(DType::f64));
       replica.gradients(batch, dp);
       std::vector<double> all;
       for (const gpt::Parameter& one : replica.parameters())
@@ -90,9 +83,7 @@ TEST_CASE("lesson 07: by hand and typed give the same bits") {
   for (const int ranks : {1, 2, 3, 4, 8})
     on_ranks(ranks, [](Communicator& comm) {
       const Range own = own_rows(11, comm.rank(), comm.size());
-      const auto make = [&](const char* name, const Slice& slice) {
-        return generate(3, name, slice, DType::f32, Fill::uniform, 1);
-      };
+      const auto make = generator(DType::f32);
       const auto rows = [&](std::int64_t cols) { return Slice{11, cols, {own}, {{0, cols}}}; };
       const Tensor x = make("X", rows(5)), dy = make("dY", rows(7));
       ByHand hand{make("A", Slice::whole(5, 7)), make("c", Slice::whole(1, 7)), {}, {}, {}, {}};

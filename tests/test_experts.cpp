@@ -1,7 +1,6 @@
 // Lesson 12: experts. Every number of ranks, experts and choices gives the definition's results, its bytes
 // and its memory; ties go to the lower index; with a capacity the answer depends on the cut.
 #include "08_three_d/harness/command_line.hpp"
-#include "08_three_d/harness/proof.hpp"
 #include "10_zero/sharded_optimizer.hpp"
 #include "11_context_parallel/parts.hpp"
 #include "12_experts/harness/screen.hpp"
@@ -9,21 +8,10 @@
 #include "cut_gpt.hpp"
 #include "directory.hpp"
 #include "fixture.hpp"
-#include "models.hpp"
-#include "proven.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
 using namespace tessera::experts;
-
-namespace {
-
-Outcome outcome_of(const Config& c, int ranks, DType dtype = DType::f64) {
-  return proven(ranks, {Tier::floating, dtype, 3},
-                [&](Proof& proof, Communicator& world) { prove(proof, world, c); });
-}
-
-}  // namespace
 
 TEST_CASE("lesson 12 holds at 1 to 8 ranks: experts, choices, tokens that nothing divides, ties, capacity") {
   Thin thin;
@@ -40,7 +28,7 @@ TEST_CASE("lesson 12 holds at 1 to 8 ranks: experts, choices, tokens that nothin
               INFO(ranks, " ranks, ep ", ep, ", experts ", experts, ", top ", top_k, ", tokens ", tokens,
                    ", router ", router_scale, ", capacity ", capacity);
               const Config c{tokens, 5, 7, experts, top_k, ep, capacity, 0.3, router_scale};
-              CHECK(faults(outcome_of(c, ranks, dtype)) == "");
+              CHECK(faults(outcome_of(ranks, c, floating(dtype))) == "");
             }
 }
 
@@ -51,17 +39,11 @@ using Sizes = three_d::ParallelSizes;  // tp, pp, dp, cp, ep
 /// Lesson 08's trainer with experts in the second and the fourth block.
 three_d::Config trained(const Sizes& sizes, std::int64_t top_k, double aux, int microbatches = 1,
                         int stage = 0) {
-  three_d::Config s;
-  s.sizes = sizes;
-  gpt::ModelConfig& m = s.training.model =
-      model_of({.heads = 4, .layers = 4, .vocabulary = 13, .seq = 8, .tied = true});
-  s.batch = 16;
-  s.training.microbatches = microbatches;
-  gpt::set_batch(m, s.batch, sizes.dp * microbatches, INT64_MAX);
+  three_d::Config s = run_on_text(sizes, {.heads = 4, .layers = 4, .vocabulary = 13, .seq = 8, .tied = true},
+                                  16, microbatches);
+  gpt::ModelConfig& m = s.training.model;
   m.experts = 8, m.top_k = top_k, m.aux = aux, m.ep = sizes.ep;
   s.training.lr = 0.05, s.training.clip = 0.2;
-  s.steps = 3;
-  for (int i = 0; i < 300; ++i) s.text.ids.push_back(static_cast<std::uint16_t>((i * i + i / 7) % 13));
   experts::use_in(s.training);
   s.training.parts.reference = experts::reference_step;
   if (sizes.cp > 1) context_parallel::use_in(s.training, sizes.cp, gpt::Way::ring, true);
@@ -74,54 +56,26 @@ const Sizes cuts[] = {{1, 1, 2, 1, 1}, {1, 1, 2, 1, 2}, {1, 1, 4, 1, 2}, {1, 1, 
 
 }  // namespace
 
-TEST_CASE("lesson 08 with experts: the norm of all gradients counts each of them once, under every cut") {
-  const auto norm_of = [](const three_d::Config& s) {
-    double norm = 0;
-    on_ranks(s.sizes.ranks(), [&](Communicator& world) {
-      const three_d::Mesh mesh(world, s.sizes);
-      three_d::Trainer trainer = three_d::make_trainer(mesh, s, DType::f64, 3);
-      trainer.gradients(own_microbatches(batch_of(s, 3, 0), s, trainer));
-      const double mine = trainer.norm();
-      if (world.rank() == 0) norm = mine;
-    });
-    return norm;
-  };
-  const double whole = norm_of(trained({1, 1, 1}, 2, 0));
-  CHECK(whole > 2 * 0.2);  // the tests that clip do
-  Thin thin;
-  for (const Sizes& sizes : cuts)
-    for (const int stage : {0, 1, 2, 3}) {
-      if (thin.skips()) continue;
-      INFO(text(sizes), ", ep ", sizes.ep, ", stage ", stage);
-      CHECK(std::abs(norm_of(trained(sizes, 2, 0, 8 / sizes.dp, stage)) - whole) <= 1e-12 * whole);
-    }
-}
-
 TEST_CASE("lesson 08 with experts: every cut has the unsplit model's gradients and losses, and its bytes") {
   Thin thin;
-  const auto run = [&](const three_d::Config& s, DType dtype) {
-    std::vector<double> losses;
-    const Outcome outcome =
-        proven(s.sizes.ranks(), {Tier::floating, dtype, 3}, [&](Proof& proof, Communicator& world) {
-          const auto found = three_d::prove(proof, world, s);
-          if (world.rank() == 0) losses = found.run.losses;
-        });
-    CHECK(faults(outcome) == "");
-    return losses;
-  };
   std::size_t turn = 0;  // every cut meets every stage
   for (const std::int64_t top_k : {1, 2})
     for (const double aux : {0.0, 0.3}) {
       const int m = aux > 0 ? 2 : 8;  // each microbatch has an auxiliary loss: another m has another one
-      const auto unsplit = run(trained({1, 1, 1}, top_k, aux, m), DType::f64);
+      const auto unsplit = checked_losses_of(trained({1, 1, 1}, top_k, aux, m));
       CHECK(unsplit.size() == 3);
+      three_d::Config unclipped =
+          trained({1, 1, 1}, top_k, aux, m);  // what clips shows a gradient counted twice
+      unclipped.training.clip = 0;
+      CHECK(three_d::largest_distance(losses_of(unclipped), unsplit) > 1e-3);
       for (const Sizes& sizes : cuts)
         for (const DType dtype : {DType::f64, DType::f32, DType::bf16}) {
           const int stage = static_cast<int>((turn + (dtype == DType::f64 ? 0 : 2)) / 3 % 4);
           ++turn;
           if ((dtype != DType::f64 && (aux > 0) == (top_k == 1)) || thin.skips()) continue;
           INFO(text(sizes), ", ep ", sizes.ep, ", top ", top_k, ", aux ", aux, ", stage ", stage);
-          const auto losses = run(trained(sizes, top_k, aux, aux > 0 ? m : m / sizes.dp, stage), dtype);
+          const three_d::Config s = trained(sizes, top_k, aux, aux > 0 ? m : m / sizes.dp, stage);
+          const auto losses = checked_losses_of(s, dtype);
           if (dtype == DType::f64) CHECK(three_d::largest_distance(losses, unsplit) <= 1e-10);
         }
       turn += 3;
@@ -133,14 +87,7 @@ TEST_CASE("lesson 08 with experts: a checkpoint moves between any two cuts, and 
   const auto run_of = [&](three_d::Config s, const std::string& name, std::int64_t steps,
                           DType dtype = DType::f64) {
     s.steps = steps, s.save = directory.file(name);
-    std::vector<double> losses;
-    on_ranks(s.sizes.ranks(), [&](Communicator& world) {
-      const three_d::Mesh mesh(world, s.sizes);
-      three_d::Trainer trainer = three_d::make_trainer(mesh, s, dtype, 3);
-      const auto found = three_d::train(world, trainer, s, 3);
-      if (world.rank() == 0) losses = found;
-    });
-    return losses;
+    return losses_of(s, dtype);
   };
   Thin thin;
   const auto moved = [&](const Sizes& from, int stage, const Sizes& to, int next, DType dtype = DType::f64) {
@@ -212,44 +159,28 @@ TEST_CASE("PyTorch's formulas, Mixtral's block and Switch's: the layer on 1, 2, 
       });
 }
 
-TEST_CASE("lesson 12: of equal probabilities the lower index is chosen, on every device") {
-  on_every_device([] {
-    const Tensor p = Tensor::of(4, 5, {1, 2, 2, 1, 2, 3, 3, 3, 3, 3, 0, 1, 0, 1, 0, 5, 4, 3, 2, 5});
-    CHECK(top_k(p, 1) == std::vector<std::int64_t>{1, 0, 1, 0});
-    CHECK(top_k(p, 3) == std::vector<std::int64_t>{1, 2, 4, 0, 1, 2, 1, 3, 0, 0, 4, 1});
-  });
+TEST_CASE_ON_EVERY_DEVICE("lesson 12: of equal probabilities the lower index is chosen, on every device") {
+  const Tensor p = Tensor::of(4, 5, {1, 2, 2, 1, 2, 3, 3, 3, 3, 3, 0, 1, 0, 1, 0, 5, 4, 3, 2, 5});
+  CHECK(top_k(p, 1) == std::vector<std::int64_t>{1, 0, 1, 0});
+  CHECK(top_k(p, 3) == std::vector<std::int64_t>{1, 2, 4, 0, 1, 2, 1, 3, 0, 0, 4, 1});
 }
 
 TEST_CASE("lesson 12: with a capacity the answer depends on the cut, and dropless it does not") {
   const auto output = [](int ranks, double capacity) {
-    std::vector<double> y(23 * 5);
-    on_ranks(ranks, [&](Communicator& world) {
-      Proof proof(world, {Tier::floating, DType::f64, 3, true});
-      prove(proof, world, {23, 5, 7, 4, 2, 0, capacity, 0.3});
-      const Outcome outcome = proof.finish();
-      if (world.rank() == 0) y = outcome.dump.at("split.Y").values();
-    });
-    return Tensor::of(23, 5, y);
+    const Config c{23, 5, 7, 4, 2, 0, capacity, 0.3};
+    return outcome_of(ranks, c, {Tier::floating, DType::f64, 3, true}).dump.at("split.Y");
   };
   CHECK(largest_difference(output(4, 0), output(1, 0)) <= 1e-14);
   CHECK(largest_difference(output(4, 0.7), output(1, 0.7)) > 0.01);
 }
 
 TEST_CASE("lesson 12: the auxiliary loss of a rank's own tokens is another one for each number of ranks") {
-  on_ranks(1, [](Communicator& world) {
-    Proof proof(world, {Tier::floating, DType::f64, 3});
-    const Choices choices = prove(proof, world, {24, 5, 7, 4, 1, 0, 0, 1});
-    expect(std::abs(choices.aux(4) - choices.aux(1)) > 0.05, "own tokens make no difference");
-  });
+  const Choices choices = outcome_and_found(1, Config{24, 5, 7, 4, 1, 0, 0, 1}).second;
+  CHECK(std::abs(choices.aux(4) - choices.aux(1)) > 0.05);  // own tokens make a difference
 }
 
 TEST_CASE("lesson 12: the picture has a box for each token at home, at its expert and back, and two arrows") {
   const std::string text = drawing();
-  const auto count = [&](const std::string& piece) {
-    int found = 0;
-    for (std::size_t at = 0; (at = text.find(piece, at)) != std::string::npos; ++at) ++found;
-    return found;
-  };
-  CHECK(count("<rect") == 12 + 1);
-  CHECK(count("class=\"arrow\"") == 8);
+  CHECK(count_of(text, "<rect") == 12 + 1);
+  CHECK(count_of(text, "class=\"arrow\"") == 8);
 }

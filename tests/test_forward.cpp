@@ -27,13 +27,6 @@ class Scratch {
   const std::string path = directory_.file("file");
 };
 
-std::string little_endian(const std::vector<int>& values, int bytes) {
-  std::string out;
-  for (const int value : values)
-    for (int i = 0; i < bytes; ++i) out += static_cast<char>(value >> (8 * i));
-  return out;
-}
-
 /// Hugging Face's model and the text of its fixture, of which it found the loss.
 Config pretrained(const std::string& file = trained_files) {
   Config s;
@@ -54,16 +47,14 @@ Config pretrained(const std::string& file = trained_files) {
 
 /// Loss and text of the model under a layout; they are the same on every rank.
 Results run(Config s, const ParallelSizes& sizes, DType dtype) {
-  Results found;
   s.sizes = sizes;
-  on_ranks(sizes.ranks(), [&](Communicator& world) {
+  return on_rank_0(sizes.ranks(), [&](Communicator& world) {
     const Results mine = run_with_layout(world, s, sizes, dtype, 3);
     const auto last = static_cast<double>(mine.text.empty() ? 0 : mine.text.back());
     const Tensor own = Tensor::of(1, 2, {mine.loss, last});
     expect(world.all_reduce(own, Reduce::max).values() == own.values(), "losses or last tokens differ");
-    if (world.rank() == 0) found = mine;
+    return mine;
   });
-  return found;
 }
 
 }  // namespace
@@ -74,8 +65,8 @@ TEST_CASE("token files: nanoGPT's, llm.c's, and what is neither") {
   const auto fault = [&](const std::string& bytes) { return message_from([&] { ids_in(bytes); }); };
   CHECK(ids_in(little_endian({0, 1, 255, 256, 50256, 65535}, 2)) == Ids{0, 1, 255, 256, 50256, 65535});
   CHECK(!gpt::read_tokens(Scratch("ab").path).bytes);
-  const auto llm_c = [&](std::size_t at, int value) {
-    std::vector<int> header(256);
+  const auto llm_c = [&](std::size_t at, std::uint64_t value) {
+    std::vector<std::uint64_t> header(256);
     header[0] = 20240520, header[1] = 1, header[2] = 3;
     header[at] = value;
     return little_endian(header, 4) + little_endian({7, 8, 50256}, 2);
@@ -83,27 +74,23 @@ TEST_CASE("token files: nanoGPT's, llm.c's, and what is neither") {
   CHECK(ids_in(llm_c(3, 0)) == Ids{7, 8, 50256});
   CHECK(contains(fault(llm_c(1, 7)), "llm.c's version 7; version 1"));
   CHECK(contains(fault(llm_c(2, 4)), "llm.c's header promises 4 ids, there are 3"));
-  CHECK(contains(fault(llm_c(2, -1)), "llm.c's header promises 4294967295 ids, there are 3"));
+  CHECK(contains(fault(llm_c(2, UINT32_MAX)), "llm.c's header promises 4294967295 ids, there are 3"));
   CHECK(contains(fault(llm_c(0, 20240522)), "is llm.c's file of an evaluation"));
   CHECK(fault(llm_c(0, 20240521)).empty());  // not llm.c's: ids like any other
-  const auto llama = [](int id) {
-    std::vector<int> header(256);
+  const auto llama = [](std::uint64_t id) {
+    std::vector<std::uint64_t> header(256);
     header[0] = 20240801, header[1] = 7, header[2] = 3;
     return little_endian(header, 4) + little_endian({7, id, 50256}, 4);
   };
   CHECK(ids_in(llama(8)) == Ids{7, 8, 50256});
   CHECK(contains(fault(llama(128000)), "id 128000 at place 1 is no uint16"));
-  CHECK(contains(fault("abc"), "has 3 bytes, no multiple of 2"));
-  for (const std::string path : {"/tmp", "/nowhere/x", "/dev/zero"})
-    CHECK(contains(message_from([&] { gpt::read_tokens(path); }), "cannot read " + path));
   for (const std::string begin : {"\x93NUMPY\1", "PK\3\4", "PAR1", "ARROW1", "MMIDIDX", "\x1f\x8b"})
     CHECK(contains(fault(begin + std::string(60, '\1')), "a file of its ids alone"));
 
   // Wider ids without a header are no uint16; with their width they are read.
-  const std::vector<int> ids_of_text = {464, 2068, 7586, 21831, 18045, 625};
+  const std::vector<std::uint64_t> ids_of_text = {464, 2068, 7586, 21831, 18045, 625};
   for (const int bytes : {4, 8}) {
-    std::string wide;
-    for (const int id : ids_of_text) wide += little_endian({id}, 4) + std::string(bytes - 4, '\0');
+    const std::string wide = little_endian(ids_of_text, bytes);
     CHECK(contains(
         fault(wide),
         format("every second id is 0, as where ids take more bytes: --token-bytes {} would", bytes)));
@@ -111,16 +98,6 @@ TEST_CASE("token files: nanoGPT's, llm.c's, and what is neither") {
     CHECK(gpt::read_tokens(file.path, bytes).ids == Ids(ids_of_text.begin(), ids_of_text.end()));
     CHECK(gpt::read_tokens(file.path, 2).size() == bytes / 2 * 6);
   }
-
-  const auto ids = [](const Ids& all, std::int64_t vocabulary, std::int64_t seq) {
-    return message_from([&] { gpt::check_ids({all, false}, vocabulary, seq, "--tokens x"); });
-  };
-  CHECK(ids({1, 2, 3}, 4, 2).empty());
-  CHECK(
-      contains(ids({1, 9, 3}, 9, 2), "id 9 at place 1 is outside of a vocabulary of 9: --vocab 10 or more"));
-  CHECK(contains(ids({1, 2, 3}, 4, 3), "3 ids are less than a sequence: --seq 2 or less would work"));
-  CHECK(contains(ids({1}, 4, 1), "1 ids are too few"));
-  CHECK(contains(ids({}, 4, 1), "0 ids are too few"));
 }
 
 TEST_CASE("Hugging Face's GPT-2 from its file has the loss that it found, under every cut") {
@@ -164,15 +141,14 @@ TEST_CASE("draws are as frequent as their probabilities, on any number of ranks,
   std::vector<std::int64_t> first;
   for (const int ranks : {1, 2, 3, 5})
     for (const double temperature : {1.0, 0.5, 0.0}) {
-      std::vector<std::int64_t> drawn;
-      on_ranks(ranks, [&](Communicator& tp) {
+      const auto drawn = on_rank_0(ranks, [&](Communicator& tp) {
         const Range own = attention_heads::own_ids(5, tp.rank(), ranks);
         const Tensor mine = Tensor::of(1, 5, p).column_range(own.begin, own.end).copy();
         std::vector<std::int64_t> found;
         const std::int64_t count = ranks == 1 ? draws : 300 / thinned;
         for (std::int64_t i = 0; i < count; ++i)
           found.push_back(draw(mine, own, temperature, random, 5 * i, tp));
-        if (tp.rank() == 0) drawn = found;
+        return found;
       });
       if (ranks == 1) {
         double sum = 0;  // of p^(1/T)
@@ -244,23 +220,30 @@ TEST_CASE("weights: prefix, masks, an equal head and f64 are taken, what is no s
                      format("{} is ({}, {}); one that can be read, and has elements", name, rows, cols)));
 }
 
-TEST_CASE("weights: a file in BF16 or F16 is read, one in I64 is refused by name") {
+TEST_CASE("weights: BF16 and F16 are read, masks of four axes are not, and I64 is refused by name") {
   const Tensors original = load_safetensors(trained_files);
   for (const std::string dtype : {"BF16", "F16", "I64"}) {
     std::string header = "{", data;  // all elements are 0, and so is every logit
-    for (const auto& [name, tensor] : original) {
-      const std::size_t begin = data.size();
-      data.resize(begin + static_cast<std::size_t>(tensor.size()) * (dtype == "I64" ? 8 : 2));
-      header += format(R"({}"{}":{{"dtype":"{}","shape":[{},{}],"data_offsets":[{},{}]}})",
-                       begin > 0 ? "," : "", name, dtype, tensor.rows(), tensor.cols(), begin, data.size());
-    }
+    const auto put = [&](const std::string& name, const std::string& type, const std::string& of,
+                         std::int64_t bytes) {
+      header += format(R"({}"{}":{{"dtype":"{}","shape":{},"data_offsets":[{},{}]}})",
+                       data.empty() ? "" : ",", name, type, of, data.size(), data.size() + bytes);
+      data.resize(data.size() + bytes);
+    };
+    for (const auto& [name, tensor] : original)
+      put(name, dtype, format("[{},{}]", tensor.rows(), tensor.cols()),
+          tensor.size() * (dtype == "I64" ? 8 : 2));
+    put("transformer.h.0.attn.bias", "F32", "[1,1,12,12]", 576);  // as in published files
     header += "}";
-    const Scratch file(little_endian({static_cast<int>(header.size()), 0}, 4) + header + data);
-    if (dtype == "I64")
-      CHECK(contains(message_from([&] { pretrained(file.path); }),
-                     R"(wte.weight has the dtype "I64"; BF16, F16, F32, F64 and I32 can be read)"));
-    else
-      CHECK(std::abs(run(pretrained(file.path), {1, 2, 1}, DType::f64).loss - std::log(67.0)) <= 1e-13);
+    const Scratch file(little_endian({header.size()}, 8) + header + data);
+    if (dtype == "I64") {
+      refuses<UsageError>([&] { pretrained(file.path); },
+                          R"(wte.weight has the dtype "I64"; BF16, F16, F32, F64 and I32 can be read)");
+      continue;
+    }
+    const Config s = pretrained(file.path);
+    s.weights->check(s.training.model);
+    CHECK(std::abs(run(s, {1, 2, 1}, DType::f64).loss - std::log(67.0)) <= 1e-13);
   }
 }
 
@@ -304,24 +287,6 @@ TEST_CASE("config.json beside the weights: heads and epsilon are taken, what we 
            {"[1]", "the file is not a JSON object"},
            {"{", "the file is not JSON"}})
     CHECK_MESSAGE(contains(message_from([&, &json = json] { configured(json); }), fault), json);
-}
-
-TEST_CASE("weights: published files hold masks of four axes, which nobody reads") {
-  // A header as Hugging Face's of GPT-2: the mask (1, 1, S, S) in front of what the original file has.
-  std::ifstream in(trained_files, std::ios::binary);
-  const std::string raw{std::istreambuf_iterator<char>(in), {}};
-  const std::size_t length = static_cast<unsigned char>(raw[0]) + 256U * static_cast<unsigned char>(raw[1]);
-  const std::size_t data = raw.size() - 8 - length;
-  std::string header = raw.substr(8, length);
-  header.insert(
-      header.rfind('}'),
-      format(R"(,"transformer.h.0.attn.bias":{{"dtype":"F32","shape":[1,1,12,12],"data_offsets":[{},{}]}})",
-             data, data + 576));
-  const Scratch scratch(little_endian({static_cast<int>(header.size()), 0}, 4) + header +
-                        raw.substr(8 + length) + std::string(576, '\1'));
-  const Config masked = pretrained(scratch.path);
-  masked.weights->check(masked.training.model);
-  CHECK(run(masked, {2, 2, 1}, DType::f64).loss == run(pretrained(), {2, 2, 1}, DType::f64).loss);
 }
 
 TEST_CASE("weights: shorter sequences read the first positions of the whole wpe") {

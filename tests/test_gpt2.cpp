@@ -1,5 +1,6 @@
 // Our GPT-2, whole and cut, against that of Hugging Face transformers (tests/fixtures/make_gpt2.py): one step
 // under every cut and every schedule.
+#include "09_sequence_parallel/parts.hpp"
 #include "cut_gpt.hpp"
 #include "fixture.hpp"
 
@@ -33,4 +34,8 @@ TEST_CASE("Hugging Face's GPT-2: the whole model has its loss and gradients, and
     CHECK_NOTHROW(expect_close(name, ours.at(name), truth, largest(truth), 1e-10));
   step.results = ours;  // a cut is as near to our whole model as sums in another order are
   check_every_cut(step, 1e-13);
+  for (const bool regather : {false, true})  // and with tokens cut over tp
+    check_every_cut(step, 1e-13, [&](three_d::TrainingConfig& training) {
+      sequence_parallel::use_in(training, regather);
+    });
 }

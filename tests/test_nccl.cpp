@@ -1,5 +1,4 @@
 // Ranks that have a GPU each and talk through NCCL, and the choice of where ranks run.
-#include <algorithm>
 #include <cstdlib>
 #include <thread>
 
@@ -72,8 +71,7 @@ TEST_CASE("nccl: what a peer's GPU has yet to do is no stall") {
 
 TEST_CASE("cuda: after a fault a rank may take its time to stop, because its GPU is behind") {
   NEEDS_GPUS(1)
-  for (const Transport transport : {Transport::threads, Transport::nccl}) {
-    if (transport == Transport::nccl && (!nccl::built() || cuda_device_count() < 2)) continue;
+  for (const Transport transport : transports_of_two()) {
     CHECK(said(gpus(2, transport), [](Communicator& comm) {
             comm.barrier();
             if (comm.rank() == 0) occupy_gpu(4);

@@ -1,12 +1,10 @@
 // BERT's objective in lesson 08: every cut hides the same tokens, and the loss is the mean over all of them.
 #include <algorithm>
 
-#include "08_three_d/harness/proof.hpp"
 #include "09_sequence_parallel/parts.hpp"
 #include "10_zero/sharded_optimizer.hpp"
 #include "11_context_parallel/parts.hpp"
-#include "models.hpp"
-#include "proven.hpp"
+#include "cut_gpt.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
@@ -15,44 +13,25 @@ using three_d::ParallelSizes;
 
 namespace {
 
-/// `count` ids of 11, as a text of letters would have them; [MASK] is 12.
-Tokens text_of(std::int64_t count) {
-  std::vector<double> ids;
-  for (std::int64_t i = 0; i < count; ++i) ids.push_back(static_cast<double>((i * i + i / 7) % 11));
-  return {Tensor::of(count, 1, ids, DType::i32), Tensor::of(count, 1, ids, DType::i32), {}};
-}
-
 /// Three steps of lesson 08 under BERT's objective.
 three_d::Config trained(const ParallelSizes& sizes) {
-  three_d::Config s;
-  s.sizes = sizes, s.masked = true;
-  s.training.model = model_of({.width = 8,
-                               .heads = 8,
-                               .layers = std::max(2, sizes.pp),
-                               .vocabulary = 13,
-                               .seq = 2 * sizes.cp,
-                               .tied = true});
-  s.training.model.attention.options.mask = Mask::none;
-  s.training.microbatches = 2;
-  s.batch = 2 * sizes.dp * (sizes.cp == 1 ? 3 : 1);
-  s.training.model.attention.options.batch = s.batch / (2 * sizes.dp);
-  s.training.model.tokens = s.batch * s.seq();
-  s.steps = 3;
-  for (int i = 0; i < 60; ++i) s.text.ids.push_back(static_cast<std::uint16_t>((i * i + i / 7) % 11));
+  const std::int64_t layers = std::max(2, sizes.pp), seq = 2 * sizes.cp;
+  three_d::Config s =
+      run_on_text(sizes, {.heads = 8, .layers = layers, .vocabulary = 13, .seq = seq, .tied = true},
+                  2 * sizes.dp * (sizes.cp == 1 ? 3 : 1), 2);
+  s.masked = true, s.training.model.attention.options.mask = Mask::none;
+  s.text.ids = made_up_ids(300, 11);  // [MASK] is 12
   context_parallel::use_in(s.training, sizes.cp, gpt::Way::ring, sizes.dp % 2 == 0);
   return s;
-}
-
-std::string faults_of(const three_d::Config& s, DType dtype = DType::f64) {
-  return faults(proven(s.sizes.ranks(), {Tier::floating, dtype, 3},
-                       [&](Proof& proof, Communicator& world) { three_d::prove(proof, world, s); }));
 }
 
 }  // namespace
 
 TEST_CASE("of the tokens 15% are to be guessed: 80% of these are hidden, 10% exchanged, 10% left") {
   const std::int64_t count = 100000;
-  const Tokens batch = text_of(count), masked = gpt::masked(batch, 13, 5, 2);
+  const std::vector<std::uint16_t> text = made_up_ids(count, 11);
+  const Tensor ids = Tensor::of(count, 1, {text.begin(), text.end()}, DType::i32);
+  const Tokens batch = {ids, ids, {}}, masked = gpt::masked(batch, 13, 5, 2);
   const auto before = batch.ids.values(), after = masked.ids.values(), weights = masked.weights.values();
   CHECK(masked.targets.values() == before);
   double guessed = 0, hidden = 0, exchanged = 0, sum = 0;
@@ -92,7 +71,7 @@ TEST_CASE("BERT's objective: every tp x cp x pp x dp of 8 ranks, and of fewer, i
     for (const ParallelSizes& sizes : factorisations_with_cp(ranks)) {
       if (thin.skips() || (ranks == 3 && sizes.tp == 3)) continue;  // 8 heads
       INFO(text(sizes));
-      CHECK(faults_of(trained(sizes)) == "");
+      checked_losses_of(trained(sizes));
     }
 }
 
@@ -105,6 +84,6 @@ TEST_CASE("BERT's objective holds with tokens over tp, with ZeRO, and in f32 and
       sequence_parallel::use_in(s.training, stage == 1);
       zero::use_in(s.training, stage);
       INFO(name(dtype), ", stage ", stage);
-      CHECK(faults_of(s, dtype) == "");
+      checked_losses_of(s, dtype);
     }
 }

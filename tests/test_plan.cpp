@@ -181,27 +181,6 @@ TEST_CASE("lesson 14: each stage of ZeRO, recomputation and sequence parallelism
   CHECK(part(chunked.time, "bubble") < 0.5 * part(plain.time, "bubble"));
 }
 
-TEST_CASE("lesson 14: what cannot be cut is refused with what works") {
-  Question asked = gpt3(64, 64);
-  const auto refused = [&](auto change) {
-    Cut cut;
-    cut.sizes = {8, 8, 1};
-    change(cut);
-    try {
-      estimate(asked, cut);
-    } catch (const UsageError& error) {
-      return std::string(error.what());
-    }
-    return std::string();
-  };
-  CHECK(refused([](Cut&) {}).empty());
-  CHECK(refused([](Cut& c) { c.sizes.tp = 7; }).find("--tp 7 does not divide --heads 96") !=
-        std::string::npos);
-  CHECK(refused([](Cut& c) { c.sizes.dp = 3; }).find("would work") != std::string::npos);
-  CHECK(refused([](Cut& c) { c.sizes.pp = 128; }).find("would work") != std::string::npos);
-  CHECK(refused([](Cut& c) { c.chunks = 2, c.microbatch = 16; }).find("would work") != std::string::npos);
-}
-
 TEST_CASE("lesson 14: the fullest stage is the last one where the head is larger than what is in flight") {
   Question asked = gpt3(4, 4);
   asked.model.layers = 4, asked.model.vocabulary = 1 << 20;

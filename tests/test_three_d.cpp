@@ -5,12 +5,11 @@
 #include <sstream>
 
 #include "08_three_d/harness/command_line.hpp"
-#include "08_three_d/harness/proof.hpp"
+#include "13_all_axes/factorisations.hpp"
 #include "at_once.hpp"
 #include "cut_gpt.hpp"
 #include "directory.hpp"
 #include "fixture.hpp"
-#include "proven.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
@@ -27,6 +26,12 @@ TEST_CASE("the mesh is Megatron's: every group of its RankGenerator, in the same
     CAPTURE(cut.first);
     ParallelSizes sizes;
     std::istringstream(cut.first) >> sizes.tp >> sizes.cp >> sizes.dp >> sizes.pp >> sizes.ep;
+    for (const auto& [axis, expected] : cut.second) {  // and as lesson 13 prints them
+      const auto groups = all_axes::groups(axis, sizes);
+      std::vector<double> flat;
+      for (const auto& ranks : groups) flat.insert(flat.end(), ranks.begin(), ranks.end());
+      CHECK_MESSAGE((flat == expected.values() && std::ssize(groups) == expected.rows()), axis);
+    }
     CHECK(message_of(sizes.ranks(), [&](Communicator& world) {
             const Mesh mesh(world, sizes);
             const auto members = [&](Communicator& group) {
@@ -47,13 +52,6 @@ TEST_CASE("the mesh is Megatron's: every group of its RankGenerator, in the same
               expect(members(*mesh.embedding) == std::vector{stages.front(), stages.back()}, "embedding");
           }) == "");
   }
-}
-
-TEST_CASE("experts that do not divide the replicas are refused with what would work") {
-  CHECK(message_from([] {
-          ranks_of({1, 1, 2, 3, 4});
-        }) == "--ep 4 does not divide the 6 ranks of --cp 3 --dp 2: --ep 1, 2, 3, 6 would work");
-  CHECK(ranks_of({2, 1, 2, 2, 4}) == 8);
 }
 
 TEST_CASE("the cross-entropy of cut columns equals the whole's, also where the cut is uneven") {
@@ -83,43 +81,25 @@ TEST_CASE("the cross-entropy of cut columns equals the whole's, also where the c
 namespace {
 
 Config on_text(const ParallelSizes& sizes, std::int64_t steps, bool adamw) {
-  Config s;
-  s.sizes = sizes;
-  s.training.model =
-      model_of({.width = 16, .heads = 8, .layers = 8, .vocabulary = 128, .batch = 2, .tied = true});
-  s.training.model.tokens = 64;
-  s.training.microbatches = 8 / sizes.dp;
+  Config s = run_on_text(sizes, {.width = 16, .heads = 8, .layers = 8, .vocabulary = 128, .tied = true}, 16,
+                         8 / sizes.dp);
   s.training.adamw = adamw;
   s.training.lr = adamw ? 0.003 : 0.05;
   s.training.clip = 1;
   s.steps = steps;
-  for (int i = 0; i < 400; ++i) s.text.ids.push_back(static_cast<std::uint16_t>('a' + (i * i + i / 7) % 26));
   return s;
 }
 
-/// Trains up to setup.steps, and returns the losses and the whole weights at the end.
+/// The losses of a run, and the whole weights at the end.
 struct Run {
   std::vector<double> losses;
   std::map<std::string, Tensor> weights;
 };
-Run run_of(const Config& s, DType dtype = DType::f64) {
-  Run run;
+Run run_of(Config s, DType dtype = DType::f64) {
   const Directory directory;
-  const std::string folder = directory.file("run");
-  on_ranks(s.sizes.ranks(), [&](Communicator& world) {
-    const Mesh mesh(world, s.sizes);
-    const auto random = [=](const std::string& name, const Slice& slice) {
-      return gpt::random_weight(name, slice, dtype, 3, 0.1);
-    };
-    Trainer trainer(
-        mesh, s.training, dtype,
-        s.weights ? gpt::initial_weights(s.training.model, s.weights, dtype, 3) : gpt::MakeWeight(random));
-    if (!s.resume.empty()) trainer.resume(*s.weights);
-    const auto losses = train(world, trainer, s, 3);
-    trainer.save(world, folder, configuration(s, 3));
-    if (world.rank() == 0) run = {losses, checkpoint_of(folder)};
-  });
-  return run;
+  if (s.save.empty()) s.save = directory.file("run");
+  const std::vector<double> losses = losses_of(s, dtype);
+  return {losses, checkpoint_of(s.save)};
 }
 
 /// The largest relative distance of a weight, without the optimiser's state. Under AdamW without the bias of
@@ -193,11 +173,7 @@ TEST_CASE(
   s.save = folder;
   CHECK(run_of(resumed(s, folder)).losses == std::vector{three.losses.back()});
   CHECK(bytes_of(folder) == bytes_of(later));
-  std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator(folder))
-    names.push_back(entry.path().filename().string());
-  std::ranges::sort(names);
-  CHECK(names == std::vector<std::string>{"config.json", "model.safetensors", next});
+  CHECK(names_in(folder) == std::vector<std::string>{"config.json", "model.safetensors", next});
 }
 
 TEST_CASE("a saved model has the names, shapes and settings that transformers gives it, or no config.json") {
@@ -233,30 +209,10 @@ TEST_CASE("a saved model has the names, shapes and settings that transformers gi
   CHECK(!std::filesystem::exists(gpt::in_folder(folder, "config.json")));
 }
 
-TEST_CASE("a run in bf16 resumes bit for bit, since its checkpoint holds the masters in f32") {
-  const Directory directory;
-  for (const bool adamw : {false, true}) {
-    Config s = on_text({2, 1, 2}, 3, adamw);
-    s.save = directory.file("run");
-    run_of(s, DType::bf16);
-    s.save.clear();
-    s.steps = 6;
-    const Run all = run_of(s, DType::bf16);
-    s = resumed(s, directory.file("run"));
-    const Run rest = run_of(s, DType::bf16);
-    CHECK(rest.losses == std::vector<double>(all.losses.begin() + 3, all.losses.end()));
-    for (const auto& [name, w] : all.weights) CHECK(w.values() == rest.weights.at(name).values());
-    CHECK(all.weights.at("wte.weight").dtype() == DType::f32);
-    CHECK(all.weights.at("wte.weight").values() !=
-          cast(cast(all.weights.at("wte.weight"), DType::bf16), DType::f32).values());
-  }
-}
-
 TEST_CASE("in bf16 a parameter takes 2 + 4 + 4 + 8 bytes, counted and in the formulas") {
   Config s = on_text({2, 1, 1}, 1, true);
   s.batch = 16;
-  const Outcome outcome = proven(2, {Tier::floating, DType::bf16, 3},
-                                 [&](Proof& proof, Communicator& comm) { prove(proof, comm, s); });
+  const Outcome outcome = outcome_of(2, s, floating(DType::bf16));
   CHECK(faults(outcome) == "");
   const std::int64_t elements = gpt::elements_of(s.training.model);
   for (const auto& [label, bytes, formula] : {std::tuple{"weights", 2, "2 x own"},
@@ -314,15 +270,10 @@ TEST_CASE("f32 on real text: each loss as near to f64's as the unsplit run's, ev
   s.training.model.vocabulary = 256;
   s.text = gpt::corpus_of(mlp::read_text(TESSERA_SOURCE_DIR "/README.md"));
   const auto losses = [&](const ParallelSizes& sizes, DType dtype) {
-    std::vector<double> found;
     Config cut = s;
     cut.sizes = sizes;
     cut.training.microbatches = 8 / sizes.dp;
-    on_ranks(sizes.ranks(), [&](Communicator& world) {
-      const auto mine = run_with_layout(world, cut, sizes, dtype, 3).losses;
-      if (world.rank() == 0) found = mine;
-    });
-    return found;
+    return losses_of(cut, dtype);
   };
   const auto truth = losses({1, 1, 1}, DType::f64), unsplit = losses({1, 1, 1}, DType::f32);
   REQUIRE(static_cast<std::int64_t>(truth.size()) == s.steps);
