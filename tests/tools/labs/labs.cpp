@@ -73,19 +73,14 @@ class Labs {
           "this is the master, whose tasks are solved: ./tessera lab new DIR makes a student's tree");
     const std::string only = o_.lesson.substr(0, 2);  // of 02_column_split
     Json expected = Json::array();
-    std::set<std::string> lessons;
-    std::map<std::string, std::set<std::string>> files;
+    Faults faults;
     for (const Json& task : Json::parse(pages::read(o_.root / recorded)))
       if (const std::string lesson = lesson_of(task); only.empty() || lesson == only) {
         expected.push_back(task);
-        lessons.insert(lesson);
-        files[lesson].insert(task.at("file"));
+        check_file(o_.root, task.at("file"), faults[lesson]);
       }
-    if (lessons.empty()) throw UsageError("there is no lesson " + only);
-    Faults faults;
-    for (const std::string& lesson : lessons)
-      for (const std::string& file : files[lesson]) check_file(o_.root, file, faults[lesson]);
-    programs_.build(lessons, "lab_", faults);
+    if (faults.empty()) throw UsageError("there is no lesson " + only);
+    programs_.build("lab_", faults);
     const std::vector<Mark> marks =
         mark(expected, expected[0].at("seed"), (o_.build / "bin/lab_").string(), task_limits, faults,
              std::max(1U, std::thread::hardware_concurrency()));
@@ -120,45 +115,42 @@ class Labs {
  private:
   /// The lesson of this number, or all lessons where it is "".
   std::set<std::string> chosen_lessons(const std::string& only) const {
-    std::set<std::string> all, chosen;
-    for (const TaskInfo& task : all_tasks(o_.root)) {
-      all.insert(task.lesson());
-      if (only.empty() || task.lesson() == only) chosen.insert(task.lesson());
-    }
-    if (chosen.empty())
+    std::set<std::string> all;
+    for (const TaskInfo& task : all_tasks(o_.root)) all.insert(task.lesson());
+    if (only.empty()) return all;
+    if (all.count(only) == 0)
       throw UsageError(format("there is no lesson {}, of {} to {}", only, *all.begin(), *all.rbegin()));
-    return chosen;
+    return {only};
   }
 
   /// A line a lesson, then a line for each task that is wrong; with `all`, for each that is open too.
   static void show(const std::vector<Mark>& marks, bool all) {
-    std::map<std::string, std::array<std::string, 3>> names;
-    std::map<std::string, std::pair<int, int>> points;
-    int reached = 0, most = 0;
+    struct Line {
+      int own = 0, of = 0;
+      std::array<std::string, 3> names = {"  passes:", "  open:", "  wrong:"};
+    };
+    std::map<std::string, Line> lessons;
+    Line sum;
     for (const Mark& mark : marks) {
-      const auto state = static_cast<std::size_t>(mark.verdict.state);
-      names[mark.task.lesson()].at(state) += " " + mark.task.name.substr(3);
-      auto& [own, of] = points[mark.task.lesson()];
-      own += mark.passed() ? mark.task.points : 0, of += mark.task.points;
+      for (Line* line : {&lessons[mark.task.lesson()], &sum})
+        line->own += mark.points(), line->of += mark.task.points;
+      lessons[mark.task.lesson()].names.at(static_cast<std::size_t>(mark.verdict.state)) +=
+          " " + mark.task.name.substr(3);
     }
-    for (const auto& [lesson, by_state] : names) {
-      const auto& [own, of] = points[lesson];
-      reached += own, most += of;
-      std::printf("%s %2d/%d", lesson.c_str(), own, of);
-      const std::array<const char*, 3> says = {"passes:", "open:", "wrong:"};
-      for (std::size_t i = 0; i < 3; ++i)
-        if (!by_state.at(i).empty()) std::printf("  %s%s", says.at(i), by_state.at(i).c_str());
+    for (const auto& [lesson, line] : lessons) {
+      std::printf("%s %2d/%d", lesson.c_str(), line.own, line.of);
+      for (const std::string& names : line.names)
+        if (!names.ends_with(':')) std::printf("%s", names.c_str());
       std::printf("\n");
     }
     std::string last;
     for (const Mark& mark : marks) {
-      if (mark.verdict.text == last ||
-          (mark.verdict.state != Verdict::State::wrong && !(all && !mark.passed())))
-        continue;
-      last = mark.verdict.state == Verdict::State::wrong ? mark.verdict.text : "";  // a lesson's is said once
+      const bool wrong = mark.verdict.state == Verdict::State::wrong;
+      if (mark.verdict.text == last || !(wrong || (all && !mark.passed()))) continue;
+      last = wrong ? mark.verdict.text : "";  // a lesson's is said once
       std::printf("%s: %s\n", mark.task.name.c_str(), mark.verdict.text.c_str());
     }
-    std::printf("%d of %d points\n", reached, most);
+    std::printf("%d of %d points\n", sum.own, sum.of);
   }
 
   /// Gradescope's results.json: gradescope-autograders.readthedocs.io, "Autograder specifications".
@@ -166,10 +158,9 @@ class Labs {
     Json tests = Json::array();
     int score = 0;
     for (const Mark& mark : marks) {
-      const int own = mark.passed() ? mark.task.points : 0;
-      score += own;
+      score += mark.points();
       tests.push_back({{"name", mark.task.name},
-                       {"score", own},
+                       {"score", mark.points()},
                        {"max_score", mark.task.points},
                        {"status", mark.passed() ? "passed" : "failed"},
                        {"output", mark.verdict.text}});

@@ -127,13 +127,7 @@ class Tool {
   }
 
   Lines make(const Marker& marker, const Lines& is, const Lines& page) {
-    if (marker.kind == "excerpt") {
-      const Place place(marker);
-      Lines lines{"```" + language(place.file)};
-      append(lines, excerpt(options_.root / place.file, place.name));
-      lines.emplace_back("```");
-      return lines;
-    }
+    if (marker.kind == "excerpt") return excerpt_block(options_.root, Place(marker));
     return marker.kind == "run" ? make_run(marker, page) : make_picture(marker, is);
   }
 

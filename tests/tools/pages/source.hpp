@@ -97,6 +97,14 @@ struct Place {  // of an excerpt
   }
 };
 
+/// An excerpt as a page shows it.
+inline Lines excerpt_block(const fs::path& root, const Place& place) {
+  Lines block = {"```" + language(place.file)};
+  append(block, excerpt(root / place.file, place.name));
+  block.emplace_back("```");
+  return block;
+}
+
 // Programs that a page builds in steps.
 
 struct Program {
