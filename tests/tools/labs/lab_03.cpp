@@ -71,8 +71,8 @@ const RankTask typed_weight("03.typed_weight", [](Trial& t) {
 const RankTask fewest("03.cheapest", [](Trial& t) {
   const int n = t.size(), f = t.cut();
   const auto [w, m] = t.unequal();  // either place of the sum is the cheaper one
-  const auto x = t.in<Shard<1>>("X", n, f), a = t.in<Shard<0>>("A", f, w);
-  t.out("y", "Y = (X1 A1 + X2 A2) B", cheapest(x.local(), a.local(), t.in("B", w, m), t.comm()));
+  const Tensor x = t.in<Shard<1>>("X", n, f).local(), a = t.in<Shard<0>>("A", f, w).local();
+  t.out("y", "Y = (X1 A1 + X2 A2) B", cheapest(x, a, t.in("B", w, m), t.comm()));
 });
 
 }  // namespace
