@@ -111,10 +111,8 @@ inline std::pair<std::int64_t, std::string> bytes_of(const Json& sent) {
 
 /// The task of "task 02.forward is open", which an open one throws; "" in every other message.
 inline std::string open_task(const std::string& error) {
-  const std::size_t end = error.find(" is open"), begin = error.rfind("task ", end);
-  if (end == std::string::npos || begin == std::string::npos) return "";
-  const std::string name = error.substr(begin + 5, end - begin - 5);
-  return name.size() > 50 || name.find(' ') != std::string::npos ? "" : name;
+  std::smatch match;
+  return std::regex_search(error, match, std::regex(R"(task (\S{1,50}) is open)")) ? match[1].str() : "";
 }
 
 inline Verdict judge(const std::string& task, const Json& reference, const Json& answer) try {
