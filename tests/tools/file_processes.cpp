@@ -4,11 +4,11 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <thread>
 
 #include "comm/launch.hpp"
 #include "tensor/error.hpp"
+#include "tensor/file.hpp"
 
 namespace tessera::mpi {
 
@@ -28,11 +28,6 @@ void write(const fs::path& file, const std::string& text) {
   const fs::path part = folder() / format("part.{}", launched_rank());
   std::ofstream(part, std::ios::binary) << text;
   fs::rename(part, file);
-}
-
-std::string read(const fs::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
 }
 
 }  // namespace
@@ -62,7 +57,7 @@ void broadcast_bytes(void* data, int bytes, int root) {
            [&] { return format("process {} does not come to call {} of broadcast_bytes", root, calls); });
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
-  const std::string text = read(file);
+  const std::string text = read_file(file);
   expect_eq(static_cast<int>(text.size()), bytes, "bytes of a broadcast");
   text.copy(static_cast<char*>(data), text.size());
 }
@@ -79,7 +74,7 @@ std::optional<std::string> receive_message() {
     if (entry.path().filename().string().starts_with(mine) && (first.empty() || entry.path() < first))
       first = entry.path();
   if (first.empty()) return std::nullopt;
-  std::string text = read(first);
+  std::string text = read_file(first);
   fs::remove(first);
   return text;
 }

@@ -73,12 +73,22 @@ class Others {
  private:
   double busy_, own_, began_;
 };
+bool is_disturbed(Communicator& comm, const Others& others);  ///< The same on every rank.
 /// `turns` results of `turn`, after one that fills pools and caches. A turn in which other processes took
 /// more than a tenth of the cores says nothing:
 /// it is run again, up to twice as many times as there are turns.
 template <class T>
-std::vector<T> undisturbed(Communicator& comm, std::int64_t turns, const std::function<T()>& turn);
-bool is_disturbed(Communicator& comm, const Others& others);  ///< The same on every rank.
+std::vector<T> undisturbed(Communicator& comm, std::int64_t turns, const std::function<T()>& turn) {
+  std::vector<T> all;
+  turn();
+  for (std::int64_t spare = 2 * turns; static_cast<std::int64_t>(all.size()) < turns;) {
+    const Others others;
+    const T result = turn();
+    if (is_disturbed(comm, others) && spare-- > 0) continue;
+    all.push_back(result);
+  }
+  return all;
+}
 
 /// Seconds of a and b, turn by turn. A turn runs each of them twice, a b b a, so that a machine that slows
 /// down or speeds up meets both alike.
@@ -136,18 +146,5 @@ void growth(Report&, const Options&);
 void streaming_attention(Report&, const Options&);
 void planned_step(Report&, const Options&);
 void bandwidth(Report&, const Options&);
-
-template <class T>
-std::vector<T> undisturbed(Communicator& comm, std::int64_t turns, const std::function<T()>& turn) {
-  std::vector<T> all;
-  turn();
-  for (std::int64_t spare = 2 * turns; static_cast<std::int64_t>(all.size()) < turns;) {
-    const Others others;
-    const T result = turn();
-    if (is_disturbed(comm, others) && spare-- > 0) continue;
-    all.push_back(result);
-  }
-  return all;
-}
 
 }  // namespace tessera::bench

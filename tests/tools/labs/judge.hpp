@@ -45,9 +45,6 @@ inline Matrix matrix_of(const Json& part) {
   return m;
 }
 
-/// A rank's part of the master's record, with its place in the whole.
-inline RankResult part_of(const Json& part) { return {part.at("slice"), matrix_of(part)}; }
-
 /// The ranks' parts as one matrix, zero where nobody has any.
 /// Where several have an element, the first counts.
 inline Matrix whole_of(const std::vector<RankResult>& parts) {
@@ -58,37 +55,26 @@ inline Matrix whole_of(const std::vector<RankResult>& parts) {
   return Matrix::from(whole);
 }
 
-inline const Json* part_of_rank(const Json& parts, const Json& rank) {
-  for (const Json& part : parts)
-    if (part.at("rank") == rank) return &part;
-  return nullptr;
-}
-
 /// One result of one trial. `mistakes`: by what they say, each rank's part of the wrong result.
 inline std::string compare(const std::string& name, const Json& right, const Json& is, const Json& mistakes) {
   if (right.contains("words")) {
-    const Json &wanted = right.at("words"), &found = is.at("words");
-    for (std::size_t i = 0; i < std::max(wanted.size(), found.size()); ++i) {
-      const auto word = [i](const Json& words) {
-        return i < words.size() ? words[i].get<std::string>() : "nothing more";
-      };
-      if (word(wanted) != word(found))
-        return format("{}, entry {} is `{}`; right is `{}`", name, i, word(found), word(wanted));
-    }
-    return "";
+    const std::vector<std::string> wanted = right.at("words"), found = is.at("words");
+    const auto [w, f] = std::mismatch(wanted.begin(), wanted.end(), found.begin(), found.end());
+    if (w == wanted.end() && f == found.end()) return "";
+    return format("{}, entry {} is `{}`; right is `{}`", name, w - wanted.begin(),
+                  f == found.end() ? "nothing more" : *f, w == wanted.end() ? "nothing more" : *w);
   }
   std::vector<RankResult> truth_parts, parts;
-  std::vector<int> ranks;
-  for (const Json& part : right.at("parts")) {
-    const Json* own = part_of_rank(is.at("parts"), part.at("rank"));
-    if (own == nullptr) return format("rank {} leaves no {}", part.at("rank").get<int>(), name);
-    truth_parts.push_back(part_of(part));
-    parts.push_back({truth_parts.back().slice, matrix_of(*own)});
-    ranks.push_back(part.at("rank"));
+  std::vector<std::string> ranks;
+  for (const auto& [rank, part] : right.at("parts").items()) {
+    if (!is.at("parts").contains(rank)) return format("rank {} leaves no {}", rank, name);
+    truth_parts.push_back({part.at("slice"), matrix_of(part)});
+    parts.push_back({part.at("slice"), matrix_of(is.at("parts").at(rank))});
+    ranks.push_back(rank);
     const Matrix &wanted = truth_parts.back().local, &found = parts.back().local;
     if (wanted.rows != found.rows || wanted.cols != found.cols)
-      return format("rank {}'s {} is ({}, {}), it should be ({}, {})", ranks.back(), name, found.rows,
-                    found.cols, wanted.rows, wanted.cols);
+      return format("rank {}'s {} is ({}, {}), it should be ({}, {})", rank, name, found.rows, found.cols,
+                    wanted.rows, wanted.cols);
   }
   Truth truth{whole_of(truth_parts), {}, 0};
   double scale = 1;
@@ -98,17 +84,17 @@ inline std::string compare(const std::string& name, const Json& right, const Jso
   std::vector<Mistake> known;
   for (const auto& [says, wrong_parts] : mistakes.items())
     for (std::size_t r = 0; r < ranks.size(); ++r)
-      if (const Json* part = part_of_rank(wrong_parts, ranks[r])) {
-        const std::string named = std::regex_replace(says, std::regex("RANK"), std::to_string(ranks[r]));
-        known.push_back({named, whole_of({part_of(*part)}), static_cast<int>(r)});
-      }
+      if (const auto part = wrong_parts.find(ranks[r]); part != wrong_parts.end())
+        known.push_back({std::regex_replace(says, std::regex("RANK"), ranks[r]),
+                         whole_of({{part->at("slice"), matrix_of(*part)}}), static_cast<int>(r)});
   const std::string identity = right.at("identity");
   const Check outcome = check(name, identity, "float", truth, parts, known);
   if (outcome.ok) return "";
-  const auto worst = static_cast<std::size_t>(outcome.rank);
-  return format("{}element ({}, {}) of {}, which should be {}, is off by {:g}{}{}",
-                parts.size() > 1 ? format("rank {}, ", ranks[worst]) : "", outcome.row, outcome.col, name,
-                identity, outcome.error, outcome.diagnosis.empty() ? "" : ". ", outcome.diagnosis);
+  const std::string rank =
+      parts.size() > 1 ? format("rank {}, ", ranks[static_cast<std::size_t>(outcome.rank)]) : "";
+  return format("{}element ({}, {}) of {}, which should be {}, is off by {:g}{}{}", rank, outcome.row,
+                outcome.col, name, identity, outcome.error, outcome.diagnosis.empty() ? "" : ". ",
+                outcome.diagnosis);
 }
 
 /// All bytes of a record, and in words: "64 B: all_reduce 64".
@@ -125,10 +111,8 @@ inline std::pair<std::int64_t, std::string> bytes_of(const Json& sent) {
 
 /// The task of "task 02.forward is open", which an open one throws; "" in every other message.
 inline std::string open_task(const std::string& error) {
-  const std::size_t end = error.find(" is open"), begin = error.rfind("task ", end);
-  if (end == std::string::npos || begin == std::string::npos) return "";
-  const std::string name = error.substr(begin + 5, end - begin - 5);
-  return name.size() > 50 || name.find(' ') != std::string::npos ? "" : name;
+  std::smatch match;
+  return std::regex_search(error, match, std::regex(R"(task (\S{1,50}) is open)")) ? match[1].str() : "";
 }
 
 inline Verdict judge(const std::string& task, const Json& reference, const Json& answer) try {

@@ -3,8 +3,6 @@
 #undef main
 #include "lab.hpp"
 
-using tessera::Communicator;
-using tessera::Slice;
 using tessera::Tensor;
 
 namespace {
@@ -17,54 +15,51 @@ Matrix integers(const Trial& t, const std::string& name, int rows, int cols) {
   return m;
 }
 
-void out(Trial& t, int rank, const char* name, const char* identity, const Matrix& m, const Slice& slice) {
-  const std::vector<double> values(m.values.begin(), m.values.end());
-  t.out(rank, name, identity, Tensor::of(m.rows, m.cols, values), slice);
+void out(Trial& t, const std::string& name, const char* identity, const Matrix& m) {
+  t.out(name, identity, Tensor::of(m.rows, m.cols, {m.values.begin(), m.values.end()}));
 }
 
 const Task columns_task("00.columns", [](Trial& t) {
   const int n = t.size(), k = t.size(), m = t.cut(), p = t.ranks();
   const Matrix x = integers(t, "X", n, k), a = integers(t, "A", k, m);
   for (int r = 0; r < p; ++r)
-    out(t, r, "columns", "Y_r = X A_r", columns(x, a, r, p), Slice::columns(n, m, r, p));
+    out(t, "columns of rank " + std::to_string(r), "Y_r = X A_r", columns(x, a, r, p));
 });
 
 const Task all_reduce_task("00.all_reduce", [](Trial& t) {
-  const int n = t.size(), m = t.size();
   Group group{t.ranks()};
-  t.on_ranks([&](Communicator& comm) {
-    const int r = comm.rank();
+  t.on_ranks([&](Trial& own) {
+    const int n = own.size(), m = own.size();
     Matrix total{n, m};  // of many rounds, so that ranks which do not wait for each other are caught
     for (int round = 0; round < 200; ++round) {
-      Matrix term = integers(t, "term of rank " + std::to_string(r), n, m);
+      Matrix term = integers(own, "term of rank " + std::to_string(own.rank()), n, m);
       for (int& value : term.values) value += round;
-      const Matrix sum = all_reduce(group, r, term);
-      if (sum.rows != n || sum.cols != m) return out(t, r, "sum", "terms added", sum, Slice::whole(n, m));
+      const Matrix sum = all_reduce(group, own.rank(), term);
+      if (sum.rows != n || sum.cols != m) return out(own, "sum", "terms added", sum);
       for (int i = 0; i < n * m; ++i) total.values[i] += (round % 7 + 1) * sum.values[i];
     }
-    out(t, r, "sum", "the sum of all terms, of 200 rounds added up", total, Slice::whole(n, m));
+    out(own, "sum", "the sum of all terms, of 200 rounds added up", total);
   });
 });
 
 const Task rows_task("00.rows", [](Trial& t) {
-  const int n = t.size(), k = t.cut(), m = t.size(), p = t.ranks();
-  const Matrix x = integers(t, "X", n, k), a = integers(t, "A", k, m);
-  Group group{p};
-  t.on_ranks([&](Communicator& comm) {
+  Group group{t.ranks()};
+  t.on_ranks([&](Trial& own) {
+    const int n = own.size(), k = own.cut(), m = own.size(), p = own.ranks();
+    const Matrix x = integers(own, "X", n, k), a = integers(own, "A", k, m);
     Matrix x_r{n, k / p};
     for (int i = 0; i < n; ++i)
-      for (int j = 0; j < k / p; ++j) x_r(i, j) = x(i, comm.rank() * (k / p) + j);
-    out(t, comm.rank(), "rows", "Y = X1 A1 + X2 A2", rows(group, x_r, a, comm.rank()), Slice::whole(n, m));
+      for (int j = 0; j < k / p; ++j) x_r(i, j) = x(i, own.rank() * (k / p) + j);
+    out(own, "rows", "Y = X1 A1 + X2 A2", rows(group, x_r, a, own.rank()));
   });
 });
 
 const Task both_task("00.both", [](Trial& t) {
-  const int n = t.size(), k = t.size(), f = t.cut(), m = t.size();
-  const Matrix x = integers(t, "X", n, k), a = integers(t, "A", k, f), b = integers(t, "B", f, m);
   Group group{t.ranks()};
-  t.on_ranks([&](Communicator& comm) {
-    const int r = comm.rank();
-    out(t, r, "both", "Y = relu(X A) B", both(group, x, a, b, r), Slice::whole(n, m));
+  t.on_ranks([&](Trial& own) {
+    const int n = own.size(), k = own.size(), f = own.cut(), m = own.size();
+    const Matrix x = integers(own, "X", n, k), a = integers(own, "A", k, f), b = integers(own, "B", f, m);
+    out(own, "both", "Y = relu(X A) B", both(group, x, a, b, own.rank()));
   });
 });
 

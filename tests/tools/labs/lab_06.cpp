@@ -23,11 +23,8 @@ const std::vector<std::vector<std::string>> plans = {
      "r00 f00 s00 r10 f10 s10 r01 f01 b01 d01 r11 f11 b11 d11 g00 b00 d00 g10 b10 d10 R00"}};
 
 void out(Trial& t, const std::string& name, const Plan& plan) {
-  for (std::size_t r = 0; r < plan.size(); ++r) {
-    std::vector<std::string> words;
-    for (const Instruction& i : plan[r]) words.push_back(text(i));
-    t.out(format("{}, stage {}", name, r), words);
-  }
+  for (std::size_t r = 0; r < plan.size(); ++r)
+    t.words(format("{}, stage {}", name, r), plan[r], [](const Instruction& i) { return text(i); });
 }
 
 /// Calls body with each schedule and with sizes that it takes.
@@ -48,7 +45,7 @@ const Task shape_task("06.pattern", [](Trial& t) {
       words.push_back(format("stage {}: {}, delay {}", r, s.split ? "split" : "whole", s.delay));
       t.count(format("stage {} holds # activations ({})", r, name), std::min(m * v, s.warm_up + 1 + s.delay));
     }
-    t.out(name, words);
+    t.words(name, words);
   });
 });
 
@@ -77,7 +74,7 @@ const Task needs_task("06.needs", [](Trial& t) {
         words.push_back(format("{}: {} lacks {}", done, name(static_cast<Op>(op)), lacks));
       }
     }
-    t.out(format("{} stage", at), words);
+    t.words(format("{} stage", at), words);
   }
 });
 
@@ -96,9 +93,9 @@ const Task balance_task("06.balance", [](Trial& t) {
   const Partition found = balanced_partition(layers, parts, costs);
   std::int64_t sum = 0, least = layers;
   for (const std::int64_t n : found) sum += n, least = std::min(least, n);
-  t.out(format("{} layers, {} parts, embedding {}, head {}", layers, parts, costs.embedding, costs.head),
-        {format("{} parts, {} layers, {} empty", found.size(), sum, least > 0 ? "none" : "one"),
-         format("the slowest takes {}", costs.slowest(found))});
+  t.words(format("{} layers, {} parts, embedding {}, head {}", layers, parts, costs.embedding, costs.head),
+          {format("{} parts, {} layers, {} empty", found.size(), sum, least > 0 ? "none" : "one"),
+           format("the slowest takes {}", costs.slowest(found))});
 });
 
 const Task simulate_task("06.simulate", [](Trial& t) {
@@ -110,12 +107,9 @@ const Task simulate_task("06.simulate", [](Trial& t) {
         of->push_back(0.5 * t.size(1, 5));
     costs.message = 0.25 * t.size(0, 4);
     const Timeline timeline = simulate(plan, costs);
-    for (std::size_t r = 0; r < timeline.stages.size(); ++r) {
-      std::vector<std::string> words;
-      for (const Step& step : timeline.stages[r])
-        words.push_back(format("{}: {} to {}", text(step), step.begin, step.end));
-      t.out(format("plan {}, stage {}", number, r), words);
-    }
+    for (std::size_t r = 0; r < timeline.stages.size(); ++r)
+      t.words(format("plan {}, stage {}", number, r), timeline.stages[r],
+              [](const Step& step) { return format("{}: {} to {}", text(step), step.begin, step.end); });
   }
 });
 

@@ -8,9 +8,7 @@ namespace {
 
 /// 8 ranks: the first trial cuts each axis in two, the others in any way.
 ParallelSizes sizes_of(Trial& t) {
-  const bool in_two = t.ranks() == 2;
-  t.set_ranks(8);
-  if (in_two) return {2, 2, 2};
+  if (t.ranks() == 2) return {2, 2, 2};
   const int tp = t.size(0, 3), pp = t.size(0, 3 - tp);  // powers of 2
   return {1 << tp, 1 << pp, 1 << (3 - tp - pp)};
 }
@@ -18,25 +16,24 @@ ParallelSizes sizes_of(Trial& t) {
 /// The first trial again, then 16 ranks of which tp and pp leave some to cp, dp and ep.
 ParallelSizes with_context(Trial& t) {
   if (t.ranks() == 2) return sizes_of(t);
-  t.set_ranks(16);
   const int tp = t.size(0, 1), pp = t.size(0, 1), rest = 4 - tp - pp, cp = t.size(1, rest);
   return {1 << tp, 1 << pp, 1 << (rest - cp), 1 << cp, 1 << t.size(0, rest)};
 }
 
 const Task mesh_task("08.mesh", [](Trial& t) {
   const ParallelSizes sizes = with_context(t);
-  t.on_ranks([&](Communicator& world) {
-    const Mesh mesh(world, sizes);
+  t.on_ranks(sizes.ranks(), [&](Trial& own) {
+    const Mesh mesh(own.comm(), sizes);
     std::vector<std::string> words;
     for (const auto& [name, group] : mesh.groups()) {
       words.push_back(format("{}:", name));
       if (group == nullptr) continue;
-      const Tensor me = Tensor::of(1, 1, {static_cast<double>(world.rank())});
+      const Tensor me = Tensor::of(1, 1, {static_cast<double>(own.rank())});
       for (const double rank : group->all_gather(me, 0).values()) words.back() += format(" {}", rank);
     }
-    t.out(format("tp {}, cp {}, dp {}, pp {}, ep {}: the groups of rank {}", sizes.tp, sizes.cp, sizes.dp,
-                 sizes.pp, sizes.ep, world.rank()),
-          words);
+    own.words(format("tp {}, cp {}, dp {}, pp {}, ep {}: the groups of rank {}", sizes.tp, sizes.cp, sizes.dp,
+                     sizes.pp, sizes.ep, own.rank()),
+              words);
   });
 });
 
@@ -49,14 +46,15 @@ const Task norm_task("08.norm", [](Trial& t) {
   training.model.tied = true;
   training.model.attention.options.seq = 3;
   training.microbatches = 2;
-  t.on_ranks([&](Communicator& world) {
-    const Mesh mesh(world, sizes);
+  t.on_ranks(sizes.ranks(), [&](Trial& own) {
+    const Mesh mesh(own.comm(), sizes);
     const Trainer trainer(mesh, training, DType::f64,
-                          [&](const std::string& name, const Slice& slice) { return t.in(name, slice); });
-    for (const Parameter& one : trainer.parameters()) one.gradient.copy_from(t.in("d" + one.name, one.slice));
-    t.out(world.rank(), format("norm, tp {}, pp {}, dp {}", sizes.tp, sizes.pp, sizes.dp),
-          "the root of the sum of squares of the whole model's gradients", Tensor::of(1, 1, {trainer.norm()}),
-          Slice::whole(1, 1));
+                          [&](const std::string& name, const Slice& slice) { return own.in(name, slice); });
+    for (const Parameter& one : trainer.parameters())
+      one.gradient.copy_from(own.in("d" + one.name, one.slice));
+    own.out(format("norm, tp {}, pp {}, dp {}", sizes.tp, sizes.pp, sizes.dp),
+            "the root of the sum of squares of the whole model's gradients",
+            Tensor::of(1, 1, {trainer.norm()}));
   });
 });
 

@@ -26,12 +26,10 @@ const Task list("13.factorisations", [](Trial& t) {
   for (int i = 0; i < 4; ++i) {
     const Config s = draw(t);
     const int n = t.size(1, 16);
-    std::vector<std::string> words;
-    for (const ParallelSizes& sizes : factorisations(n, s)) words.push_back(text(sizes));
-    t.out(
-        format("{}: cuts of {} ranks: {} heads, {} layers, {} experts, batch {}", i, n,
-               s.training.model.attention.heads, s.training.model.layers, s.training.model.experts, s.batch),
-        words);
+    const ModelConfig& m = s.training.model;
+    t.words(format("{}: cuts of {} ranks: {} heads, {} layers, {} experts, batch {}", i, n, m.attention.heads,
+                   m.layers, m.experts, s.batch),
+            factorisations(n, s), text);
   }
 });
 
@@ -39,11 +37,9 @@ const Task order("13.groups", [](Trial& t) {
   for (int i = 0; i < 4; ++i) {
     ParallelSizes z{t.size(1, 3), t.size(1, 3), t.size(1, 2), t.size(1, 2)};
     z.ep = z.replicas() % 2 == 0 ? 2 : 1;
-    for (const char* axis : {"tp", "cp", "dp", "pp", "dp_cp", "ep", "expert_dp"}) {
-      std::vector<std::string> words;
-      for (const auto& ranks : groups(axis, z)) words.push_back("{" + join(ranks, ",") + "}");
-      t.out(format("{}: {} of {}", i, axis, text(z)), words);
-    }
+    for (const char* axis : {"tp", "cp", "dp", "pp", "dp_cp", "ep", "expert_dp"})
+      t.words(format("{}: {} of {}", i, axis, text(z)), groups(axis, z),
+              [](const auto& ranks) { return "{" + join(ranks, ",") + "}"; });
   }
 });
 
@@ -56,8 +52,8 @@ const Task sent("13.bytes", [](Trial& t) {
     ModelConfig& model = s.training.model;
     model.experts = axis.name == "ep" ? 8 : 0;
     model.sequence_parallel = axis.over_tp, model.cp = axis.sizes.cp, model.ep = axis.sizes.ep;
-    t.out(format("{} alone on {} ranks, {} microbatches", axis.name, n, m),
-          {format("{} B", bytes_alone(s, 2, 4, t.size(0, 50)))});
+    t.words(format("{} alone on {} ranks, {} microbatches", axis.name, n, m),
+            {format("{} B", bytes_alone(s, 2, 4, t.size(0, 50)))});
   }
 });
 

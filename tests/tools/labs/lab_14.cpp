@@ -39,7 +39,7 @@ const Task memory("14.memory", [](Trial& t) {
     for (const int stage : {0, p - 1})
       for (const auto& [name, bytes] : memory_of(asked, cut, run, schedule, stage))
         words.push_back(format("stage {}: {:.0f} B of {}", stage, bytes, name));
-    t.out(text(cut), words);
+    t.words(text(cut), words);
   }
 });
 
@@ -49,8 +49,8 @@ const Task pipeline("14.pipeline", [](Trial& t) {
     const auto kind = v > 1 ? pipeline::Schedule::interleaved : pipeline::Schedule::one_f_one_b;
     const double forward = t.size(1, 9), backward = t.size(1, 9), busy = v * (forward + backward);
     const auto costs = pipeline::Costs::equal(p * v, forward, backward, 0);
-    t.out(format("{} stages, {} chunks, {} microbatches", p, v, m),
-          {format("{:.6g} s", pipeline_seconds(schedule_of(kind, p, m, v), costs, m, busy))});
+    t.words(format("{} stages, {} chunks, {} microbatches", p, v, m),
+            {format("{:.6g} s", pipeline_seconds(schedule_of(kind, p, m, v), costs, m, busy))});
   }
 });
 
@@ -64,7 +64,7 @@ const Task one("14.fastest", [](Trial& t) {
     ++calls;
     return least.at(i) + 0.2 * (1 + more.at(i));
   });
-  t.out(format("of {} cuts", n), {format("number {} is the fastest", found)});
+  t.words(format("of {} cuts", n), {format("number {} is the fastest", found)});
   t.count("# cuts are simulated", calls);
 });
 

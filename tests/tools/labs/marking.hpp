@@ -90,18 +90,15 @@ class Marking {
     std::set<std::string> wrong;
     for (const Mark& mark : marks)
       if (!mark.passed()) wrong.insert(mark.task.name);
-    std::vector<std::map<std::string, std::size_t>> rounds;  // of each lesson a place in marks
+    std::map<std::string, int> again;                          // tasks of a lesson
+    std::map<int, std::map<std::string, std::size_t>> rounds;  // of each lesson a place in marks
     for (std::size_t i = 0; i < marks.size(); ++i) {
       const std::string lesson = marks[i].task.lesson();
-      if (marks[i].passed() || marks[i].verdict.text == "open" || !whole.at(lesson).empty() ||
-          !names_one_of(wrong, marks[i].task.name))
-        continue;
-      auto round =
-          std::find_if(rounds.begin(), rounds.end(), [&](const auto& one) { return one.count(lesson) == 0; });
-      if (round == rounds.end()) round = rounds.emplace(round);
-      (*round)[lesson] = i;
+      if (!marks[i].passed() && marks[i].verdict.text != "open" && whole.at(lesson).empty() &&
+          names_one_of(wrong, marks[i].task.name))
+        rounds[again[lesson]++][lesson] = i;
     }
-    for (const auto& round : rounds) {
+    for (const auto& [number, round] : rounds) {
       Files files;
       Faults faults;
       Json tasks = Json::array();
@@ -115,9 +112,9 @@ class Marking {
       }
       put_together(files, faults);
       std::size_t n = 0;
-      const std::vector<Mark> again = mark(tasks, seed, program(), limits_, faults, 1);
+      const std::vector<Mark> alone = mark(tasks, seed, program(), limits_, faults, 1);
       for (const auto& [lesson, i] : round)
-        if (const Mark& alone = again[n++]; alone.verdict.state != Verdict::State::wrong) marks[i] = alone;
+        if (const Mark& one = alone[n++]; one.verdict.state != Verdict::State::wrong) marks[i] = one;
     }
   }
 
@@ -126,7 +123,7 @@ class Marking {
   bool names_one_of(const std::set<std::string>& others, const std::string& name) const {
     const std::string lab = pages::read(master_.root / labs_folder / ("lab_" + name.substr(0, 2) + ".cpp"));
     const std::size_t begin = lab.find("\"" + name + "\"");
-    std::string text = lab.substr(begin, lab.find("const Task ", begin) - begin);
+    std::string text = lab.substr(begin, lab.find("Task ", begin) - begin);
     std::set<std::string> own, called;
     for (const TaskInfo& task : all_tasks(master_.root)) {
       if (task.lesson() != name.substr(0, 2)) continue;
@@ -142,9 +139,7 @@ class Marking {
 
   /// Builds programs of these files, by lesson and name, in the place of the master's, in the closed folder.
   void put_together(const Files& files, Faults& faults) const {
-    std::set<std::string> lessons;
     for (const auto& [lesson, own] : files) {
-      lessons.insert(lesson);
       const fs::path to = master_.folder / "submission" / lesson;
       fs::remove_all(to);
       fs::remove(master_.folder / "bin" / ("graded_" + lesson));
@@ -154,10 +149,10 @@ class Marking {
         pages::write(to / fs::relative(file, "lessons"), code);
       }
     }
-    master_.build(lessons, "graded_", faults);
-    for (const std::string& lesson : lessons) {
+    master_.build("graded_", faults);
+    for (const auto& [lesson, fault] : faults) {
       const std::string program = "graded_" + lesson;
-      if (faults[lesson].empty()) fs::rename(master_.folder / "bin" / program, closed_ / program);
+      if (fault.empty()) fs::rename(master_.folder / "bin" / program, closed_ / program);
     }
   }
 

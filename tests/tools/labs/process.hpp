@@ -1,16 +1,17 @@
 // Another program, with limits of time and memory. What it prints, and what it writes to file descriptor 3,
-// come back over pipes. A program that holds a student's code has two walls around it: it can make no system
-// call but those of a program that computes (seccomp), so that it starts, signals and writes nothing; and it
-// sees no file but those of one folder (chroot).
+// is kept in files in memory. A program that holds a student's code has two walls around it: it can make no
+// system call but those of a program that computes (seccomp), so that it starts, signals and writes nothing;
+// and it sees no file but those of one folder (chroot).
 #pragma once
 
 #include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
-#include <poll.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -24,6 +25,7 @@
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace tessera::labs {
@@ -70,7 +72,7 @@ inline bool only_compute(const char* program) {
       // What this process and this machine are.
       SYS_getpid, SYS_gettid, SYS_getuid, SYS_geteuid, SYS_getgid, SYS_getegid, SYS_uname, SYS_sysinfo,
       SYS_getrlimit, SYS_getrusage, SYS_getrandom, SYS_getcpu};
-  std::array<sock_filter, 2 * (older.size() + calls.size()) + 40> code;
+  std::array<sock_filter, 6 * (older.size() + calls.size()) + 40> code;
   std::size_t lines = 0;
   const auto line = [&](int what, std::uint64_t value, std::uint8_t yes = 0, std::uint8_t no = 0) {
     code[lines++] = {static_cast<std::uint16_t>(what), yes, no, static_cast<std::uint32_t>(value)};
@@ -96,12 +98,8 @@ inline bool only_compute(const char* program) {
   only(SYS_prlimit64, 0, ~0U, 0);                                  // of itself
   // What it becomes knows no such address.
   only(SYS_execve, 0, ~0U, reinterpret_cast<std::uintptr_t>(program));
-  const auto allow = [&](int call) {
-    line(BPF_JMP | BPF_JEQ | BPF_K, static_cast<std::uint64_t>(call), 0, 1);
-    line(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
-  };
-  std::for_each(older.begin(), older.end(), allow);
-  std::for_each(calls.begin(), calls.end(), allow);
+  for (const int call : older) only(call, 0, 0, 0);
+  for (const int call : calls) only(call, 0, 0, 0);
   line(BPF_RET | BPF_K, refused);
   const sock_fprog filter{static_cast<unsigned short>(lines), code.data()};
   return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
@@ -127,39 +125,28 @@ inline bool can(const std::function<bool()>& step) {
   return child > 0 && waitpid(child, &status, 0) == child && status == 0;
 }
 
-/// What comes out of a program through a pipe, up to `most` bytes of it; the rest is read and forgotten.
-class Stream {
+/// A file in memory, to which a program writes.
+class MemoryFile {
  public:
-  explicit Stream(std::size_t most) : most_(most) {
-    if (pipe2(ends_.data(), O_CLOEXEC) == 0) fcntl(ends_[0], F_SETFL, O_NONBLOCK);
+  MemoryFile() = default;
+  MemoryFile(const MemoryFile&) = delete;
+  MemoryFile& operator=(const MemoryFile&) = delete;
+  ~MemoryFile() { close(file_); }
+  int file() const { return file_; }
+  std::string text(std::size_t most) const {
+    struct stat facts {};
+    fstat(file_, &facts);
+    std::string text(std::min(static_cast<std::size_t>(facts.st_size), most), ' ');
+    text.resize(static_cast<std::size_t>(std::max<ssize_t>(0, pread(file_, text.data(), text.size(), 0))));
+    return text;
   }
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
-  ~Stream() { close(0), close(1); }
-  void close(std::size_t end) {
-    if (ends_.at(end) >= 0) ::close(ends_.at(end));
-    ends_.at(end) = -1;
-  }
-  int reads() const { return ends_[0]; }
-  int writes() const { return ends_[1]; }
-  void read() {  // a MiB at most, so that one that never ends meets its limit of time
-    std::array<char, 1 << 16> block;
-    for (int blocks = 0; reads() >= 0 && blocks < 16; ++blocks) {
-      const ssize_t count = ::read(reads(), block.data(), block.size());
-      if (count < 0) return;  // nothing there at the moment
-      if (count == 0) return close(0);
-      text.append(block.data(), std::min(static_cast<std::size_t>(count), most_ - text.size()));
-    }
-  }
-  std::string text;
 
  private:
-  std::array<int, 2> ends_ = {-1, -1};
-  std::size_t most_;
+  int file_ = memfd_create("output", MFD_CLOEXEC);
 };
 
-/// Runs the words of a command. Nothing of its process group is left when this returns. `heard` gets all that
-/// it has said so far, whenever that is more.
+/// Runs the words of a command. Nothing of its process group is left when this returns. Meanwhile `heard`
+/// gets all that it has said so far, again and again.
 inline Ended run_limited(const std::vector<std::string>& words, const Limits& limits,
                          const std::function<void(const std::string&)>& heard = {}) {
   std::vector<char*> arguments;
@@ -167,8 +154,9 @@ inline Ended run_limited(const std::vector<std::string>& words, const Limits& li
   arguments.push_back(nullptr);
   std::string libraries = "LD_LIBRARY_PATH=/lib";
   std::array<char*, 2> closed = {libraries.data(), nullptr};  // the environment in a folder of its own
-  Stream said(1 << 20), record(1 << 24);
-  const pid_t child = said.writes() < 0 || record.writes() < 0 ? -1 : fork();
+  constexpr std::size_t most_said = 1 << 20;
+  const MemoryFile said, record;
+  const pid_t child = said.file() < 0 || record.file() < 0 ? -1 : fork();
   if (child < 0) return {"no process could be started", "", ""};
   if (child == 0) {  // from here to exec: only what is safe after a fork
     setpgid(0, 0);
@@ -179,8 +167,8 @@ inline Ended run_limited(const std::vector<std::string>& words, const Limits& li
     limit(RLIMIT_AS, limits.bytes);
     limit(RLIMIT_CORE, 0);
     if (geteuid() == 0) limit(RLIMIT_NPROC, 1000);  // threads; it binds the user whom a closed folder has
-    limit(RLIMIT_FSIZE, rlim_t{1} << 28);
-    const int recorded = fcntl(record.writes(), F_DUPFD, 10), printed = fcntl(said.writes(), F_DUPFD, 10);
+    limit(RLIMIT_FSIZE, rlim_t{1} << 28);           // of what it prints and records, too
+    const int recorded = fcntl(record.file(), F_DUPFD, 10), printed = fcntl(said.file(), F_DUPFD, 10);
     dup2(open("/dev/null", O_RDONLY), 0), dup2(printed, 1), dup2(printed, 2), dup2(recorded, 3);
     close_range(4, ~0U, CLOSE_RANGE_CLOEXEC);
     if (!limits.folder.empty() && !enter(limits.folder.c_str())) _exit(126);
@@ -190,22 +178,17 @@ inline Ended run_limited(const std::vector<std::string>& words, const Limits& li
     _exit(127);
   }
   setpgid(child, child);  // whoever comes first
-  said.close(1), record.close(1);
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(limits.seconds);
   int status = 0;
   bool late = false;
   while (waitpid(child, &status, late ? 0 : WNOHANG) == 0) {
-    std::array<pollfd, 2> both = {pollfd{said.reads(), POLLIN, 0}, {record.reads(), POLLIN, 0}};
-    poll(both.data(), both.size(), 2);
-    const std::size_t before = said.text.size();
-    said.read(), record.read();
-    if (heard && said.text.size() > before) heard(said.text);
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    if (heard) heard(said.text(most_said));
     late = std::chrono::steady_clock::now() > deadline;
     if (late) kill(-child, SIGKILL);
   }
   kill(-child, SIGKILL);  // what it may have left behind
-  said.read(), record.read();
-  Ended ended{"", std::move(said.text), std::move(record.text)};
+  Ended ended{"", said.text(most_said), record.text(1 << 24)};
   const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 0;
   if (late)
     ended.fault = "it took longer than " + std::to_string(limits.seconds) + " s";

@@ -18,9 +18,11 @@ struct Mark {
   TaskInfo task;
   Verdict verdict;
   bool passed() const { return verdict.state == Verdict::State::passed; }
+  int points() const { return passed() ? task.points : 0; }
 };
 
-using Faults = std::map<std::string, std::string>;  // what is wrong with lessons, "" where nothing is
+using Faults =
+    std::map<std::string, std::string>;  // lessons, and what is wrong with each; "" where nothing is
 
 inline std::string lesson_of(const Json& task) { return task.at("name").get<std::string>().substr(0, 2); }
 
@@ -80,45 +82,50 @@ inline std::string first_error(const Lines& log, const std::string& otherwise) {
   return error.rfind("lessons/", 0) == 0 || where.empty() ? error : where + " " + error;
 }
 
-/// Shows on a terminal how far a build is that says "[12/58] Building ...", as ninja and make do.
+/// On a terminal, this line in the place of the one before.
+inline void progress(const std::string& line) {
+  if (isatty(STDERR_FILENO) == 1) std::fprintf(stderr, "\r%s\033[K", line.c_str());
+}
+
+/// How far a build is that says "[12/58] Building ...", as ninja and make do.
 inline void show_steps(const std::string& said) {
   const std::size_t at = said.rfind("\n["), end = said.find(']', at == std::string::npos ? 0 : at);
-  if (isatty(STDERR_FILENO) == 1 && at != std::string::npos && end != std::string::npos)
-    std::fprintf(stderr, "\r  building %s\033[K", said.substr(at + 1, end - at).c_str());
+  if (at != std::string::npos && end != std::string::npos)
+    progress("  building " + said.substr(at + 1, end - at));
 }
 
 struct Programs {
   fs::path root, folder;  // the sources; the build
 
   /// Builds the programs of the lessons that have no fault, and says what is wrong with each.
-  void build(const std::set<std::string>& lessons, const std::string& program, Faults& faults) const {
-    const bool ninja = fs::exists(folder / "build.ninja");
+  void build(const std::string& program, Faults& faults) const {
     const std::string jobs = std::to_string(std::thread::hardware_concurrency());
     const auto make = [&](const std::vector<std::string>& more, int seconds) {
       std::vector<std::string> words = {"cmake", "--build", folder, "--parallel", jobs, "--target"};
       pages::append(words, more);
       Ended ended = run_limited(words, {seconds, rlim_t{16} << 30}, show_steps);
-      if (isatty(STDERR_FILENO) == 1) std::fputs("\r\033[K", stderr);
+      progress("");
       return ended;
     };
     std::vector<std::string> all;
-    for (const std::string& lesson : lessons)
-      if (faults[lesson].empty()) all.push_back(program + lesson);
+    for (const auto& [lesson, fault] : faults)
+      if (fault.empty()) all.push_back(program + lesson);
     if (all.empty()) return;
-    pages::append(all, ninja ? Lines{"--", "-k", "0"} : Lines{"--", "-k"});
-    const bool fine = make(all, 900).fault.empty();
-    for (const std::string& lesson : lessons) {
-      if (fine || !faults[lesson].empty()) continue;
+    pages::append(all, fs::exists(folder / "build.ninja") ? Lines{"--", "-k", "0"} : Lines{"--", "-k"});
+    if (make(all, 900).fault.empty()) return;
+    for (auto& [lesson, fault] : faults) {
+      if (!fault.empty()) continue;
       const Ended one = make({program + lesson}, 180);
       if (!one.fault.empty())
-        faults[lesson] = "it does not compile: " + first_error(pages::split(one.said), one.fault);
+        fault = "it does not compile: " + first_error(pages::split(one.said), one.fault);
     }
   }
 
   /// The same, and the master must have no fault.
   void build_master(const std::set<std::string>& lessons) const {
     Faults faults;
-    build(lessons, "lab_", faults);
+    for (const std::string& lesson : lessons) faults[lesson];
+    build("lab_", faults);
     for (const auto& [lesson, fault] : faults)
       if (!fault.empty()) throw Error(format("lab_{}: {}", lesson, fault));
   }
@@ -126,11 +133,10 @@ struct Programs {
   /// The master's records of all tasks of the lessons, with what comes out where a sum is forgotten.
   Json reference(std::uint64_t seed, const std::set<std::string>& lessons) const {
     const std::string program = (folder / "bin/lab_").string();
-    const bool shows = isatty(STDERR_FILENO) == 1;
     Json tasks = Json::array();
     for (const TaskInfo& task : all_tasks(root)) {
       if (lessons.count(task.lesson()) == 0) continue;
-      if (shows) std::fprintf(stderr, "\r  records what is expected of %s\033[K", task.name.c_str());
+      progress("  records what is expected of " + task.name);
       auto [trials, fault] = record(program, task.name, seed, "reference", task_limits);
       for (const Json& trial : trials)
         if (trial.contains("error")) fault += trial.at("error");
@@ -145,7 +151,7 @@ struct Programs {
       tasks.push_back(
           {{"name", task.name}, {"points", task.points}, {"file", task.file}, {"trials", trials}});
     }
-    if (shows) std::fputs("\r\033[K", stderr);
+    progress("");
     return tasks;
   }
 };

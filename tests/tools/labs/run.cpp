@@ -6,6 +6,7 @@
 
 #include <cstdio>
 #include <map>
+#include <mutex>
 
 #include "lab.hpp"
 #include "relay.hpp"
@@ -17,12 +18,8 @@ namespace {
 
 using Json = nlohmann::json;
 
-struct Runs {
-  std::function<void(Trial&)> run;
-  int trials;
-};
-std::map<std::string, Runs>& runs() {
-  static std::map<std::string, Runs> all;
+std::map<std::string, std::function<void(Trial&)>>& tasks() {
+  static std::map<std::string, std::function<void(Trial&)>> all;
   return all;
 }
 
@@ -47,10 +44,9 @@ class Silent final : public Relay {
   std::unique_ptr<Communicator> own_;
 };
 
-Json json_of(int rank, const Tensor& local, const Slice& slice) {
+Json json_of(const Tensor& local, const Slice& slice) {
   const bool defined = local.defined();
-  return {{"rank", rank},
-          {"rows", defined ? local.rows() : 0},
+  return {{"rows", defined ? local.rows() : 0},
           {"cols", defined ? local.cols() : 0},
           {"values", defined ? local.values() : std::vector<double>{}},
           {"slice", slice}};
@@ -58,13 +54,24 @@ Json json_of(int rank, const Tensor& local, const Slice& slice) {
 
 }  // namespace
 
+struct Trial::Record {
+  std::mutex mutex;
+  Json json = {{"sent", Json::object()}};
+
+  void change(const std::function<void(Json&)>& write) {
+    const std::lock_guard lock(mutex);
+    write(json);
+  }
+};
+
 Trial::Trial(std::uint64_t seed, int number, Mode mode)
     : seed_(seed),
       number_(number),
       ranks_((number + 1) % 4 + 1),
       mode_(mode),
-      record_(std::make_unique<Json>(Json{{"sent", Json::object()}})) {}
-Trial::~Trial() = default;
+      record_(std::make_shared<Record>()) {}
+
+const Json& Trial::record() const { return record_->json; }
 
 int Trial::size(int least, int most) {
   const Random random(seed_, format("sizes of trial {}", number_));
@@ -81,82 +88,69 @@ Tensor Trial::in(const std::string& name, const Slice& slice) const {
   return generate(seed_, format("{} of trial {}", name, number_), slice, DType::f64, Fill::uniform, 1);
 }
 
-void Trial::on_ranks(const std::function<void(Communicator&)>& body) {
+void Trial::on_ranks(int ranks, const std::function<void(Trial&)>& body) {
   LaunchOptions options;
-  options.ranks = ranks_;
-  (*record_)["ranks"] = ranks_;
+  options.ranks = ranks;
+  record_->json["ranks"] = ranks;
   launch(options, [&](Communicator& comm) {
-    if (mode_ == Mode::silent) {
-      Silent group(comm);
-      return body(group);
-    }
-    body(comm);
-    const std::lock_guard lock(mutex_);
-    for (const auto& [key, traffic] : comm.journal().traffic())
-      if (traffic.wire > 0)  // of every phase: a student could name one as the checks' own
-        (*record_)["sent"][key.op] = (*record_)["sent"].value(key.op, std::int64_t{0}) + traffic.wire;
+    Silent silent(comm);
+    Trial own = *this;
+    own.ranks_ = ranks, own.comm_ = mode_ == Mode::silent ? &silent : &comm;
+    body(own);
+    record_->change([&](Json& json) {
+      for (const auto& [key, traffic] : comm.journal().traffic())
+        if (traffic.wire > 0)  // of every phase: a student could name one as the checks' own
+          json["sent"][key.op] = json["sent"].value(key.op, std::int64_t{0}) + traffic.wire;
+    });
   });
 }
 
-void Trial::out(int rank, const std::string& name, const std::string& identity, const Tensor& local,
+void Trial::out(const std::string& name, const std::string& identity, const Tensor& local,
                 const Slice& slice) {
-  const Json part = json_of(rank, local, slice);
-  const std::lock_guard lock(mutex_);
-  Json& result = (*record_)["results"][name];
-  result["identity"] = identity;
-  result["parts"].push_back(part);
+  const Json part = json_of(local, slice);
+  record_->change([&](Json& json) {
+    json["results"][name]["identity"] = identity;
+    json["results"][name]["parts"][std::to_string(rank())] = part;
+  });
 }
 
-void Trial::out(const std::string& name, const std::vector<std::string>& words) {
-  const std::lock_guard lock(mutex_);
-  (*record_)["results"][name]["words"] = words;
+void Trial::words(const std::string& name, const std::vector<std::string>& words) {
+  record_->change([&](Json& json) { json["results"][name]["words"] = words; });
 }
 
 void Trial::count(const std::string& what, std::int64_t number) {
-  const std::lock_guard lock(mutex_);
-  (*record_)["counts"][what] = number;
+  record_->change([&](Json& json) { json["counts"][what] = number; });
 }
 
-void Trial::mistake(int rank, const std::string& name, const std::string& says, const Tensor& local,
+void Trial::mistake(const std::string& name, const std::string& says, const Tensor& local,
                     const Slice& slice) {
-  const Json part = json_of(rank, local, slice);
-  const std::lock_guard lock(mutex_);
-  (*record_)["mistakes"][name][says].push_back(part);
+  const Json part = json_of(local, slice);
+  record_->change([&](Json& json) { json["mistakes"][name][says][std::to_string(rank())] = part; });
 }
 
-Task::Task(const std::string& name, std::function<void(Trial&)> run, int trials) {
-  runs()[name] = {std::move(run), trials};
-}
+Task::Task(const std::string& name, const std::function<void(Trial&)>& run) { tasks()[name] = run; }
 
 }  // namespace tessera::labs
 
 int main(int argc, char** argv) {
   using namespace tessera::labs;
   const std::vector<std::string> words(argv + 1, argv + argc);
-  if (words.size() < 2 || runs().count(words[0]) == 0)
+  if (words.size() < 2 || tasks().count(words[0]) == 0)
     return std::fputs("lab_NN TASK SEED [reference|silent] 3>FILE\n", stderr), 2;
-  const auto& [run, trials] = runs().at(words[0]);
   const Trial::Mode mode = words.size() == 2         ? Trial::Mode::plain
                            : words[2] == "reference" ? Trial::Mode::reference
                                                      : Trial::Mode::silent;
   Json record = Json::array();
-  for (int number = 0; number < trials; ++number) {
-    Trial trial(std::stoull(words[1]), number, mode);
-    Json one;
-    try {
-      run(trial);
-      one = trial.record();
-    } catch (const std::exception& error) {
-      one = {{"error", error.what()}};
+  try {
+    for (int number = 0; number < 4; ++number) {
+      Trial trial(std::stoull(words[1]), number, mode);
+      tasks().at(words[0])(trial);
+      record.push_back(trial.record());
     }
-    record.push_back(one);
-    if (one.contains("error")) break;
+  } catch (const std::exception& error) {
+    record.push_back({{"error", error.what()}});
   }
   const std::string text = record.dump(-1, ' ', false, Json::error_handler_t::replace);
-  for (std::size_t at = 0; at < text.size();) {
-    const ssize_t count = write(3, text.data() + at, text.size() - at);
-    if (count < 0) return std::perror("file descriptor 3"), 1;
-    at += static_cast<std::size_t>(count);
-  }
+  if (dprintf(3, "%s", text.c_str()) < 0) return std::perror("file descriptor 3"), 1;
   return 0;
 }

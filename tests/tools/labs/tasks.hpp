@@ -33,28 +33,18 @@ struct TaskInfo {
 /// The tasks of one source, in their order.
 inline std::vector<TaskInfo> tasks_of(const std::string& code, const std::string& file) {
   static const std::regex head(
-      R"( *// task (\d\d\.\w+) \((line|function|design), (\d+) points?, (\d+) min\): (.*))"),
-      more(R"( *// (.*))"), end(R"( *// end task)");
+      R"(// task (\d\d\.\w+) \((line|function|design), (\d+) points?, (\d+) min\): (.*(?:\n *// .*)*))"),
+      more(R"(\n *// )");
   std::vector<TaskInfo> tasks;
-  std::size_t at = 0;
-  bool text = false, open = false;
-  for (const std::string& line : pages::split(code)) {
-    std::smatch match;
-    if (std::regex_match(line, match, head)) {
-      if (open) throw pages::Fault(file + ": " + tasks.back().name + " has no `// end task`");
-      tasks.push_back({match[1], match[2], std::stoi(match[3]), std::stoi(match[4]), match[5], file, at, 0});
-      text = open = true;
-    } else if (text && std::regex_match(line, match, more)) {
-      tasks.back().text += " " + match[1].str();
-    } else if (open && std::regex_match(line, end)) {
-      tasks.back().end = at;
-      open = false;
-    } else {
-      text = false;
-    }
-    at += line.size() + 1;
+  for (std::sregex_iterator it(code.begin(), code.end(), head), last; it != last; ++it) {
+    const std::smatch& match = *it;
+    const auto begin = static_cast<std::size_t>(match.position());
+    const std::size_t end = code.find("// end task", begin);
+    if (end > code.find("// task ", begin + 1) || end == std::string::npos)
+      throw pages::Fault(file + ": " + match[1].str() + " has no `// end task`");
+    tasks.push_back({match[1], match[2], std::stoi(match[3]), std::stoi(match[4]),
+                     std::regex_replace(match[5].str(), more, " "), file, begin, end});
   }
-  if (open) throw pages::Fault(file + ": " + tasks.back().name + " has no `// end task`");
   return tasks;
 }
 
@@ -144,46 +134,42 @@ inline std::string cut(
       called(R"((operator\W+|\w+) *\()");
   std::string out, head;  // head: the declaration so far
   int parentheses = 0;
-  for (std::size_t i = 0; i < code.size(); ++i) {
-    const bool directive = code[i] == '#' && (i == 0 || code[i - 1] == '\n');
-    const auto [kind, token_end] = token_at(code, i);
-    if (directive || kind != Token::Kind::other) {
-      const std::size_t end = directive ? code.find('\n', i) : token_end;
-      out += code.substr(i, end - i);
-      if (!directive && kind == Token::Kind::word) head += code.substr(i, end - i);
-      i = end - 1;
-      continue;
-    }
-    if (code[i] != '{') {
-      parentheses += (code[i] == '(') - (code[i] == ')');
-      head += code[i];
-      if (parentheses == 0 && (code[i] == ';' || code[i] == '}')) head.clear();
-      out += code[i];
+  for (std::size_t at = 0, end = 0; at < code.size(); at = end) {
+    const bool directive = code[at] == '#' && (at == 0 || code[at - 1] == '\n');
+    const Token token = token_at(code, at);
+    end = directive ? code.find('\n', at) : token.end;
+    const std::string text = code.substr(at, end - at);
+    if (text != "{") {
+      const bool declares = token.kind == Token::Kind::word || token.kind == Token::Kind::other;
+      if (declares && !directive) head += text;
+      parentheses += (text == "(") - (text == ")");
+      if (parentheses == 0 && (text == ";" || text == "}")) head.clear();
+      out += text;
       continue;
     }
     head = std::regex_replace(head, parameters, "");
     const std::size_t bracket = head.find('('), equals = head.find('=');
     if (parentheses == 0 && bracket == std::string::npos && std::regex_search(head, scope)) {
       head.clear();
-      out += code[i];
+      out += text;
       continue;
     }
-    const std::size_t close = closing(code, i), line = code.rfind('\n', close) + 1;
+    const std::size_t close = closing(code, at), line = code.rfind('\n', close) + 1;
     const bool function = parentheses == 0 && bracket != std::string::npos &&
                           (equals > bracket || head.find("operator") != std::string::npos);
     std::smatch match;
     const bool named = function && std::regex_search(head, match, called);
-    const std::string name = named ? name_of(i, match[1]) : "", body = code.substr(i + 1, close - i - 1);
+    const std::string name = named ? name_of(at, match[1]) : "", body = code.substr(at + 1, close - at - 1);
     const std::string open = "throw std::logic_error(\"task " + name + " is open\");";
     const std::string indent(code.find_first_not_of(' ', line) - line, ' ');
     if (name.empty() || body.find_first_not_of(" \n") == std::string::npos)
-      out += code.substr(i, close - i + 1);
-    else if (line <= i)
+      out += code.substr(at, close - at + 1);
+    else if (line <= at)
       out += "{ " + open + " }";
     else
       out += "{\n" + indent + "  " + open + "\n" + indent + "}";
     if (function) head.clear();
-    i = close;
+    end = close + 1;
   }
   if (out == code) return out;
   const std::string first = "#include ";

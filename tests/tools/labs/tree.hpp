@@ -32,9 +32,7 @@ inline void cut_page(const fs::path& root, const fs::path& page) {
     if (!marker || marker->kind != "excerpt") continue;
     const pages::Place place(*marker);
     if (!fs::exists(root / place.file)) continue;  // no part of the tree
-    now.push_back("```" + pages::language(place.file));
-    pages::append(now, pages::excerpt(root / place.file, place.name));
-    now.emplace_back("```");
+    pages::append(now, pages::excerpt_block(root, place));
     while (i + 1 < lines.size() && lines[i + 1] != "<!-- end -->") ++i;
   }
   pages::write(page, pages::join(now));

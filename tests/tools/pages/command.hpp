@@ -38,8 +38,7 @@ inline Result run_expecting(const fs::path& root, const std::string& command, in
   Lines tail = result.output;
   if (tail.size() > 6) tail.erase(tail.begin(), tail.end() - 6);
   for (std::string& line : tail) line = "    | " + line;
-  throw Fault("`" + command + "` exits " + std::to_string(result.exit) + ", not " + std::to_string(exit) +
-              "\n" + join(tail));
+  throw Fault(format("`{}` exits {}, not {}\n{}", command, result.exit, exit, join(tail)));
 }
 
 /// `./tessera run 02 ...` becomes the first program in `bin` whose name starts with 02_ (run gpt: ends with
@@ -48,12 +47,10 @@ inline Result run_expecting(const fs::path& root, const std::string& command, in
 /// programs.
 inline std::string resolve(const std::string& command, const fs::path& bin) {
   static const std::regex lesson(R"(\./tessera run (\w+)(?=\s|$))");
-  static const std::string labs = "./tessera lab ";
-  if (command.rfind(labs, 0) == 0) return (bin / "tessera_labs").string() + " " + command.substr(labs.size());
-  static const std::string planner = "./tessera plan";
-  if (command.rfind(planner, 0) == 0) return (bin / "14_plan").string() + command.substr(planner.size() - 5);
-  static const std::string program = "build/bin/";
-  if (command.rfind(program, 0) == 0) return (bin / command.substr(program.size())).string();
+  static const std::pair<std::string, std::string> programs[] = {
+      {"./tessera lab ", "tessera_labs "}, {"./tessera plan", "14_plan plan"}, {"build/bin/", ""}};
+  for (const auto& [shown, program] : programs)
+    if (command.starts_with(shown)) return (bin / program).string() + command.substr(shown.size());
   std::string out, rest = command;
   for (std::smatch match; std::regex_search(rest, match, lesson); rest = match.suffix()) {
     std::set<std::string> found;

@@ -127,28 +127,19 @@ class Tool {
   }
 
   Lines make(const Marker& marker, const Lines& is, const Lines& page) {
-    if (marker.kind == "excerpt") {
-      const Place place(marker);
-      Lines lines{"```" + language(place.file)};
-      append(lines, excerpt(options_.root / place.file, place.name));
-      lines.emplace_back("```");
-      return lines;
-    }
+    if (marker.kind == "excerpt") return excerpt_block(options_.root, Place(marker));
     return marker.kind == "run" ? make_run(marker, page) : make_picture(marker, is);
   }
 
   Lines make_run(const Marker& marker, const Lines& page) {
-    const std::string step = marker.get("step", "");
     std::string command = resolve(marker.rest, options_.bin);
-    if (!step.empty()) {
-      const std::size_t word = std::min(command.find(' '), command.size());
-      command = quoted(compiled(step, page).string()) + command.substr(word);
-    }
-    const Lines output = run_expecting(options_.root, command, std::stoi(marker.get("exit", "0"))).output;
+    if (!marker.step.empty())
+      command.replace(0, command.find(' '), quoted(compiled(marker.step, page).string()));
+    const Lines output = run_expecting(options_.root, command, marker.exit).output;
     const std::string shown = std::regex_replace(marker.rest, std::regex(" --stable"), "");
     // The reader's own program stands in the text; a command of the house becomes a cell that can be run.
     Lines lines =
-        step.empty() ? Lines{"```bash", shown, "```", "", "```text"} : Lines{"```text", "$ " + shown};
+        marker.step.empty() ? Lines{"```bash", shown, "```", "", "```text"} : Lines{"```text", "$ " + shown};
     append(lines, output);
     lines.emplace_back("```");
     return lines;
@@ -162,7 +153,7 @@ class Tool {
     fs::remove(out);
     const std::string command =
         std::regex_replace(marker.rest.substr(0, arrow), std::regex(R"(\bOUT\b)"), out.string());
-    run_expecting(options_.root, resolve(command, options_.bin), std::stoi(marker.get("exit", "0")));
+    run_expecting(options_.root, resolve(command, options_.bin), marker.exit);
     if (!fs::exists(out)) throw Fault("`" + marker.rest.substr(0, arrow) + "` writes no OUT");
     const std::string is_file = fs::exists(target) ? read(target) : "", should_be = read(out);
     if (is_file != should_be && options_.check)

@@ -7,6 +7,7 @@
 #include <regex>
 #include <set>
 
+#include "messages.hpp"
 #include "text.hpp"
 
 namespace pages {
@@ -14,22 +15,16 @@ namespace pages {
 /// [text](file#L12 "piece"): the number becomes that of the one line of the file that holds the piece.
 inline std::string pinned(const std::string& line, const fs::path& folder) {
   static const std::regex link(R"re(\]\(([^)\s#]+)#L\d+ "([^"]+)"\))re");
-  std::string result;
-  std::smatch match;
-  std::string rest = line;
-  while (std::regex_search(rest, match, link)) {
+  std::string result, rest = line;
+  for (std::smatch match; std::regex_search(rest, match, link); rest = match.suffix()) {
     const std::string file = match[1], piece = match[2];
     const Lines lines = split(read(folder / file));
-    std::size_t number = 0;
-    for (std::size_t i = 0; i < lines.size(); ++i) {
-      if (lines[i].find(piece) == std::string::npos) continue;
-      if (number > 0) throw Fault(file + " holds \"" + piece + "\" more than once");
-      number = i + 1;
-    }
-    if (number == 0) throw Fault(file + " holds no \"" + piece + "\"");
-    result.append(match.prefix()).append("](").append(file).append("#L");
-    result.append(std::to_string(number)).append(" \"").append(piece).append("\")");
-    rest = match.suffix();
+    const auto holds = [&](const std::string& one) { return one.find(piece) != std::string::npos; };
+    const auto found = std::find_if(lines.begin(), lines.end(), holds);
+    if (found == lines.end()) throw Fault(format("{} holds no \"{}\"", file, piece));
+    if (std::any_of(found + 1, lines.end(), holds))
+      throw Fault(format("{} holds \"{}\" more than once", file, piece));
+    result += match.prefix().str() + format("]({}#L{} \"{}\")", file, found - lines.begin() + 1, piece);
   }
   return result + rest;
 }
@@ -95,17 +90,16 @@ inline Lines broken_terms(const Lines& glossary, const fs::path& folder) {
     const bool name = std::any_of(term.begin(), term.end(), [](unsigned char c) { return std::isupper(c); });
     const std::regex word("(^|[^\\w-])" + term + "(s|es)?($|[^\\w-])",
                           name ? std::regex::ECMAScript : std::regex::icase);  // ZeRO is not zero
-    const auto first = std::find_if(pages.begin(), pages.end(),
-                                    [&](const auto& one) { return std::regex_search(one.second, word); });
-    const std::string found = first == pages.end() ? "no page" : first->first;
     std::smatch use;
-    if (found == page) std::regex_search(first->second, use, word);
-    std::size_t stars = 0;  // an odd number of ** before the term: it is in bold
-    const std::string before = found == page ? use.prefix().str() + use[1].str() : "**";
-    for (std::size_t at = 0; (at = before.find("**", at)) != std::string::npos; at += 2) ++stars;
-    if (found != page) broken.push_back("\"" + term + "\" first stands on " + found + ", not on " + page);
-    if (stars % 2 == 0)
-      broken.push_back("\"" + term + "\" is used on " + page + " before it is explained, in bold");
+    const auto first = std::find_if(pages.begin(), pages.end(), [&](const auto& one) {
+      return std::regex_search(one.second, use, word);
+    });
+    const std::string found = first == pages.end() ? "no page" : first->first;
+    if (found != page)
+      broken.push_back(format("\"{}\" first stands on {}, not on {}", term, found, page));
+    else if (tessera::test::count_of(use.prefix().str() + use[1].str(), "**") % 2 ==
+             0)  // behind an odd one it is bold
+      broken.push_back(format("\"{}\" is used on {} before it is explained, in bold", term, page));
   }
   if (terms == 0) broken.emplace_back("has no row `| term | Chinese | [page](file) | meaning |`");
   return broken;
@@ -163,7 +157,7 @@ inline Lines broken_letters(const Lines& glossary, const fs::path& folder) {
   for (const std::string& line : glossary) {
     if (!std::regex_match(line, match, row)) continue;
     if (!meanings.emplace(match[1], match[3]).second)
-      broken.push_back("$" + match[1].str() + "$ has two rows");
+      broken.push_back(format("${}$ has two rows", match[1].str()));
     if (match[2] == "every page") everywhere.insert(match[1]);
   }
   for (const auto& entry : fs::directory_iterator(folder)) {
@@ -180,16 +174,16 @@ inline Lines broken_letters(const Lines& glossary, const fs::path& folder) {
     for (std::sregex_iterator it(stated.begin(), stated.end(), one), end; it != end; ++it) {
       const std::string letter = (*it)[1], meaning = (*it)[2];
       const auto found = meanings.find(letter);
-      if (found == meanings.end() || found->second != meaning)
-        broken.push_back(name + " says that $" + letter + "$ is " + meaning +
-                         ", and the table: " + (found == meanings.end() ? "nothing" : found->second));
+      const std::string right = found == meanings.end() ? "nothing" : found->second;
+      if (right != meaning)
+        broken.push_back(format("{} says that ${}$ is {}, and the table: {}", name, letter, meaning, right));
       known.insert(letter.substr(0, letter.find('_')));
     }
     for (const std::string& letter : letters_of(page)) {
       std::string capital = letter;
       capital[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(letter[0])));
       if (known.count(letter) + known.count(capital) == 0)
-        broken.push_back(name + " uses $" + letter + "$ and does not state it");
+        broken.push_back(format("{} uses ${}$ and does not state it", name, letter));
     }
   }
   return broken;

@@ -37,8 +37,8 @@ inline Lines excerpt(const fs::path& file, const std::string& name) {
     if (list.find(", begin " + name + ",") != std::string::npos) ++begins;
   }
   if (begins != 1 || ends != 1)
-    throw Fault(file.string() + " has " + std::to_string(begins) + " lines `// begin " + name + "` and " +
-                std::to_string(ends) + " lines `// end " + name + "`: it takes one of each");
+    throw Fault(format("{} has {} lines `// begin {}` and {} lines `// end {}`: it takes one of each",
+                       file.string(), begins, name, ends, name));
   part = without_markers(part);
   std::size_t indent = std::string::npos;
   for (const std::string& line : part) indent = std::min(indent, line.find_first_not_of(' '));
@@ -56,36 +56,24 @@ inline std::string language(const fs::path& file) {
   return found == names.end() ? "text" : found->second;
 }
 
+/// "KIND step=3b exit=1 REST": step and exit may be left out.
 struct Marker {
-  std::string kind, rest;
-  std::map<std::string, std::string> attributes;
-  std::string get(const std::string& key, const std::string& otherwise) const {
-    const auto found = attributes.find(key);
-    return found == attributes.end() ? otherwise : found->second;
-  }
+  std::string kind, step, rest;
+  int exit = 0;
 };
 
-/// "KIND key=value ... REST": attributes stand before everything else.
-inline Marker parse(std::string text) {
-  Marker marker;
+inline Marker parse(const std::string& text) {
+  static const std::regex form(R"(\s*(\w+)\s*(?:step=([0-9][a-z]?)\s*)?(?:exit=([0-9])\s*)?(.*?)\s*)");
   std::smatch match;
-  static const std::regex first(R"(\s*(\w+)\s*)"), attribute(R"((step|exit)=([0-9][a-z]?)\s*)");
-  if (std::regex_search(text, match, first, std::regex_constants::match_continuous)) {
-    marker.kind = match[1];
-    text = match.suffix();
-  }
-  while (std::regex_search(text, match, attribute, std::regex_constants::match_continuous)) {
-    marker.attributes[match[1]] = match[2];
-    text = match.suffix();
-  }
-  marker.rest = without_trailing_space(text);
-  return marker;
+  if (!std::regex_match(text, match, form)) return {};
+  return {match[1], match[2], match[4], std::atoi(match[3].str().c_str())};
 }
 
 inline std::optional<Marker> marker_in(const std::string& line) {
-  static const std::regex comment(R"(<!-- (excerpt|run|picture) .*-->\s*)");
-  if (!std::regex_match(line, comment)) return std::nullopt;
-  return parse(line.substr(4, line.rfind("-->") - 4));
+  static const std::regex comment(R"(<!-- ((?:excerpt|run|picture) .*)-->\s*)");
+  std::smatch match;
+  if (!std::regex_match(line, match, comment)) return std::nullopt;
+  return parse(match[1]);
 }
 
 struct Place {  // of an excerpt
@@ -97,6 +85,14 @@ struct Place {  // of an excerpt
   }
 };
 
+/// An excerpt as a page shows it.
+inline Lines excerpt_block(const fs::path& root, const Place& place) {
+  Lines block = {"```" + language(place.file)};
+  append(block, excerpt(root / place.file, place.name));
+  block.emplace_back("```");
+  return block;
+}
+
 // Programs that a page builds in steps.
 
 struct Program {
@@ -107,34 +103,26 @@ struct Program {
 /// All programs of a page by their step. `sources` receives the files that its parts come from.
 inline std::map<std::string, Program> assemble(const fs::path& root, const Lines& page,
                                                std::vector<std::string>& sources) {
-  struct Part {
-    int from;
-    Lines lines;
-  };
-  std::vector<Part> parts;
+  std::vector<std::pair<int, Lines>> parts;  // from which step on, and what
   std::map<std::string, Program> programs;
   for (std::size_t i = 0; i < page.size(); ++i) {
     if (const auto marker = marker_in(page[i]);
-        marker && marker->kind == "excerpt" && marker->attributes.count("step")) {
+        marker && marker->kind == "excerpt" && !marker->step.empty()) {
       const Place place(*marker);
-      const std::string step = marker->get("step", "");
-      parts.push_back({std::atoi(step.c_str()), excerpt(root / place.file, place.name)});
+      parts.push_back({std::stoi(marker->step), excerpt(root / place.file, place.name)});
       sources.push_back(place.file);
-      programs[step];
+      programs[marker->step];
     } else if (page[i].rfind("```cpp step=", 0) == 0) {
       const Marker block = parse(page[i].substr(3));
-      Program& program = programs[block.get("step", "")];
-      program.exit = std::stoi(block.get("exit", "0"));
+      Program& program = programs[block.step];
+      program.exit = block.exit;
       while (++i < page.size() && page[i] != "```") program.lines.push_back(page[i]);
     }
   }
   for (auto& [step, program] : programs) {
     Lines whole;
-    for (const Part& part : parts)
-      if (part.from <= std::atoi(step.c_str())) {
-        append(whole, part.lines);
-        whole.emplace_back();
-      }
+    for (const auto& [from, lines] : parts)
+      if (from <= std::stoi(step)) append(whole, lines), whole.emplace_back();
     append(whole, program.lines);
     program.lines = whole;
   }

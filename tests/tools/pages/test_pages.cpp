@@ -1,4 +1,5 @@
 // The page tool on a small tree of its own: it writes what is right, and names each fault.
+#define DOCTEST_CONFIG_IMPLEMENT_WITH_MAIN
 #include <doctest/doctest.h>
 
 #include "command.hpp"

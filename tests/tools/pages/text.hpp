@@ -10,9 +10,12 @@
 #include <string>
 #include <vector>
 
+#include "tensor/error.hpp"
+
 namespace pages {
 
 namespace fs = std::filesystem;
+using tessera::format;
 using Lines = std::vector<std::string>;
 
 /// What is wrong with one block. The tool collects these and goes on, so that one run names every fault.
@@ -60,7 +63,7 @@ inline std::string short_diff(const Lines& is, const Lines& should_be) {
   const auto side = [&](const char* sign, const Lines& lines) {
     const std::size_t end = lines.size() - tail;
     for (std::size_t i = head; i < std::min(end, head + 6); ++i) text += sign + lines[i] + "\n";
-    if (end > head + 6) text += "    ... " + std::to_string(end - head - 6) + " more lines\n";
+    if (end > head + 6) text += format("    ... {} more lines\n", end - head - 6);
   };
   side("    - ", is);
   side("    + ", should_be);
