@@ -4,7 +4,6 @@
 #include <cmath>
 
 #include "01_mlp/text_model.hpp"
-#include "08_three_d/generate.hpp"
 #include "08_three_d/harness/proof.hpp"
 #include "gpt/harness/proof.hpp"
 #include "models.hpp"
