@@ -1,6 +1,7 @@
 // Shared by the tests that compute everything twice: on the CPU and on a GPU, with one thread and with two.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "ops/ops.hpp"
