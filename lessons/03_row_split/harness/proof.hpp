@@ -37,9 +37,10 @@ void mistakes_of_sum(Proof& proof, const std::string& result, const std::string&
        {std::tuple{"holds the " + bias + " p times: was it added before the sum?", 1.0, 1.0 * p},
         {"holds the mean of the terms, not their sum.", 1.0 / p, 1.0},
         {"lacks the bias.", 1.0, 0.0}})
-    proof.mistake(result, result + " " + name, [=, terms = terms, times = times](const auto& in, int) {
-      return add_bias(scale(matmul(x(in), in(a)), terms), scale(in(c), times));
-    });
+    proof.mistake(result, format("{} {}", result, name),
+                  [=, terms = terms, times = times](const auto& in, int) {
+                    return add_bias(scale(matmul(x(in), in(a)), terms), scale(in(c), times));
+                  });
 }
 
 /// This rank's columns of X (N, F), the whole dY (N, W), and the layer with this rank's rows of A.

@@ -38,7 +38,10 @@ inline void complete(Sizes& s) {
   if (s.shape.kv_heads == 0) s.shape.kv_heads = s.shape.heads;
   if (o.mask != Mask::padding) return;
   std::vector<double> lengths;
-  for (std::int64_t b = 0; b < o.batch; ++b) lengths.push_back(o.seq - b * o.seq / (2 * o.batch));
+  for (std::int64_t b = 0; b < o.batch; ++b) {
+    const std::int64_t masked = b * o.seq / (2 * o.batch);
+    lengths.push_back(static_cast<double>(o.seq - masked));
+  }
   const Device::Scope host(Device::host());
   o.lengths = Tensor::of(o.batch, 1, lengths, DType::i32);
 }
