@@ -4,6 +4,7 @@
 // carry no name: the n-th receive takes the n-th send, so both stages must agree on the order.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <set>
 #include <string>

@@ -7,7 +7,6 @@
 // backward, it passes them in the other direction.
 #pragma once
 
-#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
@@ -99,7 +98,7 @@ inline void refuse_impossible(Schedule schedule, int stages, int microbatches, i
         m, p, below + p, below > 0 ? format(", or {}", below) : "");
 }
 
-inline constexpr int code_line = __LINE__ + 4;
+inline constexpr int code_line = __LINE__ + 6;
 // begin plan
 // task 06.plan (design, 6 points, 90 min): p stages, m microbatches, v chunks -> a list a stage. A
 // computation stands right behind what it receives and right before what it sends, and the reduce is last.
