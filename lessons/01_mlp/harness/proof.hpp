@@ -102,8 +102,8 @@ inline void check(Proof& proof, const Sizes& s, const Mlp& model, const Step& fo
     proof.result(name, axes, identity, Placed<Replicated>(value));
   proof.baseline(reference(model.f));
 
-  const std::int64_t n = s.tokens, k = s.width, f = s.ffn, e = proof.element_bytes();
-  const std::int64_t weights = (2 * k + 1) * f + k, activations = n * (4 * k + 3 * f);
+  const std::int64_t n = s.tokens, w = s.width, f = s.ffn, e = proof.element_bytes();
+  const std::int64_t weights = (2 * w + 1) * f + w, activations = n * (4 * w + 3 * f);
   proof.expect_weights("A c1 B c2", "dA dc1 dB dc2", weights, weights, "((2 W + 1) F + W)");
   proof.expect_memory(MemoryKind::activation, "X dX Y dY U dU H", activations * e, activations * e,
                       format("{} N (4 W + 3 F)", e));

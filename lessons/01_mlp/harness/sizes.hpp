@@ -21,8 +21,8 @@ struct LayerSizes {
   /// The bytes of memory that a lesson takes on p ranks of one machine, its unsplit reference in f64
   /// included.
   double memory(int p) const {
-    const double n = tokens, k = width, f = ffn;
-    return 3e8 + 4 * (12 * k * f + n * k * (12 * p + 6) + n * f * (2 * p + 10));
+    const double n = tokens, w = width, f = ffn;
+    return 3e8 + 4 * (12 * w * f + n * w * (12 * p + 6) + n * f * (2 * p + 10));
   }
   /// For a picture, in which N, W and F are drawn so long.
   std::map<char, Side> sides(double n, double w, double f) const {

@@ -67,17 +67,17 @@ inline void check(Proof& proof, const Sizes& s, const RowParallelLinear& layer, 
   proof.result("dA", "FW", "dA = [X1' dY; X2' dY]", layer.da);
   proof.result("dc", "1W", "dc = sum dY", layer.dc);
   proof.baseline(reference);
-  const std::int64_t n = s.tokens, k = s.width, f = s.ffn, p = proof.ranks(), b = proof.element_bytes();
+  const std::int64_t n = s.tokens, w = s.width, f = s.ffn, p = proof.ranks(), b = proof.element_bytes();
   for (const char* name : {"Y", "Y_scattered"})
     mistakes_of_sum(
         proof, name, "bias", [](const auto& in) { return in("X"); }, "A", "c");
 
   const std::string sums = format("(p-1) {} N W", b);
-  proof.expect_traffic("fwd", "all_reduce", "Y", 1, 2 * (p - 1) * n * k * b, "2 " + sums);
-  proof.expect_traffic("fwd-scattered", "reduce_scatter", "Y", 1, (p - 1) * n * k * b, sums);
-  proof.expect_traffic("bwd-scattered", "all_gather", "dY", 1, (p - 1) * n * k * b, sums);
-  proof.expect_weights("A c", "dA dc", (f + 1) * k, (f / p + 1) * k, "(F/p + 1) W");
-  proof.expect_memory(MemoryKind::activation, "X dX Y dY", 2 * n * (f + k) * b, 2 * n * (f / p + k) * b,
+  proof.expect_traffic("fwd", "all_reduce", "Y", 1, 2 * (p - 1) * n * w * b, "2 " + sums);
+  proof.expect_traffic("fwd-scattered", "reduce_scatter", "Y", 1, (p - 1) * n * w * b, sums);
+  proof.expect_traffic("bwd-scattered", "all_gather", "dY", 1, (p - 1) * n * w * b, sums);
+  proof.expect_weights("A c", "dA dc", (f + 1) * w, (f / p + 1) * w, "(F/p + 1) W");
+  proof.expect_memory(MemoryKind::activation, "X dX Y dY", 2 * n * (f + w) * b, 2 * n * (f / p + w) * b,
                       format("{} N (F/p + W)", 2 * b));
 }
 

@@ -27,15 +27,15 @@ inline Tensor mean_of_means(const Inputs<Tensor>& in, const std::string& name, i
 
 /// The identity by itself: one linear layer, its n rows cut between sequences.
 inline void check_linear(Proof& proof, Communicator& comm, const ModelConfig& model) {
-  const std::int64_t n = model.tokens, seq = model.seq(), k = model.width(), f = 2 * k + 1;
+  const std::int64_t n = model.tokens, seq = model.seq(), w = model.width(), f = 2 * w + 1;
   const Range own = own_rows(n, comm.rank(), comm.size(), seq);
   const auto rows = [&](std::int64_t cols) { return Slice{n, cols, {own}, {{0, cols}}}; };
-  const Slice a_slice = Slice::whole(k, f), c_slice = Slice::whole(1, f);
+  const Slice a_slice = Slice::whole(w, f), c_slice = Slice::whole(1, f);
   const MemoryScope beside(MemoryKind::check);  // the memory shown is the model's
   const auto input = [&](const char* name, const char* axes, const Slice& slice) {
     return proof.input(name, axes, slice, 1, MemoryKind::check);
   };
-  const Rows x(input("X", "NW", rows(k))), dy(input("dY", "NF", rows(f)));
+  const Rows x(input("X", "NW", rows(w))), dy(input("dY", "NF", rows(f)));
   const Linear layer{Placed<Replicated>(input("A", "WF", a_slice)),
                      Placed<Replicated>(input("c", "1F", c_slice))};
   const Rows y = layer.forward(x), dx = layer.backward_input(dy);
@@ -45,11 +45,11 @@ inline void check_linear(Proof& proof, Communicator& comm, const ModelConfig& mo
     gradients = layer.finish(DataParallel(comm));
   });
   proof.result("Y", "NF", "[X1; X2] A + c = [X1 A + c; X2 A + c]", y.local(), rows(f));
-  proof.result("dX", "NW", "dX = [dY1 A'; dY2 A']", dx.local(), rows(k));
+  proof.result("dX", "NW", "dX = [dY1 A'; dY2 A']", dx.local(), rows(w));
   proof.result("dA", "WF", "dA = X1' dY1 + X2' dY2", gradients.first.local(), a_slice);
   proof.result("dc", "1F", "dc = sum dY1 + sum dY2", gradients.second.local(), c_slice);
   const std::int64_t p = comm.size(), e = proof.wide_bytes();
-  proof.expect_traffic("linear", "all_reduce", "dA, dc", 2, 2 * (p - 1) * (k + 1) * f * e,
+  proof.expect_traffic("linear", "all_reduce", "dA, dc", 2, 2 * (p - 1) * (w + 1) * f * e,
                        format("2 (p-1) {} (W + 1) F", e));
   for (const std::string result : {"dA", "dc"})
     proof.mistake(
