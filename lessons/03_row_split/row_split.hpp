@@ -147,9 +147,9 @@ inline ScatteredStep step_scattered(const RowParallelLinear& layer, const Placed
 }
 
 // task 03.cheapest (function, 3 points, 20 min): compute Y = X A B on every rank, and send as few bytes as
-// you can: the counters decide. X is cut by columns and A by rows, as above, and B is whole. Shapes: x (N,
-// F/p), a (F/p, W), b (W, M)
-// -> (N, M). Hint: a term times B is a term. Of which matrix may the sum be taken?
+// you can: the counters decide. X is cut by columns and A by rows, as above, and B is whole. Shapes:
+// x (N, F/p), a (F/p, W), b (W, M) -> (N, M). Hint: a term times B is a term. Of which matrix may the sum be
+// taken?
 inline Tensor cheapest(const Tensor& x, const Tensor& a, const Tensor& b, Communicator& comm) {
   const Tensor term = matmul(x, a);                                  // (N, W)  a term of X A
   if (a.cols() < b.cols()) return matmul(comm.all_reduce(term), b);  // (N, M)  2(p-1) NW

@@ -29,9 +29,9 @@ inline auto reference(Activation f) {
 }
 
 // begin differences
-/// Compares every element of every gradient of a small MLP, in f64, with the
-/// central difference (L(w + h) - L(w - h)) / 2h of the loss L = sum Y dY. Returns
-/// the largest distance, and the largest sum |Y dY|, which scales the error.
+/// Compares every element of every gradient of a small MLP, in f64, with the central difference
+/// (L(w + h) - L(w - h)) / 2h of the loss L = sum Y dY. Returns the largest distance, and the largest
+/// sum |Y dY|, which scales the error.
 inline std::pair<double, double> central_differences(std::uint64_t seed) {
   const auto make = [&](const char* name, std::int64_t rows, std::int64_t cols) {
     return generate(seed, name, Slice::whole(rows, cols), DType::f64, Fill::uniform, 1);

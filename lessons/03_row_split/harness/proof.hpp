@@ -8,8 +8,8 @@ namespace tessera::row_split {
 
 using Sizes = LayerSizes;
 
-/// The unsplit Y = X A + c and its gradients, for Tensor and for Bounded.
-/// The scattered form has the same Y and dX.
+/// The unsplit Y = X A + c and its gradients, for Tensor and for Bounded. The scattered form has the same Y
+/// and dX.
 inline auto reference = [](const auto& in) {
   const auto x = in("X"), a = in("A"), c = in("c"), dy = in("dY");
   const auto y = add_bias(matmul(x, a), c), dx = matmul(dy, t(a));
@@ -21,8 +21,8 @@ inline auto reference = [](const auto& in) {
                                           {"dc", sum_rows(dy)}};
 };
 
-/// The known mistakes of a result that is x(in) A + c, of which each rank computes the term of its columns of
-/// the left and its rows of A.
+/// Names the known mistakes of `result` = x(in) A + c, where each rank multiplies its columns of x(in) by its
+/// rows of A. `a` and `c` are the names of the inputs A and c, and `bias` is what a message calls c.
 template <class X>
 void mistakes_of_sum(Proof& proof, const std::string& result, const std::string& bias, const X& x,
                      const std::string& a, const std::string& c) {
