@@ -176,9 +176,9 @@ inline Costs costs_of(const Timeline& timeline, int virtual_stages) {
 inline void journal_steps(Journal& journal, const Trace& trace, int stage, int stages) {
   for (const Step& s : trace.steps) {
     const int at = virtual_stage(s.chunk, stage, stages);
-    const bool to_next = s.op == Op::send || s.op == Op::receive_gradient;
     const bool gradient = s.op == Op::send_gradient || s.op == Op::receive_gradient;
-    const std::string message = format("{}{}.{}", gradient ? "g" : "a", s.microbatch, to_next ? at : at - 1);
+    const std::string message =
+        format("{}{}.{}", gradient ? "g" : "a", s.microbatch, with_next(s.op) ? at : at - 1);
     const std::string flow = is_send(s.op) ? "out:" + message : is_receive(s.op) ? "in:" + message : "";
     journal.span({text(s), "pipeline", s.begin, s.end, flow});
   }
