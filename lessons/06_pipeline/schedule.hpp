@@ -35,7 +35,7 @@ enum class Op {
   backward_input,    //   dX, which the stage before waits for
   backward_weight,   //   dW, for which no stage waits; frees the activations
   send_gradient,     // starts to send dX to the virtual stage before, and does not wait
-  wait,              // until this stage's last send has been taken
+  wait,              // until the last send of this microbatch and chunk has been taken
   reduce             // once, at the end: sums the gradients over the data-parallel ranks
 };
 
@@ -80,7 +80,7 @@ inline SchedulePattern pattern(Schedule schedule, int r, int p, int m, int v) {
 // end task
 // end pattern
 
-/// Throws UsageError, which says what would work.
+/// Throws UsageError, which says what would work, where the schedule does not allow these numbers.
 inline void refuse_impossible(Schedule schedule, int stages, int microbatches, int chunks) {
   const int p = stages, m = microbatches;
   if (p < 1 || m < 1 || chunks < 1)

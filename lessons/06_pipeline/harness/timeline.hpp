@@ -32,9 +32,10 @@ inline std::string legend(const Timeline& timeline) {
 }
 
 // begin draw
-/// A line a stage, or a chunk of it (s0.1 is the first, blank while stage 0 works in another chunk). A
-/// character is one `unit` of time, or more where the line would not fit into `columns` (0: as long as fits).
-/// It shows what the stage does in the middle of that time. The last column counts the idle ones.
+/// One line for each stage, or for each of its chunks: s0.1 is the first chunk of stage 0, and blank while
+/// the stage works in another one. A character is one `unit` of time, or more where the line would not fit
+/// into `columns`; if `unit` is 0, the line is as long as fits. It shows what the stage does in the middle of
+/// that time. The last column counts the idle characters.
 inline std::string draw(const Timeline& timeline, const std::string& name, double unit, int columns = 100) {
   const int chunks = timeline.chunks();
   const auto label = [&](std::size_t stage, int chunk) {
@@ -162,7 +163,8 @@ inline std::string key(double y, const Timeline& timeline) {
 
 }  // namespace svg_detail
 
-/// `subject`: "1f1b, 4 stages, 8 microbatches"; `unit`: of all panels' times.
+/// The panels as one SVG. `subject` is "1f1b, 4 stages, 8 microbatches"; `unit` is the unit of all their
+/// times.
 inline std::string picture(const std::string& subject, const std::vector<Panel>& panels,
                            const std::string& unit) {
   using namespace svg_detail;
