@@ -14,7 +14,8 @@ struct Config {
   double lr = 0.1;
 };
 
-/// The gradient if each rank took the mean over its own rows, and then the ranks the mean of these.
+/// What the gradient would be if each rank took the mean over its own rows, and the ranks then took the mean
+/// of these means.
 inline Tensor mean_of_means(const Inputs<Tensor>& in, const std::string& name, int p, std::int64_t seq) {
   const Tensor dy = in("dY").copy();
   for (int r = 0; r < p; ++r) {
@@ -70,7 +71,7 @@ inline Tokens own_tokens(const Tokens& batch, const Communicator& dp, std::int64
   return gpt::rows_of(batch, own_rows(batch.ids.rows(), dp.rank(), dp.size(), seq));
 }
 
-/// The unsplit model's step, and the linear layer.
+/// The baseline: the unsplit model's step, and the unsplit linear layer.
 inline MeasuredReference reference(const Inputs<Tensor>& in, const ModelConfig& config, const Tokens& batch) {
   MeasuredReference whole = gpt::reference_step(in, config, batch);
   const Tensor x = in("X"), a = in("A"), dy = in("dY");
@@ -81,7 +82,7 @@ inline MeasuredReference reference(const Inputs<Tensor>& in, const ModelConfig& 
   return whole;
 }
 
-/// The loss and the gradients of the first step against the unsplit model's, and the memory.
+/// Checks the loss and the gradients of the first step against the unsplit model's, and the memory.
 inline void check_gradients(Proof& proof, const Config& s, const Replica& replica, const Tokens& batch,
                             double loss) {
   proof.measure_memory();
@@ -94,7 +95,7 @@ inline void check_gradients(Proof& proof, const Config& s, const Replica& replic
   proof.expect_optimizer("SGD's velocity", 1, weights, weights, whole);
 }
 
-/// What the steps have left: replicas with equal bits, and a loss that has not risen.
+/// Checks what the steps have left: replicas with equal bits, and a loss that has not risen.
 inline void check_training(Proof& proof, Communicator& dp, const Config& s, const Replica& replica,
                            const std::vector<double>& losses) {
   double apart = 0;
