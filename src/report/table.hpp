@@ -11,7 +11,7 @@
 namespace tessera {
 
 using Cells = std::vector<std::vector<std::string>>;
-/// A row of cells: words, and whole numbers.
+/// A row of cells from text and whole numbers.
 template <class... Values>
 std::vector<std::string> row_of(const Values&... values) {
   return {format("{}", values)...};
