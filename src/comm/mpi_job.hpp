@@ -56,8 +56,8 @@ class Timer {
   std::thread thread_;
 };
 
-/// Messages between processes are tagged on MPI_COMM_WORLD, where no message of a program can be in their
-/// way: what the ranks tell each other beside their calls, and the ids of NCCL.
+/// The tags of messages between processes: what the ranks tell each other beside their calls, and the ids of
+/// NCCL. They go over MPI_COMM_WORLD, which no call of a program uses.
 enum Tag { notice_tag = 1, store_tag = 2 };
 void post_message(const std::string& bytes, int to, Tag tag);  ///< Does not wait; any thread may call it.
 std::optional<std::string> next_message(Tag tag);              ///< Of any process, or nothing yet.

@@ -10,17 +10,17 @@
 namespace tessera {
 
 enum class Reduce { sum, max };
-/// Which keys a query sees. causal: those up to the query itself;
-/// none: all; padding: those before the end of its sequence.
+/// Which keys a query sees. causal: those up to the query itself; none: all; padding: those before the end of
+/// its sequence.
 enum class Mask { causal, none, padding };
 
 struct AdamW {
   double lr = 1e-3, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, decay = 0.01;
 };
 
-/// The place of a local matrix in the whole. Where its rows belong to heads of
-/// sequences, its row (b heads + h) seq + i is row (b all_heads + first_head +
-/// h) seq + i of the whole. By default the local matrix is the whole.
+/// The place of a local matrix in the whole. Where its rows belong to heads of sequences, its row
+/// (b heads + h) seq + i is row (b all_heads + first_head + h) seq + i of the whole. By default the local
+/// matrix is the whole.
 struct Position {
   std::int64_t first_row = 0, first_col = 0;
   std::int64_t cols = 0;  // the columns of the whole; 0 stands for those of the local matrix
@@ -58,8 +58,8 @@ struct Stack {
   std::int64_t rows, cols, first = 0, outer = 0, inner = 0;
 };
 
-/// A tile of the scores of attention: queries [first_query,
-/// seq) of all heads by keys [first_key, first_key + keys).
+/// A tile of the scores of attention: queries [first_query, seq) of all heads by keys [first_key, first_key +
+/// keys).
 struct AttentionTile {
   Mask mask = Mask::causal;
   std::int64_t seq = 1, heads = 1, first_query = 0, first_key = 0, keys = 1;
