@@ -4,9 +4,8 @@
 
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
-
-#include "tensor/slice.hpp"
 
 namespace tessera {
 

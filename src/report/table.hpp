@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "report/check.hpp"
 #include "tensor/error.hpp"
+#include "tensor/tensor.hpp"
 
 namespace tessera {
 

@@ -2,7 +2,6 @@
 #pragma once
 
 #include "app/app.hpp"
-#include "tensor/error.hpp"
 
 namespace tessera {
 
