@@ -71,7 +71,7 @@ void launch_threads(const LaunchOptions& options, const std::function<void(Commu
 /// Runs a rank's body on its device, and returns when the device is idle. `threads` are for its mathematics.
 void run_rank(const std::shared_ptr<Device>& device, int rank, const LaunchOptions& options, int threads,
               const std::function<void()>& body);
-/// The threads of a rank whose process has all ranks.
+/// How many threads a rank takes for its mathematics where one process has all ranks.
 int threads_of_rank(const LaunchOptions& options);
 /// How a process ends after an exception.
 struct Failure {

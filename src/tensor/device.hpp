@@ -64,9 +64,8 @@ class Device {
   virtual void synchronize() {}               ///< Returns when all streams are empty.
   virtual Event record() { return nullptr; }  ///< Marks the present end of the active stream.
   virtual void wait(const Event&) {}          ///< Later work of the active stream starts after the event.
-  /// A mark in the active stream that knows its time, and the seconds from one to another of this device,
-  /// which waits until both are reached.
-  virtual Event mark();
+  virtual Event mark();                       ///< A mark in the active stream, which knows its time.
+  /// The seconds from one mark of this device to another. Waits until both are reached.
   virtual double seconds_between(const Event& from, const Event& to);
   /// Makes a stream active, and returns the one that was active before.
   virtual Stream select(Stream) { return Stream::compute; }

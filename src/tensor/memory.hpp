@@ -37,7 +37,8 @@ class MemoryLedger {
   int rank_ = 0;
 };
 
-/// Allocations of this thread are of `kind` while the scope lives. Outside of any scope: activation.
+/// While it lives, allocations of this thread are of `kind`; but inside a scope of `check` they stay `check`.
+/// Outside of any scope they are activations.
 class MemoryScope {
  public:
   explicit MemoryScope(MemoryKind kind);
