@@ -127,7 +127,7 @@ class Header {
       json checked = json_;
       checked["__metadata__"].erase("header crc32");
       if (all["header crc32"] != checksum(checked.dump()))
-        refuse(file_, "the header is damaged: its CRC-32 is another");
+        refuse(file_, "the header is damaged: its CRC-32 does not match");
     }
     return texts(all);
   }
@@ -272,7 +272,7 @@ Tensor SafetensorsFile::read(const std::string& name) const {
   file_.read(stored, entry.bytes, entry.begin);
   if (const auto sum = metadata_.find("crc32 " + name);
       sum != metadata_.end() && sum->second != checksum({stored, entry.bytes}))
-    refuse(file_, "tensor {} is damaged: its CRC-32 is another", quote(name));
+    refuse(file_, "tensor {} is damaged: its CRC-32 does not match", quote(name));
   std::ranges::transform(narrow, reinterpret_cast<float*>(tensor.raw()), entry.widen);
   return tensor;
 }

@@ -24,7 +24,7 @@ inline void add_flags(App& app, Config& s, Arguments& arguments) {
   flags.choice("--schedule", s.schedule, schedule_names, "in which order the stages compute");
   flags.text("--pace", arguments.pace, "5ms", "a stage's forward takes this long, dX and dW as well");
   flags.toggle("--compare", arguments.compare, "all schedules in one table");
-  flags.number("--chunks", s.chunks, 0, 64, "of a stage, for interleaved; 0: two there, else one");
+  flags.number("--chunks", s.chunks, 0, 64, "chunks of each stage; 0: two for interleaved, else one");
   flags.text("--partition", arguments.partition, "3,2,2,1", "layers of each stage, or balance");
   flags.toggle("--recompute", s.recompute, "keep only a stage's input, and run its forward again");
   flags.toggle("--blocking", s.blocking, "wait for each send at once, as a beginner would");

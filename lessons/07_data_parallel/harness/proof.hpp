@@ -105,7 +105,7 @@ inline void check_training(Proof& proof, Communicator& dp, const Config& s, cons
     proof.claim(format("replicas after {} steps: equal bits", s.steps), apart, 0,
                 "a replica went its own way: was a gradient not summed?");
   const double rise = std::max(losses.back() - losses.front(), 0.0);  // NaN stays NaN
-  if (s.steps > 0) proof.claim("the loss has not risen", rise, 0, "smaller --lr?");
+  if (s.steps > 0) proof.claim("the loss has not risen", rise, 0, "would a smaller --lr help?");
   for (const Parameter& one : replica.parameters())  // as a dump should show them
     one.value.copy_from(proof.other_slice(one.name, one.slice));
 
