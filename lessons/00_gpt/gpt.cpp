@@ -113,7 +113,7 @@ Matrix cross_entropy_backward(Matrix p, const std::vector<int>& next) {  // for 
   for (std::size_t i = 0; i < next.size(); ++i) p[i][next[i]] -= 1, p[i] /= next.size();
   return p;
 }
-// end loss, begin slope
+// end loss
 template <class Loss>
 Row slope(Row& w, Loss loss) {  // how fast the loss grows with each element, moved a little up and down
   Row slope = w, was = w;
@@ -123,7 +123,7 @@ Row slope(Row& w, Loss loss) {  // how fast the loss grows with each element, mo
   }
   return slope;
 }
-// end slope, begin adamw
+// begin adamw
 // One step for the parameters w with their gradient g. Both means, m and v, begin at 0.
 void adamw(Row& w, const Row& g, Row& m, Row& v, int step) {
   m = 0.9 * m + 0.1 * g;                              // a running mean of the gradient,

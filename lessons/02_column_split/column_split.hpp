@@ -99,7 +99,6 @@ struct Step {
   ColumnParallelLinear::Saved saved;
 };
 
-// begin step
 /// Takes X (N, W) forward and dY (N, F) backward, both whole on every rank, and adds to the layer's
 /// gradients. The ledger counts the bytes of each pass in its phase.
 inline Step step(const ColumnParallelLinear& layer, const Placed<Replicated>& x, const Placed<Replicated>& dy,
@@ -115,7 +114,6 @@ inline Step step(const ColumnParallelLinear& layer, const Placed<Replicated>& x,
   layer.backward_weight(pass.saved);
   return pass;
 }
-// end step
 
 // task 02.cheapest (function, 3 points, 20 min): compute the whole Y = X A on every rank, and send as few
 // bytes as you can: the counters decide. A is cut by columns. Shapes: x (N, W), a (W, F/p) -> (N, F). Hint:

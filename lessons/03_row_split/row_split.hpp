@@ -108,7 +108,6 @@ struct Step {
   RowParallelLinear::Saved saved;
 };
 
-// begin step
 /// Takes this rank's columns of X (N, F/p) forward and the whole dY (N, W) backward, and adds to the layer's
 /// gradients. The ledger counts the bytes of each pass in its phase.
 inline Step step(const RowParallelLinear& layer, const Placed<Shard<1>>& x, const Placed<Replicated>& dy,
@@ -123,7 +122,6 @@ inline Step step(const RowParallelLinear& layer, const Placed<Shard<1>>& x, cons
   layer.backward_weight(pass.saved);
   return pass;
 }
-// end step
 
 /// The other way to take the sum: each rank keeps its own tokens of Y. In the backward the gradients of all
 /// tokens are gathered first.

@@ -144,7 +144,6 @@ struct Step {
   typename Layer::Saved saved;
 };
 
-// begin step
 /// Takes X (N, W) forward and dY (N, W) backward, both whole on every rank, and adds to the layer's
 /// gradients. The ledger counts the bytes of each pass in the phase `way` + "fwd" or "bwd".
 template <class Layer>
@@ -160,6 +159,5 @@ Step<Layer> step(const Layer& layer, const Placed<Replicated>& x, const Placed<R
   layer.backward_weight(pass.saved);
   return pass;
 }
-// end step
 
 }  // namespace tessera::mlp_block

@@ -76,7 +76,6 @@ inline int check_stage(const Instructions& list, int stage, int stages, int micr
   return most;
 }
 
-// begin check
 /// Throws Error with the reason where the plan is illegal. Returns the activations in flight: the most that
 /// each stage holds at a time, in chunks, each from its forward to its dW.
 inline std::vector<int> check(const Plan& plan, int microbatches, int chunks = 1) {
@@ -87,6 +86,5 @@ inline std::vector<int> check(const Plan& plan, int microbatches, int chunks = 1
   execute(plan, match(plan), [](int, std::size_t) {});  // every message fits, and no stage waits for ever
   return in_flight;
 }
-// end check
 
 }  // namespace tessera::pipeline

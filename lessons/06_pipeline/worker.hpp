@@ -98,7 +98,6 @@ class WorkerOf : public AnyWorker {
   }
   // end worker
 
-  // begin forward
   /// It returns when the stage has sent its output: the stage can take the next microbatch while this one is
   /// in the stages behind it.
   Forward forward(const Tokens& batch) const override {
@@ -118,7 +117,6 @@ class WorkerOf : public AnyWorker {
     }
     return last;
   }
-  // end forward
 
   /// Microbatch-chunks whose activations this stage holds now: from their forward to their dW.
   int in_flight() const { return static_cast<int>(saved_.size()); }

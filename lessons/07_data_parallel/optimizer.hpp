@@ -55,7 +55,6 @@ class Optimizer {
   std::array<std::vector<Tensor>, 2> state;  // of each: velocities; or first and second moments
 };
 
-// begin whole
 class WholeOptimizer : public Optimizer {
  public:
   WholeOptimizer(const Rule& rule, std::int64_t bucket_bytes, Communicator& dp, Communicator& expert_dp)
@@ -105,6 +104,5 @@ class WholeOptimizer : public Optimizer {
   Buckets buckets_;
   Communicator &dp_, &expert_dp_;
 };
-// end whole
 
 }  // namespace tessera::data_parallel

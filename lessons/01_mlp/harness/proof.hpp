@@ -28,7 +28,6 @@ inline auto reference(Activation f) {
   };
 }
 
-// begin differences
 /// Compares every element of every gradient of a small MLP, in f64, with the central difference
 /// (L(w + h) - L(w - h)) / 2h of the loss L = sum Y dY. Returns the largest distance, and the largest
 /// sum |Y dY|, which scales the error.
@@ -72,7 +71,6 @@ inline std::pair<double, double> central_differences(std::uint64_t seed) {
   }
   return {worst, scale};
 }
-// end differences
 
 /// X (N, W), dY (N, W) and the MLP between them.
 struct Built {
