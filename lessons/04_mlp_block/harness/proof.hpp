@@ -9,8 +9,8 @@ namespace tessera::mlp_block {
 
 using Sizes = LayerSizes;
 
-/// Elements that each of p ranks holds: of the weights A, c1, B, c2, and of the activations X, dX, Y, dY, U =
-/// X A + c1, dU, H.
+/// How many elements each of p ranks holds of the weights A, c1, B, c2, and of the activations X, dX, Y, dY,
+/// U = X A + c1, dU, H.
 inline std::int64_t weights_of(const Sizes& s, std::int64_t p) {
   return (2 * s.width + 1) * s.ffn / p + s.width;
 }
@@ -75,7 +75,7 @@ inline void check(Proof& proof, const Sizes& s, const ParallelMlp& block, const 
                       activations_of(s, p) * e, format("{} N (4 W + 3 F/p)", e));
 }
 
-/// The plain way with the same weights, and B cut by columns.
+/// The layers of the plain way with the same weights, but with B cut by columns.
 inline AllGatherMlp build_plain(const Proof& proof, const ParallelMlp& block) {
   return {{block.fc1.a.local(), block.fc1.c.local()},
           {proof.other_slice("B", proof.slice<Shard<1>>("FW")),

@@ -31,7 +31,7 @@ inline void add_flags(App& app, Config& s, Arguments& arguments) {
   gpt::add_size_flags(app, s.model);
 }
 
-/// "5ms" in seconds; "" is none.
+/// Reads "5ms" as seconds; "" is 0. Throws UsageError.
 inline double seconds(const std::string& pace) {
   if (pace.empty()) return 0;
   char* end = nullptr;
@@ -55,7 +55,8 @@ inline void check_microbatches(std::int64_t microbatches, std::int64_t batch, st
                                 : format(": --microbatches {}", good));
 }
 
-/// Everything that can be wrong with the command line, before anything runs.
+/// Completes `s` from the command line. Throws UsageError for everything that can be wrong with it, before
+/// anything runs.
 inline void apply_arguments(Config& s, const Arguments& arguments, int ranks) {
   const bool interleaved = s.schedule == Schedule::interleaved;
   gpt::set_batch(s.model, arguments.batch, s.microbatches);

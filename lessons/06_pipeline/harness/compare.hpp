@@ -11,8 +11,8 @@ namespace tessera::pipeline {
 struct Comparison {
   std::vector<Run> schedules;
   std::vector<std::string> left_out;  // why a schedule is not among them
-  LayerCosts costs;                   // of --partition balance, and the run of the even partition:
-  std::vector<Run> even;
+  LayerCosts costs;                   // what --partition balance has measured
+  std::vector<Run> even;              // and its run of the even partition; else empty
 };
 
 /// A run with a proof of its own, which is one check of `main`. Leaves an empty journal.
