@@ -1,6 +1,7 @@
 // The worker executes one stage's instructions of schedule.hpp: one switch, and nothing that knows a
-// schedule. Sends are asynchronous; it waits for them where the plan says so, and its results do not depend
-// on timing. What its chunks are made of is a parameter; a message has the placement of the activation in it.
+// schedule. This file and schedule.hpp are the lesson. Sends are asynchronous; the worker waits for them
+// where the plan says so, and its results do not depend on timing. What its chunks are made of is a
+// parameter; a message has the placement of the activation in it.
 #pragma once
 
 #include <map>
