@@ -59,7 +59,7 @@ struct MemoryRow {
 /// rounded decides something, such as a token's expert.
 struct MeasuredReference {
   Named<Tensor> results;
-  /// Of every result, and of all other sums that must be exact under --exact.
+  /// That of every result by name, and all other sums that must be exact under --exact.
   std::map<std::string, double> largest_sum;
   std::map<std::string, double> room;
   void note(const std::string& name, const Tensor& result, double sum, double more = 0) {
