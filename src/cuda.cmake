@@ -1,7 +1,8 @@
 # CUDA in C++20, cuBLAS, and NCCL where it is found.
 if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-  # Of this machine's GPUs; where there are none, Ampere, whose code newer ones translate as a program starts. Each
-  # generation takes a minute to compile. The tests' build adds Turing, which has no tensor cores for bf16.
+  # The generations of this machine's GPUs. Where there are none, it is Ampere, whose code newer GPUs translate as a
+  # program starts. Each generation takes a minute to compile. The tests' build adds Turing, which has no tensor cores
+  # for bf16.
   execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader
       OUTPUT_VARIABLE generations RESULT_VARIABLE code ERROR_QUIET)
   string(REGEX MATCHALL "[0-9]+\\.[0-9]+" generations "${generations}")

@@ -1,5 +1,6 @@
 // Lesson 08: process groups, the vocabulary cut, and a GPT cut three ways against the whole: training,
 // checkpoints, buckets. A single step of every cut stands in test_gpt2.cpp.
+#include <cmath>
 #include <cstring>
 #include <map>
 #include <sstream>
@@ -109,7 +110,7 @@ double weights_apart(const Run& a, const Run& b, bool adamw) {
   for (const auto& [name, w] : a.weights) {
     if (name.starts_with("optimizer") || (adamw && name.ends_with("c_attn.bias"))) continue;
     const double apart = largest_difference(w, b.weights.at(name)) / largest(w);
-    if (!(apart <= most)) most = apart;  // NaN stays
+    if (!(apart <= most)) most = std::isnan(apart) ? INFINITY : apart;  // a NaN is not lost
   }
   return most;
 }

@@ -129,7 +129,7 @@ int main(int argc, char** argv) {
   int p = 0;
   for (int i : {1, 2, 3, 4, 6, 12}) p = flag == "--ranks" && n == std::to_string(i) ? i : p;
   if (p == 0) {
-    std::fputs("by_hand --ranks N, N = 1, 2, 3, 4, 6 or 12: 12 is cut\n", flag == "--help" ? stdout : stderr);
+    std::fputs("by_hand --ranks N; N divides 12: 1, 2, 3, 4, 6 or 12\n", flag == "--help" ? stdout : stderr);
     return flag == "--help" ? 0 : 2;
   }
   const Matrix x = small_integers(2, 3, 1), a = small_integers(3, 12, 2), b = small_integers(12, 3, 3);

@@ -1,5 +1,5 @@
-// A GPT that is small enough for pen and paper, from a text to its loss and back.  g++ -std=c++20 gpt.cpp -o
-// gpt
+// A GPT that is small enough for pen and paper, from a text to its loss and back.
+// g++ -std=c++20 gpt.cpp -o gpt
 #include <cmath>
 #include <cstdio>
 #include <map>
@@ -103,19 +103,19 @@ Activations forward(const Gpt& g, const std::vector<int>& ids) {
   return s;
 }
 // end forward, begin loss
-Row cross_entropy(const Matrix& p, const std::vector<int>& next) {  // of each token
+Row cross_entropy(const Matrix& p, const std::vector<int>& next) {  // the loss of each token
   Row loss(next.size());
   for (std::size_t i = 0; i < next.size(); ++i) loss[i] = -std::log(p[i][next[i]]);
   return loss;
 }
 
-Matrix cross_entropy_backward(Matrix p, const std::vector<int>& next) {  // of the mean over the tokens
+Matrix cross_entropy_backward(Matrix p, const std::vector<int>& next) {  // for the mean of the losses
   for (std::size_t i = 0; i < next.size(); ++i) p[i][next[i]] -= 1, p[i] /= next.size();
   return p;
 }
-// end loss, begin slope
+// end loss
 template <class Loss>
-Row slope(Row& w, Loss loss) {  // how fast the loss grows with each element: it moves a little up and down
+Row slope(Row& w, Loss loss) {  // how fast the loss grows with each element, moved a little up and down
   Row slope = w, was = w;
   for (std::size_t j = 0; j < w.size(); ++j, w = was) {
     w[j] = was[j] + 1e-5, slope[j] = loss();
@@ -123,12 +123,12 @@ Row slope(Row& w, Loss loss) {  // how fast the loss grows with each element: it
   }
   return slope;
 }
-// end slope, begin adamw
+// begin adamw
 // One step for the parameters w with their gradient g. Both means, m and v, begin at 0.
 void adamw(Row& w, const Row& g, Row& m, Row& v, int step) {
-  m = 0.9 * m + 0.1 * g;                              // a running mean of the gradient
+  m = 0.9 * m + 0.1 * g;                              // a running mean of the gradient,
   v = 0.999 * v + 0.001 * g * g;                      // and of its square
-  const Row m_hat = m / (1 - std::pow(0.9, step));    // what began at 0 is
+  const Row m_hat = m / (1 - std::pow(0.9, step));    // both began at 0, and so are
   const Row v_hat = v / (1 - std::pow(0.999, step));  // too small in the first steps
   w -= 0.05 * (m_hat / (std::sqrt(v_hat) + 1e-8) + 0.01 * w);
 }

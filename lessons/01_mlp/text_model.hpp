@@ -1,6 +1,6 @@
-// The MLP at work: it reads the last 8 bytes of a text and predicts the next
-// one. Each byte becomes a row of an embedding table, the 8 rows side by
-// side are X, and the MLP's Y holds the logits of the 256 possible bytes.
+// The MLP at work: it reads the last 8 bytes of a text and predicts the next one. Each byte becomes a row of
+// an embedding table, the 8 rows side by side are X, and the MLP's Y holds the logits of the 256 possible
+// bytes.
 #pragma once
 
 #include <array>
@@ -33,8 +33,8 @@ inline std::string read_text(const std::string& path) {
   return text;
 }
 
-/// The entropy of the byte frequencies of a text, in nats:
-/// the loss of the best prediction that does not look at the context.
+/// The entropy of the byte frequencies of a text, in nats: the loss of the best prediction that does not look
+/// at the context.
 inline double byte_entropy(const std::string& text) {
   std::array<double, 256> count{};
   for (const char byte : text) ++count[static_cast<unsigned char>(byte)];
@@ -55,7 +55,7 @@ struct TextModel {
 
   Tensor table, dtable;                        // (256, 16)
   Mlp mlp;                                     // W = 8 * 16, F = 128, M = 256
-  std::vector<Tensor> masters, first, second;  // what AdamW steps, and its moments, by parameter
+  std::vector<Tensor> masters, first, second;  // of each weight: what AdamW updates, and its moments
 
   explicit TextModel(std::uint64_t seed, DType dtype)
       : table(weight(seed, "table", bytes, features, 1, dtype)),
@@ -83,7 +83,8 @@ struct TextModel {
   }
 
   // begin step
-  /// Returns the loss of each row, (N, 1). With `learn`, also runs the backward and one step of AdamW.
+  /// Returns the loss of each row, (N, 1). With `learn`, also runs the backward and step `number` of AdamW,
+  /// which counts from 1.
   Tensor step(const Batch& batch, bool learn, double lr, std::int64_t number) {
     const std::int64_t n = batch.target.rows();
     Mlp::Saved saved;
@@ -105,10 +106,11 @@ struct TextModel {
   }
   // end step
 
+  /// Each weight with its gradient.
   std::array<std::pair<Tensor, Tensor>, 5> parameters() const {
     return {{{table, dtable}, {mlp.a, mlp.da}, {mlp.c1, mlp.dc1}, {mlp.b, mlp.db}, {mlp.c2, mlp.dc2}}};
   }
-  std::int64_t size() const {
+  std::int64_t size() const {  // in elements of all weights
     std::int64_t elements = 0;
     for (const auto& [w, g] : parameters()) elements += w.size();
     return elements;

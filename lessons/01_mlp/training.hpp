@@ -1,5 +1,5 @@
-// The training run of lesson 01.
-// A counter-based generator draws the batches, so that the run is the same on every device.
+// The training run of lesson 01. A counter-based generator draws the batches, so that the run is the same on
+// every device.
 #pragma once
 
 #include <algorithm>
@@ -15,17 +15,17 @@ namespace tessera::mlp {
 struct TrainingConfig {
   std::string path, text;  // the file, and its bytes
   std::int64_t steps = 300;
-  bool beats_entropy = true;  // so many steps on this text do; a text of random bytes has nothing to learn
+  bool beats_entropy = true;  // the loss must fall below byte_entropy; on random bytes no model gets there
 };
 
 /// What a training run has found.
 struct TrainingRun {
   std::vector<std::pair<std::int64_t, double>> curve;  // step, loss in nats
   double entropy = 0, final_loss = 0;                  // in nats
-  std::int64_t late_allocations = 0;  // how often memory was asked of the system after step 3
+  std::int64_t late_allocations = 0;  // how often the system was asked for memory after step 3
 };
 
-inline constexpr std::int64_t rows_a_step = 256;
+inline constexpr std::int64_t rows_a_step = 256;  // N, the predictions of a batch
 inline double sum(const Tensor& losses) {
   double total = 0;
   for (const double loss : losses.values()) total += loss;

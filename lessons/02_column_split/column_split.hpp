@@ -2,10 +2,9 @@
 //
 //   X [A1 A2] + [c1 c2] = [X A1 + c1, X A2 + c2]
 //
-// Each rank multiplies the whole X by its own columns of A and gets its own columns
-// of Y. In the backward every rank has used the whole X, so every rank has a term
-// of dX, and the terms are summed: Megatron's copy (f in Shoeybi et al. 2019,
-// section 3) is the identity in the forward and an all-reduce in the backward.
+// Each rank multiplies the whole X by its own columns of A and gets its own columns of Y. Every rank has used
+// the whole X, so in the backward every rank has a term of dX, and the terms are summed: Megatron's copy (f
+// in Shoeybi et al. 2019, section 3) is the identity in the forward and an all-reduce in the backward.
 //
 // Shapes: N tokens, W = width, F = ffn, p ranks. Bytes are counted in elements, over all ranks together.
 #pragma once
@@ -15,7 +14,8 @@
 
 namespace tessera::column_split {
 
-/// The layer by hand, with plain tensors, views and collectives. Nothing but care keeps the sums right.
+/// The layer by hand, with plain tensors, views and collectives. Only the programmer's care keeps the
+/// sums right.
 struct ByHand {
   Tensor a, c;        // (W, F/p), (1, F/p)  this rank's columns
   Tensor y;           // (N, F)
@@ -99,7 +99,6 @@ struct Step {
   ColumnParallelLinear::Saved saved;
 };
 
-// begin step
 /// Takes X (N, W) forward and dY (N, F) backward, both whole on every rank, and adds to the layer's
 /// gradients. The ledger counts the bytes of each pass in its phase.
 inline Step step(const ColumnParallelLinear& layer, const Placed<Replicated>& x, const Placed<Replicated>& dy,
@@ -115,7 +114,6 @@ inline Step step(const ColumnParallelLinear& layer, const Placed<Replicated>& x,
   layer.backward_weight(pass.saved);
   return pass;
 }
-// end step
 
 // task 02.cheapest (function, 3 points, 20 min): compute the whole Y = X A on every rank, and send as few
 // bytes as you can: the counters decide. A is cut by columns. Shapes: x (N, W), a (W, F/p) -> (N, F). Hint:

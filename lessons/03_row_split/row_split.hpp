@@ -108,7 +108,6 @@ struct Step {
   RowParallelLinear::Saved saved;
 };
 
-// begin step
 /// Takes this rank's columns of X (N, F/p) forward and the whole dY (N, W) backward, and adds to the layer's
 /// gradients. The ledger counts the bytes of each pass in its phase.
 inline Step step(const RowParallelLinear& layer, const Placed<Shard<1>>& x, const Placed<Replicated>& dy,
@@ -123,7 +122,6 @@ inline Step step(const RowParallelLinear& layer, const Placed<Shard<1>>& x, cons
   layer.backward_weight(pass.saved);
   return pass;
 }
-// end step
 
 /// The other way to take the sum: each rank keeps its own tokens of Y. In the backward the gradients of all
 /// tokens are gathered first.
@@ -147,9 +145,9 @@ inline ScatteredStep step_scattered(const RowParallelLinear& layer, const Placed
 }
 
 // task 03.cheapest (function, 3 points, 20 min): compute Y = X A B on every rank, and send as few bytes as
-// you can: the counters decide. X is cut by columns and A by rows, as above, and B is whole. Shapes: x (N,
-// F/p), a (F/p, W), b (W, M)
-// -> (N, M). Hint: a term times B is a term. Of which matrix may the sum be taken?
+// you can: the counters decide. X is cut by columns and A by rows, as above, and B is whole. Shapes:
+// x (N, F/p), a (F/p, W), b (W, M) -> (N, M). Hint: a term times B is a term. Of which matrix may the sum be
+// taken?
 inline Tensor cheapest(const Tensor& x, const Tensor& a, const Tensor& b, Communicator& comm) {
   const Tensor term = matmul(x, a);                                  // (N, W)  a term of X A
   if (a.cols() < b.cols()) return matmul(comm.all_reduce(term), b);  // (N, M)  2(p-1) NW

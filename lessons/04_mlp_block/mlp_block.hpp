@@ -69,7 +69,7 @@ struct ParallelMlpOf {
 using ParallelMlp = ParallelMlpOf<>;
 // end block
 
-/// relu's block, which keeps one matrix less for its backward.
+/// The block with relu, which keeps one matrix less for its backward.
 struct LeanMlp {
   column_split::ColumnParallelLinear fc1;  // A (W, F/p), c1 (1, F/p)
   row_split::RowParallelLinear fc2;        // B (F/p, W), c2 (1, W)
@@ -92,8 +92,8 @@ struct LeanMlp {
 };
 
 // begin plain
-/// The plain way cuts both matrices by columns and gathers after each.
-/// Its results are right, and it sends more bytes.
+/// The plain way cuts both matrices by columns and gathers after each. Its results are right, and it sends
+/// more bytes.
 struct AllGatherMlp {
   column_split::ColumnParallelLinear fc1, fc2;  // A (W, F/p), B (F, W/p)
   Activation f = Activation::gelu;
@@ -129,13 +129,14 @@ struct AllGatherMlp {
 };
 // end plain
 
-/// Where X starts on one rank: rank 0 sends its X (N, W) to the others, (p-1) NW.
+/// For the plain way X is on rank 0 alone at first. Rank 0 sends its X (N, W) to the others, (p-1) NW.
 inline Placed<Replicated> broadcast_x(const Placed<Replicated>& x, const TensorParallel& tp) {
   const Phase phase = tp.comm().phase("plain-fwd");
   const Placed<Replicated> received(tp.rank() == 0 ? x.local() : empty_like(x.local()));
   tp.comm().broadcast(received.local(), 0);
   return received;
 }
+
 /// What one forward and backward pass of a layer gives.
 template <class Layer>
 struct Step {
@@ -143,7 +144,6 @@ struct Step {
   typename Layer::Saved saved;
 };
 
-// begin step
 /// Takes X (N, W) forward and dY (N, W) backward, both whole on every rank, and adds to the layer's
 /// gradients. The ledger counts the bytes of each pass in the phase `way` + "fwd" or "bwd".
 template <class Layer>
@@ -159,6 +159,5 @@ Step<Layer> step(const Layer& layer, const Placed<Replicated>& x, const Placed<R
   layer.backward_weight(pass.saved);
   return pass;
 }
-// end step
 
 }  // namespace tessera::mlp_block

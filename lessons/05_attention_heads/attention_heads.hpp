@@ -65,15 +65,16 @@ inline std::array<Tensor, 3> q_k_v(const Tensor& qkv, const AttentionOptions& ow
 }
 
 /// Dropout of the output of a block's half, drawn by the place of the token in the whole batch. `which` is 1
-/// or 2, so that the two halves of a block draw different masks.
+/// or 2, so that the two halves of a block draw different masks. `first_row` is the place of x's first row
+/// among the tokens of this rank's sequences.
 inline Tensor dropout_of(const Tensor& x, const AttentionOptions& o, std::uint64_t which,
                          std::int64_t first_row = 0) {
   first_row += o.first_batch * o.seq;
   return o.dropout > 0 ? dropout(x, o.dropout, o.seed + which, {.first_row = first_row}) : x;
 }
 
-/// The function inside a head, a parameter as f was in lesson 04: attention, or in the exact tier a linear
-/// function, which is exact on integers; in lesson 11 attention over tokens that are cut.
+/// The function inside a head. It is a parameter, as f was in lesson 04: attention, or in the exact tier a
+/// linear function, which is exact on integers, or in lesson 11 attention over tokens that are cut.
 struct Core {
   std::function<Tensor(const Tensor&, const Tensor&, const Tensor&, const AttentionOptions&, AttentionSaved&)>
       forward = attention;

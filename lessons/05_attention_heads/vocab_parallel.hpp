@@ -1,7 +1,7 @@
-// The two largest matrices of a small model, the embedding and the head, cut by the
-// vocabulary (Megatron's VocabParallelEmbedding and vocab_parallel_cross_entropy):
-// rank r of tp has vocab_r of the vocabulary's ids, and no rank ever holds a whole row of logits.
-// Where tp does not divide V, the numbers of rows of the shards differ by one.
+// The two largest matrices of a small model, the embedding and the head, cut by the vocabulary (Megatron's
+// VocabParallelEmbedding and vocab_parallel_cross_entropy): rank r of tp has vocab_r of the vocabulary's ids,
+// and no rank ever holds a whole row of logits. Where tp does not divide V, the numbers of rows of the shards
+// differ by one.
 #pragma once
 
 #include "05_attention_heads/block.hpp"

@@ -4,6 +4,7 @@
 // carry no name: the n-th receive takes the n-th send, so both stages must agree on the order.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <set>
 #include <string>
@@ -38,12 +39,13 @@ inline std::string text(const Instruction& i) {
 inline bool is_send(Op op) { return op == Op::send || op == Op::send_gradient; }
 inline bool is_receive(Op op) { return op == Op::receive || op == Op::receive_gradient; }
 
+/// Whether the next virtual stage is at the other end of a message: activations go there, gradients come from
+/// there.
+inline bool with_next(Op op) { return op == Op::send || op == Op::receive_gradient; }
+
 /// The stage at the other end of a message. The stages form a ring: the last stage sends to the next chunk of
 /// the first one.
-inline int peer(Op op, int stage, int stages) {
-  const bool next = op == Op::send || op == Op::receive_gradient;
-  return (stage + (next ? 1 : stages - 1)) % stages;
-}
+inline int peer(Op op, int stage, int stages) { return (stage + (with_next(op) ? 1 : stages - 1)) % stages; }
 
 /// The place of an instruction in a plan.
 struct Place {
@@ -78,7 +80,7 @@ inline Partners match(const Plan& plan) {
   const auto at = [&](const Place& place) { return plan[place.stage][place.index]; };
   const auto boundary = [&](const Place& place) {  // b, between virtual stages b and b + 1
     const auto [op, microbatch, chunk] = at(place);
-    return virtual_stage(chunk, place.stage, stages) - (op == Op::receive || op == Op::send_gradient ? 1 : 0);
+    return virtual_stage(chunk, place.stage, stages) - (with_next(op) ? 0 : 1);
   };
   for (const auto& [pair, ends] : pairs) {
     const auto& [sends, receives] = ends;

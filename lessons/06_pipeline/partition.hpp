@@ -28,10 +28,10 @@ inline Range layers_of(const Partition& partition, int at) {
   return {begin, begin + *first};
 }
 
-/// Seconds of a forward and backward of one microbatch.
+/// How many seconds the forward and backward of one microbatch take in each kind of layer.
 struct LayerCosts {
   double embedding = 0, block = 0, head = 0;
-  double of(const Partition& partition, std::size_t stage) const {
+  double of(const Partition& partition, std::size_t stage) const {  // in a virtual stage
     return static_cast<double>(partition[stage]) * block + (stage == 0 ? embedding : 0) +
            (stage + 1 == partition.size() ? head : 0);
   }
@@ -65,7 +65,7 @@ inline Partition balanced_partition(std::int64_t layers, int parts, const LayerC
 // end task
 // end balance
 
-/// "3,2,2,1". Throws UsageError that says what would work.
+/// Reads "3,2,2,1". Throws UsageError that says what would work.
 inline Partition parse_partition(const std::string& words, std::int64_t layers, int parts) {
   Partition partition;
   std::istringstream numbers(words);

@@ -7,7 +7,6 @@
 // backward, it passes them in the other direction.
 #pragma once
 
-#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
@@ -36,7 +35,7 @@ enum class Op {
   backward_input,    //   dX, which the stage before waits for
   backward_weight,   //   dW, for which no stage waits; frees the activations
   send_gradient,     // starts to send dX to the virtual stage before, and does not wait
-  wait,              // until this stage's last send has been taken
+  wait,              // until the last send of this microbatch and chunk has been taken
   reduce             // once, at the end: sums the gradients over the data-parallel ranks
 };
 
@@ -81,7 +80,7 @@ inline SchedulePattern pattern(Schedule schedule, int r, int p, int m, int v) {
 // end task
 // end pattern
 
-/// Throws UsageError, which says what would work.
+/// Throws UsageError, which says what would work, where the schedule does not allow these numbers.
 inline void refuse_impossible(Schedule schedule, int stages, int microbatches, int chunks) {
   const int p = stages, m = microbatches;
   if (p < 1 || m < 1 || chunks < 1)
@@ -99,7 +98,7 @@ inline void refuse_impossible(Schedule schedule, int stages, int microbatches, i
         m, p, below + p, below > 0 ? format(", or {}", below) : "");
 }
 
-inline constexpr int code_line = __LINE__ + 4;
+inline constexpr int code_line = __LINE__ + 6;
 // begin plan
 // task 06.plan (design, 6 points, 90 min): p stages, m microbatches, v chunks -> a list a stage. A
 // computation stands right behind what it receives and right before what it sends, and the reduce is last.

@@ -53,8 +53,7 @@ inline int check_stage(const Instructions& list, int stage, int stages, int micr
     if (i.microbatch < 0 || i.microbatch >= microbatches || i.chunk < 0 || i.chunk >= chunks)
       refuse("no such microbatch or chunk");
     const int at = virtual_stage(i.chunk, stage, stages), end = stages * chunks - 1;
-    const bool to_next = i.op == Op::send || i.op == Op::receive_gradient;
-    if ((is_send(i.op) || is_receive(i.op)) && at == (to_next ? end : 0))
+    if ((is_send(i.op) || is_receive(i.op)) && at == (with_next(i.op) ? end : 0))
       refuse("the pipeline ends here, no stage is at the other end");
     std::set<Op>& done = all_done[{i.microbatch, i.chunk}];
     for (const Op before : needs(i.op, at == 0, at == end))
@@ -77,7 +76,6 @@ inline int check_stage(const Instructions& list, int stage, int stages, int micr
   return most;
 }
 
-// begin check
 /// Throws Error with the reason where the plan is illegal. Returns the activations in flight: the most that
 /// each stage holds at a time, in chunks, each from its forward to its dW.
 inline std::vector<int> check(const Plan& plan, int microbatches, int chunks = 1) {
@@ -88,6 +86,5 @@ inline std::vector<int> check(const Plan& plan, int microbatches, int chunks = 1
   execute(plan, match(plan), [](int, std::size_t) {});  // every message fits, and no stage waits for ever
   return in_flight;
 }
-// end check
 
 }  // namespace tessera::pipeline

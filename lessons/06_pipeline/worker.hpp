@@ -1,6 +1,7 @@
 // The worker executes one stage's instructions of schedule.hpp: one switch, and nothing that knows a
-// schedule. Sends are asynchronous; it waits for them where the plan says so, and its results do not depend
-// on timing. What its chunks are made of is a parameter: messages are placed as their activations are.
+// schedule. This file and schedule.hpp are the lesson. Sends are asynchronous; the worker waits for them
+// where the plan says so, and its results do not depend on timing. What its chunks are made of is a
+// parameter; a message has the placement of the activation in it.
 #pragma once
 
 #include <map>
@@ -98,8 +99,8 @@ class WorkerOf : public AnyWorker {
   }
   // end worker
 
-  // begin forward
-  /// While one microbatch is in the next stage, a stage takes the next one.
+  /// It returns when the stage has sent its output: the stage can take the next microbatch while this one is
+  /// in the stages behind it.
   Forward forward(const Tokens& batch) const override {
     Forward last;
     for (const Chunk& chunk : chunks_) {
@@ -117,7 +118,6 @@ class WorkerOf : public AnyWorker {
     }
     return last;
   }
-  // end forward
 
   /// Microbatch-chunks whose activations this stage holds now: from their forward to their dW.
   int in_flight() const { return static_cast<int>(saved_.size()); }
@@ -129,8 +129,7 @@ class WorkerOf : public AnyWorker {
   /// Room for an activation or its gradient.
   X message() const { return X(Tensor::empty(config_.own_rows(tp_.size()), config_.width(), dtype_)); }
 
-  /// The gradients of a chunk are complete with the last of its microbatches: the others add to the same
-  /// ones.
+  /// All microbatches add to the same gradients, so those of a chunk are complete with the last microbatch.
   void backward_weight(const Instruction& i, std::size_t microbatches, const WorkerHooks& hooks) {
     const auto chunk = static_cast<std::size_t>(i.chunk);
     const bool last = ++finished_[chunk] == microbatches;

@@ -14,7 +14,7 @@
 namespace tessera::data_parallel {
 
 /// The rows of a rank out of `size`, in parts that differ by one unit at most: 10 rows over 4 ranks are 2, 3,
-/// 2 and 3. The cuts lie between units of `unit` rows, for example between sequences.
+/// 2 and 3. The cuts lie between units of `unit` rows, such as sequences; `unit` must divide `size`.
 inline Range own_rows(std::int64_t size, int rank, int ranks, std::int64_t unit = 1) {
   const std::int64_t units = size / unit;
   return {units * rank / ranks * unit, units * (rank + 1) / ranks * unit};

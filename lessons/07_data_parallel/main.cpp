@@ -17,9 +17,9 @@ int main(int argc, char** argv) {
        "already.",
        format("data_parallel.hpp:{}", code_line)});
   app.size("--batch", sequences, "sequences of a step, shared out over the ranks");
-  app.flags().size("--bucket", s.bucket, "bytes summed at a time, at least (64KiB)");
+  app.flags().size("--bucket", s.bucket, "sum the gradients in parts of at least so many bytes (64KiB)");
   app.flags().number("--layers", m.layers, 1, 4096, "blocks");
-  app.flags().number("--steps", s.steps, 0, 1 << 20, "of SGD, with momentum 0.9");
+  app.flags().number("--steps", s.steps, 0, 1 << 20, "steps of SGD with momentum 0.9");
   app.flags().real("--lr", s.lr, 0, 1e3, "learning rate");
   gpt::add_size_flags(app, m);
   const auto check_sizes = [&](int ranks) {

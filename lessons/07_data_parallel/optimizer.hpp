@@ -1,5 +1,6 @@
-// What a replica steps, and how the gradients of all replicas are summed before it: here every replica sums
-// all of them, bucket by bucket, and steps every weight. Lesson 10's replicas share both out.
+// The optimiser of a replica: which weights it updates, and how the gradients of all replicas are summed
+// before. Here every replica sums all gradients, bucket by bucket, and updates every weight. In lesson 10 the
+// replicas share out both.
 #pragma once
 
 #include <array>
@@ -8,13 +9,13 @@
 
 namespace tessera::data_parallel {
 
-/// SGD with momentum, or AdamW. Both step by constants.lr.
+/// SGD with momentum, or AdamW. Both use the learning rate constants.lr.
 struct Rule {
   bool adamw = false;
   double momentum = 0.9;
   AdamW constants;
 
-  /// How many numbers it keeps of each weight.
+  /// How many numbers the rule keeps for each weight.
   std::size_t numbers() const { return adamw ? 2 : 1; }
   void step(const Tensor& master, const std::array<Tensor, 2>& state, const Tensor& gradient,
             std::int64_t number) const {
@@ -37,7 +38,7 @@ class Optimizer {
                       const std::vector<std::int64_t>& elements) = 0;
   /// Runs a pass of a part of the model, which needs the part's whole weights, or its whole gradients.
   virtual void around(gpt::Pass, std::size_t /*part*/, const std::function<void()>& compute) { compute(); }
-  /// Before the first microbatch of a step.
+  /// Comes before the first microbatch of a step.
   virtual void zero_gradients() = 0;
   /// The gradients of parameter `first`, and of all behind it, are complete: their sums may begin.
   virtual void ready_from(std::size_t /*first*/) {}
@@ -48,19 +49,18 @@ class Optimizer {
   /// How many calls sum all gradients once: those over dp, or those of experts over expert_dp.
   virtual std::size_t sums(bool experts = false) const = 0;
 
-  /// The parameters, each with what this rank steps of it: its master as `value`, and its gradient.
+  /// The parameters, each with the part that this rank updates: its master as `value`, and its gradient.
   std::vector<Parameter> owned;
-  std::vector<std::int64_t> begins;          // the first element of each that this rank steps
+  std::vector<std::int64_t> begins;          // the first element of each that this rank updates
   std::array<std::vector<Tensor>, 2> state;  // of each: velocities; or first and second moments
 };
 
-// begin whole
 class WholeOptimizer : public Optimizer {
  public:
   WholeOptimizer(const Rule& rule, std::int64_t bucket_bytes, Communicator& dp, Communicator& expert_dp)
       : rule_(rule), bucket_bytes_(bucket_bytes), dp_(dp), expert_dp_(expert_dp) {}
 
-  /// (1, Psi) each, all there is.
+  /// Takes the whole model: `weights` and `gradients` are (1, Psi).
   void add(const Tensor& weights, const Tensor& gradients, bool) override {
     weights_ = weights, gradients_ = gradients;
   }
@@ -71,7 +71,7 @@ class WholeOptimizer : public Optimizer {
     begins.resize(parameters.size());
     owned = parameters;
     TensorRow of_weights(weights_), of_gradients(gradients_), of_masters(masters_);
-    for (Parameter& one : owned) {  // a step takes the elements at one place of all rows
+    for (Parameter& one : owned) {  // a step combines what lies at the same place in all rows
       expect(of_weights.take(one.value).raw() == one.value.raw() &&
                  of_gradients.take(one.value).raw() == one.gradient.raw(),
              [&] { return one.name + " and its gradient lie at different places"; });
@@ -99,11 +99,10 @@ class WholeOptimizer : public Optimizer {
   Rule rule_;
   std::int64_t bucket_bytes_;
   Tensor weights_, gradients_;
-  Tensor masters_;  // what the optimiser steps: the weights themselves, or f32 of those in bf16
+  Tensor masters_;  // what a step updates: the weights themselves, or f32 copies of weights in bf16
   std::array<Tensor, 2> moments_;
   Buckets buckets_;
   Communicator &dp_, &expert_dp_;
 };
-// end whole
 
 }  // namespace tessera::data_parallel

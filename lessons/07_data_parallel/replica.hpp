@@ -50,8 +50,7 @@ class Replica {
       dx = chunk_.blocks[l].backward_input(dx, saved.blocks[l], alone_);
       chunk_.blocks[l].backward_weight(saved.blocks[l]);
       saved.blocks[l] = {};
-      ready(format("h.{}.ln_1.weight", l),
-            dp);  // the gradients of this block and of all later ones are complete
+      ready(format("h.{}.ln_1.weight", l), dp);  // all gradients from this block on are complete
     }
     chunk_.embedding->backward(dx, batch.ids, chunk_.positions);
     ready("wte.weight", dp);
@@ -60,6 +59,7 @@ class Replica {
   }
   // end step
 
+  /// One step of SGD with what `gradients` has left.
   void step(double lr, double momentum) {
     for (std::size_t i = 0; i < velocity_.size(); ++i) {
       sgd(masters_[i], velocity_[i], parameters()[i].gradient, lr, momentum);
@@ -70,8 +70,8 @@ class Replica {
   const Buckets& buckets() const { return buckets_; }
 
  private:
-  /// The backward has come down to the gradient `first`: the bar of this layer ends in the trace, and a
-  /// bucket may start.
+  /// The gradients of parameter `first` and of all behind it are complete: the bar of this layer ends in the
+  /// trace, and a bucket may start.
   void ready(const std::string& first, Communicator& dp) {
     dp.journal().span("backward to " + first, "layer", since_);
     std::size_t i = 0;

@@ -61,14 +61,18 @@ struct Options {
 
 class App {
  public:
-  enum Ranks { one_rank, many_ranks, own_ranks };
+  enum Ranks {
+    one_rank,    ///< the lesson runs on one rank
+    many_ranks,  ///< the lesson has the flag --ranks
+    own_ranks    ///< the lesson's own flags give the number: LessonParts::ranks
+  };
   explicit App(LessonText text, Ranks ranks = many_ranks);
 
   /// Adds a flag for a size of the lesson; a size is at least 1.
   void size(const std::string& name, std::int64_t& target, const std::string& help);
   Flags& flags() { return flags_; }  ///< For the lesson's other flags.
-  /// Demands that the ranks divide this size.
-  /// Else the program ends with exit code 2, and names the --ranks that do.
+  /// Demands that the ranks divide this size. Else the program ends with exit code 2, and names the --ranks
+  /// that do.
   void ranks_divide(const std::string& flag, const std::int64_t& size);
 
   /// Says how many bytes of the host's memory the run takes, its unsplit reference included, for a lesson
@@ -101,8 +105,8 @@ class App {
 std::function<void(std::int64_t done)> progress_bar(Communicator& comm, const std::string& what,
                                                     std::int64_t all);
 
-/// Runs `body` and returns its exit code, or prints its exception as "error:
-/// ..." and returns the code for that.
+/// Runs `body` and returns its exit code, or prints its exception as "error: ..." and returns the code for
+/// that.
 int guarded(const std::function<int()>& body);
 
 }  // namespace tessera

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "ops/ops.hpp"
-#include "tensor/error.hpp"
 
 namespace tessera {
 

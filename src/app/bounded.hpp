@@ -28,8 +28,8 @@ struct Rounding {
   double largest_sum = 0;
 };
 
-/// It is computed when it is first looked at: where only a part of a formula's results is wanted, the others
-/// take neither time nor memory.
+/// A Bounded is computed when it is first looked at: where only a part of a formula's results is wanted, the
+/// others take neither time nor memory.
 class Bounded {
  public:
   struct Values {
@@ -41,7 +41,7 @@ class Bounded {
       : node_(std::make_shared<Node>(Node{std::move(arithmetic), std::move(compute), {}})) {}
   const Values* operator->() const;
   const std::shared_ptr<Rounding>& arithmetic() const { return node_->arithmetic; }
-  Tensor error() const;  ///< It is defined in any case.
+  Tensor error() const;  ///< The bound of each element, as a tensor of zeros where all are 0.
 
  private:
   struct Node {

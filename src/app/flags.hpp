@@ -56,11 +56,11 @@ class Flags {
   void rest();
   /// --help leaves this flag out. `given` still says whether the command line has it, for a refusal.
   void hide(const std::string& name);
-  /// Throws UsageError that says what would work.
-  /// Returns false where the user asked for help, which is then printed.
+  /// Throws UsageError that says what would work. Returns false where the user asked for help, which is then
+  /// printed.
   bool parse(int argc, char** argv) const;
   bool given(const std::string& name) const;
-  /// As if the flag had been given, for what a file says. Throws UsageError.
+  /// Sets the flag's variable as if the flag had been given: a file may say its value. Throws UsageError.
   void set(const std::string& name, const std::string& text);
   /// Runs `body`. Where it throws a UsageError about a file, the message also names the file's flag, and says
   /// what would work.

@@ -112,7 +112,7 @@ Outcome Proof::finish() {
   }
   check_traffic(outcome, std::move(total));
   check_memory(outcome);
-  trim_memory();  // of what the run needed
+  trim_memory();  // gives back what the run needed
   if (options_.dump) make_dump(outcome);
   compare(outcome);
   if (comm_.rank() != 0) return {};

@@ -36,7 +36,7 @@ struct Held {
 /// the other ranks get nothing. Its memory and its calls count as checks.
 std::vector<std::vector<Held>> gather_held(Communicator& comm, const std::vector<Held>& mine);
 
-/// The host's memory that this thread's device and the files' device keep for later goes back to the system.
+/// Gives the system back the host's memory that this thread's device and Device::host() keep for later.
 void trim_memory();
 
 }  // namespace tessera

@@ -1,7 +1,7 @@
-// Proof compares one run of a lesson with its baseline. The lesson makes its inputs
-// here, computes with them on the ranks, and hands back each result with the slice of
-// the whole that it should be. It says once, as a formula over unsplit matrices, what
-// the whole is. The truth, the bounds, the checks and the dump follow from that.
+// Proof compares one run of a lesson with its baseline. The lesson makes its inputs here, computes with them
+// on the ranks, and hands back each result with the slice of the whole that it should be. It says once, as a
+// formula over unsplit matrices, what the whole is. The truth, the bounds, the checks and the dump follow
+// from that.
 #pragma once
 
 #include <functional>
@@ -55,12 +55,12 @@ struct MemoryRow {
 
 /// The results of an unsplit run whose rounding no formula bounds. Beside each stands the largest sum of
 /// absolute terms in its last reduction: it scales the change that another order of summation may make.
-/// `room`: how far a result may be off beside that where operands are rounded to few bits, since what is
-/// rounded decides something.
+/// `room` is how much farther a result may be off where operands are rounded to few bits, since what is
+/// rounded decides something, such as a token's expert.
 struct MeasuredReference {
   Named<Tensor> results;
-  std::map<std::string, double>
-      largest_sum;  // of every result, and of all other sums that --exact needs exact
+  /// That of every result by name, and all other sums that must be exact under --exact.
+  std::map<std::string, double> largest_sum;
   std::map<std::string, double> room;
   void note(const std::string& name, const Tensor& result, double sum, double more = 0) {
     results[name] = result;
@@ -98,7 +98,7 @@ class Proof {
   Proof(Communicator& comm, const ProofOptions& options);
 
   /// This rank's slice of the input `name`: uniform in [-scale, scale), or integers of [-2, 2] in the exact
-  /// tier. `axes` names both axes of the whole, "NK": equal letters are equal sizes.
+  /// tier. `axes` names both axes of the whole, as "NW" does: equal letters are equal sizes.
   Tensor input(const std::string& name, const std::string& axes, const Slice& slice, double scale = 1,
                MemoryKind kind = MemoryKind::activation);
   Tensor weight(const std::string& name, const std::string& axes, const Slice& slice, double scale = 1) {
@@ -173,18 +173,20 @@ class Proof {
   void expect_traffic(const std::string& phase, const std::string& op, const std::string& label,
                       std::int64_t calls, std::int64_t wire, const std::string& formula,
                       const std::string& group = "");
-  /// Takes note of the bytes that this rank holds now;
-  /// the rows of expect_memory that follow are compared with them.
+  /// Takes note of the bytes that this rank holds now. The rows of expect_memory that follow are compared
+  /// with them.
   void measure_memory();
   /// Takes note of the bytes of one kind at another moment.
   void measure_memory(MemoryKind kind, std::int64_t bytes) { measured_[kind] = bytes; }
   void measure_peak(MemoryKind kind) { measure_memory(kind, Device::current()->memory.peak(kind)); }
+  /// A row of the table of memory: the bytes of `kind` that the whole model takes, and that this rank should
+  /// hold, by a formula of the lesson's sizes.
   void expect_memory(MemoryKind kind, const std::string& label, std::int64_t whole, std::int64_t rank,
                      const std::string& formula);
-  /// So many elements of weights, and their gradients.
+  /// Two such rows, for weights of so many elements and for their gradients.
   void expect_weights(const std::string& weights, const std::string& gradients, std::int64_t whole,
                       std::int64_t rank, const std::string& formula);
-  /// The optimiser's state: f32 masters of weights in bf16, and so many numbers more for each weight.
+  /// The same for the optimiser's state: f32 masters of weights in bf16, and `numbers` more for each weight.
   void expect_optimizer(const std::string& label, int numbers, std::int64_t whole, std::int64_t rank,
                         const std::string& formula);
 
@@ -198,8 +200,8 @@ class Proof {
   std::uint64_t seed() const { return options_.seed; }
   int ranks() const { return comm_.size(); }
   std::int64_t element_bytes() const { return static_cast<std::int64_t>(size_of(options_.dtype)); }
-  /// Of an element of a gradient, of a number that stands for a whole row, and of all that is f32 beside
-  /// bf16.
+  /// The bytes of an element of a gradient, of a number that stands for a whole row, and of all that is f32
+  /// beside bf16.
   std::int64_t wide_bytes() const { return static_cast<std::int64_t>(size_of(arithmetic(options_.dtype))); }
   /// How many elements take the bytes of such a number.
   std::int64_t wide() const { return wide_bytes() / element_bytes(); }
@@ -221,7 +223,7 @@ class Proof {
     std::string result, name;
     MistakeFormula formula;
   };
-  /// These indices of the axis of this letter; where there is no letter, everything.
+  /// A part of every matrix: these indices of the axis that has this letter, or everything without a letter.
   struct Part {
     char axis = 0;
     std::vector<Range> ranges = {};

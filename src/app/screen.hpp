@@ -17,8 +17,8 @@ struct RunReport {
   const Outcome& tables() const { return outcomes.back(); }  ///< The run whose bytes and memory are shown.
 };
 
-/// The share of a bound that an error has used, as a cell: "12%", "1.5 x", or "over" where it has no end. A
-/// stable one differs on no machine.
+/// The share of a bound that an error has used, as a cell: "12%", "1.5 x", or "over" where it is infinite. A
+/// stable cell is the same on every machine.
 std::string percent(double used, bool stable);
 
 std::string heading(const RunReport& report);

@@ -25,12 +25,12 @@ struct Call {
   int axis = -1;           // of all_gather and reduce_scatter
   int peer = -1;           // root, destination or source, as a rank of the group
   int color = 0, key = 0;  // of a split; each rank has its own
-  // Of an all_to_all with counts of rows: the ranks of its group, and what goes to and comes from each of
-  // them.
+  // Of an all_to_all with counts of rows: this rank and the number of ranks in the group, and how many rows
+  // go to and come from each of them. Without counts `parts` is 0.
   static constexpr int most_parts = 64;
   int rank = 0, parts = 0;
   std::int32_t sent[most_parts] = {}, received[most_parts] = {};
-  // For messages alone.
+  // Which call it is, for the texts of errors and for World; matches() does not compare these.
   char group[64] = {};  // "tp {0, 2}", its ranks in the world
   int world_rank = -1, peer_in_world = -1;
   long number = 0;  // among the calls of its rank: 1, 2, ...

@@ -139,7 +139,8 @@ class Communicator {
   /// enters this rank's share of the bytes that a ring algorithm would send.
   virtual bool counts_bytes() const { return false; }
 
-  /// Throws Error unless the group has a rank `peer`, and another one where the call is no broadcast.
+  /// Throws Error where the group has no rank `peer`, or where `peer` is this rank and the call is no
+  /// broadcast.
   Call call_of(OpType op, const Tensor& x = {}, std::optional<int> peer = {}) const;
   Request start(const Call& call, const Tensor& in, const Tensor& out);
   void model_wire(const Call& call, std::int64_t full_bytes) const;

@@ -34,7 +34,7 @@ struct Choice {
 /// What there is to choose from. Under a launcher it is the same in every process, so that all choose alike.
 struct Machine {
   int launched = 0;        // processes of the launcher; 0 outside of one
-  int gpus = 0;            // the process sees so many; under a launcher, the fewest that any process sees
+  int gpus = 0;            // how many this process sees; under a launcher, the fewest that any process sees
   std::string no_gpu;      // why there are none: "no GPU found", or what the CUDA runtime says
   std::string shared_gpu;  // which processes would take one GPU; empty where each takes another
   bool mpi = false, cuda = false, nccl = false;  // built with
@@ -71,7 +71,7 @@ void launch_threads(const LaunchOptions& options, const std::function<void(Commu
 /// Runs a rank's body on its device, and returns when the device is idle. `threads` are for its mathematics.
 void run_rank(const std::shared_ptr<Device>& device, int rank, const LaunchOptions& options, int threads,
               const std::function<void()>& body);
-/// The threads of a rank whose process has all ranks.
+/// How many threads a rank takes for its mathematics where one process has all ranks.
 int threads_of_rank(const LaunchOptions& options);
 /// How a process ends after an exception.
 struct Failure {
@@ -85,7 +85,7 @@ struct Failure {
 std::string said_by(int rank, const std::string& what);
 
 namespace mpi {
-bool built();         ///< This build has it.
+bool built();         ///< Whether this build has MPI.
 int launched_size();  ///< Processes of the launcher (mpirun, srun) as the environment says; 0 outside of one.
 int launched_rank();  ///< This process's rank there.
 int local_rank();     ///< Its number among the processes of its machine.

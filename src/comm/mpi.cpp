@@ -122,7 +122,7 @@ class MpiCommunicator final : public Communicator {
   std::shared_ptr<Group> group_;
 };
 
-/// They share its cores.
+/// The ranks that share this machine's cores.
 int ranks_on_this_machine(std::chrono::duration<double> timeout) {
   const auto guard = watchdog("MPI_Comm_split_type", timeout);
   MPI_Comm machine = MPI_COMM_NULL;

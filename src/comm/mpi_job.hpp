@@ -56,14 +56,14 @@ class Timer {
   std::thread thread_;
 };
 
-/// Messages between processes are tagged on MPI_COMM_WORLD, where no message of a program can be in their
-/// way: what the ranks tell each other beside their calls, and the ids of NCCL.
+/// The tags of messages between processes: what the ranks tell each other beside their calls, and the ids of
+/// NCCL. They go over MPI_COMM_WORLD, which no call of a program uses.
 enum Tag { notice_tag = 1, store_tag = 2 };
 void post_message(const std::string& bytes, int to, Tag tag);  ///< Does not wait; any thread may call it.
 std::optional<std::string> next_message(Tag tag);              ///< Of any process, or nothing yet.
 
-/// Ends the process with code 3 where a call of MPI that cannot be polled does not return in time: unless the
-/// result dies before.
+/// Guards a call of MPI that cannot be polled: if the result lives longer than `timeout`, the process ends
+/// with code 3.
 [[nodiscard]] Timer watchdog(std::string call, std::chrono::duration<double> timeout);
 
 /// A group's two MPI communicators. Both see their collectives in call order, as MPI demands. On a single one

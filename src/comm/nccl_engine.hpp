@@ -101,7 +101,8 @@ struct Channel {
   ~Channel();
   Channel(const Channel&) = delete;
   Channel& operator=(const Channel&) = delete;
-  bool settled() const;  ///< NCCL has nothing of it in progress on the host. Throws Error where it failed.
+  /// Whether NCCL has nothing of it in progress on the host. Throws Error where it failed.
+  bool settled() const;
 
   int ranks = 0, rank = 0;
   Use use = Use::collectives;

@@ -1,4 +1,4 @@
-// Stands in the place of mpi.cpp in a build without MPI.
+// This file stands in the place of mpi.cpp in a build without MPI.
 #include "comm/launch.hpp"
 #include "tensor/error.hpp"
 

@@ -22,7 +22,7 @@ namespace tessera {
 
 struct Operation {
   struct Seat {                // one rank's part in it
-    std::optional<Call> call;  // none: the rank has yet to come
+    std::optional<Call> call;  // empty: the rank has yet to come
     Tensor in, out;
     int steps_done = 0;
     Event last;          // the end of this rank's work so far, for the others' streams
@@ -93,19 +93,19 @@ class World {
     State state = State::running;
     long calls = 0;
     std::optional<Call> call;       // its latest, or the one that it waits for
-    std::string where;              // of a rank that meets the others elsewhere: what it does
+    std::string where;              // what the rank does, if it meets the others elsewhere
     std::vector<std::string> busy;  // "computes the unsplit reference", innermost last
     std::map<long, Call> unwaited;  // by number
-    std::vector<Entry> pending;     // of threads
+    std::vector<Entry> pending;     // its operations under way, where ranks are threads
     std::shared_ptr<Operation> awaited;
-    std::condition_variable changed;  // one of its operations has, or there is a fault
-    std::atomic<long> changes = 0;    // how often
+    std::condition_variable changed;  // one of its operations has changed, or there is a fault
+    std::atomic<long> changes = 0;    // how often `changed` has been notified
     void wake() { ++changes, changed.notify_one(); }
     bool waits() const { return state == State::waiting || where.starts_with("waits in"); }
     std::string doing() const;
   };
 
-  /// The lock. Who holds it does so for less time than it takes to sleep and to be woken.
+  /// Takes the lock. Each thread holds it for less time than it takes to sleep and to be woken.
   std::unique_lock<std::mutex> take() const;
   void pause() const;  ///< Between two looks at what another rank is about to do.
   // The caller of these functions holds the lock.

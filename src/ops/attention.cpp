@@ -10,9 +10,9 @@ namespace tessera {
 
 namespace {
 
-/// The sizes of one call, and its products over all heads. Query head h = n
-/// group + g uses kv head n. There is a product for each g, whose inner stack
-/// is the kv heads; results that are sums over g are added in the order of g.
+/// The sizes of one call, and its products over all heads. Query head h = n group + g uses kv head n. There
+/// is a product for each g, whose inner stack is the kv heads; results that are sums over g are added in the
+/// order of g.
 struct Heads {
   const AttentionOptions& options;
   std::int64_t group, d;  // query heads for each kv head; columns of a head
@@ -41,8 +41,8 @@ struct Heads {
            [&] { return format("attention: a dropout of {:g} is not in [0, 1)", o.dropout); });
   }
 
-  /// The tile of keys [first, first + keys) and of the queries that see any of them:
-  /// with a causal mask those from `first` on.
+  /// The tile of keys [first, first + keys) and of the queries that see any of them: with a causal mask those
+  /// from `first` on.
   AttentionTile tile(std::int64_t first, std::int64_t keys) const {
     const AttentionOptions& o = options;
     const std::int64_t all = o.all_heads > 0 ? o.all_heads : o.heads;

@@ -6,8 +6,8 @@
 
 namespace tessera {
 
-/// How many keys a tile of the streaming form has.
-/// Its scores and exponentials should stay in the cache between two products.
+/// How many keys a tile of the streaming form has. Its scores and exponentials should stay in the cache
+/// between two products.
 inline constexpr std::int64_t attention_tile_keys = 192;
 
 struct AttentionOptions {

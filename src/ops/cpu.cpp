@@ -17,8 +17,8 @@ namespace {
 
 thread_local int math_threads = 1;
 
-/// Calls body(i) for i in [0, n), on this rank's threads.
-/// Fewer than a few thousand elements are not worth a thread.
+/// Calls body(i) for i in [0, n), on this rank's threads. Fewer than a few thousand elements are not worth a
+/// thread.
 template <class Body>
 void for_rows(std::int64_t n, std::int64_t work_per_row, const Body& body) {
   [[maybe_unused]] const int threads = n * work_per_row >= 32768 ? math_threads : 1;
@@ -180,8 +180,8 @@ struct CpuKernels final : Mathematics<Cpu> {
   }
 
  private:
-  /// Goes through the row in blocks that fit in the first-level cache,
-  /// and sums each over all inputs before the next.
+  /// Goes through the row in blocks that fit in the first-level cache, and sums each over all inputs before
+  /// the next.
   template <class T>
   static void reduce_typed(const Tensor& out, const std::vector<Tensor>& inputs, Reduce how) {
     constexpr std::int64_t block = 2048;

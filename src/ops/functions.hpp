@@ -12,8 +12,8 @@
 
 namespace tessera {
 
-/// A matrix as a loop or a kernel sees it.
-/// It is passed by value, so that nothing must be copied to a GPU beforehand.
+/// A matrix as a loop or a kernel sees it. It is passed by value, so that nothing must be copied to a GPU
+/// beforehand.
 template <class T>
 struct View {
   T* data;

@@ -10,17 +10,17 @@
 namespace tessera {
 
 enum class Reduce { sum, max };
-/// Which keys a query sees. causal: those up to the query itself;
-/// none: all; padding: those before the end of its sequence.
+/// Which keys a query sees. causal: those up to the query itself; none: all; padding: those before the end of
+/// its sequence.
 enum class Mask { causal, none, padding };
 
 struct AdamW {
   double lr = 1e-3, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, decay = 0.01;
 };
 
-/// The place of a local matrix in the whole. Where its rows belong to heads of
-/// sequences, its row (b heads + h) seq + i is row (b all_heads + first_head +
-/// h) seq + i of the whole. By default the local matrix is the whole.
+/// The place of a local matrix in the whole. Where its rows belong to heads of sequences, its row
+/// (b heads + h) seq + i is row (b all_heads + first_head + h) seq + i of the whole. By default the local
+/// matrix is the whole.
 struct Position {
   std::int64_t first_row = 0, first_col = 0;
   std::int64_t cols = 0;  // the columns of the whole; 0 stands for those of the local matrix
@@ -58,8 +58,8 @@ struct Stack {
   std::int64_t rows, cols, first = 0, outer = 0, inner = 0;
 };
 
-/// A tile of the scores of attention: queries [first_query,
-/// seq) of all heads by keys [first_key, first_key + keys).
+/// A tile of the scores of attention: queries [first_query, seq) of all heads by keys [first_key, first_key +
+/// keys).
 struct AttentionTile {
   Mask mask = Mask::causal;
   std::int64_t seq = 1, heads = 1, first_query = 0, first_key = 0, keys = 1;
@@ -68,17 +68,17 @@ struct AttentionTile {
   Dropout dropout;
 };
 
-/// The part of a rank in a cross-entropy whose columns are cut; the rank has (N, V_r) logits.
+/// One rank's part of a cross-entropy whose logits z are cut by columns; the rank has (N, vocab_r) of them.
 struct CrossEntropyTerms {
-  Tensor exponentials;  // (N, V_r)  exp(z - largest)
+  Tensor exponentials;  // (N, vocab_r)  exp(z - largest)
   Tensor sum, target;   // (N, 1)  their sum; z_target - largest, 0 where another rank has the target
 };
 
 struct Kernels {
   virtual ~Kernels() = default;
 
-  /// c = beta c + op(a) op(b) for each pair of [0, outer) x [0, inner); op(a) = a^T where transpose_a. Of
-  /// operands in bf16 c may be in bf16 or in f32.
+  /// c = beta c + op(a) op(b) for each pair of [0, outer) x [0, inner); op(a) = a^T where transpose_a. With
+  /// operands in bf16, c may be in bf16 or in f32.
   virtual void gemm(const Stack& c, double beta, const Stack& a, bool transpose_a, const Stack& b,
                     bool transpose_b, std::int64_t outer = 1, std::int64_t inner = 1) const = 0;
   virtual void add(const Tensor& y, const Tensor& a, const Tensor& b) const = 0;  // y = a + b; y may be a
@@ -105,10 +105,10 @@ struct Kernels {
   /// dgamma_j += sum_i dy_ij (x_ij - mean_i) inverse_deviation_i
   virtual void layer_norm_gamma(const Tensor& dgamma, const Tensor& dy, const Tensor& x, const Tensor& mean,
                                 const Tensor& inverse_deviation) const = 0;
-  /// p = softmax(scale x) over the keys that each row sees,
-  /// 0 elsewhere. The tile must hold all keys; p may be x.
+  /// p = softmax(scale x) over the keys that each row sees, 0 elsewhere. The tile must hold all keys; p may
+  /// be x.
   virtual void softmax(const Tensor& p, const Tensor& x, const AttentionTile& tile) const = 0;
-  /// o, and merged in the place of log_sum: see MergeRow in attention_functions.hpp.
+  /// Changes o, and writes `merged` for log_sum: see MergeRow in attention_functions.hpp.
   virtual void merge_attention(const Tensor& o, const Tensor& more, const Tensor& log_sum,
                                const Tensor& more_log_sum, const Tensor& merged,
                                const AttentionTile& tile) const = 0;
@@ -150,8 +150,7 @@ int math_threads_or(int otherwise, int ranks_of_process);
 /// OpenMP's threads spin while they wait for each other. On a busy machine they thereby take the core from
 /// the thread that they wait for. libgomp reads OMP_WAIT_POLICY only when a program is loaded, so this starts
 /// the program again with OMP_WAIT_POLICY=passive and a short spin, unless the user has set that variable or
-/// GOMP_SPINCOUNT.
-/// To be called before anything else is done.
+/// GOMP_SPINCOUNT. It must be called before anything else is done.
 void wait_passively();
 std::string blas_name();  ///< "OpenBLAS 0.3.21 (openmp)", or "plain loops"
 

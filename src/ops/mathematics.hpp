@@ -1,5 +1,6 @@
-// Kernels in terms of a Machine, which runs loops:
-// the one in cpu.cpp with threads, the one in cuda.cu with blocks.
+// Kernels in terms of a Machine, which runs loops: the one in cpu.cpp with threads, the one in cuda.cu with
+// blocks.
+//
 //   Machine::each(y, f, views...)          f(y_ij, x_ij...) for all elements of y, in any order
 //   Machine::rows(y, n, cols, f)           f(team, i) for each row i of n; cols says how much work a row is
 //   Machine::columns(out, beta, rows, f)   out_j = beta out_j + sum over i of f(i, j)

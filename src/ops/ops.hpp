@@ -8,8 +8,8 @@
 
 namespace tessera {
 
-// Of operands in bf16 every function computes in f32, and rounds its result once. Results that are sums over
-// tokens, as the gradients of weights are, and those with one number a row stay in f32.
+// Where operands are in bf16, every function computes in f32, and rounds its result once. Results that are
+// sums over tokens, as the gradients of weights are, and those with one number a row stay in f32.
 
 /// The product (N, W) (W, F) -> (N, F). One operand may be t(...): matmul(dy, t(a)) is dY A^T.
 /// For Y = X A: dX = dY A^T and dA = X^T dY, which is a sum over tokens.
@@ -41,8 +41,8 @@ Tensor gelu_backward(const Tensor& dy, const Tensor& x);
 Tensor relu(const Tensor& x);
 Tensor relu_backward(const Tensor& dy, const Tensor& x);  ///< 0 where x <= 0.
 
-/// Row ids_i of the table (vocab, F) for each of the ids (N, 1)
-/// i32 -> (N, F). An id outside [0, vocab) gives a row of zeros.
+/// Row ids_i of the table (vocab, F) for each of the ids (N, 1) i32 -> (N, F). An id outside [0, vocab) gives
+/// a row of zeros.
 Tensor embedding(const Tensor& ids, const Tensor& table);
 void add_embedding_backward(const Tensor& dtable, const Tensor& dy, const Tensor& ids);
 
@@ -79,8 +79,8 @@ struct CrossEntropy {
   Tensor loss;           // (N, 1)  -log p(target) of each row, in nats
   Tensor probabilities;  // (N, vocab)  what the backward needs
 };
-/// Softmax cross-entropy of logits (N, vocab) with targets (N,
-/// 1) i32 in [0, vocab); any other target gives a NaN loss.
+/// Softmax cross-entropy of logits (N, vocab) with targets (N, 1) i32 in [0, vocab); any other target gives a
+/// NaN loss.
 CrossEntropy cross_entropy(const Tensor& logits, const Tensor& targets);
 // The same where each rank has vocab_r of the columns, in three steps; targets count from the rank's first
 // column. After Megatron's vocab_parallel_cross_entropy.
@@ -98,9 +98,9 @@ Tensor cross_entropy_backward(const CrossEntropy& saved, const Tensor& targets, 
 /// counts them as gradients.
 Tensor zero_gradient(const Tensor& x);
 /// Tensors one behind the other in one contiguous row: any range of them is one message, and all of them are
-/// one call of an optimiser. Or in several rows, one after the other, each of which is padded at its end so
-/// that `ranks` ranks share it out equally. Rows that are not `held` have no memory before they are restored.
-/// Without a row, for a model that does not learn, the tensors are undefined.
+/// one call of an optimiser. There may be several rows, one after the other, each of which is padded at its
+/// end so that `ranks` ranks share it out equally. Rows that are not `held` have no memory before they are
+/// restored. Without a row, for a model that does not learn, the tensors are undefined.
 class TensorRow {
  public:
   TensorRow() = default;

@@ -47,8 +47,8 @@ template <class L, class R, class l, class r>
 inline constexpr bool avoids =
     !(is<typename L::tp, l> && is<typename R::tp, r>)&&!(is<typename L::dp, l> && is<typename R::dp, r>);
 
-/// The product of two placed matrices; one of them may be t(...).
-/// A pair outside of the four rules does not compile.
+/// The product of two placed matrices, of which one may be t(...). A pair outside of the four rules does not
+/// compile.
 template <class L, class R>
 requires requires(const L& l, const R& r) { l.operand(), r.operand(); }
 auto matmul(const L& left, const R& right) {
@@ -148,8 +148,8 @@ void add_sum_rows(const Placed<Tq, Dq>& sum, const Placed<Tp, Dp>& x) {
   add_sum_rows(sum.local(), x.local());
 }
 
-/// ids (N, 1) are Replicated or Shard<0>, and the table is Replicated or cut by features:
-/// these are the rules of matmul(onehot, table).
+/// ids (N, 1) are Replicated or Shard<0>, and the table is Replicated or cut by features: these are the rules
+/// of matmul(onehot, table).
 template <class Tp, class Dp, class Tq, class Dq>
 auto embedding(const Placed<Tp, Dp>& ids, const Placed<Tq, Dq>& table) {
   static_assert(rows_whole<Tp, Dp>, "embedding: ids are Replicated or Shard<0>. all_gather or all_reduce them.");

@@ -71,8 +71,8 @@ PlacedTransposed<transposed<Tp>, transposed<Dp>> t(const Placed<Tp, Dp>& a) {
   return PlacedTransposed<transposed<Tp>, transposed<Dp>>(a.local());
 }
 
-/// Zeros with the shape and the placement of x, to which backward_weight adds.
-/// They count as gradients in the ledger of memory.
+/// Zeros with the shape and the placement of x, to which backward_weight adds. They count as gradients in the
+/// ledger of memory.
 template <class Tp, class Dp>
 Placed<Tp, Dp> zero_gradient(const Placed<Tp, Dp>& x) {
   return Placed<Tp, Dp>(zero_gradient(x.local()));

@@ -33,8 +33,8 @@ struct Truth {
   double baseline_error = 0;  // the error of the unsplit run in the same dtype
 };
 
-/// A known mistake, and what the whole matrix would look like after it.
-/// With rank >= 0 it is that rank's mistake.
+/// A known mistake, and what the whole matrix would look like after it. With rank >= 0 it is that rank's
+/// mistake.
 struct Mistake {
   std::string name;  // "dX equals rank 1's own term: was it all-reduced?"
   Matrix value;

@@ -1,5 +1,5 @@
-// Journal: what one rank did, the bytes that it sent, and when.
-// A Communicator and the groups split from it write one Journal.
+// Journal: what one rank did, the bytes that it sent, and when. A Communicator and the groups split from it
+// write one Journal.
 #pragma once
 
 #include <chrono>
@@ -47,16 +47,17 @@ class Journal {
   /// are taken for one moment.
   explicit Journal(Time start = std::chrono::steady_clock::now(), bool traced = false);
 
-  /// Enters a call. Only the first rank of the group counts a collective,
-  /// so that the sum over ranks counts it once.
+  /// Enters a call. Only the first rank of the group counts a collective, so that the sum over ranks counts
+  /// it once.
   void call(const TrafficKey& key, bool first_of_group, std::int64_t payload);
+  /// Enters bytes that move between ranks; `counted`: as in Traffic.
   void wire(const TrafficKey& key, std::int64_t bytes, bool counted);
   const std::map<TrafficKey, Traffic>& traffic() const { return traffic_; }
 
   const std::string& phase() const { return phase_; }
-  double now() const;  ///< Of the host.
+  double now() const;  ///< Seconds since the launch began, by the host's clock.
   bool traced() const { return gpu_ != nullptr; }
-  Moment moment() const;  ///< Of the active stream, where the run is traced on a GPU.
+  Moment moment() const;  ///< Now; where the run is traced on a GPU, with a mark in the active stream.
   void span(std::string name, std::string category, const Moment& begin) {
     span(std::move(name), std::move(category), begin, moment());
   }
@@ -76,8 +77,8 @@ class Journal {
   std::vector<Span> spans_;
 };
 
-/// While it lives, calls and time belong to this phase: "fwd",
-/// "bwd", ... The phase "check" stays out of all tables.
+/// While it lives, calls and time belong to this phase: "fwd", "bwd", ... The phase "check" stays out of all
+/// tables.
 class Phase {
  public:
   Phase(Journal& journal, std::string phase);

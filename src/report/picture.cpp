@@ -161,8 +161,8 @@ std::string svg(const std::vector<Equation>& equations, int ranks, const std::st
     y += top + tall + bottom;
   }
   double x = gap;
-  for (int r = 0; ranks > 1 && r < ranks;
-       ++r, x += 74)  // with one rank nothing is cut, and everything is grey
+  // With one rank nothing is cut, and everything is grey.
+  for (int r = 0; ranks > 1 && r < ranks; ++r, x += 74)
     out << svg_rectangle(x, y + 4, 14, 14, colour(r))
         << svg_text(x + 20, y + 16, format("rank {}", r), " text-anchor=\"start\"");
   out << svg_rectangle(x, y + 4, 14, 14, "#b0b0b0")

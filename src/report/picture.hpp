@@ -4,9 +4,8 @@
 
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
-
-#include "tensor/slice.hpp"
 
 namespace tessera {
 
@@ -35,7 +34,7 @@ struct Equation {
   std::vector<Term> terms;
 };
 
-/// The size of an axis as words, and as drawn; and Block::strips where it is cut.
+/// The size of an axis as text, its length in the drawing, and Block::strips where it is cut.
 struct Side {
   std::string size;
   double drawn = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "report/check.hpp"
 #include "tensor/error.hpp"
 
 namespace tessera {

@@ -5,13 +5,13 @@
 #include <string>
 #include <vector>
 
-#include "report/check.hpp"
 #include "tensor/error.hpp"
+#include "tensor/tensor.hpp"
 
 namespace tessera {
 
 using Cells = std::vector<std::vector<std::string>>;
-/// A row of cells: words, and whole numbers.
+/// A row of cells from text and whole numbers.
 template <class... Values>
 std::vector<std::string> row_of(const Values&... values) {
   return {format("{}", values)...};

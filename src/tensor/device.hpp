@@ -30,6 +30,7 @@ class Device {
   /// The host's memory for copies that checks and files read; no rank's ledger counts it.
   static const std::shared_ptr<Device>& host();
 
+  /// While it lives, `device` is the device of this thread.
   class Scope {
    public:
     explicit Scope(std::shared_ptr<Device> device);
@@ -63,9 +64,8 @@ class Device {
   virtual void synchronize() {}               ///< Returns when all streams are empty.
   virtual Event record() { return nullptr; }  ///< Marks the present end of the active stream.
   virtual void wait(const Event&) {}          ///< Later work of the active stream starts after the event.
-  /// A mark in the active stream that knows its time, and the seconds from one to another of this device,
-  /// which waits until both are reached.
-  virtual Event mark();
+  virtual Event mark();                       ///< A mark in the active stream, which knows its time.
+  /// The seconds from one mark of this device to another. Waits until both are reached.
   virtual double seconds_between(const Event& from, const Event& to);
   /// Makes a stream active, and returns the one that was active before.
   virtual Stream select(Stream) { return Stream::compute; }
@@ -93,7 +93,7 @@ class Device {
   std::int64_t system_allocations_ = 0;
 };
 
-/// Work of this thread goes to `stream` of `device` while the scope lives.
+/// While it lives, work of this thread goes to `stream` of `device`.
 class StreamScope {
  public:
   StreamScope(Device& device, Stream stream) : device_(device), outer_(device.select(stream)) {}
@@ -111,8 +111,8 @@ class StreamScope {
 std::int64_t available_memory();
 
 int cuda_device_count();  ///< It is 0 without a driver, without a GPU, and in a build without CUDA.
-/// Says why there is none: "no GPU found", or what the CUDA runtime says where a driver is there and does not
-/// serve, as one that is too old. Empty where there is a GPU.
+/// Says why there is none: "no GPU found", or what the CUDA runtime says where there is a driver that cannot
+/// be used, for example because it is too old. Empty where there is a GPU.
 std::string why_no_gpu();
 std::string cuda_bus_id(int ordinal);  ///< The GPU's place in its machine: "0000:1B:00.0".
 bool built_with_cuda();

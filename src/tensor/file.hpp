@@ -16,7 +16,7 @@ class OpenFile {
   OpenFile& operator=(const OpenFile&) = delete;
   const std::string& path() const { return path_; }
   std::uint64_t size() const { return size_; }
-  void read(void* to, std::uint64_t count, std::uint64_t begin) const;
+  void read(void* to, std::uint64_t count, std::uint64_t begin) const;  ///< `count` bytes from `begin` on.
 
  private:
   std::string path_;
@@ -27,15 +27,15 @@ class OpenFile {
 /// All bytes of a regular file.
 std::string read_file(const std::string& path);
 
-/// The checksum of zlib's crc32: the remainder of the bytes, as a polynomial over two elements.
+/// The checksum that zlib's crc32 computes: the remainder of the bytes as a polynomial over the field {0, 1}.
 std::uint32_t crc32(const void* bytes, std::uint64_t count);
 
 /// Throws UsageError, before any work is done, where a file could not be made at `path` later.
 void check_writable(const std::string& path);
 
-/// A file under construction beside its place. Unless finish() has run, the destructor leaves nothing behind;
-/// what a killed process leaves, the next NewFile of this path removes. Every fault is a UsageError that
-/// names the path.
+/// A file under construction beside its place. Unless finish() has run, the destructor leaves nothing behind.
+/// What a killed process has left behind is removed by the next NewFile of this path. Every fault is a
+/// UsageError that names the path.
 class NewFile {
  public:
   explicit NewFile(const std::string& path);

@@ -8,14 +8,14 @@
 
 namespace tessera {
 
-/// `check` is memory of the proof (baselines, gathers, dumps).
-/// It is outside the figures and outside the limit.
+/// `check` is memory of the proof (baselines, gathers, dumps). It is outside the figures and outside the
+/// limit.
 enum class MemoryKind { weight, gradient, optimizer, activation, check };
 inline constexpr int memory_kinds = 5;
 const char* name(MemoryKind kind);
 
-/// Bytes of one rank by kind: now, and at their highest.
-/// Thread-safe: a tensor may die on another rank's thread.
+/// The bytes that one rank holds of each kind: now, and at their highest. Any thread may call it, since a
+/// tensor may die on another rank's thread.
 class MemoryLedger {
  public:
   /// Throws UsageError where the allocation would go beyond the limit, and then counts nothing.
@@ -37,7 +37,8 @@ class MemoryLedger {
   int rank_ = 0;
 };
 
-/// Allocations of this thread are of `kind` while the scope lives. Outside of any scope: activation.
+/// While it lives, allocations of this thread are of `kind`; but inside a scope of `check` they stay `check`.
+/// Outside of any scope they are activations.
 class MemoryScope {
  public:
   explicit MemoryScope(MemoryKind kind);

@@ -9,7 +9,7 @@
 
 namespace tessera {
 
-/// The counter of Philox, and what it makes of it.
+/// 128 bits: the counter that Philox takes, and the random numbers that it makes of it.
 struct PhiloxBlock {
   std::uint32_t word[4];
   bool operator==(const PhiloxBlock&) const = default;
@@ -36,6 +36,7 @@ TESSERA_BOTH PhiloxBlock philox(const PhiloxBlock& counter, std::uint64_t key) {
 class Random {
  public:
   Random(std::uint64_t seed, std::string_view name);
+  /// 32 random bits.
   TESSERA_BOTH std::uint32_t bits(std::uint64_t index) const {
     const std::uint64_t block = index / 4, word = index % 4;
     const PhiloxBlock out =

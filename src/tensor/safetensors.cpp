@@ -34,7 +34,7 @@ float from_f16(std::uint16_t bits) {
 struct StoredType {
   const char* name;
   DType dtype;                              // what it is read as
-  float (*widen)(std::uint16_t) = nullptr;  // of a type that no tensor has
+  float (*widen)(std::uint16_t) = nullptr;  // for a type that no tensor has
   std::uint64_t bytes() const { return widen != nullptr ? 2 : size_of(dtype); }
 };
 constexpr std::array stored_types{StoredType{"BF16", DType::bf16}, StoredType{"F32", DType::f32},
@@ -45,7 +45,7 @@ const char* format_name(DType dtype) {
   return std::ranges::find(stored_types, dtype, &StoredType::dtype)->name;
 }
 
-constexpr int value_limit = 2'000'000;  // of a JSON text: a few bytes of it cost a hundred of memory
+constexpr int value_limit = 2'000'000;  // in a JSON text, of which a few bytes take a hundred in memory
 
 /// A text or a value of JSON for a message: a broken file may hold one of any length.
 std::string shorten(const std::string& text) {
@@ -127,7 +127,7 @@ class Header {
       json checked = json_;
       checked["__metadata__"].erase("header crc32");
       if (all["header crc32"] != checksum(checked.dump()))
-        refuse(file_, "the header is damaged: its CRC-32 is another");
+        refuse(file_, "the header is damaged: its CRC-32 does not match");
     }
     return texts(all);
   }
@@ -272,7 +272,7 @@ Tensor SafetensorsFile::read(const std::string& name) const {
   file_.read(stored, entry.bytes, entry.begin);
   if (const auto sum = metadata_.find("crc32 " + name);
       sum != metadata_.end() && sum->second != checksum({stored, entry.bytes}))
-    refuse(file_, "tensor {} is damaged: its CRC-32 is another", quote(name));
+    refuse(file_, "tensor {} is damaged: its CRC-32 does not match", quote(name));
   std::ranges::transform(narrow, reinterpret_cast<float*>(tensor.raw()), entry.widen);
   return tensor;
 }

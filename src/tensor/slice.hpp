@@ -31,13 +31,13 @@ struct Slice {
 
   std::int64_t local_rows() const;
   std::int64_t local_cols() const;
-  /// Where in the whole element (row, col) of the shard lies.
+  /// Where element (row, col) of the shard lies in the whole.
   std::pair<std::int64_t, std::int64_t> locate(std::int64_t row, std::int64_t col) const;
   /// The shard, copied out of a whole; and the reverse. Shapes must fit. Any device.
   Tensor extract(const Tensor& whole) const;
   void insert(const Tensor& whole, const Tensor& shard) const;
-  /// What lies in both of two slices of one whole, in one order: as a slice of the first one's shard, and as
-  /// a slice of the second one's.
+  /// What two slices of one whole have in common, twice in the same order: as a slice of a's shard, and as a
+  /// slice of b's shard.
   static std::pair<Slice, Slice> overlap(const Slice& a, const Slice& b);
   bool operator==(const Slice&) const = default;
 };

@@ -71,7 +71,8 @@ class Storage {
 class Tensor {
  public:
   Tensor() = default;
-  /// (rows, cols), elements undefined, on this thread's device, of this thread's memory kind.
+  /// (rows, cols) with undefined elements, by default on this thread's device. The ledger counts it as this
+  /// thread's MemoryKind.
   static Tensor empty(std::int64_t rows, std::int64_t cols, DType dtype,
                       std::shared_ptr<Device> device = Device::current());
   static Tensor zeros(std::int64_t rows, std::int64_t cols, DType dtype);
@@ -92,7 +93,7 @@ class Tensor {
   /// Views, no bytes copied: rows [begin, end), columns [begin, end). Throws Error outside of the tensor.
   Tensor row_range(std::int64_t begin, std::int64_t end) const;
   Tensor column_range(std::int64_t begin, std::int64_t end) const;
-  /// The same elements in the same order as (rows, cols). Only of a contiguous tensor.
+  /// The same elements in the same order as (rows, cols). Throws Error unless the tensor is contiguous.
   Tensor reshape(std::int64_t rows, std::int64_t cols) const;
 
   Tensor copy() const;                         ///< New contiguous elements on the same device.

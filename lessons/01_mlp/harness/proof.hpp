@@ -28,10 +28,9 @@ inline auto reference(Activation f) {
   };
 }
 
-// begin differences
-/// Compares every element of every gradient of a small MLP, in f64, with the
-/// central difference (L(w + h) - L(w - h)) / 2h of the loss L = sum Y dY. Returns
-/// the largest distance, and the largest sum |Y dY|, which scales the error.
+/// Compares every element of every gradient of a small MLP, in f64, with the central difference
+/// (L(w + h) - L(w - h)) / 2h of the loss L = sum Y dY. Returns the largest distance, and the largest
+/// sum |Y dY|, which scales the error.
 inline std::pair<double, double> central_differences(std::uint64_t seed) {
   const auto make = [&](const char* name, std::int64_t rows, std::int64_t cols) {
     return generate(seed, name, Slice::whole(rows, cols), DType::f64, Fill::uniform, 1);
@@ -66,13 +65,12 @@ inline std::pair<double, double> central_differences(std::uint64_t seed) {
       };
       const double slope = (loss_at(start[i] + h) - loss_at(start[i] - h)) / (2 * h);
       const double error = std::abs(slope - gradient[i]);
-      if (!(error <= worst)) worst = error;  // a NaN stays
+      if (!(error <= worst)) worst = std::isnan(error) ? INFINITY : error;  // a NaN is not lost
       w.copy_from(Tensor::of(w.rows(), w.cols(), start, DType::f64));
     }
   }
   return {worst, scale};
 }
-// end differences
 
 /// X (N, W), dY (N, W) and the MLP between them.
 struct Built {
@@ -102,8 +100,8 @@ inline void check(Proof& proof, const Sizes& s, const Mlp& model, const Step& fo
     proof.result(name, axes, identity, Placed<Replicated>(value));
   proof.baseline(reference(model.f));
 
-  const std::int64_t n = s.tokens, k = s.width, f = s.ffn, e = proof.element_bytes();
-  const std::int64_t weights = (2 * k + 1) * f + k, activations = n * (4 * k + 3 * f);
+  const std::int64_t n = s.tokens, w = s.width, f = s.ffn, e = proof.element_bytes();
+  const std::int64_t weights = (2 * w + 1) * f + w, activations = n * (4 * w + 3 * f);
   proof.expect_weights("A c1 B c2", "dA dc1 dB dc2", weights, weights, "((2 W + 1) F + W)");
   proof.expect_memory(MemoryKind::activation, "X dX Y dY U dU H", activations * e, activations * e,
                       format("{} N (4 W + 3 F)", e));

@@ -2,7 +2,6 @@
 #pragma once
 
 #include "app/app.hpp"
-#include "tensor/error.hpp"
 
 namespace tessera {
 
@@ -16,15 +15,15 @@ struct LayerSizes {
     app.size("--ffn", ffn, "F, the width of the hidden layer");
     app.memory([this](int p) { return memory(p); });
   }
-  /// What a proof calls its axes.
+  /// The axes of the matrices by their letters, as Proof::axes takes them.
   std::map<char, std::int64_t> axes() const { return {{'N', tokens}, {'W', width}, {'F', ffn}}; }
   /// The bytes of memory that a lesson takes on p ranks of one machine, its unsplit reference in f64
   /// included.
   double memory(int p) const {
-    const double n = tokens, k = width, f = ffn;
-    return 3e8 + 4 * (12 * k * f + n * k * (12 * p + 6) + n * f * (2 * p + 10));
+    const double n = tokens, w = width, f = ffn;
+    return 3e8 + 4 * (12 * w * f + n * w * (12 * p + 6) + n * f * (2 * p + 10));
   }
-  /// For a picture, in which N, W and F are drawn so long.
+  /// The same for a picture, which draws N, W and F with these lengths.
   std::map<char, Side> sides(double n, double w, double f) const {
     return {{'N', {std::to_string(tokens), n}},
             {'W', {std::to_string(width), w}},

@@ -37,7 +37,7 @@ inline void check(Proof& proof, const Sizes& s, const ColumnParallelLinear& laye
   proof.result("dA", "WF", "dA = [X' dY1, X' dY2]", layer.da);
   proof.result("dc", "1F", "dc = [sum dY1, sum dY2]", layer.dc);
   proof.baseline(reference);
-  const std::int64_t n = s.tokens, k = s.width, f = s.ffn, p = proof.ranks(), b = proof.element_bytes();
+  const std::int64_t n = s.tokens, w = s.width, f = s.ffn, p = proof.ranks(), b = proof.element_bytes();
   proof.mistake("dX", "dX equals rank {rank}'s own term: was it all-reduced?", [=](const auto& in, int rank) {
     const Range own = part(f, rank, p);
     return matmul(in("dY").column_range(own.begin, own.end), t(in("A").column_range(own.begin, own.end)));
@@ -45,10 +45,10 @@ inline void check(Proof& proof, const Sizes& s, const ColumnParallelLinear& laye
   proof.mistake("Y", "Y lacks the bias.", [](const auto& in, int) { return matmul(in("X"), in("A")); });
 
   proof.expect_traffic("fwd", "all_gather", "Y", 1, (p - 1) * n * f * b, format("(p-1) {} N F", b));
-  proof.expect_traffic("bwd", "all_reduce", "dX", 1, 2 * (p - 1) * n * k * b, format("2 (p-1) {} N W", b));
-  proof.expect_weights("A c", "dA dc", (k + 1) * f, (k + 1) * f / p, "(W + 1) F/p");
-  proof.expect_memory(MemoryKind::activation, "X dX Y dY", 2 * n * (k + f) * b,
-                      (2 * n * (k + f) + n * f / p) * b, format("{} (2 N (W + F) + N F/p)", b));
+  proof.expect_traffic("bwd", "all_reduce", "dX", 1, 2 * (p - 1) * n * w * b, format("2 (p-1) {} N W", b));
+  proof.expect_weights("A c", "dA dc", (w + 1) * f, (w + 1) * f / p, "(W + 1) F/p");
+  proof.expect_memory(MemoryKind::activation, "X dX Y dY", 2 * n * (w + f) * b,
+                      (2 * n * (w + f) + n * f / p) * b, format("{} (2 N (W + F) + N F/p)", b));
 }
 
 /// The lesson's run with its checks, as main makes it.

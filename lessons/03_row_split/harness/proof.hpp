@@ -8,8 +8,8 @@ namespace tessera::row_split {
 
 using Sizes = LayerSizes;
 
-/// The unsplit Y = X A + c and its gradients, for Tensor and for Bounded.
-/// The scattered form has the same Y and dX.
+/// The unsplit Y = X A + c and its gradients, for Tensor and for Bounded. The scattered form has the same Y
+/// and dX.
 inline auto reference = [](const auto& in) {
   const auto x = in("X"), a = in("A"), c = in("c"), dy = in("dY");
   const auto y = add_bias(matmul(x, a), c), dx = matmul(dy, t(a));
@@ -21,8 +21,8 @@ inline auto reference = [](const auto& in) {
                                           {"dc", sum_rows(dy)}};
 };
 
-/// The known mistakes of a result that is x(in) A + c, of which each rank computes the term of its columns of
-/// the left and its rows of A.
+/// Names the known mistakes of `result` = x(in) A + c, where each rank multiplies its columns of x(in) by its
+/// rows of A. `a` and `c` are the names of the inputs A and c, and `bias` is what a message calls c.
 template <class X>
 void mistakes_of_sum(Proof& proof, const std::string& result, const std::string& bias, const X& x,
                      const std::string& a, const std::string& c) {
@@ -67,17 +67,17 @@ inline void check(Proof& proof, const Sizes& s, const RowParallelLinear& layer, 
   proof.result("dA", "FW", "dA = [X1' dY; X2' dY]", layer.da);
   proof.result("dc", "1W", "dc = sum dY", layer.dc);
   proof.baseline(reference);
-  const std::int64_t n = s.tokens, k = s.width, f = s.ffn, p = proof.ranks(), b = proof.element_bytes();
+  const std::int64_t n = s.tokens, w = s.width, f = s.ffn, p = proof.ranks(), b = proof.element_bytes();
   for (const char* name : {"Y", "Y_scattered"})
     mistakes_of_sum(
         proof, name, "bias", [](const auto& in) { return in("X"); }, "A", "c");
 
   const std::string sums = format("(p-1) {} N W", b);
-  proof.expect_traffic("fwd", "all_reduce", "Y", 1, 2 * (p - 1) * n * k * b, "2 " + sums);
-  proof.expect_traffic("fwd-scattered", "reduce_scatter", "Y", 1, (p - 1) * n * k * b, sums);
-  proof.expect_traffic("bwd-scattered", "all_gather", "dY", 1, (p - 1) * n * k * b, sums);
-  proof.expect_weights("A c", "dA dc", (f + 1) * k, (f / p + 1) * k, "(F/p + 1) W");
-  proof.expect_memory(MemoryKind::activation, "X dX Y dY", 2 * n * (f + k) * b, 2 * n * (f / p + k) * b,
+  proof.expect_traffic("fwd", "all_reduce", "Y", 1, 2 * (p - 1) * n * w * b, "2 " + sums);
+  proof.expect_traffic("fwd-scattered", "reduce_scatter", "Y", 1, (p - 1) * n * w * b, sums);
+  proof.expect_traffic("bwd-scattered", "all_gather", "dY", 1, (p - 1) * n * w * b, sums);
+  proof.expect_weights("A c", "dA dc", (f + 1) * w, (f / p + 1) * w, "(F/p + 1) W");
+  proof.expect_memory(MemoryKind::activation, "X dX Y dY", 2 * n * (f + w) * b, 2 * n * (f / p + w) * b,
                       format("{} N (F/p + W)", 2 * b));
 }
 

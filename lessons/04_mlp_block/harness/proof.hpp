@@ -9,8 +9,8 @@ namespace tessera::mlp_block {
 
 using Sizes = LayerSizes;
 
-/// Elements that each of p ranks holds: of the weights A, c1, B, c2, and of the activations X, dX, Y, dY, U =
-/// X A + c1, dU, H.
+/// How many elements each of p ranks holds of the weights A, c1, B, c2, and of the activations X, dX, Y, dY,
+/// U = X A + c1, dU, H.
 inline std::int64_t weights_of(const Sizes& s, std::int64_t p) {
   return (2 * s.width + 1) * s.ffn / p + s.width;
 }
@@ -56,7 +56,7 @@ inline void check(Proof& proof, const Sizes& s, const ParallelMlp& block, const 
   proof.result("dc2", "1W", "dc2 = sum dY", block.fc2.dc);
   proof.baseline(mlp_block::reference(block.f));
   const Activation activation = block.f;
-  const std::int64_t n = s.tokens, k = s.width, f = s.ffn, p = proof.ranks(), e = proof.element_bytes();
+  const std::int64_t n = s.tokens, w = s.width, f = s.ffn, p = proof.ranks(), e = proof.element_bytes();
   row_split::mistakes_of_sum(
       proof, "Y", "bias c2", [=](const auto& in) { return mlp_block::reference(activation)(in).at("H"); },
       "B", "c2");
@@ -68,14 +68,14 @@ inline void check(Proof& proof, const Sizes& s, const ParallelMlp& block, const 
   });
 
   for (const auto& [phase, label] : {std::pair{"fwd", "Y"}, {"bwd", "dX"}})
-    proof.expect_traffic(phase, "all_reduce", label, 1, 2 * (p - 1) * n * k * e, format("2 (p-1) {} N W", e));
+    proof.expect_traffic(phase, "all_reduce", label, 1, 2 * (p - 1) * n * w * e, format("2 (p-1) {} N W", e));
   proof.expect_weights("A c1 B c2", "dA dc1 dB dc2", weights_of(s, 1), weights_of(s, p),
                        "((2 W + 1) F/p + W)");
   proof.expect_memory(MemoryKind::activation, "X dX Y dY U dU H", activations_of(s, 1) * e,
                       activations_of(s, p) * e, format("{} N (4 W + 3 F/p)", e));
 }
 
-/// The plain way with the same weights, and B cut by columns.
+/// The layers of the plain way with the same weights, but with B cut by columns.
 inline AllGatherMlp build_plain(const Proof& proof, const ParallelMlp& block) {
   return {{block.fc1.a.local(), block.fc1.c.local()},
           {proof.other_slice("B", proof.slice<Shard<1>>("FW")),

@@ -1,5 +1,5 @@
-// What lesson 04 shows: an example by hand, a counterexample,
-// the picture, and a limit that one rank cannot keep.
+// What lesson 04 shows: an example by hand, a counterexample, the picture, and a limit that one rank cannot
+// keep.
 #pragma once
 
 #include "04_mlp_block/harness/proof.hpp"

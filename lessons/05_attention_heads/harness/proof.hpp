@@ -23,8 +23,7 @@ inline MeasuredReference reference(const Inputs<Tensor>& in, const Sizes& s, con
   return u.results;
 }
 
-/// O if each rank cut [Q | K | V] as one matrix,
-/// and took a contiguous p-th of its columns for its q, k and v.
+/// What O would be if each rank took a contiguous p-th of the columns of [Q | K | V] for its q, k and v.
 inline Tensor contiguous_heads(const Inputs<Tensor>& in, const Sizes& s, const Core& core, int p) {
   const Tensor qkv = add_bias(matmul(in("X"), in("attn.c_attn.weight")), in("attn.c_attn.bias"));
   const Tensor o = Tensor::empty(s.n(), s.w(), qkv.dtype(), qkv.device());
@@ -84,9 +83,9 @@ Built<Layer> build(Proof& proof, const Communicator& comm, const Sizes& s) {
 
 // Checking.
 
-/// Elements of activations on each of p ranks, after the backward or before it: so many matrices (N, W), the
-/// norms' means and deviations, and what is cut by columns and heads. `own` of the N rows are this rank's in
-/// those matrices and norms: lesson 09 cuts them.
+/// The elements of all activations on each of p ranks, after the backward or before it. There are `matrices`
+/// matrices (N, W) and the norms' means and deviations, of which this rank holds `own` of the N rows (lesson
+/// 09 cuts them), and what is cut by columns and by heads.
 inline std::int64_t activations(const Sizes& s, int p, const Proof& proof, std::int64_t matrices,
                                 bool backward, std::int64_t own) {
   const std::int64_t n = s.n(), w = s.w(), times = backward ? 2 : 1;
@@ -97,7 +96,8 @@ inline std::int64_t activations(const Sizes& s, int p, const Proof& proof, std::
          n * (times * own_qkv(s, p) + w / p + (block ? (times + 1) * 4 * w / p : 0)) +
          (proof.exact() ? 0 : core);
 }
-/// Those of lesson 05 after the backward, as a row of the table of memory.
+
+/// Expects the activations of lesson 05 after the backward, as a row of the table of memory.
 inline void expect_activations(Proof& proof, const Sizes& s, std::int64_t matrices, const std::string& label,
                                const std::string& formula) {
   const std::int64_t e = proof.element_bytes();
@@ -106,13 +106,13 @@ inline void expect_activations(Proof& proof, const Sizes& s, std::int64_t matric
                       format("{} {}", e, formula));
 }
 
-/// The truth of attention or of a block, here and in lesson 09.
+/// The unsplit attention or block is the baseline, here and in lesson 09.
 inline void compare_with_reference(Proof& proof, const Sizes& s) {
   const Core core = proof.exact() ? linear_core : reference_core;
   proof.measured_baseline([=](const auto& in) { return reference(in, s, core); });
 }
 
-/// The gradients of attention's weights, but for the bias behind the sum.
+/// The results for the gradients of attention's weights, except for the bias that is added after the sum.
 template <class Attention>
 void attention_results(Proof& proof, const Communicator& comm, const Sizes& s, const Attention& layer) {
   const auto qkv = [&](std::int64_t rows) { return own_columns(rows, s, comm.rank(), comm.size()); };
@@ -120,7 +120,7 @@ void attention_results(Proof& proof, const Communicator& comm, const Sizes& s, c
   proof.result("dattn.c_attn.bias", "1Q", "db    = sum [dQ dK dV]_i", layer.dc_qkv(), qkv(1));
   proof.result("dattn.c_proj.weight", "WW", "dWo   = O_i' dY", layer.c_proj.da);
 }
-/// The same of the MLP.
+/// The same for the weights of the MLP.
 template <class Mlp>
 void mlp_results(Proof& proof, const Mlp& mlp) {
   proof.result("dmlp.c_fc.weight", "WF", "dA    = ln_2(Xa)' [dU1, dU2]", mlp.fc1.da);
@@ -134,7 +134,8 @@ inline std::int64_t all_weights(const Sizes& s, int p) {
   return attention_weights(s, p) + (s.part == Part::block ? mlp + norms : 0);
 }
 
-/// The bytes of `halves` halves of a block, one of which is attention: each has one all-reduce in each pass.
+/// Expects the bytes of `halves` halves of a block, one of which is attention: each has one all-reduce in
+/// each pass.
 inline void expect_sums(Proof& proof, const Sizes& s, int halves) {
   const std::int64_t p = proof.ranks(), e = proof.element_bytes(), nw = s.n() * s.w() * halves,
                      more = s.shares_keys(p) ? 2 * s.n() * s.shape.kv_width() : 0;  // [dK dV]

@@ -13,7 +13,7 @@ namespace tessera::attention_heads {
 
 /// Two known mistakes, which the checks recognise.
 struct Wrong {
-  int later = 0;      // each query sees as many keys that come after it
+  int later = 0;      // each query also sees so many of the keys that come after it
   bool by_d = false;  // the scores are divided by d, not by its root
 };
 

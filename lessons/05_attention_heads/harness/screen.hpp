@@ -1,5 +1,5 @@
-// What lesson 05 shows: an example by hand, the table of its trap,
-// and the picture of the heads and of what is sent.
+// What lesson 05 shows: an example by hand, the table of its trap, and the picture of the heads and of what
+// is sent.
 #pragma once
 
 #include "05_attention_heads/harness/sizes.hpp"
@@ -8,8 +8,8 @@
 
 namespace tessera::attention_heads {
 
-/// An example with two heads of one column (d = 1) over three tokens, one head on each of two ranks;
-/// causal, no biases.
+/// An example with two heads of one column (d = 1) over three tokens, one head on each of two ranks, with a
+/// causal mask and without biases.
 inline std::string by_hand() {
   const Tensor x = Tensor::of(3, 2, {1, 0, 0, 1, 1, 2}), wo = Tensor::of(2, 2, {1, 2, 3, -1});
   const Tensor wqkv = Tensor::of(2, 6, {1, 0, 1, 1, 2, -1, 0, 1, -1, 0, 1, 1}), qkv = matmul(x, wqkv);
@@ -34,8 +34,8 @@ inline std::string by_hand() {
   return text + side_by_side({"Y, the sum"}, {add(terms[0], terms[1])});
 }
 
-/// Which columns of [Q | K | V] each rank takes for its q,
-/// k and v in the trap, and which belong to its heads.
+/// Which columns of [Q | K | V] each rank takes for its q, k and v in the trap, and which belong to its
+/// heads.
 inline std::string trap_table(const Sizes& s, int p) {
   const std::int64_t w = s.w(), kv = s.shape.kv_width(), q_own = w / p, kv_own = kv / p;
   const auto name = [&](std::int64_t col) {

@@ -1,4 +1,4 @@
-// The sizes of lesson 05: from the command line, or a message that says what would work, to what a rank of p
+// The sizes of lesson 05: their flags, the messages that say which sizes would work, and what each of p ranks
 // holds of them.
 #pragma once
 
@@ -32,7 +32,8 @@ inline void check_shape(const AttentionShape& s, std::int64_t tokens, std::int64
             tokens / s.options.seq, s.options.seq, tokens, most_tokens);
 }
 
-/// What follows from the other sizes. With padding, sequence b ends after seq - b seq / (2 batch) tokens.
+/// Fills in what follows from the other sizes. With padding, sequence b ends after seq - b seq / (2 batch)
+/// tokens.
 inline void complete(Sizes& s) {
   AttentionOptions& o = s.shape.options;
   if (s.shape.kv_heads == 0) s.shape.kv_heads = s.shape.heads;
@@ -95,7 +96,7 @@ inline void set_sizes(Sizes& s, const Options& options, int p) {
       kv, p, p == 1 ? " rank" : " ranks", p, a, fitting(a, fits));
 }
 
-/// The columns of [Q | K | V] that the rank has, as a slice of the whole. (rows, W + 2 kv d)
+/// The columns of [Q | K | V] that the rank has, as a slice of the whole, which is (rows, W + 2 kv d).
 inline Slice own_columns(std::int64_t rows, const Sizes& s, int rank, int p) {
   if (s.trap_qkv) return Slice::columns(rows, s.qkv(), rank, p);
   if (!s.shares_keys(p)) return qkv_slice(rows, s.shape, rank, p);

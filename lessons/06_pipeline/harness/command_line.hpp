@@ -21,17 +21,17 @@ inline void add_flags(App& app, Config& s, Arguments& arguments) {
   flags.number("--microbatches", s.microbatches, 1, 1024, "m, parts of the batch");
   app.size("--batch", arguments.batch, "sequences of a step");
   flags.number("--layers", s.model.layers, 1, 1024, "blocks of the whole model");
-  flags.choice("--schedule", s.schedule, schedule_names, "who does what when");
+  flags.choice("--schedule", s.schedule, schedule_names, "in which order the stages compute");
   flags.text("--pace", arguments.pace, "5ms", "a stage's forward takes this long, dX and dW as well");
   flags.toggle("--compare", arguments.compare, "all schedules in one table");
-  flags.number("--chunks", s.chunks, 0, 64, "of a stage, for interleaved; 0: two there, else one");
+  flags.number("--chunks", s.chunks, 0, 64, "chunks of each stage; 0: two for interleaved, else one");
   flags.text("--partition", arguments.partition, "3,2,2,1", "layers of each stage, or balance");
-  flags.toggle("--recompute", s.recompute, "keep a stage's input alone, run its forward again");
+  flags.toggle("--recompute", s.recompute, "keep only a stage's input, and run its forward again");
   flags.toggle("--blocking", s.blocking, "wait for each send at once, as a beginner would");
   gpt::add_size_flags(app, s.model);
 }
 
-/// "5ms" in seconds; "" is none.
+/// Reads "5ms" as seconds; "" is 0. Throws UsageError.
 inline double seconds(const std::string& pace) {
   if (pace.empty()) return 0;
   char* end = nullptr;
@@ -55,7 +55,8 @@ inline void check_microbatches(std::int64_t microbatches, std::int64_t batch, st
                                 : format(": --microbatches {}", good));
 }
 
-/// Everything that can be wrong with the command line, before anything runs.
+/// Completes `s` from the command line. Throws UsageError for everything that can be wrong with it, before
+/// anything runs.
 inline void apply_arguments(Config& s, const Arguments& arguments, int ranks) {
   const bool interleaved = s.schedule == Schedule::interleaved;
   gpt::set_batch(s.model, arguments.batch, s.microbatches);

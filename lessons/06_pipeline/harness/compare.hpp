@@ -11,11 +11,11 @@ namespace tessera::pipeline {
 struct Comparison {
   std::vector<Run> schedules;
   std::vector<std::string> left_out;  // why a schedule is not among them
-  LayerCosts costs;                   // of --partition balance, and the run of the even partition:
-  std::vector<Run> even;
+  LayerCosts costs;                   // what --partition balance has measured
+  std::vector<Run> even;              // and its run of the even partition; else empty
 };
 
-/// A run with a proof of its own, of which one line appears in `main`. Leaves an empty journal.
+/// A run with a proof of its own, which is one check of `main`. Leaves an empty journal.
 inline Run run_alone(Proof& main, Communicator& pp, const Config& s, const std::string& name) {
   Proof proof(pp, {Tier::floating, main.dtype(), main.seed()});
   const Run run{s, prove(proof, pp, s)};
@@ -72,7 +72,7 @@ inline Comparison run_comparison(Proof& main, Communicator& pp, Config& s, const
   return found;
 }
 
-/// The even partition above the balanced one. A stage's forward is a third of what it costs.
+/// The even partition above the balanced one. It takes a stage's forward for a third of what the stage costs.
 inline std::string partition_table(const Comparison& found, const Run& balanced) {
   const auto ms = [](double seconds) { return number(1e3 * seconds) + " ms"; };
   Cells rows = {{"Layers", "slowest stage", "mean stage", "bubble predicted", "measured"}};

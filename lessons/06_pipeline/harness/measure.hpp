@@ -63,14 +63,14 @@ class Clock {
     Instruction instruction;
     Event begin, end;
   };
-  using Clockwork = std::chrono::steady_clock;  // one for all processes of a machine
-  std::int64_t now() const {                    // in ticks, rounded down
-    const std::chrono::duration<double> seconds = Clockwork::now().time_since_epoch();
+  using SteadyClock = std::chrono::steady_clock;  // one for all processes of a machine
+  std::int64_t now() const {                      // in ticks, rounded down
+    const std::chrono::duration<double> seconds = SteadyClock::now().time_since_epoch();
     return seconds.count() / tick_;
   }
   void wait_until(std::int64_t tick) const {
     const std::chrono::duration<double> seconds(tick * tick_);
-    std::this_thread::sleep_until(Clockwork::time_point(std::chrono::ceil<Clockwork::duration>(seconds)));
+    std::this_thread::sleep_until(SteadyClock::time_point(std::chrono::ceil<SteadyClock::duration>(seconds)));
   }
   double tick_;
   Device& device_;
@@ -105,7 +105,8 @@ struct Measured {
   double loss = 0;  // the mean over all tokens
 };
 
-/// Every rank's steps, on rank 0. The ranks send the times alone: what they executed stands in the plan.
+/// Gathers every rank's steps on rank 0. The ranks send the times alone: what they executed stands in the
+/// plan.
 inline Measured gather(Communicator& comm, const Plan& plan, const Trace& trace) {
   const CheckScope scope(comm);
   std::vector<double> mine = {double(trace.in_flight), double(trace.activation_bytes)};
@@ -176,9 +177,9 @@ inline Costs costs_of(const Timeline& timeline, int virtual_stages) {
 inline void journal_steps(Journal& journal, const Trace& trace, int stage, int stages) {
   for (const Step& s : trace.steps) {
     const int at = virtual_stage(s.chunk, stage, stages);
-    const bool to_next = s.op == Op::send || s.op == Op::receive_gradient;
     const bool gradient = s.op == Op::send_gradient || s.op == Op::receive_gradient;
-    const std::string message = format("{}{}.{}", gradient ? "g" : "a", s.microbatch, to_next ? at : at - 1);
+    const std::string message =
+        format("{}{}.{}", gradient ? "g" : "a", s.microbatch, with_next(s.op) ? at : at - 1);
     const std::string flow = is_send(s.op) ? "out:" + message : is_receive(s.op) ? "in:" + message : "";
     journal.span({text(s), "pipeline", s.begin, s.end, flow});
   }

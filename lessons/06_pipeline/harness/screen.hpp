@@ -1,5 +1,4 @@
-// What lesson 06 shows: an example by hand, timelines, bubbles, the table of schedules, and the same for
-// programs.
+// What lesson 06 shows: an example by hand, timelines and their bubbles; and its keys of the JSON.
 #pragma once
 
 #include <thread>
@@ -10,7 +9,7 @@
 
 namespace tessera::pipeline {
 
-/// What was asked for, and what was measured. Without a timeline nothing shows that is measured in seconds.
+/// What was asked for, and what was measured. Where the timeline is empty, no figure in seconds is shown.
 struct Run {
   Config config;
   Measured measured;
@@ -33,7 +32,7 @@ inline std::string indented(const std::string& text, std::size_t by) {
   return out;
 }
 
-/// What becomes of blocking sends, read off the lists alone.
+/// Says what blocking sends lead to, as the lists alone tell it.
 inline std::string warning(const Config& s) {
   try {
     check(s.plan(), s.microbatches, s.chunks);
@@ -61,7 +60,7 @@ inline std::string formula(const Config& s) {
   return s.chunks > 1 ? "(p-1)/(vm+p-1)" : "(p-1)/(m+p-1)";
 }
 
-/// Timelines and what they say.
+/// The timelines, and the figures that they give.
 inline std::string report(const Run& run, std::int64_t element_bytes) {
   const Config& s = run.config;
   const Measured& found = run.measured;

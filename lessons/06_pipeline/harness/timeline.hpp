@@ -31,17 +31,17 @@ inline std::string legend(const Timeline& timeline) {
   return line + ", . idle" + (timeline.chunks() > 1 ? "; a line a chunk" : "");
 }
 
-// begin draw
-/// A line a stage, or a chunk of it (s0.1 is the first, blank while stage 0 works in another chunk). A
-/// character is one `unit` of time, or more where the line would not fit into `columns` (0: as long as fits).
-/// It shows what the stage does in the middle of that time. The last column counts the idle ones.
-inline std::string draw(const Timeline& timeline, const std::string& name, double unit, int columns = 100) {
+/// One line for each stage, or for each of its chunks: s0.1 is the first chunk of stage 0, and blank while
+/// the stage works in another one. A character is one `unit` of time, or more where the line would not fit
+/// into 100 columns; if `unit` is 0, the line is as long as fits. It shows what the stage does in the middle
+/// of that time. The last column counts the idle characters.
+inline std::string draw(const Timeline& timeline, const std::string& name, double unit) {
   const int chunks = timeline.chunks();
   const auto label = [&](std::size_t stage, int chunk) {
     return chunks == 1 ? format(" s{}", stage) : format(" s{}.{}", stage, chunk + 1);
   };
   const std::size_t margin = label(timeline.stages.size() - 1, 0).size() + 1;
-  const double begin = timeline.begin(), makespan = timeline.makespan(), room = columns - double(margin + 11);
+  const double begin = timeline.begin(), makespan = timeline.makespan(), room = 100 - double(margin + 11);
   const bool fits = unit > 0 && std::round(makespan / unit) <= room;
   const double scale = fits ? unit : makespan / room;
   const std::size_t cells = std::max(1.0, std::round(makespan / scale));
@@ -69,7 +69,6 @@ inline std::string draw(const Timeline& timeline, const std::string& name, doubl
   }
   return out;
 }
-// end draw
 
 // Timelines as SVG, one below the other on the same scale: the predicted above the measured. The picture is
 // legible at 1200 pixels, on light and on dark pages.
@@ -162,7 +161,8 @@ inline std::string key(double y, const Timeline& timeline) {
 
 }  // namespace svg_detail
 
-/// `subject`: "1f1b, 4 stages, 8 microbatches"; `unit`: of all panels' times.
+/// The panels as one SVG. `subject` is "1f1b, 4 stages, 8 microbatches"; `unit` is the unit of all their
+/// times.
 inline std::string picture(const std::string& subject, const std::vector<Panel>& panels,
                            const std::string& unit) {
   using namespace svg_detail;

@@ -14,7 +14,8 @@ struct Config {
   double lr = 0.1;
 };
 
-/// The gradient if each rank took the mean over its own rows, and then the ranks the mean of these.
+/// What the gradient would be if each rank took the mean over its own rows, and the ranks then took the mean
+/// of these means.
 inline Tensor mean_of_means(const Inputs<Tensor>& in, const std::string& name, int p, std::int64_t seq) {
   const Tensor dy = in("dY").copy();
   for (int r = 0; r < p; ++r) {
@@ -27,15 +28,15 @@ inline Tensor mean_of_means(const Inputs<Tensor>& in, const std::string& name, i
 
 /// The identity by itself: one linear layer, its n rows cut between sequences.
 inline void check_linear(Proof& proof, Communicator& comm, const ModelConfig& model) {
-  const std::int64_t n = model.tokens, seq = model.seq(), k = model.width(), f = 2 * k + 1;
+  const std::int64_t n = model.tokens, seq = model.seq(), w = model.width(), f = 2 * w + 1;
   const Range own = own_rows(n, comm.rank(), comm.size(), seq);
   const auto rows = [&](std::int64_t cols) { return Slice{n, cols, {own}, {{0, cols}}}; };
-  const Slice a_slice = Slice::whole(k, f), c_slice = Slice::whole(1, f);
+  const Slice a_slice = Slice::whole(w, f), c_slice = Slice::whole(1, f);
   const MemoryScope beside(MemoryKind::check);  // the memory shown is the model's
   const auto input = [&](const char* name, const char* axes, const Slice& slice) {
     return proof.input(name, axes, slice, 1, MemoryKind::check);
   };
-  const Rows x(input("X", "NW", rows(k))), dy(input("dY", "NF", rows(f)));
+  const Rows x(input("X", "NW", rows(w))), dy(input("dY", "NF", rows(f)));
   const Linear layer{Placed<Replicated>(input("A", "WF", a_slice)),
                      Placed<Replicated>(input("c", "1F", c_slice))};
   const Rows y = layer.forward(x), dx = layer.backward_input(dy);
@@ -45,11 +46,11 @@ inline void check_linear(Proof& proof, Communicator& comm, const ModelConfig& mo
     gradients = layer.finish(DataParallel(comm));
   });
   proof.result("Y", "NF", "[X1; X2] A + c = [X1 A + c; X2 A + c]", y.local(), rows(f));
-  proof.result("dX", "NW", "dX = [dY1 A'; dY2 A']", dx.local(), rows(k));
+  proof.result("dX", "NW", "dX = [dY1 A'; dY2 A']", dx.local(), rows(w));
   proof.result("dA", "WF", "dA = X1' dY1 + X2' dY2", gradients.first.local(), a_slice);
   proof.result("dc", "1F", "dc = sum dY1 + sum dY2", gradients.second.local(), c_slice);
   const std::int64_t p = comm.size(), e = proof.wide_bytes();
-  proof.expect_traffic("linear", "all_reduce", "dA, dc", 2, 2 * (p - 1) * (k + 1) * f * e,
+  proof.expect_traffic("linear", "all_reduce", "dA, dc", 2, 2 * (p - 1) * (w + 1) * f * e,
                        format("2 (p-1) {} (W + 1) F", e));
   for (const std::string result : {"dA", "dc"})
     proof.mistake(
@@ -70,7 +71,7 @@ inline Tokens own_tokens(const Tokens& batch, const Communicator& dp, std::int64
   return gpt::rows_of(batch, own_rows(batch.ids.rows(), dp.rank(), dp.size(), seq));
 }
 
-/// The unsplit model's step, and the linear layer.
+/// The baseline: the unsplit model's step, and the unsplit linear layer.
 inline MeasuredReference reference(const Inputs<Tensor>& in, const ModelConfig& config, const Tokens& batch) {
   MeasuredReference whole = gpt::reference_step(in, config, batch);
   const Tensor x = in("X"), a = in("A"), dy = in("dY");
@@ -81,7 +82,7 @@ inline MeasuredReference reference(const Inputs<Tensor>& in, const ModelConfig& 
   return whole;
 }
 
-/// The loss and the gradients of the first step against the unsplit model's, and the memory.
+/// Checks the loss and the gradients of the first step against the unsplit model's, and the memory.
 inline void check_gradients(Proof& proof, const Config& s, const Replica& replica, const Tokens& batch,
                             double loss) {
   proof.measure_memory();
@@ -94,7 +95,7 @@ inline void check_gradients(Proof& proof, const Config& s, const Replica& replic
   proof.expect_optimizer("SGD's velocity", 1, weights, weights, whole);
 }
 
-/// What the steps have left: replicas with equal bits, and a loss that has not risen.
+/// Checks what the steps have left: replicas with equal bits, and a loss that has not risen.
 inline void check_training(Proof& proof, Communicator& dp, const Config& s, const Replica& replica,
                            const std::vector<double>& losses) {
   double apart = 0;
@@ -104,7 +105,7 @@ inline void check_training(Proof& proof, Communicator& dp, const Config& s, cons
     proof.claim(format("replicas after {} steps: equal bits", s.steps), apart, 0,
                 "a replica went its own way: was a gradient not summed?");
   const double rise = std::max(losses.back() - losses.front(), 0.0);  // NaN stays NaN
-  if (s.steps > 0) proof.claim("the loss has not risen", rise, 0, "smaller --lr?");
+  if (s.steps > 0) proof.claim("the loss has not risen", rise, 0, "would a smaller --lr help?");
   for (const Parameter& one : replica.parameters())  // as a dump should show them
     one.value.copy_from(proof.other_slice(one.name, one.slice));
 
