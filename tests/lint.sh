@@ -101,6 +101,15 @@ scripts() {
   done
 }
 
+# A lesson's last line, "Code: FILE:LINE", points at a declaration: the line of code_line and so many more.
+pointers() {
+  local f n more line
+  sources lessons | xargs -rd '\n' grep -noHE '__LINE__ \+ [0-9]+;' /dev/null | tr ':;+' '   ' | while read -r f n _ more; do
+    line=$(sed -n "$((n + more))p" "$f")
+    if [[ ! $line =~ ^(template|inline|struct)\  ]]; then echo "$f:$n: code_line points at no declaration, but at '$line'"; fi
+  done
+}
+
 guards() {
   files | grep '\.hpp$' | xargs -rd '\n' grep -L '^#pragma once$' | sed 's/$/: no #pragma once/' || true
 }
@@ -118,7 +127,7 @@ format() {
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [[ ${1:-} == format ]]; then format; exit; fi
 cd "${1:-.}"
-found=$(arrows; sizes; leftovers; scripts; guards)
+found=$(arrows; sizes; leftovers; scripts; pointers; guards)
 if [[ -n $found ]]; then printf '%s\n' "$found"; exit 1; fi
 echo "clean. Lines of code: $(sources lessons | code_lines) in lessons/, of which $(concepts | code_lines) teach," \
   "$(sources src | code_lines) in src/, $(sources tests | code_lines) in tests/"

@@ -49,6 +49,8 @@ put lessons/08_three_d/train.hpp '#pragma once\n#include "09_later/x.hpp"\n'; ca
 put lessons/02_cut/x.cpp '#include "../01_mlp/mlp.hpp"\n';   catches "relative" "no folder of the core or lesson"
 put lessons/00_by_hand/x.cpp '#include "tensor/tensor.hpp"\n'; catches "00 includes" "00_by_hand stands alone"
 put lessons/06_pipeline/schedule.hpp '#pragma once\n#include "comm/comm.hpp"\n'; catches "schedule" "pure data"
+put lessons/02_cut/cut.hpp '#pragma once\ninline constexpr int code_line = __LINE__ + 1;\n/// What\nstruct Cut {};\n'
+catches "pointer" "cut.hpp:2: code_line points at no declaration"
 put src/tensor/open.hpp '// no guard\n';                     catches "guard" "no #pragma once"
 put bare.sh '#!/bin/sh\n';                                   catches "mode" "bare.sh: a script that is not executable"
 put src/tensor/a.cpp '// /'"home/me/tessera\n";              catches "home" "a path of one machine"

@@ -230,6 +230,7 @@ Outcome spoilt_product(const ProofOptions& options, const std::map<char, std::in
     proof.result("Y", "NM", "Y = 2 X A", spoil(y.local(), comm.rank()), proof.slice<P>("NM"));
     proof.baseline(identities::product_of_whole);
     proof.claim("loss of the first step", 0.5, 0.25, "Would a smaller --lr help?");
+    proof.claim("loss of the second step", NAN, 0.25, "");
   });
 }
 
@@ -276,5 +277,8 @@ TEST_CASE("NaN never passes") {
     if (rank == 0) y.column_range(0, 1).row_range(0, 1).copy_from(Tensor::of(1, 1, {NAN}, DType::f32));
     return y;
   };
-  CHECK_FALSE(spoilt_product<Shard<1>>({}, {{'N', 6}, {'K', 4}, {'M', 8}}, with_nan).checks.at(0).ok);
+  const auto checks = spoilt_product<Shard<1>>({}, {{'N', 6}, {'K', 4}, {'M', 8}}, with_nan).checks;
+  CHECK_FALSE(checks.at(0).ok);
+  CHECK_FALSE(checks.at(2).ok);
+  for (const int nan : {0, 2}) CHECK(checks.at(nan).used == INFINITY);  // no other check hides it
 }

@@ -110,11 +110,12 @@ void Proof::expect_optimizer(const std::string& label, int numbers, std::int64_t
 }
 
 void Proof::claim(const std::string& identity, double error, double bound, const std::string& advice) {
+  const double used = error == 0 ? 0 : error / bound;
   claims_.push_back({.identity = identity,
                      .tier = tier_name(),
                      .error = error,
                      .bound = bound,
-                     .used = error == 0 ? 0 : error / bound,
+                     .used = std::isnan(used) ? INFINITY : used,
                      .ok = error <= bound,
                      .scalar = true,
                      .rank = -1});
