@@ -65,6 +65,7 @@ inline void add_flags(App& app, Config& s, Arguments& arguments) {
                "replicas share out: 1 the optimiser's state, 2 and gradients, 3 and weights: lesson 10");
 }
 
+/// The number of ranks of these sizes. Throws UsageError where they cannot be, or the launcher has others.
 inline int ranks_of(const ParallelSizes& sizes) {
   const int launched = mpi::launched_size();
   const std::string flags = format("--tp {} {}--pp {} --dp {}", sizes.tp,
@@ -81,7 +82,7 @@ inline int ranks_of(const ParallelSizes& sizes) {
                    sizes.cp > 1 ? "--cp 2 " : "");
 }
 
-/// Opens the file where the model begins: once, and before anything is written.
+/// Opens the file of --weights or --resume, once and before anything is written. Null where there is none.
 inline std::shared_ptr<const gpt::WeightsFile> open_weights(const std::string& weights,
                                                             const std::string& resume) {
   refuse_if(!resume.empty() && !weights.empty(),
@@ -94,7 +95,7 @@ inline std::shared_ptr<const gpt::WeightsFile> open_weights(const std::string& w
   return std::make_shared<const gpt::WeightsFile>(gpt::model_file(resume), "--resume");
 }
 
-/// A flag that was not given, as the file where the model begins says.
+/// Sets a flag that was not given to what the file of --weights or --resume says.
 inline void set_from_file(Flags& flags, const gpt::WeightsFile& file, const std::string& flag,
                           const std::string& text) {
   try {
@@ -158,6 +159,7 @@ inline void take_sizes(ModelConfig& m, const gpt::WeightsFile& file, Flags& flag
   m.positions = file.positions, m.layer_norm_epsilon = file.layer_norm_epsilon;
 }
 
+/// Reads what to train on or to evaluate. Throws UsageError where it cannot be read.
 inline void read_text(Config& s, const Arguments& arguments, const Flags& flags) {
   const bool tokens = !arguments.tokens.empty();
   if (tokens && flags.given("--text"))
@@ -190,7 +192,7 @@ inline void refuse_unread(const Config& s, const Arguments& arguments, const Fla
   refuse(s.resume.empty() && s.training.adamw, "--optimizer adamw has no such constant", {"--momentum"});
 }
 
-/// Experts that the ranks of ep can share out.
+/// Throws UsageError where the ranks of ep cannot share the experts out, or a token cannot choose among them.
 inline void refuse_experts(const ModelConfig& m, int ep, const Options& options) {
   if (options.math == "tf32")
     throw UsageError(
@@ -204,7 +206,7 @@ inline void refuse_experts(const ModelConfig& m, int ep, const Options& options)
             "--experts are in every second block, and --layers 1 has none: --layers 2 would work");
 }
 
-/// Everything else that can be wrong with the command line, before anything runs.
+/// Completes `s`, and refuses everything else that can be wrong with the command line before anything runs.
 inline void apply_arguments(Config& s, const Arguments& arguments, Flags& flags, const Options& options) {
   TrainingConfig& t = s.training;
   ModelConfig& m = t.model;
@@ -261,7 +263,7 @@ inline void apply_arguments(Config& s, const Arguments& arguments, Flags& flags,
   if (s.save.empty()) return;
   if (gpt::config_json(m, DType::f32).empty())
     s.resumed += "  transformers has no such GPT-2: it cannot open what --save writes.\n";
-  std::error_code ignored;  // the check says what is wrong
+  std::error_code ignored;  // check_writable says what is wrong
   std::filesystem::create_directories(s.save, ignored);
   check_writable(gpt::model_file(s.save));
 }
