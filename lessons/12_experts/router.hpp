@@ -1,7 +1,7 @@
-// Who computes a token. A layer has E experts, each an MLP of its own, and a router chooses top_k of them for
-// each token: P = softmax(X W_r), and the top_k largest p_i. So a model has E times the weights of one MLP
-// and computes with top_k of them. One is Switch (Fedus et al. 2021), y = p_i E_i(x); from two on the chosen
-// probabilities are made to sum to 1, as in Mixtral and GShard (Lepikhin et al. 2020).
+// Which experts compute a token. A layer has E experts, each an MLP of its own, and a router chooses top_k of
+// them for each token: P = softmax(X W_r), and the top_k largest p_i. So a model has E times the weights of
+// one MLP and computes with top_k of them. One is Switch (Fedus et al. 2021), y = p_i E_i(x); from two on the
+// chosen probabilities are made to sum to 1, as in Mixtral and GShard (Lepikhin et al. 2020).
 //
 // Nothing makes the choices even, and an expert that is chosen more learns more and is chosen more. So an
 // auxiliary loss is added to the loss (Fedus et al., equation 4): with share_i of all choices those of
@@ -86,14 +86,14 @@ struct Router {
   Tensor dw = zero_gradient(w);
 
   struct Saved {
-    Tensor x, p, gates;        // (n, W), (n, E), (n, E)  gates: where nothing is chosen, nobody looks
+    Tensor x, p, gates;        // (n, W), (n, E), (n, E)  a gate is used where it is chosen
     Tensor dz;                 // (n, E)
     std::vector<double> even;  // alpha E share_i / N, the gradient of the auxiliary loss by each p_i
     double aux = 0;
   };
 
-  /// `batch` are the ranks of all tokens: a group, or the axes of a grid. The router computes in f32 at
-  /// least, since there is no small error of a choice.
+  /// x (n, W). `batch` are the ranks of all tokens: a group, or the axes of a grid. The router computes in
+  /// f32 at least, since a rounding error may change a choice.
   Routing forward(const Tensor& x, Saved& saved, const Groups& batch) const {
     const std::int64_t experts = w.cols();
     const Tensor z = matmul(wide(x), wide(w));  // (n, E)

@@ -181,8 +181,7 @@ inline void expect_traffic_by_axis(auto& proof, const Config& s, std::int64_t st
                     microbatches = format("{} {} m", steps, of);
   expect_pass(proof, s, "fwd", all, microbatches);
   expect_pass(proof, s, "bwd", all, microbatches, false);
-  const std::int64_t late = (6 * m.layers + 2) * w +
-                            m.expert_layers() * (w * m.experts - w),  // a router for a late bias
+  const std::int64_t late = (6 * m.layers + 2) * w + m.expert_layers() * (w * m.experts - w),  // with routers
       experts = m.expert_layers() * gpt::own_experts(m) * (copies == d ? d : m.ep);
   if (m.sequence_parallel)
     proof.expect_traffic("bwd", "all_reduce", "norms, late biases", steps * p * d,

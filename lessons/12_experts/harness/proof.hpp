@@ -7,7 +7,7 @@
 
 namespace tessera::experts {
 
-/// What the ranks send: as many rows as the choices make, whose counts are known after the routing.
+/// What the ranks send: how many rows follows from the choices.
 inline void expect_bytes(Proof& proof, const Choices& choices) {
   const Config& c = choices.c;
   const std::int64_t p = choices.ranks, ep = c.ep_of(choices.ranks), groups = p / ep,

@@ -16,7 +16,7 @@ class LayerReference {
   LayerReference(const Inputs<Tensor>& in, const Config& c, int ranks, const std::string& name = "",
                  int microbatches = 1)
       : in_(in), c_(c), ranks_(ranks), name_(name), microbatches_(microbatches) {}
-  MeasuredReference found;  // aux, Y, and by backward dX and the gradients "d" + a weight's name
+  MeasuredReference found;  // aux and Y; after backward dX and the gradients, "d" + the weight's name
 
   Tensor forward(const Tensor& x) {
     x_ = x, wide_ = cast(x, arithmetic(x.dtype()));
@@ -50,7 +50,7 @@ class LayerReference {
     return found.results.at("Y");
   }
 
-  /// How many choices of a token may be others.
+  /// How many choices of a token, in the mean, rounding may change.
   double undecided() const {
     return double(std::ranges::count(undecided_, true)) / double(std::max<std::int64_t>(x_.rows(), 1));
   }
@@ -89,7 +89,7 @@ class LayerReference {
   }
 
  private:
-  /// The place in even_ of a place in a table (N, E).
+  /// The index in even_ that belongs to element `at` of a table (N, E).
   std::int64_t row_of_even(std::int64_t at) const {
     return at / (p_.size() / microbatches_) * c_.experts + at % c_.experts;
   }

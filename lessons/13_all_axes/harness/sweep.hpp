@@ -135,8 +135,7 @@ inline std::string text_of(const Config& s) {
                 s.masked ? ", mlm" : "", t.model.experts, t.model.top_k, t.model.aux);
 }
 
-/// The whole weights of a run, by which every rank makes its slices: norms and biases too are no fixed
-/// numbers.
+/// Makes every rank's slices of the same weights. Norms and biases are random, too.
 inline gpt::MakeWeight weights_for(const Config& s, std::uint64_t seed) {
   std::map<std::string, double> scales;
   for (const auto& info : gpt::weights_of(s.training.model)) scales[info.name] = 0.5 * info.scale;
@@ -165,7 +164,7 @@ inline Whole whole_of(Communicator& alone, const Config& cut, std::uint64_t seed
           reference(in, s.training.model, batch_of(s, seed, 0), s.training.microbatches).results};
 }
 
-/// Rank 0 makes it for all. Collective.
+/// The same on every rank of `world`; rank 0 computes it. Collective.
 inline Whole shared_whole(Communicator& world, Communicator& alone, const Config& s, std::uint64_t seed) {
   const CheckScope scope(world);
   Whole whole;
@@ -196,7 +195,7 @@ inline std::pair<double, double> distance(Communicator& world, const Config& s, 
   for (const gpt::Parameter& one : trainer.with_gradients()) {
     const Tensor& truth = whole.gradients.at("d" + one.name);
     const double apart = three_d::largest_distance(one.gradient.values(), one.slice.extract(truth).values()),
-                 most = largest(truth);  // 0 of an expert that nobody has chosen
+                 most = largest(truth);  // 0 for an expert that no token has chosen
     off = std::max(off, apart == 0 ? 0 : apart / most);
   }
   return {three_d::largest_distance(train(world, trainer, s, seed), whole.losses), off};
@@ -219,7 +218,7 @@ inline std::vector<Swept> sweep(Proof& proof, Communicator& world, std::size_t s
   std::vector<Swept> found;
   for (const bool experts : {false, true}) {
     const Plan plan(ranks, experts);
-    std::map<std::vector<std::int64_t>, Whole> wholes;  // by what is no cut
+    std::map<std::vector<std::int64_t>, Whole> wholes;  // by what changes the unsplit run
     std::map<int, Swept> by_ranks;
     std::map<int, std::string> wrong;
     for (std::size_t i = 0; i < plan.runs.size(); i += stride) {
