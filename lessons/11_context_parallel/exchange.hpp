@@ -4,7 +4,7 @@
 // would wait for it. Of 2 cp chunks each rank has an early and a late one, r and 2 cp - 1 - r ("zigzag"), and
 // all have the same work. Without a causal mask every placement is even.
 //
-// All ranks send so many times K and V of all tokens, of which each holds a cp-th:    forward    backward
+// How often all ranks together send K and V of all tokens (a rank has a cp-th):       forward    backward
 //   ring    K and V go round, while the rank computes with those it has               cp - 1     2 cp - 1
 //   gather  all of K and V come first, and a rank holds them at once                  cp - 1     2 (cp - 1)
 #pragma once

@@ -73,11 +73,11 @@ inline void set_up(Block& block, const Config& c, const Communicator& comm) {
   block.attn.regather = block.mlp.regather = c.regather;
 }
 
-/// Two numbers of (N, W) matrices that a rank keeps after the forward, or with `backward` after both passes;
-/// `cut`: in this lesson, else in lesson 05. First those that this lesson cuts by tokens: X, dY, Y, H and the
-/// results of two norms; then dX, dH, the gradients of two norms, and with dropout what it leaves of dY.
-/// Second those that are whole because they were gathered: the norms' results (X, where there is no norm);
-/// then dY and dH.
+/// How many (N, W) matrices a rank keeps after the forward, or with `backward` after both passes, as two
+/// numbers. `cut`: in this lesson, else in lesson 05. First those that this lesson cuts by tokens: X, dY, Y,
+/// H and the results of two norms; then dX, dH, the gradients of two norms, and with dropout what it leaves
+/// of dY. Second those that are whole because they were gathered: the norms' results (X, where there is no
+/// norm); then dY and dH.
 inline std::pair<std::int64_t, std::int64_t> matrices(const Config& c, bool backward, bool cut) {
   const bool inputs = cut && !c.regather, dropped = backward && c.sizes.shape.options.dropout > 0;
   const std::int64_t gathered = c.regions() * ((inputs ? 1 : 0) + (cut && backward ? 1 : 0));

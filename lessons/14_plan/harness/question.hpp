@@ -105,7 +105,7 @@ inline void add_flags(Flags& flags, Question& asked, Arguments& a) {
   flags.text("--svg", a.svg, "FILE", "write memory and time as bars there");
 }
 
-/// Reads the flags into what is asked and what is fixed. Throws UsageError.
+/// Completes `asked` from the flags, and returns what they fix. Throws UsageError.
 inline Fixed apply(const Flags& flags, Question& asked, const Arguments& a) {
   const KnownModel& known = find_named(known_models, "--model", a.model);
   const auto size = [&](const std::string& flag, std::int64_t otherwise) {
