@@ -58,12 +58,7 @@ struct Step {
   Named<Tensor> results;  // what must come out: "loss" (1, 1), and for each weight "d" + its name
 
   Named<Tensor> reference() const {
-    const Inputs<Tensor> weights = [&](const std::string& name) {
-      for (const auto& info : gpt::weights_of(model))
-        if (info.name == name) return make(name, Slice::whole(info.rows, info.cols));
-      throw Error("no weight " + name);
-    };
-    return gpt::reference_step(weights, model, batch).results;
+    return gpt::reference_step(gpt::whole_weights(model, make), model, batch).results;
   }
 };
 

@@ -116,7 +116,6 @@ class Trainer {
   }
   /// Sends one microbatch through all virtual stages, forward only.
   pipeline::Forward forward(const Tokens& batch) const { return worker_->forward(batch); }
-  const TensorParallel& tp() const { return tp_; }
   const Mesh& mesh() const { return mesh_; }
   const data_parallel::Optimizer& optimizer() const { return *optimizer_; }
   std::int64_t steps() const { return steps_; }

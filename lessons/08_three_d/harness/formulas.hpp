@@ -60,7 +60,7 @@ inline void expect_pass(auto& proof, const Config& s, const std::string& phase, 
         "pp");
   if (s.training.zero == 3) expect_gathers(proof, s, phase, all / s.sizes.replicas(), forward);
   if (m.cp > 1)
-    for (const gpt::Exchange& one : gpt::exchanges(m.attention, m.way, m.cp, forward, t, "cp")) {
+    for (const gpt::Exchange& one : gpt::exchanges(m.attention, m.way, m.cp, forward, t)) {
       const std::int64_t times = all / m.cp * m.layers;  // the ranks of cp take part in each together
       proof.expect_traffic(phase, one.op, one.what, times * one.calls, times * one.elements * e,
                            format("{} L x {} {} n {}", count, one.formula, e,
@@ -171,7 +171,7 @@ inline void expect_sums_over_dp(auto& proof, const Config& s, std::int64_t steps
 /// Expects all that the ranks send in `steps` steps, the first of which has no step of the optimiser.
 /// `buckets` and `of_experts` are those of expect_sums_over_dp.
 inline void expect_traffic_by_axis(auto& proof, const Config& s, std::int64_t steps, std::int64_t buckets,
-                                   std::int64_t of_experts = 0) {
+                                   std::int64_t of_experts) {
   const ModelConfig& m = s.training.model;
   const std::int64_t t = s.sizes.tp, p = s.sizes.pp, d = s.sizes.replicas(), w = m.width(),
                      g = proof.wide_bytes(),

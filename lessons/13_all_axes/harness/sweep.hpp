@@ -154,11 +154,7 @@ inline Whole whole_of(Communicator& alone, const Config& cut, std::uint64_t seed
   const gpt::MakeWeight make = weights_for(s, seed);
   const three_d::Mesh mesh(alone, s.sizes, "alone-");
   three_d::Trainer trainer(mesh, s.training, DType::f64, make);
-  const Inputs<Tensor> in = [&](const std::string& name) {
-    for (const auto& info : gpt::weights_of(s.training.model))
-      if (info.name == name) return make(name, Slice::whole(info.rows, info.cols));
-    throw Error("no weight " + name);
-  };
+  const Inputs<Tensor> in = gpt::whole_weights(s.training.model, make);
   const auto reference = s.training.model.experts > 0 ? experts::reference_step : gpt::reference_step<>;
   return {train(alone, trainer, s, seed),
           reference(in, s.training.model, batch_of(s, seed, 0), s.training.microbatches).results};

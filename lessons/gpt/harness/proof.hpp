@@ -11,6 +11,15 @@
 
 namespace tessera::gpt {
 
+/// The whole weights of a model by their names, as `make` makes them.
+inline Inputs<Tensor> whole_weights(const ModelConfig& model, const MakeWeight& make) {
+  return [model, make](const std::string& name) {
+    for (const WeightInfo& info : weights_of(model))
+      if (info.name == name) return make(name, Slice::whole(info.rows, info.cols));
+    throw Error("no weight " + name);
+  };
+}
+
 /// The loss and every gradient of one step over all tokens at once. `batch` lies on the host. Model says
 /// what a block computes; it needs the microbatches where it has a loss of each microbatch (lesson 12).
 template <class Model = attention_heads::Reference>
