@@ -25,11 +25,11 @@ class LayerReference {
     choices_.emplace(p_.values(), c_, ranks_);
     for (std::int64_t at = 0; at < p_.size(); ++at) undecided_.push_back(choices_->undecided(at, 0x1p-4));
     const std::int64_t E = c_.experts, all = p_.size(), N = x.rows();
-    gates_.assign(all, 0), sums_.assign(N, c_.top_k == 1 ? 1 : 0), even_.assign(microbatches_ * E, 0);
+    gates_.assign(all, 0), sums_.assign(N, c_.top_k == 1 ? 1 : 0), aux_gradient_.assign(microbatches_ * E, 0);
     for (std::int64_t at = 0; at < all; ++at) {
       if (!choices_->chosen(at)) continue;
       if (c_.top_k > 1) sums_[at / E] += choices_->p[at];  // g_i = p_i / the sum of the chosen p
-      even_[row_of_even(at)] +=
+      aux_gradient_[index_of_aux(at)] +=
           c_.aux * double(E * microbatches_) / double(c_.top_k * N * N);  // alpha E share_i / N
     }
     for (std::int64_t at = 0; at < all; ++at)
@@ -79,7 +79,8 @@ class LayerReference {
     }
     for (std::int64_t at = 0; at < all; ++at) {
       const double mean = c_.top_k > 1 ? means[at / E] : 0;
-      dp[at] = even_[row_of_even(at)] + (choices_->chosen(at) ? (dgates[at] - mean) / sums_[at / E] : 0);
+      dp[at] =
+          aux_gradient_[index_of_aux(at)] + (choices_->chosen(at) ? (dgates[at] - mean) / sums_[at / E] : 0);
     }
     const Tensor dz = softmax_backward(Tensor::of(p_.rows(), E, dp, p_.dtype()), p_);
     add_to(dx, matmul(dz, t(w_)));
@@ -89,8 +90,8 @@ class LayerReference {
   }
 
  private:
-  /// The index in even_ that belongs to element `at` of a table (N, E).
-  std::int64_t row_of_even(std::int64_t at) const {
+  /// The index in aux_gradient_ that belongs to element `at` of a table (N, E).
+  std::int64_t index_of_aux(std::int64_t at) const {
     return at / (p_.size() / microbatches_) * c_.experts + at % c_.experts;
   }
   /// The largest sum of absolute terms in each gradient of an expert.
@@ -113,8 +114,8 @@ class LayerReference {
   int microbatches_;
   Tensor x_, wide_, w_, p_;
   std::optional<Choices> choices_;
-  std::vector<double> gates_, sums_, even_;  // (N, E), (N), (microbatches, E)
-  std::vector<bool> undecided_;              // (N, E)
+  std::vector<double> gates_, sums_, aux_gradient_;  // (N, E), (N), (microbatches, E)
+  std::vector<bool> undecided_;                      // (N, E)
   std::vector<mlp::Mlp> experts_;
   std::vector<mlp::Mlp::Saved> steps_;
   std::vector<Tensor> y_;

@@ -26,11 +26,11 @@ inline Config small_run(bool experts, bool deep) {
 
 /// What is chosen beside the sizes: tokens over tp, ZeRO's stage, the schedule, the way and the placement of
 /// cp, the objective, experts of a token, their auxiliary loss. -1 where nothing depends on it.
-inline constexpr std::size_t choices = 8;
-using Variant = std::array<int, choices>;
+inline constexpr std::size_t choice_count = 8;
+using Variant = std::array<int, choice_count>;
 
 /// The values that each choice can have.
-using OpenChoices = std::array<std::vector<int>, choices>;
+using OpenChoices = std::array<std::vector<int>, choice_count>;
 inline OpenChoices open_choices(const Config& s) {
   const ParallelSizes& z = s.sizes;
   const ModelConfig& m = s.training.model;
@@ -95,12 +95,12 @@ class Plan {
   };
   template <class F>
   static void each_variant(const OpenChoices& open, const F& visit, Variant v = {}, std::size_t at = 0) {
-    if (at == choices) return visit(v);
+    if (at == choice_count) return visit(v);
     for (const int value : open[at]) v[at] = value, each_variant(open, visit, v, at + 1);
   }
   template <class F>
   static void each_pair(const Variant& v, const F& visit) {
-    for (int i = 0; i < int(choices); ++i)
+    for (int i = 0; i < int(choice_count); ++i)
       for (int j = 0; j < i; ++j)
         if (v[i] >= 0 && v[j] >= 0) visit(Pair{i, v[i], j, v[j]});
   }
