@@ -18,7 +18,7 @@
 
 namespace tessera::context_parallel {
 
-using Keys = attention_heads::MultiQueryAttention;  // has [K | V] and its halves
+using Keys = attention_heads::MultiQueryAttention;  // makes [K | V], and takes it apart
 
 /// Called for each attention that a rank computes, so that the harness can count its work.
 using Computed = std::function<void(const AttentionOptions&)>;

@@ -1,5 +1,5 @@
 // A mixture of experts over ranks: E experts on ep ranks, E / ep on each; every rank has tokens of its own
-// and the whole router. Experts are no placement of a matrix. As a stage of a pipeline owns layers, a rank
+// and the whole router. Experts are not a placement of a matrix. As a stage of a pipeline owns layers, a rank
 // owns experts, and the tokens travel to them:
 //
 //   Y = D' diag(g) E(D X)        D X    the rows of X, one for each choice, sorted by expert; all_to_all
@@ -64,7 +64,7 @@ struct Dispatch {
 };
 // end dispatch
 
-/// The weights of an expert of W and F columns in their order, and where the MLP has their gradients.
+/// The weights of an expert of W and F columns, in their order, and the members of Mlp with their gradients.
 struct Weight {
   const char* name;
   std::int64_t rows, cols;

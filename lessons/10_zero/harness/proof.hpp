@@ -102,7 +102,7 @@ inline Apart apart(const Trainer& a, const Trainer& b) {
   return found;
 }
 
-/// The run against plain data parallelism, which is stage 0 on the same batches; its memory and its bytes.
+/// Checks the run against plain data parallelism, which is stage 0 on the same batches; its memory and bytes.
 inline void check_run(Proof& proof, const Config& s, const Batch& batch, const Trainer& trainer,
                       const std::vector<double>& losses) {
   Communicator& dp = *trainer.mesh().dp;

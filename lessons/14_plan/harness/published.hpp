@@ -15,7 +15,7 @@ struct Published {
   double reached;
   bool fitted = false;          // the constants were fitted to it
   int chunks = 0;               // 0: the paper does not say, and the planner takes the fastest
-  std::int64_t microbatch = 0;  // the same
+  std::int64_t microbatch = 0;  // 0: in the same way
   bool selective = false;       // sequence parallelism and selective recomputation; else full recomputation
 
   Question question() const {

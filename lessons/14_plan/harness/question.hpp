@@ -13,7 +13,7 @@ struct KnownModel {
   std::int64_t width, heads, kv_heads, layers, ffn, vocabulary, seq, experts = 0, top_k = 1;
 };
 /// Radford et al. 2019; Shoeybi et al. 2019, table 2; Brown et al. 2020; Touvron et al. 2023. Llama's MLP has
-/// three matrices: its ffn counts here once and a half.
+/// three matrices, so its ffn is here one and a half times as large.
 inline const std::vector<KnownModel> known_models = {
     {"gpt2", 768, 12, 12, 12, 0, 50257, 1024},
     {"gpt2-medium", 1024, 16, 16, 24, 0, 50257, 1024},
