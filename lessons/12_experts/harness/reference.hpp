@@ -1,4 +1,4 @@
-// The layer by its definition, which the ranks are compared with: all tokens at once, no row is moved.
+// The layer by its definition, with which the ranks are compared: all tokens at once, and no row is moved.
 #pragma once
 
 #include "12_experts/harness/sizes.hpp"
@@ -8,9 +8,9 @@
 namespace tessera::experts {
 
 /// The papers' formulas, line by line: every expert computes every token, and a gate that is 0 leaves out
-/// what the expert does not get. `in` has the weights by their names behind `name`. The auxiliary loss is the
-/// mean of those of each microbatch. Where operands are rounded to few bits, a token that nearly chooses
-/// another expert may do so: a gradient has room for all such tokens.
+/// what the expert does not get. `in` has the weights by their names, which begin with `name`. The auxiliary
+/// loss is the mean over the microbatches. Where operands are rounded to few bits, a token that nearly
+/// chooses another expert may do so: a gradient has room for all such tokens.
 class LayerReference {
  public:
   LayerReference(const Inputs<Tensor>& in, const Config& c, int ranks, const std::string& name = "",
@@ -128,7 +128,7 @@ struct GptReference : attention_heads::Reference {
   int microbatches = 1;
   std::map<std::string, std::optional<LayerReference>> layers;
 
-  /// A token that goes to another expert adds other numbers to every sum, not to those of experts alone.
+  /// Where a token goes to another expert, every sum of the model changes, not those of experts alone.
   void finish() {
     for (const auto& [of, layer] : layers)
       for (auto& [name, room] : results.room)

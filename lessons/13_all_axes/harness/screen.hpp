@@ -67,7 +67,7 @@ inline std::vector<Measured> measure_axes(Proof& proof, Communicator& world, con
   return all;
 }
 
-/// The groups that the ranks have formed, against the numbers that they should have.
+/// Checks the groups that the ranks have formed against the ranks that each should have.
 inline void check_groups(Proof& proof, const three_d::Grid& grid, const ParallelSizes& sizes) {
   double wrong = 0;
   for (const auto& [axis, ranks] : grid)

@@ -104,7 +104,7 @@ class Plan {
       for (int j = 0; j < i; ++j)
         if (v[i] >= 0 && v[j] >= 0) visit(Pair{i, v[i], j, v[j]});
   }
-  /// The variant that closes most open pairs; of equal ones another one each time.
+  /// The variant that closes most open pairs; where several close as many, the calls take them in turn.
   Choice best(const Config& cut) {
     std::vector<Choice> all;
     each_variant(open_choices(cut), [&](const Variant& v) {
