@@ -81,11 +81,11 @@ inline void add_flags(Flags& flags, Question& asked, Arguments& a) {
   size("--kv-heads", "of keys and values");
   size("--layers", "blocks");
   size("--ffn", "columns of the MLP's first matrix");
-  size("--vocab", "ids that there are");
+  size("--vocab", "number of ids");
   size("--seq", "tokens of a sequence");
   size("--experts", "in every second block");
   size("--top-k", "experts of a token");
-  flags.choice("--way", a.way, gpt::way_names, "of cp to bring K and V");
+  flags.choice("--way", a.way, gpt::way_names, "how cp brings K and V");
   flags.choice("--attention", asked.fused_attention, {{true, "fused"}, {false, "plain"}},
                "plain: scores in memory");
   flags.toggle("--no-overlap", a.no_overlap, "gradients are summed after the last backward");
@@ -99,7 +99,7 @@ inline void add_flags(Flags& flags, Question& asked, Arguments& a) {
   flags.real("--memory", a.memory, 0, 1e6, "GiB of a GPU");
   flags.real("--inside", a.inside, 0, 1e6, "GB/s each way of a GPU inside its machine");
   flags.real("--between", a.between, 0, 1e6, "GB/s each way of a GPU to other machines");
-  size("--gpus-per-machine", "that share its links");
+  size("--gpus-per-machine", "GPUs that share a machine's links");
   flags.toggle("--fit", a.fit, "fit the constants to published runs, and show how well they do");
   flags.text("--json", a.json, "FILE", "write the answer there, for programs");
   flags.text("--svg", a.svg, "FILE", "write memory and time as bars there");
