@@ -492,6 +492,10 @@ if ((code != 3)) || ! grep -qE 'error: (rank [0-9]+: )?the loss of step [0-9]+ i
   cat "$scratch/err"
 fi
 
+if "$bin/tessera_verify" --help all | grep -E -- '--(dtype|exact|dump) '; then
+  faults=$((faults + 1))
+  echo "tessera_verify --help lists a flag that it refuses"
+fi
 refused '--exact is for ./tessera run' tessera_verify --ranks 2 --shapes 1 --exact
 for value in 0-3 8-2 x 2- -2 2-65 1-2-3; do
   refused "--ranks $value: 4, or 2-8, would work" tessera_verify --shapes 1 --ranks $value

@@ -71,13 +71,15 @@ int verify(int argc, char** argv) {
   flags.text("--ranks", ranks_text, "2-8", "numbers of ranks");
   flags.number("--shapes", shapes, 1, 1000, "rectangular shapes a claim");
   options.add_to(flags, false);
+  const auto fixed_flags = {"--dtype", "--math",  "--exact",       "--dump",
+                            "--svg",   "--trace", "--no-baseline", "--memory-per-rank"};
+  for (const char* fixed : fixed_flags) flags.hide(fixed);
   if (!flags.parse(argc, argv)) return 0;
-  for (const char* fixed :
-       {"--dtype", "--math", "--exact", "--dump", "--svg", "--trace", "--no-baseline", "--memory-per-rank"})
+  for (const char* fixed : fixed_flags)
     if (flags.given(fixed))
-      throw UsageError(format(
+      throw UsageError(
           "{} is for ./tessera run, since verify sweeps both tiers and all dtypes: without {} it would work",
-          fixed, fixed));
+          fixed, fixed);
   flags.advise([&] { options.check_files(); });
   std::vector<int> all_ranks = parse_ranks(ranks_text);
   if (const int launched = mpi::launched_size(); launched > 0 && !flags.given("--ranks")) {

@@ -205,10 +205,14 @@ std::vector<Flags::Value> Flags::values() const {
   return values;
 }
 
+void Flags::hide(const std::string& name) { app_->get_option(name)->group(""); }
+
 std::string Flags::help(bool all) const {
   Cells rows;
+  std::size_t shown = 0;
   for (const CLI::Option* flag : app_->get_options()) {
-    if (!all && rows.size() == shown_) break;
+    if (!all && shown++ == shown_) break;
+    if (flag->get_group().empty()) continue;
     const std::string value = flag->get_type_name(), start = flag->get_default_str();
     rows.push_back({flag->get_name() + (value.empty() ? "" : " " + value),
                     flag->get_description() + (start.empty() ? "" : " (" + start + ")")});

@@ -54,6 +54,8 @@ class Flags {
 
   /// Flags that are added after this call stand only in --help all.
   void rest();
+  /// --help leaves this flag out. `given` still says whether the command line has it, for a refusal.
+  void hide(const std::string& name);
   /// Throws UsageError that says what would work.
   /// Returns false where the user asked for help, which is then printed.
   bool parse(int argc, char** argv) const;
