@@ -2,12 +2,10 @@
 // must say. A program throws where something is wrong, so that rank threads and processes run it alike.
 #pragma once
 
-#include <chrono>
 #include <cmath>
 #include <functional>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "comm/communicator.hpp"
@@ -96,7 +94,7 @@ inline void collectives_of(Communicator& comm, std::int64_t rows, std::int64_t c
   }
   for (const char* op : {"reduce_scatter", "all_gather"})
     expect_eq(wire_of_group(comm, at + " as requests", op), every, op);
-  if (dtype != DType::i32 && x.size() > 0) {  // whichever rank has it, and beside whatever else
+  if (dtype != DType::i32 && x.size() > 0) {  // whichever rank has the NaN
     const Tensor with_nan = x.copy();
     if (me == n / 2) with_nan.copy_from(Tensor::of(rows, cols, std::vector<double>(sum.size(), NAN), dtype));
     for (const double value : comm.all_reduce(with_nan, Reduce::max).values())
@@ -317,8 +315,8 @@ inline WrongProgram mismatch(const char* name, int ranks, const char* first, con
                run);
 }
 
-// Each names the two calls that do not match, or what every rank was doing; and the group, by its name and
-// its ranks in the world.
+// The message of each names the two calls that do not match, or what every rank was doing; and the group, by
+// its name and its ranks in the world.
 inline const std::vector<WrongProgram> wrong_programs = {
     mismatch("rows", 3, "all_reduce of 1 x 9 f32", "all_reduce of 1 x 8 f32",
              [](Communicator& c) { c.all_reduce(zeros(c.rank() == 2 ? 8 : 9)); }),
@@ -418,7 +416,7 @@ inline const std::vector<WrongProgram> wrong_programs = {
             if (c.rank() == 1) throw UsageError("7 heads cannot be cut");
             c.barrier();
           }),
-    // Nobody asks which rank refused.
+    // The message does not name a rank: all of them refuse.
     wrong("refuses_a_flag", 3, refused, {"--heads 7: --heads 6 would work"},
           [](Communicator&) { throw UsageError("--heads 7: --heads 6 would work"); }),
     wrong("throws_everywhere", 4, refused, {"7", "4"},
@@ -437,7 +435,7 @@ inline const std::vector<WrongProgram> wrong_programs = {
           [](Communicator& c) { scatter(c, 2, 4); }),
     wrong("unequal_parts", 2, broke, {"reduce_scatter by rows of 3 x 4 f32", "is not one of 2 equal parts"},
           [](Communicator& c) { scatter(c, 3, 4); }),
-    // Beyond the launch, a wait would reach for what is gone.
+    // A wait after the launch would use what the launch has freed.
     wrong("keeps_a_request", 2, broke,
           {" never waited for its all_reduce of 1 x 8 f32 in group world (call 1)"},
           [](Communicator& c) {

@@ -1,6 +1,10 @@
-// Everything in the course that claims an identity, as one list:
-// the suite sweeps it, ./tessera verify prints it.
+// Everything in the course that claims an identity, as one list: the suite sweeps it, ./tessera verify prints
+// it.
 #pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
 
 #include "identities/identities.hpp"
 

@@ -15,18 +15,19 @@ namespace tessera::test {
 inline std::string optimizer_file(const std::string& folder) {
   return gpt::in_folder(folder, SafetensorsFile(gpt::model_file(folder)).metadata().at("optimizer"));
 }
-/// All tensors of a checkpoint, by our names; and its bytes.
+/// All tensors of a checkpoint, by our names.
 inline std::map<std::string, Tensor> checkpoint_of(const std::string& folder) {
   std::map<std::string, Tensor> all = load_safetensors(optimizer_file(folder));
   for (const auto& [name, tensor] : load_safetensors(gpt::model_file(folder)))
     all[name.starts_with("transformer.") ? name.substr(12) : name] = tensor;
   return all;
 }
+/// The bytes of both files of a checkpoint.
 inline std::string bytes_of(const std::string& folder) {
   return mlp::read_text(gpt::model_file(folder)) + mlp::read_text(optimizer_file(folder));
 }
 
-/// The run, going on from a checkpoint.
+/// The run `s`, which now goes on from a checkpoint.
 inline three_d::Config resumed(three_d::Config s, const std::string& folder) {
   s.resume = folder;
   s.weights = std::make_shared<const gpt::WeightsFile>(gpt::model_file(folder), "--resume");
@@ -49,7 +50,7 @@ inline std::vector<double> checked_losses_of(const three_d::Config& s, DType dty
   return found.run.losses;
 }
 
-/// A step in f64: the model and its batch on the host, which is 8 microbatches that the replicas share.
+/// A step in f64: the model and its batch of 8 microbatches, on the host. The replicas share them out.
 struct Step {
   gpt::ModelConfig model;  // 8 layers; options.batch: sequences of the whole batch
   gpt::MakeWeight make;
@@ -57,12 +58,7 @@ struct Step {
   Named<Tensor> results;  // what must come out: "loss" (1, 1), and for each weight "d" + its name
 
   Named<Tensor> reference() const {
-    const Inputs<Tensor> weights = [&](const std::string& name) {
-      for (const auto& info : gpt::weights_of(model))
-        if (info.name == name) return make(name, Slice::whole(info.rows, info.cols));
-      throw Error("no weight " + name);
-    };
-    return gpt::reference_step(weights, model, batch).results;
+    return gpt::reference_step(gpt::whole_weights(model, make), model, batch).results;
   }
 };
 
@@ -97,8 +93,8 @@ inline void expect_whole(const Step& step, const three_d::Mesh& mesh, const thre
   expect_close("the norm", Tensor::of(1, 1, {trainer.norm()}), Tensor::of(1, 1, {norm}), norm, relative);
 }
 
-/// f for every factorisation of 1, 2, 4 and 8 ranks and every schedule that a model of 8 layers and a batch
-/// of 8 microbatches, each the batch of `model`, allow.
+/// Calls f(ranks, sizes, training) for every factorisation of 1, 2, 4 and 8 ranks and every schedule that a
+/// model of 8 layers and a batch of 8 microbatches allow. A microbatch is the batch of `model`.
 template <class F>
 void under_every_cut(const gpt::ModelConfig& model, const F& f) {
   Thin thin;
@@ -118,7 +114,7 @@ void under_every_cut(const gpt::ModelConfig& model, const F& f) {
       }
 }
 
-/// expect_whole on every rank under every cut. `compose` may make another trainer of it.
+/// expect_whole on every rank under every cut. `compose` may change the parts of the trainer.
 inline void check_every_cut(
     const Step& step, double relative,
     const std::function<void(three_d::TrainingConfig&)>& compose = [](three_d::TrainingConfig&) {}) {

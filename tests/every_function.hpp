@@ -11,7 +11,7 @@ namespace tessera::test {
 using Results = std::vector<std::vector<double>>;
 
 /// What every function of ops.hpp but the products gives, on operands from make(name, rows, cols): most are
-/// (n, f). Where they are integers, `exact`, without those whose results are none.
+/// (n, f). `exact`, where the operands are integers, leaves out the functions whose results are not integers.
 template <class Make>
 Results every_function(std::int64_t n, std::int64_t f, const Make& make, bool exact = false) {
   std::vector<double> seen_ids, target_ids;  // some of the first are outside of the table

@@ -25,14 +25,14 @@ inline LaunchOptions gpus(int n, Transport transport) {
   return options;
 }
 
-/// Those that two ranks on the GPUs of this machine can use.
+/// The transports that two ranks on the GPUs of this machine can use.
 inline std::vector<Transport> transports_of_two() {
   if (!nccl::built() || cuda_device_count() < 2) return {Transport::threads};
   return {Transport::threads, Transport::nccl};
 }
 
-/// Gives the GPU work for so long, and returns at once. It takes few launches, since a full queue stops the
-/// host.
+/// Gives the GPU work for `wanted` seconds, and returns at once. It launches few kernels, since a full queue
+/// stops the host.
 inline void occupy_gpu(double wanted) {
   Device& device = *Device::current();
   double seconds = 0;
@@ -46,7 +46,7 @@ inline void occupy_gpu(double wanted) {
   for (double queued = 0; queued < wanted; queued += seconds) matmul(slow, slow);
 }
 
-/// Memory that goes back to the pool while the GPU still works on it must not be given to anyone too early.
+/// Memory that goes back to the pool while the GPU still works on it must not be handed out too early.
 inline void churn(Communicator& comm) {
   const std::int64_t width = 400;
   const int n = comm.size();
@@ -69,6 +69,7 @@ inline void conform(Communicator& comm) {
   churn(comm);
 }
 
+/// The message of what the launch threw, "" where it threw nothing.
 inline std::string said(const LaunchOptions& options, const std::function<void(Communicator&)>& body) {
   return message_from([&] { launch(options, body); });
 }

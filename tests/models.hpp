@@ -24,7 +24,7 @@ inline gpt::ModelConfig model_of(const GptSizes& s) {
   return model;
 }
 
-/// A text in which the same ids do not always follow one another.
+/// A text in which an id is not always followed by the same id.
 inline std::vector<std::uint16_t> made_up_ids(std::int64_t count, std::int64_t vocabulary) {
   std::vector<std::uint16_t> ids;
   for (std::int64_t i = 0; i < count; ++i)

@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <filesystem>
 #include <iostream>
 #include <sstream>
+#include <thread>
 
 #include "comm/launch.hpp"
 #include "comm/mpi_job.hpp"
@@ -25,7 +27,7 @@ LaunchOptions options() {
   return options;
 }
 
-/// Work that a rank has announced is no stall, whatever it takes: the time-out is 1 s.
+/// Work that a rank has announced is no stall, however long it takes: the time-out is 1 s.
 void busy(Communicator& comm) {
   for (const int rank : {0, comm.size() - 1}) {
     if (comm.rank() == rank) {
@@ -45,7 +47,8 @@ void busy(Communicator& comm) {
   }
 }
 
-/// A timer that ends before its time calls nothing, also as it begins to wait; one that lives calls again.
+/// A timer that is destroyed before its time calls nothing, also while it begins to wait; a living one calls
+/// again and again.
 void timers() {
   std::atomic<int> calls = 0;
   const auto call = [&] { ++calls; };
@@ -96,7 +99,7 @@ void conform() {
 
 void sleep_for_ever() { std::this_thread::sleep_for(std::chrono::hours(1)); }
 
-/// Those of all transports, and beyond them what only processes can do.
+/// The wrong programs of all transports, and those that only processes can run.
 std::vector<WrongProgram> all_wrong_programs() {
   std::vector<WrongProgram> all = {
       wrong("never_comes", 3, broke,
@@ -185,7 +188,7 @@ void run_wrong(const std::string& name) {
   launch(each, program.run);
 }
 
-/// Launchers are known by their environment. A shell of Slurm is none.
+/// Launchers are known by their environment. A shell of Slurm is no launcher.
 void check_launchers() {
   struct Case {
     const char* variables;  // NAME=VALUE, separated by spaces
@@ -213,7 +216,7 @@ void check_launchers() {
   }
 }
 
-/// A launcher that started one process, perhaps a shell, is in nobody's way: only --transport mpi needs it.
+/// A launcher that started one process, perhaps a shell, changes nothing: only --transport mpi takes notice.
 void check_launcher_of_one() {
   setenv("OMPI_COMM_WORLD_SIZE", "1", 1);
   for (const auto transport : {std::optional<Transport>(), std::optional(Transport::threads)})

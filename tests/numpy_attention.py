@@ -21,7 +21,7 @@ class Attention:
                      **{name: self.columns for name in fused}}
 
     def columns(self, rank, ranks):
-        """Those of [Q | K | V] that a rank has: its heads' in each. A single key and value all ranks have."""
+        """The columns of [Q | K | V] that a rank has: those of its heads in each. All ranks have a single kv head."""
         keys = WIDTH // self.heads * self.kv_heads
         parts = np.split(np.arange(WIDTH + 2 * keys), [WIDTH, WIDTH + keys])
         shared = self.kv_heads % ranks != 0
@@ -29,14 +29,14 @@ class Attention:
                               [part if shared else part.reshape(ranks, -1)[rank] for part in parts[1:]])
 
     def seen(self):
-        """May query i of sequence b look at key j? (batch, 1, query, key)"""
+        """Whether query i of sequence b may look at key j: (batch, 1, query, key)."""
         i, j, b = np.arange(SEQ)[:, None], np.arange(SEQ), np.arange(BATCH)[:, None, None, None]
         last = {"causal": i + 1, "none": SEQ, "padding": SEQ - b * SEQ // (2 * BATCH)}[self.mask]
         return j < last
 
     def core(self, q, k, v):
         """o, and the function that makes dq, dk, dv of do. All are (batch, heads, seq, d)."""
-        if self.exact:  # where the exact tier has a linear stand-in for the softmax
+        if self.exact:  # the exact tier has a linear stand-in for the softmax
             return q + k + v, lambda do: (do, do, do)
         root = np.sqrt(q.shape[-1])
         scores = np.where(self.seen(), q @ k.swapaxes(2, 3) / root, -np.inf)

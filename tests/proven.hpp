@@ -17,7 +17,7 @@ inline auto generator(DType dtype, double size = 1, Fill fill = Fill::uniform) {
 
 inline ProofOptions floating(DType dtype) { return {Tier::floating, dtype, 3}; }
 
-/// What rank 0 has in hand after prove(proof, comm) on n rank threads.
+/// What the proof has found on rank 0 after prove(proof, comm) on n rank threads.
 inline Outcome proven(int n, const ProofOptions& options,
                       const std::function<void(Proof&, Communicator&)>& prove) {
   return on_rank_0(n, [&](Communicator& comm) {
@@ -33,7 +33,7 @@ Outcome outcome_of(int n, const Config& config, const ProofOptions& options = fl
   return proven(n, options, [&](Proof& proof, Communicator& comm) { prove(proof, comm, config); });
 }
 
-/// And with what that returns on rank 0.
+/// The same, and what prove returns on rank 0.
 template <class Config>
 auto outcome_and_found(int n, const Config& config, const ProofOptions& options = floating(DType::f64)) {
   std::optional<decltype(prove(std::declval<Proof&>(), std::declval<Communicator&>(), config))> found;
@@ -55,7 +55,7 @@ inline std::string faults(const Outcome& outcome) {
   return text.empty() && !outcome.ok() ? "nothing was checked, or a fault has no note" : text;
 }
 
-/// By hand and typed, a layer gives the same bits.
+/// Throws unless a layer by hand and the typed layer give the same bits.
 inline void expect_equal(const Tensor& typed, const Tensor& by_hand) {
   expect(typed.values() == by_hand.values(), "other bits");
 }

@@ -103,7 +103,7 @@ class RandomProgram {
     std::vector<std::vector<int>> members;  // in group order; empty where the rank is in no group
   };
   struct Step {
-    // Those for later are requests, waited for at the end.
+    // The kinds that end in `later` are requests, waited for at the end of the program.
     enum Kind {
       all_reduce,
       maximum,
@@ -186,7 +186,7 @@ class RandomProgram {
     return {part.whole_rows, part.whole_cols};
   }
 
-  /// What the ranks hold goes into their next inputs, so that an error would be seen in all that follows.
+  /// Results go into the ranks' next inputs, so that an error shows in all that follows.
   void simulate() {
     std::vector<int> held(ranks_, 0);
     for (Step& step : steps_) {
@@ -350,7 +350,7 @@ class RandomProgram {
     if (call.op == OpType::recv) group.recv(x, call.peer);
   }
 
-  /// The planted call. False: the rank returns.
+  /// Makes the planted call, if this rank is in the group. False: the rank is to return.
   bool run_planted(const std::vector<Communicator*>& groups) const {
     Communicator &group = *groups[family_], &world = *groups[0];
     if (families_[family_].members[world.rank()] != members_) return true;  // another group

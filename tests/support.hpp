@@ -15,7 +15,7 @@
 
 namespace tessera::test {
 
-/// Where a sanitizer watches, ten times slower and more, less is done.
+/// How many times fewer cases the sweeps take under a sanitizer, which makes them ten times slower or more.
 #if defined(__SANITIZE_THREAD__)
 inline constexpr int thinned = 13;
 #elif defined(__SANITIZE_ADDRESS__)
@@ -24,14 +24,14 @@ inline constexpr int thinned = 7;
 inline constexpr int thinned = 1;
 #endif
 
-/// The widest sweeps take every n-th case where a sanitizer watches, and where TESSERA_SWEEP_EVERY is n, as
-/// in ./tessera test without --all. No inner loop has 7 or 13 cases, so that every dtype and tier comes up.
+/// The widest sweeps take every n-th case under a sanitizer, and where TESSERA_SWEEP_EVERY is n, as in
+/// ./tessera test without --all. No inner loop has 7 or 13 cases, so that every dtype and tier comes up.
 inline int sweep_every() {
   const char* asked = std::getenv("TESSERA_SWEEP_EVERY");
   return std::max(thinned, asked == nullptr ? 1 : std::atoi(asked));
 }
 
-/// Counts the cases of a sweep; true for those to leave out.
+/// Counts the cases of a sweep. skips() is true for a case to leave out.
 class Thin {
  public:
   bool skips() { return count_++ % every_ != 0; }

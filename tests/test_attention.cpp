@@ -1,6 +1,6 @@
 // Attention in both forms: against plain loops in double, under every mask, with grouped kv heads, dropout,
-// views, and lengths that no tile divides. And what the streaming form promises:
-// memory linear in the length, and no more time.
+// views, and lengths that no tile divides. And what the streaming form promises: memory linear in the length,
+// and no more time.
 #include <algorithm>
 #include <array>
 #include <chrono>

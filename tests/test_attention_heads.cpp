@@ -51,7 +51,7 @@ TEST_CASE("the fused (Q|K|V) cut contiguously is caught and named") {
 
 namespace {
 
-/// The fixture's block, or its attention alone, by the definition and by ops/attention.
+/// The sizes of the fixture's block.
 Sizes fixture_sizes(Mask mask) {
   Sizes s{{12, 4, 4, {.batch = 2, .seq = 5, .mask = mask}}, Part::block};
   complete(s);

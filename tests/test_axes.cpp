@@ -13,8 +13,8 @@ namespace {
 
 using Faulty = std::function<bool(const std::string& group, OpType op)>;
 
-/// A communicator as it is, but for the faulty calls: where their group has more than one rank, what comes
-/// over it is a hundredth too large.
+/// Passes every call on to another communicator. Where a call is faulty and its group has more than one rank,
+/// what it brings is a hundredth too large.
 class Broken final : public Communicator {
  public:
   Broken(Communicator& inner, Faulty faulty)
@@ -135,7 +135,7 @@ TEST_CASE(
   CHECK(!contains(found, "pp"));
   const auto combined = [](const std::string& group, OpType) {
     return group == "tp";
-  };  // alone it is tp-alone-tp
+  };  // where tp runs alone, its group is tp-alone-tp
   CHECK(contains(diagnosis(small(), combined), "dp holds: the fault is where they meet"));
 }
 
@@ -161,7 +161,7 @@ TEST_CASE("a fault of what stands on an axis is told from a fault of the axis") 
     CAPTURE(found);
     CHECK(found.ends_with(": look at " + name));
     CHECK(contains(found, stands_on + " holds"));
-    // The axis itself is broken: what stands on it is no fault of its own.
+    // The axis itself is broken: then what stands on it is not named.
     const std::string axis = diagnosis(s, [&, of = stands_on](const std::string& one, OpType call) {
       return one.ends_with(of) && (call == OpType::all_reduce || call == OpType::reduce_scatter);
     });

@@ -38,7 +38,8 @@ TEST_CASE("bf16: all 65536 patterns, their halves, NaN and the infinities") {
     CHECK_FALSE(bf16(value).bits != bits);  // the sign of 0 as well
     const std::uint32_t magnitude = bits & 0x7FFF;
     if (magnitude >= 0x7F80) continue;
-    // Between this number and the next one of its sign: below the half down, above it up, at it to the even.
+    // What lies between this number and the next of its sign is rounded down below the middle, up above it,
+    // and in the middle to the even one.
     const auto between = [&](std::uint32_t low) {
       const std::uint32_t word = bits << 16 | low;
       float f;

@@ -60,7 +60,8 @@ int programs_of(int number) {
   return (std::getenv("TESSERA_LONG") != nullptr ? 10 * number : number) / thinned;
 }
 
-/// A wrong program ends within two seconds, and says what it must. Returns the seconds.
+/// Checks that a wrong program ends within two seconds and says what it must. Returns the seconds that it
+/// took.
 template <class Program>
 double check_wrong(int ranks, const Program& program, const std::function<void(Communicator&)>& run) {
   const auto start = std::chrono::steady_clock::now();
@@ -116,7 +117,7 @@ TEST_CASE("a call that never completes ends at the time-out, and so does a rank 
   refuses([&] { launch(options, sleeps_at_the_end); },
           "no progress for 0.2 s: rank 0 has returned after 1 calls; rank 1 is outside any call, after "
           "barrier in group world (call 1); rank 2 has");
-  options.ranks = 1;  // has nobody who waits for it
+  options.ranks = 1;  // nobody waits for the only rank
   CHECK_NOTHROW(launch(options, [&](Communicator& comm) {
     comm.barrier();
     std::this_thread::sleep_for(std::chrono::milliseconds(800));

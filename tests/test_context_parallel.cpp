@@ -1,6 +1,6 @@
 // Lesson 11: attention over tokens that are cut. Every way, placement and mask equals the whole, with its
-// work, its bytes and its memory; the states of a softmax merge in any order.
-// And lesson 08's trainer with tokens cut over cp, under every cut of the rest.
+// work, its bytes and its memory. And lesson 08's trainer with tokens cut over cp, under every cut of the
+// rest.
 #include "09_sequence_parallel/parts.hpp"
 #include "10_zero/sharded_optimizer.hpp"
 #include "11_context_parallel/harness/screen.hpp"

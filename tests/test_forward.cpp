@@ -1,5 +1,5 @@
-// Lesson 08 at work: token files, GPT-2's weights from a file,
-// the loss of a text and texts of its own, under every cut.
+// Lesson 08 at work: token files, GPT-2's weights from a file, the loss of a text and texts of the model's
+// own, under every cut.
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -18,7 +18,7 @@ namespace {
 
 const std::string trained_files = fixtures + "gpt2/model.safetensors";
 
-/// A file of this test's, gone with it.
+/// A temporary file, removed with this object.
 class Scratch {
   const Directory directory_;
 

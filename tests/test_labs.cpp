@@ -1,5 +1,5 @@
-// The labs' tool in its parts: what is cut, what is compared, what is stopped.
-// labs/labs_test.sh proves the whole.
+// The labs' tool in its parts: what is cut, what is compared, what is stopped. tools/labs/labs_test.sh proves
+// the whole.
 #include <doctest/doctest.h>
 
 #include <set>

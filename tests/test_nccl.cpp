@@ -8,7 +8,7 @@ using namespace tessera;
 using namespace tessera::test;
 
 namespace {
-// It comes before the first CUDA call of the suite, when it is not known yet which cases run.
+// NCCL is prepared before the first CUDA call of the suite, when it is not known yet which cases run.
 [[maybe_unused]] const bool prepared = (nccl::prepare(), true);
 }  // namespace
 

@@ -1,5 +1,5 @@
-// safetensors: what was saved comes back, a broken file is refused with its fault,
-// and no file appears by halves.
+// safetensors: what was saved comes back, a broken file is refused with its fault, and no file appears by
+// halves.
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>

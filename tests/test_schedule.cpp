@@ -47,7 +47,7 @@ void sweep(const std::function<void(const Case&)>& body) {
   CHECK(cases == 3 * 8 * 16 + 16 + 4 * (8 + 5 + 4 + 3 + 2 + 2 + 2));
 }
 
-/// In flight as the papers give it, for stage r.
+/// The activations in flight on stage r, as the papers give them.
 int in_flight_law(const Case& c, int r) {
   if (c.schedule == Schedule::gpipe) return c.m;
   if (c.schedule == Schedule::one_f_one_b) return std::min(c.m, c.p - r);

@@ -1,6 +1,5 @@
 // Lesson 09: tokens cut over tp. By hand and typed give the same bits; every cut equals the whole, with its
-// bytes and its memory; what is broken by hand is caught. Lesson 08 with it: its memory; its gradients
-// are in test_gpt2.cpp.
+// bytes and its memory. The memory of lesson 08 with it; its gradients are in test_gpt2.cpp.
 #include "08_three_d/harness/proof.hpp"
 #include "09_sequence_parallel/harness/proof.hpp"
 #include "09_sequence_parallel/parts.hpp"

@@ -1,5 +1,5 @@
-// What every lesson stands on: random numbers by index, slices, tensors and views,
-// the ledger of memory and the pool.
+// What every lesson stands on: random numbers by index, slices, tensors and views, the ledger of memory and
+// the pool.
 #include <algorithm>
 #include <cmath>
 #include <limits>

@@ -103,8 +103,8 @@ Run run_of(Config s, DType dtype = DType::f64) {
   return {losses, checkpoint_of(s.save)};
 }
 
-/// The largest relative distance of a weight, without the optimiser's state. Under AdamW without the bias of
-/// the keys too: its gradient is zero, and AdamW makes steps of its noise.
+/// The largest relative distance of a weight, without the optimiser's state; under AdamW also without the
+/// bias of the keys, whose gradient is zero: AdamW makes steps of its rounding errors.
 double weights_apart(const Run& a, const Run& b, bool adamw) {
   double most = 0;
   for (const auto& [name, w] : a.weights) {

@@ -34,7 +34,7 @@ TEST_CASE("simulator: messages take time, and hold up the receiver only") {
   const Timeline one = simulate(make_plan(Schedule::gpipe, 2, 1), Costs::equal(2, 1, 2, 3, 0.5));
   CHECK(one.makespan() == 1 + 0.5 + 1 + 5 + 0.5 + 5);
   CHECK(one.idle(0) == one.makespan() - 6);
-  // Two: stage 0 does not wait for its sends; it is done with both forwards at 2.
+  // Two microbatches: stage 0 does not wait for its sends; it is done with both forwards at 2.
   const Timeline two = simulate(make_plan(Schedule::gpipe, 2, 2), Costs::equal(2, 1, 1, 1, 0.5));
   CHECK(two.stages[0][2].end == 2);
   // Stage 1 takes the second message after its first forward, from 2.5 on: its forward ends at 4.

@@ -126,7 +126,7 @@ namespace {
 
 using three_d::ParallelSizes;
 
-/// Lesson 08's trainer under a stage. 3 and 8 replicas divide the elements of few parts.
+/// Lesson 08's trainer under a stage. Few parts have elements that 3 or 8 replicas divide.
 three_d::Config trained(const ParallelSizes& sizes, int stage, bool adamw, int microbatches = 1) {
   three_d::Config s = run_on_text(sizes, {.heads = 8, .layers = 8, .vocabulary = 13, .seq = 3, .tied = true},
                                   48, microbatches);

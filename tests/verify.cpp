@@ -1,5 +1,5 @@
-// ./tessera verify: every identity and every lesson, both tiers, f32, f64 and, in the floating tier, bf16, 20
-// shapes, at each number of ranks. It runs on what was asked for and never falls back.
+// ./tessera verify proves every identity and every lesson, in both tiers, in f32, in f64 and, in the floating
+// tier, in bf16, for 20 shapes, at each number of ranks. It runs on what was asked for and never falls back.
 #include <unistd.h>
 
 #include <algorithm>
@@ -25,7 +25,7 @@ namespace {
 struct Row {
   std::string claim;
   std::int64_t held = 0, failed = 0;
-  std::optional<double> exact_error;  // none where the claim has no exact tier
+  std::optional<double> exact_error;  // the worst; none where the claim has no exact tier
   std::map<DType, double> used;       // the worst share of a bound
   std::string fault;
 };

@@ -1,5 +1,5 @@
-// What a run on text is asked to do, how the model is put together, and the batches that every cut of it sees
-// alike.
+// What a run on text is asked to do, which parts its model and its training are made of, and its batches,
+// which are the same under every cut.
 #pragma once
 
 #include "06_pipeline/partition.hpp"
@@ -18,36 +18,37 @@ using gpt::Parameter;
 using gpt::Tokens;
 
 struct TrainingConfig;
-/// Makes the worker of this rank, whose stage of pp has the layers that `config` says. `dtype`: of messages.
+/// Makes the worker of this rank, whose stage of pp has the layers that `config` says. `dtype` is that of
+/// messages.
 template <class Parts>
 std::unique_ptr<pipeline::AnyWorker> make_worker(gpt::Builder& builder, const TrainingConfig& config,
                                                  const Mesh& mesh, const TensorParallel& tp, DType dtype);
 
-/// The optimiser of a rank, where every replica steps all.
+/// The optimiser of a rank, where every replica steps all its weights.
 inline std::unique_ptr<data_parallel::Optimizer> whole_optimizer(const TrainingConfig& config,
                                                                  const Mesh& mesh);
 
-/// Attention, and the tokens of a microbatch, where no sequence is cut.
+/// The attention of a rank, and its tokens of a microbatch, where no sequence is cut.
 inline attention_heads::Core whole_core(const ModelConfig&, Communicator&, const TensorParallel&) {
   return {};
 }
 inline Tensor whole_tokens(const Tensor& x, const ModelConfig&, int) { return x; }
 
-/// How the model is put together, and who steps it. Lessons 09 to 12 have other ways.
+/// The parts that the model and its training are made of. Lessons 09 to 12 replace some of them.
 struct Composition {
   std::unique_ptr<pipeline::AnyWorker> (*worker)(gpt::Builder&, const TrainingConfig&, const Mesh&,
                                                  const TensorParallel&,
                                                  DType) = make_worker<gpt::TensorParallelParts>;
-  /// Pays what the gradients are owed over tp when a step ends.
+  /// Sums over tp, once a step, the gradients of which each rank of tp has a term.
   void (*sum_partials)(const std::vector<Parameter>&,
                        const TensorParallel&) = [](const std::vector<Parameter>&, const TensorParallel&) {};
   std::unique_ptr<data_parallel::Optimizer> (*optimizer)(const TrainingConfig&,
                                                          const Mesh&) = whole_optimizer;
-  /// What attention is to a rank of cp and tp, and the rows of a microbatch's (N, cols) that rank `rank` of
-  /// cp has.
+  /// The attention of a rank of cp and tp; and the rows of a microbatch's (N, cols) that rank `rank` of cp
+  /// has.
   attention_heads::Core (*core)(const ModelConfig&, Communicator& cp, const TensorParallel&) = whole_core;
   Tensor (*cut_tokens)(const Tensor&, const ModelConfig&, int rank) = whole_tokens;
-  /// The unsplit model's step, if it is not lesson 06's.
+  /// The unsplit model's step; null: gpt::reference_step.
   MeasuredReference (*reference)(const Inputs<Tensor>&, const ModelConfig&, const Tokens& batch,
                                  int microbatches) = nullptr;
 };
@@ -63,7 +64,7 @@ struct TrainingConfig {
   std::int64_t bucket = 16 << 10;  // bytes of gradients that one all-reduce over dp_cp sums, at least
   bool learns = true;              // false: no gradients, no optimiser
   int zero = 0;                    // the stage of ZeRO: lesson 10
-  bool prefetch = true;            // of its stage 3
+  bool prefetch = true;            // of weights, under stage 3
   Composition parts;
 
   pipeline::Partition partition(int stages) const {
@@ -82,8 +83,8 @@ inline std::unique_ptr<data_parallel::Optimizer> whole_optimizer(const TrainingC
                                                          *mesh.expert_dp);
 }
 
-/// The elements of each row of this rank's weights: of each part of its chunks, which ZeRO cuts one by one;
-/// else of all parts in one row.
+/// How many elements each flat row of this rank's weights has. Under ZeRO each part of its chunks is a row,
+/// since each is cut by itself; else all parts are one row.
 inline std::vector<gpt::Part> own_rows(const TrainingConfig& config, const Place& place) {
   std::vector<gpt::Part> rows;
   const int stages = place.sizes.pp, all = stages * config.chunks;
@@ -117,9 +118,9 @@ struct Config {
   TrainingConfig training;
   std::int64_t batch = 16, steps = 20;  // sequences of a step
   gpt::Corpus text;
-  std::shared_ptr<const gpt::WeightsFile> weights;  // where the model begins, --resume too; null: at random
+  std::shared_ptr<const gpt::WeightsFile> weights;  // of --weights or --resume; null: begin at random
   std::string save, resume;                         // folders, "" for none
-  std::string resumed;                              // what the first lines say of it
+  std::string resumed;                              // what the first lines say of --resume
   std::int64_t every = 0;                           // steps between checkpoints; 0: one at the end
   bool eval = false;                                // no training: the loss over the whole text
   std::int64_t sample = 0;                          // tokens to write in the end
@@ -129,8 +130,8 @@ struct Config {
   std::int64_t seq() const { return training.model.seq(); }
 };
 
-/// What a checkpoint keeps of a run, by its flags, and the text: with the number of steps this is its place
-/// in the data.
+/// What a checkpoint keeps of a run: values by the names of their flags, and the text. With the number of
+/// steps they say which batch comes next.
 inline std::map<std::string, std::string> configuration(const Config& s, std::uint64_t seed) {
   const TrainingConfig& t = s.training;
   return {{"--batch", std::to_string(s.batch)},
@@ -160,8 +161,8 @@ inline double sum_over_replicas(double own, const Mesh& mesh) {
   return sum_over(*mesh.pp, sum_over(*mesh.dp_cp, own));
 }
 
-/// The mean over all tokens of the batch, on every rank, of the losses whose sum over this rank's tokens is
-/// `own`.
+/// The mean loss over all tokens of the batch, on every rank. `own` is the sum of the losses of this rank's
+/// tokens.
 inline double mean_loss(double own, const Config& s, const Mesh& mesh) {
   return sum_over_replicas(own, mesh) / static_cast<double>(s.training.model.tokens);
 }

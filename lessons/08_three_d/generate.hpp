@@ -12,9 +12,9 @@ namespace tessera::three_d {
 
 using pipeline::Forward;
 
-/// This rank's tokens of the microbatches of `batch` that its replica computes. Those that the replicas
-/// compute at the same time follow one another in the batch: together they are a microbatch of fewer
-/// replicas.
+/// This rank's tokens of the microbatches of `batch` that its replica computes. The microbatches
+/// that the replicas compute at the same time follow one another in the batch: together they would be one
+/// microbatch of fewer replicas.
 inline std::vector<Tokens> own_microbatches(const Tokens& batch, const Config& s, const Trainer& trainer) {
   const int d = trainer.mesh().sizes.dp, m = s.training.microbatches;
   const auto all = gpt::microbatches_of(batch, m * d);
@@ -26,10 +26,11 @@ inline std::vector<Tokens> own_microbatches(const Tokens& batch, const Config& s
 
 inline std::int64_t whole_sequences(const Config& s) { return (s.text.size() - 1) / s.seq(); }
 
-/// The replica's of the text's whole sequences, one behind the other; and how many microbatches they make.
+/// Which of the text's whole sequences a replica evaluates.
 inline Range own_sequences(const Config& s, int replica) {
   return data_parallel::own_rows(whole_sequences(s), replica, s.sizes.dp);
 }
+/// How many microbatches every replica computes for them: as many as the replica with the most sequences.
 inline std::int64_t own_forwards(const Config& s) {
   const std::int64_t b = s.training.model.attention.options.batch,
                      most = (whole_sequences(s) + s.sizes.dp - 1) / s.sizes.dp;
@@ -64,11 +65,11 @@ inline double evaluate(
 // end evaluate
 
 // begin draw
-/// An id drawn from P^(1/temperature) / sum, of which each rank of tp knows its own columns, P (1, vocab_r),
-/// no more: the largest log p_j - temperature log(-log(u_j)) with u_j uniform in (0, 1), is that of id j with
-/// just this probability (the Gumbel-max trick; Maddison, Tarlow and Minka 2014, section 2). u_j depends on
-/// seed, step and id alone, so every cut draws the same id.
-/// Sent: a pair of numbers a rank. Temperature 0: the likeliest.
+/// Draws id j with probability p_j^(1/temperature) / sum, though each rank of tp has only its own columns of
+/// P, (1, vocab_r). With u_j uniform in (0, 1), the id with the largest log p_j - temperature log(-log(u_j))
+/// has just this distribution (the Gumbel-max trick; Maddison, Tarlow and Minka 2014, section 2). u_j depends
+/// on seed, step and id alone, so every cut draws the same id. Each rank sends a pair of numbers. Temperature
+/// 0 gives the most probable id.
 inline std::int64_t draw(const Tensor& p, Range own, double temperature, const Random& random,
                          std::int64_t first, Communicator& tp) {
   double best = -INFINITY, id = -1;
@@ -99,7 +100,7 @@ inline std::vector<std::uint16_t> sample(const Trainer& model, const Config& s, 
   std::vector<std::uint16_t> text = {s.text.ids.at(0)};
   for (std::int64_t step = 0; step < s.sample; ++step) {
     const auto seen = std::min(static_cast<std::int64_t>(text.size()), s.seq());
-    // The first sequence of a microbatch. What stands behind the text it cannot see: the mask is causal.
+    // The text is the first sequence of a microbatch. The mask is causal, so it does not see what follows it.
     std::vector<double> context(text.end() - seen, text.end());
     context.resize(static_cast<std::size_t>(s.training.model.attention.tokens()));
     const auto count = static_cast<std::int64_t>(context.size());

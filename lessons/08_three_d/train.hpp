@@ -16,7 +16,7 @@ inline Trainer make_trainer(const Mesh& mesh, const Config& s, DType dtype, std:
   return trainer;
 }
 
-/// A step's loss that is no number ends the run. The checkpoints that were saved before hold a good model.
+/// Throws Error where a step's loss is not finite. The checkpoints that were saved before hold a good model.
 inline void expect_finite(double loss, std::int64_t step, const Config& s) {
   if (std::isfinite(loss)) return;
   throw Error(format("the loss of step {} is {:g}: a smaller --lr, or --clip 1, would help{}", step + 1, loss,

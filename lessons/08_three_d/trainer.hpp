@@ -24,7 +24,7 @@ class Trainer {
     if (config.learns)
       for (const gpt::Part& part : own_rows(config, mesh.place())) rows.push_back(part.elements);
     const int sharers = config.zero > 0 ? mesh.sizes.replicas() : 1;
-    // Where the weights and gradients that are made below will lie.
+    // The rows in which the weights and gradients that are made below will lie.
     const GradientBuffer gradients(rows, sharers, dtype, config.zero < 2);
     gradients_ = gradients, weights_ = TensorRow(rows, sharers, dtype, MemoryKind::weight, false);
     if (config.learns) optimizer_ = config.parts.optimizer(config_, mesh);
@@ -40,7 +40,7 @@ class Trainer {
 
   // begin step
   /// Leaves the gradients of the whole batch for the weights of this rank. Returns the sum of the losses of
-  /// its tokens on the last stage, 0 elsewhere. Sets the hooks `gradients_ready` and `reduce`.
+  /// this rank's tokens on the last stage, 0 elsewhere. Sets the hooks `gradients_ready` and `reduce`.
   double gradients(const std::vector<Tokens>& microbatches, pipeline::WorkerHooks hooks = {}) {
     optimizer_->zero_gradients();
     hooks.gradients_ready = [&](std::size_t chunk,
@@ -67,7 +67,7 @@ class Trainer {
   // enough, and bytes are counted.
   double norm() const {
     std::vector<Tensor> own;
-    Communicator& replicas = config_.zero > 0 ? *mesh_.dp_cp : *mesh_.ep;  // which together have all once
+    Communicator& replicas = config_.zero > 0 ? *mesh_.dp_cp : *mesh_.ep;  // together they have all once
     for (const Parameter& one : owned()) {
       const bool whole = one.slice == Slice::whole(one.slice.whole_rows, one.slice.whole_cols);
       const bool copied = builder_.has_embedding_copy() && one.name == "wte.weight";
@@ -94,18 +94,18 @@ class Trainer {
   // end step
 
   const std::vector<Parameter>& parameters() const { return builder_.parameters; }
-  /// This rank's rows of a microbatch's (N, cols), or another one's of cp.
+  /// The rows of a microbatch's (N, cols) that rank `rank` of cp has, or this rank.
   Tensor cut_tokens(const Tensor& x, int rank) const {
     return config_.parts.cut_tokens(x, config_.model, rank);
   }
   Tensor cut_tokens(const Tensor& x) const { return cut_tokens(x, mesh_.cp->rank()); }
-  /// The rank of cp that has this row of a microbatch, and its number there.
+  /// The rank of cp that has this row of a microbatch, and the row's number among the rows of that rank.
   std::pair<int, std::int64_t> place_of(std::int64_t row) const {
     const std::int64_t all = config_.model.attention.tokens();
-    std::vector<double> is_it(static_cast<std::size_t>(all), 0);
-    is_it[static_cast<std::size_t>(row)] = 1;
+    std::vector<double> one_hot(static_cast<std::size_t>(all), 0);
+    one_hot[static_cast<std::size_t>(row)] = 1;
     for (int rank = 0;; ++rank) {
-      const auto own = cut_tokens(Tensor::of(all, 1, is_it), rank).values();
+      const auto own = cut_tokens(Tensor::of(all, 1, one_hot), rank).values();
       if (const auto at = std::ranges::find(own, 1); at != own.end()) return {rank, at - own.begin()};
     }
   }
@@ -116,7 +116,6 @@ class Trainer {
   }
   /// Sends one microbatch through all virtual stages, forward only.
   pipeline::Forward forward(const Tokens& batch) const { return worker_->forward(batch); }
-  const TensorParallel& tp() const { return tp_; }
   const Mesh& mesh() const { return mesh_; }
   const data_parallel::Optimizer& optimizer() const { return *optimizer_; }
   std::int64_t steps() const { return steps_; }
@@ -143,8 +142,8 @@ class Trainer {
             holders,
             config_.zero > 0};
   }
-  /// The parameters with the gradients of the whole batch; where replicas share these out, the first of those
-  /// that hold a parameter has all of its, and the others nothing. Collective.
+  /// The parameters with the gradients of the whole batch. Where replicas share the gradients out, the first
+  /// of a parameter's holders gets all of its gradient, and the others have no such entry. Collective.
   std::vector<Parameter> with_gradients() const {
     gpt::TrainingState gradients = state();
     if (!gradients.shared) return parameters();
@@ -160,12 +159,12 @@ class Trainer {
   }
 
  private:
-  /// A new weight in its row of weights. A row that is full goes to the optimiser at once: under stage 3 of
-  /// ZeRO that keeps a part of it, and no rank ever holds all weights.
+  /// Copies a new weight to its place in a row of weights. A row that is full goes to the optimiser at once:
+  /// under stage 3 of ZeRO the optimiser keeps a part of it, so that no rank ever holds all weights.
   Tensor placed(const Tensor& made, bool of_expert) {
     if (!config_.learns) return made;
     const Tensor weight = weights_.take(made), row = weights_.all(weights_.row());
-    if (weights_.taken() == made.size()) row.restore(), row.zero();  // the first one in it
+    if (weights_.taken() == made.size()) row.restore(), row.zero();  // the first weight in it
     weight.copy_from(made);
     if (weights_.taken() == weights_.elements()[weights_.row()])
       optimizer_->add(row, gradients_.all(weights_.row()), of_expert);

@@ -7,8 +7,8 @@
 namespace tessera::sequence_parallel {
 
 // begin embedding
-/// Lesson 05's embedding, of whose rows each rank wants its own tokens only. The backward needs the gradients
-/// of all tokens, since each rank has the rows of its own ids.
+/// Lesson 05's embedding, whose output each rank has for its own tokens only. The backward needs the
+/// gradients of all tokens, since each rank has the table's rows of its own ids.
 struct Embedding : attention_heads::VocabParallelEmbedding {
   explicit Embedding(VocabParallelEmbedding whole) : VocabParallelEmbedding(std::move(whole)) {}
   Placed<Shard<0>> forward(const Tensor& ids, const Tensor& positions, const TensorParallel& tp) const {
@@ -50,8 +50,8 @@ struct Parts {
 };
 
 // begin composition
-/// The sums that the gradients of norms and of late biases are owed, in their places. A gradient is a row, or
-/// a range of one where lesson 10's replicas share them out.
+/// Sums the Partial gradients over tp, in place: those of norms and of late biases. A gradient is a row, or a
+/// range of one where lesson 10's replicas share them out.
 inline void pay_partials(const std::vector<gpt::Parameter>& parameters, const TensorParallel& tp) {
   std::vector<Tensor> owed;
   std::int64_t all = 0;

@@ -56,7 +56,7 @@ struct ByHand {
 // Now typed. Both linear layers stop before their collective: what they give is Partial.
 
 // begin layers
-/// Lesson 02's layer, whose dX stays a sum that is owed.
+/// Lesson 02's layer without its all-reduce: dX stays Partial.
 struct ColumnTerms : column_split::ColumnParallelLinear {
   using ColumnParallelLinear::ColumnParallelLinear;
   Placed<Partial> backward_input(const Placed<Shard<1>>& dy, Saved& saved, const TensorParallel&) const {
@@ -96,7 +96,7 @@ struct Terms {
 
 inline constexpr int code_line = __LINE__ + 3;
 // begin typed
-/// Attention or MLP, as lessons 05 and 04 have them inside, between tokens that are cut.
+/// Lesson 05's attention or lesson 04's MLP inside, with inputs and outputs that are cut by tokens.
 template <class Inside>
 struct SequenceParallel : Inside {
   using Inside::Inside;

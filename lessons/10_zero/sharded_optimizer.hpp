@@ -5,7 +5,7 @@
 //   forward, dX:  while a part computes, the weights of the next one arrive (the prefetch; stage 3)
 //   dW:           while a part computes, the gradients of the one behind it are summed over the replicas
 //
-// At most two parts lie there whole at a time, of the weights and of the gradients. Each element of a
+// At most two parts are whole at a time, of the weights and of the gradients. Each element of a
 // gradient that a rank owns is then summed over tp or over the embedding group like a whole gradient.
 #pragma once
 
@@ -54,7 +54,7 @@ class ShardedOptimizer : public data_parallel::Optimizer {
   }
 
   /// Runs `compute` while the part has room for its whole gradients, then begins to sum them. The sums that
-  /// were begun before have had this time.
+  /// the part before began have had this time.
   void sum_around(std::size_t part, const std::function<void()>& compute) {
     if (part + 1 != summed_) finish();  // another microbatch or chunk begins
     for (const std::size_t u : opened_in_[part]) units_.open_gradients(u);
@@ -91,7 +91,7 @@ class ShardedOptimizer : public data_parallel::Optimizer {
     dp_.journal().span(name, "layer", began);
   }
 
-  /// What this rank owns of a parameter that begins at place `at` of unit u: a range of it, all, or nothing.
+  /// Lists what this rank owns of a parameter that begins at place `at` of unit u: a range, all, or nothing.
   void own(std::size_t u, std::int64_t at, const gpt::Parameter& one) {
     const Unit& unit = units_.units()[u];
     const std::int64_t c = unit.own_gradients.cols(), first = unit.dp->rank() * c, n = one.value.size(),
@@ -109,11 +109,11 @@ class ShardedOptimizer : public data_parallel::Optimizer {
   three_d::TrainingConfig config_;
   Communicator &dp_, &expert_dp_;
   ShardedUnits units_;
-  std::size_t of_experts_ = 0;  // of the units
-  // The units of each part, empty where this rank has none: whose weights it needs, whose gradients get room
-  // in it, and whose gradients are complete behind it.
+  std::size_t of_experts_ = 0;  // the number of units with experts
+  // The units of each part of the model, none where this rank does not have the part: those whose weights the
+  // part needs, whose gradients get room before its dW, and whose gradients are complete after its dW.
   std::vector<std::vector<std::size_t>> units_of_, opened_in_, summed_in_;
-  std::map<std::size_t, int> computed_;  // microbatches of each part, whose gradients are there
+  std::map<std::size_t, int> computed_;  // of each part, the microbatches whose dW is done
   std::vector<std::size_t> summing_;     // the units whose gradients are under way
   std::size_t summed_ = 0;               // the part that they belong to
 };

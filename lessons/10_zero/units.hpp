@@ -56,7 +56,7 @@ class ShardedUnits {
     unit.master = cast(unit.own_weights, gradients.dtype());
     for (std::size_t k = 0; k < rule_.numbers(); ++k) unit.state[k] = Tensor::zeros(1, c, gradients.dtype());
     if (stage_ == 3) unit.weights.release();
-    if (stage_ >= 2) unit.gradients.release();  // which may have had none yet
+    if (stage_ >= 2) unit.gradients.release();  // they may have no memory yet
     units_.push_back(std::move(unit));
   }
 

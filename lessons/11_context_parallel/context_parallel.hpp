@@ -18,9 +18,9 @@
 
 namespace tessera::context_parallel {
 
-using Keys = attention_heads::MultiQueryAttention;  // has [K | V] and its halves
+using Keys = attention_heads::MultiQueryAttention;  // makes [K | V], and takes it apart
 
-/// Is told of each attention that a rank computes, so that someone may count its work.
+/// Called for each attention that a rank computes, so that the harness can count its work.
 using Computed = std::function<void(const AttentionOptions&)>;
 
 /// Attention of this rank's queries with all keys. Exchange is Ring or Gather.
@@ -89,7 +89,7 @@ struct PairwiseAttention {
       }
   }
 
-  /// Of two equal chunks a causal mask leaves a triangle, of later queries all keys.
+  /// The options of a pair. A causal mask leaves a triangle of equal chunks, and all keys for later queries.
   AttentionOptions pair(int queries, int keys) const {
     AttentionOptions options = whole;
     options.form = AttentionOptions::Form::streaming, options.seq = layout.length();

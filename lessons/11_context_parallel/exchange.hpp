@@ -4,9 +4,9 @@
 // would wait for it. Of 2 cp chunks each rank has an early and a late one, r and 2 cp - 1 - r ("zigzag"), and
 // all have the same work. Without a causal mask every placement is even.
 //
-// Sent, in units of K and V of all tokens together, of which cp ranks hold a cp-th each.
-//   ring    K and V go round, while the rank computes with those it has    (cp-1) of it, and back (2 cp - 1)
-//   gather  all of K and V come first, and are there at once               (cp-1) of it, and back 2 (cp-1)
+// How often all ranks together send K and V of all tokens (a rank has a cp-th):       forward    backward
+//   ring    K and V go round, while the rank computes with those it has               cp - 1     2 cp - 1
+//   gather  all of K and V come first, and a rank holds them at once                  cp - 1     2 (cp - 1)
 #pragma once
 
 #include "comm/communicator.hpp"
@@ -98,7 +98,7 @@ struct Ring {
 };
 // end ring
 
-/// One all-gather; in the backward another one, and its transpose. Llama 3 has this way.
+/// One all-gather; in the backward another one, and a reduce-scatter, its transpose. Llama 3 does it so.
 struct Gather {
   Communicator& cp;
 

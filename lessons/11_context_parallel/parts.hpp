@@ -1,7 +1,7 @@
 // How lesson 08's trainer cuts tokens over cp: attention is this lesson's, and a rank has its chunks of the
-// ids, of their positions and of the targets. A target follows its token's place in the whole: that of a
-// rank's last token is another rank's first. Nothing else changes, since each rank's gradients are a term of
-// those of the whole, as a replica's are: they are summed over dp_cp.
+// ids, of their positions and of the targets. A token's target is the next token of the whole sequence: that
+// of a rank's last token is another rank's first token. Nothing else changes, since each rank's gradients are
+// terms of those of the whole, as a replica's are: they are summed over dp_cp.
 #pragma once
 
 #include "08_three_d/config.hpp"

@@ -1,7 +1,7 @@
 // The third way (Jacobs et al. 2023, "DeepSpeed Ulysses"): an all-to-all turns the cut by tokens into lesson
 // 05's cut by heads, attention is that of one rank, and another all-to-all turns its output back. cp must
-// divide the heads; and the kv heads, or these must divide cp, and are copied. Each pass sends (cp-1)/cp of
-// N (W + 2 kv d) and of N W elements, kv at least cp.
+// divide the heads. It must divide the kv heads, too, or they must divide cp, and are copied. Each pass sends
+// (cp-1)/cp of N (W + 2 kv d) and of N W elements, where kv is at least cp.
 #pragma once
 
 #include "11_context_parallel/context_parallel.hpp"
@@ -92,7 +92,7 @@ struct Ulysses {
 
 using gpt::Way;
 
-/// One of them as the core of lesson 05's attention, which knows nothing of the cut.
+/// One of the three ways as the core of lesson 05's attention, which knows nothing of the cut.
 inline attention_heads::Core make_core(
     Way way, Communicator& cp, const Layout& layout, const AttentionOptions& whole,
     const Computed& computed = [](const AttentionOptions&) {}) {

@@ -1,5 +1,5 @@
 // A mixture of experts over ranks: E experts on ep ranks, E / ep on each; every rank has tokens of its own
-// and the whole router. Experts are no placement of a matrix. As a stage of a pipeline owns layers, a rank
+// and the whole router. Experts are not a placement of a matrix. As a stage of a pipeline owns layers, a rank
 // owns experts, and the tokens travel to them:
 //
 //   Y = D' diag(g) E(D X)        D X    the rows of X, one for each choice, sorted by expert; all_to_all
@@ -26,7 +26,7 @@ struct Dispatch {
   Communicator* ep = nullptr;
   std::vector<std::int64_t> sent, received;  // rows to and from each rank
   std::vector<std::int64_t> rows;            // of each of this rank's experts; their sum is R
-  Tensor by_expert, by_rank;  // (R, 1) i32  which of the rows that came stands where, by expert; the reverse
+  Tensor by_expert, by_rank;  // (R, 1) i32  the order that sorts the rows that came by expert; its inverse
 
   // task 12.dispatch (design, 5 points, 60 min): all of these, from counts[i], the rows of this rank for each
   // of the E experts; bytes are counted. Hint: no rank knows what the others have for it before it has asked.
@@ -64,7 +64,7 @@ struct Dispatch {
 };
 // end dispatch
 
-/// The weights of an expert of W and F columns in their order, and where the MLP has their gradients.
+/// The weights of an expert of W and F columns, in their order, and the members of Mlp with their gradients.
 struct Weight {
   const char* name;
   std::int64_t rows, cols;
@@ -131,7 +131,7 @@ struct Experts {
  private:
   /// (n, E) -> (n E, 1)
   static Tensor column(const Tensor& x) { return x.reshape(x.size(), 1); }
-  /// Each token's rows, in the order of the experts. (C, W) -> (n, W)
+  /// The sum of each token's rows, in the order of the experts. (C, W) -> (n, W)
   static Tensor sum(const Tensor& rows, const Routing& routing, const Tensor& like) {
     const Tensor all = Tensor::zeros(like.rows(), like.cols(), arithmetic(like.dtype()));
     add_embedding_backward(all, rows, routing.token);

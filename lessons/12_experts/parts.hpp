@@ -28,7 +28,7 @@ struct MlpOrExperts {
     mlp ? mlp->backward_weight(s.mlp) : experts->backward_weight(s.experts);
   }
 
-  /// The one that the layer has. Each weight is listed where its gradient lies.
+  /// Makes the one that the layer has, and lists its weights with their gradients.
   static MlpOrExperts make(auto& builder, const std::string& h, std::int64_t layer) {
     const gpt::ModelConfig& m = builder.config();
     if (!m.has_experts(layer)) return {builder.template mlp<sequence_parallel::Mlp>(h), {}};

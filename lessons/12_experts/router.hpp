@@ -1,7 +1,7 @@
-// Who computes a token. A layer has E experts, each an MLP of its own, and a router chooses top_k of them for
-// each token: P = softmax(X W_r), and the top_k largest p_i. So a model has E times the weights of one MLP
-// and computes with top_k of them. One is Switch (Fedus et al. 2021), y = p_i E_i(x); from two on the chosen
-// probabilities are made to sum to 1, as in Mixtral and GShard (Lepikhin et al. 2020).
+// Which experts compute a token. A layer has E experts, each an MLP of its own, and a router chooses top_k of
+// them for each token: P = softmax(X W_r), and the top_k largest p_i. So a model has E times the weights of
+// one MLP and computes with top_k of them. One is Switch (Fedus et al. 2021), y = p_i E_i(x); from two on the
+// chosen probabilities are made to sum to 1, as in Mixtral and GShard (Lepikhin et al. 2020).
 //
 // Nothing makes the choices even, and an expert that is chosen more learns more and is chosen more. So an
 // auxiliary loss is added to the loss (Fedus et al., equation 4): with share_i of all choices those of
@@ -86,14 +86,14 @@ struct Router {
   Tensor dw = zero_gradient(w);
 
   struct Saved {
-    Tensor x, p, gates;        // (n, W), (n, E), (n, E)  gates: where nothing is chosen, nobody looks
-    Tensor dz;                 // (n, E)
-    std::vector<double> even;  // alpha E share_i / N, the gradient of the auxiliary loss by each p_i
+    Tensor x, p, gates;                // (n, W), (n, E), (n, E)  a gate is used where it is chosen
+    Tensor dz;                         // (n, E)
+    std::vector<double> aux_gradient;  // alpha E share_i / N, the gradient of the auxiliary loss by each p_i
     double aux = 0;
   };
 
-  /// `batch` are the ranks of all tokens: a group, or the axes of a grid. The router computes in f32 at
-  /// least, since there is no small error of a choice.
+  /// x (n, W). `batch` are the ranks of all tokens: a group, or the axes of a grid. The router computes in
+  /// f32 at least, since a rounding error may change a choice.
   Routing forward(const Tensor& x, Saved& saved, const Groups& batch) const {
     const std::int64_t experts = w.cols();
     const Tensor z = matmul(wide(x), wide(w));  // (n, E)
@@ -109,7 +109,7 @@ struct Router {
     saved.dz = softmax_backward(dgates, saved.gates);
     if (alpha > 0) {
       const Tensor zeros = Tensor::zeros(saved.p.rows(), saved.p.cols(), saved.p.dtype());
-      const Tensor dp = add_bias(zeros, Tensor::of(1, zeros.cols(), saved.even, zeros.dtype()));
+      const Tensor dp = add_bias(zeros, Tensor::of(1, zeros.cols(), saved.aux_gradient, zeros.dtype()));
       add_to(saved.dz, softmax_backward(dp, saved.p));
     }
     return cast(matmul(saved.dz, t(wide(w))), saved.x.dtype());
@@ -117,8 +117,8 @@ struct Router {
   void backward_weight(const Saved& saved) const { add_matmul(dw, t(wide(saved.x)), saved.dz); }
 
   // task 12.aux (function, 3 points, 30 min): the auxiliary loss of all ranks' tokens into saved.aux, and its
-  // gradient into saved.even, both the same on every rank. Hint: which two rows of E numbers are sums over
-  // tokens? One all-reduce brings both, and their sums say how many tokens there are.
+  // gradient into saved.aux_gradient, both the same on every rank. Hint: which two rows of E numbers are sums
+  // over tokens? One all-reduce brings both, and their sums say how many tokens there are.
   void balance(const std::vector<std::int64_t>& chosen, Saved& saved, const Groups& batch) const {
     const std::int64_t experts = w.cols();
     std::vector<double> counts(experts);
@@ -129,10 +129,10 @@ struct Router {
     for (Communicator* group : batch) sums = group->all_reduce(sums);  // 2(p-1) 2 E elements
     const auto all = sums.values();
     const double choices = std::accumulate(all.begin(), all.begin() + experts, 0.0), tokens = choices / k;
-    saved.even.clear(), saved.aux = 0;
+    saved.aux_gradient.clear(), saved.aux = 0;
     for (std::int64_t i = 0; i < experts; ++i) {
-      saved.even.push_back(alpha * experts * all[i] / choices / tokens);
-      saved.aux += saved.even[i] * all[experts + i];  // times N mean_i
+      saved.aux_gradient.push_back(alpha * experts * all[i] / choices / tokens);
+      saved.aux += saved.aux_gradient[i] * all[experts + i];  // times N mean_i
     }
   }
   // end task

@@ -1,5 +1,5 @@
-// All axes side by side: what each one cuts, and what its ranks send when it stands alone. The lesson runs
-// each of them so, counts the bytes of a step, and prints them beside bytes_alone.
+// All axes side by side: what each one cuts, and what its ranks send when no other axis is cut. The lesson
+// runs each of them alone, counts the bytes of a step, and prints them beside bytes_alone.
 #pragma once
 
 #include "13_all_axes/factorisations.hpp"

@@ -53,7 +53,8 @@ inline std::vector<ParallelSizes> factorisations(int n, const Config& s) {
 // end task
 // end factorisations
 
-/// The one that cuts most axes, by small factors, and of those the one with the largest tp, cp and pp.
+/// The factorisation that cuts most axes; of these the one whose largest factor is smallest, then whose tp,
+/// cp and pp are largest. All ranks are dp where the model allows none.
 inline ParallelSizes widest(int n, const Config& s) {
   const auto key = [](const ParallelSizes& z) {
     int cut = 0, largest = 1;

@@ -17,14 +17,15 @@ using three_d::ParallelSizes;
 enum class Recompute { none, selective, full };
 
 struct Question {
-  ModelConfig model;  // attention.options.batch is a cut's
+  ModelConfig model;  // attention.options.batch is not used: a cut has its own
   DataSheet machine = machines[1];
   Efficiency reached;
   int devices = 8;
-  std::int64_t batch = 512;                       // sequences of a step
-  std::int64_t weight_bytes = 2, wide_bytes = 4;  // of a weight; of a gradient, a master, a moment
-  double tokens = 300e9;                          // of the whole training
-  bool fused_attention = true;                    // one kernel, lesson 05's streaming form
+  std::int64_t batch = 512;       // sequences of a step
+  std::int64_t weight_bytes = 2;  // of a weight, of an activation
+  std::int64_t wide_bytes = 4;    // of a gradient, of a master, of a moment
+  double tokens = 300e9;          // of the whole training
+  bool fused_attention = true;    // one kernel, lesson 05's streaming form
 };
 
 struct Cut {

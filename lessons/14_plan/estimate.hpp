@@ -30,7 +30,7 @@ struct Estimate {
   double seconds() const { return sum(time); }
 };
 
-/// Bytes of the activations that a rank of stage `stage` keeps, and the largest it needs beside them at once.
+/// Bytes of the activations that a rank of this stage keeps, and the most that it needs beside them at once.
 inline std::pair<double, double> activations_of(const Question& asked, const Cut& cut,
                                                 const three_d::Config& run, const pipeline::Plan& schedule,
                                                 int stage) {
@@ -76,7 +76,7 @@ inline Parts memory_of(const Question& asked, const Cut& cut, const three_d::Con
 // end memory
 
 // begin estimate
-/// What each virtual stage computes on a microbatch.
+/// The seconds that each virtual stage computes on a microbatch.
 inline std::vector<Work> work_of(const Question& asked, const Cut& cut, const three_d::TrainingConfig& t) {
   const pipeline::Partition partition = t.partition(cut.sizes.pp);
   const auto block = [&](bool experts) {
@@ -93,8 +93,8 @@ inline std::vector<Work> work_of(const Question& asked, const Cut& cut, const th
   return all;
 }
 
-/// The instructions of all stages for the first microbatches of `m`: as many as fill the pipeline, since
-/// nothing changes from one to the next after that. All of them under GPipe, which keeps all.
+/// The instructions of all stages for the first of m microbatches: as many as fill the pipeline, since what
+/// follows is alike; all of them under GPipe, which keeps the activations of all.
 inline const pipeline::Plan& schedule_of(pipeline::Schedule schedule, int p, int m, int v) {
   thread_local std::map<std::tuple<pipeline::Schedule, int, int, int>, pipeline::Plan>
       made;  // a search asks often
@@ -136,8 +136,8 @@ inline Estimate estimate(const Question& asked, const Cut& cut, bool simulated =
   waited_for.training.model.regather = false;  // the second gather is hidden behind dX
   for (const AxisTraffic& one : traffic_of(asked, cut, waited_for))
     sent[one.axis + " " + one.phase] += one.seconds;
-  // Of a microbatch in a chunk: what all ranks wait for in its layers, and a message to the next stage. A
-  // ring's messages travel while attention computes.
+  // Seconds of a microbatch in a chunk: how long all ranks wait for what is sent in its layers, and for a
+  // message to the next stage. A ring's messages travel while attention computes.
   const auto inside = [&](const std::string& axis, double hidden = 0) {
     const double forward = std::max(0.0, sent[axis + " fwd"] / (m * v) - hidden),
                  backward = std::max(0.0, sent[axis + " bwd"] / (m * v) - 2 * hidden);

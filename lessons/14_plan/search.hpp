@@ -12,7 +12,7 @@
 
 namespace tessera::plan {
 
-/// What is fixed; what is not is searched.
+/// What the question fixes of a cut. What has no value is searched.
 struct Fixed {
   std::optional<int> tp, cp, pp, dp, ep, chunks, zero;
   std::optional<std::int64_t> microbatch;
@@ -31,6 +31,7 @@ inline std::vector<int> divisors(std::int64_t number, std::int64_t most) {
   return found;
 }
 
+/// What is fixed, else all.
 template <class T>
 std::vector<T> choices(const std::optional<T>& fixed, std::vector<T> all) {
   return fixed ? std::vector<T>{*fixed} : all;
@@ -43,7 +44,7 @@ template <class Visit>
 void for_cuts(const Question& asked, const Fixed& fixed, const Visit& visit) {
   const int n = asked.devices;
   const bool long_text = asked.model.seq() >= 8192;
-  std::vector<int> all_chunks = {1, 2, 3, 4, 6, 8};  // several are what the interleaved schedule is
+  std::vector<int> all_chunks = {1, 2, 3, 4, 6, 8};  // more than one: the interleaved schedule
   if (fixed.schedule == pipeline::Schedule::interleaved)
     all_chunks.erase(all_chunks.begin());
   else if (fixed.schedule)
@@ -82,9 +83,9 @@ constexpr int most_devices = 1 << 20;
 
 struct Answer {
   std::vector<Estimate> best;    // those that fit, the fastest first
-  std::vector<Estimate> losers;  // of other sizes of the axes, the fastest each: slower, or without room
+  std::vector<Estimate> losers;  // the fastest cut of each of other sizes of the axes: slower, or too large
   int tried = 0;
-  std::string impossible;  // why the first cut that could not be was none
+  std::string impossible;  // why the first cut that was refused cannot be
 };
 
 /// Of cuts whose times differ by less than a hundredth, the simpler one comes first.

@@ -43,7 +43,8 @@ struct AxisTraffic {
   double seconds = 0;
 };
 
-/// The link over which a group of an axis speaks: tp is fastest, then cp, dp and pp.
+/// The link between the ranks of a group of this axis. In the order of ranks tp is fastest, then cp, dp and
+/// pp.
 inline Link link_of(const std::string& axis, const ParallelSizes& s) {
   if (axis == "tp") return {s.tp, 1};
   if (axis == "cp") return {s.cp, s.tp};
@@ -54,7 +55,8 @@ inline Link link_of(const std::string& axis, const ParallelSizes& s) {
   return {s.replicas(), s.tp};
 }
 
-/// What a rank sends in a step: the second of two, as the first one has no weights to bring home.
+/// What a rank sends in a step: what the formulas say of two steps less what they say of one, since their
+/// first step has no step of the optimiser.
 inline std::vector<AxisTraffic> traffic_of(const Question& asked, const Cut& cut,
                                            const three_d::Config& run) {
   const ParallelSizes& s = cut.sizes;

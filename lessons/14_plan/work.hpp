@@ -1,4 +1,4 @@
-// The computation of a rank: which products a block has, how large they are under a cut, how many bytes pass
+// What a rank computes: which products a block has, how large they are under a cut, how many bytes pass
 // through memory beside them, and what is kept of a block until the backward.
 #pragma once
 
@@ -7,14 +7,14 @@
 
 namespace tessera::plan {
 
-/// (rows, inner) (inner, cols), `count` times.
+/// The product of matrices (rows, inner) (inner, cols), `count` times.
 struct Product {
   double rows, cols, inner, count = 1;
   double flops() const { return 2 * rows * cols * inner * count; }
 };
 
-/// The products of a block's forward on one of t ranks, for its n tokens: with weights, and of attention.
-/// Each of a rank's experts gets as many of the tokens, if the router shares them out evenly.
+/// The products with weights in a block's forward on one of t ranks, for its n tokens. With an even router
+/// each of a rank's experts gets equally many tokens.
 inline std::vector<Product> weight_products(const ModelConfig& m, int t, bool experts) {
   const auto n = static_cast<double>(m.rows()), w = static_cast<double>(m.width()),
              f = static_cast<double>(m.ffn()), qkv = w + 2 * static_cast<double>(m.attention.kv_width());
@@ -25,6 +25,7 @@ inline std::vector<Product> weight_products(const ModelConfig& m, int t, bool ex
   all.insert(all.end(), {{own, static_cast<double>(m.experts), w}, {each, f, w, here}, {each, w, f, here}});
   return all;
 }
+/// The products of attention itself.
 inline std::vector<Product> attention_products(const ModelConfig& m, int t) {
   const auto s = static_cast<double>(m.seq()), heads = static_cast<double>(m.attention.heads),
              d = static_cast<double>(m.width()) / heads,
@@ -36,8 +37,9 @@ inline Product head_product(const ModelConfig& m, int t) {
           static_cast<double>(m.width())};
 }
 
-/// FLOPs of a step of the whole model: forward, dX and dW. With `again` the recomputed forward of the blocks.
-/// 72 B s l h^2 (1 + s/(6h) + V/(12 l h)), or 96 and 16 for 72 and 12 (Narayanan et al. 2021).
+/// FLOPs of a step of the whole model: forward, dX and dW, and with `again` the blocks' forward once more.
+/// That is 72 B s l h^2 (1 + s/(6h) + V/(12 l h)), or with `again` 96 and 16 in place of 72 and 12 (Narayanan
+/// et al. 2021).
 inline double step_flops(const ModelConfig& model, std::int64_t batch, bool again) {
   ModelConfig m = model;
   m.attention.options.batch = batch;
@@ -48,25 +50,20 @@ inline double step_flops(const ModelConfig& model, std::int64_t batch, bool agai
   return (again ? 4 : 3) * blocks + 3 * head_product(m, 1).flops();
 }
 
-/// Seconds of computation.
+/// Seconds of computation: in products of matrices, and in passes over memory.
 struct Seconds {
   double products = 0, passes = 0;
   double all() const { return products + passes; }
   Seconds operator+(const Seconds& b) const { return {products + b.products, passes + b.passes}; }
 };
-inline Seconds operator*(double times, const Seconds& one) {
-  return {times * one.products, times * one.passes};
-}
 
+/// The seconds of each pass.
 struct Work {
   Seconds forward, backward_input, backward_weight;
   Work operator+(const Work& b) const {
     return {forward + b.forward, backward_input + b.backward_input, backward_weight + b.backward_weight};
   }
 };
-inline Work operator*(double times, const Work& one) {
-  return {times * one.forward, times * one.backward_input, times * one.backward_weight};
-}
 
 /// The seconds of attention's own products in a block's forward.
 inline double attention_seconds(const Question& asked, const ModelConfig& m, int t) {
@@ -78,11 +75,11 @@ inline double attention_seconds(const Question& asked, const ModelConfig& m, int
 }
 
 // begin work
-/// A microbatch in one block. Beside the products a forward reads or writes about 11 activations of (n, W)
-/// that tp does not cut (two norms: 4; twice bias, dropout, residual: 7), 8 of (n, W/t) around attention, and
-/// 2 of (n, F/t) at the gelu; a backward twice as many. Experts gather and put back what they get besides.
-/// Where attention is no fused kernel, softmax and dropout pass 4.5 times over all scores, and 5.5 times
-/// backward.
+/// The work of one block on a microbatch. Beside the products a forward reads or writes about 11 activations
+/// of (n, W) that tp does not cut (two norms: 4; twice bias, dropout, residual: 7), 8 of (n, W/t) around
+/// attention, and 2 of (n, F/t) at the gelu; a backward twice as many. Experts also gather their rows and put
+/// them back. Where attention is not one fused kernel, softmax and dropout pass 4.5 times over all scores,
+/// and 5.5 times backward.
 inline Work block_work(const Question& asked, const ModelConfig& m, int t, Recompute recompute,
                        bool experts) {
   const auto seconds = [&](double rows, double cols, double inner, double count) {
@@ -120,7 +117,7 @@ inline Work block_work(const Question& asked, const ModelConfig& m, int t, Recom
   return work;
 }
 
-/// The head, whose softmax passes four times over f32 of all logits.
+/// The work of the head, whose softmax passes four times over all logits, in f32.
 inline Work head_work(const Question& asked, const ModelConfig& m, int t) {
   const auto [rows, cols, inner, count] = head_product(m, t);
   const auto product = [&](double a, double b, double c) {
@@ -136,10 +133,10 @@ inline Work head_work(const Question& asked, const ModelConfig& m, int t) {
 /// what lesson 12 counts; an even router sends a rank as many rows as another. F = 4 W, n own tokens, k n
 /// choices, E experts:
 ///
-///   forward  probabilities, gates  2 n E (k = 1: n E)     a choice's output, gate, place  k n (W + 1) and 8
-///   B
+///   forward  probabilities, gates  2 n E (k = 1: n E)
+///            of each choice its output, gate, place           k n (W + 1) and 8 B
 ///            of the rows that came: X, before and after gelu  k n (W + 2 F) and 8 B
-///   dX       of the router n E, of the rows that came  k n (W + F)
+///   dX       of the router  n E, of the rows that came  k n (W + F)
 inline gpt::KeptActivations kept_of(const Question& asked, const ModelConfig& m, Range layers, bool last,
                                     int tp) {
   const std::int64_t wide = asked.wide_bytes / asked.weight_bytes,

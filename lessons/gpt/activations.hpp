@@ -19,11 +19,11 @@ struct KeptActivations {
 ///            Q, K V, O     2 n (W + KV)/t       gelu, before and after  2 n F/t
 ///   dX       dY, dln_2, dXa, dln_1    4 n W     dQ, dK dV  n (W + 2 KV)/t     before the gelu  n F/t
 ///
-/// Tokens that are cut over cp always stream, and n is this rank's part. Ulysses keeps its heads' Q, K and V
-/// of all tokens instead, and their O beside. Where activations are cut by tokens over tp, too (lesson 09),
-/// the rows of the first column are this rank's. What the products need of them is gathered beside: ln_1(X)
-/// and ln_2(Xa), unless they are gathered again; dY and dXa. A number that stands for a row (a mean, a
-/// deviation, a loss) takes as much as `wide` elements.
+/// Attention over tokens that are cut over cp always streams, and n is this rank's part. Ulysses keeps Q, K
+/// and V of its own heads for all tokens instead, and their O. Where tokens are cut over tp, too (lesson 09),
+/// the first column counts this rank's rows. A product needs all rows, and what is gathered for it is kept
+/// beside: ln_1(X) and ln_2(Xa), unless they are gathered again; dY and dXa. A number that stands for a row
+/// (a mean, a deviation, a loss) takes as much as `wide` elements.
 inline KeptActivations kept_activations(const ModelConfig& m, std::int64_t layers, bool last, int rank, int t,
                                         std::int64_t wide) {
   const std::int64_t n = m.rows(), own = m.own_rows(t), w = m.width(), f = m.ffn();

@@ -20,12 +20,13 @@ class Builder {
       : positions(whole_positions(config)), config_(config), tp_(tp), make_(std::move(make)) {}
 
   std::vector<Parameter> parameters;  // of everything built so far, in the order of the model
-  Tensor positions;                   // (n, 1) i32, of the tokens of a microbatch; lesson 11 has its own
-  attention_heads::Core core;         // of every attention, too
-  Communicator* ep = nullptr;         // the ranks that share out experts,
-  std::vector<Communicator*> batch;   // and the axes of those that have tokens: lesson 12
-  Around
-      around;  // of all chunks, if any: 0 is the embedding, then come all layers of the model, then the head
+  Tensor positions;                   // (n, 1) i32, of the tokens of a microbatch; lesson 11 cuts them
+  attention_heads::Core core;         // of every attention; lesson 11 has its own
+  Communicator* ep = nullptr;         // the ranks that share the experts out: lesson 12
+  std::vector<Communicator*> batch;   // the axes of all ranks that have tokens: lesson 12
+  /// Runs each pass of all chunks, if there is one. Part 0 is the embedding, then come all layers of the
+  /// model, then the head.
+  Around around;
 
   /// The layers [layers.begin, layers.end); the first chunk has the embedding, the last one the head.
   template <class Parts = TensorParallelParts>
@@ -64,9 +65,9 @@ class Builder {
   bool has_embedding_copy() const { return has_copy_; }
 
   const ModelConfig& config() const { return config_; }
-  /// A rank's slice of a weight, of which a part that lesson 12 makes is then listed.
+  /// Makes a slice of a weight for lesson 12, whose parts list their parameters themselves.
   Tensor weight(const std::string& name, const Slice& slice) const { return make_(name, slice); }
-  /// Both layers cut over tp, with the biases.
+  /// The MLP of the block whose names begin with `h`, its two linear layers cut over tp. Lists its weights.
   template <class Mlp>
   Mlp mlp(const std::string& h) {
     const std::int64_t w = config_.width(), f = config_.ffn();
@@ -168,7 +169,7 @@ class Builder {
   ModelConfig config_;
   TensorParallel tp_;
   MakeWeight make_;
-  std::pair<Placed<Shard<0>>, Placed<Shard<0>>> head_weight_;  // and its gradient, where this rank has them
+  std::pair<Placed<Shard<0>>, Placed<Shard<0>>> head_weight_;  // with its gradient, where this rank has them
   bool has_copy_ = false;
   std::vector<std::vector<std::size_t>> block_starts_;  // of each chunk
 };

@@ -1,6 +1,7 @@
-// A checkpoint knows no cut: it holds whole tensors. The model lies there as Hugging Face's transformers
-// opens it, model.safetensors and config.json, and the state of the optimiser, with all that a run goes on
-// from, in a file of its own. A run that resumes takes its slices of both, under any other tp x pp x dp x ep.
+// A checkpoint does not depend on the cut: it holds whole tensors. The model is model.safetensors and
+// config.json, as Hugging Face's transformers reads them. A file of its own has the state of the optimiser
+// and all else that a run needs to go on. A run that resumes reads its slices of both, under any tp x pp x dp
+// x ep.
 #pragma once
 
 #include <cmath>
@@ -24,16 +25,16 @@ inline std::vector<std::string> state_prefixes(bool learns, bool adamw) {
                : std::vector<std::string>{"", "optimizer.velocity."};
 }
 
-/// What a rank holds of all that a training step reads and writes; tensors[k][i] belongs to prefixes[k] and
-/// to parameter i. Where the replicas share the state out (lesson 10), it is this rank's elements of the
-/// parameter, from begins[i] on.
+/// What a rank holds of all that a training step reads and writes: tensors[k][i] belongs to prefixes[k] and
+/// to parameter i. Where the replicas share the state out (lesson 10), tensors[k][i] has this rank's elements
+/// of the parameter, from element begins[i] on.
 struct TrainingState {
   std::vector<std::string> prefixes;
   std::vector<std::vector<Tensor>> tensors;
   std::int64_t steps = 0;
   std::vector<std::int64_t> begins;
   std::vector<Communicator*> holders;  // of each parameter: the ranks with the same weights
-  bool shared = false;                 // they share the state out
+  bool shared = false;                 // the holders share the state out
 
   /// The whole of tensors[k][i] on the first of its holders, a collective call of these.
   Tensor whole(std::size_t k, std::size_t i) const {
@@ -49,8 +50,8 @@ struct TrainingState {
   }
 };
 
-/// What transformers has to know of a model, in the words of its GPT2Config. It has no GPT-2 with experts,
-/// and none that looks ahead: "".
+/// config.json: what transformers has to know of a model, in the words of its GPT2Config. It is "" for a
+/// model with experts, or whose mask is not causal: transformers has no such GPT-2.
 inline std::string config_json(const ModelConfig& m, DType dtype) {
   if (m.experts > 0 || m.attention.options.mask != Mask::causal) return "";
   return format(
@@ -64,10 +65,10 @@ inline std::string config_json(const ModelConfig& m, DType dtype) {
 }
 
 // begin save
-/// Writes the state of all ranks into `folder`; rank 0 of `world` does. Collective. The holders of a
-/// parameter have the same, so only the first one gives its slice. The model's file names that of the
-/// optimiser, which is written before it, and replaces the model's last one at once: whenever the process is
-/// killed, the folder has a whole checkpoint. `run` goes into the optimiser's metadata.
+/// Rank 0 of `world` writes the state of all ranks into `folder`. Collective. The holders of a parameter have
+/// the same values, so only the first one gives its slice. The optimiser's file is written first. Then the
+/// model's file, which names it, replaces the last one in one step: whenever the process is killed, the
+/// folder has a whole checkpoint. `run` goes into the optimiser's metadata.
 inline void save_checkpoint(Communicator& world, const ModelConfig& config,
                             const std::vector<Parameter>& parameters, const TrainingState& state,
                             const std::string& folder, const std::map<std::string, std::string>& run) {
@@ -125,7 +126,7 @@ inline void save_checkpoint(Communicator& world, const ModelConfig& config,
 
 /// The steps that a checkpoint has seen. Throws UsageError where its optimizer.step is no number of steps.
 inline std::int64_t steps_of(const WeightsFile& file) {
-  constexpr double most = 1 << 20;  // of --steps
+  constexpr double most = 1 << 20;  // the largest --steps
   const double steps = file.read("optimizer.step", Slice::whole(1, 1), DType::f64).values()[0];
   if (!(steps >= 0 && steps < most && steps == std::floor(steps)))
     file.refuse(format("its optimizer.step is {:g}: a whole number below {:g} would work", steps, most));
@@ -133,7 +134,7 @@ inline std::int64_t steps_of(const WeightsFile& file) {
 }
 
 // begin load
-/// Reads this rank's slices of what `save_checkpoint` wrote, under whatever cut, into the tensors of `state`.
+/// Reads this rank's slices of what `save_checkpoint` wrote, under any cut, into the tensors of `state`.
 /// Returns the steps that the checkpoint has seen. Throws UsageError where it has no such state.
 inline std::int64_t load_state(const WeightsFile& file, const std::vector<Parameter>& parameters,
                                const TrainingState& state) {

@@ -13,9 +13,9 @@
 
 namespace tessera::gpt {
 
-/// Who brings the keys and values of other ranks' tokens: lesson 11.
+/// How a rank gets the keys and values of other ranks' tokens: lesson 11.
 enum class Way { ring, gather, ulysses };
-/// The columns of K and V together that Ulysses sends: a kv head goes to every one of the ranks that uses it.
+/// How many columns of K and V together Ulysses sends: every rank that uses a kv head gets a copy of it.
 inline std::int64_t copied_kv(const attention_heads::AttentionShape& s, std::int64_t ranks) {
   return 2 * std::max(s.kv_heads, ranks) * s.head_width();
 }
@@ -24,18 +24,18 @@ inline std::int64_t copied_kv(const attention_heads::AttentionShape& s, std::int
 struct ModelConfig {
   attention_heads::AttentionShape attention;  // width W, heads
   std::int64_t layers = 8, vocabulary = 64;
-  std::int64_t tokens = 1;                           // of the whole batch, over which the loss is the mean
+  std::int64_t tokens = 1;                           // of the whole batch: the loss is the mean over them
   bool tied = false;                                 // the head's weight is wte itself, as in GPT-2
   bool sequence_parallel = false, regather = false;  // lesson 09
   int cp = 1;                                        // ranks that share the tokens of a sequence: lesson 11
   Way way = Way::ring;
   bool zigzag = true;
-  std::int64_t experts = 0, top_k = 1;  // in place of the MLP of every second block: lesson 12
-  int ep = 1;                           // ranks that share them out
+  std::int64_t experts = 0, top_k = 1;  // replace the MLP of every second block: lesson 12
+  int ep = 1;                           // ranks that share the experts out
   double aux = 0;                       // the factor of their auxiliary loss
   double layer_norm_epsilon = 1e-5;
-  std::int64_t positions = 0;  // rows of wpe, where they are more than seq
-  std::int64_t inner = 0;      // F, where it is not 4 W
+  std::int64_t positions = 0;  // rows of wpe, if it has more than seq
+  std::int64_t inner = 0;      // F, the columns inside the MLP; 0: 4 W
 
   std::int64_t width() const { return attention.width; }
   std::int64_t ffn() const { return inner > 0 ? inner : 4 * attention.width; }
@@ -44,12 +44,12 @@ struct ModelConfig {
   bool has_experts(std::int64_t layer) const { return experts > 0 && layer % 2 == 1; }
   std::int64_t expert_layers() const { return experts > 0 ? layers / 2 : 0; }
   std::int64_t wpe_rows() const { return std::max(positions, seq()); }
-  /// Those that each of `tp` ranks holds between two blocks.
+  /// The rows that each of `tp` ranks holds between two blocks.
   std::int64_t own_rows(int tp) const { return sequence_parallel ? rows() / tp : rows(); }
 };
 
-/// What a chunk does with one of its parts, and a function that runs `compute`, which is a pass of a part.
-/// Lesson 10 brings what the pass needs before it, and takes it away behind it.
+/// A pass of one part of a chunk (embedding, block or head), and a hook that runs it: it calls `compute`.
+/// Lesson 10's hook gathers the part's weights before the pass and frees them after it.
 enum class Pass { forward, backward_input, backward_weight };
 using Around = std::function<void(Pass, std::size_t part, const std::function<void()>& compute)>;
 
@@ -61,7 +61,7 @@ struct TensorParallelParts {
   using Head = attention_heads::VocabParallelHead;
   /// The gradient of all tokens, which the embedding needs.
   static Placed<Replicated> all_tokens(const Placed<Residual>& dx, const TensorParallel&) { return dx; }
-  static void set_up(Block&, const ModelConfig&, const TensorParallel&) {}  // more that a block needs to know
+  static void set_up(Block&, const ModelConfig&, const TensorParallel&) {}  // lesson 09 sets first_row
 };
 
 /// A weight by its name in GPT-2: the slice of it that this rank holds, and the gradient of that slice.
@@ -71,7 +71,7 @@ struct Parameter {
   Slice slice;
   Tensor value, gradient;
   bool partial = false;  // the gradient is a term of a sum over tp, which is owed once a step
-  bool expert = false;   // of an expert: the replicas share these out, and expert_dp has the same ones
+  bool expert = false;   // a weight of an expert: only the ranks of expert_dp hold the same one
 };
 
 /// Makes a rank's slice of a weight.
@@ -80,7 +80,7 @@ using MakeWeight = std::function<Tensor(const std::string& name, const Slice& sl
 /// One microbatch at the ends of the pipeline: ids on the first stage, targets on the last. (n, 1) i32
 struct Tokens {
   Tensor ids, targets;
-  Tensor weights;  // (n, 1) f64  of each token's loss in the mean over all; undefined where each is 1
+  Tensor weights;  // (n, 1) f64  the weight of each token's loss in the mean; undefined: all are 1
 };
 
 // begin chunk
@@ -102,11 +102,11 @@ struct ChunkOf {
     Tokens batch;
     std::vector<typename Parts::Block::Saved> blocks;
     typename Parts::Head::Saved head;
-    Tensor losses;          // (n, 1)  of the last chunk, until someone has taken them
+    Tensor losses;          // (n, 1)  of the last chunk, until the backward begins
     Placed<Replicated> dx;  // (n, W)  what the embedding's backward needs
   };
 
-  /// (n, W) -> (n, W). The first chunk makes it from ids, the last one leaves the losses in `saved`.
+  /// (n, W) -> (n, W). The first chunk computes x from ids; the last leaves the losses in `saved`.
   Placed<Residual> forward(const Placed<Residual>& x, const Tokens& batch, Saved& saved,
                            const TensorParallel& tp) const {
     saved.batch = batch;

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cmath>
-#include <numeric>
 
 #include "gpt/model.hpp"
 
@@ -44,17 +43,18 @@ inline std::vector<WeightInfo> weights_of(const ModelConfig& m) {
   return all;
 }
 
-/// The elements of the experts of a block that a rank of ep holds.
+/// How many elements a rank of ep holds of the experts of one block.
 inline std::int64_t own_experts(const ModelConfig& m) {
   return m.experts / m.ep * ((m.width() + 1) * m.ffn() + (m.ffn() + 1) * m.width());
 }
 
-/// Experts stand behind the rest of their block, as a part of their own: other ranks have the same ones.
+/// A part of the parameters that ZeRO cuts by itself. The experts of a block are a part of their own, behind
+/// the rest of the block, since other ranks hold the same ones.
 struct Part {
   std::int64_t elements;
   bool experts = false;
 };
-/// An expert's weight, by its name.
+/// Whether this is the name of an expert's weight.
 inline bool of_expert(const std::string& name) { return name.find(".experts.") != std::string::npos; }
 
 /// The elements that rank `rank` of `tp` holds of each part: of wte and of wpe if `first`, of each block of
@@ -78,6 +78,7 @@ inline std::vector<Part> own_parts(const ModelConfig& m, Range layers, bool firs
   if (last && !(first && m.tied)) parts.push_back({ids * w});
   return parts;
 }
+/// The elements of all these parts together.
 inline std::int64_t own_elements(const ModelConfig& m, Range layers, bool first, bool last, int rank,
                                  int tp) {
   std::int64_t all = 0;

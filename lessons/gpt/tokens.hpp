@@ -1,5 +1,5 @@
-// What a model reads: the bytes of a text as they are, or a file of token ids; and the batches that every cut
-// of the model sees alike.
+// What a model reads: a text, each byte of which is a token, or a file of token ids; and the batches, which
+// are the same under every cut of the model.
 #pragma once
 
 #include <algorithm>
@@ -15,7 +15,7 @@ namespace tessera::gpt {
 
 struct Corpus {
   std::vector<std::uint16_t> ids;
-  bool bytes = true;  // the ids are a text's bytes
+  bool bytes = true;  // the ids are the bytes of a text
 
   std::int64_t size() const { return static_cast<std::int64_t>(ids.size()); }
 };
@@ -27,10 +27,11 @@ inline Corpus corpus_of(const std::string& text) {
 }
 
 // begin tokens
-/// Ids one after the other, little-endian, of `width` bytes each; 0 stands for 2, or for what a header of
-/// llm.c says, of 256 int32: 20240520, 1 and the number of ids before uint16 (as of GPT-2), 20240801, 7 and
-/// the number before uint32 (as of Llama 3). nanoGPT's prepare.py writes uint16 without a header. Ids are
-/// below 65536. Throws UsageError that says what is wrong.
+/// Reads ids that stand one after the other, little-endian, `width` bytes each. Width 0 means 2 bytes, unless
+/// the file begins with llm.c's header of 256 int32. Its first three are 20240520, 1 and the number of ids
+/// for uint16 ids (GPT-2's); or 20240801, 7 and the number of ids for uint32 ids (Llama 3's). nanoGPT's
+/// prepare.py writes uint16 without a header. Every id must be below 65536. Throws UsageError where the file
+/// is none of these.
 inline Corpus read_tokens(const std::string& path, std::int64_t width = 0) {
   const auto refuse = [&](const std::string& fault) { throw UsageError("--tokens {}: {}", path, fault); };
   std::string raw;
@@ -68,7 +69,7 @@ inline Corpus read_tokens(const std::string& path, std::int64_t width = 0) {
   if (raw.size() % bytes != 0)
     refuse(format("has {} bytes, no multiple of {}; uint16 ids take two each", raw.size(), bytes));
   Corpus corpus{{}, false};
-  std::uint64_t upper = 0, beyond = 0;  // the bits of every second id, and of the last two of every four
+  std::uint64_t upper = 0, beyond = 0;  // the bits of ids 1, 3, 5, ..., and of ids 2, 3, 6, 7, ...
   for (std::size_t at = begin; at < raw.size(); at += bytes) {
     const std::uint64_t id = number(at, bytes);
     if (id > 65535)
@@ -84,8 +85,8 @@ inline Corpus read_tokens(const std::string& path, std::int64_t width = 0) {
 }
 // end tokens
 
-/// Throws UsageError where an id has no row in the embedding, or no sequence fits in.
-/// `what`: "--text README.md".
+/// Throws UsageError where an id has no row in the embedding, or where the ids are no more than a sequence:
+/// its last target would be missing. `what` names them in the message: "--text README.md".
 inline void check_ids(const Corpus& corpus, std::int64_t vocabulary, std::int64_t seq,
                       const std::string& what) {
   const char* unit = corpus.bytes ? " bytes" : " ids";
@@ -101,7 +102,8 @@ inline void check_ids(const Corpus& corpus, std::int64_t vocabulary, std::int64_
                      *most + 1);
 }
 
-/// Made-up text: random ids, and the next id as the target. (n, 1) i32 of the whole batch, on the host.
+/// The whole batch of a made-up text: random ids, each with the next one as its target. (n, 1) i32, on the
+/// host.
 inline Tokens random_tokens(const ModelConfig& config, std::uint64_t seed) {
   const MemoryScope data(MemoryKind::check);
   const Device::Scope host(Device::host());
@@ -117,8 +119,8 @@ inline Tokens random_tokens(const ModelConfig& config, std::uint64_t seed) {
   return {from(0), from(1)};
 }
 
-/// The sequences of `seq` tokens that begin at these places of the text, and the tokens that follow each of
-/// theirs. (places seq, 1), on the host.
+/// The sequences of `seq` tokens that begin at these places of the text, each token with the next one as its
+/// target. (number of places times seq, 1) i32, on the host.
 inline Tokens sequences_at(const Corpus& corpus, const std::vector<std::size_t>& places, std::int64_t seq) {
   const MemoryScope data(MemoryKind::check);
   const Device::Scope host(Device::host());
@@ -146,9 +148,9 @@ inline Tokens batch_at(const Corpus& corpus, std::int64_t sequences, std::int64_
 // begin masked
 /// BERT's objective (Devlin et al. 2019, section 3.1): of the ids of step `step` 15% are to be guessed. Of
 /// these 80% are hidden behind [MASK], which is the last id of the vocabulary, 10% are another id and 10% are
-/// as they were. Seed, step and place decide, so that every cut hides the same. The loss is the mean over
-/// what is to be guessed in the *whole* batch: microbatches and ranks have more or less of it, and a mean of
-/// their means would be another number.
+/// as they were. Seed, step and place decide which, so that every cut hides the same. The loss is the mean
+/// over what is to be guessed in the *whole* batch: microbatches and ranks have more or less of it, and a
+/// mean of their means would be another number.
 inline Tokens masked(const Tokens& batch, std::int64_t vocabulary, std::uint64_t seed, std::int64_t step) {
   const MemoryScope data(MemoryKind::check);
   const Device::Scope host(Device::host());

@@ -1,6 +1,6 @@
-// The weights of a GPT-2: a safetensors file with Hugging Face's names, published or of a checkpoint of ours,
-// whose optimiser has a file beside it, read into any cut. A rank reads one whole tensor at a time and keeps
-// its slice of it: no rank ever holds the model, which is why one cuts.
+// Reads the weights of a GPT-2 into any cut, from a safetensors file with Hugging Face's names: a published
+// one, or the model of a checkpoint, whose optimiser has a file beside it. A rank reads one whole tensor at a
+// time and keeps its slice of it, so that no rank ever holds the whole model.
 #pragma once
 
 #include <cmath>
@@ -15,17 +15,19 @@
 
 namespace tessera::gpt {
 
-/// The names of transformers' GPT2LMHeadModel, and what has one axis there: biases, and weights of norms.
+/// The name of a weight in transformers' GPT2LMHeadModel.
 inline std::string name_in_file(const std::string& name) {
   return name == "lm_head.weight" ? name : "transformer." + name;
 }
+/// Whether the weight has one axis there: a bias, or a weight of a norm.
 inline bool is_vector(const std::string& name) {
   return name.ends_with(".bias") || name.find("ln_") != std::string::npos;
 }
 
 class WeightsFile {
  public:
-  /// Throws UsageError, which begins with the flag, where it is no GPT-2. The sizes stand in the shapes.
+  /// Throws UsageError, which begins with the flag, where the file is no GPT-2. The sizes are read from the
+  /// shapes.
   explicit WeightsFile(const std::string& path, const std::string& flag = "--weights")
       : what_(flag + " " + path), file_(path) {
     if (flag == "--resume") {
@@ -38,7 +40,7 @@ class WeightsFile {
       prefix_ = "transformer.";  // GPT2LMHeadModel's; GPT2Model has none
     const auto &wte = need("wte.weight"), &wpe = need("wpe.weight");
     for (const auto& [name, entry] : {std::pair{"wte.weight", wte}, {"wpe.weight", wpe}})
-      if (entry.rows < 1 || entry.cols < 1)  // of a tensor that cannot be read, there are none
+      if (entry.rows < 1 || entry.cols < 1)  // as for a tensor that cannot be read
         refuse(format(
             "{}{}; one that can be read, and has elements, would work", name,
             entry.unreadable.empty() ? format(" is ({}, {})", entry.rows, entry.cols) : entry.unreadable));
@@ -50,15 +52,15 @@ class WeightsFile {
   }
 
   std::int64_t vocabulary = 0, width = 0, positions = 0, layers = 0, experts = 0;
-  std::int64_t heads = 0, top_k = 0;  // 0: nothing says
+  std::int64_t heads = 0, top_k = 0;  // 0: the file does not say
   double layer_norm_epsilon = 1e-5;
   const std::string& what() const { return what_; }  ///< "--weights FILE"
-  /// Of the run whose checkpoint it is.
+  /// Of the run that wrote the checkpoint; only after --resume.
   const std::map<std::string, std::string>& metadata() const { return state_->metadata(); }
 
   // begin check
-  /// Every weight of `config` is there in its shape, and nothing else that a GPT-2 would compute with. So is,
-  /// for each other prefix, what an optimiser keeps of each weight.
+  /// Throws UsageError unless the file has every weight of `config` in its shape, and nothing else that a
+  /// GPT-2 would compute with; and, for each other prefix, what an optimiser keeps of each weight.
   void check(ModelConfig config, const std::vector<std::string>& prefixes = {""}) const {
     config.positions = positions;
     std::size_t known = 0;
@@ -82,7 +84,8 @@ class WeightsFile {
   // end check
 
   // begin read
-  /// This slice of a weight, or of what an optimiser keeps of it. All its elements are finite.
+  /// Reads this slice of a weight, or of what an optimiser keeps of it. Throws UsageError where an element is
+  /// not finite.
   Tensor read(const std::string& name, const Slice& slice, DType dtype) const {
     check_shape(name, slice.whole_rows, slice.whole_cols);
     const Tensor mine =
@@ -153,7 +156,7 @@ class WeightsFile {
                         : entry.unreadable,
                     rows, cols));
   }
-  /// Whether an optimiser keeps this, in the file beside the model's.
+  /// Whether this tensor is of the optimiser's state, and so in the file beside the model's.
   bool of_state(const std::string& name) const { return state_ && name.starts_with("optimizer."); }
   const SafetensorsFile::Entry& need(const std::string& name) const {
     const SafetensorsFile& file = of_state(name) ? *state_ : file_;
@@ -168,7 +171,8 @@ class WeightsFile {
   std::string prefix_;
 };
 
-/// As GPT-2 begins, but uniform: norms are the identity, biases are 0, everything else is small.
+/// A slice of an initial weight, as GPT-2 has it but drawn uniformly: norms are the identity, biases are 0,
+/// everything else is small.
 inline Tensor random_weight(const std::string& name, const Slice& slice, DType dtype, std::uint64_t seed,
                             double scale) {
   const bool bias = name.ends_with("bias"), norm = is_vector(name) && !bias;
@@ -178,7 +182,7 @@ inline Tensor random_weight(const std::string& name, const Slice& slice, DType d
               : w;
 }
 
-/// Where a model begins: as `file` says, or, where it is null, at random.
+/// Makes the initial weights of a model: those of `file`, or random ones where it is null.
 inline MakeWeight initial_weights(const ModelConfig& config, const std::shared_ptr<const WeightsFile>& file,
                                   DType dtype, std::uint64_t seed) {
   if (file)

@@ -1,11 +1,9 @@
 // The block-matrix identities of the course, about ten lines each: the placements say how the matrices are
-// cut, the formula behind `whole` says what they must give.
-// Run by the suite, and by ./tessera verify on any ranks.
+// cut, the baseline says what they must give. The suite runs them, and ./tessera verify on any number of
+// ranks.
 #pragma once
 
-#include <functional>
 #include <string>
-#include <vector>
 
 #include "app/proof.hpp"
 #include "placement/placed_ops.hpp"
@@ -60,8 +58,7 @@ inline void sum(Proof& proof, Communicator& comm) {
                        "2 (p-1) S");
 }
 
-// A^T read by t(): (X^T)^T... [A1 A2]^T = [A1^T; A2^T],
-// so X' times a product of transposes keeps the same rules.
+// [X1; X2]' [A1; A2] = X1' A1 + X2' A2: the transpose of Shard<0> is Shard<1>, so this is the sum above.
 inline void transposes(Proof& proof, Communicator& comm) {
   const auto x = proof.input<Shard<0>>("X", "KN");  // t(x) is Shard<1>
   const auto a = proof.input<Shard<0>>("A", "KM");

@@ -85,7 +85,7 @@ part_suite() {
   check verify_8 60 $bin/tessera_verify --device "$device" --transport threads --ranks 8 --shapes 1
 }
 
-# lesson NAME RANKS: the flags that make it run on so many.
+# flags_of LESSON RANKS: the flags that make the lesson run on so many ranks.
 flags_of() {
   case $1 in
     01_mlp) ;;

@@ -25,27 +25,28 @@ inline void add_flags(App& app, Config& s, Arguments& arguments) {
   flags.number("--cp", s.sizes.cp, 1, 64, "ranks that share the tokens of each sequence: lesson 11");
   flags.number("--experts", t.model.experts, 0, 1 << 10,
                "in every second block, in place of the MLP: lesson 12");
-  flags.number("--ep", s.sizes.ep, 1, 64, "of the ranks of cp x dp: those that share out the experts");
+  flags.number("--ep", s.sizes.ep, 1, 64, "ranks of cp x dp that share the experts out: lesson 12");
   flags.number("--top-k", t.model.top_k, 1, 64, "experts of a token");
   flags.real("--aux", t.model.aux, 0, 1e3, "factor of the auxiliary loss, over the whole batch; 0: none");
-  flags.number("--steps", s.steps, 0, 1 << 20, "of training, with those that --resume has done");
+  flags.number("--steps", s.steps, 0, 1 << 20, "of training, those before --resume included");
   app.size("--batch", s.batch, "sequences of a step");
   flags.number("--microbatches", t.microbatches, 1, 1 << 20, "m, of each replica");
   flags.choice("--objective", s.masked, {{false, "causal"}, {true, "mlm"}},
-               "guess the next token, or as BERT does those behind a mask");
+               "guess the next token; or, as BERT does, those behind a mask");
   flags.choice("--schedule", t.schedule, pipeline::schedule_names, "of the pipeline");
   flags.text("--text", arguments.text, "FILE", "what to train on: bytes are tokens");
   flags.text("--tokens", arguments.tokens, "FILE", "instead: uint16 ids, as nanoGPT and llm.c keep them");
   flags.choice("--token-bytes", arguments.token_bytes, {{0, "auto"}, {2, "2"}, {4, "4"}, {8, "8"}},
                "of each id; auto: 2, or as llm.c's header says");
-  flags.text("--weights", arguments.weights, "FILE", "begin as a GPT-2 with Hugging Face's names; its sizes");
+  flags.text("--weights", arguments.weights, "FILE",
+             "begin as this GPT-2, with Hugging Face's names and its sizes");
   flags.toggle("--eval", s.eval, "no training: the loss over the whole text");
   flags.number("--sample", s.sample, 0, 1 << 20, "tokens to write in the end");
   flags.real("--temperature", s.temperature, 0, 100, "of the sampling; 0 takes the likeliest");
   app.size("--layers", t.model.layers, "blocks");
   gpt::add_size_flags(app, t.model, 65536);
-  flags.number("--chunks", t.chunks, 0, 64, "of a stage, for interleaved; 0: two there, else one");
-  flags.choice("--optimizer", t.adamw, {{false, "sgd"}, {true, "adamw"}}, "with a constant rate");
+  flags.number("--chunks", t.chunks, 0, 64, "of a stage; 0: two for interleaved, else one");
+  flags.choice("--optimizer", t.adamw, {{false, "sgd"}, {true, "adamw"}}, "with a constant learning rate");
   flags.text("--save", s.save, "DIR", "write checkpoints there, as transformers opens a GPT-2");
   flags.number("--every", s.every, 0, 1 << 20, "steps between checkpoints; 0: the one at the end");
   flags.text("--resume", s.resume, "DIR", "go on from the checkpoint there, under any cut");
@@ -58,13 +59,14 @@ inline void add_flags(App& app, Config& s, Arguments& arguments) {
   flags.real("--clip", t.clip, 0, 1e9, "largest norm of the gradients; 0: any");
   flags.toggle("--sequence-parallel", t.model.sequence_parallel,
                "cut activations by tokens over tp: lesson 09");
-  flags.toggle("--regather", t.model.regather, "there: keep a rank's tokens only, gather X again");
+  flags.toggle("--regather", t.model.regather, "with it: keep a rank's tokens only, gather X again");
   gpt::add_context_flags(flags, t.model.way, t.model.zigzag);
-  flags.size("--bucket", t.bucket, "of gradients that are summed over dp in one call");
+  flags.size("--bucket", t.bucket, "gradients that are summed over dp in one call");
   flags.number("--zero", t.zero, 0, 3,
                "replicas share out: 1 the optimiser's state, 2 and gradients, 3 and weights: lesson 10");
 }
 
+/// The number of ranks of these sizes. Throws UsageError where they cannot be, or the launcher has others.
 inline int ranks_of(const ParallelSizes& sizes) {
   const int launched = mpi::launched_size();
   const std::string flags = format("--tp {} {}--pp {} --dp {}", sizes.tp,
@@ -81,7 +83,7 @@ inline int ranks_of(const ParallelSizes& sizes) {
                    sizes.cp > 1 ? "--cp 2 " : "");
 }
 
-/// Opens the file where the model begins: once, and before anything is written.
+/// Opens the file of --weights or --resume, once and before anything is written. Null where there is none.
 inline std::shared_ptr<const gpt::WeightsFile> open_weights(const std::string& weights,
                                                             const std::string& resume) {
   refuse_if(!resume.empty() && !weights.empty(),
@@ -94,7 +96,7 @@ inline std::shared_ptr<const gpt::WeightsFile> open_weights(const std::string& w
   return std::make_shared<const gpt::WeightsFile>(gpt::model_file(resume), "--resume");
 }
 
-/// A flag that was not given, as the file where the model begins says.
+/// Sets a flag that was not given to what the file of --weights or --resume says.
 inline void set_from_file(Flags& flags, const gpt::WeightsFile& file, const std::string& flag,
                           const std::string& text) {
   try {
@@ -158,6 +160,7 @@ inline void take_sizes(ModelConfig& m, const gpt::WeightsFile& file, Flags& flag
   m.positions = file.positions, m.layer_norm_epsilon = file.layer_norm_epsilon;
 }
 
+/// Reads what to train on or to evaluate. Throws UsageError where it cannot be read.
 inline void read_text(Config& s, const Arguments& arguments, const Flags& flags) {
   const bool tokens = !arguments.tokens.empty();
   if (tokens && flags.given("--text"))
@@ -190,7 +193,7 @@ inline void refuse_unread(const Config& s, const Arguments& arguments, const Fla
   refuse(s.resume.empty() && s.training.adamw, "--optimizer adamw has no such constant", {"--momentum"});
 }
 
-/// Experts that the ranks of ep can share out.
+/// Throws UsageError where the ranks of ep cannot share the experts out, or a token cannot choose among them.
 inline void refuse_experts(const ModelConfig& m, int ep, const Options& options) {
   if (options.math == "tf32")
     throw UsageError(
@@ -204,7 +207,7 @@ inline void refuse_experts(const ModelConfig& m, int ep, const Options& options)
             "--experts are in every second block, and --layers 1 has none: --layers 2 would work");
 }
 
-/// Everything else that can be wrong with the command line, before anything runs.
+/// Completes `s`, and refuses everything else that can be wrong with the command line before anything runs.
 inline void apply_arguments(Config& s, const Arguments& arguments, Flags& flags, const Options& options) {
   TrainingConfig& t = s.training;
   ModelConfig& m = t.model;
@@ -261,7 +264,7 @@ inline void apply_arguments(Config& s, const Arguments& arguments, Flags& flags,
   if (s.save.empty()) return;
   if (gpt::config_json(m, DType::f32).empty())
     s.resumed += "  transformers has no such GPT-2: it cannot open what --save writes.\n";
-  std::error_code ignored;  // the check says what is wrong
+  std::error_code ignored;  // check_writable says what is wrong
   std::filesystem::create_directories(s.save, ignored);
   check_writable(gpt::model_file(s.save));
 }

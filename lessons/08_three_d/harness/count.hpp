@@ -10,9 +10,9 @@ struct CountedStep {
   std::map<TrafficKey, Traffic> sent;  // by this rank, without checks
 };
 
-/// The second of two steps of `s`: only then do stages 1 and 2 of ZeRO bring home what the first one changed.
-/// What ZeRO cuts is there whole for a moment, which counts; of activations it is the most between two
-/// instructions. `batch`: the tokens of a step. Collective; the journal has the second step afterwards.
+/// Counts the second of two steps of `s`, which is like all that follow. What ZeRO cuts counts at its peak,
+/// since it is whole for a moment; activations count where they are most between two instructions. `batch`
+/// gives the tokens of a step. Collective; the journal has the second step afterwards.
 inline CountedStep count_step(const Mesh& mesh, const Config& s, DType dtype, std::uint64_t seed,
                               const std::function<Tokens(int step)>& batch) {
   Trainer trainer(mesh, s.training, dtype, gpt::initial_weights(s.training.model, nullptr, dtype, seed));

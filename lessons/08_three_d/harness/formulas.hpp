@@ -6,8 +6,8 @@
 
 namespace tessera::three_d {
 
-/// `times` calls for each of `parts` bring it, or its sum, to the ranks that share it out: those of dp_cp, or
-/// for experts those of expert_dp.
+/// Expects `times` calls of `op` for each of `parts`, among the ranks that share it out: those of dp_cp, or
+/// for experts those of expert_dp. `count` and `of` are how the formula on the screen begins and ends.
 inline void expect_shared_out(auto& proof, const Config& s, const std::string& phase, const std::string& op,
                               const std::string& what, const std::vector<gpt::Part>& parts,
                               std::int64_t times, std::int64_t bytes, const std::string& count,
@@ -28,14 +28,14 @@ inline void expect_shared_out(auto& proof, const Config& s, const std::string& p
                          "expert_dp");
 }
 
-/// Stage 3 of ZeRO in one direction of `microbatches` of each replica.
+/// Expects the gathers of stage 3 of ZeRO in one direction of `microbatches` microbatches of each replica.
 inline void expect_gathers(auto& proof, const Config& s, const std::string& phase, std::int64_t microbatches,
                            bool forward, const std::string& all = all_ranks) {
   const ModelConfig& m = s.training.model;
   std::vector<gpt::Part> parts;
   for (int rank = 0; rank < s.sizes.tp; ++rank) {
     auto own = gpt::own_parts(m, {0, m.layers}, forward, true, rank, s.sizes.tp);  // the embedding has no dX
-    if (forward && m.tied) own.push_back(own.front());                             // it comes to both ends
+    if (forward && m.tied) own.push_back(own.front());                             // both ends gather it
     parts.insert(parts.end(), own.begin(), own.end());
   }
   expect_shared_out(proof, s, phase, "all_gather", "weights", parts, microbatches, proof.element_bytes(),
@@ -43,9 +43,9 @@ inline void expect_gathers(auto& proof, const Config& s, const std::string& phas
                     format("{}, padded{}", all, forward ? "" : ", no embedding"));
 }
 
-/// One direction of `all` microbatches of n tokens, each rank's of cp for itself. `count`: how many, in
-/// letters. The forward has three more all-reduces, of a number for each token that is as wide as `losses`
-/// elements together: the loss.
+/// Expects what the ranks send in one direction of `all` microbatches of n tokens. Each rank of cp has such a
+/// microbatch of its own. `count` writes `all` in the formula on the screen. For the loss the forward has
+/// three more all-reduces of a number for each token, together as wide as `losses` elements.
 inline void expect_pass(auto& proof, const Config& s, const std::string& phase, std::int64_t all,
                         const std::string& count, bool forward = true) {
   const ModelConfig& m = s.training.model;
@@ -60,8 +60,8 @@ inline void expect_pass(auto& proof, const Config& s, const std::string& phase, 
         "pp");
   if (s.training.zero == 3) expect_gathers(proof, s, phase, all / s.sizes.replicas(), forward);
   if (m.cp > 1)
-    for (const gpt::Exchange& one : gpt::exchanges(m.attention, m.way, m.cp, forward, t, "cp")) {
-      const std::int64_t times = all / m.cp * m.layers;  // of a sequence's tokens together
+    for (const gpt::Exchange& one : gpt::exchanges(m.attention, m.way, m.cp, forward, t)) {
+      const std::int64_t times = all / m.cp * m.layers;  // the ranks of cp take part in each together
       proof.expect_traffic(phase, one.op, one.what, times * one.calls, times * one.elements * e,
                            format("{} L x {} {} n {}", count, one.formula, e,
                                   m.way == gpt::Way::ulysses ? "(2 W + 2 KV)" : "2 KV"),
@@ -99,8 +99,8 @@ inline void expect_pass(auto& proof, const Config& s, const std::string& phase, 
                        "tp");
 }
 
-/// The rows that a rank's tokens send to other ranks' experts, and that come to its own, in each forward of a
-/// layer in this phase, as the journal has them.
+/// How many rows leave a rank for the experts of others, and how many come to its own experts, in each
+/// forward of a layer with experts. `routed` reads them from the journal's spans of a phase.
 struct Routed {
   std::vector<std::int64_t> leave, come;
 };
@@ -115,7 +115,7 @@ inline Routed routed(Journal& journal, const std::string& phase) {
   return found;
 }
 
-/// What tokens send to experts and back in one direction of `all` microbatches; `moved` rows leave their
+/// Expects what goes to experts and back in one direction of `all` microbatches; `moved` rows leave their
 /// rank.
 inline void expect_experts(auto& proof, const Config& s, const std::string& phase, std::int64_t all,
                            std::int64_t moved, bool forward) {
@@ -128,8 +128,9 @@ inline void expect_experts(auto& proof, const Config& s, const std::string& phas
                        forward ? format("{} + {}", counts, rows) : rows, "ep");
 }
 
-/// The sums of all gradients of `steps` steps, and stages 1 and 2 of ZeRO's new weights. `buckets`: of all
-/// groups of dp together.
+/// Expects the sums of all gradients of `steps` steps, and under stages 1 and 2 of ZeRO the gathers of the
+/// new weights. A step has `buckets` all-reduces in all groups of dp_cp together, and `of_experts` in those
+/// of expert_dp.
 inline void expect_sums_over_dp(auto& proof, const Config& s, std::int64_t steps, std::int64_t buckets,
                                 const std::string& all = all_ranks, std::int64_t of_experts = 0) {
   const ModelConfig& m = s.training.model;
@@ -143,7 +144,7 @@ inline void expect_sums_over_dp(auto& proof, const Config& s, std::int64_t steps
     parts.insert(parts.end(), own.begin(), own.end());
     for (const gpt::Part& part : own) owned += part.elements;
   }
-  if (s.training.zero == 0) {  // those of an expert are summed over the ranks that hold it
+  if (s.training.zero == 0) {  // an expert's gradients are summed over the ranks that hold it
     const bool apart = m.ep > 1;
     const std::int64_t experts = s.sizes.tp * m.expert_layers() * gpt::own_experts(m),
                        sums_of_experts = steps * 2 * (d - m.ep) * experts * g;
@@ -167,20 +168,20 @@ inline void expect_sums_over_dp(auto& proof, const Config& s, std::int64_t steps
                       format("{} x ", steps - 1), all + ", padded");
 }
 
-/// All that the ranks send in `steps` steps. `buckets`: of all groups of dp_cp together, and `of_experts`
-/// those of expert_dp.
+/// Expects all that the ranks send in `steps` steps, the first of which has no step of the optimiser.
+/// `buckets` and `of_experts` are those of expect_sums_over_dp.
 inline void expect_traffic_by_axis(auto& proof, const Config& s, std::int64_t steps, std::int64_t buckets,
-                                   std::int64_t of_experts = 0) {
+                                   std::int64_t of_experts) {
   const ModelConfig& m = s.training.model;
   const std::int64_t t = s.sizes.tp, p = s.sizes.pp, d = s.sizes.replicas(), w = m.width(),
                      g = proof.wide_bytes(),
                      all = steps * s.training.microbatches * d,  // microbatches of all replicas
-      copies = s.training.zero > 0 ? 1 : d;                      // of a sum that is owed beside that over dp
+      copies = s.training.zero > 0 ? 1 : d;  // how often a sum over tp or the embedding group is made
   const std::string each = format("{} x ", steps), of = replicas(s.sizes),
                     microbatches = format("{} {} m", steps, of);
   expect_pass(proof, s, "fwd", all, microbatches);
   expect_pass(proof, s, "bwd", all, microbatches, false);
-  const std::int64_t late = (6 * m.layers + 2) * w + m.expert_layers() * (w * m.experts - w),  // a bias less
+  const std::int64_t late = (6 * m.layers + 2) * w + m.expert_layers() * (w * m.experts - w),  // with routers
       experts = m.expert_layers() * gpt::own_experts(m) * (copies == d ? d : m.ep);
   if (m.sequence_parallel)
     proof.expect_traffic("bwd", "all_reduce", "norms, late biases", steps * p * d,
@@ -205,8 +206,8 @@ inline void expect_traffic_by_axis(auto& proof, const Config& s, std::int64_t st
                            (steps - 1) * count * 2 * (size - 1) * 8, "2 (n-1) 8", group);
 }
 
-/// Of `steps` sampled tokens: the forwards, a pair of numbers from each rank of a last stage's tp, and the id
-/// back to the stages before it and to the other ranks of cp.
+/// Expects what sampling sends: the forwards, a pair of numbers from each rank of a last stage's tp, and the
+/// id back to the stages before it and to the other ranks of cp.
 inline void expect_sampling_traffic(auto& proof, const Config& s) {
   const std::int64_t t = s.sizes.tp, p = s.sizes.pp, all = s.sample * s.sizes.replicas();
   expect_pass(proof, s, "sample", all, format("{} {}", s.sample, replicas(s.sizes)));

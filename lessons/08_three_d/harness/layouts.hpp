@@ -6,9 +6,8 @@
 
 namespace tessera::three_d {
 
-/// The run of `s` under the layout `sizes`: the same model, batches and microbatches. Only where the last two
-/// say so, tokens are cut over tp, as they must be for experts, and replicas share out what ZeRO's stage
-/// says.
+/// The run of `s` under the layout `sizes`: the same model, batches and microbatches. Activations are cut by
+/// tokens over tp only with `over_tp`, or with experts, which need it; `zero` is the stage of ZeRO.
 inline Config with_layout(Config s, const ParallelSizes& sizes, bool over_tp = false, int zero = 0) {
   static const Composition plain;
   TrainingConfig& t = s.training;
@@ -40,13 +39,13 @@ inline Results run_with_layout(Communicator& world, const Config& s, const Paral
   return run(world, trainer, other, seed);
 }
 
-/// One axis of a run, or what is done over it, without the others.
+/// One axis of a run without the others, or one method on top of it: sequence parallelism, or ZeRO.
 struct Alone {
   std::string axis;
   ParallelSizes sizes;
   bool over_tp = false;    // lesson 09
   int zero = 0;            // lesson 10
-  std::string needs = "";  // the axis that it stands on: where that is broken, so is this one
+  std::string needs = "";  // the axis below it: where that is broken, so is this one
 };
 inline std::vector<Alone> axes_alone(const Config& s) {
   const ParallelSizes& z = s.sizes;

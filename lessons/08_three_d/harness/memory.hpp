@@ -7,24 +7,25 @@
 
 namespace tessera::three_d {
 
-/// The elements of a rank's own weights, in a formula behind their bytes.
+/// The elements of a rank's own weights, as the formulas on the screen write them.
 inline constexpr const char* own_formula = "own ((12 W W + 7 W)/tp + 6 W a layer, embedding, head)";
 inline constexpr const char* all_ranks = "tp pp ranks' own";  // of all groups of dp_cp together
 
-/// The ranks with the same weights, in formulas and as a group.
+/// The number of ranks with the same weights, as formulas write it; and the name of their group.
 inline std::string replicas(const ParallelSizes& s) { return s.cp > 1 ? "dp cp" : "dp"; }
 inline std::string replica_group(const ParallelSizes& s) { return s.cp > 1 ? "dp_cp" : "dp"; }
 
-/// How many ranks share out a part, whose row is padded for all of dp_cp: of experts only those that hold the
-/// same ones.
+/// How many ranks share a part out. All of dp_cp do, and its row is padded for them; of experts only those
+/// ranks do that hold the same ones.
 inline int sharers_of(const gpt::Part& part, const ParallelSizes& s) {
   return s.replicas() / (part.experts ? s.ep : 1);
 }
 
-/// The most elements that lie there whole beside what a rank owns, of weights at stage 3 of ZeRO and of
-/// gradients at stages 2 and 3. `upper` and `part` follow one another in a chunk, head and embedding too.
-/// Weights: both. Gradients: `part` has room for them while those of `upper` are summed into what a rank owns
-/// of its rows; a tied matrix has room from the head to the embedding, where both are on this rank.
+/// The most elements that are whole at the same time, beside what a rank owns: of weights under stage 3 of
+/// ZeRO, and of gradients under stages 2 and 3. parts[i] and `upper` follow one another in a chunk; embedding
+/// and head are parts, too. The weights of both are whole, if the second is prefetched. The gradients of
+/// parts[i] are whole while those of `upper` are summed into what the rank owns of them. A tied matrix is
+/// whole from the head to the embedding, where both are on this rank.
 struct WholeRows {
   std::int64_t weights = 0, gradients = 0;
 };
@@ -66,9 +67,9 @@ inline WholeRows whole_rows(const TrainingConfig& t, const Place& place) {
   return most;
 }
 
-/// The weights, gradients and optimiser's state of a rank, as measured now. Under ZeRO each row of weights is
-/// padded, so that the replicas share it out equally. `own`: what a rank's elements are, in the formula;
-/// `trained`: a step or its gradients are behind the peaks.
+/// Expects the weights, gradients and optimiser's state of a rank, as measured now. Under ZeRO each row of
+/// weights is padded, so that the replicas share it out equally. `own` names a rank's elements in the formula
+/// on the screen. `trained`: the rank has computed gradients, so that its peaks are those of training.
 inline void expect_state(auto& proof, const Place& place, const TrainingConfig& t, const std::string& own,
                          bool trained = true) {
   const std::int64_t whole = gpt::elements_of(t.model), e = proof.element_bytes(), g = proof.wide_bytes(),

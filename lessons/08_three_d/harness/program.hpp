@@ -10,16 +10,17 @@ namespace tessera::three_d {
 
 struct Program {
   LessonText text;
-  Config s;                                               // what no flag has said
+  Config s;                                               // the defaults of the flags
   void (*compose)(TrainingConfig&) = nullptr;             // plugs in lessons 09 to 12
-  decltype(Composition::reference) of_experts = nullptr;  // the unsplit model's step, where it has some
+  decltype(Composition::reference) of_experts = nullptr;  // the unsplit model's step with experts
   std::function<void(Flags&)> add_flags = [](Flags&) {};  // lesson 13's own
   std::function<void(Config&, Flags&)> settle = [](Config&, Flags&) {};  // before the ranks are counted
-  /// Proves more than the run; false where it takes the place of the run.
+  /// Checks something before the run. Returns false where there is to be no run.
   std::function<bool(Proof&, Communicator&, const Config&)> before = [](auto&...) { return true; };
   std::function<std::string(const Options&)> more = [](const Options&) { return std::string(); };
 };
 
+/// Returns the exit code.
 inline int run_program(int argc, char** argv, Program program) {
   Config& s = program.s;
   Arguments arguments;
@@ -50,7 +51,7 @@ inline int run_program(int argc, char** argv, Program program) {
   };
   const auto check = [&](int) {
     apply_arguments(s, arguments, app.flags(), app.options());
-    if (!arguments.tokens.empty()) arguments.text.clear();  // nothing was read there
+    if (!arguments.tokens.empty()) arguments.text.clear();  // no text was read
     program.compose(s.training);
     if (s.training.model.experts > 0) s.training.parts.reference = program.of_experts;
   };

@@ -15,15 +15,15 @@ struct Compared {
 };
 
 // begin first_step
-/// The loss and every gradient of one step against the unsplit model's, and the memory of a rank. The model
-/// begins away from the symmetric start, where the gradients of norms and biases would be small.
+/// The loss and every gradient of one step against the unsplit model's, and the memory of a rank. Norms and
+/// biases are random, too: with their usual first values some gradients would be small.
 inline void check_first_step(Proof& proof, const Mesh& mesh, const Config& s) {
   const ModelConfig& model = s.training.model;
   Trainer trainer(mesh, s.training, proof.dtype(), gpt::make_weights(proof, model, 0.5));
   const Tokens batch = batch_of(s, proof.seed(), 0);
   proof.dump("ids", batch.ids), proof.dump("targets", batch.targets);
   std::int64_t activation_bytes = 0;
-  if (s.training.zero > 1) Device::current()->memory.reset_peak();  // of what arrives
+  if (s.training.zero > 1) Device::current()->memory.reset_peak();  // the peak of what is gathered
   pipeline::WorkerHooks hooks;
   hooks.after = [&](const pipeline::Instruction&) {
     activation_bytes = std::max(activation_bytes, Device::current()->memory.now(MemoryKind::activation));
@@ -39,7 +39,7 @@ inline void check_first_step(Proof& proof, const Mesh& mesh, const Config& s) {
   expect_state(proof, mesh.place(), s.training, own_formula);
   const std::int64_t e = proof.element_bytes();
   const TrainingConfig unsplit = with_layout(s, {1, 1, 1}).training;
-  if (model.experts > 0) return;  // how much they keep depends on the choices: lesson 12
+  if (model.experts > 0) return;  // what experts keep depends on the router's choices: lesson 12
   proof.expect_memory(
       MemoryKind::activation, "activations",
       activations_predicted(unsplit, {1, 1, 1}, 0, 0, proof.wide()) * e,
@@ -48,7 +48,7 @@ inline void check_first_step(Proof& proof, const Mesh& mesh, const Config& s) {
 }
 // end first_step
 
-/// The memory of a model that does not learn: weights alone. Its run's results are all else that is checked.
+/// The memory of a model that does not learn: weights alone. Nothing else is checked before its run.
 inline void check_weights(Proof& proof, const Trainer& trainer, const Config& s) {
   proof.measured_baseline([](const auto&) { return MeasuredReference{}; });
   proof.measure_memory();
@@ -76,7 +76,7 @@ inline void check_overlap(Proof& proof, const Trainer& trainer, const TrainingCo
               "a reduce_scatter was waited for at once: does a part compute between its begin and its wait?");
 }
 
-/// The rows that have left their ranks in a phase, all together. Collective.
+/// How many rows have left their ranks for experts in a phase, over all ranks. Collective.
 inline std::int64_t rows_moved(Communicator& world, const std::string& phase) {
   const std::vector<std::int64_t> rows = routed(world.journal(), phase).leave;
   return sum_over(world, std::accumulate(rows.begin(), rows.end(), std::int64_t{0}));
@@ -93,7 +93,7 @@ inline std::array<std::vector<std::int64_t>, 2> expect_routing(Proof& proof, Com
     expect_experts(proof, s, forward ? "fwd" : "bwd", steps * all, leave, forward);
   std::array<std::vector<std::int64_t>, 2> load;
   const std::int64_t each = std::ssize(training.come) / steps;  // forwards of a step
-  for (const bool last : {false, true}) {                       // the very first was the check's
+  for (const bool last : {false, true}) {                       // step 0 was the check's
     const auto begin =
         training.come.begin() + (last ? steps - 1 : std::min<std::int64_t>(1, steps - 1)) * each;
     const auto rows = gather_over(world, std::accumulate(begin, begin + each, std::int64_t{0}));

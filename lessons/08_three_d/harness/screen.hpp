@@ -1,4 +1,4 @@
-// What lesson 08 shows: who talks to whom, and both loss curves.
+// What lesson 08 shows: which ranks communicate, and both loss curves.
 #pragma once
 
 #include <map>
@@ -23,7 +23,7 @@ inline Grid gather_groups(Communicator& world, const Mesh& mesh) {
     if (mesh.sizes.ep == 1 && (name == "ep" || name == "expert_dp")) continue;
     const Tensor mine = Tensor::of(group ? 1 : 0, 1, std::vector<double>(group ? 1 : 0, world.rank()));
     const Tensor members = group ? group->all_gather(mine, 0) : mine;
-    std::set<std::vector<std::int64_t>> groups;  // each once, in order
+    std::set<std::vector<std::int64_t>> groups;  // each group once, in order
     for (const Tensor& one : gather_to_first(world, members)) {
       const auto values = one.values();
       if (!values.empty()) groups.emplace(values.begin(), values.end());
@@ -39,7 +39,7 @@ inline std::string by_hand(const ParallelSizes& s) {
       s.cp > 1 ? "cp index + cp (" : "", s.cp > 1 ? ")" : "");
 }
 
-/// A line a stage, a column a replica of the batch: the ranks of a tp group stand together.
+/// A line for each stage, a column for each replica: the ranks of a tp group stand together.
 inline std::string text(const Grid& grid, const ParallelSizes& s) {
   Cells rows = {{"Ranks"}};
   for (int d = 0; d < s.dp; ++d) rows[0].push_back(format("replica {}", d));
@@ -91,7 +91,7 @@ inline std::string plot(const std::vector<double>& cut, const std::vector<double
   return out + "          1" + std::string(columns > 8 ? columns - 6 : 1, ' ') + std::to_string(steps) + "\n";
 }
 
-/// The same as SVG.
+/// Both curves as SVG.
 inline std::string drawing(const Compared& t, const ParallelSizes& sizes) {
   constexpr double left = 70, top = 50, width = 700, height = 300;
   const std::vector<double>&cut = t.run.losses, &whole = t.reference.losses;
@@ -149,7 +149,7 @@ inline std::string load(const Compared& t, const Options& options) {
   return table(rows, "llrlr", 2);
 }
 
-/// What came out, for people.
+/// The results of the run as text.
 inline std::string results(const Config& s, const Compared& t, bool stable) {
   std::string out;
   const std::int64_t all = whole_sequences(s);

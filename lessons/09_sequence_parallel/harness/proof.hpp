@@ -37,7 +37,7 @@ inline void check_sizes(attention_heads::Sizes& s, const Options& options, int p
 struct Figures {
   std::int64_t forward = 0, backward = 0, kept = 0, held = 0;
 };
-/// Those of this lesson's layer and of lesson 05's, known on rank 0.
+/// The figures of this lesson's layer and of lesson 05's, known on rank 0.
 struct Compared {
   Figures cut, whole;
   std::int64_t step = 0;  // bytes of the sums that are owed once a step
@@ -73,10 +73,11 @@ inline void set_up(Block& block, const Config& c, const Communicator& comm) {
   block.attn.regather = block.mlp.regather = c.regather;
 }
 
-/// How many (N, W) matrices a rank keeps after the forward, or after the `backward` too; `cut`: by tokens,
-/// else as in lesson 05. Lesson 05 keeps whole, and this lesson cuts: X dY Y, H, the results of two norms;
-/// then dX, dH, two norms' gradients, and with dropout what it leaves of dY. Whole are what the layers have
-/// gathered: the norms' results (X, where there is no norm), and then dY and dH.
+/// How many (N, W) matrices a rank keeps after the forward, or with `backward` after both passes, as two
+/// numbers. `cut`: in this lesson, else in lesson 05. First those that this lesson cuts by tokens: X, dY, Y,
+/// H and the results of two norms; then dX, dH, the gradients of two norms, and with dropout what it leaves
+/// of dY. Second those that are whole because they were gathered: the norms' results (X, where there is no
+/// norm); then dY and dH.
 inline std::pair<std::int64_t, std::int64_t> matrices(const Config& c, bool backward, bool cut) {
   const bool inputs = cut && !c.regather, dropped = backward && c.sizes.shape.options.dropout > 0;
   const std::int64_t gathered = c.regions() * ((inputs ? 1 : 0) + (cut && backward ? 1 : 0));
@@ -91,6 +92,7 @@ inline std::int64_t activations(const Config& c, int p, const Proof& proof, bool
   return attention_heads::activations(c.sizes, p, proof, residual, backward, cut ? n / p : n) +
          gathered * n * c.sizes.w();
 }
+/// The bytes of these elements, as a formula.
 inline std::string formula(const Config& c, const Proof& proof, bool backward, bool cut) {
   const auto [residual, gathered] = matrices(c, backward, cut);
   return format("{} (({} W{}) {}{} + N ({}QKV_i + W/p{}) + P_i)", proof.element_bytes(), residual,
@@ -176,7 +178,7 @@ void check_results(Proof& proof, const Communicator& comm, const Config& c, cons
   compare_with_reference(proof, s);
 }
 
-/// What every call must send: S = N W elements, p ranks.
+/// What the calls of each phase must send, over all p ranks; `owed` gradients of (1, W) are Partial.
 inline void expect_bytes(Proof& proof, const Config& c, std::int64_t owed) {
   const std::int64_t p = proof.ranks(), e = proof.element_bytes(), h = c.regions(), w = c.sizes.w();
   const std::int64_t each = (p - 1) * c.sizes.n() * w * e;

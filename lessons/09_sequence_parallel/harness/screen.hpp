@@ -7,7 +7,7 @@
 
 namespace tessera::sequence_parallel {
 
-/// Two tokens, two ranks, f = relu, no norm and no biases but c2, computed here on one.
+/// Two tokens on two ranks, computed here on one: f = relu, without a norm, and of the biases c2 alone.
 inline std::string by_hand() {
   const Tensor x1 = Tensor::of(1, 2, {1, 2}), x2 = Tensor::of(1, 2, {3, -1}),
                x = Tensor::of(2, 2, {1, 2, 3, -1});

@@ -84,11 +84,12 @@ inline void expect_traffic(Proof& proof, const Trainer& trainer, const Config& s
                          "dp");
 }
 
-/// Elements of a's and b's weights that differ, or the largest distance between two of them. The first
-/// replica gets to know. Collective.
+/// How far the weights of two trainers are apart.
 struct Apart {
-  double bits = 0, distance = 0;
+  double bits = 0;      // how many elements differ
+  double distance = 0;  // the largest difference
 };
+/// Known on the first replica. Collective.
 inline Apart apart(const Trainer& a, const Trainer& b) {
   Apart found;
   const gpt::TrainingState of_a = a.state(), of_b = b.state();
@@ -101,7 +102,7 @@ inline Apart apart(const Trainer& a, const Trainer& b) {
   return found;
 }
 
-/// The run against plain data parallelism, which is stage 0 on the same batches; its memory and its bytes.
+/// Checks the run against plain data parallelism, which is stage 0 on the same batches; its memory and bytes.
 inline void check_run(Proof& proof, const Config& s, const Batch& batch, const Trainer& trainer,
                       const std::vector<double>& losses) {
   Communicator& dp = *trainer.mesh().dp;
@@ -110,8 +111,8 @@ inline void check_run(Proof& proof, const Config& s, const Batch& batch, const T
   expect_traffic(proof, trainer, s);
   check_overlap(proof, trainer, s.training, s.steps + 1);
   if (s.training.zero == 3 && s.training.prefetch && dp.size() > 1) {
-    // Of all parts of a pass but the first. The head has two units, of which the forward prefetches both and
-    // the backward none.
+    // Each pass prefetches all parts but its first. The head has two units, of which the forward prefetches
+    // both and the backward none.
     double missed = s.training.microbatches * (s.steps + 1) * (2 * s.training.model.layers + 2);
     for (const Span& span : dp.journal().spans())
       missed -= span.category == "overlapped" && span.name.starts_with("all_gather");

@@ -34,7 +34,7 @@ inline MeasuredReference reference(const Inputs<Tensor>& in, const attention_hea
 }
 
 /// The counted work of each rank against its formula; and whether it is even, where the placement promises
-/// that. Returns it, forward, by rank.
+/// that. `mine`: query-key pairs of this rank. Returns the multiply-adds of both passes, by rank.
 inline std::vector<std::int64_t> check_work(Proof& proof, Communicator& cp, const Config& c,
                                             std::int64_t mine) {
   const std::vector<double> all = gather_over(cp, mine);
@@ -66,6 +66,7 @@ inline void check_overlap(Proof& proof, Communicator& cp, const Config& c, std::
               "a hop was waited for at once: was it started before the computation?");
 }
 
+/// What all ranks send; `weights` elements have a gradient on each rank.
 inline void expect_bytes(Proof& proof, const Config& c, std::int64_t weights) {
   const std::int64_t more = proof.ranks() - 1, e = proof.element_bytes(), g = proof.wide_bytes();
   for (const bool forward : {true, false})
@@ -77,9 +78,9 @@ inline void expect_bytes(Proof& proof, const Config& c, std::int64_t weights) {
                        format("2 (cp-1) {} Psi", g));
 }
 
-/// What a rank holds after the backward; and at the peak of the forward, for a ring or a gather: X dY QKV O
-/// lse, K and V of this rank and of those that are here, and for a pair of chunks its o and lse, one number
-/// more for each query of each head, and on a CPU the scores of a tile of keys.
+/// What a rank holds after the backward; and, for a ring or a gather, at the peak of the forward: X dY QKV O
+/// lse, K and V of this rank and those that have arrived, and for a pair of chunks its o and lse, one more
+/// number for each query of each head, and on a CPU the scores of a tile of keys.
 inline void expect_memory(Proof& proof, const Config& c, std::int64_t weights, std::int64_t peak) {
   const std::int64_t e = proof.element_bytes(), g = proof.wide_bytes(), w = c.sizes.w(), qkv = c.sizes.qkv(),
                      heads = c.shape().heads;

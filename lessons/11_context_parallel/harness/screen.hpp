@@ -30,6 +30,7 @@ inline std::string by_hand() {
              {q, k, v, matmul(k, t(q)), o0, lse0, {}, o1, lse1, {}, o, lse});
 }
 
+/// The chunks and the multiply-adds of each rank.
 inline std::string work_table(const std::vector<std::int64_t>& work, const Config& c) {
   const int ranks = work.size();
   const Layout layout = c.layout(ranks);
@@ -49,7 +50,8 @@ inline std::string work_table(const std::vector<std::int64_t>& work, const Confi
               : "");
 }
 
-/// Bytes of a forward and a backward by the formulas that a run checks, for other ranks and kv heads.
+/// Bytes of a forward and a backward by the formulas that a run checks, for other numbers of ranks and of kv
+/// heads.
 inline std::string compare(Config c, std::int64_t e) {
   Cells rows = {{"All ranks send, by formula", "ring", "gather", "ulysses", "least"}};
   c.shape().width = 16 * c.shape().head_width(), c.shape().heads = 16;

@@ -7,7 +7,7 @@
 
 namespace tessera::experts {
 
-/// What the ranks send: as many rows as the choices make, whose counts are known after the routing.
+/// What the ranks send: how many rows follows from the choices.
 inline void expect_bytes(Proof& proof, const Choices& choices) {
   const Config& c = choices.c;
   const std::int64_t p = choices.ranks, ep = c.ep_of(choices.ranks), groups = p / ep,
@@ -34,9 +34,9 @@ inline void expect_bytes(Proof& proof, const Choices& choices) {
   proof.expect_traffic("step", "all_reduce", "experts", ep, all, of_all, "expert_dp");
 }
 
-/// What a rank holds after the backward: X Y dX dY of its n tokens; probabilities, gates and their gradient;
-/// of its C choices the expert's output, the gate and two numbers; and of the R rows that came X dY, before
-/// and after gelu, the gradient before it, and two numbers.
+/// What a rank holds after the backward. Of its n tokens: X, Y, dX, dY, probabilities, gates and their
+/// gradient. Of its C choices: the expert's output, the gate and two i32. Of the R rows that came: X, dY,
+/// what is before and after gelu, the gradient before it, and two i32.
 inline void expect_memory(Proof& proof, const Choices& choices, const Choices& unsplit, int rank) {
   const Config& c = choices.c;
   const std::int64_t e = proof.element_bytes(), g = proof.wide_bytes(), w = c.width, one = c.of_expert(),

@@ -1,4 +1,4 @@
-// The layer by its definition, which the ranks are compared with: all tokens at once, no row is moved.
+// The layer by its definition, with which the ranks are compared: all tokens at once, and no row is moved.
 #pragma once
 
 #include "12_experts/harness/sizes.hpp"
@@ -8,15 +8,15 @@
 namespace tessera::experts {
 
 /// The papers' formulas, line by line: every expert computes every token, and a gate that is 0 leaves out
-/// what the expert does not get. `in` has the weights by their names behind `name`. The auxiliary loss is the
-/// mean of those of each microbatch. Where operands are rounded to few bits, a token that nearly chooses
-/// another expert may do so: a gradient has room for all such tokens.
+/// what the expert does not get. `in` has the weights by their names, which begin with `name`. The auxiliary
+/// loss is the mean over the microbatches. Where operands are rounded to few bits, a token that nearly
+/// chooses another expert may do so: a gradient has room for all such tokens.
 class LayerReference {
  public:
   LayerReference(const Inputs<Tensor>& in, const Config& c, int ranks, const std::string& name = "",
                  int microbatches = 1)
       : in_(in), c_(c), ranks_(ranks), name_(name), microbatches_(microbatches) {}
-  MeasuredReference found;  // aux, Y, and by backward dX and the gradients "d" + a weight's name
+  MeasuredReference found;  // aux and Y; after backward dX and the gradients, "d" + the weight's name
 
   Tensor forward(const Tensor& x) {
     x_ = x, wide_ = cast(x, arithmetic(x.dtype()));
@@ -25,11 +25,11 @@ class LayerReference {
     choices_.emplace(p_.values(), c_, ranks_);
     for (std::int64_t at = 0; at < p_.size(); ++at) undecided_.push_back(choices_->undecided(at, 0x1p-4));
     const std::int64_t E = c_.experts, all = p_.size(), N = x.rows();
-    gates_.assign(all, 0), sums_.assign(N, c_.top_k == 1 ? 1 : 0), even_.assign(microbatches_ * E, 0);
+    gates_.assign(all, 0), sums_.assign(N, c_.top_k == 1 ? 1 : 0), aux_gradient_.assign(microbatches_ * E, 0);
     for (std::int64_t at = 0; at < all; ++at) {
       if (!choices_->chosen(at)) continue;
       if (c_.top_k > 1) sums_[at / E] += choices_->p[at];  // g_i = p_i / the sum of the chosen p
-      even_[row_of_even(at)] +=
+      aux_gradient_[index_of_aux(at)] +=
           c_.aux * double(E * microbatches_) / double(c_.top_k * N * N);  // alpha E share_i / N
     }
     for (std::int64_t at = 0; at < all; ++at)
@@ -50,7 +50,7 @@ class LayerReference {
     return found.results.at("Y");
   }
 
-  /// How many choices of a token may be others.
+  /// How many choices of a token, in the mean, rounding may change.
   double undecided() const {
     return double(std::ranges::count(undecided_, true)) / double(std::max<std::int64_t>(x_.rows(), 1));
   }
@@ -79,7 +79,8 @@ class LayerReference {
     }
     for (std::int64_t at = 0; at < all; ++at) {
       const double mean = c_.top_k > 1 ? means[at / E] : 0;
-      dp[at] = even_[row_of_even(at)] + (choices_->chosen(at) ? (dgates[at] - mean) / sums_[at / E] : 0);
+      dp[at] =
+          aux_gradient_[index_of_aux(at)] + (choices_->chosen(at) ? (dgates[at] - mean) / sums_[at / E] : 0);
     }
     const Tensor dz = softmax_backward(Tensor::of(p_.rows(), E, dp, p_.dtype()), p_);
     add_to(dx, matmul(dz, t(w_)));
@@ -89,8 +90,8 @@ class LayerReference {
   }
 
  private:
-  /// The place in even_ of a place in a table (N, E).
-  std::int64_t row_of_even(std::int64_t at) const {
+  /// The index in aux_gradient_ that belongs to element `at` of a table (N, E).
+  std::int64_t index_of_aux(std::int64_t at) const {
     return at / (p_.size() / microbatches_) * c_.experts + at % c_.experts;
   }
   /// The largest sum of absolute terms in each gradient of an expert.
@@ -113,8 +114,8 @@ class LayerReference {
   int microbatches_;
   Tensor x_, wide_, w_, p_;
   std::optional<Choices> choices_;
-  std::vector<double> gates_, sums_, even_;  // (N, E), (N), (microbatches, E)
-  std::vector<bool> undecided_;              // (N, E)
+  std::vector<double> gates_, sums_, aux_gradient_;  // (N, E), (N), (microbatches, E)
+  std::vector<bool> undecided_;                      // (N, E)
   std::vector<mlp::Mlp> experts_;
   std::vector<mlp::Mlp::Saved> steps_;
   std::vector<Tensor> y_;
@@ -127,7 +128,7 @@ struct GptReference : attention_heads::Reference {
   int microbatches = 1;
   std::map<std::string, std::optional<LayerReference>> layers;
 
-  /// A token that goes to another expert adds other numbers to every sum, not to those of experts alone.
+  /// Where a token goes to another expert, every sum of the model changes, not those of experts alone.
   void finish() {
     for (const auto& [of, layer] : layers)
       for (auto& [name, room] : results.room)

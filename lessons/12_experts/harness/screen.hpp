@@ -34,7 +34,8 @@ inline std::string by_hand() {
          table(rows, "llllllll", 4);
 }
 
-/// The same: tokens on the left, the rows of the experts in the middle, and the outputs at home on the right.
+/// The same as a picture: tokens on the left, the rows of the experts in the middle, and the outputs at home
+/// on the right.
 inline std::string drawing() {
   constexpr double w = 110, h = 34, line = 46, left = 30, apart = 255, top = 80, second = 2 * line + 20;
   const Example e;

@@ -54,7 +54,7 @@ struct Choices {
   Config c;
   int ranks;
   std::vector<double> p;             // (N, E)
-  std::vector<std::int64_t> number;  // (N, E)  of the choice, from 0
+  std::vector<std::int64_t> number;  // (N, E)  which choice of its token the expert is, from 0
   std::vector<bool> kept;            // (N, E)
 
   Choices(std::vector<double> probabilities, const Config& config, int of_ranks)

@@ -18,7 +18,7 @@ inline void add_flags(Flags& flags, Asked& asked) {
                "instead of the run: every N-th cut of 1, 2, 4, ... ranks against the unsplit model; 0: none");
 }
 
-/// What the flags have left open.
+/// Chooses what the flags have left open. Throws UsageError where they contradict one another.
 inline void settle(Config& s, const Asked& asked, Flags& flags) {
   three_d::TrainingConfig& t = s.training;
   const auto given = [&](std::initializer_list<const char*> names) {

@@ -11,9 +11,9 @@ namespace tessera::all_axes {
 
 struct Measured {
   Axis axis;
-  std::int64_t weights = 0, state = 0,
-               activations = 0;                     // bytes of the rank that holds most; state: gradients
-  std::int64_t calls = 0, sent = 0, predicted = 0;  // of all ranks; bytes
+  /// Bytes of the rank that holds most. `state`: gradients and the optimiser's state.
+  std::int64_t weights = 0, state = 0, activations = 0;
+  std::int64_t calls = 0, sent = 0, predicted = 0;  // of all ranks; `sent` and `predicted` are bytes
 };
 
 /// A step of `s`, which cuts one axis alone.
@@ -67,7 +67,7 @@ inline std::vector<Measured> measure_axes(Proof& proof, Communicator& world, con
   return all;
 }
 
-/// The groups that the ranks have formed, against the numbers that they should have.
+/// Checks the groups that the ranks have formed against the ranks that each should have.
 inline void check_groups(Proof& proof, const three_d::Grid& grid, const ParallelSizes& sizes) {
   double wrong = 0;
   for (const auto& [axis, ranks] : grid)

@@ -26,11 +26,11 @@ inline Config small_run(bool experts, bool deep) {
 
 /// What is chosen beside the sizes: tokens over tp, ZeRO's stage, the schedule, the way and the placement of
 /// cp, the objective, experts of a token, their auxiliary loss. -1 where nothing depends on it.
-inline constexpr std::size_t choices = 8;
-using Variant = std::array<int, choices>;
+inline constexpr std::size_t choice_count = 8;
+using Variant = std::array<int, choice_count>;
 
 /// The values that each choice can have.
-using OpenChoices = std::array<std::vector<int>, choices>;
+using OpenChoices = std::array<std::vector<int>, choice_count>;
 inline OpenChoices open_choices(const Config& s) {
   const ParallelSizes& z = s.sizes;
   const ModelConfig& m = s.training.model;
@@ -95,16 +95,16 @@ class Plan {
   };
   template <class F>
   static void each_variant(const OpenChoices& open, const F& visit, Variant v = {}, std::size_t at = 0) {
-    if (at == choices) return visit(v);
+    if (at == choice_count) return visit(v);
     for (const int value : open[at]) v[at] = value, each_variant(open, visit, v, at + 1);
   }
   template <class F>
   static void each_pair(const Variant& v, const F& visit) {
-    for (int i = 0; i < int(choices); ++i)
+    for (int i = 0; i < int(choice_count); ++i)
       for (int j = 0; j < i; ++j)
         if (v[i] >= 0 && v[j] >= 0) visit(Pair{i, v[i], j, v[j]});
   }
-  /// The variant that closes most open pairs; of equal ones another one each time.
+  /// The variant that closes most open pairs; where several close as many, the calls take them in turn.
   Choice best(const Config& cut) {
     std::vector<Choice> all;
     each_variant(open_choices(cut), [&](const Variant& v) {
@@ -135,8 +135,7 @@ inline std::string text_of(const Config& s) {
                 s.masked ? ", mlm" : "", t.model.experts, t.model.top_k, t.model.aux);
 }
 
-/// The whole weights of a run, by which every rank makes its slices: norms and biases too are no fixed
-/// numbers.
+/// Makes every rank's slices of the same weights. Norms and biases are random, too.
 inline gpt::MakeWeight weights_for(const Config& s, std::uint64_t seed) {
   std::map<std::string, double> scales;
   for (const auto& info : gpt::weights_of(s.training.model)) scales[info.name] = 0.5 * info.scale;
@@ -155,17 +154,13 @@ inline Whole whole_of(Communicator& alone, const Config& cut, std::uint64_t seed
   const gpt::MakeWeight make = weights_for(s, seed);
   const three_d::Mesh mesh(alone, s.sizes, "alone-");
   three_d::Trainer trainer(mesh, s.training, DType::f64, make);
-  const Inputs<Tensor> in = [&](const std::string& name) {
-    for (const auto& info : gpt::weights_of(s.training.model))
-      if (info.name == name) return make(name, Slice::whole(info.rows, info.cols));
-    throw Error("no weight " + name);
-  };
+  const Inputs<Tensor> in = gpt::whole_weights(s.training.model, make);
   const auto reference = s.training.model.experts > 0 ? experts::reference_step : gpt::reference_step<>;
   return {train(alone, trainer, s, seed),
           reference(in, s.training.model, batch_of(s, seed, 0), s.training.microbatches).results};
 }
 
-/// Rank 0 makes it for all. Collective.
+/// The same on every rank of `world`; rank 0 computes it. Collective.
 inline Whole shared_whole(Communicator& world, Communicator& alone, const Config& s, std::uint64_t seed) {
   const CheckScope scope(world);
   Whole whole;
@@ -196,7 +191,7 @@ inline std::pair<double, double> distance(Communicator& world, const Config& s, 
   for (const gpt::Parameter& one : trainer.with_gradients()) {
     const Tensor& truth = whole.gradients.at("d" + one.name);
     const double apart = three_d::largest_distance(one.gradient.values(), one.slice.extract(truth).values()),
-                 most = largest(truth);  // 0 of an expert that nobody has chosen
+                 most = largest(truth);  // 0 for an expert that no token has chosen
     off = std::max(off, apart == 0 ? 0 : apart / most);
   }
   return {three_d::largest_distance(train(world, trainer, s, seed), whole.losses), off};
@@ -219,7 +214,7 @@ inline std::vector<Swept> sweep(Proof& proof, Communicator& world, std::size_t s
   std::vector<Swept> found;
   for (const bool experts : {false, true}) {
     const Plan plan(ranks, experts);
-    std::map<std::vector<std::int64_t>, Whole> wholes;  // by what is no cut
+    std::map<std::vector<std::int64_t>, Whole> wholes;  // by what changes the unsplit run
     std::map<int, Swept> by_ranks;
     std::map<int, std::string> wrong;
     for (std::size_t i = 0; i < plan.runs.size(); i += stride) {

@@ -43,8 +43,7 @@ inline double days(const Estimate& e, const Question& asked) {
   return asked.tokens / tokens_a_second(e, asked) / 86400;
 }
 
-/// Why a cut is slower than the best one, or does not fit: the part that it has most of beyond the best
-/// one's.
+/// Why a cut does not fit, or is slower than the best one: the part of its time whose share grew most.
 inline std::string why_not(const Estimate& e, const Estimate* best, const Question& asked) {
   if (e.bytes() > asked.machine.usable())
     return format("{} of {:.0f}", gib_text(e.bytes()), asked.machine.usable() / gib);

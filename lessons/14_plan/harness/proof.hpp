@@ -23,7 +23,7 @@ struct SmallCut {
   Question asked;
   Cut cut;
 };
-/// Cuts of a small model over the ranks of this run. Where each token goes to all experts, the bytes are
+/// Cuts of a small model over the ranks of this run. Each token goes to all experts, so that the bytes are
 /// those of an even router.
 inline std::vector<SmallCut> small_cuts(const Proof& proof) {
   Question asked;
@@ -56,7 +56,7 @@ inline std::vector<SmallCut> small_cuts(const Proof& proof) {
   return all;
 }
 
-/// Bytes as counted and as planned. `off`: how far they are apart, of each rank and kind, or of each axis.
+/// Bytes as counted and as planned. `off` adds up how far they are apart for each kind, or for each axis.
 struct Compared {
   double counted = 0, planned = 0, off = 0;
   void add(double is, double should_be) {

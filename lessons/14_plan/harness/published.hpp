@@ -14,8 +14,8 @@ struct Published {
   std::int64_t batch;
   double reached;
   bool fitted = false;          // the constants were fitted to it
-  int chunks = 0;               // 0: the paper does not say; the fastest that the schedule allows
-  std::int64_t microbatch = 0;  // the same
+  int chunks = 0;               // 0: the paper does not say, and the planner takes the fastest
+  std::int64_t microbatch = 0;  // 0: in the same way
   bool selective = false;       // sequence parallelism and selective recomputation; else full recomputation
 
   Question question() const {
@@ -35,7 +35,7 @@ struct Published {
     fixed.overlap = false, fixed.scatter_gather = true;
     return fixed;
   }
-  /// The planner's number beside `reached`: more than 1 where it promises more than the run reached.
+  /// The planner's speed over that of the run: more than 1 where the planner promises more.
   double ratio(const Efficiency& constants) const {
     Question asked = question();
     asked.reached = constants;
@@ -82,8 +82,8 @@ inline double misfit(const Efficiency& constants) {
   return sum;
 }
 
-/// The two constants that no data sheet or measurement of one part gives, product and half, with the least
-/// misfit: a search on a grid that becomes finer.
+/// `product` and `half`, which no data sheet and no measurement of one part gives, with the least misfit: a
+/// search with ever finer steps.
 inline Efficiency fit() {
   Efficiency best;
   double least = misfit(best);

@@ -13,7 +13,7 @@ struct KnownModel {
   std::int64_t width, heads, kv_heads, layers, ffn, vocabulary, seq, experts = 0, top_k = 1;
 };
 /// Radford et al. 2019; Shoeybi et al. 2019, table 2; Brown et al. 2020; Touvron et al. 2023. Llama's MLP has
-/// three matrices: its ffn counts here once and a half.
+/// three matrices, so its ffn is here one and a half times as large.
 inline const std::vector<KnownModel> known_models = {
     {"gpt2", 768, 12, 12, 12, 0, 50257, 1024},
     {"gpt2-medium", 1024, 16, 16, 24, 0, 50257, 1024},
@@ -81,11 +81,11 @@ inline void add_flags(Flags& flags, Question& asked, Arguments& a) {
   size("--kv-heads", "of keys and values");
   size("--layers", "blocks");
   size("--ffn", "columns of the MLP's first matrix");
-  size("--vocab", "ids that there are");
+  size("--vocab", "number of ids");
   size("--seq", "tokens of a sequence");
   size("--experts", "in every second block");
   size("--top-k", "experts of a token");
-  flags.choice("--way", a.way, gpt::way_names, "of cp to bring K and V");
+  flags.choice("--way", a.way, gpt::way_names, "how cp brings K and V");
   flags.choice("--attention", asked.fused_attention, {{true, "fused"}, {false, "plain"}},
                "plain: scores in memory");
   flags.toggle("--no-overlap", a.no_overlap, "gradients are summed after the last backward");
@@ -99,13 +99,13 @@ inline void add_flags(Flags& flags, Question& asked, Arguments& a) {
   flags.real("--memory", a.memory, 0, 1e6, "GiB of a GPU");
   flags.real("--inside", a.inside, 0, 1e6, "GB/s each way of a GPU inside its machine");
   flags.real("--between", a.between, 0, 1e6, "GB/s each way of a GPU to other machines");
-  size("--gpus-per-machine", "that share its links");
+  size("--gpus-per-machine", "GPUs that share a machine's links");
   flags.toggle("--fit", a.fit, "fit the constants to published runs, and show how well they do");
   flags.text("--json", a.json, "FILE", "write the answer there, for programs");
   flags.text("--svg", a.svg, "FILE", "write memory and time as bars there");
 }
 
-/// Reads the flags into what is asked and what is fixed. Throws UsageError.
+/// Completes `asked` from the flags, and returns what they fix. Throws UsageError.
 inline Fixed apply(const Flags& flags, Question& asked, const Arguments& a) {
   const KnownModel& known = find_named(known_models, "--model", a.model);
   const auto size = [&](const std::string& flag, std::int64_t otherwise) {

@@ -1,15 +1,14 @@
 // --machine this: what the present machine can do, measured with short runs.
 #pragma once
 
-#include <chrono>
-
 #include "14_plan/cut.hpp"
 #include "comm/launch.hpp"
 #include "ops/ops.hpp"
 
 namespace tessera::plan {
 
-/// The shortest of some runs: what else the machine does only makes a run longer. Collective.
+/// Seconds of the shortest of some runs, since what else the machine does only makes a run longer.
+/// Collective.
 inline double shortest(Communicator& comm, const std::function<void()>& body) {
   double best = INFINITY, all = 0;
   for (int run = 0; run < 40 && (run < 4 || all < 0.1); ++run) {
@@ -23,7 +22,7 @@ inline double shortest(Communicator& comm, const std::function<void()>& body) {
   return best;
 }
 
-/// Fills in the machine and what programs reach of it: `ranks` ranks of it that compute at the same time.
+/// Measures asked.machine and asked.reached on `ranks` ranks that compute at the same time.
 inline void measure(Question& asked, LaunchOptions options, int ranks) {
   options.ranks = ranks;
   asked.machine = {"this machine", 0, 0, double(available_memory()) / ranks, INFINITY, INFINITY, ranks};

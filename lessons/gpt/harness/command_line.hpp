@@ -14,7 +14,7 @@ inline void add_size_flags(App& app, ModelConfig& m, std::int64_t most_ids = 1 <
   app.size("--width", m.attention.width, "W");
   app.size("--heads", m.attention.heads, "heads of W / heads columns");
   app.size("--seq", m.attention.options.seq, "tokens of a sequence");
-  app.flags().number("--vocab", m.vocabulary, 1, most_ids, "ids that there are");
+  app.flags().number("--vocab", m.vocabulary, 1, most_ids, "number of ids");
 }
 
 /// Gives the model its batch of `sequences`, in so many microbatches. Throws UsageError where the heads do

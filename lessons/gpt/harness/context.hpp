@@ -17,7 +17,7 @@ inline void add_context_flags(Flags& flags, Way& way, bool& zigzag) {
 }
 
 /// Throws UsageError where the tokens of a sequence, or for Ulysses the heads of each of t ranks, cannot be
-/// cut over c ranks: "4 ranks" or "--cp 4", as `cut` says. `advice`: what would work for the tokens.
+/// cut over c ranks, which `cut` names: "4 ranks" or "--cp 4". `advice` says what would work for the tokens.
 inline void refuse_context(const attention_heads::AttentionShape& s, Way way, bool zigzag, int c, int t,
                            const std::string& cut, const std::string& advice) {
   const int chunks = zigzag ? 2 * c : c;
@@ -34,24 +34,22 @@ inline void refuse_context(const attention_heads::AttentionShape& s, Way way, bo
 struct Exchange {
   std::string op, what;
   std::int64_t calls, elements;
-  std::string formula;  // of the elements, after the ranks' name
+  std::string formula;  // how often K and V of all tokens are sent: "(cp-1)"
 };
 
-/// All calls of one direction, of attention that is also cut by heads over t ranks. A send counts for each
-/// rank, and K and V are N 2 KV elements, or for Ulysses N (2 W + 2 KV).
+/// All calls of one direction, of attention that is also cut by heads over t ranks. Each rank's send is a
+/// call, and K and V are N 2 KV elements, or for Ulysses N (2 W + 2 KV).
 inline std::vector<Exchange> exchanges(const attention_heads::AttentionShape& s, Way way, std::int64_t c,
-                                       bool forward, std::int64_t t = 1, const std::string& name = "cp") {
+                                       bool forward, std::int64_t t = 1) {
   const std::int64_t more = c - 1, keys = more * s.tokens() * 2 * s.kv_width(),
                      all = more * (s.tokens() / c) * (2 * s.width + copied_kv(s, c * t));
-  const std::string left = format("({}-1)", name), home = format("({0}-1 + {0})", name);
-  if (way == Way::ulysses)
-    return {{"all_to_all", forward ? "QKV, O" : "dO, dQKV", 2 * t, all, format("{}/{}", left, name)}};
-  if (way == Way::gather && forward) return {{"all_gather", "K V", t, keys, left}};
+  if (way == Way::ulysses) return {{"all_to_all", forward ? "QKV, O" : "dO, dQKV", 2 * t, all, "(cp-1)/cp"}};
+  if (way == Way::gather && forward) return {{"all_gather", "K V", t, keys, "(cp-1)"}};
   if (way == Way::gather)
-    return {{"all_gather", "K V again", t, keys, left}, {"reduce_scatter", "[dK dV]", t, keys, left}};
+    return {{"all_gather", "K V again", t, keys, "(cp-1)"}, {"reduce_scatter", "[dK dV]", t, keys, "(cp-1)"}};
   if (more == 0) return {};  // a ring of one rank has no hops
-  if (forward) return {{"send", "K V", c * more * t, keys, left}};
-  return {{"send", "K V, [dK dV]", c * (more + c) * t, keys + keys / more * c, home}};
+  if (forward) return {{"send", "K V", c * more * t, keys, "(cp-1)"}};
+  return {{"send", "K V, [dK dV]", c * (more + c) * t, keys + keys / more * c, "(cp-1 + cp)"}};
 }
 
 }  // namespace tessera::gpt

@@ -1,4 +1,4 @@
-// What all lessons share which cut a GPT: the unsplit model's step, line by line on plain tensors, and the
+// What all lessons that cut a GPT share: the unsplit model's step, line by line on plain tensors, and the
 // checks of a loss and of gradients against it.
 #pragma once
 
@@ -11,8 +11,17 @@
 
 namespace tessera::gpt {
 
-/// The loss and every gradient of one step over all tokens at once. `batch` lives on the host. Model says
-/// what a block is, and has to know of the microbatches where one of its losses is a mean over each.
+/// The whole weights of a model by their names, as `make` makes them.
+inline Inputs<Tensor> whole_weights(const ModelConfig& model, const MakeWeight& make) {
+  return [model, make](const std::string& name) {
+    for (const WeightInfo& info : weights_of(model))
+      if (info.name == name) return make(name, Slice::whole(info.rows, info.cols));
+    throw Error("no weight " + name);
+  };
+}
+
+/// The loss and every gradient of one step over all tokens at once. `batch` lies on the host. Model says
+/// what a block computes; it needs the microbatches where it has a loss of each microbatch (lesson 12).
 template <class Model = attention_heads::Reference>
 MeasuredReference reference_step(const Inputs<Tensor>& in, const ModelConfig& config, const Tokens& batch,
                                  int microbatches = 1) {

@@ -75,8 +75,8 @@ class Others {
 };
 bool is_disturbed(Communicator& comm, const Others& others);  ///< The same on every rank.
 /// `turns` results of `turn`, after one that fills pools and caches. A turn in which other processes took
-/// more than a tenth of the cores says nothing:
-/// it is run again, up to twice as many times as there are turns.
+/// more than a tenth of the cores says nothing: it is run again, up to twice as many times as there are
+/// turns.
 template <class T>
 std::vector<T> undisturbed(Communicator& comm, std::int64_t turns, const std::function<T()>& turn) {
   std::vector<T> all;

@@ -35,7 +35,7 @@ inline gpt::MakeWeight weights_of_gpt(const gpt::ModelConfig& model, DType dtype
       };
 }
 
-/// One rank's side of it.
+/// One rank's side of a training run.
 class Gpt {
  public:
   Gpt(Communicator& world, const GptSizes& s, const three_d::ParallelSizes& cut, int microbatches,
@@ -75,7 +75,7 @@ class AttentionJob {
     options_.form = form;
   }
 
-  /// Returns the bytes that it keeps between the two, beside its arguments and its result.
+  /// Returns the bytes that it keeps from the forward to the backward, beside its arguments and its result.
   double operator()() const {
     AttentionSaved saved;
     attention(part(qkv_, 0), part(qkv_, 1), part(qkv_, 2), options_, saved);

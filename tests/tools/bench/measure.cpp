@@ -56,7 +56,7 @@ double busy_seconds() {
   return ticks / static_cast<double>(sysconf(_SC_CLK_TCK));
 }
 
-/// Those of this process and of its children.
+/// Seconds that the cores have been busy with this process and its children.
 double own_seconds() {
   double seconds = 0;
   for (const auto whose : {RUSAGE_SELF, RUSAGE_CHILDREN}) {

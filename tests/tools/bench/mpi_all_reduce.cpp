@@ -1,5 +1,5 @@
-// mpirun -n 2 tessera_mpi_all_reduce BYTES BYTES:
-// the median seconds of MPI's own all-reduce of f32, of each size.
+// mpirun -n 2 tessera_mpi_all_reduce BYTES BYTES: the median seconds of MPI's own all-reduce of f32, of each
+// size.
 #include <mpi.h>
 
 #include <algorithm>

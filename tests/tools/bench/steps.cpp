@@ -1,6 +1,5 @@
 // Steps of several ranks: the pipeline over its simulation, all three axes over their pieces' own work, and a
-// step on a machine of which somebody else takes a core.
-#include <algorithm>
+// step on a machine of which another program takes a core.
 #include <atomic>
 #include <thread>
 

@@ -1,4 +1,4 @@
-// Two records of one task, the master's and another's, compared: values, then bytes and other counts. The
+// Compares two records of one task, the master's and another's: values, then bytes and other counts. The
 // other's is data from an untrusted process: anything may stand in it.
 #pragma once
 
@@ -55,7 +55,8 @@ inline Matrix whole_of(const std::vector<RankResult>& parts) {
   return Matrix::from(whole);
 }
 
-/// One result of one trial. `mistakes`: by what they say, each rank's part of the wrong result.
+/// Compares one result of one trial: "" where it is right, else what is wrong. `mistakes` has for each known
+/// mistake, by what is to be said of it, each rank's part of the wrong result.
 inline std::string compare(const std::string& name, const Json& right, const Json& is, const Json& mistakes) {
   if (right.contains("words")) {
     const std::vector<std::string> wanted = right.at("words"), found = is.at("words");
@@ -109,12 +110,13 @@ inline std::pair<std::int64_t, std::string> bytes_of(const Json& sent) {
   return {all, format("{} B{}", all, text)};
 }
 
-/// The task of "task 02.forward is open", which an open one throws; "" in every other message.
+/// The name in "task 02.forward is open", which an open task throws; "" for every other message.
 inline std::string open_task(const std::string& error) {
   std::smatch match;
   return std::regex_search(error, match, std::regex(R"(task (\S{1,50}) is open)")) ? match[1].str() : "";
 }
 
+/// Compares the records of all trials of a task. The verdict says the first fault.
 inline Verdict judge(const std::string& task, const Json& reference, const Json& answer) try {
   for (std::size_t i = 0; i < reference.size(); ++i) {
     const Json &right = reference[i], &is = answer.at(i);

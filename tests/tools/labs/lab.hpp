@@ -27,7 +27,7 @@ class Trial {
   TensorParallel tp() const { return TensorParallel(*comm_); }
   int size(int least = 2, int most = 6);  ///< The next size, drawn from the seed.
   std::pair<int, int> unequal();  ///< Two sizes, of which the first is smaller on an even number of ranks.
-  int cut(int most = 4);          ///< One that the ranks divide.
+  int cut(int most = 4);          ///< A size that the ranks divide.
   /// This slice of the input `name`, f64, uniform in [-1, 1); the whole of it; or this rank's part.
   Tensor in(const std::string& name, const Slice& slice) const;
   Tensor in(const std::string& name, std::int64_t rows, std::int64_t cols) const {
@@ -60,11 +60,11 @@ class Trial {
     for (const auto& value : values) said.push_back(say(value));
     words(name, said);
   }
-  /// A number that is judged when all values are right, after the bytes. `what` has # in its place: "rank 0
+  /// A number that is judged where all values and the bytes are right. In `what` the # stands for it: "rank 0
   /// keeps # B after its forward".
   void count(const std::string& what, std::int64_t number);
-  /// A wrong answer to know again: the result that a known mistake would give on this rank. Only the master's
-  /// run makes it.
+  /// Records the result that a known mistake would give on this rank, so that the judge can name the mistake.
+  /// Only the master's run makes it.
   template <class P = Replicated>
   void mistake(const std::string& name, const std::string& says, const std::function<Tensor()>& make) {
     if (mode_ != Mode::reference) return;

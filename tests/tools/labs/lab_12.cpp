@@ -30,11 +30,11 @@ const RankTask balance("12.aux", [](Trial& t) {
   saved.p = t.in(format("p of rank {}", t.rank()), std::ssize(mine) / k, experts);
   const auto balanced = [&](const std::vector<Communicator*>& over) {
     router.balance(mine, saved, over);
-    return Tensor::of(1, experts, saved.even);
+    return Tensor::of(1, experts, saved.aux_gradient);
   };
-  t.out("even", "alpha E share_i / N", balanced({&t.comm()}));
+  t.out("aux gradient", "alpha E share_i / N", balanced({&t.comm()}));
   t.out("aux", "alpha E sum share_i mean_i", Tensor::of(1, 1, {saved.aux}));
-  t.mistake("even", "that of this rank's own tokens", [&] { return balanced({}); });
+  t.mistake("aux gradient", "that of this rank's own tokens", [&] { return balanced({}); });
 });
 
 const RankTask dispatch("12.dispatch", [](Trial& t) {

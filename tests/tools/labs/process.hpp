@@ -96,7 +96,7 @@ inline bool only_compute(const char* program) {
   only(SYS_clone, 0, CLONE_THREAD, CLONE_THREAD);
   only(SYS_tgkill, 0, ~0U, static_cast<std::uint64_t>(getpid()));  // abort() ends this process
   only(SYS_prlimit64, 0, ~0U, 0);                                  // of itself
-  // What it becomes knows no such address.
+  // This fits `program` alone, by the address of its name: the new program has nothing at this address.
   only(SYS_execve, 0, ~0U, reinterpret_cast<std::uintptr_t>(program));
   for (const int call : older) only(call, 0, 0, 0);
   for (const int call : calls) only(call, 0, 0, 0);

@@ -26,7 +26,7 @@ using Faults =
 
 inline std::string lesson_of(const Json& task) { return task.at("name").get<std::string>().substr(0, 2); }
 
-/// One task's record, from the program that holds its lesson. "": how the program ended.
+/// One task's record, from the program that holds its lesson; and what went wrong, "" where nothing did.
 inline std::pair<Json, std::string> record(const std::string& program, const std::string& task,
                                            std::uint64_t seed, const std::string& mode,
                                            const Limits& limits) {

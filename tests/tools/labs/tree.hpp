@@ -22,7 +22,7 @@ inline bool teaches(const std::string& file) {
          folder_of(file) != "00_gpt";
 }
 
-/// Excerpts of sources again, from the student's form of them.
+/// Replaces a page's excerpts of sources by those of the student's form.
 inline void cut_page(const fs::path& root, const fs::path& page) {
   const Lines lines = pages::split(pages::read(page));
   Lines now;

@@ -1,4 +1,5 @@
-// A term's own names: solutions of another term do not compile in a variant's tree until they are read.
+// A term's own names: a solution of another term compiles in a variant's tree only after its names are
+// changed.
 #pragma once
 
 #include <array>

@@ -41,10 +41,9 @@ inline Result run_expecting(const fs::path& root, const std::string& command, in
   throw Fault(format("`{}` exits {}, not {}\n{}", command, result.exit, exit, join(tail)));
 }
 
-/// `./tessera run 02 ...` becomes the first program in `bin` whose name starts with 02_ (run gpt: ends with
-/// _gpt),
-/// `./tessera lab` the labs' tool, `./tessera plan` lesson 14's program, and build/bin/ the folder of the
-/// programs.
+/// The command with programs of `bin`: `./tessera run 02 ...` becomes the first one whose name starts with
+/// 02_ (for `run gpt`: that ends with _gpt), `./tessera lab` the labs' tool, `./tessera plan` lesson 14's
+/// program, and build/bin/ this folder.
 inline std::string resolve(const std::string& command, const fs::path& bin) {
   static const std::regex lesson(R"(\./tessera run (\w+)(?=\s|$))");
   static const std::pair<std::string, std::string> programs[] = {

@@ -1,11 +1,9 @@
 // The page tool. It regenerates what stands between markers in the Markdown pages, or with --check says what
 // would change. A marker is an HTML comment on a line of its own, and `<!-- end -->` closes it:
 //
-//   <!-- excerpt FILE NAME -->            FILE's lines from `// begin NAME` to `// end NAME`, markers left
-//   out
-//   <!-- run COMMAND -->                  the command and its output; [exit=N] where N is not 0
-//   <!-- picture COMMAND -> PATH -->      an image that the command writes to OUT; PATH is relative to the
-//   page
+//   <!-- excerpt FILE NAME -->         FILE's lines from `// begin NAME` to `// end NAME`, without markers
+//   <!-- run COMMAND -->               the command and its output; [exit=N] where N is not 0
+//   <!-- picture COMMAND -> PATH -->   an image that the command writes to OUT; PATH starts at the page
 //
 // A link [text](FILE#L1 "PIECE") gets the number of the line of FILE that holds PIECE. The glossary's terms
 // are looked up: each on its page, and on none before it. Its letters have one meaning each on all pages.
