@@ -106,7 +106,7 @@ TEST_CASE("matmul: all transposes, sums and views") {
         const Matrix zero = filled(n, m, 0);
         poison(n, m, c.dtype);
         CHECK(wrong(matmul(a, b), n, m, product(zero, false, false)) == "");
-        poison(n, m, c.dtype);
+        poison(n, m, c.sums().dtype);
         CHECK(wrong(matmul(t(at), b), n, m, product(zero, true, false)) == "");
         poison(n, m, c.dtype);
         CHECK(wrong(matmul(a, t(bt)), n, m, product(zero, false, true)) == "");
@@ -147,7 +147,7 @@ TEST_CASE("sum_rows") {
       return dot(
           rows, c.u(), start, [&](Index i) { return x.values(i, j); }, one);
     };
-    poison(1, cols, c.dtype);
+    poison(1, cols, c.sums().dtype);
     CHECK(wrong(sum_rows(x), 1, cols, [&](Index, Index j) { return column(0, j); }) == "");
     add_sum_rows(sum, x);
     CHECK(wrong(sum, 1, cols, [&](Index, Index j) { return column(sum.values(0, j), j); }) == "");

@@ -41,7 +41,7 @@ struct Results {
   double tokens_per_second = 0;     // of the training
 };
 
-inline constexpr int code_line = __LINE__ + 4;
+inline constexpr int code_line = __LINE__ + 5;
 // begin train
 /// Trains up to step s.steps, from where the trainer is. Returns the loss of each step, taken before it.
 /// Saves every s.every steps and at the end, but only a model that still has a loss: a step may have broken
