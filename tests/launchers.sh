@@ -21,6 +21,8 @@ check "a script that reads the ranks from its standard input" 2 read_ranks
 check "--ranks 02" 1 "${run[@]}" --transport mpi --ranks 02
 check "a shell of srun --pty" 1 env SLURM_STEP_ID=3 SLURM_STEP_NUM_TASKS=1 SLURM_NTASKS=1 \
   "${run[@]}" --transport mpi --ranks 2
+check "lesson 13, whose ranks are the product of its axes" 1 \
+  tests/tools/run.sh "$1" 13_all_axes --quiet --transport mpi --tp 2 --dp 1 --steps 1
 for transport in mpi threads; do
   check "a shell of mpirun -n 1, $transport" 1 mpirun -n 1 bash -c "${run[*]} --transport $transport --ranks 2"
 done

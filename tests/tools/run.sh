@@ -22,16 +22,23 @@ value_of() {
 
 # start LESSON ARGS...: with --transport mpi through mpirun, unless a launcher has already started this process.
 start() {
-  local binary ranks axis size launched line word
+  local binary ranks axes axis size launched line word
   launched=$((${OMPI_COMM_WORLD_SIZE:-0} > 1 || ${PMI_SIZE:-0} > 1 || ${SLURM_STEP_NUM_TASKS:-0} > 1))
   binary=$(realpath --relative-to=. "$build/bin/$1")
   shift
   ranks=$(value_of --ranks "$@")
+  axes=()  # with their defaults, where the number of ranks is their product
+  case $binary in
+    */08_*) axes=(--tp=2 --pp=2 --dp=2 --cp=1) ;;
+    */13_*)
+      ranks=${ranks:-8}
+      if [[ " $*" =~ \ --(tp|pp|dp|cp)[=\ ] ]]; then axes=(--tp=1 --pp=1 --dp=1 --cp=1); fi ;;
+  esac
   ranks=${ranks:-4}
   if [[ $ranks =~ ^0+([1-9].*)$ ]]; then ranks=${BASH_REMATCH[1]}; fi  # --ranks 04
-  if [[ $binary == */08_* ]]; then  # its ranks are a product, each axis but --cp 2 by default
+  if ((${#axes[@]})); then
     ranks=1
-    for axis in --tp=2 --pp=2 --dp=2 --cp=1; do
+    for axis in "${axes[@]}"; do
       size=$(value_of "${axis%=*}" "$@")
       if [[ ${size:=${axis#*=}} =~ ^0*([1-9][0-9]?)$ ]]; then size=${BASH_REMATCH[1]}
       else size=100; fi  # one process says what would work
