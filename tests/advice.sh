@@ -80,7 +80,7 @@ heed() {
   words=("${@:2}") tries=0 fault=
   while :; do
     code=0
-    timeout 180 "$bin/$1" "${words[@]}" >"$scratch/out" 2>"$scratch/err" </dev/null || code=$?
+    timeout 300 "$bin/$1" "${words[@]}" >"$scratch/out" 2>"$scratch/err" </dev/null || code=$?
     # --trap shows a mistake, so its checks fail.
     if ((code == 0)) || { ((code == 1)) && [[ " ${words[*]} " == *' --trap '* ]]; }; then return; fi
     line=$(head -n 1 "$scratch/err")
