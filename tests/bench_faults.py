@@ -31,12 +31,20 @@ def server_that_ends():
     return pytorch_step.Server(sys.executable, "-c", "input(); print(0.25, flush=True)")
 
 
+def server_that_has_ended():
+    server = pytorch_step.Server(sys.executable, "-c", "")
+    server.program.wait()
+    return server
+
+
 options = types.SimpleNamespace(device="cpu", turns=3)
 jobs = [("made", "step", None, ours, fails_when_made), ("run", "step", None, ours, lambda: step_that_fails),
         ("ended", "step", None, server_that_ends, lambda: lambda: 1.0),
+        ("gone", "step", None, server_that_has_ended, lambda: lambda: 1.0),
         ("absent", "attention", None, ours, lambda: None), ("good", "step", 1.0, ours, lambda: lambda: 1.0)]
 ratios, failed = pytorch_step.measure(options, jobs, "here")
-assert failed.pop("ended").startswith("RuntimeError: it has ended: "), failed
+for name in ("ended", "gone"):
+    assert failed.pop(name).startswith("RuntimeError: it has ended: "), failed
 assert failed == {"made": "RuntimeError: no C compiler", "run": "OSError: Python.h is missing"}, failed
 assert [one["name"] for one in ratios] == ["good"] and ratios[0]["turns"] == [2.0, 2.0, 2.0], ratios
-print("one measurement of five is there, three have failed by name")
+print("one measurement of six is there, four have failed by name")

@@ -6,6 +6,7 @@ Same sizes and mathematics: GPT-2 with tanh gelu, tied embedding, causal attenti
 which PyTorch, and which BLAS, on standard error.
 """
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -170,7 +171,8 @@ class Server:
 
     def close(self):
         self.signal(signal.SIGCONT)
-        self.program.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # it has ended, and a line for it is still in the buffer
+            self.program.stdin.close()
         self.program.wait()
 
 
