@@ -183,7 +183,7 @@ TEST_CASE("a request that outlives its launch is an error, and so is its wait") 
 
 TEST_CASE("UsageError keeps its exit code where another rank cannot be stopped") {
   if (const int child = fork(); child == 0) {  // the process ends while a rank computes
-    std::freopen("/dev/null", "w", stderr);
+    if (!std::freopen("/dev/null", "w", stderr)) _exit(9);
     try {
       on_ranks(2, [](Communicator& comm) {
         if (comm.rank() == 1) throw UsageError("7 heads cannot be cut");

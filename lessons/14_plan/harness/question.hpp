@@ -48,7 +48,7 @@ std::string names_of(const std::vector<Named>& all) {
   return join(names);
 }
 template <class Named>
-const Named& find_named(const std::vector<Named>& all, const std::string& flag, const std::string& name) {
+const Named& find_named(const std::vector<Named>& all, const char* flag, const std::string& name) {
   const auto found = std::ranges::find(all, name, &Named::name);
   refuse_if(found == all.end(), "{0} {1} is not known: {0} {2} would work", flag, name, names_of(all));
   return *found;
