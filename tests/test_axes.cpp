@@ -4,6 +4,7 @@
 #include "13_all_axes/compose.hpp"
 #include "models.hpp"
 #include "support.hpp"
+#include "tools/labs/relay.hpp"
 
 using namespace tessera;
 using namespace tessera::test;
@@ -13,73 +14,38 @@ namespace {
 
 using Faulty = std::function<bool(const std::string& group, OpType op)>;
 
-/// Passes every call on to another communicator. Where a call is faulty and its group has more than one rank,
-/// what it brings is a hundredth too large.
-class Broken final : public Communicator {
+/// Where a call is faulty and its group has more than one rank, what it brings is a hundredth too large.
+class Broken final : public labs::Relay {
  public:
-  Broken(Communicator& inner, Faulty faulty)
-      : Communicator(inner.rank(), inner.size(), inner.name(), std::make_shared<Journal>()),
-        inner_(inner),
-        faulty_(std::move(faulty)) {}
-  Broken(std::unique_ptr<Communicator> inner, const Faulty& faulty) : Broken(*inner, faulty) {
-    owned_ = std::move(inner);
+  Broken(Communicator& of, Faulty faulty) : Relay(of), faulty_(std::move(faulty)) {}
+  Broken(std::unique_ptr<Communicator> of, const Faulty& faulty) : Broken(*of, faulty) {
+    own_ = std::move(of);
   }
-  std::string transport() const override { return inner_.transport(); }
 
  private:
-  struct Waiting final : Work {
-    Request request;
-    std::function<void()> then = [] {};
+  struct Spoiled final : Begun {
+    Tensor out;
     void wait() override {
-      if (request.pending()) request.wait();
-      then();
+      Begun::wait();
+      out.copy_from(scale(out, 1.01));
     }
-    void abandon() override {}
   };
-  void spoil(const Tensor& x, OpType op) const {
-    if (x.size() > 0 && size() > 1 && faulty_(name(), op) && x.dtype() != DType::i32)
-      x.copy_from(scale(x, 1.01));
-  }
   std::shared_ptr<Work> do_call(const Call& call, const Tensor& in, const Tensor& out) override {
-    auto work = std::make_shared<Waiting>();
-    if (call.op == OpType::all_reduce) {
-      out.copy_from(inner_.all_reduce(in, call.reduce));
-      spoil(out, call.op);
-    } else if (call.op == OpType::reduce_scatter) {
-      const Tensor stacked = in.reshape(size(), in.size() / size());
-      out.copy_from(inner_.reduce_scatter(stacked, 0).reshape(out.rows(), out.cols()));
-      spoil(out, call.op);
-    } else if (call.op == OpType::all_to_all) {
-      std::vector<std::int64_t> sent, received;
-      for (int i = 0; i < size(); ++i) {
-        sent.push_back(call.part_sent(i, size()).size());
-        received.push_back(call.part_received(i, size()).size());
-      }
-      out.copy_from(inner_.all_to_all(in, sent, received));
-      spoil(out, call.op);
-    } else if (call.op == OpType::all_gather) {
-      out.copy_from(inner_.all_gather(in.reshape(1, in.size()), 0).reshape(out.rows(), out.cols()));
-    } else if (call.op == OpType::broadcast) {
-      inner_.broadcast(out, call.peer);
-    } else if (call.op == OpType::send) {
-      work->request = inner_.isend(in, call.peer);
-    } else if (call.op == OpType::recv) {
-      work->request = inner_.irecv(out, call.peer);
-      work->then = [this, out] { spoil(out, OpType::recv); };
-    } else {
-      expect(call.op == OpType::barrier, "no call of a trainer");
-      inner_.barrier();
-    }
-    return work;
+    const bool sums_or_moves = call.op == OpType::all_reduce || call.op == OpType::reduce_scatter ||
+                               call.op == OpType::all_to_all || call.op == OpType::recv;
+    if (!sums_or_moves || size() == 1 || out.size() == 0 || out.dtype() == DType::i32 ||
+        !faulty_(name(), call.op))
+      return Relay::do_call(call, in, out);
+    auto spoiled = std::make_shared<Spoiled>();
+    spoiled->out = out;
+    return begin(std::move(spoiled), call, in, out);
   }
   std::unique_ptr<Communicator> do_split(const Call& call, const std::string& name) override {
-    auto group = inner_.split(call.color, call.key, name);
-    if (!group) return group;
-    return std::make_unique<Broken>(std::move(group), faulty_);
+    auto group = of_.split(call.color, call.key, name);
+    return group ? std::make_unique<Broken>(std::move(group), faulty_) : nullptr;
   }
 
-  std::unique_ptr<Communicator> owned_;
-  Communicator& inner_;
+  std::unique_ptr<Communicator> own_;
   Faulty faulty_;
 };
 

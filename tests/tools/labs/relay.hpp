@@ -1,5 +1,5 @@
-// Groups that hand each call on to another group: one that watches, and for run.cpp one that forgets the
-// sums.
+// Groups that hand each call on to another group: one that watches, for run.cpp one that forgets the sums,
+// and for ../../test_axes.cpp one that spoils what arrives.
 #pragma once
 
 #include "lab.hpp"
@@ -30,7 +30,7 @@ class Relay : public Communicator {
   }
   std::shared_ptr<Work> begin(std::shared_ptr<Begun> begun, const Call& call, const Tensor& in,
                               const Tensor& out) {
-    if (call.op == OpType::all_reduce) copy(in, out), begun->inner = of_.iall_reduce(out);
+    if (call.op == OpType::all_reduce) copy(in, out), begun->inner = of_.iall_reduce(out, call.reduce);
     if (call.op == OpType::all_gather) copy(of_.all_gather(in.reshape(1, in.size()), 0), out);
     if (call.op == OpType::reduce_scatter) copy(of_.reduce_scatter(in.reshape(size(), out.size()), 0), out);
     if (call.op == OpType::broadcast) of_.broadcast(out, call.peer);
