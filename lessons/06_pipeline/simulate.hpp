@@ -106,7 +106,7 @@ inline Timeline simulate(const Plan& plan, const Costs& costs) {
 // begin closed
 /// Idle time of a stage, in forwards of one chunk, where TF = TB = TW: a whole backward is two forwards. It
 /// is the same on each stage, as each does the same work in the same time. GPipe, 1F1B, interleaved:
-/// Narayanan et al. 2021, section 2.2; ZB-H1: Qi et al. 2024, table 1.
+/// Narayanan et al. 2021, section 2.2; ZB-H1: Qi et al. 2024, section 2.
 ///
 /// Look at stage 0. Its first gradient is back after a forward and a backward on the p-1 stages behind it: it
 /// waits 3 (p-1). ZB-H1 waits for the dX only, 2 (p-1), and forwards the next microbatches meanwhile, as long

@@ -1,7 +1,7 @@
 // An all-reduce for each of the many gradients of a model would pay many latencies, and a single one for all
 // gradients could start only at the end of the backward. So they are summed in buckets: contiguous ranges of
 // the row that holds all gradients (GradientBuffer). The backward runs from the last layer to the first; the
-// all-reduce of a bucket starts as soon as the first gradient in it is complete. PyTorch's
+// all-reduce of a bucket starts as soon as all gradients in it are complete. PyTorch's
 // DistributedDataParallel does the same (Li et al. 2020, section 3.2).
 #pragma once
 

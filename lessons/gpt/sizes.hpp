@@ -86,7 +86,7 @@ inline std::int64_t own_elements(const ModelConfig& m, Range layers, bool first,
   return all;
 }
 
-/// P, the elements of the whole model.
+/// Psi, the elements of the whole model.
 inline std::int64_t elements_of(ModelConfig m) {
   m.ep = 1;
   return own_elements(m, {0, m.layers}, true, true, 0, 1);
