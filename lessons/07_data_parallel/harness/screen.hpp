@@ -29,7 +29,7 @@ inline std::vector<Equation> picture(const ModelConfig& model) {
 /// The losses are those before every step and after the last.
 inline std::string text(const std::vector<double>& losses, std::size_t buckets, const Config& s,
                         bool stable) {
-  return format("{}{} of at least {} B, posted while the backward goes on\n", buckets,
+  return format("{}{}, full at {} B, posted while the backward goes on\n", buckets,
                 buckets == 1 ? " bucket" : " buckets", s.bucket) +
          (stable ? ""
                  : format("loss {} before, {} after {} steps\n", number(losses.front()),
