@@ -210,6 +210,10 @@ TEST_CASE("a saved model has the names, shapes and settings that transformers gi
   CHECK(!std::filesystem::exists(gpt::in_folder(folder, "config.json")));
 }
 
+TEST_CASE("without a step of the optimiser no norm is summed, and nobody misses its sum") {
+  CHECK(faults(outcome_of(2, on_text({2, 1, 1}, 0, false))) == "");
+}
+
 TEST_CASE("in bf16 a parameter takes 2 + 4 + 4 + 8 bytes, counted and in the formulas") {
   Config s = on_text({2, 1, 1}, 1, true);
   s.batch = 16;

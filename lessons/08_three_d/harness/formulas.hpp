@@ -200,7 +200,7 @@ inline void expect_traffic_by_axis(auto& proof, const Config& s, std::int64_t st
     axes.emplace_back(replica_group(s.sizes), d, t * p);
   else if (m.ep > 1)
     axes.emplace_back("ep", m.ep, t * p * d / m.ep);
-  if (s.training.clip > 0)
+  if (s.training.clip > 0 && steps > 1)
     for (const auto& [group, size, count] : axes)
       proof.expect_traffic("norm", "all_reduce", "the norm", (steps - 1) * count,
                            (steps - 1) * count * 2 * (size - 1) * 8, "2 (n-1) 8", group);
