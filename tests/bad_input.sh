@@ -422,6 +422,7 @@ refused '--zero sums the gradients part by part: without --bucket it would work'
 refused '--zero 4: a whole number from 0 to 3 would work' 08_three_d --text "$scratch/text" --zero 4
 refused '--every counts .* of --save: without --every it would work' 08_three_d --text "$scratch/text" --every 5
 refused '--temperature is that of --sample: without' 08_three_d --text "$scratch/text" --temperature 2
+refused '--token-bytes is the width of the ids of --tokens: without' 08_three_d --text "$scratch/text" --token-bytes 4
 for flag in --beta1 --beta2 --weight-decay; do
   refused "--optimizer sgd has no such constant: without $flag" 08_three_d --text "$scratch/text" $flag 0.5
   refused "$flag -1: a number from 0 to" 08_three_d --text "$scratch/text" --optimizer adamw $flag -1

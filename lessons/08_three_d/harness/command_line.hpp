@@ -182,6 +182,7 @@ inline void refuse_unread(const Config& s, const Arguments& arguments, const Fla
          {"--save", "--dump", "--svg", "--steps", "--optimizer", "--lr", "--clip", "--bucket", "--momentum",
           "--beta1", "--beta2", "--weight-decay", "--zero"});
   refuse(s.training.zero > 0, "--zero sums the gradients part by part", {"--bucket"});
+  refuse(arguments.tokens.empty(), "--token-bytes is the width of the ids of --tokens", {"--token-bytes"});
   refuse(s.sizes.cp == 1, "--cp 1 cuts no tokens", {"--way", "--placement"});
   const bool from_file = !s.resume.empty() || !arguments.weights.empty();
   refuse(s.training.model.experts == 0 && !from_file, "without --experts there are none",
