@@ -251,7 +251,9 @@ refused '--eval asks for the next token: without --objective it would work' 08_t
 thirteen=(13_all_axes --text "$fixtures/make_fixtures.py" --json x --dump y --svg z --trace w)
 refused '--ranks 8, but the axes make 2: --ranks 2 would work' "${thirteen[@]}" --ranks 8 --tp 2
 refused '--sweep takes every cut of a model .*: without --tp it would work' "${thirteen[@]}" --sweep 64 --tp 2
-refused '--sweep .* draws nothing: without --svg it would work' "${thirteen[@]}" --sweep 64
+for flag in '--svg z' '--dump y' '--width 64' '--zero 1' '--lr 7' --eval '--dtype f64'; do
+  refused "--sweep .* draws nothing: without ${flag%% *} it would work" 13_all_axes --sweep 64 $flag
+done
 refused '--tp 3 does not divide the 4 heads: --tp 1, 2, 4 would work' "${thirteen[@]}" --tp 3
 refused '--ep 4 does not divide the 2 ranks of --cp 2 --dp 1: --ep 1, 2 would work' "${thirteen[@]}" --tp 2 --cp 2 --ep 4
 refused '--ep 2 does not divide the 3 experts: --experts 4 would work' "${thirteen[@]}" --cp 2 --ep 2 --experts 3

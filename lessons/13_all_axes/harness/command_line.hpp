@@ -1,6 +1,8 @@
 // What lesson 13 adds to lesson 08's command line: the cut of so many ranks, and the sweep over all cuts.
 #pragma once
 
+#include <set>
+
 #include "13_all_axes/factorisations.hpp"
 #include "app/app.hpp"
 
@@ -25,12 +27,14 @@ inline void settle(Config& s, const Asked& asked, Flags& flags) {
     return std::ranges::any_of(names, [&](const char* name) { return flags.given(name); });
   };
   if (asked.sweep > 0) {
-    for (const char* flag : {"--tp", "--cp", "--pp", "--dp", "--ep", "--experts", "--steps", "--save",
-                             "--resume", "--dtype", "--svg"})
-      refuse_if(flags.given(flag),
-                "--sweep takes every cut of a model of its own in f64, and draws nothing: without {} it "
+    static const std::set<std::string> read = {"ranks",  "sweep",   "seed",   "device", "transport",
+                                               "verify", "timeout", "json",   "trace",  "memory-per-rank",
+                                               "text",   "quiet",   "stable", "math"};
+    for (const Flags::Value& flag : flags.values())
+      refuse_if(flags.given("--" + flag.name) && !read.contains(flag.name),
+                "--sweep takes every cut of a model of its own in f64, and draws nothing: without --{} it "
                 "would work",
-                flag);
+                flag.name);
     flags.set("--dtype", "f64");
   }
   if (!given({"--tp", "--cp", "--pp", "--dp"}))
