@@ -51,6 +51,14 @@ TEST_CASE("lesson 10 holds at 1, 2, 3, 4 and 8 ranks under every stage, on even 
           }
 }
 
+TEST_CASE("lesson 10 without a step claims nothing about steps") {
+  Config s = config_of(3, 8, false);
+  s.steps = 0;
+  const Outcome outcome = outcome_of(2, DType::f64, s);
+  CHECK(faults(outcome) == "");
+  for (const Check& check : outcome.checks) CHECK(!contains(check.identity, " 0 steps"));
+}
+
 TEST_CASE("every stage leaves the bits of lesson 07's replica, with its buckets") {
   for (int stage = 0; stage < 4; ++stage)
     for (const int ranks : {1, 2, 3, 4, 8})
