@@ -91,6 +91,12 @@ TEST_CASE("lesson 11: which way sends least, measured at three sizes, is what th
   }
 }
 
+TEST_CASE("lesson 11: the table of all ways has no 0 bytes where there are fewer tokens than ranks") {
+  const std::string table = compare(config(Way::ring, true, Mask::causal, 4, 4, 1), 4);
+  CHECK(count_of(table, " ranks, ") == 12);
+  CHECK(!contains(table, "  0 B"));
+}
+
 TEST_CASE("lesson 11: the picture of the pairs has a cell for each that a mask lets through") {
   const auto picture = [](Mask mask) { return drawing(config(Way::ring, true, mask, 4, 4, 16), 2); };
   const std::string all = picture(Mask::none), causal = picture(Mask::causal);

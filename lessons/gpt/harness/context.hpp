@@ -42,7 +42,7 @@ struct Exchange {
 inline std::vector<Exchange> exchanges(const attention_heads::AttentionShape& s, Way way, std::int64_t c,
                                        bool forward, std::int64_t t = 1) {
   const std::int64_t more = c - 1, keys = more * s.tokens() * 2 * s.kv_width(),
-                     all = more * (s.tokens() / c) * (2 * s.width + copied_kv(s, c * t));
+                     all = more * s.tokens() * (2 * s.width + copied_kv(s, c * t)) / c;
   if (way == Way::ulysses) return {{"all_to_all", forward ? "QKV, O" : "dO, dQKV", 2 * t, all, "(cp-1)/cp"}};
   if (way == Way::gather && forward) return {{"all_gather", "K V", t, keys, "(cp-1)"}};
   if (way == Way::gather)
