@@ -273,6 +273,9 @@ refused '--tp 4 does not divide --heads 25: --tp 1, 5, 25 would work' "${fourtee
 refused "--cp 4 does not divide a rank's share of --heads 25: --cp 1, 5, 25 would work" "${fourteen[@]}" --gpus 4 --batch 8 --cp 4 --way ulysses
 refused '--chunks 2 is what interleaved has: --schedule interleaved would work' "${fourteen[@]}" --chunks 2 --schedule 1f1b
 refused '--pp 8 stages of --chunks 9 are more than the 48 layers: --pp 5 would work' "${fourteen[@]}" --pp 8 --chunks 9 --batch 40
+for kv in 7 50; do
+  refused "--kv-heads $kv does not divide --heads 25: --kv-heads 1, 5, 25 would work" "${fourteen[@]}" --kv-heads $kv
+done
 refused '--top-k 2 of 0 experts: --top-k 1 would work' "${fourteen[@]}" --top-k 2
 refused '--wide-bytes 3 is no multiple of --weight-bytes 2: --wide-bytes 4 would work' "${fourteen[@]}" --wide-bytes 3
 refused '--gpus 0: a whole number from 1 to 1048576 would work' "${fourteen[@]}" --gpus 0

@@ -120,6 +120,10 @@ inline Fixed apply(const Flags& flags, Question& asked, const Arguments& a) {
   m.experts = size("--experts", known.experts), m.top_k = size("--top-k", known.top_k);
   refuse_if(m.top_k > std::max<std::int64_t>(m.experts, 1), "--top-k {} of {} experts: --top-k 1 would work",
             m.top_k, m.experts);
+  refuse_if(m.attention.heads % m.attention.kv_heads != 0,
+            "--kv-heads {} does not divide --heads {}: --kv-heads {} would work", m.attention.kv_heads,
+            m.attention.heads,
+            fitting(m.attention.heads, [&](std::int64_t n) { return m.attention.heads % n == 0; }));
   m.tied = true;
   attention_heads::check_shape(m.attention, 1, 1);
   if (a.machine == "this" && asked.devices > 64)
