@@ -279,6 +279,9 @@ done
 refused '--top-k 2 of 0 experts: --top-k 1 would work' "${fourteen[@]}" --top-k 2
 refused '--wide-bytes 3 is no multiple of --weight-bytes 2: --wide-bytes 4 would work' "${fourteen[@]}" --wide-bytes 3
 refused '--gpus 0: a whole number from 1 to 1048576 would work' "${fourteen[@]}" --gpus 0
+for flag in --tflops --bandwidth --inside --between; do
+  refused "$flag 0: a number from 0.001 to .* would work" 14_plan plan $flag 0
+done
 refused '--json: .*nowhere' 14_plan plan --json nowhere/x
 fourteen+=(--model gpt2 --gpus 2 --batch 8)
 refused '--machine this has no 65 GPUs: --gpus 2 would work, as two threads' "${fourteen[@]}" --machine this --gpus 65

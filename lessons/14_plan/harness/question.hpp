@@ -94,11 +94,11 @@ inline void add_flags(Flags& flags, Question& asked, Arguments& a) {
   flags.number("--weight-bytes", asked.weight_bytes, 1, 8, "of a weight and of an activation");
   flags.number("--wide-bytes", asked.wide_bytes, 1, 8, "of a gradient, a master and a moment each");
   flags.real("--tokens", asked.tokens, 1, 1e18, "of the whole training");
-  flags.real("--tflops", a.tflops, 0, 1e6, "of a GPU, in 16 bits");
-  flags.real("--bandwidth", a.bandwidth, 0, 1e6, "GB/s of a GPU's memory");
-  flags.real("--memory", a.memory, 0, 1e6, "GiB of a GPU");
-  flags.real("--inside", a.inside, 0, 1e6, "GB/s each way of a GPU inside its machine");
-  flags.real("--between", a.between, 0, 1e6, "GB/s each way of a GPU to other machines");
+  flags.real("--tflops", a.tflops, 1e-3, 1e6, "of a GPU, in 16 bits");
+  flags.real("--bandwidth", a.bandwidth, 1e-3, 1e6, "GB/s of a GPU's memory");
+  flags.real("--memory", a.memory, 1e-3, 1e6, "GiB of a GPU");
+  flags.real("--inside", a.inside, 1e-3, 1e6, "GB/s each way of a GPU inside its machine");
+  flags.real("--between", a.between, 1e-3, 1e6, "GB/s each way of a GPU to other machines");
   size("--gpus-per-machine", "GPUs that share a machine's links");
   flags.toggle("--fit", a.fit, "fit the constants to published runs, and show how well they do");
   flags.text("--json", a.json, "FILE", "write the answer there, for programs");
