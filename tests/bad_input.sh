@@ -312,8 +312,8 @@ done
 refused '8 numbers of at least 1, of sum 8, .*--partition 1,1,1,1,1,1,1,1 would work' "${six[@]}" --schedule interleaved \
   --partition 2,2,2,2
 refused '--partition balance evens out what layers really cost: without --pace it would work' "${six[@]}" --partition balance --pace 5ms
-for value in 5 -5ms 0ms nanms infs 5min ms 11s '5 ms' 5ms5 1e99s; do
-  refused "--pace $value: a time up to 1s like 5ms or 0.5ms would work" "${six[@]}" --pace "$value"
+for value in 5 -5ms 0ms nanms infs 5min ms 11s '5 ms' 5ms5 1e99s 1e-16s 0.9us; do
+  refused "--pace $value: a time from 1us to 1s like 5ms or 0.5ms would work" "${six[@]}" --pace "$value"
 done
 refused '--heads 5 does not divide --width 32: --width 35 would work' "${six[@]}" --heads 5
 refused '--batch 16 and --seq 1048576 make 16777216 tokens: up to 1048576 would work' "${six[@]}" --seq 1048576

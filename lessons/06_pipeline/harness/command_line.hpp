@@ -38,8 +38,8 @@ inline double seconds(const std::string& pace) {
   const double value = std::strtod(pace.c_str(), &end);
   const std::string unit = end;
   const double factor = unit == "ms" ? 1e-3 : unit == "us" ? 1e-6 : unit == "s" ? 1 : 0;
-  refuse_if(!(value * factor > 0 && value * factor <= 1),
-            "--pace {}: a time up to 1s like 5ms or 0.5ms would work", pace);
+  refuse_if(!(value * factor >= 1e-6 && value * factor <= 1),  // the clock counts in ticks of a pace
+            "--pace {}: a time from 1us to 1s like 5ms or 0.5ms would work", pace);
   return value * factor;
 }
 
