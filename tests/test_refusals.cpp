@@ -2,7 +2,7 @@
 // parser of flags.
 #include <fstream>
 
-#include "04_mlp_block/harness/proof.hpp"
+#include "04_mlp_block/harness/screen.hpp"
 #include "app/flags.hpp"
 #include "proven.hpp"
 
@@ -63,6 +63,12 @@ TEST_CASE("the checks take at most 20 times the f32 weights, and no more than wa
     CHECK(taken <= s.memory(4));
     CHECK(s.memory(4) <= 3e8 + 2 * taken);
   }
+}
+
+TEST_CASE("lesson 04 advises a limit of memory only where four ranks can cut the sizes and keep it") {
+  CHECK(contains(mlp_block::why_cut({48, 96, 192}), "--memory-per-rank 321KiB --ranks 4"));
+  CHECK(mlp_block::why_cut({48, 99, 198}) == "");
+  CHECK(mlp_block::why_cut({1, 4, 4}) == "");
 }
 
 TEST_CASE("memory that is not there is refused with its size, also where a vector asks for it") {

@@ -33,5 +33,5 @@ int main(int argc, char** argv) {
                  {.prove = lesson,
                   .by_hand = by_hand,
                   .picture = [&](int) { return picture(sizes); },
-                  .more = [&] { return counterexample() + "\n" + why_cut(sizes); }});
+                  .more = [&] { return counterexample() + why_cut(sizes); }});
 }

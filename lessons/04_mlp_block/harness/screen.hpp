@@ -48,15 +48,18 @@ inline std::vector<Equation> picture(const Sizes& s) {
                     {"backward: dX = dU A'", "dU(N,F/p) A'(F/p,W) = +terms(N,W) all-reduce -> dX(N,W)"}});
 }
 
-/// A limit of memory half-way between what one rank needs and what each of four ranks needs.
+/// A limit of memory half-way between what one rank needs and what each of four ranks needs; "" where four
+/// ranks cannot cut these sizes, or where no whole KiB lies between.
 inline std::string why_cut(const Sizes& s) {
   const auto need = [&](std::int64_t p) { return 4 * (2 * weights_of(s, p) + activations_of(s, p)); };
   const std::int64_t kib = (need(1) + need(4)) / 2 / 1024;
+  if (s.ffn % 4 != 0 || s.width % 4 != 0 || kib * 1024 < need(4)) return "";
   const std::string command =
       format("    ./tessera run 04 --tokens {} --width {} --ffn {} --memory-per-rank {}KiB --ranks ",
              s.tokens, s.width, s.ffn, kib);
   return format(
-      "  Why the block is cut at all: {} KiB are too little for one rank, and enough for each of four. Try\n"
+      "\n  Why the block is cut at all: {} KiB are too little for one rank, and enough for each of four. "
+      "Try\n"
       "{}1\n{}4\n",
       kib, command, command);
 }
