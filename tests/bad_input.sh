@@ -166,6 +166,9 @@ says 3 'error: the output cannot be written: No space' bash -c "$bin/01_mlp --st
 for name in "$(printf 'x%.0s' {1..300})" "$(printf 'x%.0s' {1..250})"; do
   refused '--json: cannot write x+: File name too long; another name would work' 02_column_split --json "$name"
 done
+# A name that is no UTF-8 is a name, and the results are not lost.
+says 0 'checks hold' "$bin/02_column_split" --quiet --json "$scratch/"$'\xff.json'
+grep -q '"ok": true' "$scratch/"$'\xff.json' || { echo "no results where a file's name is no UTF-8"; faults=$((faults + 1)); }
 # A checkout or a build folder in which this user cannot write.
 mkdir "$scratch/checkout"
 cp "$door" "$scratch/checkout"

@@ -89,7 +89,7 @@ std::string to_json(const RunReport& report) {
     json[Json::json_pointer(path)] = std::visit([](const auto& one) { return Json(one); }, value);
   }
   json["ok"] = report.ok();
-  return json.dump(2) + "\n";
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";  // a file's name may hold any bytes
 }
 
 std::string to_trace(const RunReport& report) {
