@@ -169,6 +169,10 @@ done
 # A name that is no UTF-8 is a name, and the results are not lost.
 says 0 'checks hold' "$bin/02_column_split" --quiet --json "$scratch/"$'\xff.json'
 grep -q '"ok": true' "$scratch/"$'\xff.json' || { echo "no results where a file's name is no UTF-8"; faults=$((faults + 1)); }
+# A lesson runs from any folder, its program's own too.
+cd "$bin"
+says 0 'checks hold' "${door%/tessera}/tests/tools/run.sh" "${bin%/bin}" 02_column_split --quiet
+cd "$scratch/empty"
 # A checkout or a build folder in which this user cannot write.
 mkdir "$scratch/checkout"
 cp "$door" "$scratch/checkout"

@@ -25,6 +25,7 @@ start() {
   local binary ranks axes axis size launched line word
   launched=$((${OMPI_COMM_WORLD_SIZE:-0} > 1 || ${PMI_SIZE:-0} > 1 || ${SLURM_STEP_NUM_TASKS:-0} > 1))
   binary=$(realpath --relative-to=. "$build/bin/$1")
+  if [[ $binary != */* ]]; then binary=./$binary; fi  # in its own folder
   shift
   ranks=$(value_of --ranks "$@")
   axes=()  # with their defaults, where the number of ranks is their product
