@@ -7,7 +7,7 @@ run=(tests/tools/run.sh "$1" 04_mlp_block --quiet)
 
 check() {  # check WHAT WANTED COMMAND...: how often it prints that its checks hold
   local got
-  got=$("${@:3}" | grep -c 'checks hold' || true)
+  got=$("${@:3}" | grep -c 'checks hold\.' || true)
   if [[ $got != "$2" ]]; then
     echo "$1: $got held, not $2"
     exit 1
