@@ -45,7 +45,7 @@ def faults(page):
                         yield f"{left.strip()} is not {right.strip()}"
         proven.update(re.findall(r"\d{5,}", formula))
     for number in sorted(set(re.findall(r"(?<![\d.,/])\d{5,}(?![\d]|\.\d)", re.sub(r"\$[^$]*\$", " ", prose)))):
-        if number not in outputs and number not in proven and number not in ("12288", "50257"):
+        if not re.search(rf"(?<!\d){number}(?!\d)", outputs) and number not in proven and number not in ("12288", "50257"):
             yield f"{number} is neither in an output nor in a formula of this page"
 
 
