@@ -131,7 +131,6 @@ class Labs {
     fs::remove(json_);  // a link there is not followed
     const std::string output = format("Tessera, seed {}. Protection: {}", seed_, protection);
     pages::write(json_, gradescope(marks, output).dump(2, ' ', false, any_bytes) + "\n");
-    if (!fs::exists(json_)) throw Error("cannot write " + json_.string());
     return 0;
   }
 

@@ -225,6 +225,8 @@ TEST_CASE("pages: a glossary's term stands on its page, and on none before it") 
   CHECK(contains(said("nothing"), "has no row"));
 }
 
+TEST_CASE("a file that cannot be written is a fault") { CHECK_THROWS_AS(write("/dev/full", "text"), Fault); }
+
 TEST_CASE("pages: a letter has the meaning of the glossary's table on every page") {
   const Tree tree;
   write(tree.root / "notebooks_md/glossary.md",

@@ -44,7 +44,8 @@ inline std::string read(const fs::path& path) {
 
 inline void write(const fs::path& path, const std::string& text) {
   if (path.has_parent_path()) fs::create_directories(path.parent_path());
-  std::ofstream(path, std::ios::binary) << text;
+  std::ofstream out(path, std::ios::binary);
+  if (!(out << text).flush()) throw Fault("cannot write " + path.string());
 }
 
 inline std::string without_trailing_space(const std::string& line) {
