@@ -71,6 +71,22 @@ TEST_CASE("lesson 04 advises a limit of memory only where four ranks can cut the
   CHECK(mlp_block::why_cut({1, 4, 4}) == "");
 }
 
+TEST_CASE("an infinite error passes no bound, also where the unsplit run overflows alike") {
+  const Outcome outcome = proven(1, {}, [](Proof& proof, Communicator&) {
+    const Slice one = Slice::whole(1, 1);
+    const Tensor x = proof.input("X", "11", one, 1e30);
+    proof.result("Y", "11", "Y = X X, which f32 does not hold", matmul(x, x), one);
+    proof.measured_baseline([](const auto& in) {
+      MeasuredReference found;
+      found.note("Y", matmul(in("X"), in("X")), largest_terms(in("X"), in("X")));
+      return found;
+    });
+    proof.claim("a claim", INFINITY, INFINITY);
+  });
+  CHECK(outcome.checks.size() == 2);
+  for (const Check& check : outcome.checks) CHECK_FALSE(check.ok);
+}
+
 TEST_CASE("memory that is not there is refused with its size, also where a vector asks for it") {
   CHECK(available_memory() > 0);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // their operator new ends the program

@@ -116,7 +116,7 @@ void Proof::claim(const std::string& identity, double error, double bound, const
                      .error = error,
                      .bound = bound,
                      .used = std::isnan(used) ? INFINITY : used,
-                     .ok = error <= bound,
+                     .ok = error <= bound && std::isfinite(error),
                      .scalar = true,
                      .rank = -1});
   if (!claims_.back().ok) claims_.back().diagnosis = advice;

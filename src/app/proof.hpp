@@ -158,8 +158,8 @@ class Proof {
   using MistakeFormula = std::function<Tensor(const Inputs<Tensor>&, int rank)>;
   void mistake(const std::string& result, const std::string& name, MistakeFormula formula);
 
-  /// A check of one number: error <= bound must hold, so NaN fails. The numbers of rank 0 count. `advice` is
-  /// printed where the check fails.
+  /// A check of one number: error <= bound must hold, so NaN fails, and so does infinity. The numbers of rank
+  /// 0 count. `advice` is printed where the check fails.
   void claim(const std::string& identity, double error, double bound, const std::string& advice = "");
   /// Writes a key of the lesson's own into the JSON; "a.b" is b in the object a. The value of rank 0 counts.
   void record(const std::string& key, const Recorded& value) { extra_[key] = value; }

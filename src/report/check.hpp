@@ -56,7 +56,7 @@ struct Check {
   std::string group;              // checks of one group share a line of the table: "gradients"
 };
 
-/// Compares every rank's part with its slice of the truth. NaN never passes.
+/// Compares every rank's part with its slice of the truth. NaN and infinity never pass.
 Check check(const std::string& name, const std::string& identity, const std::string& tier, const Truth& truth,
             const std::vector<RankResult>& results, const std::vector<Mistake>& mistakes = {});
 
