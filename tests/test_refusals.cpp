@@ -71,20 +71,24 @@ TEST_CASE("lesson 04 advises a limit of memory only where four ranks can cut the
   CHECK(mlp_block::why_cut({1, 4, 4}) == "");
 }
 
-TEST_CASE("an infinite error passes no bound, also where the unsplit run overflows alike") {
+TEST_CASE("neither an infinite error passes, though the unsplit run has it, nor what no rank holds") {
   const Outcome outcome = proven(1, {}, [](Proof& proof, Communicator&) {
     const Slice one = Slice::whole(1, 1);
     const Tensor x = proof.input("X", "11", one, 1e30);
     proof.result("Y", "11", "Y = X X, which f32 does not hold", matmul(x, x), one);
+    const Tensor u = proof.input("U", "N1", Slice::whole(2, 1));
+    proof.result("Z", "N1", "Z = U", u.row_range(0, 1), {2, 1, {{0, 1}}, {{0, 1}}});
     proof.measured_baseline([](const auto& in) {
       MeasuredReference found;
+      found.note("Z", in("U"), 1);
       found.note("Y", matmul(in("X"), in("X")), largest_terms(in("X"), in("X")));
       return found;
     });
     proof.claim("a claim", INFINITY, INFINITY);
   });
-  CHECK(outcome.checks.size() == 2);
+  CHECK(outcome.checks.size() == 3);
   for (const Check& check : outcome.checks) CHECK_FALSE(check.ok);
+  CHECK(contains(faults(outcome), "no rank holds 1 elements of it"));
 }
 
 TEST_CASE("memory that is not there is refused with its size, also where a vector asks for it") {

@@ -151,6 +151,10 @@ void Proof::add_part(Check& all, const Result& result, const Slice& part, const 
       }
     here.diagnosis = check(result.name, result.identity, tier_name(), truth, ranks, mistakes).diagnosis;
   }
+  if (here.unheld > 0) {
+    here.ok = false, here.rank = -1, here.error = here.used = INFINITY;
+    here.diagnosis = format("no rank holds {} elements of it.", here.unheld);
+  }
   std::tie(here.row, here.col) = part.locate(here.row, here.col);
   here.group = result.group;
   const double baseline_error = std::max(here.baseline_error, all.baseline_error);

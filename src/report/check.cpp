@@ -100,10 +100,12 @@ Check check(const std::string& name, const std::string& identity, const std::str
                 .ok = true,
                 .scalar = truth.value.values.size() == 1};
   double worst = -1;
+  std::vector<bool> held(truth.value.values.size());
   for (std::size_t r = 0; r < results.size(); ++r) {
     expect_eq(results[r].slice.whole_rows, truth.value.rows, format("rows of the whole {}", name));
     expect_eq(results[r].slice.whole_cols, truth.value.cols, format("columns of the whole {}", name));
     for_each(results[r], [&](std::int64_t row, std::int64_t col, double value) {
+      held[static_cast<std::size_t>(row * truth.value.cols + col)] = true;
       const double error = std::abs(value - truth.value.at(row, col)), bound = truth.bound.at(row, col);
       const bool holds = error <= bound && std::isfinite(error);  // the unsplit run may overflow, too
       double used = error == 0 ? 0 : error / bound;
@@ -120,6 +122,7 @@ Check check(const std::string& name, const std::string& identity, const std::str
       }
     });
   }
+  outcome.unheld = std::count(held.begin(), held.end(), false);
   if (!outcome.ok)
     outcome.diagnosis = diagnose(name, truth, results[static_cast<std::size_t>(outcome.rank)], outcome.rank,
                                  static_cast<int>(results.size()), mistakes);

@@ -52,6 +52,7 @@ struct Check {
   bool scalar = false;            // the whole is one number, which has no place
   int rank = 0;                   // the rank that holds the worst element; -1 where no rank holds it
   std::int64_t row = 0, col = 0;  // the place of the worst element in the whole
+  std::int64_t unheld = 0;        // elements of the whole that no rank holds
   std::string diagnosis;          // empty, or the mistake that fits
   std::string group;              // checks of one group share a line of the table: "gradients"
 };
