@@ -39,6 +39,7 @@ lines() { yes "$2" | head -n "$1" || true; }  # lines COUNT TEXT
 fresh
 "$lint" "$tree" >/dev/null || { echo "the clean tree is not clean"; "$lint" "$tree" || true; exit 1; }
 
+rm -r "$tree/lessons";                                       catches "no sources" "no line of code is found below"
 put src/tensor/up.cpp '#include "ops/ops.hpp"\n';            catches "tensor -> ops" "tensor must not include ops"
 put src/ops/side.cpp '#include "report/table.hpp"\n';        catches "ops -> report" "ops must not include report"
 put src/report/side.cpp '#  include <ops/ops.hpp>\n';        catches "report -> ops" "report must not include ops"
