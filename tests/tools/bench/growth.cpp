@@ -153,8 +153,9 @@ void streaming_attention(Report& report, const Options& o) {
     const std::int64_t heads = 4, width = o.quick ? 32 : 256;
     for (std::int64_t seq = o.quick ? 32 : 256; seq <= (o.quick ? 64 : 4096); seq *= 2) {
       const GptSizes s{.width = width, .heads = heads, .seq = seq};
-      const AttentionJob plain_form(s, AttentionOptions::Form::plain),
-          streaming_form(s, AttentionOptions::Form::streaming);
+      const AttentionJob plain_form(s, AttentionOptions::Form::plain, o.dtype()),
+          streaming_form(s, AttentionOptions::Form::streaming, o.dtype());
+      Device::current()->tf32 = o.tf32;
       double plain_keeps = 0, streaming_keeps = 0;
       const Turns turns = in_turns(
           comm, std::min<std::int64_t>(o.turns, 9), [&] { plain_keeps = plain_form(); },
