@@ -283,6 +283,7 @@ refused '--pp 8 stages of --chunks 9 are more than the 48 layers: --pp 5 would w
 for kv in 7 50; do
   refused "--kv-heads $kv does not divide --heads 25: --kv-heads 1, 5, 25 would work" "${fourteen[@]}" --kv-heads $kv
 done
+refused '--ep shares out experts, and there are none: without --ep it would work' "${fourteen[@]}" --ep 4
 refused '--top-k 2 of 0 experts: --top-k 1 would work' "${fourteen[@]}" --top-k 2
 refused '--wide-bytes 3 is no multiple of --weight-bytes 2: --wide-bytes 4 would work' "${fourteen[@]}" --wide-bytes 3
 refused '--gpus 0: a whole number from 1 to 1048576 would work' "${fourteen[@]}" --gpus 0

@@ -120,6 +120,8 @@ inline Fixed apply(const Flags& flags, Question& asked, const Arguments& a) {
   m.experts = size("--experts", known.experts), m.top_k = size("--top-k", known.top_k);
   refuse_if(m.top_k > std::max<std::int64_t>(m.experts, 1), "--top-k {} of {} experts: --top-k 1 would work",
             m.top_k, m.experts);
+  refuse_if(flags.given("--ep") && m.experts == 0,
+            "--ep shares out experts, and there are none: without --ep it would work");
   refuse_if(m.attention.heads % m.attention.kv_heads != 0,
             "--kv-heads {} does not divide --heads {}: --kv-heads {} would work", m.attention.kv_heads,
             m.attention.heads,
