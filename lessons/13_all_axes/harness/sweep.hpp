@@ -192,7 +192,7 @@ inline std::pair<double, double> distance(Communicator& world, const Config& s, 
     const Tensor& truth = whole.gradients.at("d" + one.name);
     const double apart = three_d::largest_distance(one.gradient.values(), one.slice.extract(truth).values()),
                  most = largest(truth);  // 0 for an expert that no token has chosen
-    off = std::max(off, apart == 0 ? 0 : apart / most);
+    off = std::max(off, apart == 0 || apart == INFINITY ? apart : apart / most);
   }
   return {three_d::largest_distance(train(world, trainer, s, seed), whole.losses), off};
 }
