@@ -561,6 +561,20 @@ TEST_CASE_ON_EVERY_DEVICE("reduce: in the order of its inputs, into any of them,
       }
 }
 
+TEST_CASE_ON_EVERY_DEVICE("sum_of_squares sums in f64, whatever the dtype of the parts") {
+  const auto all = [](double value, DType dtype) {
+    const std::vector<double> ones(257, value);
+    return std::vector{Tensor::of(1, 257, ones, dtype), Tensor::zeros(3, 0, dtype),
+                       Tensor::of(257, 1, ones, dtype)};
+  };
+  for (const DType dtype : {DType::f32, DType::f64, DType::bf16}) {
+    INFO("parts in ", name(dtype));
+    CHECK(sum_of_squares(all(1, dtype)) == 514);
+    CHECK(sum_of_squares(all(0x1p100, dtype)) == 514 * 0x1p200);  // no f32 holds these two
+    CHECK(sum_of_squares(all(0x1p-100, dtype)) == 514 * 0x1p-200);
+  }
+}
+
 TEST_CASE("one thread and two give the same bits, in everything but products") {
   const Device::Scope scope(Device::make(DeviceKind::cpu));
   for (const DType dtype : {DType::f32, DType::f64}) {

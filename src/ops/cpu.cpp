@@ -169,8 +169,10 @@ struct CpuKernels final : Mathematics<Cpu> {
   double sum_of_squares(const std::vector<Tensor>& parts) const override {
     double sum = 0;
     for (const Tensor& part : parts) {
-      const Tensor row = part.reshape(1, part.size());
-      sum += matmul(row, t(row)).values()[0];
+      floating(part.dtype(), [&]<class T>(T) {
+        const T* x = part.data<T>();
+        sum += OneLane{}.sum(part.size(), [&](std::int64_t j) { return double(x[j]) * double(x[j]); });
+      });
     }
     return sum;
   }

@@ -30,8 +30,8 @@ void add_to(const Tensor& sum, const Tensor& x);  ///< sum += x
 Tensor scale(const Tensor& x, double factor);
 Tensor cast(const Tensor& x, DType dtype);  ///< Between f32, f64 and bf16; x where it has this dtype.
 
-/// The sum of the squares of all elements of all parts, as the norm of a model's gradients needs it. The
-/// parts are contiguous, of one dtype and on one device.
+/// The sum of the squares of all elements of all parts, as the norm of a model's gradients needs it, summed
+/// in f64. The parts are contiguous, of one dtype and on one device.
 double sum_of_squares(const std::vector<Tensor>& parts);
 
 /// gelu(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
