@@ -1,6 +1,7 @@
 // One suite for the mathematics of every device: each function against a plain loop in double, on ugly shapes
 // and on views. The same lines run on the CPU and on a GPU.
 #include "every_function.hpp"
+#include "ops/blas.hpp"
 #include "ops/functions.hpp"
 #include "reference.hpp"
 
@@ -573,6 +574,21 @@ TEST_CASE_ON_EVERY_DEVICE("sum_of_squares sums in f64, whatever the dtype of the
     CHECK(sum_of_squares(all(0x1p100, dtype)) == 514 * 0x1p200);  // no f32 holds these two
     CHECK(sum_of_squares(all(0x1p-100, dtype)) == 514 * 0x1p-200);
   }
+}
+
+TEST_CASE("a product whose sizes no BLAS can count is refused, or right") {
+  const float a = 2, b = 3;
+  float c = 7;
+  const auto multiply = [&](Index m, Index lda) {
+    blas::gemm(false, false, m, 1, 1, &a, lda, &b, 1, 0, &c, 1);
+  };
+  if (!blas_name().starts_with("OpenBLAS")) {
+    multiply(1, (Index{1} << 31) + 1);
+    CHECK(c == 6);
+    return;
+  }
+  refuses([&] { multiply(1, (Index{1} << 31) + 1); }, "BLAS counts to 2147483647");
+  refuses([&] { multiply((Index{1} << 32) + 1, 1); }, "BLAS counts to 2147483647");
 }
 
 TEST_CASE("one thread and two give the same bits, in everything but products") {

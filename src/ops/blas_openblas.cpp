@@ -3,6 +3,8 @@
 
 #include <cblas.h>
 
+#include <climits>
+
 #include "ops/kernels.hpp"
 #include "tensor/error.hpp"
 
@@ -16,19 +18,24 @@ namespace blas {
 
 namespace {
 CBLAS_TRANSPOSE flag(bool transposed) { return transposed ? CblasTrans : CblasNoTrans; }
+int size(std::int64_t n) {
+  expect(n <= INT_MAX,
+         [&] { return format("matmul: BLAS counts to {}, this matrix has a side of {}", INT_MAX, n); });
+  return static_cast<int>(n);
+}
 /// A matrix without columns may have rows 0 apart; BLAS demands 1 and then reads nothing.
-int leading(std::int64_t ld) { return static_cast<int>(ld > 1 ? ld : 1); }
+int leading(std::int64_t ld) { return size(ld > 1 ? ld : 1); }
 }  // namespace
 
 void gemm(bool ta, bool tb, std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t lda,
           const float* b, std::int64_t ldb, float beta, float* c, std::int64_t ldc) {
-  cblas_sgemm(CblasRowMajor, flag(ta), flag(tb), static_cast<int>(m), static_cast<int>(n),
-              static_cast<int>(k), 1, a, leading(lda), b, leading(ldb), beta, c, leading(ldc));
+  cblas_sgemm(CblasRowMajor, flag(ta), flag(tb), size(m), size(n), size(k), 1, a, leading(lda), b,
+              leading(ldb), beta, c, leading(ldc));
 }
 void gemm(bool ta, bool tb, std::int64_t m, std::int64_t n, std::int64_t k, const double* a, std::int64_t lda,
           const double* b, std::int64_t ldb, double beta, double* c, std::int64_t ldc) {
-  cblas_dgemm(CblasRowMajor, flag(ta), flag(tb), static_cast<int>(m), static_cast<int>(n),
-              static_cast<int>(k), 1, a, leading(lda), b, leading(ldb), beta, c, leading(ldc));
+  cblas_dgemm(CblasRowMajor, flag(ta), flag(tb), size(m), size(n), size(k), 1, a, leading(lda), b,
+              leading(ldb), beta, c, leading(ldc));
 }
 
 void set_threads(int threads) {
