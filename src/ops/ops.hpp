@@ -83,7 +83,7 @@ struct CrossEntropy {
 /// NaN loss.
 CrossEntropy cross_entropy(const Tensor& logits, const Tensor& targets);
 // The same where each rank has vocab_r of the columns, in three steps; targets count from the rank's first
-// column. After Megatron's vocab_parallel_cross_entropy.
+// column. A target that no rank has is not noticed. After Megatron's vocab_parallel_cross_entropy.
 /// Step 1: (N, vocab_r) -> (N, 1), which the caller reduces over the ranks by max.
 Tensor row_largest(const Tensor& x);
 /// Step 2: the terms, whose `sum` and `target` the caller sums over the ranks.
