@@ -402,6 +402,24 @@ TEST_CASE("the next save removes what killed writers have left, and nothing else
   CHECK(directory.names() == std::vector<std::string>{"x", "x.12-3", "x.old.tmp", "x.tmp", "y.12-3.tmp"});
 }
 
+TEST_CASE("of several writers of a path none loses its file to another one that begins") {
+  const Directory directory;
+  std::vector<pid_t> writers(4);
+  for (pid_t& writer : writers)
+    if (writer = fork(); writer == 0) {
+      int lost = 0;
+      for (int i = 0; i < 500; ++i)
+        lost += !message_from([&] { write_file(directory.file("x"), "1"); }).empty();
+      _exit(lost > 0);
+    }
+  for (const pid_t writer : writers) {
+    int status = 0;
+    waitpid(writer, &status, 0);
+    CHECK(status == 0);
+  }
+  CHECK(directory.names() == std::vector<std::string>{"x"});
+}
+
 TEST_CASE("90 kills while saving lose nothing: the file is whole, and the next save removes the rest") {
   const Directory directory;
   const std::string path = directory.file("x");

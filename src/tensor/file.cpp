@@ -115,10 +115,14 @@ void check_writable(const std::string& path) {
 
 NewFile::NewFile(const std::string& path) : path_(path) {
   remove_orphans(path);
-  temporary_ = temporary_name(path);
-  file_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  check(file_ >= 0);
-  flock(file_, LOCK_EX);  // until it is closed, be it by a kill; some file systems have no locks
+  struct stat facts {};
+  do {  // again, by another name, where another writer took it for an orphan before it was locked
+    if (file_ >= 0) close(file_);
+    temporary_ = temporary_name(path);
+    file_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    check(file_ >= 0);
+    flock(file_, LOCK_EX);  // until it is closed, be it by a kill; some file systems have no locks
+  } while (fstat(file_, &facts) == 0 && facts.st_nlink == 0);
 }
 
 NewFile::~NewFile() {
