@@ -442,6 +442,8 @@ inline const std::vector<WrongProgram> wrong_programs = {
             static Request kept[2];
             kept[c.rank()] = c.iall_reduce(zeros(8));
           }),
+    wrong("undefined", 2, broke, {"send of 0 x 0 f32 to rank 1 in group world: the tensor is undefined"},
+          [](Communicator& c) { c.rank() == 0 ? c.send(Tensor(), 1) : c.recv(zeros(0).reshape(0, 0), 0); }),
     wrong("to_itself", 2, broke, {"with itself"}, [](Communicator& c) { c.send(zeros(8), c.rank()); }),
     wrong("to_nobody", 2, broke, {"ranks 0 to 1"}, [](Communicator& c) { c.send(zeros(8), 5); }),
 };

@@ -96,8 +96,11 @@ Communicator::Part Communicator::part_of(std::vector<Call> calls) const {
 }
 
 Request Communicator::start(const Call& call, const Tensor& in, const Tensor& out) {
+  expect(!call.moves_data() ||
+             ((in.defined() || call.op == OpType::recv) && (out.defined() || call.op == OpType::send)),
+         [&] { return call.text() + ": the tensor is undefined"; });
   expect(in.is_contiguous() && out.is_contiguous(),
-         [&] { return call.text() + ": the rows of this view lie apart; pass .contiguous()"; });
+         [&] { return call.text() + ": the rows of this view lie apart; a contiguous tensor would work"; });
   const std::int64_t payload = std::max(in.bytes(), out.bytes());
   journal_->call(row_of(call), call.point_to_point() ? call.op == OpType::send : rank_ == 0, payload);
   if (call.moves_data() && !counts_bytes()) model_wire(call, payload);
