@@ -1,4 +1,5 @@
 // Ranks as threads: the conformance suite, and what this transport alone promises.
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -198,6 +199,33 @@ TEST_CASE("UsageError keeps its exit code where another rank cannot be stopped")
     CHECK(WIFEXITED(status));
     CHECK(WEXITSTATUS(status) == 2);
   }
+}
+
+TEST_CASE("where the machine has no thread for a rank, those that have begun stop, and the message says it") {
+  if (thinned > 1) return skip("a build without a sanitizer: that needs the addresses itself");
+  int ends[2];
+  REQUIRE(pipe(ends) == 0);
+  const int child = fork();
+  if (child == 0) {
+    const rlimit little{std::size_t{1} << 30,
+                        std::size_t{1} << 30};  // of addresses: some 100 stacks of 8 MiB
+    setrlimit(RLIMIT_AS, &little);
+    const std::string said = message_of(1000, [](Communicator& comm) { comm.barrier(); });
+    const auto written = write(ends[1], said.data(), said.size());
+    std::_Exit(written == static_cast<ssize_t>(said.size()) ? 0 : 9);
+  }
+  close(ends[1]);
+  std::string said(1000, ' ');
+  const ssize_t bytes = read(ends[0], said.data(), said.size());
+  close(ends[0]);
+  int status = 0;
+  waitpid(child, &status, 0);
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 0);
+  said.resize(static_cast<std::size_t>(std::max<ssize_t>(bytes, 0)));
+  CHECK_MESSAGE(
+      (said.starts_with("--ranks 1000: no thread for rank ") && said.ends_with("fewer ranks would work")),
+      said);
 }
 
 TEST_CASE("an asynchronous send is taken while its sender computes, and does not wait") {

@@ -9,17 +9,27 @@
 namespace tessera {
 
 void World::run(const std::function<void(int rank)>& body) {
+  const auto live = [this](int rank, const std::function<void(int)>& life) {
+    try {
+      life(rank);
+      returned(rank);
+    } catch (...) {
+      failed(rank);
+    }
+    finished(rank);
+  };
   std::vector<std::thread> threads;
-  for (int rank = 0; rank < options_.ranks; ++rank)
-    threads.emplace_back([this, &body, rank] {
-      try {
-        body(rank);
-        returned(rank);
-      } catch (...) {
-        failed(rank);
-      }
-      finished(rank);
-    });
+  threads.reserve(ranks_.size());
+  for (int rank = 0; rank < options_.ranks; ++rank) {
+    try {
+      threads.emplace_back(live, rank, std::cref(body));
+    } catch (const std::exception& error) {  // the ranks that have begun must stop before this returns
+      live(rank, [&](int) {
+        throw UsageError("--ranks {}: no thread for rank {}: {}; fewer ranks would work", options_.ranks,
+                         rank, error.what());
+      });
+    }
+  }
 
   std::unique_lock lock(mutex_);
   const auto over = [&] { return fault_ || all_ended(); };
