@@ -201,6 +201,14 @@ TEST_CASE("UsageError keeps its exit code where another rank cannot be stopped")
   }
 }
 
+TEST_CASE("OutOfMemory is rethrown as such") {
+  const auto run = [](Communicator& comm) {
+    if (comm.rank() == 1) throw OutOfMemory("no 8 B of memory left");
+    comm.barrier();
+  };
+  refuses<OutOfMemory>([&] { on_ranks(2, run); }, "rank 1: no 8 B of memory left");
+}
+
 TEST_CASE("where the machine has no thread for a rank, those that have begun stop, and the message says it") {
   if (thinned > 1) return skip("a build without a sanitizer: that needs the addresses itself");
   int ends[2];

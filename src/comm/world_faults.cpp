@@ -61,6 +61,8 @@ void World::failed(int world_rank) {
   const std::string said = ranks_.size() == 1 ? what : said_by(world_rank, what);
   try {
     throw;
+  } catch (const OutOfMemory&) {
+    first_thrown_ = std::make_exception_ptr(OutOfMemory(said));
   } catch (const UsageError&) {
     first_thrown_ = std::make_exception_ptr(UsageError(said));
   } catch (const Error&) {
