@@ -89,6 +89,7 @@ Group::Group(MPI_Comm owned) : data(owned) { MPI_CHECK(MPI_Comm_dup(data, &contr
 
 Group::~Group() {
   if (std::uncaught_exceptions() > 0) return;  // the job is about to end, and MPI may still use them
+  const std::lock_guard lock(one_at_a_time());
   MPI_Comm_free(&control);
   MPI_Comm_free(&data);
 }
