@@ -88,7 +88,7 @@ class Trainer {
   /// One step of the optimiser. Sends nothing but the norm, where gradients are clipped, and the new
   /// weights under lesson 10's stages 1 and 2.
   void step() {
-    const double shrink = config_.clip > 0 ? std::min(1.0, config_.clip / (norm() + 1e-6)) : 1;
+    const double shrink = config_.clip > 0 ? std::min(config_.clip / (norm() + 1e-6), 1.0) : 1;  // keeps NaN
     optimizer_->step(++steps_, shrink);
   }
   // end step
