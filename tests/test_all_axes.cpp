@@ -23,6 +23,11 @@ TEST_CASE("lesson 13: 35 factorisations of 1, 2, 4 and 8 ranks, 77 with experts,
     CHECK(seen.size() == count);
   }
   CHECK(all_axes::factorisations(7, small_run(false, true)).size() == 1);  // 7 layers for 7 stages
+  for (const bool zigzag : {false, true}) {  // two ranks of cp share 2 chunks of a sequence out, or 4
+    Config six = small_run(false, true);
+    six.training.model.attention.options.seq = 6, six.training.model.zigzag = zigzag;
+    CHECK(allows(six, {.cp = 2}) == !zigzag);
+  }
   const ParallelSizes most = widest(8, small_run(true, true));
   CHECK(std::vector{most.tp, most.cp, most.pp, most.dp, most.ep} == std::vector{2, 2, 2, 1, 2});
 }

@@ -108,3 +108,14 @@ TEST_CASE("the unsplit block equals central differences, with grouped queries an
     }
   }
 }
+
+TEST_CASE(
+    "dropout: the halves of a block draw two masks, and a token's mask is that of its place in the batch") {
+  const Tensor ones = Tensor::of(24, 8, std::vector<double>(24 * 8, 1));
+  AttentionOptions options{.batch = 4, .seq = 6, .dropout = 0.5, .seed = 5};
+  const Tensor first = dropout_of(ones, options, 1);
+  CHECK(first.values() != dropout_of(ones, options, 2).values());
+  options.first_batch = 1;  // a replica that has the sequences from number 1 on
+  CHECK(dropout_of(ones.row_range(6, 24), options, 1).values() == first.row_range(6, 24).values());
+  CHECK(dropout_of(ones.row_range(9, 24), options, 1, 3).values() == first.row_range(9, 24).values());
+}

@@ -45,6 +45,8 @@ TEST_CASE("buckets: one call each, from the last gradients to the first, none be
     expect_eq(count(1), 4u, "a bucket a parameter");
     expect_eq(count(4 * 41), 2u, "[30, 100) and [0, 30)");
     expect_eq(count(4 * 1000), 1u, "one for all");
+    const Tensor wide = Tensor::zeros(1, 100, DType::f64);
+    expect_eq(Buckets(wide, parameters, 8 * 40).count(), 3u, "in f64: [60, 100), [10, 60) and [0, 10)");
     Buckets buckets(all, parameters, 4 * 41);
     buckets.ready_from(60, comm);  // only 40 elements of a bucket of 70
     expect_eq(buckets.posted(), 0u, "posted before its lowest gradient");

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <set>
 
 #include "08_three_d/harness/layouts.hpp"
 #include "directory.hpp"
@@ -100,6 +101,22 @@ TEST_CASE("token files: nanoGPT's, llm.c's, and what is neither") {
   }
 }
 
+TEST_CASE(
+    "batches: no step repeats the sequences of the step before, and each place of the text can be drawn") {
+  gpt::Corpus text;
+  for (std::uint16_t i = 0; i < 1000; ++i) text.ids.push_back(i);  // an id is its place
+  const auto begins = [&](std::int64_t step) {
+    const auto ids = gpt::batch_at(text, 4, 6, 3, step).ids.values();
+    return std::vector<double>{ids[0], ids[6], ids[12], ids[18]};
+  };
+  for (const double one : begins(1)) CHECK(std::ranges::count(begins(0), one) == 0);
+  text.ids.resize(8);  // two places for a sequence of 6 and its last target
+  std::set<double> drawn;
+  for (std::int64_t step = 0; step < 8; ++step)
+    for (const double one : begins(step)) drawn.insert(one);
+  CHECK(drawn == std::set<double>{0, 1});
+}
+
 TEST_CASE("Hugging Face's GPT-2 from its file has the loss that it found, under every cut") {
   const double truth = load_fixture("gpt2.safetensors").at("loss").values()[0];
   Config s = pretrained();
@@ -132,6 +149,27 @@ TEST_CASE("a text of the model's own is the same under every cut, and begins wit
     for (const ParallelSizes& sizes : factorisations(8))
       if (!thin.skips()) CHECK(run(s, sizes, DType::f64).text == whole);
   }
+}
+
+TEST_CASE("a text of its own: each token is drawn from what the model says behind the one before, and anew") {
+  Config s = pretrained();
+  s.sample = s.seq(), s.temperature = 0;
+  const std::vector<std::uint16_t> text = run(s, {1, 1, 1}, DType::f64).text;
+  std::vector<double> seen(text.begin(), text.end() - 1);
+  seen.resize(static_cast<std::size_t>(s.training.model.attention.tokens()));
+  on_ranks(1, [&](Communicator& world) {  // one forward over the whole text, whose mask is causal
+    const Mesh mesh(world, s.sizes = {1, 1, 1});
+    const Trainer model = make_trainer(mesh, s, DType::f64, 3);
+    const Tensor ids = Tensor::of(std::ssize(seen), 1, seen, DType::i32);
+    const Tensor p = model.forward(model.own_tokens({ids, ids})).probabilities;
+    for (std::int64_t i = 0; i < s.sample; ++i) {
+      const auto of_all = p.row_range(i, i + 1).values();
+      expect_eq(std::ranges::max_element(of_all) - of_all.begin(), text[i + 1], format("token {}", i + 1));
+    }
+  });
+  s.temperature = 1e6;  // as good as uniform: the same draw in each step would repeat one token
+  const auto any = run(s, {1, 1, 1}, DType::f64).text;
+  CHECK(std::set(any.begin(), any.end()).size() > 8);
 }
 
 TEST_CASE("draws are as frequent as their probabilities, on any number of ranks, and 0 takes the likeliest") {

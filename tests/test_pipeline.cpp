@@ -1,6 +1,7 @@
 // Lesson 06: whatever the schedule and the cut, a step's loss and gradients are the whole model's, and its
 // bits those of a single stage; activations in flight are the formula's; partitions are right or refused.
 #include <algorithm>
+#include <array>
 #include <numeric>
 
 #include "06_pipeline/harness/compare.hpp"
@@ -146,6 +147,9 @@ TEST_CASE("lesson 06: a loss divided by one microbatch's tokens is caught and na
 }
 
 TEST_CASE("partitions: the balanced one is the best of all") {
+  const LayerCosts ends{.embedding = 8, .block = 1, .head = 4};
+  CHECK(std::array{ends.of({2, 3, 1}, 0), ends.of({2, 3, 1}, 1), ends.of({2, 3, 1}, 2)} ==
+        std::array{10., 3., 5.});
   const Random random(5, "costs");
   std::uint64_t drawn = 0;
   const auto cost = [&] { return static_cast<double>(random.bits(drawn++) % 1000) / 100; };

@@ -86,6 +86,9 @@ TEST_CASE("schedules: the lists of 1F1B and ZB-H1 on two stages, spelled out") {
                                                            "r00 f00 b00 d00 r10 f10 b10 d10 R00"}));
   CHECK(make_plan(Schedule::zb_h1, 2, 2)[1] ==
         instructions_of("r00 f00 i00 d00 r10 f10 i10 d10 w00 w10 R00"));
+  CHECK(with_asynchronous_sends(make_plan(Schedule::one_f_one_b, 2, 2)) ==
+        plan_of({"f00 s00 f10 s10 g00 W00 b00 g10 W10 b10 R00",  //
+                 "r00 f00 b00 d00 r10 f10 b10 W00 d10 W10 R00"}));
 }
 
 TEST_CASE("schedules: every microbatch once, without deadlock, and in flight what the formula says") {
@@ -133,6 +136,8 @@ TEST_CASE("schedules: blocking sends deadlock in all but GPipe, and the reason n
                    format("stage {} waits for stage {} in its send_gradient of microbatch 1", p - 1, p - 2)));
     CHECK(contains(why, format("stage {} waits for stage {} in its send of microbatch 2", p - 2, p - 1)));
   });
+  const Plan two = with_blocking_sends(make_plan(Schedule::gpipe, 2, 1));      // stage 0: f s W g b R
+  CHECK(simulate(two, Costs::equal(2, 1, 1, 1, 5)).stages[0].at(2).end == 6);  // a forward, then the message
   CHECK(reason(with_blocking_sends(make_plan(Schedule::one_f_one_b, 2, 2)), 2) ==
         "circular wait: stage 0 waits for stage 1 in its send of microbatch 2, chunk 1; "
         "stage 1 waits for stage 0 in its send_gradient of microbatch 1, chunk 1");

@@ -269,6 +269,22 @@ TEST_CASE("a loss that is no number ends the run and names the step, and the las
   CHECK(std::all_of(losses.begin(), losses.end(), [](double loss) { return std::isfinite(loss); }));
 }
 
+TEST_CASE("checkpoints are of every n-th step, and before each its next loss is computed") {
+  const Directory directory;
+  Config s = on_text({1, 1, 1}, 4, false);
+  s.save = directory.file("run");
+  s.every = 2;
+  on_ranks(1, [&](Communicator& world) {
+    const Mesh mesh(world, s.sizes);
+    Trainer trainer = make_trainer(mesh, s, DType::f64, 3);
+    const double next = next_loss(trainer, s, 3);
+    const auto losses = train(world, trainer, s, 3, [&](std::int64_t done) {
+      if (done == 3) expect_eq(gpt::steps_of(*resumed(s, s.save).weights), 2, "steps of the last checkpoint");
+    });
+    expect(std::abs(next - losses.front()) <= 1e-12, "the loss that the next step finds");
+  });
+}
+
 TEST_CASE("f32 on real text: each loss as near to f64's as the unsplit run's, every run the same bits") {
   Config s = on_text({1, 1, 1}, thinned > 1 ? 30 : 100, false);
   s.training.model.layers = 2;
@@ -318,7 +334,10 @@ TEST_CASE("buckets are summed over dp while the backward runs, and not before th
           Trainer trainer(mesh, s.training, DType::f64,
                           gpt::initial_weights(s.training.model, s.weights, DType::f64, 3));
           first_norm = trainer.parameters()[1].gradient;
-          trainer.gradients(own_microbatches(batch_of(s, 3, 0), s, trainer));
+          for (int step = 0; step < 2; ++step) {  // the second one as early as the first
+            at_first_call.clear();
+            trainer.gradients(own_microbatches(batch_of(s, 3, step), s, trainer));
+          }
           std::vector<double> all;
           for (const Parameter& one : trainer.parameters())
             for (const double value : one.gradient.values()) all.push_back(value / (twice ? 2 : 1));

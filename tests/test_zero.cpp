@@ -61,20 +61,25 @@ TEST_CASE("lesson 10 without a step claims nothing about steps") {
 
 TEST_CASE("every stage leaves the bits of lesson 07's replica, with its buckets") {
   for (int stage = 0; stage < 4; ++stage)
-    for (const int ranks : {1, 2, 3, 4, 8})
-      on_ranks(ranks, [&](Communicator& dp) {
+    for (const auto& [ranks, dtype] : {std::pair{1, DType::f32},
+                                       {2, DType::f32},
+                                       {3, DType::f32},
+                                       {4, DType::f32},
+                                       {8, DType::f32},
+                                       {2, DType::bf16}})
+      on_ranks(ranks, [&, ranks = ranks, dtype = dtype](Communicator& dp) {
         const auto group = dp.split(dp.rank(), 0, "tp");
         const TensorParallel alone(*group);
         Config s = config_of(stage, 11, false);
         s.training.lr = 0.1;
         s.sizes = {1, 1, ranks};
         use_in(s.training, stage);
-        const auto make = generator(DType::f32, 0.3);
+        const auto make = generator(dtype, 0.3);
         const Batch batch = make_batch(s, dp, 5);
         s.training.model.attention.options.batch = own_sequences(s, dp.rank(), dp.size()).size();
         const Mesh mesh(dp, s.sizes);
-        Trainer sharded(mesh, s.training, DType::f32, make);
-        data_parallel::Replica plain(s.training.model, alone, DType::f32, 1000, make);
+        Trainer sharded(mesh, s.training, dtype, make);
+        data_parallel::Replica plain(s.training.model, alone, dtype, 1000, make);
         for (int step = 0; step < 4; ++step) {
           sharded.gradients(batch.own);
           sharded.step();
@@ -87,7 +92,8 @@ TEST_CASE("every stage leaves the bits of lesson 07's replica, with its buckets"
           const Parameter& one = plain.parameters()[i];
           const Tensor whole = state.whole(0, i);
           expect(sharded.parameters()[i].name == one.name, one.name);
-          expect(dp.rank() > 0 || whole.values() == one.value.values(), one.name + ": other bits");
+          expect(dp.rank() > 0 || cast(whole, dtype).values() == one.value.values(),
+                 one.name + ": other bits");
         }
       });
 }
@@ -288,4 +294,54 @@ TEST_CASE(
       CHECK(master.dtype() == DType::f32);
       CHECK(master.values() != cast(cast(master, DType::bf16), DType::f32).values());
     }
+}
+
+// The rules of ops/ops.hpp are PyTorch's (test_fixtures.cpp), and so is the 1e-6 of clip_grad_norm_.
+TEST_CASE("lesson 08 under every stage: three steps are the rule's, with the run's constants, clipped") {
+  const auto check = [](Communicator& world, const three_d::Config& s, DType dtype) {
+    const Mesh mesh(world, s.sizes);
+    three_d::Trainer trainer = three_d::make_trainer(mesh, s, dtype, 3);
+    const std::vector<Parameter>& owned = trainer.optimizer().owned;
+    std::vector<Tensor> w, m, v;
+    for (const Parameter& one : owned) {
+      w.push_back(one.value.copy());
+      m.push_back(scale(one.value, 0)), v.push_back(scale(one.value, 0));
+    }
+    AdamW rule = s.training.constants;
+    rule.lr = s.training.lr;
+    for (int step = 1; step <= s.steps; ++step) {
+      trainer.gradients(own_microbatches(batch_of(s, 3, step - 1), s, trainer));
+      double squares = 0;
+      std::vector<Tensor> gradients;
+      for (const Parameter& one : owned) {
+        gradients.push_back(one.gradient.copy());
+        for (const double g : one.gradient.values()) squares += g * g;
+      }
+      const double clip = s.training.clip, norm = std::sqrt(squares);
+      expect(clip < norm, "these gradients are clipped");
+      trainer.step();
+      for (std::size_t i = 0; i < owned.size(); ++i) {
+        const Tensor g = clip > 0 ? scale(gradients[i], clip / (norm + 1e-6)) : gradients[i];
+        if (s.training.adamw)
+          adamw(w[i], m[i], v[i], g, rule, step);
+        else
+          sgd(w[i], m[i], g, rule.lr, s.training.momentum);
+        expect_close(owned[i].name, owned[i].value, w[i], largest(w[i]) + rule.lr,
+                     dtype == DType::f64 ? 1e-12 : 1e-5);
+        if (s.training.zero < 3)  // the weights of a part are here, and are its masters, rounded once
+          expect(trainer.parameters()[i].value.values() == cast(owned[i].value, dtype).values(), "rounded");
+      }
+    }
+  };
+  for (const DType dtype : {DType::f64, DType::bf16})
+    for (const bool adamw : {false, true})
+      for (const double clip : {0.0, 0.05})
+        for (int stage = 0; stage < 4; ++stage) {
+          three_d::Config s = run_on_text({1, 1, 1}, {.tied = true}, 4, 2);
+          s.training.adamw = adamw, s.training.lr = 0.01, s.training.clip = clip, s.training.momentum = 0.5;
+          s.training.constants = {.beta1 = 0.8, .beta2 = 0.95, .epsilon = 1e-6, .decay = 0.1};
+          use_in(s.training, stage);
+          CAPTURE(stage);
+          on_ranks(1, [&](Communicator& world) { check(world, s, dtype); });
+        }
 }
