@@ -5,7 +5,7 @@ set -euo pipefail
 
 # Lines neither blank nor comment of src and lessons together, and of tests; and the least share of the lessons that
 # teaches: what lies in lessons/NN_name and not in its harness/ or main.cpp.
-readonly product_code_limit=19120 tests_code_limit=12840 concept_share=30
+readonly product_code_limit=19120 tests_code_limit=12850 concept_share=30
 readonly concept_header_limit=200 file_limit=300 folder_limit=7  # lines of a file; files of a lesson's folder
 readonly page_limit=450  # lines of a page, with its code and outputs
 
